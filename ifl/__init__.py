@@ -1,0 +1,1 @@
+"""Learning: models, methods, centers, environments, the train loop, evaluation, checkpoints."""

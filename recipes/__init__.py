@@ -1,0 +1,1 @@
+"""What to run: the typed recipe schema, one YAML per table row, and the data sets' and presets' values."""

@@ -1,0 +1,227 @@
+"""From the words of a command to a resolved recipe, in which every value is written out.
+
+Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < recipe < the recipe's `on:` block < command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from recipes.schema import PROJECT, Recipe, RecipeError
+
+RECIPES = PROJECT / "recipes"
+
+
+# ---------------------------------------------------------------------------------------------------- words and files
+def parse_words(words: Iterable[str]) -> dict[str, Any]:
+    """`a.b=1 c=x` -> {"a": {"b": 1}, "c": "x"}; values are read as YAML. `data=NAME` means `data.name=NAME`."""
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key or any(not part for part in key.split(".")):
+            raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise RecipeError(f"{key}={text!r} is not a YAML value") from None
+        merge(tree, _nest("data.name" if key == "data" and isinstance(value, str) else key, value), {}, "")
+    return tree
+
+
+def _nest(dotted: str, value: Any) -> dict[str, Any]:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return value
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must hold `key: value` lines")
+    return tree
+
+
+def named(folder: Path, name: Any, what: str, suffix: str = ".yaml") -> Path:
+    """The file `folder/name.suffix`, or an error that names the nearest one there is."""
+    legal = sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_"))
+    if name not in legal:
+        raise RecipeError(f"{what}={name} does not exist; {_nearest(str(name), legal)}")
+    return folder / f"{name}{suffix}"
+
+
+def _nearest(word: str, legal: Iterable[Any]) -> str:
+    legal = [str(value) for value in legal]
+    close = difflib.get_close_matches(word, legal, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]}? " if close else "") + f"legal: {', '.join(legal)}"
+
+
+def merge(base: dict[str, Any], layer: dict[str, Any], origins: dict[str, str], origin: str, path: str = "") -> None:
+    """Lay `layer` over `base` in place, noting in `origins` which layer set each dotted key last."""
+    for key, value in layer.items():
+        dotted = f"{path}{key}"
+        if isinstance(value, dict):
+            if not isinstance(base.get(key), dict):
+                base[key] = {}
+            merge(base[key], value, origins, origin, f"{dotted}.")
+        else:
+            base[key] = value
+        origins[dotted] = origin
+
+
+# ------------------------------------------------------------------------------------------------------------ resolve
+def resolve(words: Iterable[str]) -> Recipe:
+    """The recipe that a command means.
+
+    Raises:
+        RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
+    """
+    command = parse_words(words)
+    name = command.get("recipe", "glt_baseline")
+    is_path = isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml")))
+    recipe_file = Path(name) if is_path else named(RECIPES, name, "recipe")
+    recipe = load_yaml(recipe_file)
+    if not is_path:
+        recipe["recipe"] = name
+    elif "recipe" not in recipe:
+        recipe["recipe"] = recipe_file.stem
+    command.pop("recipe", None)
+
+    def chosen(section: str, key: str | None, default: Any) -> Any:
+        """An axis' value, looked up before merging because it selects which files are merged."""
+        for layer in (command, recipe):
+            value = layer.get(section)
+            if key and isinstance(value, dict):
+                value = value.get(key)
+            if value is not None and not isinstance(value, dict):
+                return value
+        return default
+
+    data, train, preset = chosen("data", "name", "imagenet_glt"), chosen("train", None, "glt"), chosen("preset", None, "paper")
+    specific = recipe.pop("on", None) or {}
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in (
+        (f"recipes/data/{data}.yaml", load_yaml(named(RECIPES / "data", data, "data"))),
+        (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
+        (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
+        (f"on: {data}", specific.get(data, {})),
+        (f"on: {data}/{train}", specific.get(f"{data}/{train}", {})),
+        ("the command line", command),
+    ):
+        if isinstance(layer.get("data"), str):
+            layer = {**layer, "data": {"name": layer["data"]}}
+        merge(tree, layer, origins, origin)
+    if not _is_on(recipe, specific, data, train, command):
+        tree["ifl"] = None
+    for folder in ("runs", "data.root"):
+        _absolute(tree, folder)
+    try:
+        result = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(_sentence(error, origins)) from None
+    return _written_out(result)
+
+
+def _is_on(recipe: dict, specific: dict, data: str, train: str, command: dict) -> bool:
+    """IFL is on if the last of the recipe, its `on:` blocks and the command that speaks of `ifl` does not say null.
+    A data set or preset may hold values for the block, and never switches it."""
+    on = False
+    for layer in (recipe, specific.get(data, {}), specific.get(f"{data}/{train}", {}), command):
+        if "ifl" in layer:
+            on = layer["ifl"] is not None
+    return on
+
+
+def _absolute(tree: dict[str, Any], dotted: str) -> None:
+    """Paths are the user's, so they count from the folder of the command and not from that of the job."""
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.get(section) or {}
+    if isinstance(tree.get(key), str):
+        tree[key] = str(Path(tree[key]).expanduser().resolve())
+
+
+def _written_out(recipe: Recipe) -> Recipe:
+    """Fill in what depends on other fields, and check what spans sections."""
+    values = recipe.model_dump()
+    if recipe.ifl:
+        epochs = [_epoch(m, recipe.schedule.epochs) for m in recipe.ifl.milestones]
+        if epochs != sorted(set(epochs)) or (epochs and epochs[-1] >= recipe.schedule.epochs):
+            raise RecipeError(f"ifl.milestones={recipe.ifl.milestones} are the epochs {epochs} of schedule.epochs={recipe.schedule.epochs}: they must differ and lie before the last")
+        values["ifl"]["milestones"] = epochs
+        values["ifl"]["unseen"] = recipe.ifl.unseen or ("zero" if recipe.preset == "paper" else "class_mean")
+    if recipe.batch.replacement is None:
+        values["batch"]["replacement"] = recipe.preset == "paper" and recipe.streams > 1
+    if recipe.optim.momentum is None:
+        values["optim"]["momentum"] = 0.0 if recipe.preset == "paper" else 0.9
+    per_group = recipe.batch.bn or recipe.batch.size
+    if per_group % recipe.streams:
+        raise RecipeError(f"{'batch.bn' if recipe.batch.bn else 'batch.size'}={per_group} is no multiple of the {recipe.streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal")
+    for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
+        named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
+    return Recipe.model_validate(values)
+
+
+def _epoch(milestone: float, epochs: int) -> int:
+    """A fraction of the epochs, or (from 1 on) an epoch itself."""
+    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
+    """pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    dotted = ".".join(parts)
+    origin = next((origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins), "the schema")
+    if first["type"] == "extra_forbidden":
+        section = ".".join(parts[:-1])
+        legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
+        return f"unknown key {dotted} ({origin}): {_nearest(dotted, legal)}"
+    if first["type"] == "literal_error":
+        field = _section(parts[:-1]).model_fields.get(parts[-1])
+        legal = [value for value in _literals(field.annotation)] if field else []
+        return f"{dotted}={first['input']} ({origin}) is not legal: {_nearest(str(first['input']), legal)}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{dotted}={first['input']} ({origin}): {message}" if not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"
+
+
+def _section(parts: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Recipe
+    for part in parts:
+        annotation = section.model_fields[part].annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return section
+
+
+def _literals(annotation: Any) -> list[Any]:
+    values: list[Any] = []
+    for argument in get_args(annotation):
+        values += _literals(argument) if get_args(argument) else ([] if argument is type(None) else [argument])
+    return values
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; `recipe=THIS/FILE` repeats the run."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def load_resolved(path: Path) -> Recipe:
+    """The recipe of a run folder."""
+    try:
+        return Recipe.model_validate(load_yaml(path))
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_sentence(error, {})}") from None

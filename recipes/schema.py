@@ -1,0 +1,209 @@
+"""The recipe: every value that a run depends on, typed, strict and documented in one place.
+
+A field is *science* if it may change a number in the table, or *operation* if it only changes where and how fast the
+run goes. The science fields that differ from the defaults below make the hash in the run's name, so a field added
+later must default to the old behaviour. Nothing here imports torch: the launcher must answer within half a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class RecipeError(ValueError):
+    """A recipe or command that cannot be run; the message is one sentence for the user."""
+
+
+def science(default: Any, doc: str, **limits: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"science": True}, **limits)
+
+
+def operation(default: Any, doc: str, **limits: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"science": False}, **limits)
+
+
+def _plain(value: str) -> str:
+    """SLURM values end up on a command line and in a batch file: letters, digits and a few signs, nothing a shell reads."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]*", value):
+        raise ValueError("only letters, digits and _ . , : = / @ + - are legal, and it starts with a letter or digit")
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", value):
+        raise ValueError("a name has lower-case letters, digits and _ only")
+    return value
+
+
+Plain = Annotated[str, AfterValidator(_plain)]
+Name = Annotated[str, AfterValidator(_name)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    name: Name = operation("imagenet_glt", "the data set; it stands in the run's name")
+    root: str | None = operation(None, "folder that holds NAME/dataset.json; default: data/ in the project")
+    workers: int = operation(2, "loader processes of each rank; 0 loads in the training process", ge=0, le=64)
+    image_size: int = science(112, "side of the training and test crops, pixels", ge=8, le=1024)
+    test_resize: int = science(128, "shorter side before the central test crop, pixels", ge=8, le=1024)
+    mean: tuple[Unit, Unit, Unit] = science((0.485, 0.456, 0.406), "channel means, of pixels in 0..1")
+    std: tuple[Unit, Unit, Unit] = science((0.229, 0.224, 0.225), "channel standard deviations, of pixels in 0..1")
+    shuffle_window: int = science(0, "0 shuffles the whole epoch; k shuffles inside windows of k permuted shards", ge=0)
+
+
+class Model(Section):
+    name: Name = science("resnext50_32x4d", "a file of ifl/models")
+
+
+class Method(Section):
+    name: Name = science("ce", "a file of ifl/methods")
+
+
+class Ifl(Section):
+    """Invariant feature learning on top of any method (ECCV 2022, section 4); `ifl: null` switches it off."""
+
+    environments: int = science(2, "environment 1 is the training set, 2..n are re-weighted; 1 keeps the center term alone", ge=1, le=8)
+    milestones: list[int | float] = science([0.6, 0.8], "fractions of the epochs (or whole epochs, 0-based): the center term starts or changes there, and the environments are rebuilt after that epoch")
+    alpha: list[float] = science([0.001, 0.005], "weight of the center term from each milestone on; 0 before the first")
+    sample_scale: float = science(4.0, "wanted ratio of mean weights, least confident fifth : rest of a class, in the last environment", gt=1)
+    class_balanced: bool = science(True, "environments 2..n give every class the same mass (the reference's choice)")
+    unseen: Literal["zero", "class_mean"] | None = science(None, "weight of a sample not drawn in the scoring epoch; default: the preset's")
+    center: Literal["l2", "cosine"] = science("l2", "distance of a feature to its class center: squared L2, or 1 - cosine")
+    center_lr: float = science(0.5, "SGD rate of the centers, which start from N(0, 1)", ge=0)
+
+    @model_validator(mode="after")
+    def _one_alpha_each(self) -> Ifl:
+        if len(self.alpha) != len(self.milestones):
+            raise ValueError(f"ifl.alpha has {len(self.alpha)} values and ifl.milestones {len(self.milestones)}; one alpha for each milestone is legal")
+        if sorted(set(self.milestones)) != self.milestones or any(m < 0 for m in self.milestones):
+            raise ValueError(f"ifl.milestones={self.milestones} must rise from 0 or more")
+        if any(a < 0 for a in self.alpha):
+            raise ValueError(f"ifl.alpha={self.alpha} must not be negative")
+        return self
+
+
+class Augment(Section):
+    crop_scale: tuple[Unit, Unit] = science((0.08, 1.0), "area of the random crop, as a share of the image")
+    hflip: bool = science(True, "mirror half of the draws (never for digits)")
+    randaug: bool = science(False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5")
+
+
+class Optim(Section):
+    lr: float = science(0.1, "SGD learning rate at the start", gt=0)
+    momentum: float | None = science(None, "SGD momentum; default: the preset's (paper 0, corrected .9)", ge=0, lt=1)
+    weight_decay: float = science(5e-4, "on every parameter", ge=0)
+    precision: Literal["fp32", "bf16"] = science("fp32", "bf16 means torch autocast with float32 parameters and reductions")
+    zero: Literal[0, 1] = operation(0, "DeepSpeed ZeRO stage; 1 ties a checkpoint to its number of ranks")
+
+
+class Schedule(Section):
+    epochs: int = science(100, "epochs; the learning rate falls along a cosine to 0, once an epoch", ge=1, le=10000)
+
+
+class Batch(Section):
+    size: int = science(256, "global batch, all streams and ranks together; more nodes never change it", ge=1)
+    bn: int = science(128, "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the model has no batch normalisation", ge=0)
+    draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
+    budget: Literal["paper", "matched"] = science("paper", "paper: every stream draws so many; matched: all streams together do")
+    replacement: bool | None = science(None, "independent draws instead of a shuffle; default: the preset's (paper: with several environments, corrected: never)")
+
+    @model_validator(mode="after")
+    def _groups(self) -> Batch:
+        if self.bn and self.size % self.bn:
+            raise ValueError(f"batch.size={self.size} is no multiple of batch.bn={self.bn}")
+        return self
+
+
+class Slurm(Section):
+    partition: Plain | None = operation(None, "SLURM partition")
+    account: Plain | None = operation(None, "SLURM account")
+    qos: Plain | None = operation(None, "SLURM quality of service")
+    constraint: Plain | None = operation(None, "SLURM node features")
+    time_min: int = operation(1440, "time limit, minutes", ge=1)
+    gpus_per_node: int = operation(0, "GPUs of a node; tasks_per_node defaults to it", ge=0, le=64)
+    cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
+    mem_gb: int | None = operation(None, "memory of a node, GB", ge=1)
+    signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
+
+
+class Log(Section):
+    every: int = operation(20, "optimizer steps between two training lines of metrics.jsonl", ge=1)
+    eval_test_every: int = operation(10, "epochs between two looks at the test splits (for figure 5; they select nothing)", ge=1)
+    save_every_s: float = operation(600.0, "seconds between two checkpoints, besides those at the last epoch and on a signal", gt=0)
+    save_every_steps: int | None = operation(None, "steps between two checkpoints, besides those by the clock", ge=1)
+    digest_every: int = operation(50, "steps between two comparisons of centers and confidence over the ranks", ge=1)
+
+
+class Recipe(Section):
+    recipe: Name = operation("glt_baseline", "the table row: a file of recipes/; it stands in the run's name")
+    data: Data = Data()
+    train: Literal["glt", "cbl"] = operation("glt", "training edition; it stands in the run's name")
+    seed: int = operation(0, "seed of everything; it stands in the run's name", ge=0, lt=2**32)
+    preset: Literal["paper", "corrected"] = science("paper", "the reference's choices, or a careful person's; a table never mixes them")
+    nodes: int = operation(1, "nodes", ge=1, le=4096)
+    tasks_per_node: int | None = operation(None, "processes of a node; default: its GPUs on SLURM, 1 locally", ge=1, le=64)
+    cluster: Literal["slurm", "local", "dry"] = operation("slurm", "where it runs; dry prints and touches nothing")
+    runs: str | None = operation(None, "folder of the run folders; default: runs/ in the project")
+    model: Model = Model()
+    method: Method = Method()
+    ifl: Ifl | None = None
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    batch: Batch = Batch()
+    slurm: Slurm = Slurm()
+    log: Log = Log()
+
+    @property
+    def streams(self) -> int:
+        """S, the number of streams a batch is drawn from, for a method whose own stream is the uniform one."""
+        return self.ifl.environments if self.ifl else 1
+
+    @property
+    def tasks(self) -> int:
+        """Number of processes, R."""
+        return self.nodes * (self.tasks_per_node or self.slurm.gpus_per_node or 1)
+
+    @property
+    def hash8(self) -> str:
+        """First 8 hex digits of the sha256 of the science fields that differ from the schema's defaults."""
+        canonical = json.dumps(_science_changes(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.recipe}-{self.data.name}-{self.train}-s{self.seed}-{self.hash8}"
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.runs or PROJECT / "runs") / self.run_name
+
+    @property
+    def data_root(self) -> Path:
+        return Path(self.data.root or PROJECT / "data")
+
+
+def _science_changes(section: BaseModel) -> dict[str, Any]:
+    """Nested dict of the science fields whose values differ from their defaults; an `ifl` block counts as a whole."""
+    changes: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            inner = _science_changes(value)
+            if inner or key == "ifl":
+                changes[key] = inner
+        elif (field.json_schema_extra or {}).get("science") and value != field.default:
+            changes[key] = value
+    return changes

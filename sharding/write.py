@@ -1,0 +1,239 @@
+"""Writes a data set to disk: shards that plain webdataset reads, their index, and dataset.json.
+
+The bytes depend on the samples alone: tar times, owners and modes are fixed, JSON is canonical. Nothing that a killed
+build leaves behind opens: a split's folder appears by one rename when it is whole, dataset.json is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from webdataset.writer import TarWriter
+
+from sharding.dataset import DATASET_FILE, DataError, digest_of, open_dataset
+from sharding.index import FORMAT, Index, load_index, save_index
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+_OWN = ("id", "source", "label", "group", "attribute")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be written: its JPEG bytes and what is known about it (see `Index` for the fields).
+
+    `extra` goes into KEY.json beside the fixed entries (`look` or `cluster`, an attribute list); JSON values only.
+    """
+
+    key: str
+    source: str
+    jpg: bytes
+    label: int
+    group: int
+    attribute: int = -1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
+    """Writes `samples` in their order as shards of `shard_samples` images, with index.npz, and returns the index.
+
+    Holds one sample at a time (and the keys). The folder is built beside its place and moved there when it is whole;
+    an older folder of that name is replaced. Raises DataError for an illegal or repeated key, an image that is not a
+    JPEG, an `extra` entry that would hide a fixed one, or no samples at all; then `folder` is as it was.
+    """
+    if shard_samples < 1:
+        raise DataError(f"shard_samples is {shard_samples}; at least 1 would be legal")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = folder.with_name(f".{folder.name}.building"), folder.with_name(f".{folder.name}.old")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        names = _write_shards(temporary, samples, shard_samples)
+        index = index_of_shards(temporary, names)
+        save_index(temporary, index)
+        _sync(temporary)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return index
+
+
+def _write_shards(folder: Path, samples: Iterable[Sample], shard_samples: int) -> list[str]:
+    names: list[str] = []
+    seen: set[str] = set()
+    file, writer = None, None
+    try:
+        for number, sample in enumerate(samples):
+            _check(sample, seen)
+            if number % shard_samples == 0:
+                _finish(file, writer)
+                names.append(f"shard-{len(names):06d}.tar")
+                file = open(folder / names[-1], "wb")
+                writer = TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0.0, encoder=False)
+            entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
+                     "group": sample.group, "attribute": sample.attribute}
+            writer.write({"__key__": sample.key, "jpg": sample.jpg, "cls": str(sample.label).encode(),
+                          "json": _canonical(entry)})
+    finally:
+        _finish(file, writer)
+    if not names:
+        raise DataError(f"split {folder.name.strip('.').removesuffix('.building')!r} has no samples; at least one is needed")
+    return names
+
+
+def _check(sample: Sample, seen: set[str]) -> None:
+    if not _KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
+        raise DataError(f"key {sample.key!r} is not legal; letters, digits, '_', '-' and single '/' inside are")
+    if sample.key in seen:
+        raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
+    if sample.jpg[:2] != b"\xff\xd8":
+        raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
+    hidden = [name for name in _OWN if name in sample.extra]
+    if hidden:
+        raise DataError(f"extra entry {hidden[0]!r} of key {sample.key!r} would hide the sample's own; rename it")
+    seen.add(sample.key)
+
+
+def _finish(file: Any, writer: TarWriter | None) -> None:
+    if writer is not None and not file.closed:
+        writer.close()
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+
+
+def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
+    """The index of finished shards `folder/names`, read from the tars themselves.
+
+    Raises DataError, naming shard and key, where a sample lacks one of KEY.jpg, KEY.cls, KEY.json or they disagree.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for shard, name in enumerate(names):
+        parts: dict[str, dict[str, Any]] = {}
+        with tarfile.open(Path(folder) / name, "r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                data = tar.extractfile(member).read()
+                if extension == "jpg":
+                    parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
+                elif extension in ("cls", "json"):
+                    parts.setdefault(key, {})[extension] = json.loads(data)
+        for key, part in parts.items():
+            entry = part.get("json", {})
+            if set(part) != {"jpg", "cls", "json"} or entry.get("label") != part["cls"]:
+                raise DataError(f"shard {Path(folder) / name}: key {key!r} needs .jpg, .cls and .json that agree")
+            rows.append((key, entry["source"], shard, *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
+    columns = list(zip(*rows))
+    digests = np.frombuffer(b"".join(columns[5]), dtype=np.uint8).reshape(-1, 32)
+    paths = [Path(folder) / name for name in names]
+    shard_digests = np.frombuffer(b"".join(_file_digest(path) for path in paths), dtype=np.uint8).reshape(-1, 32)
+    return Index(key=columns[0], source=columns[1], shard=columns[2], offset=columns[3], size=columns[4],
+                 sha256=digests, label=columns[6], group=columns[7], attribute=columns[8], shard_name=list(names),
+                 shard_size=[path.stat().st_size for path in paths], shard_sha256=shard_digests)
+
+
+def begin_dataset(root: Path, name: str) -> Path:
+    """Makes `root/name` ready for a (re)build and returns it; from now on it does not open until `finish_dataset`."""
+    folder = Path(root) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would vouch for a mixture of old and new splits
+    return folder
+
+
+def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_groups: Sequence[int],
+                   editions: Mapping[str, Mapping[str, str]], statistics: Mapping[str, Mapping[str, Sequence[float]]],
+                   options: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the written splits against each other and writes `root/name/dataset.json`, atomically; returns it.
+
+    `editions`: edition -> split -> folder relative to `root/name`. `statistics`: edition -> {"mean": [3], "std": [3]}
+    of RGB in 0 to 1. `options`: what the build depends on (builder, version, seed ...).
+    Raises DataError where a source occurs in two splits of an edition, or labels or groups do not fit the classes.
+    """
+    folder, count = Path(root) / name, len(class_names)
+    relatives = sorted({relative for splits in editions.values() for relative in splits.values()})
+    indices = {relative: load_index(folder / relative) for relative in relatives}
+    _check_splits(editions, indices, class_groups, count)
+    splits = {}
+    for relative, index in indices.items():
+        table = np.zeros((count, 4), np.int64)  # the last column: no attribute
+        np.add.at(table, (index.label, index.attribute), 1)
+        splits[relative] = {"samples": len(index), "shards": len(index.shard_name), "fingerprint": index.fingerprint,
+                            "per_class": table.sum(1).tolist(), "per_class_attribute": table[:, :3].tolist()}
+    meta: dict[str, Any] = {
+        "format": FORMAT, "name": name, "class_names": list(class_names), "class_groups": [int(g) for g in class_groups],
+        "editions": {edition: dict(named) for edition, named in editions.items()}, "splits": splits,
+        "statistics": {edition: {k: list(v) for k, v in entry.items()} for edition, entry in statistics.items()},
+        "build": dict(options)}
+    meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
+                                     "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
+    temporary = folder / f".{DATASET_FILE}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / DATASET_FILE)
+    _sync(folder)
+    return meta
+
+
+def _check_splits(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index],
+                  class_groups: Sequence[int], count: int) -> None:
+    groups = np.asarray(class_groups)
+    if groups.shape != (count,):
+        raise DataError(f"class_groups has {len(groups)} entries for {count} classes; one for each would be legal")
+    for relative, index in indices.items():
+        if index.label.max() >= count or (groups[index.label] != index.group).any():
+            raise DataError(f"split {relative} has labels or groups that do not fit the {count} classes")
+    for edition, splits in editions.items():
+        owner: dict[str, str] = {}
+        for split, relative in splits.items():
+            for source in np.unique(indices[relative].source).tolist():
+                if owner.setdefault(source, split) != split:
+                    raise DataError(f"source {source!r} occurs in {owner[source]} and {split} of edition {edition}; "
+                                    f"one source may lie in one split only")
+
+
+def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:
+    """Whether `root/name` is a finished build with these options, every file there in its recorded size."""
+    try:
+        dataset = open_dataset(root, name)
+        if dataset.meta["build"] != dict(options):
+            return False
+        for edition, splits in dataset.editions.items():
+            for split in splits:
+                dataset.split(edition, split).close()
+    except DataError:
+        return False
+    return True
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _file_digest(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

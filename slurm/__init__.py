@@ -1,0 +1,1 @@
+"""Where it runs: the launcher and the job."""
