@@ -78,8 +78,9 @@ def draw_rng(seed: int, epoch: int, draw: int) -> Dice:
 def decode(data: bytes) -> Image.Image:
     """Decode a whole JPEG or PNG file to an RGB image.
 
-    Raises ValueError, in one sentence, on any other format, on damaged or truncated data and on
-    more than MAX_PIXELS pixels. Transparency is dropped, an EXIF orientation is not applied: both
+    Raises ValueError, in one sentence, on any other format, on data that are damaged visibly or end
+    before the last pixel, and on more than MAX_PIXELS pixels. (A flipped byte can leave a legal
+    JPEG: the shard index's digests are what finds it.) Transparency is dropped, an EXIF orientation is not applied: both
     as in the usual training pipelines.
     """
     # A process-wide switch of Pillow's that any library may have thrown; with it, half an image
@@ -93,7 +94,7 @@ def decode(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        cause = str(error) or type(error).__name__
+        cause = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
     raise ValueError(f"image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
 
@@ -114,9 +115,8 @@ def crop_box(
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.integer(width - w + 1), rng.integer(height - h + 1)
             return left, top, left + w, top + h
-    # At least one pixel: a 1-pixel wide strip would otherwise round to nothing.
-    w = max(1, min(width, round(height * ASPECT_RATIOS[1])))
-    h = max(1, min(height, round(width / ASPECT_RATIOS[0])))
+    w = min(width, round(height * ASPECT_RATIOS[1]))
+    h = min(height, round(width / ASPECT_RATIOS[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

@@ -8,7 +8,7 @@ uniformly, 135 = 15 operations x levels 1..9; each of the two is then applied wi
 Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up
 of Tang et al., "Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022
 (which narrows some of the ranges of [A]); [here] a choice of ours where both are silent.
-A level is a tenth of its range, counted from 0: ``value = start + (stop - start) * level / 9``.
+A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``.
 "+-" is a fair coin for each application.
 
 ============  ==============  ================================================  ===================
@@ -67,7 +67,7 @@ class Operation(NamedTuple):
 
     def magnitude(self, level: int) -> float:
         """The unsigned value at ``level`` (0..9), in the unit that the table names."""
-        return self.start + (self.stop - self.start) * level / LEVELS[-1]
+        return self.start + (self.stop - self.start) * (level / LEVELS[-1])
 
 
 class Choice(NamedTuple):

@@ -1,0 +1,52 @@
+"""A small residual network with batch normalisation for 32x32 images, cheap enough for a laptop's cores."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+WIDTHS = (16, 32, 128)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut: [B, C_in, H, W] -> [B, C_out, H/stride, W/stride]."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Non-negative float [B, C_out, H/stride, W/stride]."""
+        y_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        return F.relu(self.bn2(self.conv2(y_BCHW)) + self.shortcut(x_BCHW))
+
+
+class SmallResNet(nn.Module):
+    """float [B, 3, 32, 32] -> non-negative float [B, feature_dim]; the classifier is the method's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature_dim = WIDTHS[-1]
+        # the stem halves the resolution at once: at 32x32 the first layer would cost more than all the rest
+        self.stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
+        c_ins = (WIDTHS[0], *WIDTHS)
+        self.blocks = nn.Sequential(*(Block(c_ins[i], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, 32, 32], normalised -> pooled features [B, feature_dim], each >= 0."""
+        return self.blocks(self.stem(image_BCHW)).mean(dim=(2, 3))
+
+
+def build() -> SmallResNet:
+    """A freshly initialised network (from torch's global generator) with the attribute `feature_dim`."""
+    return SmallResNet()

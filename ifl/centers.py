@@ -1,0 +1,79 @@
+"""The class centers of IFL, equal on all ranks to the last bit.
+
+Source: ECCV 2022 paper, section 4 (invariant feature loss). The reference learns the centers by SGD of rate `lr` on
+the mean distance of the batch; both distances' gradients depend on the batch only through a sum and a count of each
+class, and those are added up exactly (ifl/fixed.py). The centers are a plain tensor and never an `nn.Parameter`:
+DeepSpeed reduces nothing that its optimizer does not own.
+
+Axes: B batch, D feature, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from ifl.fixed import to_fixed, to_float
+
+FEATURE_BITS = 30
+"""Features are added up as multiples of 2**-30 (1e-9); with 1,024 terms values up to 2**22 fit."""
+
+
+class Centers:
+    """`centers_KD`: float32 [K, D], drawn from N(0, 1) with the run's seed as in the reference."""
+
+    def __init__(self, classes: int, features: int, distance: Literal["l2", "cosine"], lr: float, seed: int, device: torch.device | str = "cpu") -> None:
+        self.distance, self.lr = distance, lr
+        generator = torch.Generator().manual_seed(seed)
+        self.centers_KD = torch.randn(classes, features, generator=generator).to(device)
+
+    def distances(self, features_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center. Differentiable in
+        the features alone."""
+        centers_BD = self.centers_KD[labels_B]
+        if self.distance == "l2":
+            return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
+        return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
+
+    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a move needs of some rows: fixed-point sums of features (for cosine: of unit features), then counts.
+
+        Rows with label -1 are padding. `batch` is the number of rows that may be added up in all.
+
+        Returns:
+            int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
+        """
+        rows_BD = features_BD.detach().float()
+        if self.distance == "cosine":
+            rows_BD = F.normalize(rows_BD, dim=1)
+        fixed_BD, bad = _fixed_rows(rows_BD, labels_B, batch)
+        classes, dim = self.centers_KD.shape
+        sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=rows_BD.device)
+        sums.index_add_(0, labels_B.clamp(min=0), fixed_BD)
+        return sums, bad
+
+    def move(self, sums: torch.Tensor, batch: int) -> None:
+        """One SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
+
+        For squared L2: C_k <- C_k - (2 lr / B) (n_k C_k - sum of the class's features); the reference's rate .5 makes
+        it a moving average of rate n_k / B.
+        """
+        sums_KD = to_float(sums[:, :-1], FEATURE_BITS)
+        counts_K1 = sums[:, -1:].double()
+        centers = self.centers_KD.double()
+        if self.distance == "l2":
+            gradient = 2 * (counts_K1 * centers - sums_KD)
+        else:
+            norms = centers.norm(dim=1, keepdim=True).clamp_min(1e-8)
+            units = centers / norms
+            gradient = ((sums_KD * units).sum(1, keepdim=True) * units - sums_KD) / norms
+        self.centers_KD.copy_(centers - self.lr / batch * gradient)
+
+
+def _fixed_rows(rows_BD: torch.Tensor, labels_B: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as fixed point with a last column of 1, and 0 throughout where the label is -1 (padding)."""
+    valid_B1 = (labels_B >= 0)[:, None]
+    fixed, bad = to_fixed(torch.where(valid_B1, rows_BD, 0.0), FEATURE_BITS, batch)
+    return torch.cat([fixed, valid_B1.to(torch.int64)], dim=1), bad

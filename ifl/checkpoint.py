@@ -1,0 +1,114 @@
+"""Checkpoints that are whole or not there, verified before use.
+
+A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, everything of ours by rank 0 in `suite.pt`
+(plain tensors and numbers). Each rank makes its files durable and hashes them; rank 0 writes MANIFEST.json last and
+renames the folder to `step-NNNNNNNNN`. There is no pointer to the latest: resuming looks for the newest folder whose
+files have the manifest's hashes on all ranks. A run that has history but no such folder stops, it never starts anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ifl.comm import Comm
+from ifl.engine import Engine
+from ifl.files import sha256, sync_folder, write_json
+
+KEEP = 2
+MANIFEST = "MANIFEST.json"
+
+
+class CheckpointError(RuntimeError):
+    """The run cannot go on from what is on disk; the message says what is wrong and what to do."""
+
+
+def _mine(files: list[Path], rank: int) -> list[Path]:
+    """DeepSpeed names a rank's ZeRO files `zero_pp_rank_<rank>_...`; all others are rank 0's."""
+    owners = {path: int(match[1]) if (match := re.match(r"(?:bf16_)?zero_pp_rank_(\d+)_", path.name)) else 0 for path in files}
+    return [path for path in files if owners[path] == rank]
+
+
+def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm) -> Path:
+    """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept."""
+    temporary = folder / comm.from_first(f"tmp-{step:09d}-{secrets.token_hex(4)}", engine.device)
+    engine.save(temporary)
+    if comm.rank == 0:
+        torch.save(state, temporary / "suite.pt")
+    comm.gather_objects(None, engine.device)  # all files are there
+    hashes = {}
+    for path in _mine(sorted(p for p in temporary.rglob("*") if p.is_file()), comm.rank):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        hashes[str(path.relative_to(temporary))] = {"size": path.stat().st_size, "sha256": sha256(path)}
+    files = {name: entry for part in comm.gather_objects(hashes, engine.device) for name, entry in part.items()}
+    final = folder / f"step-{step:09d}"
+    if comm.rank == 0:
+        for inner in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
+            sync_folder(inner)
+        write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "files": files})
+        shutil.rmtree(final, ignore_errors=True)  # the same step, damaged or written by an earlier attempt
+        os.rename(temporary, final)
+        sync_folder(folder)
+        for old in _complete(folder)[KEEP:]:
+            (old / MANIFEST).unlink(missing_ok=True)  # first, so that a half-deleted folder never looks whole
+            shutil.rmtree(old, ignore_errors=True)
+        for orphan in folder.glob("tmp-*"):
+            shutil.rmtree(orphan, ignore_errors=True)
+    comm.gather_objects(None, engine.device)
+    return final
+
+
+def _complete(folder: Path) -> list[Path]:
+    """Folders with a manifest, newest first."""
+    return sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+
+
+def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
+    """What is wrong with the files that this rank reads, or None. Rank 0 also answers for the files of ranks that a
+    smaller world no longer has."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        for name, entry in files.items():
+            shard = re.search(r"zero_pp_rank_(\d+)_", name)
+            if shard and int(shard[1]) < ranks and int(shard[1]) != rank:
+                continue
+            path = checkpoint / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is not readable ({type(error).__name__})"
+    return None
+
+
+def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool) -> dict[str, Any] | None:
+    """Load the newest checkpoint that is whole on all ranks, and return its `state`; None for a new run.
+
+    Args:
+        history: whether the run has made steps before.
+
+    Raises:
+        CheckpointError: there is history but no whole checkpoint.
+    """
+    names = comm.from_first([path.name for path in _complete(folder)] if comm.rank == 0 else None, engine.device)
+    for name in names:
+        faults = comm.gather_objects(_fault(folder / name, comm.rank, comm.size), engine.device)
+        if any(faults):
+            rank, fault = next((r, f) for r, f in enumerate(faults) if f)
+            if comm.rank == 0:
+                print(f"checkpoint {folder / name} is passed over: {fault} (seen by rank {rank})", flush=True)
+            continue
+        engine.load(folder / name)
+        return torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
+    if history or names:
+        raise CheckpointError(f"{folder} holds no whole checkpoint although the run has made steps: restore one, or move {folder.parent} away to start anew")
+    return None

@@ -1,0 +1,66 @@
+"""All use of torch.distributed, except DeepSpeed's own gradients.
+
+Every call here is a collective: all ranks make the same calls in the same order, never inside an `if` on local data.
+(Two ranks that issue reductions in different orders get wrong sums and no error.)
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class Pending:
+    """A tensor on its way; `wait()` gives it once all ranks' parts are in."""
+
+    def __init__(self, tensor: torch.Tensor, work: Any = None) -> None:
+        self._tensor, self._work = tensor, work
+
+    def wait(self) -> torch.Tensor:
+        if self._work is not None:
+            self._work.wait()
+        return self._tensor
+
+
+class Comm:
+    """The ranks of one group: by default a group of our own, so that reductions in flight never meet DeepSpeed's."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.distributed = dist.is_initialized() and dist.get_world_size() > 1
+        self.group = (group or dist.new_group()) if self.distributed else None
+        self.rank = dist.get_rank(self.group) if self.distributed else 0
+        self.size = dist.get_world_size(self.group) if self.distributed else 1
+
+    def start_sum(self, tensor: torch.Tensor) -> Pending:
+        """Start summing `tensor` over the ranks, in place."""
+        if self.size == 1:
+            return Pending(tensor)
+        return Pending(tensor, dist.all_reduce(tensor, group=self.group, async_op=True))
+
+    def start_gather(self, tensor: torch.Tensor) -> Pending:
+        """Start gathering the ranks' equally shaped `tensor`s, stacked in rank order: [R, ...]."""
+        if self.size == 1:
+            return Pending(tensor[None])
+        gathered = tensor.new_empty((self.size, *tensor.shape))
+        return Pending(gathered, dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=self.group, async_op=True))
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.start_sum(tensor).wait()
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.start_gather(tensor).wait()
+
+    def gather_objects(self, value: Any, device: torch.device | str = "cpu") -> list[Any]:
+        """Every rank's plain value, in rank order, on all ranks."""
+        data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
+        sizes = self.gather(torch.tensor([len(data)], device=device)).flatten().tolist()
+        padded = torch.nn.functional.pad(data, (0, max(sizes) - len(data)))
+        rows = self.gather(padded).cpu()
+        return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+    def from_first(self, value: Any, device: torch.device | str = "cpu") -> Any:
+        """Rank 0's plain value on all ranks."""
+        return self.gather_objects(value if self.rank == 0 else None, device)[0]

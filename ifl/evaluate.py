@@ -1,0 +1,61 @@
+"""Predictions for whole splits: every sample exactly once, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ifl.comm import Comm
+from ifl.engine import Engine
+from ifl.files import write_arrays
+from ifl.method import BaseMethod
+from ifl.metrics import evaluate
+from sharding.dataset import Split
+from sharding.reader import MicroBatches, Reader, evaluation_draws
+
+EVAL_BATCH = 256
+
+
+class Evaluator:
+    """One split, read again for each evaluation."""
+
+    def __init__(self, split: Split, comm: Comm, *, image_size: int, test_resize: int, workers: int, device: torch.device) -> None:
+        self.split, self.comm, self.device = split, comm, device
+        dataset = MicroBatches(split, train=False, image_size=image_size, test_resize=test_resize)
+        self.reader = Reader(dataset, workers, pin_memory=device.type == "cuda")
+
+    @torch.no_grad()
+    def predict(self, engine: Engine, method: BaseMethod) -> dict[str, np.ndarray]:
+        """The contents of preds/*/SPLIT.npz: id, label, group, attribute, prediction int64 [N], confidence float32 [N]
+        (the softmax's maximum), in the order of the index. Equal on all ranks."""
+        network, samples = engine.engine, len(self.split)
+        network.eval()
+        share = -(-samples // self.comm.size)
+        # Ranks may hold one sample less: the rest of a rank's rows keep the id -1 and are dropped.
+        rows = torch.full((3, share), -1, dtype=torch.float64, device=self.device)
+        done = 0
+        for batch in self.reader.read(evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)):
+            confidence, prediction = method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
+            end = done + len(batch.ids)
+            rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence
+            done = end
+        network.train()
+        gathered = self.comm.gather(rows).transpose(1, 2).flatten(0, 1).cpu().numpy()
+        gathered = gathered[gathered[:, 0] >= 0]
+        gathered = gathered[np.argsort(gathered[:, 0])]
+        assert np.array_equal(gathered[:, 0], np.arange(samples))
+        index = self.split.index
+        return {"id": np.arange(samples), "label": index.label, "group": index.group, "attribute": index.attribute,
+                "prediction": gathered[:, 1].astype(np.int64), "confidence": gathered[:, 2].astype(np.float32)}
+
+
+def scores(predictions: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Accuracy and precision of predictions, by the suite's one definition."""
+    return evaluate(predictions["label"], predictions["prediction"], predictions["group"], predictions["attribute"])
+
+
+def write_predictions(folder: Path, split: str, predictions: dict[str, np.ndarray]) -> None:
+    write_arrays(folder / f"{split}.npz", **predictions)

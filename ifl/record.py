@@ -1,0 +1,59 @@
+"""What rank 0 writes on the way: the best epoch's weights, and the environments for the figures."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ifl.checkpoint import CheckpointError
+from ifl.engine import Engine
+from ifl.files import sha256, write_arrays, write_whole
+from ifl.state import State
+from sharding.augment import decode, test_pixels
+from sharding.dataset import Split
+
+EXTREMES, THUMB_CLASSES, THUMB_SIDE = 6, 10, 32
+
+
+def save_best(folder: Path, engine: Engine, epoch: int) -> str:
+    """Write the network of a new best epoch; returns the file's sha256.
+
+    The epoch is in the name, so a run that is killed now and resumed from before finds its older best unharmed.
+    """
+    buffer = io.BytesIO()
+    torch.save(engine.network.state_dict(), buffer)
+    data = buffer.getvalue()
+    write_whole(folder / f"best-{epoch:04d}.pt", data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_best(folder: Path, engine: Engine, state: State) -> None:
+    """Put the best epoch's network back in place, on every rank."""
+    path = folder / f"best-{state.best_epoch:04d}.pt"
+    if not path.is_file() or sha256(path) != state.best_sha256:
+        raise CheckpointError(f"{path} is missing or not what was written: the best epoch's predictions cannot be made")
+    engine.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def write_environment(path: Path, weights: list[np.ndarray | None], split: Split) -> None:
+    """env/epoch-NNN.npz: ids int64 [N], weights float64 [S, N], and thumbnails of the last environment's extremes.
+
+    `extremes` int64 [C, 2, 6] are the ids that weigh least and most in C classes spread along the tail
+    (`extreme_classes`), `thumbnails` uint8 [C, 2, 6, 32, 32, 3] their images; a class with fewer samples repeats some.
+    """
+    samples, labels = len(split), split.index.label
+    table = np.stack([np.ones(samples) if w is None else w for w in weights])
+    present = np.unique(labels)
+    classes = present[np.unique(np.linspace(0, len(present) - 1, min(THUMB_CLASSES, len(present))).round().astype(int))]
+    extremes = np.empty((len(classes), 2, EXTREMES), dtype=np.int64)
+    for row, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(table[-1][members], kind="stable")]
+        extremes[row] = np.resize(members, EXTREMES), np.resize(members[::-1], EXTREMES)
+    thumbnails = np.stack([test_pixels(decode(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE) for i in extremes.flat])
+    write_arrays(path, ids=np.arange(samples), weights=table, extreme_classes=classes, extremes=extremes,
+                 thumbnails=thumbnails.reshape(*extremes.shape, THUMB_SIDE, THUMB_SIDE, 3))

@@ -1,0 +1,83 @@
+"""What a run knows besides its parameters: everything that a checkpoint must hold to go on exactly.
+
+Nothing random is stored: plans, augmentation and the torch seed of every step are functions of (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ifl.centers import Centers
+from ifl.comm import Comm
+from ifl.confidence import ConfidenceTable
+
+
+class RankMismatch(RuntimeError):
+    """Ranks hold different values of what must be equal; the message names them."""
+
+
+@dataclass
+class State:
+    """Where the run stands: `step` steps of epoch `epoch` are done.
+
+    Attributes:
+        weights: float64 [N] of each stream, or None for uniform.
+        best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights' file.
+        seconds: time spent so far by part, over all restarts.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    weights: list[np.ndarray | None] = field(default_factory=list)
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    best_sha256: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+def pack(state: State, centers: Centers | None, confidence: ConfidenceTable | None, comm: Comm, **more: Any) -> dict[str, Any]:
+    """Plain values and tensors, equal on all ranks. A collective; changes nothing."""
+    return {
+        **{key: value for key, value in vars(state).items() if key != "weights"},
+        "seconds": dict(state.seconds),
+        "weights": [None if w is None else torch.from_numpy(w.copy()) for w in state.weights],
+        "centers": None if centers is None else centers.centers_KD.cpu(),
+        "confidence": None if confidence is None else confidence.total(comm).cpu(),
+        **more,
+    }
+
+
+def unpack(packed: dict[str, Any], centers: Centers | None, confidence: ConfidenceTable | None, comm: Comm) -> State:
+    """The state, with centers and confidence put back in place."""
+    state = State(**{key: packed[key] for key in vars(State()) if key != "weights"})
+    state.weights = [None if w is None else w.numpy() for w in packed["weights"]]
+    if centers is not None:
+        centers.centers_KD.copy_(packed["centers"])
+    if confidence is not None:
+        confidence.restart(packed["confidence"], comm.rank)
+    return state
+
+
+def digest(centers: Centers | None, weights: list[np.ndarray | None], total: torch.Tensor | None = None) -> str:
+    """Hex digest of the centers, the streams' weights and, where given, the summed confidence table."""
+    sha = hashlib.sha256()
+    for array in (None if centers is None else centers.centers_KD.cpu().numpy(), *weights, None if total is None else total.cpu().numpy()):
+        sha.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def check_equal(what: str, mine: str, comm: Comm, device: torch.device | str = "cpu") -> None:
+    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most."""
+    digests = comm.gather_objects(mine, device)
+    if len(set(digests)) > 1:
+        common = max(digests, key=digests.count)  # the first of the most frequent
+        odd = [rank for rank, value in enumerate(digests) if value != common]
+        raise RankMismatch(f"{what}: {'rank' if len(odd) == 1 else 'ranks'} {', '.join(map(str, odd))} differ{'s' if len(odd) == 1 else ''} from the others of {comm.size}")

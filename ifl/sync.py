@@ -1,0 +1,107 @@
+"""The one reduction of a training step.
+
+It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
+statistics and the centers' class sums, all as exact integers (ifl/fixed.py). It starts after the last forward pass and
+travels while the gradients are computed. The centers' sums need a K x D table of int64; where the batch's B x D
+features are fewer bytes, these are gathered instead and added up on every rank: the same bits either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ifl.centers import Centers
+from ifl.comm import Comm, Pending
+from ifl.fixed import to_fixed, to_float
+
+LOSS_BITS = 32
+STATISTIC_BITS = 36
+"""Batch statistics count in multiples of 2**-36 (1.5e-11); with 8 groups values up to 2**23 fit."""
+
+_SAVE, _STOP, _BAD, _LOSS, _CENTER, _CORRECT, _HEAD = range(7)
+
+
+@dataclass
+class StepTotals:
+    """What all ranks know after a step: sums over the global batch, equal on all of them."""
+
+    save: bool
+    stop: bool
+    bad: int
+    loss: float
+    center: float
+    correct: int
+    statistics: torch.Tensor
+    class_sums: torch.Tensor | None
+
+
+class StepSync:
+    """Collects a step's micro-batches of one rank, then reduces once."""
+
+    def __init__(self, comm: Comm, batch: int, groups: int, centers: Centers | None, device: torch.device) -> None:
+        self.comm, self.batch, self.groups, self.centers, self.device = comm, batch, groups, centers, device
+        self.gathers = centers is not None and gather_is_smaller(batch, *centers.centers_KD.shape)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head = torch.zeros(_HEAD, dtype=torch.int64, device=self.device)
+        self._statistics: torch.Tensor | None = None
+        self._features: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
+
+    def add(self, losses_B: torch.Tensor, distances_B: torch.Tensor | None, correct: torch.Tensor, statistics: torch.Tensor, features_BD: torch.Tensor | None,
+            labels_B: torch.Tensor) -> None:
+        """One micro-batch: its rows' losses and center distances, the number of right rows, its group's batch
+        statistics, and with centers its features."""
+        loss, bad_loss = to_fixed(losses_B.sum(), LOSS_BITS, self.batch)
+        center, bad_center = to_fixed(losses_B.new_zeros(()) if distances_B is None else distances_B.sum(), LOSS_BITS, self.batch)
+        group, bad_group = to_fixed(statistics, STATISTIC_BITS, max(self.groups, self.comm.size))
+        self._head[_LOSS] += loss
+        self._head[_CENTER] += center
+        self._head[_CORRECT] += correct
+        self._head[_BAD] += bad_loss + bad_center + bad_group
+        self._statistics = group if self._statistics is None else self._statistics + group
+        if features_BD is not None:
+            self._features.append(features_BD.detach().float())
+            self._labels.append(labels_B)
+
+    def start(self, save: bool, stop: bool) -> None:
+        """Send this rank's part on its way."""
+        self._head[_SAVE], self._head[_STOP] = int(save), int(stop)
+        parts = [self._head, self._statistics]
+        self._gathered: Pending | None = None
+        if self._features:
+            features, labels = torch.cat(self._features), torch.cat(self._labels)
+            if self.gathers:
+                rows = -(-self.batch // self.comm.size)  # ranks may hold one row less: padded, with label -1
+                padding = rows - len(labels)
+                block = torch.cat([features, labels.to(features)[:, None]], dim=1)  # float32 is exact for labels below 2**24
+                self._gathered = self.comm.start_gather(F.pad(block, (0, 0, 0, padding), value=-1.0))
+            else:
+                sums, bad = self.centers.class_sums(features, labels, self.batch)
+                self._head[_BAD] += bad
+                parts.append(sums.flatten())
+        self._sizes = [len(part) for part in parts]
+        self._pending = self.comm.start_sum(torch.cat(parts))
+
+    def wait(self) -> StepTotals:
+        """The totals; also readies for the next step."""
+        head, statistics, *sums = self._pending.wait().split(self._sizes)
+        class_sums = sums[0].view(len(self.centers.centers_KD), -1) if sums else None
+        bad_rows = 0
+        if self._gathered is not None:
+            rows = self._gathered.wait().flatten(0, 1)
+            class_sums, bad_rows = self.centers.class_sums(rows[:, :-1], rows[:, -1].long(), self.batch)
+        save, stop, bad, loss, center, correct = head.tolist()
+        totals = StepTotals(save > 0, stop > 0, bad + int(bad_rows), loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
+                            to_float(statistics, STATISTIC_BITS) / max(self.groups, self.comm.size), class_sums)
+        self._reset()
+        return totals
+
+
+def gather_is_smaller(batch: int, classes: int, features: int) -> bool:
+    """Whether B x (D + 1) float32 are fewer bytes than K x (D + 1) int64. Independent of the number of ranks."""
+    return 4 * batch < 8 * classes

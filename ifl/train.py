@@ -1,0 +1,264 @@
+"""The train loop: read it from top to bottom. One loop for all methods, with and without IFL, on any number of ranks.
+
+Axes: B global batch, D feature, K classes, N training samples, R ranks, S streams.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ifl import checkpoint, provenance
+from ifl.centers import Centers
+from ifl.comm import Comm
+from ifl.confidence import ConfidenceTable, mean_scores
+from ifl.engine import Engine, connect
+from ifl.environments import stream_weights
+from ifl.evaluate import Evaluator, scores, write_predictions
+from ifl.files import Metrics, write_json
+from ifl.method import Task, load_method
+from ifl.network import Network, RunningStatistics, build_backbone, synchronise_groups
+from ifl.record import load_best, save_best, write_environment
+from ifl.state import State, check_equal, digest, pack, unpack
+from ifl.sync import StepSync
+from recipes.schema import Ifl, Recipe
+from sharding.dataset import open_dataset
+from sharding.plan import EpochPlan, micro_batches, plan_epoch, rank_draws
+from sharding.reader import MicroBatches, Reader
+
+TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
+
+
+class Diverged(RuntimeError):
+    """A loss, feature or batch statistic is not finite or out of range."""
+
+
+def learning_rate(epoch: int, epochs: int, lr: float) -> float:
+    """Cosine from `lr` to 0, moved once an epoch."""
+    return lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def center_weight(epoch: int, ifl: Ifl | None) -> float:
+    """alpha, the weight of the center term: 0 before the first milestone, then the last one's reached."""
+    reached = [a for m, a in zip(ifl.milestones, ifl.alpha, strict=True) if m <= epoch] if ifl else []
+    return reached[-1] if reached else 0.0
+
+
+def train(recipe: Recipe, folder: Path) -> bool:
+    """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
+
+    Returns:
+        True when the run is finished; False when a signal stopped it after a checkpoint.
+    """
+    started = time.monotonic()
+    stop_requested = _watch_signals()
+
+    # ------------------------------------------------------------------------------------------------ ranks and data
+    device = connect()
+    comm = Comm()
+    dataset = open_dataset(recipe.data_root, recipe.data.name)
+    train_split = dataset.split(recipe.train, "train")
+    tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
+    fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
+    labels, shards = train_split.index.label, train_split.index.shard
+    counts = np.bincount(labels, minlength=dataset.num_classes)
+
+    # ------------------------------------------------------------------------------------------- network and method
+    ifl, batch = recipe.ifl, recipe.batch
+    groups = batch.size // batch.bn if batch.bn else 1
+    mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda")
+    torch.manual_seed(recipe.seed)
+    backbone = build_backbone(recipe.model.name)
+    method = load_method(recipe.method.name, Task(counts, backbone.feature_dim, recipe.schedule.epochs))
+    network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
+    if batch.bn and comm.size > groups:
+        network = synchronise_groups(network, comm.size, groups)
+    engine = Engine(network, recipe.optim, batch.size, max(map(len, mine)), len(mine), device)
+    statistics = RunningStatistics(network)
+    if statistics.layers and not batch.bn:
+        raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
+    centers = Centers(dataset.num_classes, backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
+    confidence = ConfidenceTable(len(labels), device) if ifl else None
+    sync = StepSync(comm, batch.size, groups, centers, device)
+
+    # ------------------------------------------------------------------------------------------------------- loaders
+    pixels = {"image_size": recipe.data.image_size}
+    crops = MicroBatches(train_split, train=True, crop_scale=recipe.augment.crop_scale, hflip=recipe.augment.hflip, randaug=recipe.augment.randaug, **pixels)
+    reader = Reader(crops, recipe.data.workers, pin_memory=device.type == "cuda")
+    evaluators = {
+        name: Evaluator(dataset.split(recipe.train, name), comm, test_resize=recipe.data.test_resize, workers=recipe.data.workers, device=device, **pixels)
+        for name in ("val", *tests)
+    }
+
+    def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
+        return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched",
+                          replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
+
+    # -------------------------------------------------------------------------------------------------- new or resumed
+    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder))
+    state = State(weights=[None] * recipe.streams)
+    if packed is not None:
+        _refuse_other("recipe hash", packed["hash"], recipe.hash8, folder)
+        _refuse_other("data fingerprint", packed["data_fingerprint"], fingerprint, folder)
+        state = unpack(packed, centers, confidence, comm)
+        statistics.refresh()
+    steps = plan_of(state.epoch, state.weights).steps
+    if comm.rank == 0 and packed is None:
+        write_json(folder / "meta.json", provenance.meta(recipe, dataset, fingerprint, counts, steps, comm.size))
+    metrics = Metrics(folder / "metrics.jsonl", packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
+
+    def log(kind: str, **values: Any) -> None:
+        if metrics:
+            metrics.write(kind=kind, epoch=state.epoch, step=state.epoch * steps + state.step, **values)
+
+    def save() -> None:
+        began = time.monotonic()
+        more = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "metrics_offset": metrics.offset() if metrics else 0}
+        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm)
+        state.spend("save", time.monotonic() - began)
+
+    if packed is None:
+        save()  # from now on history without a checkpoint means that one was lost
+    log("boot", world=comm.size, seconds=round(time.monotonic() - started, 2))
+    state.spend("boot", time.monotonic() - started)
+    saved_at = time.monotonic()
+
+    # --------------------------------------------------------------------------------------------------------- epochs
+    while state.epoch < recipe.schedule.epochs:
+        epoch, epoch_began = state.epoch, time.monotonic()
+        lr, alpha = learning_rate(epoch, recipe.schedule.epochs, recipe.optim.lr), center_weight(epoch, ifl)
+        scoring = ifl is not None and ifl.environments > 1 and epoch in ifl.milestones
+        engine.set_lr(lr)
+        batches = reader.read(rank_draws(plan_of(epoch, state.weights), mine, recipe.seed, start=state.step))
+        window, stop = Window(), False
+        for step in range(state.step, steps):
+            torch.manual_seed(hash((recipe.seed, epoch, step, comm.rank)))  # hash() of integers is the same everywhere
+            for micro in range(len(mine)):
+                rows = next(batches)
+                rows = type(rows)(*(column.to(device, non_blocking=True) for column in rows))
+                output = engine.forward(rows.images)
+                losses_B = method.losses(output, rows, epoch)
+                distances_B = centers.distances(output.features_BD, rows.labels) if alpha else None
+                if scoring:
+                    confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
+                correct = (method.predict(output).argmax(1) == rows.labels).sum()
+                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels)
+                last = micro + 1 == len(mine)
+                if last:  # travels while the gradients are computed
+                    due = time.monotonic() - saved_at > recipe.log.save_every_s and comm.rank == 0
+                    sync.start(save=due or (step + 1) % (recipe.log.save_every_steps or steps + 1) == 0, stop=stop_requested())
+                engine.backward(losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last)
+                if not last:
+                    engine.step()
+            totals = sync.wait()
+            if totals.bad:
+                raise Diverged(f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help")
+            engine.step()
+            statistics.move(totals.statistics)
+            if totals.class_sums is not None:
+                centers.move(totals.class_sums, batch.size)
+            state.step, stop = step + 1, totals.stop
+            window.add(totals, batch.size)
+            if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
+                log("train", lr=lr, alpha=alpha, **window.means(alpha))
+                window = Window()
+            if centers and (epoch * steps + state.step) % recipe.log.digest_every == 0:
+                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights), comm, device)
+            if (totals.save or stop) and state.step < steps:
+                save()
+                saved_at = time.monotonic()
+            if stop and state.step < steps:
+                return False
+        state.spend("train", time.monotonic() - epoch_began)
+
+        # ------------------------------------------------------------------------------------------- the epoch's end
+        if scoring:
+            total = confidence.total(comm)
+            state.weights = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
+            check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total), comm, device)
+            confidence.restart()
+            if comm.rank == 0:
+                write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, train_split)
+        began = time.monotonic()
+        final = epoch + 1 == recipe.schedule.epochs
+        looks = ["val"] + (tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else [])
+        for name in looks:
+            predictions = evaluators[name].predict(engine, method)
+            log("eval", split=name, **scores(predictions))
+            accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
+            if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
+                state.best_epoch, state.best_accuracy = epoch, accuracy
+                state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
+            if final and comm.rank == 0 and name != "val":
+                write_predictions(folder / "preds" / "last", name, predictions)
+        state.spend("evaluate", time.monotonic() - began)
+        state.epoch, state.step = epoch + 1, 0
+        if final or stop or time_is_up(comm, saved_at, recipe.log.save_every_s, device):
+            save()
+            saved_at = time.monotonic()
+        if stop and not final:
+            return False
+
+    # ----------------------------------------------------------------------------------------- the best epoch's tests
+    load_best(folder / "ckpt", engine, state)
+    for name in tests:
+        predictions = evaluators[name].predict(engine, method)
+        if comm.rank == 0:
+            write_predictions(folder / "preds" / "best", name, predictions)
+    if comm.rank == 0:
+        done = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
+                "seconds": {part: round(value, 2) for part, value in state.seconds.items()}, "wall_s": round(sum(state.seconds.values()), 2)}
+        write_json(folder / "done", done)
+    comm.gather_objects(None, device)  # nobody leaves before `done` is there
+    return True
+
+
+class Window:
+    """Means over the steps since the last line of metrics.jsonl."""
+
+    def __init__(self) -> None:
+        self.began, self.images, self.loss, self.center, self.correct = time.monotonic(), 0, 0.0, 0.0, 0
+
+    def add(self, totals: Any, batch: int) -> None:
+        self.images += batch
+        self.loss += totals.loss
+        self.center += totals.center
+        self.correct += totals.correct
+
+    def means(self, alpha: float) -> dict[str, float]:
+        loss, center = self.loss / self.images, self.center / self.images
+        return {"loss": loss + alpha * center, "method_loss": loss, "center_loss": center, "accuracy": self.correct / self.images,
+                "images_per_s": round(self.images / (time.monotonic() - self.began), 1)}
+
+
+def time_is_up(comm: Comm, saved_at: float, every_s: float, device: torch.device) -> bool:
+    """Rank 0's clock decides for all."""
+    return bool(comm.from_first(time.monotonic() - saved_at > every_s, device))
+
+
+def _history(folder: Path) -> bool:
+    path = folder / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
+
+
+def _refuse_other(what: str, saved: str, mine: str, folder: Path) -> None:
+    if saved != mine:
+        raise checkpoint.CheckpointError(f"{folder} was trained with {what} {saved[:12]}, and this is {mine[:12]}: a run goes on only with what it began with")
+
+
+def _watch_signals() -> Any:
+    """A handler sets a flag and does nothing else: the ranks agree on it at the next step and save together."""
+    flag = {"stop": False}
+
+    def handler(number: int, frame: Any) -> None:
+        flag["stop"] = True
+
+    for name in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(name, handler)
+    return lambda: flag["stop"]

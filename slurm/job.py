@@ -1,0 +1,54 @@
+"""The job: one picklable object for every kind of cluster, and the one entry to training.
+
+`python -m slurm.job RUN_FOLDER` is a rank of a local run; on SLURM submitit unpickles `TrainJob` and calls it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+FINISHED, FAILED, STOPPED = 0, 1, 99
+"""Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Trains the run folder's recipe from its newest checkpoint. The pickle carries no state but the folder: where to
+    go on is always found on disk."""
+
+    folder: str
+
+    def __call__(self) -> int:
+        """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
+        ranks may sit in a collective, and an orderly shutdown could wait for them for ever."""
+        code = FAILED
+        try:
+            from slurm.rendezvous import export_rank
+
+            export_rank()
+            from ifl.train import train
+            from recipes.resolve import load_resolved
+
+            code = FINISHED if train(load_resolved(Path(self.folder) / "recipe.yaml"), Path(self.folder)) else STOPPED
+        except BaseException:  # whatever it was, it is printed and the process ends with a code
+            traceback.print_exc()
+        if code != FINISHED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
+
+    def checkpoint(self) -> None:
+        """submitit asks this before it requeues. The loop saves by itself on the same signal, so nothing is left."""
+        return None
+
+
+if __name__ == "__main__":
+    code = TrainJob(sys.argv[1])()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # loader workers and process groups need no farewell

@@ -1,0 +1,112 @@
+"""The main command: `python slurm/launch.py recipe=glt_randaug_ifl nodes=4`.
+
+  recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
+  data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
+  train=glt|cbl      training edition                                     seed=N
+  preset=paper|corrected                                                  nodes=N  tasks_per_node=N
+  cluster=slurm      submit to SLURM (default)
+  cluster=local      run here: a process for each task, on the CPU where there is no GPU
+  cluster=dry        print the resolved recipe and the batch file, touch nothing
+  runs=DIR           where run folders are made
+
+Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
+The same command again goes on where the run stopped, and does nothing if it is finished.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
+
+
+def _in_environment() -> None:
+    """Go on inside the project's environment if this Python is another."""
+    environment = PROJECT / ".venv"
+    if Path(sys.prefix).resolve() == environment.resolve():
+        return
+    if not all(importlib.util.find_spec(name) for name in ("deepspeed", "pydantic", "submitit")):
+        python = environment / "bin" / "python"
+        if not python.exists():
+            sys.exit(f"the project's packages are not installed: run `make venv` in {PROJECT}")
+        os.execv(python, [str(python), *sys.argv])
+
+
+def main(words: list[str]) -> int:
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(__doc__.strip())
+        print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
+        return 0
+    from recipes.resolve import dump, resolve
+    from recipes.schema import RecipeError
+
+    try:
+        recipe = resolve(words)
+        folder = recipe.run_folder
+        if recipe.cluster == "dry":
+            from slurm.submit import batch_file
+
+            print(f"# {folder}\n{dump(recipe)}")
+            print(batch_file(recipe, folder))
+            return 0
+        if (folder / "done").exists():
+            print(f"{folder} is finished: nothing to do")
+            return 0
+        _check_data(recipe)
+        _check_batch(recipe)
+        prepare(recipe, folder)
+        print(f"run folder: {folder}", flush=True)
+        if recipe.cluster == "local":
+            from slurm.local import run
+
+            return run(recipe, folder)
+        from slurm.submit import submit
+
+        print(f"job: {submit(recipe, folder)}")
+        return 0
+    except (RecipeError, _data_error()) as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _data_error() -> type[Exception]:
+    from sharding.index import DataError
+
+    return DataError
+
+
+def _check_data(recipe) -> None:
+    """Data that are not there are found before the queue, not after it."""
+    from sharding.dataset import open_dataset
+
+    open_dataset(recipe.data_root, recipe.data.name)
+
+
+def _check_batch(recipe) -> None:
+    """So is a number of ranks that cannot share the batch. (On a GPU ranks may synchronise.)"""
+    from recipes.schema import RecipeError
+    from sharding.plan import PlanError, micro_batches
+
+    try:
+        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=recipe.cluster == "slurm" and recipe.slurm.gpus_per_node > 0)
+    except PlanError as error:
+        raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
+
+
+def prepare(recipe, folder: Path) -> None:
+    """Make the run folder, private to the user, with the resolved recipe in it."""
+    from recipes.resolve import dump
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = folder / f".recipe.{os.getpid()}.tmp"
+    temporary.write_text(dump(recipe))
+    os.replace(temporary, folder / "recipe.yaml")
+
+
+if __name__ == "__main__":
+    _in_environment()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,17 @@
+"""How ranks find each other: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT."""
+
+from __future__ import annotations
+
+import os
+
+
+def export_rank() -> None:
+    """On SLURM, set the five variables from the job's own, unless they are set (as `cluster=local` does)."""
+    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
+        return
+    import submitit
+
+    submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
+    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
