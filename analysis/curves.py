@@ -75,11 +75,8 @@ def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dic
     """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
     evaluations = [line for line in lines if line["kind"] == "eval" and line.get("split") == split]
     for axis, metric in zip(panels, METRICS):
-        points = [
-            (line["epoch"] + 1, 100 * line[metric]["overall"])
-            for line in evaluations
-            if line[metric]["overall"] is not None
-        ]
+        values = [(line["epoch"] + 1, line.get(metric, {}).get("overall")) for line in evaluations]
+        points = [(epochs, 100 * value) for epochs, value in values if value is not None]
         axis.plot(*zip(*points) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
     return bool(evaluations)
 

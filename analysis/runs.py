@@ -72,7 +72,8 @@ class Run:
         for number, line in enumerate(text):
             try:
                 entry = json.loads(line)
-                lines[int(entry["step"]), str(entry["kind"]), str(entry.get("split", ""))] = entry
+                key = int(entry["step"]), str(entry["kind"]), str(entry.get("split", ""))
+                lines[key] = {**entry, "epoch": int(entry["epoch"])}
             except (ValueError, TypeError, KeyError):
                 bad.append(number)
         if bad and bad[-1] == len(text) - 1:

@@ -16,10 +16,11 @@ MISSING = "--"
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    # In math mode: the text symbols need fonts that a small TeX installation lacks.
+    "±": r"\ensuremath{\pm}", "†": r"\ensuremath{^\dagger}", "$": r"\ensuremath{\$}",
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
-    "±": r"\ensuremath{\pm}", "†": r"\textsuperscript{\textdagger}",
     "[": "{[}", "]": "{]}", "*": "{*}",
-    **{character: "\\" + character for character in "&%$#_{}"},
+    **{character: "\\" + character for character in "&%#_{}"},
 }  # fmt: skip
 
 
@@ -76,6 +77,7 @@ def latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{escape(heading(table))}.}}",
         rf"\label{{tab:{layout.name}}}",
+        r"\setlength{\tabcolsep}{3pt}",
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
@@ -109,7 +111,7 @@ def _latex_cell(cell: Cell, best: str | None) -> str:
     if cell.std is None:
         return (rf"\textbf{{{text}}}" if bold else text) + mark
     mean = rf"\mathbf{{{text}}}" if bold else text
-    return rf"${mean} \pm {100 * cell.std:.2f}$" + mark
+    return rf"${mean}{{\scriptstyle \pm {100 * cell.std:.2f}}}$" + mark
 
 
 # --- terminal --------------------------------------------------------------------------------------

@@ -44,8 +44,9 @@ class Comm:
         """Start gathering the ranks' equally shaped `tensor`s, stacked in rank order: [R, ...]."""
         if self.size == 1:
             return Pending(tensor[None])
-        gathered = tensor.new_empty((self.size, *tensor.shape))
-        return Pending(gathered, dist.all_gather_into_tensor(gathered, tensor.contiguous(), group=self.group, async_op=True))
+        gathered = tensor.new_empty(self.size * tensor.numel())  # flat: the backends differ in what else they take
+        work = dist.all_gather_single(gathered, tensor.flatten(), group=self.group, async_op=True)
+        return Pending(gathered.view(self.size, *tensor.shape), work)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.start_sum(tensor).wait()

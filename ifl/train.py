@@ -50,6 +50,11 @@ def center_weight(epoch: int, ifl: Ifl | None) -> float:
     return reached[-1] if reached else 0.0
 
 
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """A 64-bit seed for one rank's step: nothing random has a state that a checkpoint would have to hold."""
+    return int(np.random.Philox(key=np.array([seed << 32 | epoch, step << 16 | rank], dtype=np.uint64)).random_raw())
+
+
 def train(recipe: Recipe, folder: Path) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
@@ -138,7 +143,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
         batches = reader.read(rank_draws(plan_of(epoch, state.weights), mine, recipe.seed, start=state.step))
         window, stop = Window(), False
         for step in range(state.step, steps):
-            torch.manual_seed(hash((recipe.seed, epoch, step, comm.rank)))  # hash() of integers is the same everywhere
+            torch.manual_seed(step_seed(recipe.seed, epoch, step, comm.rank))  # for methods that use torch's own randomness
             for micro in range(len(mine)):
                 rows = next(batches)
                 rows = type(rows)(*(column.to(device, non_blocking=True) for column in rows))

@@ -1,0 +1,40 @@
+"""Data for the tests: the bundled data set, built once, and a twentieth of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharding.dataset import open_dataset
+from sharding.write import Sample, begin_dataset, finish_dataset, write_split
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root that holds the whole of digits_glt."""
+    from sharding.digits_glt import build
+
+    root = tmp_path_factory.mktemp("digits")
+    build(root, None, 0, None)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with the same editions, splits and classes, and at least three samples a class of each split: enough
+    to train some steps and evaluate in a second."""
+    root = tmp_path_factory.mktemp("tiny")
+    whole = open_dataset(digits_root, "digits_glt")
+    folder = begin_dataset(root, "digits_glt")
+    for relative in sorted({relative for splits in whole.editions.values() for relative in splits.values()}):
+        edition, name = next((e, s) for e, splits in whole.editions.items() for s, r in splits.items() if r == relative)
+        split = whole.split(edition, name)
+        index = split.index
+        chosen = np.sort(np.concatenate([members[: max(3, len(members) // 20)] for members in (np.flatnonzero(index.label == k) for k in range(whole.num_classes))]))
+        samples = (Sample(str(index.key[i]), str(index.source[i]), split.read(i), int(index.label[i]), int(index.group[i]), int(index.attribute[i])) for i in chosen.tolist())
+        write_split(folder / relative, samples, shard_samples=64)
+    finish_dataset(root, "digits_glt", class_names=whole.class_names, class_groups=whole.class_groups, editions=whole.editions,
+                   statistics=whole.meta["statistics"], options={"builder": "digits_glt", "seed": 0, "twentieth": True})
+    return root
