@@ -2,7 +2,8 @@
 
 A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, everything of ours by rank 0 in `suite.pt`
 (plain tensors and numbers). Each rank makes its files durable and hashes them; rank 0 writes MANIFEST.json last and
-renames the folder to `step-NNNNNNNNN`. There is no pointer to the latest: resuming looks for the newest folder whose
+renames the folder to `step-NNNNNNNNN`. Files beside it that it needs (the best epoch's weights) stand in the manifest
+with their hashes, and are kept as long as a checkpoint needs them. There is no pointer to the latest: resuming looks for the newest folder whose
 files have the manifest's hashes on all ranks. A run that has history but no such folder stops, it never starts anew.
 """
 
@@ -13,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +32,21 @@ class CheckpointError(RuntimeError):
     """The run cannot go on from what is on disk; the message says what is wrong and what to do."""
 
 
+def _entry(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
 def _mine(files: list[Path], rank: int) -> list[Path]:
     """DeepSpeed names a rank's ZeRO files `zero_pp_rank_<rank>_...`; all others are rank 0's."""
     owners = {path: int(match[1]) if (match := re.match(r"(?:bf16_)?zero_pp_rank_(\d+)_", path.name)) else 0 for path in files}
     return [path for path in files if owners[path] == rank]
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm) -> Path:
-    """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept."""
+def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Sequence[str] = ()) -> Path:
+    """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept.
+
+    `needs` names files of `folder` without which the checkpoint is worth nothing.
+    """
     temporary = folder / comm.from_first(f"tmp-{step:09d}-{secrets.token_hex(4)}", engine.device)
     engine.save(temporary)
     if comm.rank == 0:
@@ -47,13 +56,13 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
     for path in _mine(sorted(p for p in temporary.rglob("*") if p.is_file()), comm.rank):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-        hashes[str(path.relative_to(temporary))] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        hashes[str(path.relative_to(temporary))] = _entry(path)
     files = {name: entry for part in comm.gather_objects(hashes, engine.device) for name, entry in part.items()}
     final = folder / f"step-{step:09d}"
     if comm.rank == 0:
         for inner in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(inner)
-        write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "files": files})
+        write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "files": files, "needs": {name: _entry(folder / name) for name in needs}})
         shutil.rmtree(final, ignore_errors=True)  # the same step, damaged or written by an earlier attempt
         os.rename(temporary, final)
         sync_folder(folder)
@@ -62,6 +71,10 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
             shutil.rmtree(old, ignore_errors=True)
         for orphan in folder.glob("tmp-*"):
             shutil.rmtree(orphan, ignore_errors=True)
+        needed = {name for kept in _complete(folder) for name in json.loads((kept / MANIFEST).read_text())["needs"]}
+        for path in folder.glob("best-*.pt"):
+            if path.name not in needed:
+                path.unlink()
     comm.gather_objects(None, engine.device)
     return final
 
@@ -71,20 +84,24 @@ def _complete(folder: Path) -> list[Path]:
     return sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
 
 
+def _of_other(name: str, rank: int, ranks: int) -> bool:
+    """Whether another present rank reads, and so verifies, this file."""
+    shard = re.search(r"zero_pp_rank_(\d+)_", name)
+    return shard is not None and int(shard[1]) < ranks and int(shard[1]) != rank
+
+
 def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
-    """What is wrong with the files that this rank reads, or None. Rank 0 also answers for the files of ranks that a
-    smaller world no longer has."""
+    """What is wrong with the files that this rank reads, or None. Files of ranks that
+    a smaller world no longer has are verified by all."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-        for name, entry in files.items():
-            shard = re.search(r"zero_pp_rank_(\d+)_", name)
-            if shard and int(shard[1]) < ranks and int(shard[1]) != rank:
-                continue
-            path = checkpoint / name
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        files = {checkpoint / name: entry for name, entry in manifest["files"].items() if not _of_other(name, rank, ranks)}
+        files |= {checkpoint.parent / name: entry for name, entry in manifest["needs"].items()}
+        for path, entry in files.items():
             if not path.is_file():
-                return f"{name} is missing"
+                return f"{path.name} is missing"
             if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
-                return f"{name} is not what was written"
+                return f"{path.name} is not what was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} is not readable ({type(error).__name__})"
     return None
@@ -99,7 +116,7 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool) -> d
     Raises:
         CheckpointError: there is history but no whole checkpoint.
     """
-    names = comm.from_first([path.name for path in _complete(folder)] if comm.rank == 0 else None, engine.device)
+    names, history = comm.from_first(([path.name for path in _complete(folder)], history), engine.device)
     for name in names:
         faults = comm.gather_objects(_fault(folder / name, comm.rank, comm.size), engine.device)
         if any(faults):

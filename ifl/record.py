@@ -19,6 +19,10 @@ from sharding.dataset import Split
 EXTREMES, THUMB_CLASSES, THUMB_SIDE = 6, 10, 32
 
 
+def best_name(epoch: int) -> str:
+    return f"best-{epoch:04d}.pt"
+
+
 def save_best(folder: Path, engine: Engine, epoch: int) -> str:
     """Write the network of a new best epoch; returns the file's sha256.
 
@@ -27,13 +31,13 @@ def save_best(folder: Path, engine: Engine, epoch: int) -> str:
     buffer = io.BytesIO()
     torch.save(engine.network.state_dict(), buffer)
     data = buffer.getvalue()
-    write_whole(folder / f"best-{epoch:04d}.pt", data)
+    write_whole(folder / best_name(epoch), data)
     return hashlib.sha256(data).hexdigest()
 
 
 def load_best(folder: Path, engine: Engine, state: State) -> None:
     """Put the best epoch's network back in place, on every rank."""
-    path = folder / f"best-{state.best_epoch:04d}.pt"
+    path = folder / best_name(state.best_epoch)
     if not path.is_file() or sha256(path) != state.best_sha256:
         raise CheckpointError(f"{path} is missing or not what was written: the best epoch's predictions cannot be made")
     engine.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

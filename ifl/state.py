@@ -15,6 +15,7 @@ import torch
 from ifl.centers import Centers
 from ifl.comm import Comm
 from ifl.confidence import ConfidenceTable
+from ifl.sync import StepTotals
 
 
 class RankMismatch(RuntimeError):
@@ -28,6 +29,7 @@ class State:
     Attributes:
         weights: float64 [N] of each stream, or None for uniform.
         best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights' file.
+        images, loss, center, correct: sums over the steps since the last training line of metrics.jsonl.
         seconds: time spent so far by part, over all restarts.
     """
 
@@ -37,7 +39,24 @@ class State:
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_sha256: str = ""
+    images: int = 0
+    loss: float = 0.0
+    center: float = 0.0
+    correct: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def count(self, images: int, totals: StepTotals) -> None:
+        """Add a step to the sums."""
+        self.images += images
+        self.loss += totals.loss
+        self.center += totals.center
+        self.correct += totals.correct
+
+    def means(self, alpha: float) -> dict[str, float]:
+        """The sums as means over images; starts them anew."""
+        loss, center, accuracy = self.loss / self.images, self.center / self.images, self.correct / self.images
+        self.images, self.loss, self.center, self.correct = 0, 0.0, 0.0, 0
+        return {"loss": loss + alpha * center, "method_loss": loss, "center_loss": center, "accuracy": accuracy}
 
     def spend(self, part: str, seconds: float) -> None:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds

@@ -24,7 +24,7 @@ from ifl.evaluate import Evaluator, scores, write_predictions
 from ifl.files import Metrics, write_json
 from ifl.method import Task, load_method
 from ifl.network import Network, RunningStatistics, build_backbone, synchronise_groups
-from ifl.record import load_best, save_best, write_environment
+from ifl.record import best_name, load_best, save_best, write_environment
 from ifl.state import State, check_equal, digest, pack, unpack
 from ifl.sync import StepSync
 from recipes.schema import Ifl, Recipe
@@ -97,7 +97,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
     crops = MicroBatches(train_split, train=True, crop_scale=recipe.augment.crop_scale, hflip=recipe.augment.hflip, randaug=recipe.augment.randaug, **pixels)
     reader = Reader(crops, recipe.data.workers, pin_memory=device.type == "cuda")
     evaluators = {
-        name: Evaluator(dataset.split(recipe.train, name), comm, test_resize=recipe.data.test_resize, workers=recipe.data.workers, device=device, **pixels)
+        name: Evaluator(dataset.split(recipe.train, name), comm, test_resize=recipe.data.test_resize, workers=recipe.data.workers, device=device, persistent=name == "val", **pixels)
         for name in ("val", *tests)
     }
 
@@ -125,7 +125,8 @@ def train(recipe: Recipe, folder: Path) -> bool:
     def save() -> None:
         began = time.monotonic()
         more = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "metrics_offset": metrics.offset() if metrics else 0}
-        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm)
+        needs = [best_name(state.best_epoch)] if state.best_epoch >= 0 else []
+        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs)
         state.spend("save", time.monotonic() - began)
 
     if packed is None:
@@ -141,7 +142,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
         scoring = ifl is not None and ifl.environments > 1 and epoch in ifl.milestones
         engine.set_lr(lr)
         batches = reader.read(rank_draws(plan_of(epoch, state.weights), mine, recipe.seed, start=state.step))
-        window, stop = Window(), False
+        due, stop, timed_from, timed_at = False, False, state.step, time.monotonic()
         for step in range(state.step, steps):
             torch.manual_seed(step_seed(recipe.seed, epoch, step, comm.rank))  # for methods that use torch's own randomness
             for micro in range(len(mine)):
@@ -156,8 +157,8 @@ def train(recipe: Recipe, folder: Path) -> bool:
                 sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels)
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
-                    due = time.monotonic() - saved_at > recipe.log.save_every_s and comm.rank == 0
-                    sync.start(save=due or (step + 1) % (recipe.log.save_every_steps or steps + 1) == 0, stop=stop_requested())
+                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
+                    sync.start(save=wish and comm.rank == 0, stop=stop_requested())
                 engine.backward(losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last)
                 if not last:
                     engine.step()
@@ -168,14 +169,14 @@ def train(recipe: Recipe, folder: Path) -> bool:
             statistics.move(totals.statistics)
             if totals.class_sums is not None:
                 centers.move(totals.class_sums, batch.size)
-            state.step, stop = step + 1, totals.stop
-            window.add(totals, batch.size)
+            state.step, due, stop = step + 1, totals.save, totals.stop
+            state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
-                log("train", lr=lr, alpha=alpha, **window.means(alpha))
-                window = Window()
+                log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
+                timed_from, timed_at = state.step, time.monotonic()
             if centers and (epoch * steps + state.step) % recipe.log.digest_every == 0:
                 check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights), comm, device)
-            if (totals.save or stop) and state.step < steps:
+            if (due or stop) and state.step < steps:
                 save()
                 saved_at = time.monotonic()
             if stop and state.step < steps:
@@ -200,11 +201,11 @@ def train(recipe: Recipe, folder: Path) -> bool:
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
                 state.best_epoch, state.best_accuracy = epoch, accuracy
                 state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
-            if final and comm.rank == 0 and name != "val":
+            if final and comm.rank == 0:
                 write_predictions(folder / "preds" / "last", name, predictions)
         state.spend("evaluate", time.monotonic() - began)
         state.epoch, state.step = epoch + 1, 0
-        if final or stop or time_is_up(comm, saved_at, recipe.log.save_every_s, device):
+        if final or stop or due:
             save()
             saved_at = time.monotonic()
         if stop and not final:
@@ -212,8 +213,8 @@ def train(recipe: Recipe, folder: Path) -> bool:
 
     # ----------------------------------------------------------------------------------------- the best epoch's tests
     load_best(folder / "ckpt", engine, state)
-    for name in tests:
-        predictions = evaluators[name].predict(engine, method)
+    for name, evaluator in evaluators.items():
+        predictions = evaluator.predict(engine, method)
         if comm.rank == 0:
             write_predictions(folder / "preds" / "best", name, predictions)
     if comm.rank == 0:
@@ -222,29 +223,6 @@ def train(recipe: Recipe, folder: Path) -> bool:
         write_json(folder / "done", done)
     comm.gather_objects(None, device)  # nobody leaves before `done` is there
     return True
-
-
-class Window:
-    """Means over the steps since the last line of metrics.jsonl."""
-
-    def __init__(self) -> None:
-        self.began, self.images, self.loss, self.center, self.correct = time.monotonic(), 0, 0.0, 0.0, 0
-
-    def add(self, totals: Any, batch: int) -> None:
-        self.images += batch
-        self.loss += totals.loss
-        self.center += totals.center
-        self.correct += totals.correct
-
-    def means(self, alpha: float) -> dict[str, float]:
-        loss, center = self.loss / self.images, self.center / self.images
-        return {"loss": loss + alpha * center, "method_loss": loss, "center_loss": center, "accuracy": self.correct / self.images,
-                "images_per_s": round(self.images / (time.monotonic() - self.began), 1)}
-
-
-def time_is_up(comm: Comm, saved_at: float, every_s: float, device: torch.device) -> bool:
-    """Rank 0's clock decides for all."""
-    return bool(comm.from_first(time.monotonic() - saved_at > every_s, device))
 
 
 def _history(folder: Path) -> bool:

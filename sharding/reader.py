@@ -117,12 +117,12 @@ class MicroBatches(torch.utils.data.Dataset):
 
 
 class Reader:
-    """Feeds one rank. Its workers live as long as it does, whatever the number of epochs."""
+    """Feeds one rank. Persistent workers live as long as it does, whatever the number of epochs."""
 
-    def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False) -> None:
+    def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._draws: Iterable[Draws] = ()
         self._loader = DataLoader(dataset, batch_size=None, sampler=_Handover(self), num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
-                                  persistent_workers=workers > 0, worker_init_fn=_quiet_worker)
+                                  persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker)
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
         """The batches of `draws`, one each, in order. The iterator must be used up before the next call."""

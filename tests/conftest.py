@@ -1,7 +1,8 @@
-"""Data for the tests: the bundled data set, built once, and a twentieth of it."""
+"""Data for the tests: the bundled data set, built once, and a twentieth of it. And: no skipped test in CI."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,15 @@ import pytest
 
 from sharding.dataset import open_dataset
 from sharding.write import Sample, begin_dataset, finish_dataset, write_split
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """In CI everything that a test may need is installed, so a skipped test is a failure there."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,53 @@
+# The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
+# `make system` (as root, on Debian) installs what pip cannot bring.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full system venv operators clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:
+	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 6 minutes after set-up)"
+	@echo "make test       set up, run the default test suite (at most 10 minutes)"
+	@echo "make test-full  also the long tests"
+	@echo "make system     Debian packages (as root): compiler, git, LaTeX for the tables' tests"
+	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
+	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
+
+demo: operators
+	@echo "== digits_glt: real scans of digits under six looks"
+	@$(BIN)/python -m sharding.build data=digits_glt out=data preview=out/digits_glt.png
+	@for run in "recipe=glt_randaug" "recipe=glt_randaug_ifl" "recipe=glt_randaug_ifl batch.budget=matched"; do \
+		echo "== $$run"; $(BIN)/python slurm/launch.py $$run data=digits_glt cluster=local nodes=2 || exit 1; done
+	@echo "== the table"
+	@$(BIN)/python -m analysis runs=runs out=out table=demo
+
+test: operators
+	$(BIN)/python -m pytest
+
+test-full: operators
+	$(BIN)/python -m pytest -m ""
+
+system:
+	apt-get update
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv texlive-latex-recommended
+
+venv: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)"
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+operators: .venv/.operators
+
+.venv/.operators: .venv/.installed
+	@command -v g++ >/dev/null || { echo "g++ is missing: DeepSpeed compiles a small operator with it (make system, or apt-get install g++)"; exit 1; }
+	@echo "== compiling DeepSpeed's CPU operator (once, a minute or two)"
+	$(BIN)/python -m ifl.engine
+	@touch $@
+
+clean:
+	rm -rf data runs out
