@@ -62,7 +62,7 @@ def _block(block: Any, table: Table) -> list[str]:
     for down, metric in enumerate(METRICS):
         axes[down, 0].set_ylabel(f"overall {metric} (%)")
     labels = [table.layout.full_label(row) for row in table.layout.rows]
-    handles = [Line2D([], [], label=_plain(labels[index]), **looks[index]) for index in sorted(drawn)]
+    handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
     if handles:
         block.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=3.5)
@@ -101,8 +101,3 @@ def _looks(table: Table) -> list[dict[str, Any]]:
             "linewidth": 1.2,
         })  # fmt: skip
     return looks
-
-
-def _plain(label: str) -> str:
-    """The label, with a blank before a leading underscore: matplotlib would drop it from the legend."""
-    return f" {label}" if label.startswith("_") else label

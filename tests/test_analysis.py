@@ -285,6 +285,17 @@ def test_unreadable_folder_is_reported(tmp_path: Path, file: str, content: str |
     assert [run.seed for run in runs] == [0] and unreadable.keys() == {"bad"} and said in unreadable["bad"]
 
 
+def test_runs_come_in_the_order_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order in which a file system lists folders does not matter; hidden folders are no runs."""
+    for seed in (2, 0, 1):
+        write_run(tmp_path, seed=seed)
+    (tmp_path / ".partial").mkdir()
+    listed = sorted(tmp_path.iterdir(), reverse=True)
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(listed))
+    runs, unreadable = load_runs(tmp_path)
+    assert [run.seed for run in runs] == [0, 1, 2] and not unreadable
+
+
 # --- metrics.jsonl ---------------------------------------------------------------------------------
 
 
@@ -376,7 +387,7 @@ def test_layout_mistakes_are_named(tmp_path: Path, old: str, new: str, said: str
 
 # --- LaTeX -----------------------------------------------------------------------------------------
 
-HOSTILE = [r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", "*", "_x", "é ±"]
+HOSTILE = [r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", "*", r"_x $\frac$", "é ±"]
 
 
 def hostile(folder: Path) -> Table:
@@ -407,7 +418,7 @@ def test_figure_takes_hostile_names(tmp_path: Path) -> None:
 
     figure, _ = learning_curves([hostile(tmp_path)])
     save(figure, tmp_path, "hostile")
-    assert [entry.get_text().strip() for entry in figure.subfigs[0].legends[0].get_texts()] == [HOSTILE[0], "_x"]
+    assert [entry.get_text() for entry in figure.subfigs[0].legends[0].get_texts()] == [HOSTILE[0], HOSTILE[3]]
 
 
 def test_latex_compiles(tmp_path: Path) -> None:
