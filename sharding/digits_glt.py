@@ -162,14 +162,14 @@ def _samples(relative: str, number: int, scans: np.ndarray, pools: Mapping[str, 
 def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
     """Draws `scans` [B, 8, 8] int64 (0..16) under `looks` [B] int64 (0..5): uint8 [B, 32, 32, 3], RGB."""
     count = len(scans)
-    slant = np.array([30, -30, 0, 0, 40, 0])[looks]  # 1/256: how far the look leans
-    ink = _warp(scans, inverse=dice.integers(1150, 1400, count), slant=slant + dice.integers(-45, 45, count),
-                turn=dice.integers(-35, 35, count), shift=dice.integers(-1800, 1800, 2, count))
+    slant = np.array([70, -70, 0, 30, 100, -30])[looks]  # 1/256: how far the look leans
+    ink = _warp(scans, inverse=dice.integers(1150, 1400, count), slant=slant + dice.integers(-50, 50, count),
+                turn=dice.integers(-35, 35, count), shift=dice.integers(-2200, 2200, 2, count))
     image = np.zeros((count, SIDE, SIDE, 3), np.int64)
     for look, draw in enumerate((_pen, _chalk, _neon, _hatch, _poster, _plate)):
         chosen = np.flatnonzero(looks == look)
         image[chosen] = draw(ink[chosen], dice)
-    image += dice.integers(-12, 12, *image.shape)  # a sensor's noise
+    image += dice.integers(-22, 22, *image.shape)  # a sensor's noise
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -233,7 +233,7 @@ def _pen(ink: np.ndarray, dice: Dice) -> np.ndarray:
     n = len(ink)
     _, y = _grid(dice, n)
     paper = _colour(dice, n, (236, 228, 206), 14) - (y % 6 == 0)[..., None] * np.array([70, 45, 12])
-    return _blend(paper, _colour(dice, n, (60, 66, 120), 36), _stroke(ink, dice.integers(1800, 2600, n)))
+    return _blend(paper, _colour(dice, n, (60, 66, 120), 36), _stroke(ink, dice.integers(2000, 2700, n)))
 
 
 def _chalk(ink: np.ndarray, dice: Dice) -> np.ndarray:
@@ -241,7 +241,7 @@ def _chalk(ink: np.ndarray, dice: Dice) -> np.ndarray:
     n = len(ink)
     smear = np.repeat(np.repeat(dice.integers(-22, 22, n, 8, 8), 4, 1), 4, 2)[..., None]
     board = _colour(dice, n, (56, 92, 74), 16) + smear
-    cover = _stroke(ink, dice.integers(1500, 2300, n)) * dice.integers(70, 256, n, SIDE, SIDE) >> 8
+    cover = _stroke(ink, dice.integers(1500, 2300, n)) * dice.integers(40, 256, n, SIDE, SIDE) >> 8
     return _blend(board, _colour(dice, n, (226, 226, 216), 20), cover)
 
 
@@ -260,9 +260,9 @@ def _hatch(ink: np.ndarray, dice: Dice) -> np.ndarray:
     n = len(ink)
     x, y = _grid(dice, n)
     cover = _stroke(ink, dice.integers(1200, 1900, n), 500)
-    dark, light = _colour(dice, n, (120, 140, 170), 20), _colour(dice, n, (196, 212, 226), 20)
+    dark, light = _colour(dice, n, (84, 100, 136), 24), _colour(dice, n, (180, 194, 212), 24)
     ground = np.where(((x + y) % 4 < 2)[..., None], light, dark)
-    inside = np.where(((x - y) % 4 < 2)[..., None], light, dark) + np.array([20, -30, -80])
+    inside = np.where(((x - y) % 4 < 2)[..., None], light, dark) + np.array([24, 0, -36])
     return _blend(ground, inside, cover)
 
 
@@ -271,13 +271,13 @@ def _poster(ink: np.ndarray, dice: Dice) -> np.ndarray:
     n = len(ink)
     ground, colour = _hues(dice, n)
     shade = (np.arange(SIDE) - 16)[None, :, None, None]
-    return _blend(ground * 5 // 8 + shade, (colour + 2 * 255) // 3, _stroke(ink, dice.integers(1000, 1600, n)))
+    return _blend(ground + shade, colour + 0 * shade, _stroke(ink, dice.integers(1000, 1600, n)))
 
 
 def _plate(ink: np.ndarray, dice: Dice) -> np.ndarray:
     """A colour-vision plate: tiles of uneven brightness, warm in the stroke and green in the ground."""
     n = len(ink)
-    tiles = np.repeat(np.repeat(dice.integers(-50, 50, n, 16, 16), 2, 1), 2, 2)[..., None]
+    tiles = np.repeat(np.repeat(dice.integers(-66, 66, n, 16, 16), 2, 1), 2, 2)[..., None]
     cover = _stroke(ink, dice.integers(1200, 2000, n), 600)
     return _blend(_colour(dice, n, (150, 176, 120), 18), _colour(dice, n, (190, 84, 60), 18), cover) + tiles
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ def run(recipe: Recipe, folder: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RecipeError(f"{folder} is being trained by another process on this machine") from None
+        _compile_operator()
         processes = _start(recipe, folder)
         try:
             return _watch(recipe, folder, processes)
@@ -39,6 +41,14 @@ def run(recipe: Recipe, folder: Path) -> int:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+
+
+def _compile_operator() -> None:
+    """DeepSpeed's CPU operator, compiled once and visibly: otherwise every rank would wait for it in silence."""
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
+    if shutil.which("nvidia-smi") is None and not any(cache.rglob("deepspeed_shm_comm.so")):
+        print("compiling DeepSpeed's CPU operator (once, a minute or two)", flush=True)
+        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
 def _start(recipe: Recipe, folder: Path) -> list[subprocess.Popen]:
