@@ -18,15 +18,16 @@ from ifl.comm import Comm, Pending
 from ifl.fixed import to_fixed, to_float
 
 LOSS_BITS = 32
-STATISTIC_BITS = 36
-"""Batch statistics count in multiples of 2**-36 (1.5e-11); with 8 groups values up to 2**23 fit."""
+STATISTIC_BITS = 32
+"""Batch statistics count in multiples of 2**-32 (2e-10); with a batch of 256 values up to 2**22 fit."""
 
-_SAVE, _STOP, _BAD, _LOSS, _CENTER, _CORRECT, _HEAD = range(7)
+_SAVE, _STOP, _BAD, _LOSS, _CENTER, _CORRECT, _GROUPS, _HEAD = range(8)
 
 
 @dataclass
 class StepTotals:
-    """What all ranks know after a step: sums over the global batch, equal on all of them."""
+    """What all ranks know after a step, equal on all of them: sums over the global batch, and the mean of its groups'
+    statistics (float64)."""
 
     save: bool
     stop: bool
@@ -41,8 +42,8 @@ class StepTotals:
 class StepSync:
     """Collects a step's micro-batches of one rank, then reduces once."""
 
-    def __init__(self, comm: Comm, batch: int, groups: int, centers: Centers | None, device: torch.device) -> None:
-        self.comm, self.batch, self.groups, self.centers, self.device = comm, batch, groups, centers, device
+    def __init__(self, comm: Comm, batch: int, centers: Centers | None, device: torch.device) -> None:
+        self.comm, self.batch, self.centers, self.device = comm, batch, centers, device
         self.gathers = centers is not None and gather_is_smaller(batch, *centers.centers_KD.shape)
         self._reset()
 
@@ -53,12 +54,13 @@ class StepSync:
         self._labels: list[torch.Tensor] = []
 
     def add(self, losses_B: torch.Tensor, distances_B: torch.Tensor | None, correct: torch.Tensor, statistics: torch.Tensor, features_BD: torch.Tensor | None,
-            labels_B: torch.Tensor) -> None:
+            labels_B: torch.Tensor, counts: bool = True) -> None:
         """One micro-batch: its rows' losses and center distances, the number of right rows, its group's batch
-        statistics, and with centers its features."""
+        statistics (and whether the running ones move by them), and with centers its features."""
         loss, bad_loss = to_fixed(losses_B.sum(), LOSS_BITS, self.batch)
         center, bad_center = to_fixed(losses_B.new_zeros(()) if distances_B is None else distances_B.sum(), LOSS_BITS, self.batch)
-        group, bad_group = to_fixed(statistics, STATISTIC_BITS, max(self.groups, self.comm.size))
+        group, bad_group = to_fixed(statistics * counts, STATISTIC_BITS, self.batch)
+        self._head[_GROUPS] += int(counts)
         self._head[_LOSS] += loss
         self._head[_CENTER] += center
         self._head[_CORRECT] += correct
@@ -95,9 +97,9 @@ class StepSync:
         if self._gathered is not None:
             rows = self._gathered.wait().flatten(0, 1)
             class_sums, bad_rows = self.centers.class_sums(rows[:, :-1], rows[:, -1].long(), self.batch)
-        save, stop, bad, loss, center, correct = head.tolist()
+        save, stop, bad, loss, center, correct, groups = head.tolist()
         totals = StepTotals(save > 0, stop > 0, bad + int(bad_rows), loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
-                            to_float(statistics, STATISTIC_BITS) / max(self.groups, self.comm.size), class_sums)
+                            to_float(statistics, STATISTIC_BITS) / groups, class_sums)
         self._reset()
         return totals
 

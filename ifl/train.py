@@ -90,7 +90,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
         raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
     centers = Centers(dataset.num_classes, backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
     confidence = ConfidenceTable(len(labels), device) if ifl else None
-    sync = StepSync(comm, batch.size, groups, centers, device)
+    sync = StepSync(comm, batch.size, centers, device)
 
     # ------------------------------------------------------------------------------------------------------- loaders
     pixels = {"image_size": recipe.data.image_size}
@@ -102,7 +102,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
     }
 
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-        return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched",
+        return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
 
     # -------------------------------------------------------------------------------------------------- new or resumed
@@ -154,7 +154,8 @@ def train(recipe: Recipe, folder: Path) -> bool:
                 if scoring:
                     confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
                 correct = (method.predict(output).argmax(1) == rows.labels).sum()
-                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels)
+                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels,
+                         counts=batch.bn_by == "mix" or int(rows.streams[0]) == 0)
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
                     wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)

@@ -165,12 +165,21 @@ def _written_out(recipe: Recipe) -> Recipe:
         values["batch"]["replacement"] = recipe.preset == "paper" and recipe.streams > 1
     if recipe.optim.momentum is None:
         values["optim"]["momentum"] = 0.0 if recipe.preset == "paper" else 0.9
-    per_group = recipe.batch.bn or recipe.batch.size
-    if per_group % recipe.streams:
-        raise RecipeError(f"{'batch.bn' if recipe.batch.bn else 'batch.size'}={per_group} is no multiple of the {recipe.streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal")
+    _check_streams(recipe)
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
     return Recipe.model_validate(values)
+
+
+def _check_streams(recipe: Recipe) -> None:
+    """A batch and its groups must divide among the environments."""
+    batch, streams = recipe.batch, recipe.streams
+    if batch.bn_by == "env":
+        if not batch.bn or batch.size % (streams * batch.bn):
+            raise RecipeError(f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x batch.bn={batch.bn}")
+    elif (batch.bn or batch.size) % streams:
+        key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
+        raise RecipeError(f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal")
 
 
 def _epoch(milestone: float, epochs: int) -> int:

@@ -115,6 +115,7 @@ class Schedule(Section):
 class Batch(Section):
     size: int = science(256, "global batch, all streams and ranks together; more nodes never change it", ge=1)
     bn: int = science(128, "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the model has no batch normalisation", ge=0)
+    bn_by: Literal["mix", "env"] = science("mix", "env: each group holds one environment only and environment 1 alone moves the running statistics, as by accident in the reference on two GPUs")
     draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
     budget: Literal["paper", "matched"] = science("paper", "paper: every stream draws so many; matched: all streams together do")
     replacement: bool | None = science(None, "independent draws instead of a shuffle; default: the preset's (paper: with several environments, corrected: never)")

@@ -32,10 +32,11 @@ VERSION = 1  # raise it with any change of the bytes: it is part of the recorded
 DIGITS = (9, 3, 8, 1, 5, 7, 2, 4, 6, 0)  # class id -> digit: the easy ones last, 30 images must be enough for something
 GROUPS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)  # class id -> frequency group
 LOOKS = ("pen", "chalk", "neon", "hatch", "poster", "plate")
-# digit -> looks by rank. Digits that are easily confused (3 and 8, 4 and 9, 1 and 7) have different frequent looks,
-# and each has its rare ones where the other is frequent: what a look suggests there is wrong.
-RANKS = ((0, 1, 4, 3, 2, 5), (1, 4, 5, 2, 3, 0), (2, 5, 0, 3, 1, 4), (3, 1, 4, 5, 2, 0), (4, 2, 0, 1, 5, 3),
-         (5, 0, 2, 4, 3, 1), (4, 0, 3, 2, 1, 5), (3, 5, 2, 0, 1, 4), (0, 2, 5, 4, 3, 1), (5, 3, 1, 0, 4, 2))
+# class id -> looks by rank. Digits that are easily confused (3 and 8, 4 and 9, 1 and 7) have different frequent looks,
+# and the looks of the frequent classes are the rare ones of the others: what such a look suggests there is wrong.
+RANKS = ((0, 3, 2, 1, 4, 5), (3, 1, 0, 2, 5, 4), (2, 0, 1, 3, 4, 5), (1, 2, 3, 0, 5, 4),
+         (4, 0, 5, 2, 3, 1), (5, 3, 4, 0, 1, 2), (4, 2, 5, 1, 0, 3), (5, 1, 4, 2, 3, 0),
+         (4, 5, 2, 1, 0, 3), (5, 4, 3, 0, 1, 2))
 
 SIDE = 32
 SHARD_SAMPLES = 500
@@ -146,7 +147,7 @@ def _samples(relative: str, number: int, scans: np.ndarray, pools: Mapping[str, 
         for attribute, wanted in enumerate(apportion(count, proportion)):
             scan = pools[pool][label]
             scan = np.resize(scan[dice.permutation(len(scan))], wanted)  # each scan equally often
-            look = np.repeat(RANKS[DIGITS[label]][2 * attribute:2 * attribute + 2], apportion(wanted, (3, 2)))
+            look = np.repeat(RANKS[label][2 * attribute:2 * attribute + 2], apportion(wanted, (3, 2)))
             rows.append(np.stack([np.full(wanted, label), np.full(wanted, attribute), look, scan], 1))
     table = np.concatenate(rows)
     table = table[dice.permutation(len(table))]
@@ -169,7 +170,7 @@ def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
     for look, draw in enumerate((_pen, _chalk, _neon, _hatch, _poster, _plate)):
         chosen = np.flatnonzero(looks == look)
         image[chosen] = draw(ink[chosen], dice)
-    image += dice.integers(-22, 22, *image.shape)  # a sensor's noise
+    image += dice.integers(-18, 18, *image.shape)  # a sensor's noise
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -324,7 +325,7 @@ def contact_sheet(scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed
         chosen = pools["train"][label][dice.integers(0, len(pools["train"][label]) - 1, len(looks))]
         for i, image in enumerate(render(scans[chosen], looks, dice)):
             x, y = left + i * cell, top + label * cell
-            frame = frames[RANKS[digit].index(int(looks[i])) // 2]
+            frame = frames[RANKS[label].index(int(looks[i])) // 2]
             pen.rectangle((x + 1, y + 1, x + cell - 2, y + cell - 2), fill=frame)
             tile = Image.open(io.BytesIO(_jpeg(image))).resize((SIDE * zoom,) * 2, Image.Resampling.NEAREST)
             sheet.paste(tile, (x + gap, y + gap))

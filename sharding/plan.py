@@ -6,7 +6,7 @@ ranks and with any number of loader workers, every rank takes the same number of
 Axes: N samples, S streams, B global batch, T steps, R ranks, G batch-normalisation groups of B/G rows.
 
 A global batch has a canonical row order: group after group, and inside a group stream after stream, so that each group
-holds the same mix of streams. `draw = t * B + row` numbers the draws of an epoch; augmentation is keyed by it.
+holds the same mix of streams (or, if asked for, a single one). `draw = t * B + row` numbers the draws of an epoch; augmentation is keyed by it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class EpochPlan:
         return len(self.ids)
 
 
-def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int, group: int, draws_per_epoch: float = 1.0, matched: bool = False,
+def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int, group: int, draws_per_epoch: float = 1.0, matched: bool = False, by_stream: bool = False,
                replacement: bool = False, seed: int, epoch: int, shards: np.ndarray | None = None, window: int = 0) -> EpochPlan:
     """The plan of one epoch.
 
@@ -134,6 +134,7 @@ def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int
         batch: B, of which each stream gets B/S rows.
         group: rows of a batch-normalisation group, a multiple of S; 0 makes the batch one group.
         draws_per_epoch: draws in units of N, for each stream; with `matched` for all streams together.
+        by_stream: each group holds rows of one stream only, instead of the same mix as all others.
 
     Raises:
         PlanError: the batch cannot be shared out among the streams.
@@ -143,18 +144,21 @@ def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int
     """
     number = len(weights)
     group = group or batch
-    if batch % group or group % number:
-        raise PlanError(f"a batch of {batch} in groups of {group} cannot be shared out among {number} streams: batch must be a multiple of the group, and the group of the streams")
     draws = max(1, round(draws_per_epoch * samples / (number if matched else 1)))
     share, groups = batch // number, batch // group
+    if batch % group or batch % number or (share % group if by_stream else group % number):
+        wanted = "each stream's share a multiple of the group" if by_stream else "the group a multiple of the streams"
+        raise PlanError(f"a batch of {batch} in groups of {group} cannot be shared out among {number} streams: the batch must be a multiple of both, and {wanted}")
     steps = -(-draws // share)
     columns = []
     for stream, weight in enumerate(weights):
         ids = draw_ids(weight, samples, draws, seed=seed, epoch=epoch, stream=stream, replacement=replacement, shards=shards, window=window)
-        columns.append(np.resize(ids, steps * share).reshape(steps, groups, group // number))  # np.resize wraps around
-    ids = np.concatenate(columns, axis=2).reshape(steps, batch)
-    streams = np.tile(np.repeat(np.arange(number), group // number), groups)
-    return EpochPlan(ids, streams, epoch)
+        columns.append(np.resize(ids, steps * share))  # np.resize wraps around
+    if by_stream:
+        rows = np.concatenate([column.reshape(steps, share) for column in columns], axis=1)
+        return EpochPlan(rows, np.repeat(np.arange(number), share), epoch)
+    rows = np.concatenate([column.reshape(steps, groups, group // number) for column in columns], axis=2).reshape(steps, batch)
+    return EpochPlan(rows, np.tile(np.repeat(np.arange(number), group // number), groups), epoch)
 
 
 def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False) -> list[np.ndarray]:
