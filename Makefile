@@ -16,6 +16,7 @@ help:
 
 demo: operators
 	@echo "== digits_glt: real scans of digits under six looks"
+	@mkdir -p out
 	@$(BIN)/python -m sharding.build data=digits_glt out=data preview=out/digits_glt.png
 	@for run in "recipe=glt_randaug" "recipe=glt_randaug_ifl" "recipe=glt_randaug_ifl batch.budget=matched"; do \
 		echo "== $$run"; $(BIN)/python slurm/launch.py $$run data=digits_glt cluster=local nodes=2 || exit 1; done

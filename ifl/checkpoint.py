@@ -66,12 +66,15 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
         shutil.rmtree(final, ignore_errors=True)  # the same step, damaged or written by an earlier attempt
         os.rename(temporary, final)
         sync_folder(folder)
-        for old in _complete(folder)[KEEP:]:
-            (old / MANIFEST).unlink(missing_ok=True)  # first, so that a half-deleted folder never looks whole
-            shutil.rmtree(old, ignore_errors=True)
+        complete = _complete(folder)
+        kept = [checkpoint for checkpoint in complete if checkpoint.name <= final.name][:KEEP]  # a later one was passed over as damaged
+        for old in complete:
+            if old not in kept:
+                (old / MANIFEST).unlink(missing_ok=True)  # first, so that a half-deleted folder never looks whole
+                shutil.rmtree(old, ignore_errors=True)
         for orphan in folder.glob("tmp-*"):
             shutil.rmtree(orphan, ignore_errors=True)
-        needed = {name for kept in _complete(folder) for name in json.loads((kept / MANIFEST).read_text())["needs"]}
+        needed = {name for checkpoint in kept for name in _needs(checkpoint)}
         for path in folder.glob("best-*.pt"):
             if path.name not in needed:
                 path.unlink()
@@ -82,6 +85,14 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
 def _complete(folder: Path) -> list[Path]:
     """Folders with a manifest, newest first."""
     return sorted((path.parent for path in folder.glob(f"step-*/{MANIFEST}")), reverse=True)
+
+
+def _needs(checkpoint: Path) -> list[str]:
+    """The files beside a checkpoint without which it is worth nothing; none if its manifest is damaged and it is worth nothing anyway."""
+    try:
+        return list(json.loads((checkpoint / MANIFEST).read_text())["needs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _of_other(name: str, rank: int, ranks: int) -> bool:

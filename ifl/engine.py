@@ -61,6 +61,7 @@ class Engine:
             "gradient_accumulation_steps": accumulate,
             "zero_optimization": {"stage": optim.zero},
             "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale most steps down without a word
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
             "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
             "checkpoint": {"tag_validation": "Fail"},

@@ -28,7 +28,7 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
             raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (ValueError, yaml.YAMLError):
             raise RecipeError(f"{key}={text!r} is not a YAML value") from None
         merge(tree, _nest("data.name" if key == "data" and isinstance(value, str) else key, value), {}, "")
     return tree
@@ -45,11 +45,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold `key: value` lines")
-    return tree
+    return {"on" if key is True else key: value for key, value in tree.items()}  # YAML 1.1 reads the word `on` as true
 
 
 def named(folder: Path, name: Any, what: str, suffix: str = ".yaml") -> Path:
@@ -129,7 +129,7 @@ def resolve(words: Iterable[str]) -> Recipe:
     try:
         result = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(_sentence(error, origins)) from None
+        raise RecipeError(" ".join(_sentence(error, origins).split())) from None
     return _written_out(result)
 
 
@@ -204,7 +204,7 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
         return f"{dotted}={first['input']} ({origin}) is not legal: {_nearest(str(first['input']), legal)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"{dotted}={first['input']} ({origin}): {message}" if not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"
+    return f"{dotted}={first['input']} ({origin}): {message}" if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"
 
 
 def _section(parts: list[str]) -> type[BaseModel]:

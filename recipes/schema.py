@@ -175,7 +175,7 @@ class Recipe(Section):
     @property
     def tasks(self) -> int:
         """Number of processes, R."""
-        return self.nodes * (self.tasks_per_node or self.slurm.gpus_per_node or 1)
+        return self.nodes * (self.tasks_per_node or (self.cluster != "local" and self.slurm.gpus_per_node) or 1)
 
     @property
     def hash8(self) -> str:

@@ -8,9 +8,16 @@ the proportion 7:2:1 everywhere but in Test-GBL, where they are equal. So looks 
 The same seed gives the same bytes on any machine: everything up to the JPEG encoder is integer arithmetic on numpy's
 raw Philox stream (no BLAS, no libm, no float sums), and the encoder's settings are fixed.
 
-The phenomenon, measured with plain cross-entropy (accuracy in %, mean and standard deviation over seeds 0, 1, 2):
+The phenomenon, measured with plain cross-entropy (accuracy in %, mean and standard deviation over seeds 0, 1, 2).
+The difficulty was chosen by these figures and the run time alone, and is frozen (VERSION, and a recorded fingerprint).
 
-MEASURED-TABLE (proxy figures of a plain torch script until the suite's own are filled in)
+MEASURED-TABLE begin (proxy: a plain torch loop, small_resnet, 24 epochs, SGD 0.1 cosine; not yet the suite's own runs)
+    trained on   Test-CBL   (many/medium/few class)   Test-GBL   (many/medium/few class)   Test-GBL Many_A/Med_A/Few_A
+    Train-GLT    66.0+-3.7   93.1 / 65.9 / 12.1        56.0+-3.6   83.9 / 51.0 / 10.1        72.0 / 55.8 / 40.2
+    Train-CBL    94.2+-0.7   91.7 / 95.2 / 96.9        87.1+-1.4   81.5 / 89.8 / 92.8        97.2 / 89.5 / 74.5
+    Train-GLT: Test-GBL is 10.0 points under Test-CBL (10.5, 9.5, 10.0; asked for: 8 or more).
+    Train-CBL: Few_A is 22.6 points under Many_A (21.5, 25.9, 20.5; asked for: 15 or more).
+MEASURED-TABLE end
 """
 
 from __future__ import annotations
@@ -29,14 +36,15 @@ from sharding.write import Sample, begin_dataset, finish_dataset, is_built, writ
 
 NAME = "digits_glt"
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
-DIGITS = (9, 3, 8, 1, 5, 7, 2, 4, 6, 0)  # class id -> digit: the easy ones last, 30 images must be enough for something
+# class id -> digit: the easy shapes last, so that the few classes are not the hardest ones as well
+DIGITS = (9, 3, 8, 1, 5, 7, 2, 4, 6, 0)
 GROUPS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)  # class id -> frequency group
 LOOKS = ("pen", "chalk", "neon", "hatch", "poster", "plate")
-# class id -> looks by rank. Digits that are easily confused (3 and 8, 4 and 9, 1 and 7) have different frequent looks,
-# and the looks of the frequent classes are the rare ones of the others: what such a look suggests there is wrong.
-RANKS = ((0, 3, 2, 1, 4, 5), (3, 1, 0, 2, 5, 4), (2, 0, 1, 3, 4, 5), (1, 2, 3, 0, 5, 4),
-         (4, 0, 5, 2, 3, 1), (5, 3, 4, 0, 1, 2), (4, 2, 5, 1, 0, 3), (5, 1, 4, 2, 3, 0),
-         (4, 5, 2, 1, 0, 3), (5, 4, 3, 0, 1, 2))
+# class id -> looks by rank. Digits that are easily confused (3 and 8, 1 and 9, 4 and 9) have different frequent looks,
+# and each has its rare ones where the other is frequent: what the look suggests there is wrong.
+RANKS = ((0, 3, 5, 4, 2, 1), (4, 1, 0, 3, 5, 2), (2, 5, 3, 0, 1, 4), (1, 2, 4, 5, 3, 0),
+         (5, 2, 3, 0, 4, 1), (5, 4, 0, 3, 2, 1), (3, 0, 5, 2, 1, 4), (4, 5, 2, 1, 0, 3),
+         (4, 3, 1, 0, 5, 2), (1, 3, 4, 5, 0, 2))
 
 SIDE = 32
 SHARD_SAMPLES = 500
@@ -84,7 +92,7 @@ def build(out: Path, source: Path | None, seed: int, preview: Path | None) -> No
         return
     folder = begin_dataset(out, NAME)
     total = sum(sum(per_class) for _, per_class, _ in SPLITS.values())
-    with tqdm(total=total, desc=f"building {NAME}", unit="img") as bar:
+    with tqdm(total=total, desc=f"building {NAME}", unit="img", mininterval=0.5) as bar:
         for number, relative in enumerate(SPLITS):
             bar.set_postfix_str(relative)
             write_split(folder / relative, _counted(_samples(relative, number, scans, pools, seed), bar), SHARD_SAMPLES)
@@ -165,12 +173,12 @@ def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
     count = len(scans)
     slant = np.array([70, -70, 0, 30, 100, -30])[looks]  # 1/256: how far the look leans
     ink = _warp(scans, inverse=dice.integers(1150, 1400, count), slant=slant + dice.integers(-50, 50, count),
-                turn=dice.integers(-35, 35, count), shift=dice.integers(-2200, 2200, 2, count))
+                turn=dice.integers(-35, 35, count), shift=dice.integers(-2000, 2000, 2, count))
     image = np.zeros((count, SIDE, SIDE, 3), np.int64)
     for look, draw in enumerate((_pen, _chalk, _neon, _hatch, _poster, _plate)):
         chosen = np.flatnonzero(looks == look)
         image[chosen] = draw(ink[chosen], dice)
-    image += dice.integers(-18, 18, *image.shape)  # a sensor's noise
+    image += dice.integers(-21, 21, *image.shape)  # a sensor's noise
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -278,7 +286,7 @@ def _poster(ink: np.ndarray, dice: Dice) -> np.ndarray:
 def _plate(ink: np.ndarray, dice: Dice) -> np.ndarray:
     """A colour-vision plate: tiles of uneven brightness, warm in the stroke and green in the ground."""
     n = len(ink)
-    tiles = np.repeat(np.repeat(dice.integers(-66, 66, n, 16, 16), 2, 1), 2, 2)[..., None]
+    tiles = np.repeat(np.repeat(dice.integers(-64, 64, n, 16, 16), 2, 1), 2, 2)[..., None]
     cover = _stroke(ink, dice.integers(1200, 2000, n), 600)
     return _blend(_colour(dice, n, (150, 176, 120), 18), _colour(dice, n, (190, 84, 60), 18), cover) + tiles
 
@@ -316,7 +324,7 @@ def contact_sheet(scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed
     pen = ImageDraw.Draw(sheet)
     frames = ("#2b8a3e", "#f08c00", "#c92a2a")
     for group, text in enumerate(("many", "medium", "few")):
-        pen.text((left + 110 * group, 4), f"{text} in this class", fill=frames[group], font_size=12)
+        pen.text((left + 160 * group, 4), f"{text} in this class", fill=frames[group], font_size=12)
     for look, name in enumerate(LOOKS):
         pen.text((left + look * each * cell + gap, 20), name, fill="black", font_size=14)
     for label, digit in enumerate(DIGITS):

@@ -11,6 +11,9 @@ order is the plan's for any number of workers, and only consumed steps count for
 
 from __future__ import annotations
 
+import multiprocessing.context
+import multiprocessing.popen_fork
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -120,24 +123,27 @@ class Reader:
     """Feeds one rank. Persistent workers live as long as it does, whatever the number of epochs."""
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
-        self._draws: Iterable[Draws] = ()
-        self._loader = DataLoader(dataset, batch_size=None, sampler=_Handover(self), num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
-                                  persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker)
+        self._handover = _Handover()
+        self._loader = DataLoader(dataset, batch_size=None, sampler=self._handover, num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
+                                  persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker, multiprocessing_context=_Fork() if workers else None)
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
         """The batches of `draws`, one each, in order. The iterator must be used up before the next call."""
-        self._draws = draws
+        self._handover.draws = draws
         return iter(self._loader)
 
 
 class _Handover:
-    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it anew every epoch."""
+    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it anew every epoch.
 
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+    It does not know the reader: a cycle of references would leave the workers to the garbage collector, which closes
+    their queues before it asks them to end, and then they never do.
+    """
+
+    draws: Iterable[Draws] = ()
 
     def __iter__(self) -> Iterator[Draws]:
-        return iter(self.reader._draws)
+        return iter(self.draws)
 
 
 def _unchanged(batch: Batch) -> Batch:
@@ -146,9 +152,27 @@ def _unchanged(batch: Batch) -> Batch:
 
 def _quiet_worker(worker: int) -> None:
     """Warning signals reach every process of a job step, and a worker that died of one would take the save with it.
-    Workers end with their parent."""
+    Workers end with their parent: it asks them over their queues, and at its own exit by SIGHUP (see `_Fork`)."""
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
+
+
+class _Popen(multiprocessing.popen_fork.Popen):
+    def terminate(self) -> None:
+        self._send_signal(signal.SIGHUP)
+
+
+class _Process(multiprocessing.context.ForkProcess):
+    @staticmethod
+    def _Popen(process: Any) -> _Popen:
+        return _Popen(process)
+
+
+class _Fork(multiprocessing.context.ForkContext):
+    """Forked workers that Python ends by SIGHUP: at exit it would send SIGTERM, which they ignore, and wait for ever."""
+
+    Process = _Process
 
 
 def evaluation_draws(samples: int, rank: int, ranks: int, size: int) -> Iterator[Draws]:

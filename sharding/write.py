@@ -84,7 +84,8 @@ def _write_shards(folder: Path, samples: Iterable[Sample], shard_samples: int) -
                 _finish(file, writer)
                 names.append(f"shard-{len(names):06d}.tar")
                 file = open(folder / names[-1], "wb")
-                writer = TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0.0, encoder=False)
+                # mtime as an int: for a float tarfile adds 1 KiB of extended headers to every member
+                writer = TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0, encoder=False)
             entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
                      "group": sample.group, "attribute": sample.attribute}
             writer.write({"__key__": sample.key, "jpg": sample.jpg, "cls": str(sample.label).encode(),

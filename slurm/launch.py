@@ -58,6 +58,10 @@ def main(words: list[str]) -> int:
             return 0
         _check_data(recipe)
         _check_batch(recipe)
+        if recipe.cluster == "slurm":
+            from slurm.submit import require_sbatch
+
+            require_sbatch()
         prepare(recipe, folder)
         print(f"run folder: {folder}", flush=True)
         if recipe.cluster == "local":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
+import subprocess
 
 
 def export_rank() -> None:
@@ -12,6 +15,17 @@ def export_rank() -> None:
     import submitit
 
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
     # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
+
+
+def _reachable(node: str) -> str:
+    """The node's name where it resolves, else the address that SLURM itself reaches it by."""
+    try:
+        socket.getaddrinfo(node, None)
+        return node
+    except socket.gaierror:
+        shown = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True, check=True).stdout
+        return re.search(r"NodeAddr=(\S+)", shown)[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -34,22 +35,22 @@ def batch_file(recipe: Recipe, folder: Path) -> str:
     """The text that sbatch would get."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{sys.executable} -u -m submitit.core._submit {folder / 'log'}"
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / 'log'))}"
     return _make_sbatch_string(command=command, folder=folder / "log", **parameters(recipe))
 
 
-def submit(recipe: Recipe, folder: Path) -> str:
-    """Submit the run and return the job's id.
-
-    Raises:
-        RecipeError: this machine has no SLURM.
-    """
+def require_sbatch() -> None:
+    """Raises RecipeError where this machine has no SLURM."""
     if shutil.which("sbatch") is None:
         raise RecipeError("this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file")
+
+
+def submit(recipe: Recipe, folder: Path) -> str:
+    """Submit the run and return the job's id."""
     from submitit import SlurmExecutor
 
     (folder / "log").mkdir(exist_ok=True)
-    executor = SlurmExecutor(folder=folder / "log", python=sys.executable)
+    executor = SlurmExecutor(folder=folder / "log", python=shlex.quote(sys.executable))
     executor.update_parameters(**parameters(recipe))
     # The job imports the suite by name: from the project's folder it finds it without an installation of its own.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))

@@ -185,6 +185,20 @@ def test_streams_share_every_group_equally(layout: dict, samples: int) -> None:
     assert plan.streams.tolist() == [stream for _ in range(batch // group) for stream in range(number) for _ in range(group // number)]
 
 
+@bounded
+@given(streams=st.integers(1, 4), group=st.integers(1, 6), each=st.integers(1, 3), samples=st.integers(1, 50), seed=seeds)
+def test_groups_of_one_stream(streams: int, group: int, each: int, samples: int, seed: int) -> None:
+    """With `by_stream` every group holds one stream only, stream after stream, each the same number of groups; each stream's draws and the number of steps are those
+    of the mixed plan."""
+    batch = streams * group * each
+    weights = [None] + [np.linspace(1, 2, samples)] * (streams - 1)
+    plan = plan_epoch(weights, samples, batch=batch, group=group, by_stream=True, seed=seed, epoch=1)
+    assert plan.streams.reshape(-1, group).tolist() == [[stream] * group for stream in range(streams) for _ in range(each)]
+    mixed = plan_epoch(weights, samples, batch=batch, group=batch, seed=seed, epoch=1)
+    assert plan.steps == mixed.steps
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(columns(plan, streams), columns(mixed, streams), strict=True))
+
+
 @pytest.mark.parametrize("replacement", [False, True])
 @pytest.mark.parametrize("group", [6, 12, 24])
 def test_groups_and_streams_do_not_touch_each_others_draws(group: int, replacement: bool) -> None:
@@ -397,13 +411,14 @@ def test_bad_weights_are_refused(weights: list[float], replacement: bool) -> Non
         draw_ids(np.array(weights), 3, 6, seed=0, epoch=0, replacement=replacement)
 
 
-@pytest.mark.parametrize("streams, batch, group", [(1, 100, 32), (3, 128, 32), (2, 9, 0), (3, 64, 0)])
-def test_batch_that_cannot_be_shared_is_refused(streams: int, batch: int, group: int) -> None:
-    """A batch that is no multiple of its groups, or groups that are none of the streams, is refused; the sentence has the numbers and the rule."""
+@pytest.mark.parametrize("streams, batch, group, by_stream", [(1, 100, 32, False), (3, 128, 32, False), (2, 9, 0, False), (3, 64, 0, False), (2, 96, 32, True), (3, 128, 32, True), (2, 64, 0, True)])
+def test_batch_that_cannot_be_shared_is_refused(streams: int, batch: int, group: int, by_stream: bool) -> None:
+    """A batch that is no multiple of its groups, or groups that do not fit the streams, is refused; the sentence has the numbers and the rule."""
     with pytest.raises(PlanError) as caught:
-        plan_epoch([None] * streams, 500, batch=batch, group=group, seed=0, epoch=0)
+        plan_epoch([None] * streams, 500, batch=batch, group=group, by_stream=by_stream, seed=0, epoch=0)
     message = str(caught.value)
     assert str(batch) in message and f"{streams} streams" in message and "must be a multiple" in message and "\n" not in message
+    assert ("share a multiple of the group" if by_stream else "the group a multiple of the streams") in message
 
 
 def accepted(batch: int, group: int, ranks: int, synchronised: bool) -> bool:

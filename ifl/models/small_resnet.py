@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 WIDTHS = (16, 32, 64)
-INIT_GAIN = 0.3
+INIT_GAIN = 0.25
 
 
 class Block(nn.Module):
@@ -31,6 +31,8 @@ class Block(nn.Module):
 
 class SmallResNet(nn.Module):
     """float [B, 3, 32, 32] -> non-negative float [B, feature_dim]; the classifier is the method's."""
+
+    feature_dim: int
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,462 @@
+"""Recipes: what beats what, what is refused and how, and that a run keeps its name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from recipes import resolve as resolving
+from recipes.resolve import dump, load_resolved, resolve
+from recipes.schema import PROJECT, Ifl, Optim, Recipe, RecipeError, Section, operation, science
+
+NAMES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
+DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
+
+
+def refused(*words: str) -> str:
+    """The sentence with which a command is refused: one line, whatever was wrong."""
+    with pytest.raises(RecipeError) as caught:
+        resolve(words)
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+def written(folder: Path, text: str, name: str = "my_row.yaml") -> str:
+    """The word `recipe=FILE` for a recipe file with this text."""
+    (folder / name).write_text(text)
+    return f"recipe={folder / name}"
+
+
+@pytest.fixture()
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of recipes/ that a test may change, used in place of the project's."""
+    copy = tmp_path / "project"
+    shutil.copytree(PROJECT / "recipes", copy / "recipes")
+    (copy / "ifl").symlink_to(PROJECT / "ifl")
+    monkeypatch.setattr(resolving, "PROJECT", copy)
+    monkeypatch.setattr(resolving, "RECIPES", copy / "recipes")
+    return copy
+
+
+def leaves(section: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, field) of every value of the schema."""
+    for key, field in section.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if kinds:
+            yield from leaves(kinds[0], (*path, key))
+        else:
+            yield (*path, key), field
+
+
+LEAVES = list(leaves())
+
+
+# --------------------------------------------------------------------------------------------------------- merge order
+LAYERS = ("schema", "data", "preset", "recipe", "on data", "on edition", "command")
+
+
+@pytest.mark.parametrize("top", range(len(LAYERS)), ids=LAYERS)
+def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
+    """schema < data/NAME.yaml < preset < recipe < on: NAME < on: NAME/EDITION < command line: with layers up to any one that set the same key, that one's value
+    holds, and a key beside it that only a lower layer sets stays."""
+    value = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7][top]
+    files = [project / "recipes" / name for name in ("data/digits_glt.yaml", "presets/paper.yaml", "glt_baseline.yaml")]
+    for layer, file in enumerate(files, start=1):
+        tree = yaml.safe_load(file.read_text())
+        if top >= layer:
+            tree.setdefault("optim", {})["lr"] = (layer + 1) / 10
+        if layer == 1:
+            tree["log"]["digest_every"] = 77
+        if layer == 3:
+            blocks = {"imagenet_glt": {"optim": {"lr": 9}}, "digits_glt/glt": {"optim": {"lr": 9}}}
+            blocks |= {"digits_glt": {"optim": {"lr": 0.5}}} if top >= 4 else {}
+            blocks |= {"digits_glt/cbl": {"optim": {"lr": 0.6}}} if top >= 5 else {}
+            tree["on"] = blocks
+        file.write_text(yaml.safe_dump(tree))
+    recipe = resolve(["data=digits_glt", "train=cbl", *(["optim.lr=0.7"] if top >= 6 else [])])
+    assert recipe.optim.lr == value
+    assert recipe.log.digest_every == 77
+
+
+def test_on_blocks_hold_for_their_data_and_edition_only(tmp_path: Path) -> None:
+    """An `on:` block, written as the word people write (YAML 1.1 reads `on` as true), changes the recipe on its data set, or on one edition of it, and nowhere
+    else."""
+    word = written(tmp_path, "on:\n  digits_glt: {schedule: {epochs: 7}}\n  digits_glt/cbl: {schedule: {epochs: 9}}\n")
+    epochs = {(data, train): resolve([word, f"data={data}", f"train={train}"]).schedule.epochs for data in ("digits_glt", "imagenet_glt") for train in ("glt", "cbl")}
+    assert epochs == {("digits_glt", "glt"): 7, ("digits_glt", "cbl"): 9, ("imagenet_glt", "glt"): 100, ("imagenet_glt", "cbl"): 100}
+
+
+def test_axes_may_stand_in_the_recipe_and_the_command_beats_them(tmp_path: Path) -> None:
+    """A recipe may name its data, edition and preset, which then choose the files that are merged; the command line's choice beats it."""
+    word = written(tmp_path, "data: digits_glt\ntrain: cbl\npreset: corrected\n")
+    mine, other = resolve([word]), resolve([word, "data=imagenet_glt", "train=glt", "preset=paper"])
+    assert (mine.data.name, mine.train, mine.preset, mine.model.name, mine.optim.momentum) == ("digits_glt", "cbl", "corrected", "small_resnet", 0.9)
+    assert (other.data.name, other.train, other.preset, other.model.name, other.optim.momentum) == ("imagenet_glt", "glt", "paper", "resnext50_32x4d", 0.0)
+
+
+def test_presets_are_expanded_and_explicit_keys_win() -> None:
+    """A preset's choices stand written out in the recipe; an explicit key beats the preset and leaves its other choices."""
+    paper, corrected = resolve(["recipe=glt_ifl", "data=digits_glt"]), resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected"])
+    assert paper.ifl and corrected.ifl
+    assert (paper.preset, paper.optim.momentum, paper.ifl.unseen, paper.batch.replacement) == ("paper", 0.0, "zero", True)
+    assert (corrected.preset, corrected.optim.momentum, corrected.ifl.unseen, corrected.batch.replacement) == ("corrected", 0.9, "class_mean", False)
+    mixed = resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected", "optim.momentum=0", "batch.replacement=true"])
+    assert mixed.ifl and (mixed.optim.momentum, mixed.batch.replacement, mixed.ifl.unseen) == (0.0, True, "class_mean")
+    one_stream = resolve(["recipe=glt_baseline", "data=digits_glt"])
+    assert one_stream.batch.replacement is False and one_stream.ifl is None
+    assert len({paper.run_name, corrected.run_name, mixed.run_name}) == 3
+
+
+@pytest.mark.parametrize("text, words, environments", [
+    ("", [], None),
+    ("ifl: {environments: 2}", [], 2),
+    ("ifl: {}", [], 2),
+    ("ifl: null", [], None),
+    ("", ["ifl.environments=4"], 4),
+    ("", ["ifl={}"], 2),
+    ("ifl: {environments: 2}", ["ifl=null"], None),
+    ("ifl: {environments: 2}", ["ifl="], None),
+    ("ifl: {environments: 2}", ["ifl.environments=4", "ifl=null"], None),
+    ("ifl: null", ["ifl.alpha=[0.1, 0.2]"], 2),
+    ("ifl: {environments: 2}\non: {digits_glt: {ifl: null}}", [], None),
+    ("on: {digits_glt: {ifl: {environments: 4}}}", [], 4),
+    ("on: {digits_glt: {ifl: null}, digits_glt/glt: {ifl: {environments: 1}}}", [], 1),
+    ("ifl: {environments: 2}\non: {imagenet_glt: {ifl: null}}", [], 2),
+])
+def test_ifl_switch(tmp_path: Path, text: str, words: list[str], environments: int | None) -> None:
+    """IFL is on if the recipe, its `on:` blocks or the command line say so, whoever speaks last, and null switches it off."""
+    recipe = resolve([written(tmp_path, text or "method: {name: ce}"), "data=digits_glt", *words])
+    assert (recipe.ifl and recipe.ifl.environments) == environments
+
+
+@pytest.mark.parametrize("preset", ["paper", "corrected"])
+def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
+    """Values for the `ifl` block in a data file or a preset hold where IFL is on, and never switch it on or off."""
+    data = project / "recipes" / "data" / "digits_glt.yaml"
+    data.write_text(data.read_text() + "\nifl: {center_lr: 0.125}\n")
+    off, on = (resolve([f"recipe={name}", "data=digits_glt", f"preset={preset}"]) for name in ("glt_baseline", "glt_ifl"))
+    assert off.ifl is None
+    assert on.ifl and on.ifl.center_lr == 0.125
+    data.write_text(data.read_text().replace("ifl: {center_lr: 0.125}", "ifl: null"))
+    assert resolve(["recipe=glt_ifl", "data=digits_glt", f"preset={preset}"]).ifl is not None
+
+
+# ---------------------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("words, sentence", [
+    (["recipe=glt_randag"], "recipe=glt_randag does not exist; did you mean glt_randaug?"),
+    (["data=digit_glt"], "data=digit_glt does not exist; did you mean digits_glt?"),
+    (["data.name=imagnet_glt"], "data=imagnet_glt does not exist; did you mean imagenet_glt?"),
+    (["preset=papr"], "preset=papr does not exist; did you mean paper?"),
+    (["train=gtl"], "train=gtl (the command line) is not legal: did you mean glt?"),
+    (["cluster=locl"], "cluster=locl (the command line) is not legal: did you mean local?"),
+    (["model.name=small_resnt"], "model.name=small_resnt does not exist; did you mean small_resnet?"),
+    (["method.name=c"], "method.name=c does not exist; did you mean ce?"),
+    (["optim.precision=bf17"], "did you mean bf16?"),
+    (["optim.zero=2"], "optim.zero=2 (the command line) is not legal: legal: 0, 1"),
+    (["batch.budget=match"], "did you mean matched?"),
+    (["ifl.unseen=zeros"], "did you mean zero?"),
+    (["ifl.center=cosin"], "did you mean cosine?"),
+    (["ifl.centre=l2"], "unknown key ifl.centre (the command line): did you mean ifl.center?"),
+    (["sead=1"], "unknown key sead (the command line): did you mean seed?"),
+    (["schedule.epoch=3"], "did you mean schedule.epochs?"),
+    (["slurm.partion=gpu"], "did you mean slurm.partition?"),
+    (["tasks_pernode=3"], "did you mean tasks_per_node?"),
+    (["log.evry=3"], "did you mean log.every?"),
+    (["seed=minus"], "seed=minus (the command line): input should be a valid integer"),
+    (["seed=-1"], "seed=-1 (the command line): input should be greater than or equal to 0"),
+    (["seed=4294967296"], "less than 4294967296"),
+    (["seed.x=1"], "seed={'x': 1} (the command line): input should be a valid integer"),
+    (["seed=2001-99-99"], "seed='2001-99-99' is not a YAML value"),
+    (["seed=!!int x"], "is not a YAML value"),
+    (["nodes=0"], "nodes=0 (the command line): input should be greater than or equal to 1"),
+    (["optim.lr=0"], "optim.lr=0 (the command line): input should be greater than 0"),
+    (["optim.lr=.nan"], "finite"),
+    (["optim.momentum=1"], "optim.momentum=1 (the command line): input should be less than 1"),
+    (["batch.draws_per_epoch=-1"], "greater than 0"),
+    (["data.mean=[0.5]"], "data.mean"),
+    (["data.mean=[2, 0, 0]"], "less than or equal to 1"),
+    (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
+    (["ifl.environments=3"], "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is legal"),
+    (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
+    (["ifl.alpha=[1, -1]"], "must not be negative"),
+    (["ifl.milestones=[0.8, 0.6]"], "must rise"),
+    (["ifl.milestones=[0.6, 0.6]"], "must rise"),
+    (["recipe=glt_ifl", "schedule.epochs=2"], "are the epochs [1, 1] of schedule.epochs=2"),
+    (["recipe=glt_ifl", "ifl.milestones=[0.5, 100]"], "lie before the last"),
+    (["ifl=true"], "ifl=True (the command line)"),
+    (["seed"], "'seed' is not of the form key=value"),
+    (["=1"], "is not of the form key=value"),
+    (["optim..lr=1"], "is not of the form key=value"),
+    (["recipe=no/such.yaml"], "no/such.yaml does not exist"),
+    (["recipe="], "recipe=None does not exist"),
+    (["on.digits_glt.seed=3"], "unknown key on"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) -> None:
+    """What is wrong is refused in one sentence with the key, the value, where it came from, and the nearest legal word or the limit."""
+    assert sentence in refused(*words)
+
+
+def test_three_environments_as_advised_are_legal() -> None:
+    """The advice that the refusal of three environments gives works."""
+    assert resolve(["ifl.environments=3", "batch.size=258", "batch.bn=129"]).streams == 3
+
+
+@pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=".".join)
+def test_a_slip_in_any_key_names_the_key(path: tuple[str, ...]) -> None:
+    """A letter doubled or lost in any key of the schema is refused by a sentence that names the right key."""
+    section, key = ".".join(path[:-1]), path[-1]
+    for slip in (key + key[-1], key[:-1]):
+        if slip in {other[-1] for other, _ in LEAVES if other[:-1] == path[:-1]}:
+            continue
+        dotted = f"{section}.{slip}".lstrip(".")
+        message = refused(f"{dotted}=1")
+        assert f"unknown key {dotted} (the command line): did you mean {'.'.join(path)}?" in message
+
+
+def test_errors_of_a_file_name_the_file(tmp_path: Path) -> None:
+    """A wrong key or value in a recipe or in its `on:` block is said to come from there."""
+    word = written(tmp_path, "optim: {lrr: 1}")
+    assert f"unknown key optim.lrr ({tmp_path}/my_row.yaml): did you mean optim.lr?" in refused(word)
+    assert "(on: digits_glt)" in refused(written(tmp_path, "on: {digits_glt: {seed: x}}"), "data=digits_glt")
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (b"\xff\xfe\x00\x01", "is not readable YAML"), (b"a: [", "is not readable YAML"), (b"seed: 2001-99-99", "is not readable YAML"), (b"- 1\n- 2\n", "must hold `key: value` lines"),
+    (b"", "must hold `key: value` lines"), (b"data: {1: 2}", "keys should be strings"), (b"{a: 1}: 2", "is not readable YAML")])
+def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, sentence: str) -> None:
+    """A recipe file that is not text, not YAML or not a mapping is refused in one line that begins with its name."""
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    message = refused(f"recipe={path}")
+    assert str(path) in message and sentence in message
+
+
+def test_a_folder_or_nothing_for_a_recipe_is_refused(tmp_path: Path) -> None:
+    """Neither a folder nor a missing file is a recipe."""
+    assert str(tmp_path) in refused(f"recipe={tmp_path}/")
+    assert refused(f"recipe={tmp_path}/none.yaml") == f"{tmp_path}/none.yaml does not exist"
+
+
+# ------------------------------------------------------------------------------------------------------------- hostile
+HOSTILE = ["a;touch canary", "a\ntouch canary", "a$(touch canary)", "a`touch canary`", "--wrap=touch canary", "-x", "a b", "a|b", "a&b", "a>b", "a'b", 'a"b', "a\\b", "a%j", "a#b", "a\0b", "", " a", "a\n",
+           "a\u2028b", "../a", "é", "~", "a*", "a(b", "a{b"]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_hostile_slurm_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Whatever a shell, sbatch or a path would read as more than a word is refused for every text value of the slurm section, from the command line and from a file."""
+    monkeypatch.chdir(tmp_path)
+    texts = [key for key, field in type(Recipe().slurm).model_fields.items() if "str" in str(field.annotation)]
+    assert set(texts) == {"partition", "account", "qos", "constraint"}
+    for key in texts:
+        refused(f"slurm.{key}={json.dumps(value)}")
+        refused(written(tmp_path, json.dumps({"slurm": {key: value}})))
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("key", ["setup", "teardown", "python", "additional_parameters", "srun_args", "comment", "a\ntouch canary", "wrap", "_target_"])
+def test_no_other_slurm_keys(tmp_path: Path, key: str) -> None:
+    """There is no key through which shell text or another sbatch option could come."""
+    assert "unknown key slurm." in refused(written(tmp_path, json.dumps({"slurm": {key: "touch canary"}})))
+
+
+@pytest.mark.parametrize("value", ["../up", "a/b", "A", "a b", "a-b", "a.b", "..", "/etc/passwd", "a\n", "$(touch canary)"])
+def test_names_cannot_leave_their_folders(tmp_path: Path, value: str) -> None:
+    """Names that become file and folder names (recipe, data, model, method) are plain words; what is not is refused."""
+    for text in ({"recipe": value}, {"data": {"name": value}}, {"model": {"name": value}}, {"method": {"name": value}}):
+        with pytest.raises(RecipeError):
+            resolve([written(tmp_path, json.dumps(text))])
+
+
+@pytest.mark.parametrize("tag", ['!!python/object/apply:os.system ["touch canary"]', '!!python/object/new:os.system ["touch canary"]', "!!python/name:os.system", "!!python/module:os",
+                                 "!!python/object:os.system {}", "!custom x"])
+def test_yaml_tags_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+    """A YAML tag that would make a Python object is refused, in a word of the command and in a file, and nothing runs."""
+    monkeypatch.chdir(tmp_path)
+    assert "is not a YAML value" in refused(f"seed={tag}")
+    assert "is not readable YAML" in refused(written(tmp_path, f"seed: {tag}\n"))
+    assert not (tmp_path / "canary").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- given back, named
+OVERRIDES = [[], ["preset=corrected", "seed=3", "train=cbl"], ["schedule.epochs=10", "optim.lr=1e-3", "batch.budget=matched", "optim.momentum=0.5"], ["ifl.environments=4", "ifl.milestones=[0.5, 0.75, 0.9]",
+             "ifl.alpha=[0.1, 0.2, 0.3]", "ifl.unseen=class_mean"], ["ifl=null", "nodes=2", "tasks_per_node=2", "slurm.partition=gpu", "runs=here", "data.root=there", "cluster=local"]]
+
+
+@pytest.mark.parametrize("words", OVERRIDES, ids=lambda words: " ".join(words) or "plain")
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("name", NAMES)
+def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, data: str, words: list[str]) -> None:
+    """The recipe.yaml of a run, given back by its path, resolves to an equal recipe with an equal run name; so it does to whoever reads the run folder; and it holds
+    every key of the schema."""
+    recipe = resolve([f"recipe={name}", f"data={data}", *words])
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    again = resolve([f"recipe={tmp_path / 'recipe.yaml'}"])
+    assert again == recipe and again.run_name == recipe.run_name and dump(again) == dump(recipe)
+    assert load_resolved(tmp_path / "recipe.yaml") == recipe
+    tree = yaml.safe_load(dump(recipe))
+    for path, _ in LEAVES:
+        if path[0] == "ifl" and recipe.ifl is None:
+            assert tree["ifl"] is None
+            continue
+        value = tree
+        for key in path:
+            value = value[key]
+
+
+def test_resolved_recipe_takes_overrides(tmp_path: Path) -> None:
+    """A run's recipe can be repeated with another seed or more nodes: the seed changes the name, nodes do not, nothing else changes."""
+    recipe = resolve(["recipe=glt_ifl", "data=digits_glt"])
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    other = resolve([f"recipe={tmp_path / 'recipe.yaml'}", "seed=1", "nodes=4"])
+    assert other.hash8 == recipe.hash8 and other.run_name == recipe.run_name.replace("-s0-", "-s1-")
+    assert other.model_copy(update={"seed": 0, "nodes": 1}) == recipe
+
+
+def test_damaged_resolved_recipe_is_refused_by_name(tmp_path: Path) -> None:
+    """A run folder's recipe with a foreign key is a RecipeError with the file's name."""
+    (tmp_path / "recipe.yaml").write_text(dump(resolve(["data=digits_glt"])) + "extra: 1\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: unknown key extra"):
+        load_resolved(tmp_path / "recipe.yaml")
+
+
+KNOWN = {
+    "glt_baseline": "glt_baseline-digits_glt-glt-s0-67920804",
+    "glt_ifl": "glt_ifl-digits_glt-glt-s0-4b826e7f",
+    "glt_randaug": "glt_randaug-digits_glt-glt-s0-578464b3",
+    "glt_randaug_ifl": "glt_randaug_ifl-digits_glt-glt-s0-2e422cfc",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_run_names(name: str) -> None:
+    """The names of these runs never change: a new field, another order of keys or another library must not orphan old run folders."""
+    assert resolve([f"recipe={name}", "data=digits_glt"]).run_name == KNOWN[name]
+
+
+def other_value(value: Any) -> Any:
+    """A value that differs from `value` and from the field's default; hash8 needs no legal one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 17
+    return [*value, 1] if isinstance(value, list | tuple) else f"{value}_other"
+
+
+@pytest.mark.parametrize("name", ["glt_baseline", "glt_randaug_ifl"])
+def test_hash_changes_with_science_and_with_nothing_else(name: str) -> None:
+    """Each single science field of the schema changes hash8, each to another value; no operation field does, so nodes, workers, roots and logging never make another
+    run."""
+    recipe = resolve([f"recipe={name}", "data=digits_glt"])
+    hashes = {(): recipe.hash8}
+    for path, field in LEAVES:
+        changed = recipe.model_copy(deep=True)
+        section = changed
+        for key in path[:-1]:
+            section = getattr(section, key)
+        if section is None:
+            continue
+        setattr(section, path[-1], other_value(getattr(section, path[-1])))
+        if field.json_schema_extra["science"]:
+            hashes[path] = changed.hash8
+        else:
+            assert changed.hash8 == recipe.hash8, path
+    assert len(set(hashes.values())) == len(hashes)
+    assert len(hashes) > 15
+
+
+def test_switching_ifl_changes_the_hash() -> None:
+    """An `ifl` block with nothing but defaults is another run than none."""
+    recipe = Recipe()
+    assert recipe.model_copy(update={"ifl": Ifl()}).hash8 != recipe.hash8
+
+
+def test_a_field_added_later_keeps_old_names() -> None:
+    """A new science field leaves hash8 as it is while it has its default, in old sections and in new ones, and changes it otherwise."""
+
+    class MoreOptim(Optim):
+        nesterov: bool = science(False, "new")
+
+    class Extra(Section):
+        power: float = science(1.0, "new")
+
+    class More(Recipe):
+        optim: MoreOptim = MoreOptim()
+        extra: Extra = Extra()
+        colour: str = science("none", "new")
+        place: str = operation("here", "new")
+
+    old = resolve(["recipe=glt_randaug_ifl", "data=digits_glt"])
+    new = More.model_validate(old.model_dump())
+    assert new.hash8 == old.hash8
+    for words in ({"colour": "red"}, {"optim": {**old.optim.model_dump(), "nesterov": True}}, {"extra": {"power": 2}}):
+        assert More.model_validate({**old.model_dump(), **words}).hash8 != old.hash8
+
+
+def test_axes_stand_in_the_name() -> None:
+    """Recipe, data, edition and seed stand in the run's name, so that no two of them share a folder."""
+    places = [(name, data, train, seed) for name in NAMES for data in DATA for train in ("glt", "cbl") for seed in (0, 1)]
+    names = [resolve([f"recipe={n}", f"data={d}", f"train={t}", f"seed={s}"]).run_name for n, d, t, s in places]
+    assert len(set(names)) == len(places)
+    assert all(name.startswith(f"{n}-{d}-{t}-s{s}-") for name, (n, d, t, s) in zip(names, places, strict=True))
+
+
+@pytest.mark.parametrize("path, field", LEAVES, ids=[".".join(path) for path, _ in LEAVES])
+def test_every_field_is_described_and_marked(path: tuple[str, ...], field: Any) -> None:
+    """Every value of the schema says what it is and whether it is science or operation, and has a default."""
+    assert isinstance((field.json_schema_extra or {}).get("science"), bool), path
+    assert field.description and len(field.description) >= 5
+    assert not field.is_required()
+
+
+def test_what_the_design_calls_operation_is_operation() -> None:
+    """Nodes, tasks, cluster, slurm, log, workers, roots and what stands in the name are operation; the learning is science."""
+    marks = {".".join(path): field.json_schema_extra["science"] for path, field in LEAVES}
+    away = {"recipe", "train", "seed", "nodes", "tasks_per_node", "cluster", "runs", "data.name", "data.root", "data.workers"}
+    assert not any(marks[key] for key in marks if key in away or key.startswith(("slurm.", "log.")))
+    assert all(marks[key] for key in marks if key == "preset" or key.startswith(("model.", "method.", "ifl.", "augment.", "schedule.", "batch.")))
+    assert marks["optim.lr"] and marks["optim.precision"] and marks["data.image_size"] and marks["data.shuffle_window"]
+
+
+# ---------------------------------------------------------------------------------------------------------- resolved values
+@pytest.mark.parametrize("words, epochs", [(["data=imagenet_glt"], [60, 80]), (["data=digits_glt"], [18, 24]), (["data=digits_glt", "schedule.epochs=10"], [6, 8]),
+                                           (["data=digits_glt", "ifl.milestones=[0.2, 15]"], [6, 15]), (["data=digits_glt", "ifl.milestones=[0, 1]"], [0, 1])])
+def test_milestones_are_resolved_to_epochs(words: list[str], epochs: list[int]) -> None:
+    """Fractions of the epochs stand as whole epochs in the resolved recipe (.6 and .8 of 100 are 60 and 80, of 30 are 18 and 24), whole epochs stay; and the two ways
+    to say one thing make one run."""
+    recipe = resolve(["recipe=glt_ifl", *words])
+    assert recipe.ifl and recipe.ifl.milestones == epochs and all(type(epoch) is int for epoch in recipe.ifl.milestones)
+    whole = [word for word in words if not word.startswith("ifl")]
+    assert resolve(["recipe=glt_ifl", *whole, f"ifl.milestones={epochs}"]).run_name == recipe.run_name
+
+
+def test_fractions_do_not_fall_between_epochs() -> None:
+    """k hundredths of 100 epochs are epoch k, though k / 100 * 100 may be a little less in float."""
+    for k in range(1, 99):
+        recipe = resolve(["recipe=glt_ifl", f"ifl.milestones=[{k / 100}, 0.99]"])
+        assert recipe.ifl and recipe.ifl.milestones == [k, 99]
+
+
+def test_paths_count_from_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`runs` and `data.root` are the user's paths, relative or with ~, and stand absolute in the recipe."""
+    monkeypatch.chdir(tmp_path)
+    recipe = resolve(["runs=here", "data.root=~/there"])
+    assert recipe.runs == str(tmp_path / "here") and recipe.data.root == os.path.expanduser("~/there")
+    assert resolve([]).run_folder.parent == PROJECT / "runs" and resolve([]).data_root == PROJECT / "data"
+
+
+def test_tasks_default_to_gpus_on_slurm_and_to_one_here() -> None:
+    """`tasks_per_node` defaults to the node's GPUs on SLURM (and in what `dry` shows of it) and to 1 locally; what is said explicitly holds everywhere."""
+    for cluster, tasks in (("slurm", 16), ("dry", 16), ("local", 2)):
+        assert resolve(["nodes=2", "slurm.gpus_per_node=8", f"cluster={cluster}"]).tasks == tasks
+        assert resolve(["nodes=2", "slurm.gpus_per_node=8", "tasks_per_node=3", f"cluster={cluster}"]).tasks == 6
+        assert resolve([f"cluster={cluster}"]).tasks == 1

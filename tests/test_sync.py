@@ -1,0 +1,250 @@
+"""The step's one reduction, the running statistics and the comparison over ranks, on real processes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ifl.centers import Centers
+from ifl.comm import Comm
+from ifl.confidence import ConfidenceTable
+from ifl.network import RunningStatistics
+from ifl.state import RankMismatch, check_equal, digest
+from ifl.sync import STATISTIC_BITS, StepSync
+from ranks import comm_of, my_rank, started
+
+BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
+CPU = torch.device("cpu")
+
+
+def _rows() -> dict[str, torch.Tensor]:
+    """A global batch: everything that the groups' micro-batches put into the reduction."""
+    generator = torch.Generator().manual_seed(0)
+    return {"losses": torch.randn(BATCH, generator=generator).exp(), "distances": torch.randn(BATCH, generator=generator).exp() * 50,
+            "correct": torch.tensor([3, 0, 4, 1]), "statistics": torch.randn(GROUPS, 7, generator=generator) * 10,
+            "features": torch.randn(BATCH, DIM, generator=generator), "labels": torch.randint(0, CLASSES, (BATCH,), generator=generator)}
+
+
+def reduced(size: int, save: tuple[int, ...] = (), stop: tuple[int, ...] = (), counts: tuple[bool, ...] = (True,) * GROUPS, spoil: tuple[str, int] | None = None,
+            centers: bool = True, gathers: bool = False, steps: int = 2) -> dict[str, Any] | None:
+    """In a rank: the totals of the last of some equal steps; `save` and `stop` name the ranks that ask for it."""
+    comm = comm_of(size)
+    if comm is None:
+        return None
+    rows = _rows()
+    if spoil:
+        rows[spoil[0]].view(-1)[spoil[1]] = math.nan
+    sync = StepSync(comm, BATCH, Centers(CLASSES, DIM, "l2", 0.5, 0) if centers else None, CPU)
+    sync.gathers = gathers
+    per = BATCH // GROUPS
+    for _ in range(steps):
+        for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
+            part = slice(group * per, (group + 1) * per)
+            sync.add(rows["losses"][part], rows["distances"][part] if centers else None, rows["correct"][group], rows["statistics"][group],
+                     rows["features"][part] if centers else None, rows["labels"][part], counts=counts[group])
+        sync.start(save=comm.rank in save, stop=comm.rank in stop)
+        totals = sync.wait()
+    result = asdict(totals)
+    return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in result.items()}
+
+
+def _all_equal(size: int, **options: Any) -> dict[str, Any]:
+    """The totals, which must be the same on all of the first `size` ranks."""
+    answers = started(4).run(reduced, size, **options)[:size]
+    for answer in answers[1:]:
+        for key, value in answers[0].items():
+            assert np.array_equal(answer[key], value), f"{key} differs between ranks"
+    return answers[0]
+
+
+class _Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.conv, self.second = nn.BatchNorm2d(3, momentum=0.2), nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.conv(self.first(x)).relu())
+
+
+def _groups(step: int) -> torch.Tensor:
+    """float32 [GROUPS, 4, 3, 8, 8]: a step's images, each group with a mean of its own."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(GROUPS, 4, 3, 8, 8, generator=generator) * (step + 1) + torch.arange(GROUPS).view(-1, 1, 1, 1, 1)
+
+
+def running_statistics(size: int, refresh_after: int | None = None) -> list[np.ndarray] | None:
+    """In a rank: the layers' running statistics after three steps."""
+    comm = comm_of(size)
+    if comm is None:
+        return None
+    network = _Normed()
+    statistics = RunningStatistics(network)
+    sync = StepSync(comm, 4 * GROUPS, None, CPU)
+    for step in range(3):
+        for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
+            network(_groups(step)[group])
+            zero = torch.zeros(4)
+            sync.add(zero, None, torch.tensor(0), statistics.of_group(), None, zero.long())
+        sync.start(save=False, stop=False)
+        statistics.move(sync.wait().statistics)
+        if step == refresh_after:  # as a resume does
+            saved = copy.deepcopy(network.state_dict())
+            network = _Normed()
+            statistics = RunningStatistics(network)
+            network.load_state_dict(saved)
+            statistics.refresh()
+    return [layer_part.numpy().copy() for layer in (network.first, network.second) for layer_part in (layer.running_mean, layer.running_var)]
+
+
+def compared(odd: int | None, element: int = 4) -> str | None:
+    """In a rank: the error of a comparison of digests in which rank `odd` has one bit of one center flipped."""
+    centers, weights, table = Centers(CLASSES, DIM, "l2", 0.5, 0), [None, np.ones(9)], ConfidenceTable(9)
+    if my_rank() == odd:
+        bits = centers.centers_KD.view(-1).numpy().view(np.int32)
+        bits[element] ^= 1
+    try:
+        check_equal("centers after step 50", digest(centers, weights, table.table), comm_of(4))
+    except RankMismatch as error:
+        return str(error)
+    return None
+
+
+def exchanged() -> tuple[list[Any], Any]:
+    """In a rank: plain values of unequal size from all ranks, and rank 0's."""
+    rank = my_rank()
+    return comm_of(4).gather_objects({"rank": rank, "text": "x" * 1000 * rank}), comm_of(4).from_first([rank] * 5 if rank == 0 else None)
+
+
+# -------------------------------------------------------------------------------------------------------------- tests
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_totals_are_the_sums_over_the_global_batch(size: int) -> None:
+    """Losses, distances, right rows, the groups' mean statistics and class sums, on 1, 2 and 4 ranks; a step leaves
+    nothing behind for the next."""
+    rows, totals = _rows(), _all_equal(size)
+    assert totals["loss"] == pytest.approx(rows["losses"].double().sum().item(), abs=1e-5)
+    assert totals["center"] == pytest.approx(rows["distances"].double().sum().item(), abs=1e-3)
+    assert totals["correct"] == 8 and totals["bad"] == 0 and not totals["save"] and not totals["stop"]
+    np.testing.assert_allclose(totals["statistics"], rows["statistics"].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS)
+    assert totals["class_sums"][:, -1].tolist() == np.bincount(rows["labels"], minlength=CLASSES).tolist()
+    # every group is a micro-batch on any number of ranks, so all of it is equal to the last bit
+    for key, value in _all_equal(1).items():
+        assert np.array_equal(totals[key], value), key
+    assert np.array_equal(_all_equal(size, gathers=True)["class_sums"], totals["class_sums"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_request_of_any_one_rank_reaches_all(size: int) -> None:
+    """Save and stop are independent, and each is true everywhere as soon as one rank, or several, asked for it."""
+    for rank in range(size):
+        totals = _all_equal(size, save=(rank,))
+        assert totals["save"] and not totals["stop"]
+        totals = _all_equal(size, stop=(rank,), steps=1)
+        assert totals["stop"] and not totals["save"]
+    totals = _all_equal(size, save=tuple(range(size)), stop=(size - 1,))
+    assert totals["save"] is True and totals["stop"] is True
+
+
+def test_requests_are_not_kept_for_the_next_step() -> None:
+    """A flag counts for the step in which it was raised."""
+    sync = StepSync(Comm(), 2, None, CPU)
+    for wish in (True, False):
+        sync.add(torch.ones(2), None, torch.tensor(1), torch.zeros(0), None, torch.zeros(2).long())
+        sync.start(save=wish, stop=wish)
+        totals = sync.wait()
+        assert (totals.save, totals.stop, totals.loss, totals.correct) == (wish, wish, 2.0, 1)
+
+
+@pytest.mark.parametrize("what", ["losses", "distances", "statistics", "features"])
+def test_anything_not_finite_is_bad_on_all_ranks(what: str) -> None:
+    """A NaN in one rank's losses, distances, statistics or features is seen by every rank in the same step, by either
+    transport, and the rest is summed as if it were 0."""
+    for size, gathers in ((1, False), (2, True), (4, False), (4, True)):
+        totals = _all_equal(size, spoil=(what, _rows()[what].numel() - 1), gathers=gathers)
+        assert totals["bad"] == 1
+        assert all(np.isfinite(totals[key]).all() for key in ("loss", "center", "statistics"))
+
+
+def test_groups_that_do_not_count_move_no_statistics() -> None:
+    """Only the counted groups' statistics are averaged; their losses count all the same."""
+    rows = _rows()
+    for size in (1, 2, 4):
+        totals = _all_equal(size, counts=(True, True, False, False))
+        np.testing.assert_allclose(totals["statistics"], rows["statistics"][:2].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS)
+        assert totals["loss"] == pytest.approx(rows["losses"].double().sum().item(), abs=1e-5)
+
+
+def test_without_centers_there_are_no_class_sums() -> None:
+    """A run without IFL reduces the head and the statistics alone."""
+    assert _all_equal(2, centers=False)["class_sums"] is None
+
+
+def test_running_statistics_do_not_depend_on_the_ranks() -> None:
+    """They equal a literal average over the step's groups, moved once a step with the layers' momentum, and have the
+    same bits for 4 groups on 1, 2 and 4 ranks and after a reload in between."""
+    layers = _Normed()
+    want = [torch.zeros(3), torch.ones(3), torch.zeros(4), torch.ones(4)]
+    for step in range(3):
+        noted = []
+        for images in _groups(step):
+            one = images.double()
+            x = (one - one.mean((0, 2, 3), keepdim=True)) / (one.var((0, 2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+            two = torch.conv2d(x, layers.conv.weight.double()).relu()
+            noted.append([one.mean((0, 2, 3)), one.var((0, 2, 3)), two.mean((0, 2, 3)), two.var((0, 2, 3))])
+        want = [0.8 * old.double() + 0.2 * sum(group[i] for group in noted) / GROUPS for i, old in enumerate(want)]
+    first = None
+    for size, refresh_after in ((1, None), (2, None), (4, None), (2, 0), (1, 1)):
+        for answer in started(4).run(running_statistics, size, refresh_after)[:size]:
+            for got, expected in zip(answer, want, strict=True):
+                np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+            bits = [part.tobytes() for part in answer]
+            first = first or bits
+            assert bits == first, f"{size} ranks, reload after step {refresh_after}"
+
+
+def test_layers_must_share_one_momentum() -> None:
+    """Other networks are refused when they are built, not averaged wrongly."""
+    with pytest.raises(ValueError, match="momentum"):
+        RunningStatistics(nn.Sequential(nn.BatchNorm2d(2, momentum=0.1), nn.BatchNorm2d(2, momentum=0.2)))
+    with pytest.raises(ValueError, match="momentum"):
+        RunningStatistics(nn.Sequential(nn.BatchNorm2d(2, momentum=None)))
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2, 3])
+def test_one_flipped_bit_stops_all_ranks_and_names_the_odd_one(odd: int) -> None:
+    """The lowest bit of one element of one rank's centers: every rank stops with a message that names that rank."""
+    for message in started(4).run(compared, odd):
+        assert message == f"centers after step 50: rank {odd} differs from the others of 4"
+
+
+def test_equal_ranks_go_on() -> None:
+    """No difference, no error."""
+    assert started(4).run(compared, None) == [None] * 4
+
+
+def test_digest_sees_centers_weights_and_table() -> None:
+    """Any single element changes it, and so does a stream that turns from uniform to weights."""
+    def values(center: float = 0.0, weight: float = 0.0, count: int = 0) -> str:
+        centers = Centers(2, 2, "l2", 0.5, 0)
+        centers.centers_KD[1, 1] += center
+        table = ConfidenceTable(3)
+        table.table[1, 2] += count
+        return digest(centers, [None, np.array([1.0, 2.0 + weight])], table.table)
+
+    assert values() == values()
+    assert len({values(), values(center=1e-6), values(weight=1e-15), values(count=1)}) == 4
+    assert digest(None, [None, None]) != digest(None, [None, np.ones(2)])
+
+
+def test_plain_values_travel() -> None:
+    """Values of any size arrive in rank order on all ranks; rank 0's alone as well."""
+    for gathered, first in started(4).run(exchanged):
+        assert gathered == [{"rank": rank, "text": "x" * 1000 * rank} for rank in range(4)]
+        assert first == [0] * 5
