@@ -6,6 +6,7 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
@@ -33,6 +34,8 @@ def connect(timeout_s: float = 600) -> torch.device:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
+    if not torch.cuda.is_available():
+        load_operator()
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -102,15 +105,23 @@ class Engine:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
 
 
-def prebuild() -> None:
-    """Compile the small C++ operator of DeepSpeed's CPU backend once, before many processes ask for it together."""
-    from deepspeed.accelerator import get_accelerator
+def load_operator() -> None:
+    """Load the small C++ operator of DeepSpeed's CPU backend, compiling it if it is not there.
 
-    if get_accelerator().device_name() == "cpu":
-        from deepspeed.comm.torch import build_shm_op
+    torch guards the build by a file that a killed process leaves behind, and everybody then waits for it for ever. Our
+    own lock ends with the process that holds it; whoever has it may remove such a leftover.
+    """
+    from deepspeed.comm.torch import build_shm_op
 
+    cache = Path(os.environ["TORCH_EXTENSIONS_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / ".glt-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in cache.glob("*/lock"):
+            leftover.unlink(missing_ok=True)
         build_shm_op()
 
 
 if __name__ == "__main__":
-    prebuild()
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        load_operator()

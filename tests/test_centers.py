@@ -228,7 +228,7 @@ def test_sums_at_the_limit_are_exact_and_beyond_it_bad() -> None:
     for value in (limit, -limit, 1e30, math.inf, -math.inf, math.nan):
         fixed, bad = to_fixed(torch.tensor([1.0, value]), bits, terms)
         assert bad == 1 and fixed.tolist() == [2**bits, 0]
-    half = torch.tensor([0.3, -0.3, 0.1], dtype=torch.float64)
+    half = torch.tensor([0.3, 0.7, -0.7, 0.1], dtype=torch.float64)
     assert (to_float(to_fixed(half, bits, terms)[0], bits) - half).abs().max() <= 2.0 ** -(bits + 1)
 
 

@@ -134,6 +134,20 @@ def test_zero_weight_is_never_drawn(weights: np.ndarray, draws: int, replacement
     assert (weights[ids] > 0).all()
 
 
+@pytest.mark.parametrize("word", [0, 2**63, 2**64 - 1], ids=["lowest", "middle", "highest"])
+@pytest.mark.parametrize("replacement", [False, True])
+def test_extreme_random_words(monkeypatch: pytest.MonkeyPatch, word: int, replacement: bool) -> None:
+    """Where the random words are the lowest or the highest there are, which rounding makes the hard cases, still `draws` ids are drawn and none of weight 0."""
+    monkeypatch.setattr("sharding.plan._words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
+    random = np.random.Generator(np.random.PCG64(0))
+    for _ in range(300):
+        weights = random.random(12) * 10.0 ** random.integers(-6, 7)
+        weights[[0, 1, -1]] = 0
+        draws = int(random.integers(1, 100))
+        ids = draw_ids(weights, 12, draws, seed=0, epoch=0, replacement=replacement)
+        assert len(ids) == draws and (weights[ids] > 0).all()
+
+
 def test_equal_weights_are_the_uniform_stream() -> None:
     """Weights that are all equal give the uniform stream's very draws, so a constant confidence changes nothing."""
     for draws in (7, 40, 93):
@@ -429,13 +443,14 @@ def accepted(batch: int, group: int, ranks: int, synchronised: bool) -> bool:
     return True
 
 
-def test_error_lists_exactly_the_legal_numbers_of_ranks() -> None:
-    """Five ranks for four groups or three for eight: the sentence lists the legal numbers, and exactly those are accepted."""
+@pytest.mark.parametrize("batch, group, ranks, legal", [(128, 16, 3, [1, 2, 4, 8]), (96, 16, 4, [1, 2, 3, 6]), (60, 5, 7, [1, 2, 3, 4, 6, 12])])
+def test_error_lists_exactly_the_legal_numbers_of_ranks(batch: int, group: int, ranks: int, legal: list[int]) -> None:
+    """Ranks that do not divide the groups are refused by a sentence that lists the legal numbers, and exactly those are accepted."""
     with pytest.raises(PlanError) as caught:
-        micro_batches(128, 16, 0, 3)
+        micro_batches(batch, group, 0, ranks)
     listed = re.search(r": ([\d, ]+) ranks are legal$", str(caught.value))
-    assert listed and [int(n) for n in listed[1].split(", ")] == [n for n in range(1, 200) if accepted(128, 16, n, False)] == [1, 2, 4, 8]
-    assert "3 ranks" in str(caught.value) and "batch.bn=16" in str(caught.value)
+    assert listed and [int(n) for n in listed[1].split(", ")] == [n for n in range(1, 200) if accepted(batch, group, n, False)] == legal
+    assert f"{ranks} ranks" in str(caught.value) and f"batch.bn={group}" in str(caught.value)
 
 
 def test_error_names_the_largest_legal_number_of_ranks() -> None:
