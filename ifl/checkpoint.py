@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,15 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
     return None
 
 
-def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool) -> dict[str, Any] | None:
+def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belongs: Mapping[str, str] | None = None) -> dict[str, Any] | None:
     """Load the newest checkpoint that is whole on all ranks, and return its `state`; None for a new run.
 
     Args:
         history: whether the run has made steps before.
+        belongs: values of the state that must be the same now, such as the data's fingerprint.
 
     Raises:
-        CheckpointError: there is history but no whole checkpoint.
+        CheckpointError: there is history but no whole checkpoint, or it is another run's.
     """
     names, history = comm.from_first(([path.name for path in _complete(folder)], history), engine.device)
     for name in names:
@@ -135,8 +136,12 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool) -> d
             if comm.rank == 0:
                 print(f"checkpoint {folder / name} is passed over: {fault} (seen by rank {rank})", flush=True)
             continue
+        state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
+        for what, now in (belongs or {}).items():
+            if state[what] != now:
+                raise CheckpointError(f"{folder.parent} was trained with {what.replace("_", " ")} {state[what][:12]}, and this is {now[:12]}: a run goes on only with what it began with")
         engine.load(folder / name)
-        return torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
+        return state
     if history or names:
         raise CheckpointError(f"{folder} holds no whole checkpoint although the run has made steps: restore one, or move {folder.parent} away to start anew")
     return None

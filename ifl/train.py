@@ -6,8 +6,8 @@ Axes: B global batch, D feature, K classes, N training samples, R ranks, S strea
 from __future__ import annotations
 
 import math
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,16 @@ def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int(np.random.Philox(key=np.array([seed << 32 | epoch, step << 16 | rank], dtype=np.uint64)).random_raw())
 
 
-def train(recipe: Recipe, folder: Path) -> bool:
+def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
+    Args:
+        stop_requested: asked at every step; where it says yes on any rank, all save and leave.
+
     Returns:
-        True when the run is finished; False when a signal stopped it after a checkpoint.
+        True when the run is finished; False when it was stopped after a checkpoint.
     """
     started = time.monotonic()
-    stop_requested = _watch_signals()
 
     # ------------------------------------------------------------------------------------------------ ranks and data
     device = connect()
@@ -106,11 +108,10 @@ def train(recipe: Recipe, folder: Path) -> bool:
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
 
     # -------------------------------------------------------------------------------------------------- new or resumed
-    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder))
+    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint}
+    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder), belongs=belongs)
     state = State(weights=[None] * recipe.streams)
     if packed is not None:
-        _refuse_other("recipe hash", packed["hash"], recipe.hash8, folder)
-        _refuse_other("data fingerprint", packed["data_fingerprint"], fingerprint, folder)
         state = unpack(packed, centers, confidence, comm)
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
@@ -124,7 +125,7 @@ def train(recipe: Recipe, folder: Path) -> bool:
 
     def save() -> None:
         began = time.monotonic()
-        more = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "metrics_offset": metrics.offset() if metrics else 0}
+        more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = [best_name(state.best_epoch)] if state.best_epoch >= 0 else []
         checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs)
         state.spend("save", time.monotonic() - began)
@@ -229,20 +230,3 @@ def train(recipe: Recipe, folder: Path) -> bool:
 def _history(folder: Path) -> bool:
     path = folder / "metrics.jsonl"
     return path.exists() and path.stat().st_size > 0
-
-
-def _refuse_other(what: str, saved: str, mine: str, folder: Path) -> None:
-    if saved != mine:
-        raise checkpoint.CheckpointError(f"{folder} was trained with {what} {saved[:12]}, and this is {mine[:12]}: a run goes on only with what it began with")
-
-
-def _watch_signals() -> Any:
-    """A handler sets a flag and does nothing else: the ranks agree on it at the next step and save together."""
-    flag = {"stop": False}
-
-    def handler(number: int, frame: Any) -> None:
-        flag["stop"] = True
-
-    for name in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(name, handler)
-    return lambda: flag["stop"]

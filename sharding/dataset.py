@@ -50,7 +50,7 @@ class Split:
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
         data = _pread(self._open(shard), size, offset)
         if hashlib.sha256(data).digest() != index.sha256[i].tobytes():
-            raise DataError(f"shard {self.folder / str(index.shard_name[shard])}: the image of key {index.key[i]!r} at "
+            raise DataError(f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
                             f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)")
         return data
 

@@ -25,7 +25,9 @@ class TrainJob:
     def __call__(self) -> int:
         """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
         ranks may sit in a collective, and an orderly shutdown could wait for them for ever."""
-        code = FAILED
+        from ifl.signals import watch
+
+        stop_requested, code = watch(), FAILED  # before the long imports
         try:
             from slurm.rendezvous import export_rank
 
@@ -33,7 +35,8 @@ class TrainJob:
             from ifl.train import train
             from recipes.resolve import load_resolved
 
-            code = FINISHED if train(load_resolved(Path(self.folder) / "recipe.yaml"), Path(self.folder)) else STOPPED
+            recipe = load_resolved(Path(self.folder) / "recipe.yaml")
+            code = FINISHED if train(recipe, Path(self.folder), stop_requested) else STOPPED
         except BaseException:  # whatever it was, it is printed and the process ends with a code
             traceback.print_exc()
         if code != FINISHED:

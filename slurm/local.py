@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -33,7 +33,8 @@ def run(recipe: Recipe, folder: Path) -> int:
         except OSError:
             raise RecipeError(f"{folder} is being trained by another process on this machine") from None
         _compile_operator()
-        processes = _start(recipe, folder)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        processes = _start(recipe, folder, lock)
         try:
             return _watch(recipe, folder, processes)
         finally:
@@ -51,8 +52,9 @@ def _compile_operator() -> None:
         subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
-def _start(recipe: Recipe, folder: Path) -> list[subprocess.Popen]:
-    """One process for each rank; its output goes to log/rank-R.log."""
+def _start(recipe: Recipe, folder: Path, lock: IO[str]) -> list[subprocess.Popen]:
+    """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
+    it holds until the last of them has ended."""
     tasks = recipe.tasks
     threads = max(1, (os.cpu_count() or 1) // tasks)
     with socket.socket() as probe:
@@ -64,7 +66,8 @@ def _start(recipe: Recipe, folder: Path) -> list[subprocess.Popen]:
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **{key: str(value) for key, value in variables.items()}, "PYTHONUNBUFFERED": "1"}
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
-            processes.append(subprocess.Popen([sys.executable, "-m", "slurm.job", str(folder)], cwd=PROJECT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+            processes.append(subprocess.Popen([sys.executable, "-m", "slurm.job", str(folder)], cwd=PROJECT, env=environment, stdout=log, stderr=log,
+                                              stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()]))
     return processes
 
 
@@ -94,8 +97,8 @@ def _watch(recipe: Recipe, folder: Path, processes: list[subprocess.Popen]) -> i
     bar.close()
     codes = [process.poll() for process in processes]
     bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
-    for rank, code in bad[:1]:
-        log = folder / "log" / f"rank-{rank}.log"
+    if bad:  # the first to fail says why; what the others say is that they lost it
+        log, rank, code = min(((folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad), key=lambda entry: entry[0].stat().st_mtime_ns)
         print(f"rank {rank} ended with code {code}; the end of {log}:", file=sys.stderr)
         print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
     return 1 if bad else max(code for code in codes if code is not None)

@@ -61,7 +61,7 @@ class Ranks:
             self._logs.append(log)
         self._collect(BOOT_S, "the start")
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 60.0, **kwargs: Any) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout: float = 120.0, **kwargs: Any) -> list[Any]:
         """Each rank's `function(*args, **kwargs)`; the function is found by its name in its module.
 
         Raises:

@@ -130,8 +130,9 @@ def _check_evaluations(folder: Path, lines: list[dict[str, Any]], done: dict[str
                 assert line["accuracy"]["overall"] == np.mean(preds["prediction"] == preds["label"])
     accuracies = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
     assert done["best_epoch"] == accuracies.index(max(accuracies)) and done["best_val_accuracy"] == max(accuracies)
-    with np.load(folder / "preds" / "best" / "val.npz") as preds:
-        assert np.mean(preds["prediction"] == preds["label"]) == max(accuracies)
+    with np.load(folder / "preds" / "best" / "val.npz") as best, np.load(folder / "preds" / "last" / "val.npz") as last:
+        assert np.mean(best["prediction"] == best["label"]) == max(accuracies)
+        assert np.array_equal(best["confidence"], last["confidence"]) == (done["best_epoch"] == 2)
 
 
 def _check_environments(folder: Path, recipe: Recipe) -> None:

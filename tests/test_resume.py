@@ -362,6 +362,9 @@ def damaged_checkpoints(folder: str) -> list[str]:
         checkpoint.save(place, engine, {"step": want + 3, "tensor": torch.arange(want + 3)}, want + 3, comm, [f"best-{want:04d}.pt"])
         if checkpoint.load_newest(place, _engine(seed=98), comm, history=True)["step"] != want + 3:
             complaints.append(f"{what}: the checkpoint written after it was not found")
+        kept = sorted(int(manifest.parent.name[5:]) for manifest in place.glob("step-*/MANIFEST.json"))
+        if kept != [want, want + 3]:  # two whole ones: a damaged one takes nobody's place
+            complaints.append(f"{what}: {kept} are kept, wanted {[want, want + 3]}")
         shutil.rmtree(place)
 
     check("nothing", lambda place: None, want=8)

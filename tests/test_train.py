@@ -167,7 +167,7 @@ def _recipe(root: Path, name: str, *words: str, epochs: int = 1, model: str | No
 
 def _run(ranks: int, recipe: Recipe, folder: Path, **options: Any) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
-    return started(ranks).run(trained, recipe.model_dump_json(), str(folder), timeout=60, **options)
+    return started(ranks).run(trained, recipe.model_dump_json(), str(folder), **options)
 
 
 def _final(folder: Path) -> dict[str, np.ndarray]:
