@@ -139,7 +139,8 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
         for what, now in (belongs or {}).items():
             if state[what] != now:
-                raise CheckpointError(f"{folder.parent} was trained with {what.replace("_", " ")} {state[what][:12]}, and this is {now[:12]}: a run goes on only with what it began with")
+                words = what.replace("_", " ")
+                raise CheckpointError(f"{folder.parent} was trained with {words} {state[what][:12]}, and this is {now[:12]}: a run goes on only with what it began with")
         engine.load(folder / name)
         return state
     if history or names:

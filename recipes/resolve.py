@@ -108,7 +108,12 @@ def resolve(words: Iterable[str]) -> Recipe:
         return default
 
     data, train, preset = chosen("data", "name", "imagenet_glt"), chosen("train", None, "glt"), chosen("preset", None, "paper")
+    if set(Recipe.model_fields) <= set(recipe):  # a run's, written out: another data set's or preset's values would not come in
+        for key, value, own in (("data", data, recipe["data"]["name"]), ("preset", preset, recipe["preset"])):
+            if value != own:
+                raise RecipeError(f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead")
     specific = recipe.pop("on", None) or {}
+    _check_blocks(specific, recipe_file)
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in (
@@ -133,6 +138,20 @@ def resolve(words: Iterable[str]) -> Recipe:
     return _written_out(result)
 
 
+def _check_blocks(specific: Any, recipe_file: Path) -> None:
+    """`on:` holds blocks by data set, or by data set and edition; a block holds sections and moves no axis."""
+    if not isinstance(specific, dict):
+        raise RecipeError(f"{recipe_file}: `on:` must hold blocks such as digits_glt or digits_glt/cbl")
+    for block, values in specific.items():
+        name, _, edition = str(block).partition("/")
+        named(RECIPES / "data", name, "on")
+        axes = {"train", "preset", "recipe", "on"} & set(values) if isinstance(values, dict) else {str(values)}
+        if isinstance(values, dict) and ("name" in values["data"] if isinstance(values.get("data"), dict) else "data" in values):
+            axes.add("data")
+        if edition not in ("", "glt", "cbl") or axes:
+            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
+
+
 def _is_on(recipe: dict, specific: dict, data: str, train: str, command: dict) -> bool:
     """IFL is on if the last of the recipe, its `on:` blocks and the command that speaks of `ifl` does not say null.
     A data set or preset may hold values for the block, and never switches it."""
@@ -149,22 +168,25 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
     for section in sections:
         tree = tree.get(section) or {}
     if isinstance(tree.get(key), str):
+        if not tree[key].isprintable():
+            raise RecipeError(f"{dotted}={tree[key]!r} holds control characters")
         tree[key] = str(Path(tree[key]).expanduser().resolve())
 
 
 def _written_out(recipe: Recipe) -> Recipe:
-    """Fill in what depends on other fields, and check what spans sections."""
+    """Fill in what depends on other fields, and check what spans sections. Null asks for the preset's choice."""
     values = recipe.model_dump()
+    for section, choices in load_yaml(named(RECIPES / "presets", recipe.preset, "preset")).items():
+        for key, choice in choices.items() if isinstance(choices, dict) and values[section] else ():
+            if values[section][key] is None:
+                values[section][key] = choice
     if recipe.ifl:
         epochs = [_epoch(m, recipe.schedule.epochs) for m in recipe.ifl.milestones]
         if epochs != sorted(set(epochs)) or (epochs and epochs[-1] >= recipe.schedule.epochs):
             raise RecipeError(f"ifl.milestones={recipe.ifl.milestones} are the epochs {epochs} of schedule.epochs={recipe.schedule.epochs}: they must differ and lie before the last")
         values["ifl"]["milestones"] = epochs
-        values["ifl"]["unseen"] = recipe.ifl.unseen or ("zero" if recipe.preset == "paper" else "class_mean")
     if recipe.batch.replacement is None:
         values["batch"]["replacement"] = recipe.preset == "paper" and recipe.streams > 1
-    if recipe.optim.momentum is None:
-        values["optim"]["momentum"] = 0.0 if recipe.preset == "paper" else 0.9
     _check_streams(recipe)
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
@@ -197,7 +219,9 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     if first["type"] == "extra_forbidden":
         section = ".".join(parts[:-1])
         legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
-        return f"unknown key {dotted} ({origin}): {_nearest(dotted, legal)}"
+        elsewhere = [leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]]  # the right word without its section
+        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else _nearest(dotted, legal)
+        return f"unknown key {dotted} ({origin}): {hint}"
     if first["type"] == "literal_error":
         field = _section(parts[:-1]).model_fields.get(parts[-1])
         legal = [value for value in _literals(field.annotation)] if field else []
@@ -205,6 +229,15 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{dotted}={first['input']} ({origin}): {message}" if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"
+
+
+def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
+    """All keys with their dots."""
+    leaves = []
+    for key, field in section.model_fields.items():
+        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        leaves += _leaves(inner, f"{path}{key}.") if inner else [f"{path}{key}"]
+    return leaves
 
 
 def _section(parts: list[str]) -> type[BaseModel]:

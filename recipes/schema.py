@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -51,6 +51,16 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """`seed=true` is a slip, not seed 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
+                raise ValueError(f"{key}={str(value).lower()} is not legal: true and false are no value of {key}")
+        return values
+
 
 class Data(Section):
     name: Name = operation("imagenet_glt", "the data set; it stands in the run's name")
@@ -61,6 +71,12 @@ class Data(Section):
     mean: tuple[Unit, Unit, Unit] = science((0.485, 0.456, 0.406), "channel means, of pixels in 0..1")
     std: tuple[Unit, Unit, Unit] = science((0.229, 0.224, 0.225), "channel standard deviations, of pixels in 0..1")
     shuffle_window: int = science(0, "0 shuffles the whole epoch; k shuffles inside windows of k permuted shards", ge=0)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Data:
+        if self.test_resize < self.image_size:
+            raise ValueError(f"data.test_resize={self.test_resize} is smaller than data.image_size={self.image_size}, which is cut from it")
+        return self
 
 
 class Model(Section):
@@ -99,6 +115,12 @@ class Augment(Section):
     hflip: bool = science(True, "mirror half of the draws (never for digits)")
     randaug: bool = science(False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5")
 
+    @model_validator(mode="after")
+    def _scale_rises(self) -> Augment:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1]:
+            raise ValueError(f"augment.crop_scale={list(self.crop_scale)} must hold two shares of the area, 0 < low <= high <= 1")
+        return self
+
 
 class Optim(Section):
     lr: float = science(0.1, "SGD learning rate at the start", gt=0)
@@ -133,7 +155,7 @@ class Slurm(Section):
     qos: Plain | None = operation(None, "SLURM quality of service")
     constraint: Plain | None = operation(None, "SLURM node features")
     time_min: int = operation(1440, "time limit, minutes", ge=1)
-    gpus_per_node: int = operation(0, "GPUs of a node; tasks_per_node defaults to it", ge=0, le=64)
+    gpus_per_node: int | None = operation(None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64)
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
     mem_gb: int | None = operation(None, "memory of a node, GB", ge=1)
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)

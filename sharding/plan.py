@@ -84,6 +84,8 @@ def _counts(weights: np.ndarray | None, samples: int, draws: int, uniforms: np.n
         raise PlanError(f"weights must be {samples} finite numbers, none negative and not all 0")
     # cumsum adds from left to right on every machine; sum() may not.
     edges = np.cumsum(weights, dtype=np.float64)
+    if not np.isfinite(edges[-1]):
+        raise PlanError("weights must add up to a finite number")
     if replacement:
         ids = np.searchsorted(edges, uniforms * edges[-1], side="right")
         last = np.flatnonzero(weights)[-1]  # u * total may round up to the total itself

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def main(words: list[str]) -> int:
     try:
         recipe = resolve(words)
         folder = recipe.run_folder
+        _check_batch(recipe)
         if recipe.cluster == "dry":
             from slurm.submit import batch_file
 
@@ -57,7 +59,6 @@ def main(words: list[str]) -> int:
             print(f"{folder} is finished: nothing to do")
             return 0
         _check_data(recipe)
-        _check_batch(recipe)
         if recipe.cluster == "slurm":
             from slurm.submit import require_sbatch
 
@@ -91,12 +92,13 @@ def _check_data(recipe) -> None:
 
 
 def _check_batch(recipe) -> None:
-    """So is a number of ranks that cannot share the batch. (On a GPU ranks may synchronise.)"""
+    """So is a number of ranks that cannot share the batch. On GPUs ranks may share a group; whether there are some is
+    known here for a local run or where the recipe asks for none, and else only on the nodes."""
     from recipes.schema import RecipeError
     from sharding.plan import PlanError, micro_batches
 
     try:
-        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=recipe.cluster == "slurm" and recipe.slurm.gpus_per_node > 0)
+        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=recipe.cluster != "local" and recipe.slurm.gpus_per_node != 0)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 
@@ -112,5 +114,6 @@ def prepare(recipe, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
     _in_environment()
     sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -465,3 +466,50 @@ def test_tasks_default_to_gpus_on_slurm_and_to_one_here() -> None:
         assert resolve(["nodes=2", "slurm.gpus_per_node=8", f"cluster={cluster}"]).tasks == tasks
         assert resolve(["nodes=2", "slurm.gpus_per_node=8", "tasks_per_node=3", f"cluster={cluster}"]).tasks == 6
         assert resolve([f"cluster={cluster}"]).tasks == 1
+
+
+# ------------------------------------------------------------------------------------------------- slips found in use
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("on: 3", "must hold blocks"),
+        ("on: {digits_gtl: {optim: {lr: 1}}}", "did you mean digits_glt"),
+        ("on: {digits_glt: 3}", "hold sections"),
+        ("on: {digits_glt/clb: {optim: {lr: 1}}}", "NAME/cbl"),
+        ("on: {digits_glt: {preset: corrected}}", "not preset"),
+        ("on: {digits_glt: {data: {name: x}}}", "not data"),
+    ],
+)
+def test_on_blocks_are_checked(tmp_path: Path, text: str, sentence: str) -> None:
+    """A block of `on:` that would be ignored or would move an axis is refused, not passed over."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=re.escape(sentence)):
+        resolve([f"recipe={path}", "data=digits_glt"])
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["seed=true"], "seed=true is not legal"),
+        (["ifl.environments=true", "recipe=glt_ifl"], "environments=true is not legal"),
+        (["augment.crop_scale=[0.9,0.1]"], "0 < low <= high <= 1"),
+        (["augment.crop_scale=[0,1]"], "0 < low <= high <= 1"),
+        (["data.test_resize=100"], "smaller than data.image_size=112"),
+        (['runs="a\\nb"'], "control characters"),
+        (["lr=0.2"], "did you mean optim.lr?"),
+    ],
+)
+def test_slips_are_named(words: list[str], sentence: str) -> None:
+    """Values that would fail only in training, or be taken for others, are refused before anything starts."""
+    with pytest.raises(RecipeError, match=re.escape(sentence)):
+        resolve(words)
+
+
+@pytest.mark.parametrize("word", ["data=imagenet_glt", "preset=corrected"])
+def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: str) -> None:
+    """The recipe of a run holds every value, so another data set or preset is refused instead of being mixed in."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
+    with pytest.raises(RecipeError, match="cannot change"):
+        resolve([f"recipe={path}", word])
