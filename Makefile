@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full system venv operators clean
+.PHONY: help demo test test-full system venv operators cluster cluster-down clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,14 +10,15 @@ help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 6 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
 	@echo "make test-full  also the long tests"
-	@echo "make system     Debian packages (as root): compiler, git, LaTeX for the tables' tests"
+	@echo "make system     Debian packages (as root): compiler, git, and for the tests SLURM and LaTeX"
+	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
 
 demo: operators
 	@echo "== digits_glt: real scans of digits under six looks"
 	@mkdir -p out
-	@$(BIN)/python -m sharding.build data=digits_glt out=data preview=out/digits_glt.png
+	@$(BIN)/python -m sharding.build data=digits_glt out=data $(if $(wildcard out/digits_glt.png),,preview=out/digits_glt.png)
 	@for run in "recipe=glt_randaug" "recipe=glt_randaug_ifl" "recipe=glt_randaug_ifl batch.budget=matched"; do \
 		echo "== $$run"; $(BIN)/python slurm/launch.py $$run data=digits_glt cluster=local nodes=2 || exit 1; done
 	@echo "== the table"
@@ -31,7 +32,13 @@ test-full: operators
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv texlive-latex-recommended
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge texlive-latex-recommended
+
+cluster: venv
+	@$(BIN)/python tests/cluster.py up
+
+cluster-down:
+	@$(BIN)/python tests/cluster.py down
 
 venv: .venv/.installed
 

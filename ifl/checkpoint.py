@@ -22,6 +22,7 @@ import torch
 
 from ifl.comm import Comm
 from ifl.engine import Engine
+from ifl.fence import Fence
 from ifl.files import sha256, sync_folder, write_json
 
 KEEP = 2
@@ -42,10 +43,13 @@ def _mine(files: list[Path], rank: int) -> list[Path]:
     return [path for path in files if owners[path] == rank]
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Sequence[str] = ()) -> Path:
+def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Sequence[str] = (), fence: Fence | None = None) -> Path:
     """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept.
 
-    `needs` names files of `folder` without which the checkpoint is worth nothing.
+    `needs` names files of `folder` without which the checkpoint is worth nothing. `fence` is rank 0's claim on the run.
+
+    Raises:
+        Fenced: on rank 0, before anything is replaced, if a newer start of the run has taken over.
     """
     temporary = folder / comm.from_first(f"tmp-{step:09d}-{secrets.token_hex(4)}", engine.device)
     engine.save(temporary)
@@ -63,6 +67,8 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
         for inner in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(inner)
         write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "files": files, "needs": {name: _entry(folder / name) for name in needs}})
+        if fence:
+            fence.check()
         shutil.rmtree(final, ignore_errors=True)  # the same step, damaged or written by an earlier attempt
         os.rename(temporary, final)
         sync_folder(folder)

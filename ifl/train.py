@@ -21,6 +21,7 @@ from ifl.confidence import ConfidenceTable, mean_scores
 from ifl.engine import Engine, connect
 from ifl.environments import stream_weights
 from ifl.evaluate import Evaluator, scores, write_predictions
+from ifl.fence import Fence
 from ifl.files import Metrics, write_json
 from ifl.method import Task, load_method
 from ifl.network import Network, RunningStatistics, build_backbone, synchronise_groups
@@ -69,6 +70,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     # ------------------------------------------------------------------------------------------------ ranks and data
     device = connect()
     comm = Comm()
+    fence = Fence(folder) if comm.rank == 0 else None
     dataset = open_dataset(recipe.data_root, recipe.data.name)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
@@ -127,7 +129,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         began = time.monotonic()
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = [best_name(state.best_epoch)] if state.best_epoch >= 0 else []
-        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs)
+        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence)
         state.spend("save", time.monotonic() - began)
 
     if packed is None:

@@ -11,6 +11,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm.events import note
+
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
 
@@ -35,10 +37,16 @@ class TrainJob:
             from ifl.train import train
             from recipes.resolve import load_resolved
 
-            recipe = load_resolved(Path(self.folder) / "recipe.yaml")
-            code = FINISHED if train(recipe, Path(self.folder), stop_requested) else STOPPED
-        except BaseException:  # whatever it was, it is printed and the process ends with a code
+            folder = Path(self.folder)
+            first = os.environ.get("RANK", "0") == "0"
+            if first:
+                note(folder, "start")
+            code = FINISHED if train(load_resolved(folder / "recipe.yaml"), folder, stop_requested) else STOPPED
+            if first:
+                note(folder, "finished" if code == FINISHED else "stopped")
+        except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             traceback.print_exc()
+            note(Path(self.folder), "failed", rank=int(os.environ.get("RANK", "0")), error=f"{type(error).__name__}: {error}")
         if code != FINISHED:
             sys.stdout.flush()
             sys.stderr.flush()

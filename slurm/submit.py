@@ -13,8 +13,8 @@ from recipes.schema import PROJECT, Recipe, RecipeError
 from slurm.job import TrainJob
 
 
-def parameters(recipe: Recipe) -> dict[str, Any]:
-    """submitit's SLURM parameters. Values come from the checked recipe alone; no shell text does."""
+def parameters(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """submitit's SLURM parameters. Values come from the checked recipe alone; the only shell text is ours."""
     slurm = recipe.slurm
     optional = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint,
                 "gpus_per_node": slurm.gpus_per_node or None, "mem": f"{slurm.mem_gb}GB" if slurm.mem_gb else None}
@@ -27,6 +27,7 @@ def parameters(recipe: Recipe) -> dict[str, Any]:
         "signal_delay_s": slurm.signal_delay_s,
         "additional_parameters": {"requeue": True},
         "srun_args": ["-K1"],  # one dead rank ends the step; without it the others wait for ever
+        "teardown": ["code=$?", f"{shlex.quote(sys.executable)} -P -m slurm.after {shlex.quote(str(folder))} $code"],
         **{key: value for key, value in optional.items() if value is not None},
     }
 
@@ -36,7 +37,7 @@ def batch_file(recipe: Recipe, folder: Path) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / 'log'))}"
-    return _make_sbatch_string(command=command, folder=folder / "log", **parameters(recipe))
+    return _make_sbatch_string(command=command, folder=folder / "log", **parameters(recipe, folder))
 
 
 def require_sbatch() -> None:
@@ -51,7 +52,7 @@ def submit(recipe: Recipe, folder: Path) -> str:
 
     (folder / "log").mkdir(exist_ok=True)
     executor = SlurmExecutor(folder=folder / "log", python=shlex.quote(sys.executable))
-    executor.update_parameters(**parameters(recipe))
+    executor.update_parameters(**parameters(recipe, folder))
     # The job imports the suite by name: from the project's folder it finds it without an installation of its own.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     return str(executor.submit(TrainJob(str(folder))).job_id)

@@ -1,6 +1,6 @@
 """A private SLURM on this machine, from Debian's slurm-wlm and munge: several `slurmd -N`, their own ports and folders.
 
-`python -m tests.cluster up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with. Needs root.
+`python tests/cluster.py up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with. Needs root.
 Nothing of it outlives `stop()`: daemons, jobs and the folder go.
 """
 
@@ -168,6 +168,8 @@ def _consecutive_ports(count: int) -> int:
 if __name__ == "__main__":
     action, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "/tmp/glt-cluster")
     if action == "up":
+        if lacks := missing_package():
+            sys.exit(f"a cluster needs {lacks} (make system, as root)")
         Cluster(folder).start()
         print(f"four nodes are up; let this shell talk to them:\n  export SLURM_CONF={folder}/slurm.conf")
     else:

@@ -121,9 +121,10 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     """submitit gets only parameters of this list, none of them shell text, the one additional parameter fixed; and every value that comes from the recipe is a number or
     a word that the schema checked."""
     recipe = resolve([*DRY, *FULL, f"runs={tmp_path}"])
-    given = parameters(recipe)
+    given = parameters(recipe, tmp_path / "a run")
     assert set(given) == {"job_name", "nodes", "ntasks_per_node", "cpus_per_task", "time", "signal_delay_s", "partition", "account", "qos", "constraint", "gpus_per_node", "mem",
-                          "additional_parameters", "srun_args"}
+                          "additional_parameters", "srun_args", "teardown"}
+    assert given.pop("teardown") == ["code=$?", f"{shlex.quote(sys.executable)} -P -m slurm.after {shlex.quote(str(tmp_path / 'a run'))} $code"]
     assert given.pop("additional_parameters") == {"requeue": True} and given.pop("srun_args") == ["-K1"]
     for value in given.values():
         assert isinstance(value, int) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]*", value)

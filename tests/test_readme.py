@@ -24,6 +24,7 @@ LONG = [
     "python -m analysis runs=runs out=out",
     "make test",
 ]
+CLUSTER = ["make cluster", "export SLURM_CONF=/tmp/glt-cluster/slurm.conf", "python slurm/launch.py recipe=glt_randaug_ifl data=digits_glt nodes=4", "squeue", "make cluster-down"]
 
 
 def commands() -> list[str]:
@@ -38,7 +39,7 @@ def run(command: str, folder: Path, timeout: float) -> subprocess.CompletedProce
 
 def test_every_command_of_the_readme_is_run() -> None:
     """A command that the README shows is run by a test here, and nothing else is."""
-    assert sorted(commands()) == sorted([*QUICK, *LONG])
+    assert sorted(commands()) == sorted([*QUICK, *LONG, *CLUSTER])
 
 
 @pytest.mark.parametrize("command", QUICK)
@@ -76,3 +77,9 @@ def test_long_commands_in_a_fresh_clone(tmp_path: Path) -> None:
         environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}"}
         result = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=3600)
         assert result.returncode == 0, command + result.stdout[-3000:] + result.stderr[-3000:]
+    environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}:/usr/sbin"}
+    shutil.rmtree(next((clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s0-*")))
+    shown = subprocess.run("\n".join(["set -e", *CLUSTER[:4], "while squeue -h | grep -q .; do sleep 2; done", CLUSTER[4]]), shell=True, executable="/bin/bash", cwd=clone,
+                           env=environment, capture_output=True, text=True, timeout=1200)
+    assert shown.returncode == 0 and "job: " in shown.stdout, shown.stdout + shown.stderr
+    assert len(list((clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s0-*/done"))) == 2

@@ -1,0 +1,140 @@
+"""On a real SLURM: four nodes on this machine, from Debian's packages (tests/cluster.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cluster as clusters
+from recipes.resolve import resolve
+from recipes.schema import PROJECT
+from slurm import after, events
+
+# Small and slow enough to be hit: 3 epochs of 14 steps, environments and centers from the first epoch on.
+WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=3", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
+         "log.eval_test_every=3", "slurm.cpus_per_task=1"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    package = clusters.missing_package()
+    if package:
+        pytest.skip(f"needs {package} (make system, as root)")
+    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+def launch(words: list[str], environment: dict[str, str] | None = None) -> str:
+    result = subprocess.run([sys.executable, str(PROJECT / "slurm" / "launch.py"), *words], env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}, capture_output=True,
+                            text=True, timeout=170)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def wait(condition, seconds: float, what: str, cluster: clusters.Cluster, folder: Path):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    logs = "\n".join(f"== {path}\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("log/*")) if path.suffix in (".out", ".err", ".jsonl"))
+    raise AssertionError(f"{what} did not come in {seconds} s\n{cluster.run('scontrol', 'show', 'job').stdout}\n{logs}")
+
+
+def result_of(folder: Path) -> dict[str, object]:
+    """Everything a run's numbers are made of: the last checkpoint's tensors, predictions and environments."""
+    import torch
+
+    last = max(folder.glob("ckpt/step-*"))
+    model = torch.load(last / "engine" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]  # written by this test
+    suite = torch.load(last / "suite.pt", weights_only=True)
+    arrays = {path.relative_to(folder).as_posix(): {name: value.tobytes() for name, value in np.load(path).items()} for path in sorted(folder.glob("*/**/*.npz"))}
+    return {"step": last.name, "model": {name: value.numpy().tobytes() for name, value in model.items()}, "centers": suite["centers"].numpy().tobytes(), "arrays": arrays}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path_factory.mktemp('local')}", "cluster=local"]
+    launch(words)
+    return result_of(resolve(words).run_folder)
+
+
+def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+    """A run on a preemptible partition that a job of higher priority throws out is put back by itself, goes on from its
+    checkpoint, and ends with the parameters, buffers, centers, environments and predictions of an undisturbed run on
+    this machine, bit for bit."""
+    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace"]
+    job = re.search(r"job: (\d+)", launch(words, cluster.environment))[1]
+    folder = resolve(words).run_folder
+    metrics = folder / "metrics.jsonl"
+    wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
+    assert cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode == 0
+    wait((folder / "done").exists, 150, "the end of the run", cluster, folder)
+    kinds = [event["event"] for event in events.read(folder)]
+    assert kinds.count("start") == 2 and kinds[-1] in ("finished", "verdict"), kinds
+    steps = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "train"]
+    assert steps == list(range(1, len(steps) + 1))
+    assert result_of(folder) == undisturbed
+    wait(lambda: "COMPLETED" in cluster.run("scontrol", "show", "job", job).stdout, 30, "the job's end", cluster, folder)
+
+
+# ------------------------------------------------------------------------------------------------------- the authority
+@pytest.mark.parametrize(
+    "steps, stopped, cancelled, done, verdict",
+    [
+        ([0], True, False, False, "requeue"),
+        ([0, 0, 0, 0], True, False, False, "requeue"),
+        ([0], False, False, False, "requeue"),
+        ([0, 7, 7], False, False, False, "requeue"),
+        ([0, 7, 7, 7], False, False, False, "give up"),
+        ([0, 0, 0, 7], False, False, False, "requeue"),
+        ([0], True, True, False, "cancelled"),
+        ([0], True, True, True, "finished"),
+    ],
+)
+def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int], stopped: bool, cancelled: bool, done: bool, verdict: str) -> None:
+    """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a cancelled
+    or finished job never."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    for step in steps:
+        (tmp_path / "ckpt" / f"step-{step:09d}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ckpt" / f"step-{step:09d}" / "MANIFEST.json").write_text("{}")
+        events.note(tmp_path, "start")
+    if stopped:
+        events.note(tmp_path, "stopped")
+    if done:
+        (tmp_path / "done").touch()
+    assert after.decide(tmp_path, cancelled) == verdict
+
+
+def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
+    """Once a newer start has claimed the run folder, the older one's commit is refused and the newer one's is not."""
+    from ifl.fence import Fence, Fenced
+
+    old, new = Fence(tmp_path), Fence(tmp_path)
+    new.check()
+    with pytest.raises(Fenced, match="newer start"):
+        old.check()
+
+
+def test_a_cluster_leaves_nothing_behind(tmp_path: Path) -> None:
+    """`stop()` ends every daemon of a cluster and removes its folder."""
+    package = clusters.missing_package()
+    if package:
+        pytest.skip(f"needs {package} (make system, as root)")
+    running = clusters.Cluster(tmp_path / "c", nodes=1).start()
+    assert running._processes()
+    running.stop()
+    assert not running._processes() and not running.folder.exists()
