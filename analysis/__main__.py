@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.layout import SELECTS, Layout, available, load_layout, nearest
+from analysis.layout import SELECTS, Layout, available, load_layout
 from analysis.runs import load_runs
+from recipes.words import nearest
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2]

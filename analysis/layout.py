@@ -1,12 +1,12 @@
 """Table layouts: `recipes/tables/NAME.yaml`, read strictly."""
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recipes.words import nearest
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
     "clt": ("glt", "test_cbl"),
@@ -124,13 +124,6 @@ def load_layout(file: Path) -> Layout:
 def available(folder: Path = FOLDER) -> dict[str, Path]:
     """{table name: file} of all layouts, sorted by name."""
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
-def nearest(word: str, legal: Iterable[str]) -> str:
-    """`did you mean ...` for a word that is not legal, with all that is."""
-    legal = list(legal)
-    close = difflib.get_close_matches(word, legal, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"legal: {', '.join(legal)}"
 
 
 def _sentence(error: ValidationError) -> str:

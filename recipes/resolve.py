@@ -5,7 +5,6 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < recipe
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.schema import PROJECT, Recipe, RecipeError
+from recipes.words import nearest
 
 RECIPES = PROJECT / "recipes"
 
@@ -56,14 +56,8 @@ def named(folder: Path, name: Any, what: str, suffix: str = ".yaml") -> Path:
     """The file `folder/name.suffix`, or an error that names the nearest one there is."""
     legal = sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_"))
     if name not in legal:
-        raise RecipeError(f"{what}={name} does not exist; {_nearest(str(name), legal)}")
+        raise RecipeError(f"{what}={name} does not exist; {nearest(name, legal)}")
     return folder / f"{name}{suffix}"
-
-
-def _nearest(word: str, legal: Iterable[Any]) -> str:
-    legal = [str(value) for value in legal]
-    close = difflib.get_close_matches(word, legal, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]}? " if close else "") + f"legal: {', '.join(legal)}"
 
 
 def merge(base: dict[str, Any], layer: dict[str, Any], origins: dict[str, str], origin: str, path: str = "") -> None:
@@ -220,12 +214,12 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
         section = ".".join(parts[:-1])
         legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
         elsewhere = [leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]]  # the right word without its section
-        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else _nearest(dotted, legal)
+        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)
         return f"unknown key {dotted} ({origin}): {hint}"
     if first["type"] == "literal_error":
         field = _section(parts[:-1]).model_fields.get(parts[-1])
         legal = [value for value in _literals(field.annotation)] if field else []
-        return f"{dotted}={first['input']} ({origin}) is not legal: {_nearest(str(first['input']), legal)}"
+        return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{dotted}={first['input']} ({origin}): {message}" if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"

@@ -16,9 +16,9 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
+from recipes.words import nearest
 from sharding.index import DataError
 
 KEYS = ("data", "out", "source", "seed", "preview")
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if key not in KEYS:
-            raise DataError(f"unknown key {key!r}; {_nearest(key, KEYS)}; legal are {', '.join(KEYS)}")
+            raise DataError(f"unknown key {key!r}; {nearest(key, KEYS)}")
         if not separator or not value:
             raise DataError(f"{argument!r} has no value; {key}=VALUE would be legal")
         if key in values:
@@ -47,8 +47,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
         if key not in values:
             raise DataError(f"{key}= is missing; legal is: data=NAME out=DIR, with NAME one of {', '.join(builders())}")
     if values["data"] not in builders():
-        raise DataError(f"there is no builder for data={values['data']}; {_nearest(values['data'], builders())}; "
-                        f"these exist: {', '.join(builders())}")
+        raise DataError(f"there is no builder for data={values['data']}; {nearest(values['data'], builders())}")
     if not re.fullmatch(r"[0-9]+", values.get("seed", "0")):
         raise DataError(f"seed={values['seed']} is not legal; a whole number from 0 is")
     return values
@@ -83,11 +82,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sharding.build: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _nearest(word: str, legal: Sequence[str]) -> str:
-    near = get_close_matches(word, legal, n=1, cutoff=0.0)
-    return f"nearest: {near[0]}" if near else "none is near"
 
 
 if __name__ == "__main__":

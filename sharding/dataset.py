@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from recipes.words import nearest
 from sharding.index import DataError, Index, load_index
 
 __all__ = ["DATASET_FILE", "DataError", "Dataset", "Index", "Split", "build_command", "open_dataset"]
@@ -207,6 +207,4 @@ def _known(name: str, legal: Iterable[str], complaint: str) -> str:
     names = list(legal)
     if name in names:
         return name
-    near = get_close_matches(str(name), names, n=1, cutoff=0.0)
-    hint = f" (nearest: {near[0]})" if near else ""
-    raise DataError(f"{complaint} {name!r}{hint}; it has {', '.join(names)}")
+    raise DataError(f"{complaint} {name!r}; {nearest(name, names)}")

@@ -291,9 +291,9 @@ def test_missing_data_names_the_command(tmp_path: Path, dataset: Dataset) -> Non
     """Data that is not there is refused with the command that builds it; unknown editions and splits with the nearest."""
     with pytest.raises(DataError, match=f"python -m sharding.build data=digits_glt out={tmp_path}$"):
         open_dataset(tmp_path, "digits_glt")
-    with pytest.raises(DataError, match="nearest: test_gbl"):
+    with pytest.raises(DataError, match="did you mean test_gbl"):
         dataset.split("glt", "test_gb")
-    with pytest.raises(DataError, match="nearest: cbl"):
+    with pytest.raises(DataError, match="legal: "):
         dataset.split("cbll", "train")
     with pytest.raises(DataError, match="edition cbl of digits_glt has no split 'test_glt'"):
         dataset.split("cbl", "test_glt")
@@ -361,8 +361,8 @@ def test_bad_samples_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["data=digit_glt", "out=D"], ["data=digit_glt", "nearest: digits_glt", "these exist"]),
-    (["data=digits_glt", "out=D", "sed=1"], ["'sed'", "nearest: seed"]),
+    (["data=digit_glt", "out=D"], ["data=digit_glt", "did you mean digits_glt", "legal: "]),
+    (["data=digits_glt", "out=D", "sed=1"], ["'sed'", "did you mean seed"]),
     (["data=digits_glt", "out=D", "seed=x"], ["seed=x"]),
     (["data=digits_glt", "out=D", "seed=1", "seed=2"], ["'seed' is given twice"]),
     (["data=digits_glt"], ["out= is missing"]),
