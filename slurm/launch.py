@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
 
 
-def _in_environment() -> None:
+def in_environment() -> None:
     """Go on inside the project's environment if this Python is another."""
     environment = PROJECT / ".venv"
     if Path(sys.prefix).resolve() == environment.resolve():
@@ -63,15 +63,21 @@ def main(words: list[str]) -> int:
             from slurm.submit import require_sbatch
 
             require_sbatch()
+            if state := _already(folder):
+                print(f"{folder} is {state}: nothing to do")
+                return 0
         prepare(recipe, folder)
         print(f"run folder: {folder}", flush=True)
         if recipe.cluster == "local":
             from slurm.local import run
 
             return run(recipe, folder)
+        from slurm.events import note
         from slurm.submit import submit
 
-        print(f"job: {submit(recipe, folder)}")
+        job = submit(recipe, folder)
+        note(folder, "submitted", job=job)
+        print(f"job: {job}")
         return 0
     except (RecipeError, _data_error()) as error:
         print(f"launch.py: {error}", file=sys.stderr)
@@ -103,6 +109,15 @@ def _check_batch(recipe) -> None:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 
 
+def _already(folder: Path) -> str | None:
+    """`running` or `queued` where SLURM has a job of this run, which is then not submitted twice."""
+    from slurm.events import read
+    from slurm.status import queue, state_of
+
+    state = state_of(folder, read(folder), queue())
+    return state if state in ("running", "queued", "unknown") else None
+
+
 def prepare(recipe, folder: Path) -> None:
     """Make the run folder, private to the user, with the resolved recipe in it."""
     from recipes.resolve import dump
@@ -115,5 +130,5 @@ def prepare(recipe, folder: Path) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    _in_environment()
+    in_environment()
     sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import pytest
 import cluster as clusters
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
-from slurm import after, events
+from slurm import after, events, status
 
 # Small and slow enough to be hit: 3 epochs of 14 steps, environments and centers from the first epoch on.
 WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=3", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
@@ -64,6 +65,14 @@ def result_of(folder: Path) -> dict[str, object]:
     return {"step": last.name, "model": {name: value.numpy().tobytes() for name, value in model.items()}, "centers": suite["centers"].numpy().tobytes(), "arrays": arrays}
 
 
+def queue_of(cluster: clusters.Cluster) -> dict[str, str] | None:
+    """What the status command would learn from this cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in cluster.environment.items():
+            patch.setenv(key, value)
+        return status.queue()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path_factory.mktemp('local')}", "cluster=local"]
@@ -80,7 +89,10 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(cluster: cluste
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
+    assert status.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
+    assert "is running: nothing to do" in launch(words, cluster.environment)
     assert cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode == 0
+    wait(lambda: status.state_of(folder, events.read(folder), queue_of(cluster)) == "queued", 60, "the requeue", cluster, folder)
     wait((folder / "done").exists, 150, "the end of the run", cluster, folder)
     kinds = [event["event"] for event in events.read(folder)]
     assert kinds.count("start") == 2 and kinds[-1] in ("finished", "verdict"), kinds
@@ -117,6 +129,52 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[i
     if done:
         (tmp_path / "done").touch()
     assert after.decide(tmp_path, cancelled) == verdict
+
+
+@pytest.mark.parametrize(
+    "noted, jobs, done, state",
+    [
+        ([], {}, False, "new"),
+        ([("submitted", {"job": "7"})], {"7": "PENDING"}, False, "queued"),
+        ([("submitted", {"job": "7"}), ("start", {})], {"7": "RUNNING"}, False, "running"),
+        ([("submitted", {"job": "7"}), ("start", {})], {"8": "RUNNING"}, False, "lost"),
+        ([("submitted", {"job": "7"}), ("start", {})], None, False, "unknown"),
+        ([("start", {}), ("failed", {"rank": 1, "error": "E: x"})], {}, False, "failed"),
+        ([("start", {}), ("stopped", {})], None, False, "stopped"),
+        ([("start", {}), ("verdict", {"verdict": "give up"})], {}, False, "gave up"),
+        ([("start", {}), ("verdict", {"verdict": "cancelled"})], {}, False, "cancelled"),
+        ([("submitted", {"job": "7"}), ("start", {})], {"7": "RUNNING"}, True, "finished"),
+    ],
+)
+def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: bool, state: str) -> None:
+    """The status command's word for a run follows from the first that knows: done, the queue, the last event; where SLURM
+    does not answer it says so."""
+    for event, values in noted:
+        events.note(tmp_path, event, **values)
+    if done:
+        (tmp_path / "done").touch()
+    assert status.state_of(tmp_path, events.read(tmp_path), jobs) == state
+
+
+def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
+    """A local run is running while a process holds its folder's lock, and lost when it let go without a word."""
+    events.note(tmp_path, "start")
+    with open(tmp_path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert status.state_of(tmp_path, events.read(tmp_path), {}) == "running"
+    assert status.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
+
+
+def test_why_names_the_first_rank_to_fail(tmp_path: Path) -> None:
+    """`why=RUN` shows the error of the rank that failed first in the newest start, and the end of its log."""
+    events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_PORT", "2")
+        events.note(tmp_path, "failed", rank=1, error="DataError: shard x is damaged")
+        events.note(tmp_path, "failed", rank=0, error="RuntimeError: connection closed by peer")
+    (tmp_path / "log" / "rank-1.log").write_text("the last words of rank 1")
+    said = status.why(tmp_path)
+    assert "rank 1" in said and "DataError: shard x is damaged" in said and "the last words of rank 1" in said
 
 
 def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
