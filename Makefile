@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full system venv operators cluster cluster-down clean
+.PHONY: help demo test test-full system venv operators cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make test-full  also the long tests"
 	@echo "make system     Debian packages (as root): compiler, git, and for the tests SLURM and LaTeX"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
+	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
 
@@ -39,6 +40,9 @@ cluster: venv
 
 cluster-down:
 	@$(BIN)/python tests/cluster.py down
+
+chaos: operators
+	$(BIN)/python tests/chaos.py faults=$(or $(faults),20) seed=$(or $(seed),0)
 
 venv: .venv/.installed
 

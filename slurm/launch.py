@@ -22,7 +22,8 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
+if Path(sys.path[0]).resolve() == PROJECT / "slurm":
+    sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
 
 
 def in_environment() -> None:

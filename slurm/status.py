@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(PROJECT)
+if Path(sys.path[0]).resolve() == PROJECT / "slurm":
+    sys.path[0] = str(PROJECT)
 
 COLOURS = {"finished": 32, "running": 36, "queued": 33, "failed": 31, "gave up": 31, "lost": 31}
 

@@ -33,9 +33,13 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with the same editions, splits and classes, and at least three samples a class of each split: enough
+    """A data root that holds a twentieth of digits_glt."""
+    return twentieth(digits_root, tmp_path_factory.mktemp("tiny"))
+
+
+def twentieth(digits_root: Path, root: Path) -> Path:
+    """Fill `root` with the same editions, splits and classes, and at least three samples a class of each split: enough
     to train some steps and evaluate in a second."""
-    root = tmp_path_factory.mktemp("tiny")
     whole = open_dataset(digits_root, "digits_glt")
     folder = begin_dataset(root, "digits_glt")
     for relative in sorted({relative for splits in whole.editions.values() for relative in splits.values()}):
