@@ -48,7 +48,7 @@ venv: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@echo "== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)"
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from recipes.environment import in_environment
+
+    in_environment()  # before the first import that a bare Python lacks
+
 from analysis.layout import SELECTS, Layout, available, load_layout
 from analysis.runs import load_runs
 from recipes.words import nearest
@@ -115,3 +120,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a folder that cannot be read or written
+        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror}")

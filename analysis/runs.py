@@ -11,6 +11,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from recipes.resolve import load_resolved, load_yaml, resolve
+from recipes.schema import Recipe, RecipeError, departures
+
 ARRAYS = ("label", "prediction", "group", "attribute")
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
@@ -55,6 +58,18 @@ class Run:
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}; needed are {', '.join(ARRAYS)}")
         return arrays
+
+    def departures(self) -> list[str]:
+        """The science values in which the run differs from its recipe as the project has it now, such as
+        `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        try:
+            stored = load_yaml(self.path / "recipe.yaml")
+            if not set(Recipe.model_fields) <= set(stored):
+                return []
+            words = [f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}", f"batch.budget={self.budget}"]
+            return departures(load_resolved(self.path / "recipe.yaml"), resolve(words))
+        except RecipeError:
+            return []
 
     def metrics(self) -> tuple[list[dict[str, Any]], int]:
         """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.

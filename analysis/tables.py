@@ -3,7 +3,8 @@
 A run is left out, never silently, when it is unfinished, has another preset, a seed the table does
 not ask for, or when the runs of its row disagree about the recipe's hash or the data's fingerprint
 (then no one can say which is meant, and none counts). A cell from which something was left out, or
-for which a seed is lacking, is marked; the notes say why.
+for which a seed is lacking, is marked, and so is one whose runs were changed on the command line; the
+notes say why.
 """
 
 import statistics
@@ -100,6 +101,9 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         names = ", ".join(run.name for run in choice.runs)
         choice.notes.append(f"{label}: none of these runs counts, they {unlike}: {names}")
         choice.runs = []
+    for run in choice.runs:
+        if differs := run.departures():
+            choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
     choice.runs.sort(key=lambda run: run.seed)
     lacking = [str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates}]
     if lacking:

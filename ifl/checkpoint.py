@@ -66,10 +66,11 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
     if comm.rank == 0:
         for inner in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
             sync_folder(inner)
-        write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "files": files, "needs": {name: _entry(folder / name) for name in needs}})
+        write_json(temporary / MANIFEST, {"step": step, "ranks": comm.size, "zero": engine.zero, "files": files, "needs": {name: _entry(folder / name) for name in needs}})
         if fence:
             fence.check()
-        shutil.rmtree(final, ignore_errors=True)  # the same step, damaged or written by an earlier attempt
+        if final.exists():  # the same step, damaged, or as it was before the epoch's evaluation
+            os.rename(final, folder / f"tmp-old-{secrets.token_hex(4)}")
         os.rename(temporary, final)
         sync_folder(folder)
         complete = _complete(folder)
@@ -99,6 +100,14 @@ def _needs(checkpoint: Path) -> list[str]:
         return list(json.loads((checkpoint / MANIFEST).read_text())["needs"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def _refuse_layout(checkpoint: Path, engine: Engine, comm: Comm) -> None:
+    """ZeRO's optimizer state is cut into one part a rank, and DeepSpeed cannot cut it anew."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    if manifest["zero"] != engine.zero or (engine.zero and manifest["ranks"] != comm.size):
+        raise CheckpointError(f"{checkpoint} was saved with optim.zero={manifest['zero']} on {manifest['ranks']} ranks, and this start has optim.zero={engine.zero} on "
+                              f"{comm.size}: only optim.zero=0 can change its number of ranks, so start it as it was")
 
 
 def _of_other(name: str, rank: int, ranks: int) -> bool:
@@ -142,6 +151,7 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
             if comm.rank == 0:
                 print(f"checkpoint {folder / name} is passed over: {fault} (seen by rank {rank})", flush=True)
             continue
+        _refuse_layout(folder / name, engine, comm)
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
         for what, now in (belongs or {}).items():
             if state[what] != now:

@@ -7,10 +7,14 @@ Every call here is a collective: all ranks make the same calls in the same order
 from __future__ import annotations
 
 import pickle
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others before it gives them up."""
 
 
 class Pending:
@@ -30,7 +34,7 @@ class Comm:
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
-        self.group = (group or dist.new_group()) if self.distributed else None
+        self.group = (group or dist.new_group(timeout=TIMEOUT)) if self.distributed else None
         self.rank = dist.get_rank(self.group) if self.distributed else 0
         self.size = dist.get_world_size(self.group) if self.distributed else 1
 

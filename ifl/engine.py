@@ -10,12 +10,17 @@ import fcntl
 import logging
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
+
+if __name__ == "__main__":
+    from recipes.environment import in_environment
+
+    in_environment()  # before the first import that a bare Python lacks
 
 import torch
 from torch import nn
 
+from ifl.comm import TIMEOUT
 from ifl.method import Output
 from recipes.schema import Optim
 
@@ -26,7 +31,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
-def connect(timeout_s: float = 600) -> torch.device:
+def connect() -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
     Without these variables the process is the only rank."""
     import deepspeed
@@ -36,7 +41,7 @@ def connect(timeout_s: float = 600) -> torch.device:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
     if not torch.cuda.is_available():
         load_operator()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_s))
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -57,7 +62,7 @@ class Engine:
     def __init__(self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device) -> None:
         import deepspeed
 
-        self.batch, self.device = batch, device
+        self.batch, self.device, self.zero = batch, device, optim.zero
         sgd = torch.optim.SGD(network.to(device).parameters(), lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
         config = {
             "train_micro_batch_size_per_gpu": micro,

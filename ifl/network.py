@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ifl.comm import TIMEOUT
 from ifl.method import Output
 
 
@@ -47,7 +48,8 @@ class RunningStatistics:
         self.momentum = next(iter(momenta), 0.0)
         for layer in self.layers:
             layer.momentum = 1.0
-            layer.num_batches_tracked = None  # counts micro-batches, which differ between numbers of ranks
+            layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)  # counts micro-batches: no state
+        self._device = next(network.parameters()).device
         self._buffers = [buffer for layer in self.layers for buffer in (layer.running_mean, layer.running_var)]
         self.refresh()
 
@@ -56,7 +58,7 @@ class RunningStatistics:
         self._running = self._flat()
 
     def _flat(self) -> torch.Tensor:
-        return torch.cat([buffer.detach().flatten() for buffer in self._buffers]) if self._buffers else torch.zeros(0)
+        return torch.cat([buffer.detach().flatten() for buffer in self._buffers]) if self._buffers else torch.zeros(0, device=self._device)
 
     def of_group(self) -> torch.Tensor:
         """float32 [2 x channels of all layers]: the statistics of the forward pass just made in training mode."""
@@ -73,6 +75,6 @@ class RunningStatistics:
 
 def synchronise_groups(network: nn.Module, ranks: int, groups: int) -> nn.Module:
     """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
-    process_groups = [torch.distributed.new_group(list(range(g * ranks // groups, (g + 1) * ranks // groups))) for g in range(groups)]
+    process_groups = [torch.distributed.new_group(list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=TIMEOUT) for g in range(groups)]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
     return nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)

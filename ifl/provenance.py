@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from PIL import features
 
 from recipes.schema import PROJECT, Recipe
 from sharding.dataset import Dataset
@@ -27,19 +29,24 @@ def commit() -> str:
     return head + ("+changes" if changed else "")
 
 
+def decoder() -> str:
+    """What turns JPEG bytes into pixels: it must be the same on all ranks and for the whole of a run."""
+    return f"pillow {version('pillow')} libjpeg {features.version('jpg')}"
+
+
 def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int) -> dict[str, Any]:
     """The contents of meta.json."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "argv": sys.argv,
+        "argv": json.loads(os.environ.get("GLT_ARGV", "null")) or sys.argv,
         "world": ranks,
         "hash": recipe.hash8,
         "data_fingerprint": fingerprint,
         "class_names": dataset.class_names,
         "class_groups": dataset.class_groups,
         "class_counts": counts.tolist(),
-        "decoder": f"pillow {version('pillow')}",
+        "decoder": decoder(),
         "steps_per_epoch": steps,
     }

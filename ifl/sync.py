@@ -17,7 +17,8 @@ from ifl.centers import Centers
 from ifl.comm import Comm, Pending
 from ifl.fixed import to_fixed, to_float
 
-LOSS_BITS = 32
+LOSS_BITS = 24
+"""Losses and center distances of single rows count in multiples of 2**-24 (6e-8); with a batch of 256 values up to 2**30 fit."""
 STATISTIC_BITS = 32
 """Batch statistics count in multiples of 2**-32 (2e-10); with a batch of 256 values up to 2**22 fit."""
 
@@ -57,12 +58,12 @@ class StepSync:
             labels_B: torch.Tensor, counts: bool = True) -> None:
         """One micro-batch: its rows' losses and center distances, the number of right rows, its group's batch
         statistics (and whether the running ones move by them), and with centers its features."""
-        loss, bad_loss = to_fixed(losses_B.sum(), LOSS_BITS, self.batch)
-        center, bad_center = to_fixed(losses_B.new_zeros(()) if distances_B is None else distances_B.sum(), LOSS_BITS, self.batch)
+        loss, bad_loss = to_fixed(losses_B, LOSS_BITS, self.batch)
+        center, bad_center = to_fixed(losses_B.new_zeros(1) if distances_B is None else distances_B, LOSS_BITS, self.batch)
         group, bad_group = to_fixed(statistics * counts, STATISTIC_BITS, self.batch)
         self._head[_GROUPS] += int(counts)
-        self._head[_LOSS] += loss
-        self._head[_CENTER] += center
+        self._head[_LOSS] += loss.sum()
+        self._head[_CENTER] += center.sum()
         self._head[_CORRECT] += correct
         self._head[_BAD] += bad_loss + bad_center + bad_group
         self._statistics = group if self._statistics is None else self._statistics + group

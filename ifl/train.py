@@ -6,6 +6,7 @@ Axes: B global batch, D feature, K classes, N training samples, R ranks, S strea
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,9 +52,12 @@ def center_weight(epoch: int, ifl: Ifl | None) -> float:
     return reached[-1] if reached else 0.0
 
 
-def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    """A 64-bit seed for one rank's step: nothing random has a state that a checkpoint would have to hold."""
-    return int(np.random.Philox(key=np.array([seed << 32 | epoch, step << 16 | rank], dtype=np.uint64)).random_raw())
+def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
+    """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and nothing
+    random has a state that a checkpoint would have to hold."""
+    key = np.array([seed << 32 | epoch, step << 32 | row], dtype=np.uint64)
+    counter = np.array([0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64)  # apart from the plan's and the augmentation's words
+    return int(np.random.Philox(key=key, counter=counter).random_raw())
 
 
 def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False) -> bool:
@@ -110,7 +114,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
 
     # -------------------------------------------------------------------------------------------------- new or resumed
-    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint}
+    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": provenance.decoder()}
+    check_equal("recipe, data and decoder", str(belongs), comm, device)
     packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder), belongs=belongs)
     state = State(weights=[None] * recipe.streams)
     if packed is not None:
@@ -145,10 +150,10 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         scoring = ifl is not None and ifl.environments > 1 and epoch in ifl.milestones
         engine.set_lr(lr)
         batches = reader.read(rank_draws(plan_of(epoch, state.weights), mine, recipe.seed, start=state.step))
-        due, stop, timed_from, timed_at = False, False, state.step, time.monotonic()
+        timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
-            torch.manual_seed(step_seed(recipe.seed, epoch, step, comm.rank))  # for methods that use torch's own randomness
             for micro in range(len(mine)):
+                torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
                 rows = next(batches)
                 rows = type(rows)(*(column.to(device, non_blocking=True) for column in rows))
                 output = engine.forward(rows.images)
@@ -158,7 +163,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                     confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
                 correct = (method.predict(output).argmax(1) == rows.labels).sum()
                 sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels,
-                         counts=batch.bn_by == "mix" or int(rows.streams[0]) == 0)
+                         counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams)
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
                     wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
@@ -180,10 +185,10 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 timed_from, timed_at = state.step, time.monotonic()
             if centers and (epoch * steps + state.step) % recipe.log.digest_every == 0:
                 check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights), comm, device)
-            if (due or stop) and state.step < steps:
+            if due or stop:
                 save()
                 saved_at = time.monotonic()
-            if stop and state.step < steps:
+            if stop:
                 return False
         state.spend("train", time.monotonic() - epoch_began)
 
@@ -205,23 +210,32 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
                 state.best_epoch, state.best_accuracy = epoch, accuracy
                 state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
-            if final and comm.rank == 0:
+            if final and fence:
+                fence.check()
                 write_predictions(folder / "preds" / "last", name, predictions)
         state.spend("evaluate", time.monotonic() - began)
         state.epoch, state.step = epoch + 1, 0
-        if final or stop or due:
+        stop = bool(comm.sum(torch.tensor([int(stop_requested())], device=device)))  # it may have come during the evaluation
+        if final or stop:
             save()
             saved_at = time.monotonic()
         if stop and not final:
             return False
 
     # ----------------------------------------------------------------------------------------- the best epoch's tests
-    load_best(folder / "ckpt", engine, state)
-    for name, evaluator in evaluators.items():
-        predictions = evaluator.predict(engine, method)
+    began = time.monotonic()
+    if state.best_epoch == recipe.schedule.epochs - 1:
         if comm.rank == 0:
-            write_predictions(folder / "preds" / "best", name, predictions)
-    if comm.rank == 0:
+            shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
+    else:
+        load_best(folder / "ckpt", engine, state)
+        for name, evaluator in evaluators.items():
+            predictions = evaluator.predict(engine, method)
+            if comm.rank == 0:
+                write_predictions(folder / "preds" / "best", name, predictions)
+    state.spend("evaluate", time.monotonic() - began)
+    if fence:
+        fence.check()
         done = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
                 "seconds": {part: round(value, 2) for part, value in state.seconds.items()}, "wall_s": round(sum(state.seconds.values()), 2)}
         write_json(folder / "done", done)

@@ -20,7 +20,8 @@ RECIPES = PROJECT / "recipes"
 
 # ---------------------------------------------------------------------------------------------------- words and files
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
-    """`a.b=1 c=x` -> {"a": {"b": 1}, "c": "x"}; values are read as YAML. `data=NAME` means `data.name=NAME`."""
+    """`a.b=1 c=x` -> {"a": {"b": 1}, "c": "x"}; values are read as YAML, and of a key given twice the last one
+    counts. `data=NAME` means `data.name=NAME`."""
     tree: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
@@ -82,6 +83,8 @@ def resolve(words: Iterable[str]) -> Recipe:
     """
     command = parse_words(words)
     name = command.get("recipe", "glt_baseline")
+    if isinstance(name, str) and Path(name).is_dir():
+        name = f"{name.rstrip('/')}/recipe.yaml"  # a run folder means its recipe
     is_path = isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml")))
     recipe_file = Path(name) if is_path else named(RECIPES, name, "recipe")
     recipe = load_yaml(recipe_file)
@@ -106,6 +109,7 @@ def resolve(words: Iterable[str]) -> Recipe:
         for key, value, own in (("data", data, recipe["data"]["name"]), ("preset", preset, recipe["preset"])):
             if value != own:
                 raise RecipeError(f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead")
+        _refuse_half_changes(command, recipe, recipe_file)
     specific = recipe.pop("on", None) or {}
     _check_blocks(specific, recipe_file)
     tree: dict[str, Any] = {}
@@ -130,6 +134,15 @@ def resolve(words: Iterable[str]) -> Recipe:
     except ValidationError as error:
         raise RecipeError(" ".join(_sentence(error, origins).split())) from None
     return _written_out(result)
+
+
+def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe_file: Path) -> None:
+    """In a written-out recipe some values follow from others; changing one alone would leave the other as it was."""
+    changed = command.get("ifl", {})
+    if "epochs" in command.get("schedule", {}) and recipe["ifl"] and "milestones" not in (changed or {}):
+        raise RecipeError(f"schedule.epochs alone cannot change {recipe_file}, whose ifl.milestones are written out: give both, or start from recipe=NAME")
+    if "ifl" in command and bool(recipe["ifl"]) != (changed is not None) and "replacement" not in command.get("batch", {}):
+        raise RecipeError(f"ifl cannot be switched in {recipe_file}, whose batch.replacement is written out: give both, or start from recipe=NAME")
 
 
 def _check_blocks(specific: Any, recipe_file: Path) -> None:
@@ -180,7 +193,7 @@ def _written_out(recipe: Recipe) -> Recipe:
             raise RecipeError(f"ifl.milestones={recipe.ifl.milestones} are the epochs {epochs} of schedule.epochs={recipe.schedule.epochs}: they must differ and lie before the last")
         values["ifl"]["milestones"] = epochs
     if recipe.batch.replacement is None:
-        values["batch"]["replacement"] = recipe.preset == "paper" and recipe.streams > 1
+        values["batch"]["replacement"] = recipe.preset == "paper" and recipe.ifl is not None
     _check_streams(recipe)
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
@@ -220,6 +233,10 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
         field = _section(parts[:-1]).model_fields.get(parts[-1])
         legal = [value for value in _literals(field.annotation)] if field else []
         return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
+    if first["type"] == "model_type":
+        section = _section(parts)
+        off = ", or null to switch it off" if parts == ["ifl"] else ""
+        return f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as {dotted}.{next(iter(section.model_fields))}=...{off}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{dotted}={first['input']} ({origin}): {message}" if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"

@@ -140,7 +140,7 @@ class Batch(Section):
     bn_by: Literal["mix", "env"] = science("mix", "env: each group holds one environment only and environment 1 alone moves the running statistics, as by accident in the reference on two GPUs")
     draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
     budget: Literal["paper", "matched"] = science("paper", "paper: every stream draws so many; matched: all streams together do")
-    replacement: bool | None = science(None, "independent draws instead of a shuffle; default: the preset's (paper: with several environments, corrected: never)")
+    replacement: bool | None = science(None, "independent draws instead of a shuffle; default: the preset's (paper: with IFL, corrected: never)")
 
     @model_validator(mode="after")
     def _groups(self) -> Batch:
@@ -216,6 +216,29 @@ class Recipe(Section):
     @property
     def data_root(self) -> Path:
         return Path(self.data.root or PROJECT / "data")
+
+
+def departures(recipe: Recipe, other: Recipe) -> list[str]:
+    """The science fields in which a recipe differs from another, as `key=value (other value)`."""
+    mine, others = _flat(recipe.model_dump()), _flat(other.model_dump())
+    science = _flat(_marks(Recipe))
+    return [f"{key}={mine.get(key)} ({others.get(key)})" for key in sorted({*mine, *others}) if mine.get(key) != others.get(key) and science.get(key, True)]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
+
+
+def _marks(section: type[BaseModel]) -> dict[str, Any]:
+    """Whether each field is science, nested as the fields are."""
+    marks: dict[str, Any] = {}
+    for key, field in section.model_fields.items():
+        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        marks[key] = _marks(inner) if inner else bool((field.json_schema_extra or {}).get("science"))
+    return marks
 
 
 def _science_changes(section: BaseModel) -> dict[str, Any]:

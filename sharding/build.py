@@ -18,6 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":
+    from recipes.environment import in_environment
+
+    in_environment()  # before the first import that a bare Python lacks
+
 from recipes.words import nearest
 from sharding.index import DataError
 
@@ -80,6 +85,9 @@ def main(arguments: Sequence[str]) -> int:
         run(arguments)
     except DataError as error:
         print(f"sharding.build: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that cannot be made or written
+        print(f"sharding.build: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

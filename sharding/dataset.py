@@ -22,8 +22,9 @@ DATASET_FILE = "dataset.json"
 
 
 def build_command(root: Path, name: str) -> str:
-    """The command that builds data set `name` under `root`."""
-    return f"python -m sharding.build data={name} out={root}"
+    """The command that builds data set `name` under `root`, and whether it exists yet."""
+    there = (Path(__file__).parent / f"{name}.py").exists()
+    return f"python -m sharding.build data={name} out={root}" + ("" if there else " (a builder of that name does not exist yet)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,6 @@ def draw_ids(weights: np.ndarray | None, samples: int, draws: int, *, seed: int,
     assert shards is not None
     number = int(shards[-1]) + 1
     bounds = np.searchsorted(shards, np.arange(number + 1))
-    # The shards' order is the same for all streams, so that streams of one epoch ask for the same shards together.
     order = _shuffled(np.arange(number), _words(number, seed, epoch, 0, _SHARDS))
     parts = []
     for block in range(0, number, window):

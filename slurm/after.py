@@ -19,7 +19,7 @@ from typing import Literal
 from slurm.events import incarnation, newest_step, note, read
 
 PATIENCE = 3
-Verdict = Literal["finished", "requeue", "give up", "cancelled"]
+Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
 def decide(folder: Path, cancelled: bool) -> Verdict:
@@ -29,6 +29,8 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
     if cancelled:
         return "cancelled"
     events = read(folder)
+    if any(e["event"] == "failed" and e["incarnation"] == incarnation() and e["error"].startswith("Fenced") for e in events):
+        return "superseded"  # a newer start has the run; to come back would take it away again
     if any(e["event"] == "stopped" and e["incarnation"] == incarnation() for e in events):
         return "requeue"
     fruitless = 0

@@ -10,13 +10,15 @@
   runs=DIR           where run folders are made
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
+Of a key given twice the last one counts.
 The same command again goes on where the run stopped, and does nothing if it is finished.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -24,18 +26,6 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
-
-
-def in_environment() -> None:
-    """Go on inside the project's environment if this Python is another."""
-    environment = PROJECT / ".venv"
-    if Path(sys.prefix).resolve() == environment.resolve():
-        return
-    if not all(importlib.util.find_spec(name) for name in ("deepspeed", "pydantic", "submitit")):
-        python = environment / "bin" / "python"
-        if not python.exists():
-            sys.exit(f"the project's packages are not installed: run `make venv` in {PROJECT}")
-        os.execv(python, [str(python), *sys.argv])
 
 
 def main(words: list[str]) -> int:
@@ -67,21 +57,29 @@ def main(words: list[str]) -> int:
             if state := _already(folder):
                 print(f"{folder} is {state}: nothing to do")
                 return 0
-        prepare(recipe, folder)
+        os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         print(f"run folder: {folder}", flush=True)
         if recipe.cluster == "local":
             from slurm.local import run
 
             return run(recipe, folder)
         from slurm.events import note
+        from slurm.folder import prepare
         from slurm.submit import submit
 
+        prepare(recipe, folder)
+        if recipe.slurm.gpus_per_node is None:
+            print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
         job = submit(recipe, folder)
         note(folder, "submitted", job=job)
         print(f"job: {job}")
         return 0
     except (RecipeError, _data_error()) as error:
         print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that cannot be made or written
+        print(f"launch.py: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
 
 
@@ -104,8 +102,9 @@ def _check_batch(recipe) -> None:
     from recipes.schema import RecipeError
     from sharding.plan import PlanError, micro_batches
 
+    gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
-        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=recipe.cluster != "local" and recipe.slurm.gpus_per_node != 0)
+        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 
@@ -119,17 +118,9 @@ def _already(folder: Path) -> str | None:
     return state if state in ("running", "queued", "unknown") else None
 
 
-def prepare(recipe, folder: Path) -> None:
-    """Make the run folder, private to the user, with the resolved recipe in it."""
-    from recipes.resolve import dump
-
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = folder / f".recipe.{os.getpid()}.tmp"
-    temporary.write_text(dump(recipe))
-    os.replace(temporary, folder / "recipe.yaml")
-
-
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
+    from recipes.environment import in_environment
+
     in_environment()
     sys.exit(main(sys.argv[1:]))

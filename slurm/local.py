@@ -18,6 +18,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from recipes.schema import PROJECT, Recipe, RecipeError
+from slurm.folder import prepare
 from slurm.job import FINISHED, STOPPED
 
 
@@ -32,6 +33,7 @@ def run(recipe: Recipe, folder: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RecipeError(f"{folder} is being trained by another process on this machine") from None
+        prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
         _compile_operator()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         processes = _start(recipe, folder, lock)
@@ -56,7 +58,7 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str]) -> list[subprocess.Popen
     """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
     it holds until the last of them has ended."""
     tasks = recipe.tasks
-    threads = max(1, (os.cpu_count() or 1) // tasks)
+    threads = max(1, len(os.sched_getaffinity(0)) // tasks)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,7 +66,7 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str]) -> list[subprocess.Popen
     (folder / "log").mkdir(exist_ok=True)
     for rank in range(tasks):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **{key: str(value) for key, value in variables.items()}, "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **{key: str(value) for key, value in variables.items()}, "PYTHONUNBUFFERED": "1"}
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
             processes.append(subprocess.Popen([sys.executable, "-m", "slurm.job", str(folder)], cwd=PROJECT, env=environment, stdout=log, stderr=log,
                                               stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()]))
@@ -99,8 +101,11 @@ def _watch(recipe: Recipe, folder: Path, processes: list[subprocess.Popen]) -> i
     bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
     if bad:  # the first to fail says why; what the others say is that they lost it
         log, rank, code = min(((folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad), key=lambda entry: entry[0].stat().st_mtime_ns)
-        print(f"rank {rank} ended with code {code}; the end of {log}:", file=sys.stderr)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        print(f"rank {rank} {how} after step {bar.n}; the same command goes on from the last checkpoint. The end of {log}:", file=sys.stderr)
         print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
+    elif STOPPED in codes:
+        print(f"stopped and saved after step {bar.n}; the same command goes on from there", flush=True)
     return 1 if bad else max(code for code in codes if code is not None)
 
 

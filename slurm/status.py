@@ -90,7 +90,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: dict[str, str
         return "queued" if jobs[job] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING") else "running"
     last = events[-1] if events else {"event": "new"}
     if last["event"] == "verdict":
-        return {"give up": "gave up", "requeue": "lost"}.get(last["verdict"], "cancelled" if last["verdict"] == "cancelled" else "failed")
+        return {"give up": "gave up", "requeue": "lost"}.get(last["verdict"], last["verdict"] if last["verdict"] in ("cancelled", "superseded") else "failed")
     return {"start": "lost", "submitted": "lost"}.get(last["event"], last["event"])
 
 
@@ -193,7 +193,7 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from slurm.launch import in_environment
+    from recipes.environment import in_environment
 
     in_environment()
     try:

@@ -47,12 +47,16 @@ def require_sbatch() -> None:
 
 
 def submit(recipe: Recipe, folder: Path) -> str:
-    """Submit the run and return the job's id."""
+    """Submit the run and return the job's id. Raises RecipeError if SLURM refuses it."""
     from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
 
     (folder / "log").mkdir(exist_ok=True)
     executor = SlurmExecutor(folder=folder / "log", python=shlex.quote(sys.executable))
     executor.update_parameters(**parameters(recipe, folder))
     # The job imports the suite by name: from the project's folder it finds it without an installation of its own.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return str(executor.submit(TrainJob(str(folder))).job_id)
+    try:
+        return str(executor.submit(TrainJob(str(folder))).job_id)
+    except FailedJobError as error:
+        raise RecipeError(f"sbatch refused the job: {str(error).strip().splitlines()[-1]}") from None

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 NODES = 4
+MARK = "GLT_CLUSTER"
 PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "munged": "munge"}
 
 CONF = """\
@@ -110,7 +111,9 @@ class Cluster:
         return self
 
     def _daemon(self, name: str, *arguments: str) -> None:
-        subprocess.run([_program(name), *arguments], env={**os.environ, **self.environment}, check=True, timeout=30, stdout=subprocess.DEVNULL)
+        # The mark is the daemons' alone: a user's shell, which has SLURM_CONF too, is none of ours.
+        environment = {**os.environ, **self.environment, MARK: str(self.folder)}
+        subprocess.run([_program(name), *arguments], env=environment, check=True, timeout=30, stdout=subprocess.DEVNULL)
 
     def run(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess:
         """A SLURM command against this cluster."""
@@ -135,17 +138,25 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _processes(self) -> list[int]:
-        """Everything that was started with this cluster's configuration: daemons, steps and their tasks."""
-        wanted = f"SLURM_CONF={self.folder}/slurm.conf".encode()
-        found = []
+        """The daemons, which carry the mark, and all that descends from them: steps and their tasks."""
+        wanted, parents, ours = f"{MARK}={self.folder}".encode(), {}, set()
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
+            if entry.name.isdigit():
                 try:
-                    if wanted in (entry / "environ").read_bytes().split(b"\0") and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                        found.append(int(entry.name))
+                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    if state == "Z":
+                        continue
+                    parents[int(entry.name)] = int(parent)
+                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                        ours.add(int(entry.name))
                 except OSError:
                     continue
-        return found
+        grown = True
+        while grown:
+            more = {pid for pid, parent in parents.items() if parent in ours and pid not in ours}
+            ours |= more
+            grown = bool(more)
+        return sorted(ours)
 
 
 def _consecutive_ports(count: int) -> int:
@@ -170,6 +181,8 @@ if __name__ == "__main__":
     if action == "up":
         if lacks := missing_package():
             sys.exit(f"a cluster needs {lacks} (make system, as root)")
+        if Cluster(folder)._processes():
+            sys.exit(f"a cluster is already up in {folder}: export SLURM_CONF={folder}/slurm.conf, or make cluster-down")
         Cluster(folder).start()
         print(f"four nodes are up; let this shell talk to them:\n  export SLURM_CONF={folder}/slurm.conf")
     else:

@@ -525,3 +525,20 @@ def test_analysis_never_imports_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
+
+
+def test_a_run_changed_on_the_command_line_is_marked(tmp_path: Path) -> None:
+    """A run that is not its recipe as the project has it is counted, but its cells are marked and the notes say in what."""
+    from recipes.resolve import dump, resolve
+
+    write_run(tmp_path / "runs", data="digits_glt", recipe="glt_ifl")
+    (folder,) = (tmp_path / "runs").iterdir()
+    for words, marked in ((["schedule.epochs=5"], True), (["nodes=2"], False)):
+        (folder / "recipe.yaml").write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt", *words])))
+        runs, _ = load_runs(tmp_path / "runs")
+        frame, problems = tidy(runs)
+        layout = load_layout(available()["digits_clt_glt"])
+        table = build(layout, runs, frame, problems)
+        row = [row.recipe for row in layout.rows].index("glt_ifl")
+        assert any(cell.marked and cell.values for cell in table.cells[row]) == marked
+        assert any("schedule.epochs=5 (24)" in note for note in table.notes) == marked

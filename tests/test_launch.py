@@ -288,7 +288,25 @@ def test_plain_python_goes_on_in_the_environment(tmp_path: Path) -> None:
 def test_missing_environment_names_the_command_that_makes_it(tmp_path: Path) -> None:
     """Without packages and without .venv the launcher stops with the one command that makes them."""
     (tmp_path / "slurm").mkdir()
+    (tmp_path / "recipes").mkdir()
     shutil.copy(LAUNCH, tmp_path / "slurm" / "launch.py")
+    shutil.copy(PROJECT / "recipes" / "environment.py", tmp_path / "recipes" / "environment.py")
     result = launch(*DRY, python=bare_python(), file=tmp_path / "slurm" / "launch.py")
     assert result.returncode != 0 and len(result.stderr.splitlines()) == 1
     assert f"run `make venv` in {tmp_path}" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["-m", "analysis", "--help"], ["-m", "sharding.build", "--help"], ["slurm/status.py", "--help"]])
+def test_every_command_finds_the_environment(command: list[str]) -> None:
+    """The README's commands, started in the project's folder by a Python without the packages, go on in .venv."""
+    if not (PROJECT / ".venv" / ".installed").exists():
+        pytest.skip("the project's .venv is not there: `make venv` makes it")
+    result = subprocess.run([bare_python(), *command], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "DIR" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("runs", ["/proc/none", "/dev/null"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(runs: str, tiny_root: Path) -> None:
+    """Where the run folder cannot be made the launcher says which and why, without a traceback."""
+    sentence = refused("data=digits_glt", f"data.root={tiny_root}", "cluster=local", f"runs={runs}")
+    assert runs in sentence

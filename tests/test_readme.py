@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 QUICK = {
     "python slurm/launch.py recipe=glt_randaug_ifl nodes=4": (2, "python -m sharding.build data=imagenet_glt"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
+    "python slurm/status.py": (0, "state"),
 }
 LONG = [
     "make demo",
@@ -24,7 +25,7 @@ LONG = [
     "python -m analysis runs=runs out=out",
     "make test",
 ]
-CLUSTER = ["make cluster", "export SLURM_CONF=/tmp/glt-cluster/slurm.conf", "python slurm/launch.py recipe=glt_randaug_ifl data=digits_glt nodes=4", "squeue", "make cluster-down"]
+CLUSTER = ["make cluster", "export SLURM_CONF=/tmp/glt-cluster/slurm.conf", "python slurm/launch.py recipe=glt_randaug_ifl data=digits_glt nodes=4 seed=1", "squeue", "make cluster-down"]
 
 
 def commands() -> list[str]:
@@ -78,9 +79,7 @@ def test_long_commands_in_a_fresh_clone(tmp_path: Path) -> None:
         result = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=3600)
         assert result.returncode == 0, command + result.stdout[-3000:] + result.stderr[-3000:]
     environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}:/usr/sbin"}
-    for folder in (clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s0-*"):
-        shutil.rmtree(folder)  # so that SLURM has something to do
     shown = subprocess.run("\n".join(["set -e", *CLUSTER[:4], "while squeue -h | grep -q .; do sleep 2; done", CLUSTER[4]]), shell=True, executable="/bin/bash", cwd=clone,
                            env=environment, capture_output=True, text=True, timeout=1200)
     assert shown.returncode == 0 and "job: " in shown.stdout, shown.stdout + shown.stderr
-    assert len(list((clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s0-*/done"))) == 1
+    assert len(list((clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s1-*/done"))) == 1

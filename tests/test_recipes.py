@@ -513,3 +513,24 @@ def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: st
     path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
     with pytest.raises(RecipeError, match="cannot change"):
         resolve([f"recipe={path}", word])
+
+
+@pytest.mark.parametrize("words, sentence", [(["schedule.epochs=48"], "ifl.milestones"), (["ifl=null"], "batch.replacement")])
+def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: list[str], sentence: str) -> None:
+    """Values that follow from others stand written out in a run's recipe, so changing one alone is refused and both are taken."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
+    with pytest.raises(RecipeError, match=sentence):
+        resolve([f"recipe={path}", *words])
+    both = {"schedule.epochs=48": "ifl.milestones=[0.6,0.8]", "ifl=null": "batch.replacement=null"}[words[0]]
+    assert resolve([f"recipe={path}", *words, both]).run_name == resolve(["recipe=glt_ifl", "data=digits_glt", *words]).run_name
+
+
+def test_departures_name_science_alone() -> None:
+    """What a run was changed in on the command line is told key by key; where and how fast it ran is not."""
+    from recipes.schema import departures
+
+    stands = resolve(["recipe=glt_ifl", "data=digits_glt"])
+    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "nodes=2", "data.workers=3", "log.every=7"]), stands) == []
+    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "optim.lr=0.2"]), stands) == ["optim.lr=0.2 (0.1)"]
+    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[1,2]"]), stands) == ["ifl.milestones=[1, 2] ([14, 19])"]

@@ -16,7 +16,7 @@ import yaml
 from ranks import PROJECT, started
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
-from slurm.launch import prepare
+from slurm.folder import prepare
 
 RECIPES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))

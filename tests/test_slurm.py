@@ -20,9 +20,9 @@ from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm import after, events, status
 
-# Small and slow enough to be hit: 3 epochs of 14 steps, environments and centers from the first epoch on.
-WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=3", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
-         "log.eval_test_every=3", "slurm.cpus_per_task=1"]
+# Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
+WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=12", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
+         "log.eval_test_every=12", "slurm.cpus_per_task=1"]
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,14 @@ def test_why_names_the_first_rank_to_fail(tmp_path: Path) -> None:
     assert "rank 1" in said and "DataError: shard x is damaged" in said and "the last words of rank 1" in said
 
 
+def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start that found a newer one's claim ends for good: requeued, it would take the run away from the newer one."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    events.note(tmp_path, "start")
+    events.note(tmp_path, "failed", rank=0, error="Fenced: another token")
+    assert after.decide(tmp_path, cancelled=False) == "superseded"
+
+
 def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
     """Once a newer start has claimed the run folder, the older one's commit is refused and the newer one's is not."""
     from ifl.fence import Fence, Fenced
@@ -193,6 +201,10 @@ def test_a_cluster_leaves_nothing_behind(tmp_path: Path) -> None:
     if package:
         pytest.skip(f"needs {package} (make system, as root)")
     running = clusters.Cluster(tmp_path / "c", nodes=1).start()
+    bystander = subprocess.Popen(["sleep", "60"], env={**os.environ, **running.environment})  # a user's shell has SLURM_CONF too
     assert running._processes()
     running.stop()
+    assert bystander.poll() is None, "a process that only talks to the cluster is not the cluster's"
+    bystander.kill()
+    bystander.wait()
     assert not running._processes() and not running.folder.exists()

@@ -248,3 +248,38 @@ def test_plain_values_travel() -> None:
     for gathered, first in started(4).run(exchanged):
         assert gathered == [{"rank": rank, "text": "x" * 1000 * rank} for rank in range(4)]
         assert first == [0] * 5
+
+
+def test_statistics_of_synchronised_layers_move() -> None:
+    """The layers that synchronise a group over several GPUs give their statistics like plain ones (here in a world of one,
+    where they need no GPU), and the count of forwards is no part of the state."""
+    import torch
+    from torch import nn
+
+    from ifl.network import RunningStatistics
+
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 4, 4)
+    moved = []
+    for convert in (lambda net: net, nn.SyncBatchNorm.convert_sync_batchnorm):
+        network = convert(nn.Sequential(nn.BatchNorm2d(3)))
+        statistics = RunningStatistics(network)
+        network(images)
+        statistics.move(statistics.of_group())
+        moved.append(network[0].running_mean)
+        assert not any("num_batches_tracked" in name for name in network.state_dict())
+    assert torch.equal(moved[0], moved[1]) and moved[0].abs().sum() > 0
+
+
+def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
+    """Whether a step counts as diverged depends on single rows, not on how many of them a rank adds up."""
+    import torch
+
+    from ifl.comm import Comm
+    from ifl.sync import StepSync
+
+    sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
+    sync.add(torch.full((4096,), 3000.0), torch.full((4096,), 3000.0), torch.tensor(0), torch.zeros(2), None, torch.zeros(4096, dtype=torch.int64))
+    sync.start(False, False)
+    totals = sync.wait()
+    assert totals.bad == 0 and totals.loss == totals.center == 3000.0 * 4096
