@@ -26,8 +26,8 @@ from test_slurm import launch, queue_of, result_of
 from recipes.resolve import resolve
 from slurm import events, status
 
-WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "schedule.epochs=6", "batch.size=32", "batch.bn=16", "ifl.milestones=[1,3]", "log.every=1",
-         "log.eval_test_every=6", "log.save_every_steps=5", "slurm.cpus_per_task=1"]
+WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "schedule.epochs=24", "batch.size=32", "batch.bn=16", "ifl.milestones=[1,3]", "log.every=1",
+         "log.eval_test_every=24", "log.save_every_steps=5", "slurm.cpus_per_task=1"]
 PATIENCE_S = 240
 
 
@@ -128,7 +128,7 @@ def main(faults: int, seed: int, hits: int) -> int:
                     before = target.starts()
                     if not _until(lambda: target.state() in ("running", "finished"), problems, "running"):
                         break
-                    time.sleep(dice.uniform(0, 11))  # boot, training and saves all lie in these seconds
+                    time.sleep(dice.uniform(0, 9))  # boot, training and saves all lie in these seconds
                     if target.state() in ("finished", "gave up"):
                         break
                     kind = dice.choice(list(FAULTS))
