@@ -136,11 +136,6 @@ class Dataset:
         """edition -> split -> folder relative to `root/name`."""
         return {edition: dict(splits) for edition, splits in self.meta["editions"].items()}
 
-    def statistics(self, edition: str) -> tuple[list[float], list[float]]:
-        """(mean [3], std [3]) of the RGB channels (0 to 1) over the train split of `edition`."""
-        entry = self.meta["statistics"][_known(edition, self.meta["statistics"], f"{self.name} has no edition")]
-        return list(entry["mean"]), list(entry["std"])
-
     def split(self, edition: str, split: str) -> Split:
         """Opens a split, with all its shards present in their recorded sizes and its index the recorded one.
 

@@ -134,7 +134,7 @@ def test_fingerprint_follows_content(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_editions_counts_and_groups(dataset: Dataset) -> None:
-    """Editions, splits, class groups 4/4/2, both long tails and both balances are what the facts sheet asks for."""
+    """Editions, splits, class groups 4/4/2, both long tails and both balances are those of the benchmark."""
     assert {e: set(s) for e, s in dataset.editions.items()} == {
         "glt": {"train", "val", "test_glt", "test_cbl", "test_gbl"}, "cbl": {"train", "val", "test_cbl", "test_gbl"}}
     assert dataset.class_groups == [0] * 4 + [1] * 4 + [2] * 2 and dataset.num_classes == 10
