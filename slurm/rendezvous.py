@@ -15,7 +15,9 @@ def export_rank() -> None:
     import submitit
 
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))  # before torch is imported
+    # Before torch is imported. Never more threads than cores, and none that spin while they wait: nodes may be shared.
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")), len(os.sched_getaffinity(0)))))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
     # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
