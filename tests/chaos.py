@@ -63,17 +63,17 @@ def _cmdline(pid: int) -> bytes:
 def kill_one(target: Target, dice: random.Random) -> None:
     ranks = target.ranks()
     if ranks:
-        _kill(dice.choice(ranks))
+        _send(dice.choice(ranks), signal.SIGKILL)
 
 
 def kill_all(target: Target, dice: random.Random) -> None:
     for pid in target.ranks():
-        _kill(pid)
+        _send(pid, signal.SIGKILL)
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, sign: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, sign)
     except ProcessLookupError:
         pass
 
@@ -86,10 +86,7 @@ def warn(target: Target, dice: random.Random) -> None:
 def terminate(target: Target, dice: random.Random) -> None:
     """SIGTERM to the ranks, as a scheduler without user signals sends it."""
     for pid in target.ranks():
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
+        _send(pid, signal.SIGTERM)
 
 
 def requeue(target: Target, dice: random.Random) -> None:
