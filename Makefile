@@ -12,7 +12,7 @@ help:
 	@echo "make test-full  also the long tests"
 	@echo "make system     Debian packages (as root): compiler, git, and for the tests SLURM and LaTeX"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
-	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0)"
+	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
 
@@ -33,7 +33,7 @@ test-full: operators
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge texlive-latex-recommended
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge iproute2 texlive-latex-recommended
 
 cluster: venv
 	@$(BIN)/python tests/cluster.py up
@@ -42,7 +42,7 @@ cluster-down:
 	@$(BIN)/python tests/cluster.py down
 
 chaos: operators
-	$(BIN)/python tests/chaos.py faults=$(or $(faults),20) seed=$(or $(seed),0)
+	$(BIN)/python tests/chaos.py faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
 
 venv: .venv/.installed
 

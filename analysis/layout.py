@@ -6,6 +6,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from recipes.text import one_line, read_yaml
 from recipes.words import nearest
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
@@ -110,15 +111,15 @@ def load_layout(file: Path) -> Layout:
         ValueError: the file is no YAML mapping, or a key or value in it is not legal.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file.name}: not readable as YAML ({' '.join(str(error).split())})") from None
+        content = read_yaml(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(one_line(f"{file.name}: not readable as YAML ({' '.join(str(error).split())})")) from None
     if not isinstance(content, dict) or "name" in content:
         raise ValueError(f"{file.name}: legal is a mapping of preset, select, seeds, rows, columns")
     try:
         return Layout(name=file.stem, **content)
     except ValidationError as error:
-        raise ValueError(f"{file.name}: {_sentence(error)}") from None
+        raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
 
 
 def available(folder: Path = FOLDER) -> dict[str, Path]:

@@ -13,9 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT = timedelta(minutes=10)
-"""How long a rank waits for the others before it gives them up."""
-
 
 class Pending:
     """A tensor on its way; `wait()` gives it once all ranks' parts are in."""
@@ -30,11 +27,12 @@ class Pending:
 
 
 class Comm:
-    """The ranks of one group: by default a group of our own, so that reductions in flight never meet DeepSpeed's."""
+    """The ranks of one group: by default a group of our own, so that reductions in flight never meet DeepSpeed's, in which
+    a rank gives the others up after `patience_s` seconds."""
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, patience_s: float = 600.0) -> None:
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1
-        self.group = (group or dist.new_group(timeout=TIMEOUT)) if self.distributed else None
+        self.group = (group or dist.new_group(timeout=timedelta(seconds=patience_s))) if self.distributed else None
         self.rank = dist.get_rank(self.group) if self.distributed else 0
         self.size = dist.get_world_size(self.group) if self.distributed else 1
 

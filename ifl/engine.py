@@ -7,10 +7,14 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
+import math
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     from recipes.environment import in_environment
@@ -18,9 +22,9 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare Python lacks
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ifl.comm import TIMEOUT
 from ifl.method import Output
 from recipes.schema import Optim
 
@@ -31,9 +35,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
-def connect() -> torch.device:
+def connect(patience_s: float) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
-    Without these variables the process is the only rank."""
+    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any collective."""
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -41,7 +45,7 @@ def connect() -> torch.device:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
     if not torch.cuda.is_available():
         load_operator()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=TIMEOUT)
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -63,7 +67,7 @@ class Engine:
         import deepspeed
 
         self.batch, self.device, self.zero = batch, device, optim.zero
-        sgd = torch.optim.SGD(network.to(device).parameters(), lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
+        self._sgd = torch.optim.SGD(network.to(device).parameters(), lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
@@ -75,8 +79,10 @@ class Engine:
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }
-        self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=sgd, config=config)
+        self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=self._sgd, config=config)
         self.ranks = self.engine.dp_world_size
+        files = self.engine.checkpoint_engine
+        files.save, files.makedirs, self.engine._copy_recovery_script = self._collect, lambda *_, **__: None, lambda folder: None
 
     @property
     def network(self) -> nn.Module:
@@ -100,14 +106,54 @@ class Engine:
         """The optimizer's step, after `backward(last=True)`; without it, moves on to the next micro-batch."""
         self.engine.step()
 
-    def save(self, folder: Path) -> None:
-        """Write parameters, buffers and optimizer state, each rank its files. Every rank must call it."""
-        self.engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+    def finite(self) -> bool:
+        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients never did:
+        ZeRO leaves such a step out without a word."""
+        kept = [value for state in self._sgd.state.values() for value in state.values()]
+        held = [tensor.detach() for tensor in (*self.network.state_dict().values(), *kept) if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()]
+        return self.engine.skipped_steps == 0 and bool(torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all())
 
-    def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag="engine")
+    def checksum(self) -> int:
+        """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after any one change."""
+        return int(torch.stack([tensor.view(torch.int32).sum() for tensor in self.network.state_dict().values() if tensor.dtype == torch.float32]).sum())
+
+    def save(self) -> dict[str, memoryview]:
+        """The files of parameters, buffers and optimizer state that this rank has to write, by their paths in a
+        checkpoint's folder. Every rank must call it. Nothing is written here: DeepSpeed has barriers between its writes,
+        in which all would wait for the one whose disk refuses."""
+        self._files: dict[str, memoryview] = {}
+        self.engine.save_checkpoint(".", tag="engine", save_latest=False)
+        return self._files
+
+    def _collect(self, state_dict: dict[str, Any], path: str) -> None:
+        buffer = io.BytesIO()
+        torch.save(state_dict, buffer)
+        self._files[Path(path).as_posix()] = buffer.getbuffer()
+
+    def load(self, folder: Path, ranks: int) -> None:
+        """Put back what `ranks` ranks have saved. Every rank must call it."""
+        cut_anew = self.zero > 0 and ranks != self.ranks
+        path, _ = self.engine.load_checkpoint(str(folder), tag="engine", load_module_only=cut_anew)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
+        if cut_anew:
+            self._load_shards(Path(path).parent, ranks)
+
+    def _load_shards(self, folder: Path, ranks: int) -> None:
+        """ZeRO cuts parameters and momentum, laid end to end, into one piece a rank, which DeepSpeed cannot put on another number of
+        ranks: here the pieces are joined and cut anew."""
+        files = [folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)]
+        shards = [torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"] for file in files]
+        for group, piece in enumerate(self.optimizer.single_partition_of_fp32_groups):
+
+            def mine(pieces: list[torch.Tensor], size: int = piece.numel()) -> torch.Tensor:
+                whole = torch.cat(pieces)[self.engine.global_rank * size :][:size].to(self.device)
+                return F.pad(whole, (0, size - len(whole)))
+
+            assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), "DeepSpeed lays its parameters out otherwise"
+            momenta = [shard["base_optimizer_state"]["state"].get(group, {}).get("momentum_buffer") for shard in shards]
+            if momenta[0] is not None:
+                self._sgd.state[piece]["momentum_buffer"] = mine(momenta)
 
 
 def load_operator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ class Evaluator:
         self.reader = Reader(dataset, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()
-    def predict(self, engine: Engine, method: BaseMethod) -> dict[str, np.ndarray]:
+    def predict(self, engine: Engine, method: BaseMethod, beat: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
         """The contents of preds/*/SPLIT.npz: id, label, group, attribute, prediction int64 [N], confidence float32 [N]
-        (the softmax's maximum), in the order of the index. Equal on all ranks."""
+        (the softmax's maximum), in the order of the index. Equal on all ranks. `beat` is called after each batch."""
         network, samples = engine.engine, len(self.split)
         network.eval()
         share = -(-samples // self.comm.size)
@@ -42,6 +43,7 @@ class Evaluator:
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence
             done = end
+            beat()
         network.train()
         gathered = self.comm.gather(rows).transpose(1, 2).flatten(0, 1).cpu().numpy()
         gathered = gathered[gathered[:, 0] >= 0]

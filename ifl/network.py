@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ifl.comm import TIMEOUT
 from ifl.method import Output
 
 
@@ -73,8 +73,8 @@ class RunningStatistics:
         torch._foreach_copy_(self._buffers, list(parts))
 
 
-def synchronise_groups(network: nn.Module, ranks: int, groups: int) -> nn.Module:
+def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> nn.Module:
     """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
-    process_groups = [torch.distributed.new_group(list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=TIMEOUT) for g in range(groups)]
+    process_groups = [torch.distributed.new_group(list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=timedelta(seconds=patience_s)) for g in range(groups)]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
     return nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)

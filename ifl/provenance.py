@@ -20,10 +20,12 @@ PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow"
 
 
 def commit() -> str:
-    """The checked-out commit, with `+changes` where the work tree differs from it."""
+    """The checked-out commit, with `+changes` where the work tree differs from it; in a copy made for a job, what stood there then."""
+    if (stated := PROJECT / "COMMIT").exists():
+        return stated.read_text().strip()
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")

@@ -15,7 +15,7 @@ import torch
 from ifl.centers import Centers
 from ifl.comm import Comm
 from ifl.confidence import ConfidenceTable
-from ifl.sync import StepTotals
+from ifl.sync import StepTotals, ranks_of
 
 
 class RankMismatch(RuntimeError):
@@ -85,6 +85,14 @@ def unpack(packed: dict[str, Any], centers: Centers | None, confidence: Confiden
     return state
 
 
+def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
+    """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and nothing
+    random has a state that a checkpoint would have to hold."""
+    key = np.array([seed << 32 | epoch, step << 32 | row], dtype=np.uint64)
+    counter = np.array([0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64)  # apart from the plan's and the augmentation's words
+    return int(np.random.Philox(key=key, counter=counter).random_raw())
+
+
 def digest(centers: Centers | None, weights: list[np.ndarray | None], total: torch.Tensor | None = None) -> str:
     """Hex digest of the centers, the streams' weights and, where given, the summed confidence table."""
     sha = hashlib.sha256()
@@ -94,9 +102,16 @@ def digest(centers: Centers | None, weights: list[np.ndarray | None], total: tor
 
 
 def check_equal(what: str, mine: str, comm: Comm, device: torch.device | str = "cpu") -> None:
-    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most."""
+    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most; with two ranks,
+    or where no value is that of most, nobody can tell who is right.
+
+    Raises:
+        RankMismatch: on all ranks.
+    """
     digests = comm.gather_objects(mine, device)
     if len(set(digests)) > 1:
-        common = max(digests, key=digests.count)  # the first of the most frequent
+        common = max(digests, key=digests.count)
         odd = [rank for rank, value in enumerate(digests) if value != common]
-        raise RankMismatch(f"{what}: {'rank' if len(odd) == 1 else 'ranks'} {', '.join(map(str, odd))} differ{'s' if len(odd) == 1 else ''} from the others of {comm.size}")
+        if 2 * len(odd) >= comm.size:
+            raise RankMismatch(f"{what}: the {comm.size} ranks differ, and no value is that of most of them")
+        raise RankMismatch(f"{what}: {ranks_of(odd)} differ{'s' * (len(odd) == 1)} from the others of {comm.size}")

@@ -1,7 +1,8 @@
 """The one reduction of a training step.
 
 It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
-statistics and the centers' class sums, all as exact integers (ifl/fixed.py). It starts after the last forward pass and
+statistics and the centers' class sums, all as exact integers (ifl/fixed.py), and each rank's place in the run: sums of
+different steps, after a collective that one rank left out or made twice, would be wrong without a sign. It starts after the last forward pass and
 travels while the gradients are computed. The centers' sums need a K x D table of int64; where the batch's B x D
 features are fewer bytes, these are gathered instead and added up on every rank: the same bits either way.
 """
@@ -23,6 +24,10 @@ STATISTIC_BITS = 32
 """Batch statistics count in multiples of 2**-32 (2e-10); with a batch of 256 values up to 2**22 fit."""
 
 _SAVE, _STOP, _BAD, _LOSS, _CENTER, _CORRECT, _GROUPS, _HEAD = range(8)
+
+
+class Desynchronised(RuntimeError):
+    """The ranks' reductions do not belong to one step; the message says where each of them stands."""
 
 
 @dataclass
@@ -49,7 +54,7 @@ class StepSync:
         self._reset()
 
     def _reset(self) -> None:
-        self._head = torch.zeros(_HEAD, dtype=torch.int64, device=self.device)
+        self._head = torch.zeros(_HEAD + self.comm.size, dtype=torch.int64, device=self.device)
         self._statistics: torch.Tensor | None = None
         self._features: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
@@ -71,8 +76,10 @@ class StepSync:
             self._features.append(features_BD.detach().float())
             self._labels.append(labels_B)
 
-    def start(self, save: bool, stop: bool) -> None:
-        """Send this rank's part on its way."""
+    def start(self, place: tuple[int, int], save: bool, stop: bool) -> None:
+        """Send this rank's part on its way; `place` is the epoch and the step in it."""
+        self._place = (place[0] << 32) + place[1] + 1
+        self._head[_HEAD + self.comm.rank] = self._place
         self._head[_SAVE], self._head[_STOP] = int(save), int(stop)
         parts = [self._head, self._statistics]
         self._gathered: Pending | None = None
@@ -91,18 +98,34 @@ class StepSync:
         self._pending = self.comm.start_sum(torch.cat(parts))
 
     def wait(self) -> StepTotals:
-        """The totals; also readies for the next step."""
+        """The totals; also readies for the next step.
+
+        Raises:
+            Desynchronised: not all ranks' parts are of this step.
+        """
         head, statistics, *sums = self._pending.wait().split(self._sizes)
+        save, stop, bad, loss, center, correct, groups, *places = head.tolist()
+        if set(places) != {self._place}:
+            raise Desynchronised(f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; one of them left a collective out or made it twice")
         class_sums = sums[0].view(len(self.centers.centers_KD), -1) if sums else None
         bad_rows = 0
         if self._gathered is not None:
             rows = self._gathered.wait().flatten(0, 1)
             class_sums, bad_rows = self.centers.class_sums(rows[:, :-1], rows[:, -1].long(), self.batch)
-        save, stop, bad, loss, center, correct, groups = head.tolist()
         totals = StepTotals(save > 0, stop > 0, bad + int(bad_rows), loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
                             to_float(statistics, STATISTIC_BITS) / groups, class_sums)
         self._reset()
         return totals
+
+
+def _standing(places: list[int]) -> str:
+    ranks_at = {place: [rank for rank, other in enumerate(places) if other == place] for place in places}
+    return ", ".join(f"{ranks_of(ranks)} in {f'epoch {place - 1 >> 32}, step {place - 1 & 0xFFFFFFFF}' if place else 'no step'}" for place, ranks in ranks_at.items())
+
+
+def ranks_of(ranks: list[int]) -> str:
+    """`rank 3` or `ranks 0, 3`."""
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 
 def gather_is_smaller(batch: int, classes: int, features: int) -> bool:

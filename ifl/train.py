@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from ifl import checkpoint, provenance
+from ifl.boot import Boot
 from ifl.centers import Centers
 from ifl.comm import Comm
 from ifl.confidence import ConfidenceTable, mean_scores
+from ifl.diverged import Diverged, refuse_pollution
 from ifl.engine import Engine, connect
 from ifl.environments import stream_weights
 from ifl.evaluate import Evaluator, scores, write_predictions
@@ -27,18 +29,15 @@ from ifl.files import Metrics, write_json
 from ifl.method import Task, load_method
 from ifl.network import Network, RunningStatistics, build_backbone, synchronise_groups
 from ifl.record import best_name, load_best, save_best, write_environment
-from ifl.state import State, check_equal, digest, pack, unpack
+from ifl.state import State, check_equal, digest, pack, step_seed, unpack
 from ifl.sync import StepSync
+from ifl.watchdog import patience_s
 from recipes.schema import Ifl, Recipe
 from sharding.dataset import open_dataset
 from sharding.plan import EpochPlan, micro_batches, plan_epoch, rank_draws
 from sharding.reader import MicroBatches, Reader
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
-
-
-class Diverged(RuntimeError):
-    """A loss, feature or batch statistic is not finite or out of range."""
 
 
 def learning_rate(epoch: int, epochs: int, lr: float) -> float:
@@ -52,28 +51,23 @@ def center_weight(epoch: int, ifl: Ifl | None) -> float:
     return reached[-1] if reached else 0.0
 
 
-def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
-    """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and nothing
-    random has a state that a checkpoint would have to hold."""
-    key = np.array([seed << 32 | epoch, step << 32 | row], dtype=np.uint64)
-    counter = np.array([0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64)  # apart from the plan's and the augmentation's words
-    return int(np.random.Philox(key=key, counter=counter).random_raw())
-
-
-def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False) -> bool:
+def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False, beat: Callable[..., None] = lambda section=None: None) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
     Args:
         stop_requested: asked at every step; where it says yes on any rank, all save and leave.
+        beat: told at each bit of progress what comes next (ifl/watchdog.py).
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
     """
-    started = time.monotonic()
+    boot, patience = Boot(beat), patience_s(recipe.log.stuck_after_s)
 
     # ------------------------------------------------------------------------------------------------ ranks and data
-    device = connect()
-    comm = Comm()
+    boot.part("connect")
+    device = connect(patience)
+    comm = Comm(patience_s=patience)
+    boot.part("data")
     fence = Fence(folder) if comm.rank == 0 else None
     dataset = open_dataset(recipe.data_root, recipe.data.name)
     train_split = dataset.split(recipe.train, "train")
@@ -83,6 +77,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     counts = np.bincount(labels, minlength=dataset.num_classes)
 
     # ------------------------------------------------------------------------------------------- network and method
+    boot.part("network")
     ifl, batch = recipe.ifl, recipe.batch
     groups = batch.size // batch.bn if batch.bn else 1
     mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda")
@@ -91,7 +86,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     method = load_method(recipe.method.name, Task(counts, backbone.feature_dim, recipe.schedule.epochs))
     network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
     if batch.bn and comm.size > groups:
-        network = synchronise_groups(network, comm.size, groups)
+        network = synchronise_groups(network, comm.size, groups, patience)
     engine = Engine(network, recipe.optim, batch.size, max(map(len, mine)), len(mine), device)
     statistics = RunningStatistics(network)
     if statistics.layers and not batch.bn:
@@ -114,6 +109,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
 
     # -------------------------------------------------------------------------------------------------- new or resumed
+    boot.part("load")
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": provenance.decoder()}
     check_equal("recipe, data and decoder", str(belongs), comm, device)
     packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder), belongs=belongs)
@@ -132,15 +128,19 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
 
     def save() -> None:
         began = time.monotonic()
+        beat(f"saving at epoch {state.epoch}, step {state.step}")
+        refuse_pollution(engine, comm, state, recipe.optim.lr)
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = [best_name(state.best_epoch)] if state.best_epoch >= 0 else []
-        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence)
+        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence, [(e + 1) * steps for e in recipe.kept_epochs])
         state.spend("save", time.monotonic() - began)
+        beat(f"epoch {state.epoch}, step {state.step}")
 
     if packed is None:
         save()  # from now on history without a checkpoint means that one was lost
-    log("boot", world=comm.size, seconds=round(time.monotonic() - started, 2))
-    state.spend("boot", time.monotonic() - started)
+    seconds = boot.over()
+    log("boot", world=comm.size, seconds=round(seconds, 2), parts=boot.parts)
+    state.spend("boot", seconds)
     saved_at = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------------- epochs
@@ -155,6 +155,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             for micro in range(len(mine)):
                 torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
                 rows = next(batches)
+                beat()
                 rows = type(rows)(*(column.to(device, non_blocking=True) for column in rows))
                 output = engine.forward(rows.images)
                 losses_B = method.losses(output, rows, epoch)
@@ -167,24 +168,26 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
                     wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
-                    sync.start(save=wish and comm.rank == 0, stop=stop_requested())
+                    sync.start((epoch, step), save=wish and comm.rank == 0, stop=stop_requested())
                 engine.backward(losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last)
                 if not last:
                     engine.step()
             totals = sync.wait()
             if totals.bad:
+                refuse_pollution(engine, comm, state, recipe.optim.lr)  # by a step before: the better sentence
                 raise Diverged(f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help")
             engine.step()
             statistics.move(totals.statistics)
             if totals.class_sums is not None:
                 centers.move(totals.class_sums, batch.size)
             state.step, due, stop = step + 1, totals.save, totals.stop
+            beat(f"epoch {epoch}, step {step + 1}")
             state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
                 log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
                 timed_from, timed_at = state.step, time.monotonic()
-            if centers and (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights), comm, device)
+            if (epoch * steps + state.step) % recipe.log.digest_every == 0:
+                check_equal(f"parameters, centers and weights after step {epoch * steps + state.step}", f"{engine.checksum()} {digest(centers, state.weights)}", comm, device)
             if due or stop:
                 save()
                 saved_at = time.monotonic()
@@ -201,10 +204,12 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             if comm.rank == 0:
                 write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, train_split)
         began = time.monotonic()
+        refuse_pollution(engine, comm, state, recipe.optim.lr)
         final = epoch + 1 == recipe.schedule.epochs
         looks = ["val"] + (tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else [])
         for name in looks:
-            predictions = evaluators[name].predict(engine, method)
+            beat(f"evaluating {name} after epoch {epoch}")
+            predictions = evaluators[name].predict(engine, method, beat)
             log("eval", split=name, **scores(predictions))
             accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
@@ -215,8 +220,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 write_predictions(folder / "preds" / "last", name, predictions)
         state.spend("evaluate", time.monotonic() - began)
         state.epoch, state.step = epoch + 1, 0
+        beat(f"epoch {epoch + 1}, step 0")
         stop = bool(comm.sum(torch.tensor([int(stop_requested())], device=device)))  # it may have come during the evaluation
-        if final or stop:
+        if final or stop or epoch in recipe.kept_epochs:
             save()
             saved_at = time.monotonic()
         if stop and not final:
@@ -230,7 +236,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     else:
         load_best(folder / "ckpt", engine, state)
         for name, evaluator in evaluators.items():
-            predictions = evaluator.predict(engine, method)
+            beat(f"evaluating {name} with the best weights")
+            predictions = evaluator.predict(engine, method, beat)
             if comm.rank == 0:
                 write_predictions(folder / "preds" / "best", name, predictions)
     state.spend("evaluate", time.monotonic() - began)

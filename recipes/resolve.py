@@ -1,11 +1,12 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
-Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < recipe < the recipe's `on:` block < command line.
+Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site file (`slurm.` alone) < recipe < the recipe's
+`on:` block < command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.schema import PROJECT, Recipe, RecipeError
+from recipes.text import read_yaml
 from recipes.words import nearest
 
 RECIPES = PROJECT / "recipes"
@@ -28,7 +30,7 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key or any(not part for part in key.split(".")):
             raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
         try:
-            value = yaml.safe_load(text)
+            value = read_yaml(text)
         except (ValueError, yaml.YAMLError):
             raise RecipeError(f"{key}={text!r} is not a YAML value") from None
         merge(tree, _nest("data.name" if key == "data" and isinstance(value, str) else key, value), {}, "")
@@ -43,7 +45,7 @@ def _nest(dotted: str, value: Any) -> dict[str, Any]:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = read_yaml(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -75,8 +77,8 @@ def merge(base: dict[str, Any], layer: dict[str, Any], origins: dict[str, str], 
 
 
 # ------------------------------------------------------------------------------------------------------------ resolve
-def resolve(words: Iterable[str]) -> Recipe:
-    """The recipe that a command means.
+def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_name: str = "the site file") -> Recipe:
+    """The recipe that a command means. `site` holds values of the `slurm.` section, `site_name` names it in messages.
 
     Raises:
         RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
@@ -117,6 +119,7 @@ def resolve(words: Iterable[str]) -> Recipe:
     for origin, layer in (
         (f"recipes/data/{data}.yaml", load_yaml(named(RECIPES / "data", data, "data"))),
         (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
+        (site_name, {"slurm": site} if site else {}),
         (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
         (f"on: {data}", specific.get(data, {})),
         (f"on: {data}/{train}", specific.get(f"{data}/{train}", {})),
@@ -183,6 +186,7 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
 def _written_out(recipe: Recipe) -> Recipe:
     """Fill in what depends on other fields, and check what spans sections. Null asks for the preset's choice."""
     values = recipe.model_dump()
+    values["runs"], values["data"]["root"] = str(recipe.run_folder.parent), str(recipe.data_root)  # a job runs from a copy of the project
     for section, choices in load_yaml(named(RECIPES / "presets", recipe.preset, "preset")).items():
         for key, choice in choices.items() if isinstance(choices, dict) and values[section] else ():
             if values[section][key] is None:
@@ -192,6 +196,10 @@ def _written_out(recipe: Recipe) -> Recipe:
         if epochs != sorted(set(epochs)) or (epochs and epochs[-1] >= recipe.schedule.epochs):
             raise RecipeError(f"ifl.milestones={recipe.ifl.milestones} are the epochs {epochs} of schedule.epochs={recipe.schedule.epochs}: they must differ and lie before the last")
         values["ifl"]["milestones"] = epochs
+    if recipe.log.keep is not None:
+        values["log"]["keep"] = kept = [_epoch(m, recipe.schedule.epochs) for m in recipe.log.keep]
+        if any(not 0 <= epoch < recipe.schedule.epochs for epoch in kept):
+            raise RecipeError(f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal")
     if recipe.batch.replacement is None:
         values["batch"]["replacement"] = recipe.preset == "paper" and recipe.ifl is not None
     _check_streams(recipe)
@@ -225,6 +233,8 @@ def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
     origin = next((origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins), "the schema")
     if first["type"] == "extra_forbidden":
         section = ".".join(parts[:-1])
+        if dotted == "slurm.setup":
+            return f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in slurm/site.yaml or in the file that GLT_SITE names"
         legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
         elsewhere = [leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]]  # the right word without its section
         hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)

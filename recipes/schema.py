@@ -13,13 +13,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from recipes.text import one_line
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 class RecipeError(ValueError):
     """A recipe or command that cannot be run; the message is one sentence for the user."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(one_line(sentence))
 
 
 def science(default: Any, doc: str, **limits: Any) -> Any:
@@ -43,7 +48,33 @@ def _name(value: str) -> str:
     return value
 
 
+def _minutes(value: Any) -> Any:
+    """A time limit in minutes, from minutes or from one of SLURM's unmistakable forms; a begun minute counts whole, as in SLURM."""
+    if not isinstance(value, str):
+        return value
+    number = "([0-9]{1,6})"
+    for form in (number, f"(){number}:{number}:{number}", f"{number}-{number}(?::{number}(?::{number})?)?"):
+        if match := re.fullmatch(form, value):
+            parts = [int(part or 0) for part in match.groups()]
+            if len(parts) == 1:
+                return parts[0]
+            days, hours, minutes, seconds = parts
+            if minutes < 60 and seconds < 60 and (not days or hours < 24):
+                return days * 1440 + hours * 60 + minutes + -(-seconds // 60)
+    raise ValueError("minutes, HH:MM:SS, D-HH, D-HH:MM and D-HH:MM:SS are legal")
+
+
+def _memory(value: Any) -> Any:
+    """Memory as SLURM writes it, from a number of GB or from a number with its unit."""
+    text = f"{value}G" if isinstance(value, int) and value else str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"0|[1-9][0-9]{0,6}[MGT]", text):
+        raise ValueError("480G, 512M, 1T or a number of GB are legal, and 0 for all that a node has")
+    return text
+
+
 Plain = Annotated[str, AfterValidator(_plain)]
+Minutes = Annotated[int, BeforeValidator(_minutes)]
+Memory = Annotated[str, BeforeValidator(_memory)]
 Name = Annotated[str, AfterValidator(_name)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -150,15 +181,24 @@ class Batch(Section):
 
 
 class Slurm(Section):
+    """What the job asks SLURM for. The site file (slurm/site.yaml) holds what is true of a cluster, and shell lines too."""
+
     partition: Plain | None = operation(None, "SLURM partition")
     account: Plain | None = operation(None, "SLURM account")
     qos: Plain | None = operation(None, "SLURM quality of service")
     constraint: Plain | None = operation(None, "SLURM node features")
-    time_min: int = operation(1440, "time limit, minutes", ge=1)
+    time: Minutes = operation(1440, "time limit: minutes, or HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; stands in minutes in recipe.yaml", ge=1, le=525600)
     gpus_per_node: int | None = operation(None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64)
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
-    mem_gb: int | None = operation(None, "memory of a node, GB", ge=1)
+    mem: Memory | None = operation(None, "memory of a node: 480G, 512M, a number of GB, or 0 for all that it has")
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
+    modules: list[Plain] = operation([], "environment modules that the batch script loads, in this order")
+
+    @model_validator(mode="after")
+    def _warned_in_time(self) -> Slurm:
+        if self.signal_delay_s >= 60 * self.time:
+            raise ValueError(f"slurm.signal_delay_s={self.signal_delay_s} is no warning within slurm.time={self.time} minutes: it must be less than {60 * self.time} seconds")
+        return self
 
 
 class Log(Section):
@@ -166,7 +206,9 @@ class Log(Section):
     eval_test_every: int = operation(10, "epochs between two looks at the test splits (for figure 5; they select nothing)", ge=1)
     save_every_s: float = operation(600.0, "seconds between two checkpoints, besides those at the last epoch and on a signal", gt=0)
     save_every_steps: int | None = operation(None, "steps between two checkpoints, besides those by the clock", ge=1)
-    digest_every: int = operation(50, "steps between two comparisons of centers and confidence over the ranks", ge=1)
+    keep: list[int | float] | None = operation(None, "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: ifl.milestones")
+    digest_every: int = operation(50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1)
+    stuck_after_s: float = operation(600.0, "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start has three times as long, and at least 120 s", ge=5, le=86400)
 
 
 class Recipe(Section):
@@ -193,6 +235,12 @@ class Recipe(Section):
     def streams(self) -> int:
         """S, the number of streams a batch is drawn from, for a method whose own stream is the uniform one."""
         return self.ifl.environments if self.ifl else 1
+
+    @property
+    def kept_epochs(self) -> list[int]:
+        """Epochs at whose end a checkpoint is made that is never deleted; whole numbers once the recipe is resolved."""
+        default = self.ifl.milestones if self.ifl else []
+        return [int(epoch) for epoch in (default if self.log.keep is None else self.log.keep)]
 
     @property
     def tasks(self) -> int:

@@ -2,8 +2,9 @@
 
 `python -m slurm.after RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end; a run that
 saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed `PATIENCE` times in a row
-without a new checkpoint. A cancelled job stays cancelled. (With a preemption without grace SLURM requeues by itself and kills
-the batch script first; then there is nothing to decide.)
+without a new checkpoint, or the run folder cannot be written. A cancelled job stays cancelled, and a start that a newer one has
+replaced leaves the queue alone. (With a preemption without grace SLURM requeues by itself and kills the batch script first; then
+there is nothing to decide.)
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from slurm.events import incarnation, newest_step, note, read
 
 PATIENCE = 3
+ANSWER_S = 600
+"""How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
 Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
@@ -28,17 +32,38 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
         return "finished"
     if cancelled:
         return "cancelled"
-    events = read(folder)
-    if any(e["event"] == "failed" and e["incarnation"] == incarnation() and e["error"].startswith("Fenced") for e in events):
+    events, mine = read(folder), incarnation()
+    if any(e["event"] == "failed" and e["incarnation"] == mine and e["error"].startswith("Fenced") for e in events):
         return "superseded"  # a newer start has the run; to come back would take it away again
-    if any(e["event"] == "stopped" and e["incarnation"] == incarnation() for e in events):
+    starts = [e for e in events if e["event"] == "start"]
+    if any(e["incarnation"] == mine for e in starts) and starts[-1]["incarnation"] != mine:
+        return "superseded"
+    if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
         return "requeue"
+    judged = {mine} | {e["incarnation"] for e in events if e["event"] == "verdict"}  # one that SLURM threw out did not fail
     fruitless = 0
-    for event in reversed([e for e in events if e["event"] == "start"]):
-        if event["step"] < newest_step(folder):
-            break  # this start made progress
-        fruitless += 1
+    for event in reversed(events):
+        if event["event"] == "submitted" or (event["event"] == "start" and event["step"] < newest_step(folder)):
+            break  # the user's wish to try again, or a start that made progress
+        fruitless += event["event"] == "start" and event["incarnation"] in judged
     return "give up" if fruitless >= PATIENCE else "requeue"
+
+
+def _job(job: str) -> Mapping[str, str]:
+    """What SLURM knows of the job; empty where it does not answer."""
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
+        if shown.returncode == 0 or "Invalid job id" in shown.stderr or time.monotonic() > deadline:
+            return dict(re.findall(r"(\w+)=(\S+)", shown.stdout))
+        time.sleep(5)
+
+
+def _ends(folder: Path, job: str) -> list[str]:
+    """srun's lines about tasks of this start that ended badly, in its order: it knows of those that could not say why."""
+    log = folder / "log" / f"{job}_0_log.err"
+    said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""
+    return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
 
 
 def main(folder: Path, code: int) -> int:
@@ -46,17 +71,22 @@ def main(folder: Path, code: int) -> int:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return code  # no job, so no queue to go back to
-    shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True).stdout
-    state = match[1] if (match := re.search(r"JobState=(\S+)", shown)) else "UNKNOWN"
+    known = _job(job)
+    state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
-    note(folder, "verdict", verdict=verdict, code=code, state=state)
-    print(f"srun ended with {code}, job {job} is {state}: {verdict}", flush=True)
+    if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
+        verdict = "superseded"  # SLURM took this start for dead and has begun another: requeued, that one would be thrown out
+    noted = note(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
+    print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":
         return 0 if verdict == "finished" else code or 1
+    if not noted:  # nor could its starts be counted, and it would come back for ever
+        print(f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True)
+        return code or 1
     requeued = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if requeued.returncode and "pending" not in requeued.stderr.lower():  # pending: SLURM was first
         note(folder, "verdict", verdict="requeue refused", reason=requeued.stderr.strip())
-        print(f"scontrol requeue {job} failed: {requeued.stderr.strip()}; launch the run again to go on", flush=True)
+        print(f"scontrol requeue {job} failed: {requeued.stderr.strip()}; launch the run again to go on", file=sys.stderr, flush=True)
         return code or 1
     time.sleep(60)  # SLURM ends this script when it takes the job back
     return code or 1

@@ -5,9 +5,11 @@ It is what the batch script decides by and what a status view shows; nothing in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,18 +27,29 @@ def newest_step(folder: Path) -> int:
     return max(steps, default=-1)
 
 
-def note(folder: Path, event: str, **values: Any) -> None:
-    """Append an event; a single small write, so that lines of different processes do not mix."""
+def note(folder: Path, event: str, **values: Any) -> bool:
+    """Append an event; a single small write, so that lines of different processes do not mix.
+
+    Returns whether it is on disk. Where it cannot be written (a full disk) it is printed and nothing is raised: what is
+    noted is often a failure, and must not be hidden by another.
+    """
     line = json.dumps({"event": event, "incarnation": incarnation(), "time": round(time.time(), 1), "step": newest_step(folder), **values}) + "\n"
-    (folder / "log").mkdir(exist_ok=True)
-    with open(folder / "log" / "events.jsonl", "a") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        (folder / "log").mkdir(exist_ok=True)
+        with open(folder / "log" / "events.jsonl", "ab+") as file:
+            torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"  # by a kill, or a disk that was full
+            file.write(b"\n" * torn + line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(f"{folder / 'log' / 'events.jsonl'}: {error.strerror}; not noted there: {line}", end="", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines, oldest first; a torn last one is dropped."""
+    """All whole lines, oldest first; torn ones are dropped."""
     path = folder / "log" / "events.jsonl"
     events = []
     for line in path.read_text().splitlines() if path.exists() else ():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -30,26 +31,38 @@ class TrainJob:
         from ifl.signals import watch
 
         stop_requested, code = watch(), FAILED  # before the long imports
+        from ifl.files import RunError, disk_of
+        from ifl.watchdog import Watchdog
+
         try:
             from slurm.rendezvous import export_rank
 
             export_rank()
-            from ifl.train import train
             from recipes.resolve import load_resolved
 
-            folder = Path(self.folder)
-            first = os.environ.get("RANK", "0") == "0"
+            folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
+            recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
+            watchdog = Watchdog(recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message))
+            from ifl.train import train
+            from slurm.snapshot import running
+
             if first:
-                note(folder, "start")
-            code = FINISHED if train(load_resolved(folder / "recipe.yaml"), folder, stop_requested) else STOPPED
+                note(folder, "start", code=running())
+            with disk_of(folder):
+                code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
             if first:
                 note(folder, "finished" if code == FINISHED else "stopped")
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+                if isinstance(error, RunError):
+                    print(error, file=sys.stderr)
+                else:
+                    traceback.print_exc()
             note(Path(self.folder), "failed", rank=int(os.environ.get("RANK", "0")), error=f"{type(error).__name__}: {error}")
         if code != FINISHED:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)
         return code
 

@@ -2,7 +2,7 @@
 
   recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
   data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
-  train=glt|cbl      training edition                                     seed=N
+  train=glt|cbl      training edition                                     seed=N  or several runs: seeds=0,1,2  max_jobs=N at once
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
@@ -12,6 +12,7 @@
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts.
 The same command again goes on where the run stopped, and does nothing if it is finished.
+What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 """
 
 from __future__ import annotations
@@ -35,45 +36,29 @@ def main(words: list[str]) -> int:
         return 0
     from recipes.resolve import dump, resolve
     from recipes.schema import RecipeError
+    from slurm import several, site_file
 
     try:
-        recipe = resolve(words)
-        folder = recipe.run_folder
-        _check_batch(recipe)
-        if recipe.cluster == "dry":
+        here = site_file.load()
+        commands, at_once = several.spread(words)
+        runs = [several.Run(resolve(command, here.slurm, str(here.path))) for command in commands]
+        first = runs[0]
+        for run in runs:
+            _check_batch(run.recipe)
+        if first.recipe.cluster == "dry":
+            if len(runs) > 1:
+                print(f"# site file: {here.path or 'none'}\n{several.preview(runs, at_once)}")
+                return 0
+            from slurm.snapshot import place
             from slurm.submit import batch_file
 
-            print(f"# {folder}\n{dump(recipe)}")
-            print(batch_file(recipe, folder))
+            print(f"# {first.folder}\n# site file: {here.path or 'none'}\n{dump(first.recipe)}")
+            print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
             return 0
-        if (folder / "done").exists():
-            print(f"{folder} is finished: nothing to do")
-            return 0
-        _check_data(recipe)
-        if recipe.cluster == "slurm":
-            from slurm.submit import require_sbatch
-
-            require_sbatch()
-            if state := _already(folder):
-                print(f"{folder} is {state}: nothing to do")
-                return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        print(f"run folder: {folder}", flush=True)
-        if recipe.cluster == "local":
-            from slurm.local import run
-
-            return run(recipe, folder)
-        from slurm.events import note
-        from slurm.folder import prepare
-        from slurm.submit import submit
-
-        prepare(recipe, folder)
-        if recipe.slurm.gpus_per_node is None:
-            print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
-        job = submit(recipe, folder)
-        note(folder, "submitted", job=job)
-        print(f"job: {job}")
+        if first.recipe.cluster == "local":
+            return several.run_all(runs, _check_data)
+        several.submit_all(runs, at_once, here, _check_data)
         return 0
     except (RecipeError, _data_error()) as error:
         print(f"launch.py: {error}", file=sys.stderr)
@@ -107,15 +92,6 @@ def _check_batch(recipe) -> None:
         micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
-
-
-def _already(folder: Path) -> str | None:
-    """`running` or `queued` where SLURM has a job of this run, which is then not submitted twice."""
-    from slurm.events import read
-    from slurm.status import queue, state_of
-
-    state = state_of(folder, read(folder), queue())
-    return state if state in ("running", "queued", "unknown") else None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 
 
 def export_rank() -> None:
@@ -22,6 +23,9 @@ def export_rank() -> None:
     # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    # In the log that starts share, what comes after this line is of this start (slurm/after.py looks for rank 0's).
+    print(f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, meeting at {place}", file=sys.stderr, flush=True)
 
 
 def _reachable(node: str) -> str:

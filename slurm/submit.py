@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.schema import PROJECT, Recipe, RecipeError
+from recipes.schema import Recipe, RecipeError
 from slurm.job import TrainJob
 
+PYTHON = f"{shlex.quote(sys.executable)} -P"
+"""This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
 
-def parameters(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """submitit's SLURM parameters. Values come from the checked recipe alone; the only shell text is ours."""
+
+def parameters(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> dict[str, Any]:
+    """submitit's SLURM parameters. Values come from the checked recipe, shell lines from us and from the user's site file.
+
+    Args:
+        code: the copy of the suite that the job runs from.
+        setup: the site file's shell lines.
+        dependency: as sbatch takes it, such as `afterok:17`; a job whose dependency can never be met is cancelled by SLURM.
+    """
     slurm = recipe.slurm
     optional = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint,
-                "gpus_per_node": slurm.gpus_per_node or None, "mem": f"{slurm.mem_gb}GB" if slurm.mem_gb else None}
+                "gpus_per_node": slurm.gpus_per_node or None, "mem": slurm.mem, "dependency": dependency}
     return {
         "job_name": recipe.run_name,
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "cpus_per_task": slurm.cpus_per_task,
-        "time": slurm.time_min,
+        "time": slurm.time,
         "signal_delay_s": slurm.signal_delay_s,
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if dependency else {})},
         "srun_args": ["-K1"],  # one dead rank ends the step; without it the others wait for ever
-        "teardown": ["code=$?", f"{shlex.quote(sys.executable)} -P -m slurm.after {shlex.quote(str(folder))} $code"],
+        # The suite's copy comes last, so that it is first on the path whatever modules and the site put there.
+        "setup": [*(f"module load {name}" for name in slurm.modules), *setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "teardown": ["code=$?", f"{PYTHON} -m slurm.after {shlex.quote(str(folder))} $code"],
         **{key: value for key, value in optional.items() if value is not None},
     }
 
 
-def batch_file(recipe: Recipe, folder: Path) -> str:
+def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = ()) -> str:
     """The text that sbatch would get."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / 'log'))}"
-    return _make_sbatch_string(command=command, folder=folder / "log", **parameters(recipe, folder))
+    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder / 'log'))}"
+    return _make_sbatch_string(command=command, folder=folder / "log", **parameters(recipe, folder, code, setup))
 
 
 def require_sbatch() -> None:
@@ -46,16 +57,14 @@ def require_sbatch() -> None:
         raise RecipeError("this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file")
 
 
-def submit(recipe: Recipe, folder: Path) -> str:
-    """Submit the run and return the job's id. Raises RecipeError if SLURM refuses it."""
+def submit(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> str:
+    """Submit the run and return the job's id (see `parameters`). Raises RecipeError if SLURM refuses it."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
     (folder / "log").mkdir(exist_ok=True)
-    executor = SlurmExecutor(folder=folder / "log", python=shlex.quote(sys.executable))
-    executor.update_parameters(**parameters(recipe, folder))
-    # The job imports the suite by name: from the project's folder it finds it without an installation of its own.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    executor = SlurmExecutor(folder=folder / "log", python=PYTHON)
+    executor.update_parameters(**parameters(recipe, folder, code, setup, dependency))
     try:
         return str(executor.submit(TrainJob(str(folder))).job_id)
     except FailedJobError as error:

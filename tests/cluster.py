@@ -6,6 +6,7 @@ Nothing of it outlives `stop()`: daemons, jobs and the folder go.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 NODES = 4
@@ -22,7 +24,7 @@ PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "munged": "munge"}
 
 CONF = """\
 ClusterName=glt
-SlurmctldHost=localhost(127.0.0.1)
+SlurmctldHost=localhost({address})
 SlurmctldPort={controller}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
@@ -51,7 +53,7 @@ SlurmdParameters=config_overrides
 SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=r[1-{nodes}] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=16 RealMemory=64000
+{machines} CPUs=16 RealMemory=64000
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=lowgrace Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
@@ -69,7 +71,7 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -83,8 +85,11 @@ def _free_ports(count: int) -> list[int]:
 class Cluster:
     """A running cluster. `environment` makes sbatch, squeue and scontrol talk to it."""
 
+    address = "127.0.0.1"
+
     def __init__(self, folder: Path, nodes: int = NODES) -> None:
         self.folder, self.nodes = folder, nodes
+        self.marks = {MARK: str(folder)}  # in the daemons' environment alone: a user's shell, which has SLURM_CONF too, is none of ours
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
     def start(self) -> Cluster:
@@ -95,14 +100,13 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        first = _consecutive_ports(self.nodes)
-        conf = CONF.format(folder=self.folder, nodes=self.nodes, controller=_free_ports(1)[0], first=first, last=first + self.nodes - 1)
+        conf = CONF.format(folder=self.folder, controller=free_ports(1)[0], address=self.address, machines=self._machines())
         (self.folder / "slurm.conf").write_text(conf)
         self._daemon("munged", "--force", f"--socket={self.folder}/munge.socket", f"--key-file={key}", f"--pid-file={self.folder}/munged.pid",
                      f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/munge.seed")
         self._daemon("slurmctld")
         for node in range(1, self.nodes + 1):
-            self._daemon("slurmd", "-N", f"r{node}")
+            self.boot(node)
         deadline = time.monotonic() + 30
         while self.run("sinfo", "-h", "-t", "idle", "-p", "high", "-o", "%D").stdout.strip() != str(self.nodes):
             if time.monotonic() > deadline:
@@ -110,10 +114,17 @@ class Cluster:
             time.sleep(0.2)
         return self
 
-    def _daemon(self, name: str, *arguments: str) -> None:
-        # The mark is the daemons' alone: a user's shell, which has SLURM_CONF too, is none of ours.
-        environment = {**os.environ, **self.environment, MARK: str(self.folder)}
-        subprocess.run([_program(name), *arguments], env=environment, check=True, timeout=30, stdout=subprocess.DEVNULL)
+    def _machines(self) -> str:
+        """slurm.conf's words for the nodes: here all are this machine, told apart by their ports."""
+        first = _consecutive_ports(self.nodes)
+        return f"NodeName=r[1-{self.nodes}] NodeHostname=localhost NodeAddr={self.address} Port=[{first}-{first + self.nodes - 1}]"
+
+    def boot(self, node: int) -> None:
+        """Start a node's slurmd."""
+        self._daemon("slurmd", "-N", f"r{node}")
+
+    def _daemon(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
+        subprocess.run([*inside, _program(name), *arguments], env={**os.environ, **self.environment, **self.marks}, check=True, timeout=30, stdout=subprocess.DEVNULL)
 
     def run(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess:
         """A SLURM command against this cluster."""
@@ -127,11 +138,7 @@ class Cluster:
         except subprocess.TimeoutExpired:
             pass
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self._processes():
-                try:
-                    os.kill(pid, sign)
-                except ProcessLookupError:
-                    pass
+            send(self._processes(), sign)
             deadline = time.monotonic() + 8
             while self._processes() and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -139,29 +146,41 @@ class Cluster:
 
     def _processes(self) -> list[int]:
         """The daemons, which carry the mark, and all that descends from them: steps and their tasks."""
-        wanted, parents, ours = f"{MARK}={self.folder}".encode(), {}, set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                    if state == "Z":
-                        continue
-                    parents[int(entry.name)] = int(parent)
-                    if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                        ours.add(int(entry.name))
-                except OSError:
+        return marked(f"{MARK}={self.folder}")
+
+
+def marked(variable: str) -> list[int]:
+    """Ids of the live processes with this NAME=VALUE in their environment, and of all that descend from them."""
+    parents, ours = {}, set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state == "Z":
                     continue
-        grown = True
-        while grown:
-            more = {pid for pid, parent in parents.items() if parent in ours and pid not in ours}
-            ours |= more
-            grown = bool(more)
-        return sorted(ours)
+                parents[int(entry.name)] = int(parent)
+                if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    ours.add(int(entry.name))
+            except OSError:
+                continue
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in ours and pid not in ours}
+        ours |= more
+        grown = bool(more)
+    return sorted(ours)
+
+
+def send(pids: Iterable[int], sign: signal.Signals) -> None:
+    """A signal to those of the processes that still live."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sign)
 
 
 def _consecutive_ports(count: int) -> int:
     for _ in range(100):
-        first = _free_ports(1)[0]
+        first = free_ports(1)[0]
         probes = []
         try:
             for port in range(first, first + count):

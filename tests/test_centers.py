@@ -45,7 +45,7 @@ def _step(sync: StepSync, features: np.ndarray, labels: np.ndarray, halves: int 
     for part in np.array_split(np.arange(len(labels)), halves):
         none = torch.zeros(len(part))
         sync.add(none, none, torch.tensor(0), torch.zeros(0), torch.from_numpy(features[part]), torch.from_numpy(labels[part]))
-    sync.start(save=False, stop=False)
+    sync.start((0, 0), save=False, stop=False)
     return sync.wait()
 
 

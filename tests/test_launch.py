@@ -18,16 +18,18 @@ import yaml
 
 from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
+from slurm import events
+from slurm.snapshot import place
 from slurm.submit import batch_file, parameters
 
 LAUNCH = PROJECT / "slurm" / "launch.py"
 DRY = ["data=digits_glt", "recipe=glt_ifl", "cluster=dry"]
-FULL = ["nodes=4", "tasks_per_node=2", "slurm.partition=gpu,long", "slurm.account=me@lab", "slurm.qos=high", "slurm.constraint=a100", "slurm.mem_gb=64", "slurm.gpus_per_node=2",
-        "slurm.cpus_per_task=3", "slurm.time_min=77", "slurm.signal_delay_s=99"]
+FULL = ["nodes=4", "tasks_per_node=2", "slurm.partition=gpu,long", "slurm.account=me@lab", "slurm.qos=high", "slurm.constraint=a100", "slurm.mem=64G", "slurm.gpus_per_node=2",
+        "slurm.cpus_per_task=3", "slurm.time=77", "slurm.signal_delay_s=99"]
 
 
 def launch(*words: str, cwd: Path | None = None, python: str = sys.executable, file: Path = LAUNCH, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, str(file), *words], cwd=cwd or PROJECT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run([python, str(file), *words], cwd=cwd or PROJECT, env={**os.environ, "GLT_SITE": "", **variables}, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
 def refused(*words: str, **options: str) -> str:
@@ -107,7 +109,7 @@ def test_batch_file_asks_for_what_the_run_needs() -> None:
     folder = resolve([*DRY, *FULL]).run_folder
     assert found == {
         "job-name": folder.name, "nodes": "4", "ntasks-per-node": "2", "cpus-per-task": "3", "time": "77", "signal": "USR2@99", "partition": "gpu,long", "account": "me@lab", "qos": "high",
-        "constraint": "a100", "mem": "64GB", "gpus-per-node": "2", "requeue": None, "open-mode": "append", "wckey": "submitit", "output": f"{folder}/log/%j_0_log.out", "error": f"{folder}/log/%j_0_log.err"}
+        "constraint": "a100", "mem": "64G", "gpus-per-node": "2", "requeue": None, "open-mode": "append", "wckey": "submitit", "output": f"{folder}/log/%j_0_log.out", "error": f"{folder}/log/%j_0_log.err"}
     (run,) = [line for line in text.splitlines() if line.startswith("srun")]
     assert "-K1" in shlex.split(run) and shlex.split(run)[-1] == str(folder / "log")
     plain = flags(batch_part(launch(*DRY).stdout))
@@ -121,10 +123,11 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     """submitit gets only parameters of this list, none of them shell text, the one additional parameter fixed; and every value that comes from the recipe is a number or
     a word that the schema checked."""
     recipe = resolve([*DRY, *FULL, f"runs={tmp_path}"])
-    given = parameters(recipe, tmp_path / "a run")
+    given = parameters(recipe, tmp_path / "a run", tmp_path / "some code")
     assert set(given) == {"job_name", "nodes", "ntasks_per_node", "cpus_per_task", "time", "signal_delay_s", "partition", "account", "qos", "constraint", "gpus_per_node", "mem",
-                          "additional_parameters", "srun_args", "teardown"}
+                          "additional_parameters", "srun_args", "setup", "teardown"}
     assert given.pop("teardown") == ["code=$?", f"{shlex.quote(sys.executable)} -P -m slurm.after {shlex.quote(str(tmp_path / 'a run'))} $code"]
+    assert given.pop("setup") == [f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}"]
     assert given.pop("additional_parameters") == {"requeue": True} and given.pop("srun_args") == ["-K1"]
     for value in given.values():
         assert isinstance(value, int) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]*", value)
@@ -141,7 +144,7 @@ def test_batch_file_runs_nothing_but_srun(tmp_path: Path, name: str) -> None:
     stub(bin_folder, "srun", f'echo called >> {shlex.quote(str(tmp_path / "calls"))}; printf "%s\\0" "$@" > {shlex.quote(str(tmp_path / "words"))}')
     runs = tmp_path / name
     recipe = resolve([*DRY, f"runs={json.dumps(str(runs))}"])
-    text = batch_file(recipe, recipe.run_folder)
+    text = batch_file(recipe, recipe.run_folder, place(runs))
     (tmp_path / "work").mkdir()
     subprocess.run(["bash", "-c", text], cwd=tmp_path / "work", env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, check=True, timeout=20)
     words = (tmp_path / "words").read_text().split("\0")[:-1]
@@ -161,10 +164,10 @@ def test_slurm_without_sbatch_names_the_other_clusters(tiny_root: Path, tmp_path
 
 def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     """With an sbatch (here one that keeps what it gets) `cluster=slurm` makes the run folder, private and with its recipe, submits the batch file that `cluster=dry`
-    shows, finds the suite from any folder, and prints run folder and job id."""
+    shows, notes which code the job runs, and prints run folder and job id."""
     bin_folder, runs = tmp_path / "bin", tmp_path / "runs"
     bin_folder.mkdir()
-    stub(bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "$PYTHONPATH" > {tmp_path}/path; echo "Submitted batch job 4711"')
+    stub(bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "Submitted batch job 4711"')
     stub(bin_folder, "srun", "exit 1")
     words = ["data=digits_glt", "recipe=glt_ifl", *FULL, "nodes=2", f"data.root={tiny_root}", f"runs={runs}"]
     result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other")
@@ -173,8 +176,10 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     assert result.stdout == f"run folder: {recipe.run_folder}\njob: 4711\n"
     assert stat.S_IMODE(recipe.run_folder.stat().st_mode) == 0o700
     assert resolve([f"recipe={recipe.run_folder / 'recipe.yaml'}"]) == recipe
-    assert (tmp_path / "path").read_text().strip() == f"{PROJECT}:/other"
+    (event,) = events.read(recipe.run_folder)
+    assert (event["event"], event["job"], event["needs"]) == ("submitted", "4711", []) and (runs / ".code" / event["code"]).is_dir()
     shown = batch_part(launch(*words, "cluster=dry").stdout)
+    assert f"/.code/{event['code']}" in shown
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()
 
 

@@ -259,17 +259,60 @@ def test_hostile_slurm_values_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     """Whatever a shell, sbatch or a path would read as more than a word is refused for every text value of the slurm section, from the command line and from a file."""
     monkeypatch.chdir(tmp_path)
     texts = [key for key, field in type(Recipe().slurm).model_fields.items() if "str" in str(field.annotation)]
-    assert set(texts) == {"partition", "account", "qos", "constraint"}
-    for key in texts:
-        refused(f"slurm.{key}={json.dumps(value)}")
-        refused(written(tmp_path, json.dumps({"slurm": {key: value}})))
+    assert set(texts) == {"partition", "account", "qos", "constraint", "mem", "modules"}
+    for key in [*texts, "time"]:
+        given = [value] if key == "modules" else value
+        refused(f"slurm.{key}={json.dumps(given)}")
+        refused(written(tmp_path, json.dumps({"slurm": {key: given}})))
     assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.parametrize("key", ["setup", "teardown", "python", "additional_parameters", "srun_args", "comment", "a\ntouch canary", "wrap", "_target_"])
 def test_no_other_slurm_keys(tmp_path: Path, key: str) -> None:
-    """There is no key through which shell text or another sbatch option could come."""
-    assert "unknown key slurm." in refused(written(tmp_path, json.dumps({"slurm": {key: "touch canary"}})))
+    """There is no key through which shell text or another sbatch option could come; of `setup` the sentence says where it belongs."""
+    assert ("in the site file alone" if key == "setup" else "unknown key slurm.") in refused(written(tmp_path, json.dumps({"slurm": {key: "touch canary"}})))
+
+
+@pytest.mark.parametrize("value, minutes", [("90", 90), ("'90'", 90), ("02:30:00", 150), ("12:00:00", 720), ("36:00:00", 2160), ("00:00:30", 1), ("00:59:01", 60), ("1-12", 2160), ("2-00:30", 2910),
+                                             ("1-00:00:01", 1441), ("0-01", 60)])
+def test_time_limits_in_all_their_forms(tmp_path: Path, value: str, minutes: int) -> None:
+    """A time limit is understood in minutes and in SLURM's forms (12:00:00 is no number to the base 60), from the command and from a file, and stands in minutes in the
+    recipe, seconds as a begun minute."""
+    warning = "slurm.signal_delay_s=9"
+    assert resolve([f"slurm.time={value}", warning]).slurm.time == resolve([written(tmp_path, f"slurm: {{time: {value}}}"), warning]).slurm.time == minutes
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "12:30", "1:2", "00:00:00", "10:60:00", "10:00:60", "1-24", "1-", "-1", "1d", "1.5", "true", "[1]", "UNLIMITED", "400-00", "99999999", "1-1-1", "1:00:00:00", "١"])
+def test_other_time_limits_are_refused(value: str) -> None:
+    """What is no time limit, nothing, or could mean hours as well as minutes is refused, and the sentence names key and value."""
+    sentence = refused(f"slurm.time={value}")
+    assert "slurm.time=" in sentence or "time=true" in sentence
+    if ":" in value and value != "00:00:00":
+        assert "HH:MM:SS" in sentence
+
+
+@pytest.mark.parametrize("value, memory", [("480", "480G"), ("480G", "480G"), ("512M", "512M"), ("2T", "2T"), ("0", "0"), ("'64'", None), ("64GB", None), ("-1", None), ("0G", None), ("1.5", None),
+                                           ("true", None), ("64g", None), ("[1]", None), ("12345678", None)])
+def test_memory(value: str, memory: str | None) -> None:
+    """Memory is a number with its unit or of GB; anything else is refused by a sentence that shows legal values."""
+    if memory is None:
+        assert "480G" in refused(f"slurm.mem={value}")
+    else:
+        assert resolve([f"slurm.mem={value}"]).slurm.mem == memory
+
+
+def test_the_warning_comes_before_the_limit() -> None:
+    """A warning as long as the time limit or longer is refused, whichever layer set the two, and the sentence names both."""
+    assert resolve(["slurm.time=2", "slurm.signal_delay_s=119"]).slurm.signal_delay_s == 119
+    for words in (["slurm.time=2"], ["slurm.time=2", "slurm.signal_delay_s=121"]):
+        sentence = refused(*words)
+        assert "slurm.signal_delay_s=" in sentence and "slurm.time=2 " in sentence and "120 seconds" in sentence
+
+
+def test_default_folders_are_written_out() -> None:
+    """The folders of data and runs that a command leaves open stand in the recipe as absolute paths: its job runs from a copy of the project, next to which they are not."""
+    recipe = resolve(["data=digits_glt"])
+    assert (recipe.data.root, recipe.runs) == (str(PROJECT / "data"), str(PROJECT / "runs"))
 
 
 @pytest.mark.parametrize("value", ["../up", "a/b", "A", "a b", "a-b", "a.b", "..", "/etc/passwd", "a\n", "$(touch canary)"])

@@ -19,6 +19,7 @@ import cluster as clusters
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm import after, events, status
+from test_snapshot import copy_of_the_project
 
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
 WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=12", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
@@ -65,7 +66,7 @@ def result_of(folder: Path) -> dict[str, object]:
     return {"step": last.name, "model": {name: value.numpy().tobytes() for name, value in model.items()}, "centers": suite["centers"].numpy().tobytes(), "arrays": arrays}
 
 
-def queue_of(cluster: clusters.Cluster) -> dict[str, str] | None:
+def queue_of(cluster: clusters.Cluster) -> dict[str, status.Job] | None:
     """What the status command would learn from this cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in cluster.environment.items():
@@ -102,6 +103,72 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(cluster: cluste
     wait(lambda: "COMPLETED" in cluster.run("scontrol", "show", "job", job).stdout, 30, "the job's end", cluster, folder)
 
 
+@pytest.mark.full
+def test_requeued_runs_go_on_with_the_code_that_was_submitted(cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+    """Two seeds, one at a time, from a project whose code is destroyed after they were submitted: the first, warned (so that its
+    batch script requeues it) and then requeued by hand, goes on with the code it was submitted with and ends with an undisturbed
+    run's bits; the second waits through both requeues, then runs from the same code. The job has the site file's shell lines
+    at each start, and SLURM's limits are the recipe's."""
+    project = copy_of_the_project(tmp_path / "project")
+    site = tmp_path / "site.yaml"
+    site.write_text(f"partition: low\ntime: 0-02:30\nmem: 512M\nsetup: ['echo start >> {tmp_path}/shell']\n")
+    words = [word for word in WORDS if not word.startswith("seed=")] + [f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}"]
+    said = subprocess.run([sys.executable, str(project / "slurm" / "launch.py"), *words, "seeds=3,4", "max_jobs=1"], cwd=project, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **cluster.environment, "OMP_NUM_THREADS": "1", "GLT_SITE": str(site)})
+    assert said.returncode == 0, said.stdout + said.stderr
+    jobs = re.findall(r"job: (\d+)", said.stdout)
+    shown = cluster.run("scontrol", "show", "job", jobs[0]).stdout
+    assert "TimeLimit=02:30:00" in shown and "MinMemoryNode=512M" in shown and "Partition=low" in shown, shown
+    for path in project.rglob("*.py"):
+        path.write_text("raise SystemExit('this is not what was submitted')\n")
+    first, second = (resolve([*words, f"seed={seed}"]).run_folder for seed in (3, 4))
+
+    def reached(starts: int, steps: int) -> bool:
+        kinds = [event["event"] for event in events.read(first)]
+        return kinds.count("start") == starts and (first / "metrics.jsonl").exists() and (first / "metrics.jsonl").read_text().count('"train"') >= steps
+
+    wait(lambda: reached(1, 5), 90, "the fifth step", cluster, first)
+    assert cluster.run("scancel", "--signal=USR2", jobs[0]).returncode == 0
+    wait(lambda: reached(2, 12), 90, "the second start", cluster, first)
+    assert cluster.run("scontrol", "requeue", jobs[0]).returncode == 0
+    wait((second / "done").exists, 240, "the end of the second run", cluster, second)
+    noted, later = events.read(first), events.read(second)
+    codes = {event["code"] for event in [*noted, *later] if event["event"] in ("start", "submitted")}
+    assert len(codes) == 1 and (tmp_path / "runs" / ".code" / codes.pop()).is_dir()
+    assert [event["event"] for event in noted].count("start") == 3
+    assert [event for event in noted if event["event"] == "finished"][0]["time"] < [event for event in later if event["event"] == "start"][0]["time"]
+    assert (tmp_path / "shell").read_text() == "start\n" * 4
+    assert result_of(first) == undisturbed
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_requeued_job_has_not_ended_for_those_that_wait_for_it(cluster: clusters.Cluster, tmp_path: Path, code: int) -> None:
+    """Dependencies hold through a requeue from the batch script (as slurm.after does it) and one by hand: what waits for the job
+    (afterany) starts after its real end; what needs it (afterok) starts then if it ended well, and else is cancelled by SLURM."""
+    script = tmp_path / "job.sh"
+    script.write_text(f"""#!/bin/bash
+echo start >> {tmp_path}/out
+case ${{SLURM_RESTART_COUNT:-0}} in 0) scontrol requeue $SLURM_JOB_ID; sleep 60;; 1) sleep 60;; esac
+sleep 1; echo end >> {tmp_path}/out; exit {code}
+""")
+
+    def sbatch(*options: str) -> str:
+        return cluster.run("sbatch", "--parsable", "-p", "low", "-o", "/dev/null", *options).stdout.strip()
+
+    def out() -> list[str]:
+        return (tmp_path / "out").read_text().split() if (tmp_path / "out").exists() else []
+
+    job = sbatch("--requeue", str(script))
+    needs, waits = (sbatch(f"--dependency={kind}:{job}", "--kill-on-invalid-dep=yes", "--wrap", f"echo {kind} >> {tmp_path}/out") for kind in ("afterok", "afterany"))
+    wait(lambda: len(out()) == 2, 40, "the second start", cluster, tmp_path)
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
+    wait(lambda: not {job, needs, waits} & set(cluster.run("squeue", "-h", "-o", "%i").stdout.split()), 60, "the end of all three", cluster, tmp_path)
+    assert out()[:4] == ["start", "start", "start", "end"]
+    assert sorted(out()[4:]) == (["afterany", "afterok"] if code == 0 else ["afterany"])
+    assert ("COMPLETED" if code == 0 else "CANCELLED") in cluster.run("scontrol", "show", "job", needs).stdout
+
+
 # ------------------------------------------------------------------------------------------------------- the authority
 @pytest.mark.parametrize(
     "steps, stopped, cancelled, done, verdict",
@@ -131,19 +198,43 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[i
     assert after.decide(tmp_path, cancelled) == verdict
 
 
+SUBMITTED, START, STOPPED = ("submitted", {"job": "7"}), ("start", {}), ("stopped", {})
+
+
+def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
+    return ("verdict", {"verdict": verdict})
+
+
 @pytest.mark.parametrize(
     "noted, jobs, done, state",
     [
         ([], {}, False, "new"),
-        ([("submitted", {"job": "7"})], {"7": "PENDING"}, False, "queued"),
-        ([("submitted", {"job": "7"}), ("start", {})], {"7": "RUNNING"}, False, "running"),
-        ([("submitted", {"job": "7"}), ("start", {})], {"8": "RUNNING"}, False, "lost"),
-        ([("submitted", {"job": "7"}), ("start", {})], None, False, "unknown"),
-        ([("start", {}), ("failed", {"rank": 1, "error": "E: x"})], {}, False, "failed"),
-        ([("start", {}), ("stopped", {})], None, False, "stopped"),
-        ([("start", {}), ("verdict", {"verdict": "give up"})], {}, False, "gave up"),
-        ([("start", {}), ("verdict", {"verdict": "cancelled"})], {}, False, "cancelled"),
-        ([("submitted", {"job": "7"}), ("start", {})], {"7": "RUNNING"}, True, "finished"),
+        ([SUBMITTED], {"7": "PENDING"}, False, "queued"),
+        ([SUBMITTED], {"7": "DependencyNeverSatisfied"}, False, "blocked"),
+        ([SUBMITTED], {"7": "JobHeldUser"}, False, "held"),
+        ([SUBMITTED, START], {"7": "RUNNING"}, False, "running"),
+        ([SUBMITTED, START], {"7": "COMPLETING"}, False, "running"),
+        ([SUBMITTED, START, _verdict("requeue")], {"7": "COMPLETING"}, False, "queued"),
+        ([SUBMITTED, START, _verdict("give up")], {"7": "COMPLETING"}, False, "gave up"),
+        ([SUBMITTED, START, STOPPED], {"7": "PENDING"}, False, "queued"),
+        ([SUBMITTED, START], {"8": "RUNNING"}, False, "lost"),
+        ([SUBMITTED, START], None, False, "unknown"),
+        ([SUBMITTED, START], {"7": "FAILED"}, False, "failed"),
+        ([SUBMITTED, START, STOPPED], {"7": "FAILED"}, False, "failed"),
+        ([SUBMITTED, START, _verdict("give up")], {"7": "FAILED"}, False, "gave up"),
+        ([SUBMITTED, START, _verdict("superseded")], {"7": "RUNNING"}, False, "running"),
+        ([SUBMITTED, START, _verdict("superseded")], {}, False, "superseded"),
+        ([SUBMITTED], {"7": "CANCELLED"}, False, "cancelled"),
+        ([SUBMITTED, START, STOPPED], {"7": "CANCELLED"}, False, "cancelled"),
+        ([SUBMITTED, START, _verdict("cancelled"), STOPPED], {}, False, "cancelled"),
+        ([SUBMITTED, START, _verdict("cancelled"), SUBMITTED], {"7": "RUNNING"}, False, "running"),
+        ([SUBMITTED, START, STOPPED], {"7": "TIMEOUT"}, False, "timed out"),
+        ([SUBMITTED, START, _verdict("requeue refused")], {}, False, "failed"),
+        ([START, ("failed", {"rank": 1, "error": "E: x"})], {}, False, "failed"),
+        ([START, STOPPED], None, False, "stopped"),
+        ([START, _verdict("give up")], {}, False, "gave up"),
+        ([START, _verdict("cancelled")], {}, False, "cancelled"),
+        ([SUBMITTED, START], {"7": "RUNNING"}, True, "finished"),
     ],
 )
 def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: bool, state: str) -> None:
@@ -153,7 +244,21 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
         events.note(tmp_path, event, **values)
     if done:
         (tmp_path / "done").touch()
-    assert status.state_of(tmp_path, events.read(tmp_path), jobs) == state
+    assert status.state_of(tmp_path, events.read(tmp_path), None if jobs is None else {job: status.Job(word) for job, word in jobs.items()}) == state
+
+
+def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
+    """A running job is stuck when nothing was written for longer than any part of it may take by log.stuck_after_s, and not before; a job that has just
+    been started after a long wait in the queue is not."""
+    events.note(tmp_path, "submitted", job="7")
+    (tmp_path / "recipe.yaml").write_text("log: {stuck_after_s: 50}")
+    for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
+        os.utime(path, (time.time() - 190,) * 2)
+    noted, long_ago = events.read(tmp_path), time.time() - 180
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago)}) == "stuck"
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", time.time())}) == "running"
+    (tmp_path / "metrics.jsonl").touch()
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago)}) == "running"
 
 
 def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
@@ -165,16 +270,111 @@ def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
     assert status.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
 
 
-def test_why_names_the_first_rank_to_fail(tmp_path: Path) -> None:
-    """`why=RUN` shows the error of the rank that failed first in the newest start, and the end of its log."""
+LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
+
+
+@pytest.mark.parametrize(
+    "noted, rank, said",
+    [
+        ([(1, "DataError: shard x is damaged"), (0, LOST)], 1, "DataError: shard x is damaged"),
+        ([(0, LOST), (1, "DataError: shard x is damaged")], 1, "DataError: shard x is damaged"),
+        ([(0, LOST), (None, "r1: task 0: Exited with exit code 1", "r2: task 1: Killed")], 1, "rank 1 after step 0, says srun: r2: task 1: Killed"),
+        ([(0, LOST), (None, "r1: task 0: Exited with exit code 1")], 1, "rank 1 was silent"),
+        ([(0, "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting for the other ranks"), (1, LOST), (None, "r2: task 1: Killed")], 1, "rank 1 was silent; rank 0 after step 0: Stuck: rank 0"),
+        ([(1, "Stuck: rank 1 made no progress for 20 s in saving at epoch 1, step 7"), (0, LOST)], 1, "rank 1 after step 0: Stuck"),
+        ([(None, "r[1-2]: tasks 0-1: Killed")], 0, "rank 0-1 after step 0, says srun"),
+        ([(0, "Diverged: epoch 0, step 3"), (1, "Diverged: epoch 0, step 3"), (None, "r1: task 0: Exited with exit code 1")], 0, "Diverged"),
+    ],
+)
+def test_why_names_the_rank_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, rank: int, said: str) -> None:
+    """`why=RUN` shows, of the newest start that failed, the rank that is the cause and not those that lost it or waited for
+    it: by its own words, by srun's about who was killed, or else by its silence; and the end of that rank's log."""
+    (tmp_path / "log").mkdir()
+    (tmp_path / "meta.json").write_text('{"world": 2}')
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MASTER_PORT", "2")
-        events.note(tmp_path, "failed", rank=1, error="DataError: shard x is damaged")
-        events.note(tmp_path, "failed", rank=0, error="RuntimeError: connection closed by peer")
-    (tmp_path / "log" / "rank-1.log").write_text("the last words of rank 1")
-    said = status.why(tmp_path)
-    assert "rank 1" in said and "DataError: shard x is damaged" in said and "the last words of rank 1" in said
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    for who, *errors in noted:
+        events.note(tmp_path, "verdict", verdict="requeue", ends=errors) if who is None else events.note(tmp_path, "failed", rank=who, error=errors[0])
+    for r in (0, 1):
+        (tmp_path / "log" / f"5_{r}_log.err").write_text(f"the last words of rank {r}")
+    told = status.why(tmp_path)
+    assert said in told and f"the last words of rank {rank}" in told and "Old" not in told
+
+
+def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run's line has its epoch, step, restarts, images/s, last validation accuracy and newest log; a torn file does not stop the
+    view; folders of the suite's own are no runs."""
+    for name in ("a-run", ".code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
+    run = tmp_path / "a-run"
+    (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 10}')
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": {"overall": 0.5}}\n{"kind": "tr')
+    for _ in range(3):
+        events.note(run, "start")
+    for age, name in ((20, "100_0_log.out"), (10, "99_0_log.out"), (0, "99_10_log.out")):
+        (run / "log" / name).touch()
+        os.utime(run / "log" / name, (time.time() - age,) * 2)
+    assert status.main([f"runs={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1].split() == ["a-run", "lost", "1.5/4", "15/40", "2", "64", "-", "50.0", str(run / "log" / "99_0_log.out")] and ".code" not in shown
+    (run / "meta.json").write_text('{"wor')
+    assert status.main([f"runs={tmp_path}"]) == 0
+    assert status.main(["watch=often"]) == 2 and "watch=often is no number of seconds" in capsys.readouterr().err
+
+
+def test_a_full_disk_does_not_hide_what_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """An event that cannot be written is printed and nothing is raised, and the job is then not put back into the queue, where
+    its starts could not be counted. An event after a torn line is whole."""
+    events.note(tmp_path, "start")
+    path = tmp_path / "log" / "events.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"event": "fai')
+    assert events.note(tmp_path, "failed", rank=0, error="E: first")
+    assert [event["event"] for event in events.read(tmp_path)] == ["start", "failed"]
+    asked = []
+    monkeypatch.setattr(after.subprocess, "run", lambda words, **_: asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", ""))
+    monkeypatch.setattr(after, "note", lambda *_, **__: False)
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    path.unlink()
+    path.mkdir()  # a folder in its place: root may write to anything else
+    assert not events.note(tmp_path, "failed", rank=0, error="E: second")
+    assert "E: second" in capfd.readouterr().err
+
+
+def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a network cut the old start's batch script finds that its job was started anew, by SLURM's count or by the newer
+    one's event, and does not requeue it: that would throw the newer one out."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    events.note(tmp_path, "start")
+    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    asked = []
+    monkeypatch.setattr(after.subprocess, "run", lambda words, **_: asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=1", ""))
+    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    events.note(tmp_path, "start")
+    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert after.decide(tmp_path, cancelled=False) == "superseded"
+
+
+def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of starts without progress only those count towards giving up that ended by themselves, since the user's last wish."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+
+    def start(number: int, failed: bool) -> None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        events.note(tmp_path, "start")
+        if failed:
+            events.note(tmp_path, "verdict", verdict=after.decide(tmp_path, cancelled=False))
+
+    for number in range(6):
+        start(number, failed=number >= 3)
+    assert [event["verdict"] for event in events.read(tmp_path) if event["event"] == "verdict"] == ["requeue", "requeue", "give up"]
+    events.note(tmp_path, "submitted", job="5")
+    start(6, failed=True)
+    assert events.read(tmp_path)[-1]["verdict"] == "requeue"
 
 
 def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +393,37 @@ def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
     new.check()
     with pytest.raises(Fenced, match="newer start"):
         old.check()
+
+
+def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> None:
+    """Metrics lines that an older start writes after a newer one's claim do not reach metrics.jsonl."""
+    from ifl.fence import Fence
+
+    Fence(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as old:
+        old.write("before\n")
+        old.flush()
+        Fence(tmp_path)
+        old.write("after\n")
+    assert (tmp_path / "metrics.jsonl").read_text() == "before\n"
+
+
+def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the starts of one job only a later one may claim the folder; another job may always, and so may a local run."""
+    from ifl.fence import Fence, Fenced
+
+    def claim(job: str, restart: str) -> Fence:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+        return Fence(tmp_path)
+
+    newest = claim("5", "1")
+    with pytest.raises(Fenced, match="start 1 of this job has the run, and this is start 0"):
+        claim("5", "0")
+    newest.check()
+    claim("4", "0").check()
+    monkeypatch.delenv("SLURM_JOB_ID")
+    Fence(tmp_path).check()
 
 
 def test_a_cluster_leaves_nothing_behind(tmp_path: Path) -> None:

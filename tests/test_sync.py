@@ -17,7 +17,7 @@ from ifl.comm import Comm
 from ifl.confidence import ConfidenceTable
 from ifl.network import RunningStatistics
 from ifl.state import RankMismatch, check_equal, digest
-from ifl.sync import STATISTIC_BITS, StepSync
+from ifl.sync import STATISTIC_BITS, Desynchronised, StepSync
 from ranks import comm_of, my_rank, started
 
 BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
@@ -49,7 +49,7 @@ def reduced(size: int, save: tuple[int, ...] = (), stop: tuple[int, ...] = (), c
             part = slice(group * per, (group + 1) * per)
             sync.add(rows["losses"][part], rows["distances"][part] if centers else None, rows["correct"][group], rows["statistics"][group],
                      rows["features"][part] if centers else None, rows["labels"][part], counts=counts[group])
-        sync.start(save=comm.rank in save, stop=comm.rank in stop)
+        sync.start((0, 0), save=comm.rank in save, stop=comm.rank in stop)
         totals = sync.wait()
     result = asdict(totals)
     return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in result.items()}
@@ -93,7 +93,7 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
             network(_groups(step)[group])
             zero = torch.zeros(4)
             sync.add(zero, None, torch.tensor(0), statistics.of_group(), None, zero.long())
-        sync.start(save=False, stop=False)
+        sync.start((0, 0), save=False, stop=False)
         statistics.move(sync.wait().statistics)
         if step == refresh_after:  # as a resume does
             saved = copy.deepcopy(network.state_dict())
@@ -104,14 +104,34 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
     return [layer_part.numpy().copy() for layer in (network.first, network.second) for layer_part in (layer.running_mean, layer.running_var)]
 
 
-def compared(odd: int | None, element: int = 4) -> str | None:
+def out_of_step(size: int, odd: int, ahead: int) -> list[str | None] | None:
+    """In a rank: each step's error where rank `odd` leaves out a reduction (`ahead` 1) or makes one twice (-1) after the first of two steps."""
+    comm = comm_of(size)
+    if comm is None:
+        return None
+    sync = StepSync(comm, BATCH, None, CPU)
+    errors: list[str | None] = []
+    for step in (3, 4):
+        sync.add(torch.ones(1), None, torch.tensor(1), torch.ones(2), None, torch.zeros(1).long())
+        sync.start((7, step + (ahead if comm.rank == odd and step == 4 else 0)), save=False, stop=False)
+        try:
+            sync.wait()
+            errors.append(None)
+        except Desynchronised as error:
+            errors.append(str(error))
+    return errors
+
+
+def compared(odd: int | None, element: int = 4, size: int = 4) -> str | None:
     """In a rank: the error of a comparison of digests in which rank `odd` has one bit of one center flipped."""
+    if my_rank() >= size:
+        return None
     centers, weights, table = Centers(CLASSES, DIM, "l2", 0.5, 0), [None, np.ones(9)], ConfidenceTable(9)
     if my_rank() == odd:
         bits = centers.centers_KD.view(-1).numpy().view(np.int32)
         bits[element] ^= 1
     try:
-        check_equal("centers after step 50", digest(centers, weights, table.table), comm_of(4))
+        check_equal("centers after step 50", digest(centers, weights, table.table), comm_of(size))
     except RankMismatch as error:
         return str(error)
     return None
@@ -157,7 +177,7 @@ def test_requests_are_not_kept_for_the_next_step() -> None:
     sync = StepSync(Comm(), 2, None, CPU)
     for wish in (True, False):
         sync.add(torch.ones(2), None, torch.tensor(1), torch.zeros(0), None, torch.zeros(2).long())
-        sync.start(save=wish, stop=wish)
+        sync.start((0, 0), save=wish, stop=wish)
         totals = sync.wait()
         assert (totals.save, totals.stop, totals.loss, totals.correct) == (wish, wish, 2.0, 1)
 
@@ -224,6 +244,23 @@ def test_one_flipped_bit_stops_all_ranks_and_names_the_odd_one(odd: int) -> None
         assert message == f"centers after step 50: rank {odd} differs from the others of 4"
 
 
+def test_of_two_ranks_nobody_can_tell_who_is_right() -> None:
+    """With two ranks the sentence accuses none."""
+    assert started(4).run(compared, 1, size=2)[:2] == ["centers after step 50: the 2 ranks differ, and no value is that of most of them"] * 2
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("ahead", [1, -1])
+def test_a_collective_left_out_or_made_twice_is_found_in_that_step(size: int, ahead: int) -> None:
+    """A rank whose reduction meets the others' of another step: every rank raises in that very step, and says where all of them stand."""
+    for odd in (0, size - 1):
+        others = [rank for rank in range(size) if rank != odd]
+        for rank, (first, second) in enumerate(started(4).run(out_of_step, size, odd, ahead)[:size]):
+            assert first is None and second.startswith(f"rank {rank} reduced with others that are not where it is: ")
+            assert f"rank {odd} in epoch 7, step {4 + ahead}" in second
+            assert f"rank{'s' * (size > 2)} {', '.join(map(str, others))} in epoch 7, step 4" in second
+
+
 def test_equal_ranks_go_on() -> None:
     """No difference, no error."""
     assert started(4).run(compared, None) == [None] * 4
@@ -280,6 +317,6 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
 
     sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
     sync.add(torch.full((4096,), 3000.0), torch.full((4096,), 3000.0), torch.tensor(0), torch.zeros(2), None, torch.zeros(4096, dtype=torch.int64))
-    sync.start(False, False)
+    sync.start((0, 0), False, False)
     totals = sync.wait()
     assert totals.bad == 0 and totals.loss == totals.center == 3000.0 * 4096

@@ -26,17 +26,31 @@ STEPS = 5
 
 
 # --------------------------------------------------------------------------------------------------- in the processes
-class _Plain(nn.Module):
-    """A small network without batch normalisation; on one rank its output turns NaN at one forward pass if asked."""
+class _Poison(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
 
-    def __init__(self, nan_rank: int = -1, nan_at: int = -1) -> None:
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * math.nan
+
+
+class _Plain(nn.Module):
+    """A small network without batch normalisation; on one rank its input, output or gradient turns NaN at one forward pass if asked."""
+
+    def __init__(self, nan_rank: int = -1, nan_at: int = -1, nan_in: str = "output") -> None:
         super().__init__()
-        self.feature_dim, self.forwards, self.nan_at = 12, 0, nan_at if nan_rank == my_rank() else -1
+        self.feature_dim, self.forwards, self.nan_in, self.nan_at = 12, 0, nan_in, nan_at if nan_rank == my_rank() else -1
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.forwards += 1
-        return self.body(x).mean((2, 3)) * (math.nan if self.forwards == self.nan_at else 1.0)
+        due = self.nan_in if self.forwards == self.nan_at else None
+        output = self.body(x * math.nan if due == "input" else x).mean((2, 3))
+        return _Poison.apply(output) if due == "gradient" else output * math.nan if due == "output" else output
 
 
 def _offer(name: str, **options: Any) -> None:
@@ -46,25 +60,47 @@ def _offer(name: str, **options: Any) -> None:
     sys.modules[module.__name__] = module
 
 
-def trained(recipe: str, folder: str, nan: dict[str, int] | None = None) -> dict[str, Any]:
-    """In a rank: train; returns the error if there was one, and the ranks' own final tensors."""
+def trained(recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None) -> dict[str, Any]:
+    """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what of it gets one
+    bit flipped (parameters, centers or weights), and the step after which."""
     from ifl import train as loop
+    from ifl.state import RankMismatch
 
     _offer("plain", **(nan or {}))
     kept: dict[str, Any] = {}
+
+    def flips(what: str, array: np.ndarray, step: int) -> None:
+        if flip and (my_rank(), what, step) == flip:
+            array.reshape(-1).view(np.int8)[1] ^= 1
+
+    class Counted(loop.State):
+        def count(self, images: int, totals: Any) -> None:
+            flips("parameters", next(kept["engine"].network.parameters()).detach().numpy(), self.step)
+            if self.weights[-1] is not None:
+                flips("weights", self.weights[-1], self.epoch * STEPS + self.step)
+            super().count(images, totals)
+
+    class Moved(loop.Centers):
+        moves = 0
+
+        def move(self, *args: Any) -> None:
+            super().move(*args)
+            self.moves += 1
+            flips("centers", self.centers_KD.numpy(), self.moves)
 
     class Kept(loop.Engine):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             kept["engine"] = self
 
-    real, loop.Engine = loop.Engine, Kept
+    real = loop.Engine, loop.State, loop.Centers
+    loop.Engine, loop.State, loop.Centers = Kept, Counted, Moved
     try:
         finished, error = loop.train(Recipe.model_validate_json(recipe), Path(folder)), None
-    except loop.Diverged as diverged:
-        finished, error = False, str(diverged)
+    except (loop.Diverged, RankMismatch) as stopped:
+        finished, error = False, str(stopped)
     finally:
-        loop.Engine = real
+        loop.Engine, loop.State, loop.Centers = real
     return {"finished": finished, "error": error, "network": {key: value.numpy().copy() for key, value in kept["engine"].network.state_dict().items()}}
 
 
@@ -275,12 +311,14 @@ def test_bf16_with_zero_1_trains_and_ranks_stay_equal(tiny_root: Path, tmp_path:
     assert _losses(tmp_path / "bf16") != _losses(tmp_path / "fp32")
 
 
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("what", ["input", "output"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp_path: Path, rank: int) -> None:
-    """A NaN on one rank in step 3 stops both in step 3, naming the place; no rank's parameters have moved by it and no
-    line or checkpoint of that step exists."""
-    recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", *IFL, model="plain")
-    answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": 4})
+def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp_path: Path, rank: int, what: str, zero: int) -> None:
+    """A NaN in one rank's input, or in its features and loss, in step 3 stops both in step 3, naming the place; no rank's parameters have
+    moved by it and no line or checkpoint of that step exists."""
+    recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", f"optim.zero={zero}", *IFL, model="plain")
+    answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": 4, "nan_in": what})
     for answer in answers:
         assert not answer["finished"]
         assert answer["error"].startswith("epoch 0, step 3: ") and "not finite" in answer["error"] and "optim.lr=0.1" in answer["error"]
@@ -290,6 +328,45 @@ def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp
     assert len(_losses(tmp_path)) == 3
     assert sorted(path.name for path in (tmp_path / "ckpt").glob("step-*")) == ["step-000000000", "step-000000002"]
     assert all(np.isfinite(value).all() for value in _final(tmp_path).values())
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("nan_at", "every", "where"), [(4, 2, "step 4"), (2, 1000, "step 2"), (5, 1000, "step 5")], ids=["before a save", "before a step", "before an evaluation"])
+def test_a_gradient_that_is_not_finite_is_never_kept(tiny_root: Path, tmp_path: Path, nan_at: int, every: int, where: str, rank: int, zero: int) -> None:
+    """The loss of every rank is finite, the gradients of one are not: both ranks stop with the same sentence before the next save, step or
+    evaluation, whichever comes first; what is on disk, and nothing else, is what was there before."""
+    if zero and where == "step 2":
+        where = "step 5"  # ZeRO leaves the step out, so the next ones are sound, and the evaluation is the next to ask
+    recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", f"optim.zero={zero}", *IFL, f"log.save_every_steps={every}", model="plain")
+    answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": nan_at, "nan_in": "gradient"})
+    assert answers[0]["error"] == answers[1]["error"]
+    assert answers[0]["error"].startswith(f"epoch 0, {where}: gradients overflowed in a step since the last checkpoint")
+    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == [f"step-{step:09d}" for step in range(0, nan_at, every)][-2:]
+    assert not (tmp_path / "preds").exists() and not any(line["kind"] == "eval" for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    held = [torch.load(path, weights_only=False) for path in (tmp_path / "ckpt").rglob("*.pt")]
+    tensors = _tensors(held)
+    assert len(tensors) >= 7 and all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point())
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors inside nested plain values."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in inner for tensor in _tensors(item)]
+
+
+@pytest.mark.parametrize(("what", "after", "found"), [("parameters", 2, 4), ("centers", 3, 4), ("weights", STEPS + 2, 8)])
+def test_a_flipped_bit_on_one_rank_is_found_within_the_digests_steps(tiny_root: Path, tmp_path: Path, what: str, after: int, found: int) -> None:
+    """One bit of one rank's parameters, centers or environment weights: with `log.digest_every=4` all four ranks stop at the next multiple of
+    4 and name that rank; of two ranks nobody can say which is right, and the sentence says that."""
+    words = ("batch.size=32", "batch.bn=0", "ifl.environments=2", "ifl.milestones=[0]", "ifl.alpha=[0.02]", "log.digest_every=4")
+    recipe = _recipe(tiny_root, "glt_ifl", *words, model="plain", epochs=2)
+    for ranks, sentence in ((4, "rank 2 differs from the others of 4"), (2, "the 2 ranks differ, and no value is that of most of them")):
+        odd = 2 if ranks == 4 else 1
+        answers = _run(ranks, recipe, tmp_path / str(ranks), flip=(odd, what, after))
+        assert [answer["error"] for answer in answers] == [f"parameters, centers and weights after step {found}: {sentence}"] * ranks
 
 
 def test_learning_rate_follows_the_papers_cosine() -> None:

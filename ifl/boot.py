@@ -1,0 +1,39 @@
+"""Where the seconds of a start go."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Boot:
+    """Times the parts of a start, and beats the watchdog at each.
+
+    Attributes:
+        parts: seconds of each part that is over, in order; the first, `import`, is the process's time before this.
+    """
+
+    def __init__(self, beat: Callable[[str], None]) -> None:
+        self._beat, self._began, self._since, self._part = beat, time.monotonic(), time.monotonic(), ""
+        self.parts = {"import": round(_process_age(), 2)}
+
+    def part(self, name: str) -> None:
+        """The part before is over, and `name` begins."""
+        now = time.monotonic()
+        if self._part:
+            self.parts[self._part] = round(now - self._since, 2)
+        self._part, self._since = name, now
+        self._beat(f"boot, {name}")
+
+    def over(self) -> float:
+        """The seconds since this was made; what comes now is the first step."""
+        self.part("first step")
+        return self._since - self._began
+
+
+def _process_age() -> float:
+    """Seconds since this process began."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

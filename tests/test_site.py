@@ -1,0 +1,129 @@
+"""The site file: written once, merged below the recipe, and the only place for shell lines."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recipes.resolve import dump, resolve
+from recipes.schema import PROJECT, RecipeError, Slurm
+from slurm import site_file
+from slurm.submit import batch_file, parameters
+from test_launch import batch_part, flags, launch, refused
+
+DRY = ["data=digits_glt", "cluster=dry"]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "my site.yaml"
+    path.write_text(text)
+    return path
+
+
+def dry(path: Path, *words: str) -> str:
+    result = launch(*DRY, *words, GLT_SITE=str(path))
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_recipe_and_command_beat_the_site_and_the_site_beats_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """schema, data, preset < site file < recipe < `on:` < command line, for the slurm section; a value that nobody else sets is the site's."""
+    (tmp_path / "row.yaml").write_text("slurm: {qos: recipe, account: recipe, constraint: recipe}\non: {digits_glt: {slurm: {account: block, constraint: block}}}\n")
+    layer = {"partition": "site", "qos": "site", "account": "site", "constraint": "site", "cpus_per_task": 3}
+    slurm = resolve([f"recipe={tmp_path / 'row.yaml'}", "data=digits_glt", "slurm.constraint=command"], layer).slurm
+    assert (slurm.cpus_per_task, slurm.partition, slurm.qos, slurm.account, slurm.constraint) == (3, "site", "recipe", "block", "command")
+    assert resolve(["data=digits_glt"], layer).run_name == resolve(["data=digits_glt"]).run_name, "a cluster is no science"
+    copy = tmp_path / "recipes"
+    shutil.copytree(PROJECT / "recipes", copy)
+    for below in ("data/digits_glt.yaml", "presets/paper.yaml"):
+        (copy / below).write_text((copy / below).read_text() + "\nslurm: {partition: below}\n")
+    monkeypatch.setattr("recipes.resolve.RECIPES", copy)
+    monkeypatch.setattr("recipes.resolve.PROJECT", tmp_path)
+    (tmp_path / "ifl").symlink_to(PROJECT / "ifl")
+    assert resolve(["data=digits_glt"]).slurm.partition == "below"
+    assert resolve(["data=digits_glt"], layer).slurm.partition == "site"
+
+
+def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> None:
+    """The batch script loads the modules, then runs the site's lines as they stand, then puts the run's code first on the path, all before srun; the recipe that is written
+    holds the modules and none of the lines."""
+    lines = ["export NCCL_SOCKET_IFNAME=ib0", "ulimit -n 4096 || true  # as many as allowed"]
+    path = written(tmp_path, yaml.safe_dump({"partition": "gpu", "modules": ["gcc/12.2", "cuda/12.4"], "setup": lines}))
+    output = dry(path)
+    text = batch_part(output)
+    body = text[text.index("# setup") : text.index("srun")].splitlines()
+    assert body[1:5] == ["module load gcc/12.2", "module load cuda/12.4", *lines] and body[5].startswith("export PYTHONPATH=")
+    assert flags(text)["partition"] == "gpu"
+    assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
+    assert output.splitlines()[1] == f"# site file: {path}"
+
+
+def test_without_a_site_file_nothing_is_added(tmp_path: Path) -> None:
+    """GLT_SITE= (empty) means no site file, and `cluster=dry` says that there is none."""
+    output = launch(*DRY, GLT_SITE="").stdout
+    assert output.splitlines()[1] == "# site file: none"
+    assert yaml.safe_load(output[: output.index("#!/bin/bash")]) == yaml.safe_load(dump(resolve(DRY)))
+
+
+def test_the_default_site_file_is_the_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without GLT_SITE slurm/site.yaml is read where there is one, and git does not see it."""
+    monkeypatch.delenv("GLT_SITE", raising=False)
+    monkeypatch.setattr(site_file, "PROJECT", tmp_path)
+    assert site_file.load() == site_file.Site()
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "site.yaml").write_text("partition: gpu\nsetup: [date]\n")
+    assert site_file.load() == site_file.Site(tmp_path / "slurm" / "site.yaml", {"partition": "gpu"}, ("date",))
+    assert "/slurm/site.yaml" in (PROJECT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("text, words", [("partitoin: gpu", "did you mean slurm.partition?"), ("slurm: {partition: gpu}", "unknown key slurm.slurm"), ("- partition", "must hold `key: value` lines"),
+                                         ("a: [", "is not readable YAML"), ("partition: a;b", "slurm.partition=a;b"), ("time: soon", "slurm.time=soon"), ("cpus_per_task: many", "slurm.cpus_per_task=many"),
+                                         ("modules: [$(date)]", "slurm.modules.0=$(date)"), ("modules: cuda", "slurm.modules=cuda"), ("setup: date", "setup='date'"), ("setup: [{export A: b}]", "shell lines"),
+                                         ("setup: ['a\n\n  b']", "shell lines"), ("time: 1\nsignal_delay_s: 60", "slurm.signal_delay_s=60")])
+def test_a_bad_site_file_is_one_sentence_with_its_name(tmp_path: Path, text: str, words: str) -> None:
+    """What is wrong in a site file is said in one sentence that names the file and the key."""
+    path = written(tmp_path, text)
+    sentence = refused(*DRY, GLT_SITE=str(path))
+    assert words in sentence and str(path) in sentence
+
+
+def test_a_site_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """GLT_SITE naming nothing, or a folder, is refused by name; it never means 'none'."""
+    assert f"GLT_SITE={tmp_path / 'none.yaml'} names a file that does not exist" in refused(*DRY, GLT_SITE=str(tmp_path / "none.yaml"))
+    assert str(tmp_path) in refused(*DRY, GLT_SITE=str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["slurm.setup=[date]", "slurm.setup=date", "slurm={setup: [date]}"])
+def test_shell_lines_are_refused_on_the_command_line(word: str) -> None:
+    """A recipe's refusal is in test_recipes; the command line has no way to shell lines either, and says where they belong."""
+    assert "slurm/site.yaml" in refused(*DRY, word)
+
+
+def test_the_example_is_legal_and_complete(tmp_path: Path) -> None:
+    """slurm/site.example.yaml works as it stands, shows every value of the slurm section, and its batch file is bash that sbatch would read."""
+    example = PROJECT / "slurm" / "site.example.yaml"
+    shown = yaml.safe_load(example.read_text())
+    assert set(shown) == {*Slurm.model_fields, "setup"}
+    text = batch_part(dry(example, "nodes=2"))
+    assert {key: flags(text)[key] for key in ("time", "mem", "gpus-per-node", "ntasks-per-node", "signal")} == {
+        "time": "1440", "mem": "240G", "gpus-per-node": "4", "ntasks-per-node": "4", "signal": "USR2@180"}
+
+
+def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:
+    """The same recipe with and without a site's lines makes batch files that differ in those lines alone."""
+    recipe = resolve(DRY)
+    assert parameters(recipe, tmp_path, tmp_path)["setup"] == parameters(recipe, tmp_path, tmp_path, ["date"])["setup"][1:]
+    with_line, without = (batch_file(recipe, tmp_path, tmp_path, lines).splitlines() for lines in (["date"], []))
+    assert [line for line in with_line if line != "date"] == without
+
+
+def test_bad_text_is_a_recipe_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load` raises RecipeError, the one kind the launcher shows as a sentence, for bytes that are not text too."""
+    path = tmp_path / "site.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setenv("GLT_SITE", str(path))
+    with pytest.raises(RecipeError, match="is not readable YAML"):
+        site_file.load()
