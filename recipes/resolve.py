@@ -6,6 +6,7 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -85,7 +86,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     """
     command = parse_words(words)
     name = command.get("recipe", "glt_baseline")
-    if isinstance(name, str) and Path(name).is_dir():
+    if isinstance(name, str) and os.path.isdir(name):  # Path's own raises for a name that is too long
         name = f"{name.rstrip('/')}/recipe.yaml"  # a run folder means its recipe
     is_path = isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml")))
     recipe_file = Path(name) if is_path else named(RECIPES, name, "recipe")
@@ -180,6 +181,10 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
     if isinstance(tree.get(key), str):
         if not tree[key].isprintable():
             raise RecipeError(f"{dotted}={tree[key]!r} holds control characters")
+        if len(tree[key]) > 2000:
+            raise RecipeError(f"{dotted}={tree[key]} is too long for a folder's name: up to 2000 characters are legal")
+        if dotted == "runs" and set("%\\") & set(tree[key]):
+            raise RecipeError(f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal")
         tree[key] = str(Path(tree[key]).expanduser().resolve())
 
 

@@ -37,8 +37,8 @@ def operation(default: Any, doc: str, **limits: Any) -> Any:
 
 def _plain(value: str) -> str:
     """SLURM values end up on a command line and in a batch file: letters, digits and a few signs, nothing a shell reads."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]*", value):
-        raise ValueError("only letters, digits and _ . , : = / @ + - are legal, and it starts with a letter or digit")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}", value):
+        raise ValueError("only letters, digits and _ . , : = / @ + - are legal, 200 at most, and it starts with a letter or digit")
     return value
 
 

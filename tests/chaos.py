@@ -120,6 +120,7 @@ class Chaos:
             hit += self.strike(target, self.next_kind(), number)
         while self.until(lambda: target.state() not in status.LIVE, "the end", target) and target.state() != "finished":
             self.relaunch(target)
+        self.until(lambda: target.known().get("JobState") == "COMPLETED", "the job's end", target)
         time.sleep(2 * PERIOD_S)
         watcher.stop()
         self.judge(target, watcher, number)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+os.environ["GLT_SITE"] = ""  # a developer's own site file is not the tests'
+
 from sharding.dataset import open_dataset
 from sharding.write import Sample, begin_dataset, finish_dataset, write_split
 

@@ -109,15 +109,16 @@ def restarts(ranks: int, boots: int, root: Path, place: Path) -> dict[str, list[
     """Seconds of each part of `boots` restarts of one run through the real command, from the command to the end of the first step."""
     from test_resume import Launch
 
-    parts = defaultdict(list)
+    parts, done = defaultdict(list), 0
     for number in range(boots + 1):
         began = time.time()
         launch = Launch(root, place, f"nodes={ranks}", "schedule.epochs=500", "log.every=1", "log.eval_test_every=500")
-        launch.wait_for_step(2 * number + 1)
+        launch.wait_for_step(done + 1)
         ready = time.time()
         os.kill(next(iter(launch.ranks().values())), signal.SIGUSR2)
         assert launch.finish() == 99, launch.text
         lines = [json.loads(line) for line in (launch.folder / "metrics.jsonl").read_text().splitlines()]
+        done = lines[-1]["step"]
         at = max(i for i, line in enumerate(lines) if line["kind"] == "boot")
         if number:  # the first is no restart
             first = 32 / lines[at + 1]["images_per_s"]
