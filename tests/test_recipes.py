@@ -355,6 +355,8 @@ def other_value(value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 17
+    if isinstance(value, dict):
+        return {**value, "other": 1}
     return [*value, 1] if isinstance(value, list | tuple) else f"{value}_other"
 
 
