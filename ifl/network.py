@@ -89,6 +89,9 @@ class RunningStatistics:
     def __init__(self, network: nn.Module) -> None:
         layers = [layer for layer in network.modules() if layer.training and (isinstance(layer, _BatchNorm) or hasattr(layer, "running_mean"))]
         self.normalises = any(isinstance(layer, _BatchNorm) for layer in layers)
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)  # counts micro-batches: no state
         self._device = next(network.parameters()).device
         self._buffers, momenta = [], []
         for layer in layers:
@@ -98,8 +101,6 @@ class RunningStatistics:
             self._buffers += buffers
             momenta += [torch.full((buffer.numel(),), layer.momentum, device=self._device) for buffer in buffers]
             layer.momentum = 1.0
-            if isinstance(layer, _BatchNorm):
-                layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)  # counts micro-batches: no state
         self._momenta = torch.cat(momenta) if momenta else torch.zeros(0, device=self._device)
         self.refresh()
 

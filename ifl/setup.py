@@ -69,7 +69,7 @@ def set_up(recipe: Recipe, folder: Path, fresh: bool) -> Setup:
 
     batch = recipe.batch
     groups = batch.size // batch.bn if batch.bn else 1
-    mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda")
+    mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda", streams=recipe.streams if batch.bn_by == "mix" else 1)
     network, method = build_network(recipe, counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))

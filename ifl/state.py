@@ -31,7 +31,7 @@ class State:
         weights: float64 [N] of each stream, or None for uniform.
         best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights' file.
         memory: what the method carries (see ifl/method.py).
-        means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
+        class_means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
         images, loss, center, correct: sums over the steps since the last training line of metrics.jsonl.
         seconds: time spent so far by part, over all restarts.
     """
@@ -43,7 +43,7 @@ class State:
     best_accuracy: float = -1.0
     best_sha256: str = ""
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
-    means: torch.Tensor | None = None
+    class_means: torch.Tensor | None = None
     images: int = 0
     loss: float = 0.0
     center: float = 0.0
@@ -86,6 +86,8 @@ def unpack(packed: dict[str, Any], centers: Centers | None, confidence: Confiden
     state.weights = [None if w is None else w.numpy() for w in packed["weights"]]
     if centers is not None:
         centers.centers_KD.copy_(packed["centers"])
+        if state.class_means is not None:
+            state.class_means = state.class_means.to(centers.centers_KD.device)
     if confidence is not None:
         confidence.restart(packed["confidence"], comm.rank)
     return state

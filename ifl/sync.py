@@ -49,7 +49,7 @@ class StepSync:
     def __init__(self, comm: Comm, batch: int, centers: Centers | None, device: torch.device, targets: int = 1) -> None:
         """`targets` is the number of labels that a row has: 2 with mixup."""
         self.comm, self.batch, self.centers, self.device, self.targets = comm, batch, centers, device, targets
-        self.gathers = centers is not None and gather_is_smaller(batch, *centers.centers_KD.shape)
+        self.gathers = centers is not None and gather_is_smaller(batch * targets, *centers.centers_KD.shape)
         self._reset()
 
     def _reset(self) -> None:

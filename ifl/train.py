@@ -161,16 +161,17 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 centers.move(totals.class_sums, batch.size)
             if averaging:
                 added = to_float(totals.class_sums, FEATURE_BITS)
-                state.means = added if state.means is None else state.means + added
+                state.class_means = added if state.class_means is None else state.class_means + added
             if totals.notes is not None:
                 method.remember(torch.from_numpy(plan.ids[step]).to(device), step_labels, totals.notes)
+                state.memory = method.memory
             state.step, due, stop = step + 1, totals.save, totals.stop
             state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
                 log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
                 timed_from, timed_at = state.step, time.monotonic()
-            if centers and (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights, state.means, *state.memory.values()), comm, device)
+            if (centers or state.memory) and (epoch * steps + state.step) % recipe.log.digest_every == 0:
+                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights, state.class_means, *state.memory.values()), comm, device)
             if due or stop:
                 save()
                 saved_at = time.monotonic()
@@ -180,11 +181,12 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
 
         # ------------------------------------------------------------------------------------------- the epoch's end
         if averaging:
-            centers.start_from_means(state.means)
-            state.means = None
+            centers.start_from_means(state.class_means)
+            state.class_means = None
         if scoring:
             total = confidence.total(comm)
-            state.weights[:ifl.environments] = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
+            first = recipe.stream_names.index("environment")
+            state.weights[first : first + ifl.environments] = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
             check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total, *state.memory.values()), comm, device)
             confidence.restart()
             if comm.rank == 0:

@@ -8,6 +8,8 @@ A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these li
     TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
+    NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees all rows of a
+                               batch-normalisation group, so there are no more ranks than groups)
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Declaration:
     TRAINS: str = "all"
     ARGS: dict[str, Any] = field(default_factory=dict)
     REFUSES: dict[str, str] = field(default_factory=dict)
+    NEEDS: dict[str, str] = field(default_factory=dict)
 
     def args(self, preset: str) -> dict[str, Any]:
         """The arguments' defaults under a preset."""

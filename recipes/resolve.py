@@ -1,6 +1,7 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
-Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < recipe < the recipe's `on:` block < command line.
+Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < recipe < the recipe's `on:` blocks (PRESET < NAME <
+NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def resolve(words: Iterable[str]) -> Recipe:
         (f"recipes/data/{data}.yaml", load_yaml(named(RECIPES / "data", data, "data"))),
         (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
         (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
+        (f"on: {preset}", specific.get(preset, {})),
         (f"on: {data}", specific.get(data, {})),
         (f"on: {data}/{train}", specific.get(f"{data}/{train}", {})),
         ("the command line", command),
@@ -126,7 +128,7 @@ def resolve(words: Iterable[str]) -> Recipe:
         if isinstance(layer.get("data"), str):
             layer = {**layer, "data": {"name": layer["data"]}}
         merge(tree, layer, origins, origin)
-    if not _is_on(recipe, specific, data, train, command):
+    if not _is_on(recipe, *(specific.get(block, {}) for block in (preset, data, f"{data}/{train}")), command):
         tree["ifl"] = None
     for folder in ("runs", "data.root"):
         _absolute(tree, folder)
@@ -157,8 +159,8 @@ def _with_source(recipe: Recipe) -> Recipe:
 
 
 def source_words(recipe: Recipe, name: str) -> list[str]:
-    """The command that launches the run of recipe `name` that `recipe` builds on: the same axes, and nothing else of it."""
-    words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
+    """The command that launches the run of recipe `name` that `recipe` builds on: the same axes and budget, and nothing else of it."""
+    words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"batch.budget={recipe.batch.budget}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
     words += [f"{key}={value}" for key, value in (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node)) if value is not None]
     return words
 
@@ -173,24 +175,26 @@ def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe
 
 
 def _check_blocks(specific: Any, recipe_file: Path) -> None:
-    """`on:` holds blocks by data set, or by data set and edition; a block holds sections and moves no axis."""
+    """`on:` holds blocks by preset, by data set, or by data set and edition; a block holds sections and moves no axis."""
+    presets, sets = ([path.stem for path in (RECIPES / folder).glob("*.yaml")] for folder in ("presets", "data"))
     if not isinstance(specific, dict):
-        raise RecipeError(f"{recipe_file}: `on:` must hold blocks such as digits_glt or digits_glt/cbl")
+        raise RecipeError(f"{recipe_file}: `on:` must hold blocks such as corrected, digits_glt or digits_glt/cbl")
     for block, values in specific.items():
         name, _, edition = str(block).partition("/")
-        named(RECIPES / "data", name, "on")
+        if name not in presets + sets:
+            raise RecipeError(f"on={name} does not exist; {nearest(name, sorted(presets + sets))}")
         axes = {"train", "preset", "recipe", "on"} & set(values) if isinstance(values, dict) else {str(values)}
         if isinstance(values, dict) and ("name" in values["data"] if isinstance(values.get("data"), dict) else "data" in values):
             axes.add("data")
-        if edition not in ("", "glt", "cbl") or axes:
-            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
+        if edition not in (("", "glt", "cbl") if name in sets else ("",)) or axes:
+            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
 
 
-def _is_on(recipe: dict, specific: dict, data: str, train: str, command: dict) -> bool:
+def _is_on(*layers: dict[str, Any]) -> bool:
     """IFL is on if the last of the recipe, its `on:` blocks and the command that speaks of `ifl` does not say null.
-    A data set or preset may hold values for the block, and never switches it."""
+    The file of a data set or preset may hold values for the block, and never switches it."""
     on = False
-    for layer in (recipe, specific.get(data, {}), specific.get(f"{data}/{train}", {}), command):
+    for layer in layers:
         if "ifl" in layer:
             on = layer["ifl"] is not None
     return on
@@ -221,7 +225,7 @@ def _written_out(recipe: Recipe) -> Recipe:
         if recipe.ifl.center_init == "class_means" and values["ifl"]["milestones"][:1] in ([], [0]):
             raise RecipeError(f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}")
     if recipe.schedule.decay == "steps":
-        values["schedule"]["drops"] = _epochs("schedule.drops", recipe.schedule.drops, recipe.schedule.epochs)
+        values["schedule"]["drops"] = _epochs("schedule.drops", recipe.schedule.drops, recipe.schedule.epochs, apart=False)
     if recipe.batch.replacement is None:  # the reference's weighted streams are drawn with replacement, all but the class-aware one
         values["batch"]["replacement"] = recipe.preset == "paper" and (recipe.ifl is not None or "class_inverse" in recipe.stream_names)
     values["method"]["args"] = _method_args(recipe)
@@ -230,11 +234,11 @@ def _written_out(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def _epochs(key: str, milestones: list[int | float], epochs: int) -> list[int]:
-    """Fractions of the epochs as epochs."""
+def _epochs(key: str, milestones: list[int | float], epochs: int, apart: bool = True) -> list[int]:
+    """Fractions of the epochs as epochs; in a short run several may fall on one, unless they must stay `apart`."""
     found = [_epoch(m, epochs) for m in milestones]
-    if found != sorted(set(found)) or (found and found[-1] >= epochs):
-        raise RecipeError(f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must differ and lie before the last")
+    if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
+        raise RecipeError(f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last")
     return found
 
 
@@ -251,13 +255,20 @@ def _method_args(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_method(recipe: Recipe) -> None:
-    """What a method refuses, with its reason; and a second stage needs a first."""
+    """What a method refuses or needs, with its reason; and a second stage needs a first."""
     method, declared = recipe.method, declaration(recipe.method.name)
     if declared.FORM not in model_forms(recipe.model.name):
         raise RecipeError(f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}")
     for key, on in (("ifl", recipe.ifl), ("mixup", recipe.augment.mixup), ("legacy_count_order", method.legacy_count_order)):
         if on and key in declared.REFUSES:
             raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
+    if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
+        raise RecipeError(f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}")
+    groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
+    if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
+        raise RecipeError(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
+    if declared.FORM == "branches" and recipe.batch.bn_by == "env":
+        raise RecipeError(f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal")
     if declared.TRAINS == "head" and not method.init_from:
         raise RecipeError(f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline")
     if method.init_from and method.eval_of:

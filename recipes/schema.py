@@ -226,6 +226,8 @@ class Recipe(Section):
             changes["method"]["args"] = args
         elif "args" in changes.get("method", {}):
             del changes["method"]["args"]
+        for key in {"init_from", "eval_of"} & changes.get("method", {}).keys():  # of a first stage on the same axes only what does not stand in the name already, so that seeds share a hash
+            changes["method"][key] = changes["method"][key].replace(f"-{self.data.name}-{self.train}-s{self.seed}-", "-", 1)
         canonical = json.dumps({key: value for key, value in changes.items() if value or key == "ifl"}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
