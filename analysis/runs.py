@@ -66,7 +66,7 @@ class Run:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
                 return []
-            words = [f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}", f"batch.budget={self.budget}"]
+            words = [f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"seed={self.seed}", f"preset={self.preset}", f"batch.budget={self.budget}"]
             return departures(load_resolved(self.path / "recipe.yaml"), resolve(words))
         except RecipeError:
             return []

@@ -37,10 +37,11 @@ class Centers:
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
         return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
 
-    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a move needs of some rows: fixed-point sums of features (for cosine: of unit features), then counts.
+    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a move needs of some rows: fixed-point sums of features (for cosine: of unit features), then of shares.
 
-        Rows with label -1 are padding. `batch` is the number of rows that may be added up in all.
+        Rows with label -1 are padding. `batch` is the number of rows that may be added up in all. With mixup a row
+        comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1 and add up to counts.
 
         Returns:
             int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
@@ -48,7 +49,9 @@ class Centers:
         rows_BD = features_BD.detach().float()
         if self.distance == "cosine":
             rows_BD = F.normalize(rows_BD, dim=1)
-        fixed_BD, bad = _fixed_rows(rows_BD, labels_B, batch)
+        shares_B1 = rows_BD.new_ones(len(rows_BD), 1) if shares_B is None else shares_B[:, None].to(rows_BD)
+        rows_BD = torch.cat([rows_BD * shares_B1, shares_B1], dim=1)
+        fixed_BD, bad = to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
         classes, dim = self.centers_KD.shape
         sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=rows_BD.device)
         sums.index_add_(0, labels_B.clamp(min=0), fixed_BD)
@@ -61,7 +64,7 @@ class Centers:
         it a moving average of rate n_k / B.
         """
         sums_KD = to_float(sums[:, :-1], FEATURE_BITS)
-        counts_K1 = sums[:, -1:].double()
+        counts_K1 = to_float(sums[:, -1:], FEATURE_BITS)
         centers = self.centers_KD.double()
         if self.distance == "l2":
             gradient = 2 * (counts_K1 * centers - sums_KD)
@@ -71,9 +74,9 @@ class Centers:
             gradient = ((sums_KD * units).sum(1, keepdim=True) * units - sums_KD) / norms
         self.centers_KD.copy_(centers - self.lr / batch * gradient)
 
+    def start_from_means(self, sums: torch.Tensor) -> None:
+        """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps. A class of which
+        nothing was seen keeps its center."""
+        shares_K1 = sums[:, -1:]
+        self.centers_KD.copy_(torch.where(shares_K1 > 0, sums[:, :-1] / shares_K1.clamp_min(1e-300), self.centers_KD.double()))
 
-def _fixed_rows(rows_BD: torch.Tensor, labels_B: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as fixed point with a last column of 1, and 0 throughout where the label is -1 (padding)."""
-    valid_B1 = (labels_B >= 0)[:, None]
-    fixed, bad = to_fixed(torch.where(valid_B1, rows_BD, 0.0), FEATURE_BITS, batch)
-    return torch.cat([fixed, valid_B1.to(torch.int64)], dim=1), bad

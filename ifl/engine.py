@@ -67,7 +67,8 @@ class Engine:
         import deepspeed
 
         self.batch, self.device, self.zero = batch, device, optim.zero
-        self._sgd = torch.optim.SGD(network.to(device).parameters(), lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
+        trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
+        self._sgd = torch.optim.SGD(trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
@@ -93,8 +94,8 @@ class Engine:
             group["lr"] = lr
 
     def forward(self, images: torch.Tensor) -> Output:
-        features, logits = self.engine(images)
-        return Output(features.float(), logits.float())
+        features, logits, *parts = (tensor.float() for tensor in self.engine(images))
+        return Output(features, logits, tuple(parts))
 
     def backward(self, loss_sum: torch.Tensor, last: bool) -> None:
         """Gradients of a micro-batch's summed loss; with `last` they are reduced over the ranks. DeepSpeed averages

@@ -1,21 +1,21 @@
-"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe.
+"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe; what the
+launcher must know of it stands there as literals (recipes/methods.py).
 
-IFL, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
+IFL, mixup, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
 
-Axes: B rows of a micro-batch, D feature, K classes.
+Axes: B rows of a micro-batch, G rows of the global batch, C notes of a row, D feature, K classes.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-
-from sharding.reader import Batch
 
 
 @dataclass(frozen=True)
@@ -26,37 +26,92 @@ class Task:
         class_counts: int64 [K], training samples of each class, by class id.
         feature_dim: D.
         epochs: number of epochs.
+        args: the method's arguments, every one of its ARGS.
     """
 
     class_counts: np.ndarray
     feature_dim: int
     epochs: int
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """N, training samples."""
+        return int(self.class_counts.sum())
+
+    @property
+    def prior_K(self) -> torch.Tensor:
+        """float32 [K]: n_k / sum n, the share of each class in the training set."""
+        return torch.from_numpy(self.class_counts / self.class_counts.sum()).float()
 
 
 class Output(NamedTuple):
-    """A forward pass: features float [B, D] and logits float [B, K]."""
+    """A forward pass: features float [B, D], logits float [B, K], and what else the method's head gave."""
 
     features_BD: torch.Tensor
     logits_BK: torch.Tensor
+    parts: tuple[torch.Tensor, ...] = ()
+
+
+class Rows(NamedTuple):
+    """The rows of a micro-batch, and what a loss may ask about their step.
+
+    Attributes:
+        labels, ids, streams: int64 [B]; a group's rows come stream after stream.
+        epoch: 0-based.
+        batch_labels: int64 [G], the labels of the global batch, on all ranks; for means that are weighted.
+    """
+
+    labels: torch.Tensor
+    ids: torch.Tensor
+    streams: torch.Tensor
+    epoch: int
+    batch_labels: torch.Tensor
 
 
 class BaseMethod:
-    """The defaults: a bias-free linear classifier, judged by its logits."""
+    """The defaults: a bias-free linear classifier, judged by its logits.
+
+    Attributes:
+        memory: tensors that the method carries from step to step besides parameters and buffers, equal on all ranks;
+            checkpoints hold them. See `remember`.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.memory: dict[str, torch.Tensor] = {}
+
+    def to(self, device: torch.device) -> None:
+        """Move every tensor of the method to the device."""
+        for key, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, key, value.to(device))
+        self.memory = {key: value.to(device) for key, value in self.memory.items()}
 
     def head(self) -> nn.Module:
-        """The classifier: float [B, D] -> float [B, K]."""
+        """The classifier: features float [B, D] -> logits float [B, K], or a tuple of these and `Output.parts`."""
         return nn.Linear(self.task.feature_dim, len(self.task.class_counts), bias=False)
 
-    def losses(self, output: Output, batch: Batch, epoch: int) -> torch.Tensor:
+    def adopt(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of a first stage's network, by name, what this one starts from, under the names it has here; the rest is
+        initialised anew. Names begin with `backbone.` or `head.`."""
+        return weights
+
+    def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         """float [B]: each row's loss. The loop takes the mean over the global batch."""
         raise TypeError(f"{type(self).__module__} defines no losses()")
 
     def predict(self, output: Output) -> torch.Tensor:
         """float [B, K]: test-time logits."""
         return output.logits_BK
+
+    def notes(self, output: Output, rows: Rows) -> torch.Tensor | None:
+        """float [B, C] that all ranks shall know of each row of the step; see `remember`."""
+        return None
+
+    def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
+        """After each step: the notes of the whole global batch, float64 in canonical row order, the same on all ranks.
+        Here a method may change its `memory`."""
 
 
 def load_method(name: str, task: Task) -> BaseMethod:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ifl.checkpoint import CheckpointError
 from ifl.engine import Engine
-from ifl.files import sha256, write_arrays, write_whole
+from ifl.files import write_arrays
 from ifl.state import State
+from ifl.weights import read_weights, write_weights
 from sharding.augment import decode, test_pixels
 from sharding.dataset import Split
 
@@ -28,19 +25,12 @@ def save_best(folder: Path, engine: Engine, epoch: int) -> str:
 
     The epoch is in the name, so a run that is killed now and resumed from before finds its older best unharmed.
     """
-    buffer = io.BytesIO()
-    torch.save(engine.network.state_dict(), buffer)
-    data = buffer.getvalue()
-    write_whole(folder / best_name(epoch), data)
-    return hashlib.sha256(data).hexdigest()
+    return write_weights(folder / best_name(epoch), engine)
 
 
 def load_best(folder: Path, engine: Engine, state: State) -> None:
     """Put the best epoch's network back in place, on every rank."""
-    path = folder / best_name(state.best_epoch)
-    if not path.is_file() or sha256(path) != state.best_sha256:
-        raise CheckpointError(f"{path} is missing or not what was written: the best epoch's predictions cannot be made")
-    engine.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    engine.network.load_state_dict(read_weights(folder / best_name(state.best_epoch), state.best_sha256))
 
 
 def write_environment(path: Path, weights: list[np.ndarray | None], split: Split) -> None:

@@ -6,6 +6,7 @@ Nothing random is stored: plans, augmentation and the torch seed of every step a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class State:
     Attributes:
         weights: float64 [N] of each stream, or None for uniform.
         best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights' file.
+        memory: what the method carries (see ifl/method.py).
+        class_means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
         images, loss, center, correct: sums over the steps since the last training line of metrics.jsonl.
         seconds: time spent so far by part, over all restarts.
     """
@@ -39,6 +42,8 @@ class State:
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_sha256: str = ""
+    memory: dict[str, torch.Tensor] = field(default_factory=dict)
+    class_means: torch.Tensor | None = None
     images: int = 0
     loss: float = 0.0
     center: float = 0.0
@@ -67,6 +72,7 @@ def pack(state: State, centers: Centers | None, confidence: ConfidenceTable | No
     return {
         **{key: value for key, value in vars(state).items() if key != "weights"},
         "seconds": dict(state.seconds),
+        "memory": {key: value.cpu() for key, value in state.memory.items()},
         "weights": [None if w is None else torch.from_numpy(w.copy()) for w in state.weights],
         "centers": None if centers is None else centers.centers_KD.cpu(),
         "confidence": None if confidence is None else confidence.total(comm).cpu(),
@@ -80,6 +86,8 @@ def unpack(packed: dict[str, Any], centers: Centers | None, confidence: Confiden
     state.weights = [None if w is None else w.numpy() for w in packed["weights"]]
     if centers is not None:
         centers.centers_KD.copy_(packed["centers"])
+        if state.class_means is not None:
+            state.class_means = state.class_means.to(centers.centers_KD.device)
     if confidence is not None:
         confidence.restart(packed["confidence"], comm.rank)
     return state
@@ -93,10 +101,11 @@ def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
     return int(np.random.Philox(key=key, counter=counter).random_raw())
 
 
-def digest(centers: Centers | None, weights: list[np.ndarray | None], total: torch.Tensor | None = None) -> str:
-    """Hex digest of the centers, the streams' weights and, where given, the summed confidence table."""
+def digest(centers: Centers | None, weights: Sequence[np.ndarray | None], *more: torch.Tensor | None) -> str:
+    """Hex digest of what must be equal on all ranks: the centers, the streams' weights, and more tensors."""
     sha = hashlib.sha256()
-    for array in (None if centers is None else centers.centers_KD.cpu().numpy(), *weights, None if total is None else total.cpu().numpy()):
+    for value in (None if centers is None else centers.centers_KD, *weights, *more):
+        array = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
         sha.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
 

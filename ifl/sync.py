@@ -9,8 +9,10 @@ features are fewer bytes, these are gathered instead and added up on every rank:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -32,8 +34,8 @@ class Desynchronised(RuntimeError):
 
 @dataclass
 class StepTotals:
-    """What all ranks know after a step, equal on all of them: sums over the global batch, and the mean of its groups'
-    statistics (float64)."""
+    """What all ranks know after a step, equal on all of them: sums over the global batch, the mean of its groups'
+    statistics (float64), the centers' class sums, and the method's notes float64 [B, C] in canonical row order."""
 
     save: bool
     stop: bool
@@ -43,14 +45,16 @@ class StepTotals:
     correct: int
     statistics: torch.Tensor
     class_sums: torch.Tensor | None
+    notes: torch.Tensor | None
 
 
 class StepSync:
     """Collects a step's micro-batches of one rank, then reduces once."""
 
-    def __init__(self, comm: Comm, batch: int, centers: Centers | None, device: torch.device) -> None:
-        self.comm, self.batch, self.centers, self.device = comm, batch, centers, device
-        self.gathers = centers is not None and gather_is_smaller(batch, *centers.centers_KD.shape)
+    def __init__(self, comm: Comm, batch: int, centers: Centers | None, device: torch.device, targets: int = 1) -> None:
+        """`targets` is the number of labels that a row has: 2 with mixup."""
+        self.comm, self.batch, self.centers, self.device, self.targets = comm, batch, centers, device, targets
+        self.gathers = centers is not None and gather_is_smaller(batch * targets, *centers.centers_KD.shape)
         self._reset()
 
     def _reset(self) -> None:
@@ -58,11 +62,14 @@ class StepSync:
         self._statistics: torch.Tensor | None = None
         self._features: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
+        self._shares: list[torch.Tensor] = []
+        self._notes: torch.Tensor | None = None
 
     def add(self, losses_B: torch.Tensor, distances_B: torch.Tensor | None, correct: torch.Tensor, statistics: torch.Tensor, features_BD: torch.Tensor | None,
-            labels_B: torch.Tensor, counts: bool = True) -> None:
+            targets: Sequence[tuple[float, torch.Tensor]], counts: bool = True, notes_BC: torch.Tensor | None = None, rows_B: np.ndarray | None = None) -> None:
         """One micro-batch: its rows' losses and center distances, the number of right rows, its group's batch
-        statistics (and whether the running ones move by them), and with centers its features."""
+        statistics (and whether the running ones move by them), with centers its features and labels (with mixup more
+        than one, each with its share), and what the method notes of its canonical rows `rows_B`."""
         loss, bad_loss = to_fixed(losses_B, LOSS_BITS, self.batch)
         center, bad_center = to_fixed(losses_B.new_zeros(1) if distances_B is None else distances_B, LOSS_BITS, self.batch)
         group, bad_group = to_fixed(statistics * counts, STATISTIC_BITS, self.batch)
@@ -72,9 +79,16 @@ class StepSync:
         self._head[_CORRECT] += correct
         self._head[_BAD] += bad_loss + bad_center + bad_group
         self._statistics = group if self._statistics is None else self._statistics + group
-        if features_BD is not None:
+        for share, labels_B in targets if features_BD is not None else ():
             self._features.append(features_BD.detach().float())
             self._labels.append(labels_B)
+            self._shares.append(torch.full((len(labels_B),), share, device=self.device))
+        if notes_BC is not None:
+            fixed, bad = to_fixed(notes_BC, LOSS_BITS, 1)
+            self._head[_BAD] += bad
+            if self._notes is None:
+                self._notes = fixed.new_zeros(self.batch, fixed.shape[1])
+            self._notes[torch.from_numpy(rows_B).to(self.device)] = fixed
 
     def start(self, place: tuple[int, int], save: bool, stop: bool) -> None:
         """Send this rank's part on its way; `place` is the epoch and the step in it."""
@@ -84,16 +98,18 @@ class StepSync:
         parts = [self._head, self._statistics]
         self._gathered: Pending | None = None
         if self._features:
-            features, labels = torch.cat(self._features), torch.cat(self._labels)
+            features, labels, shares = torch.cat(self._features), torch.cat(self._labels), torch.cat(self._shares)
             if self.gathers:
-                rows = -(-self.batch // self.comm.size)  # ranks may hold one row less: padded, with label -1
+                rows = self.targets * -(-self.batch // self.comm.size)  # ranks may hold one row less: padded, with label -1
                 padding = rows - len(labels)
-                block = torch.cat([features, labels.to(features)[:, None]], dim=1)  # float32 is exact for labels below 2**24
+                block = torch.cat([features, shares[:, None], labels.to(features)[:, None]], dim=1)  # float32 is exact for labels below 2**24
                 self._gathered = self.comm.start_gather(F.pad(block, (0, 0, 0, padding), value=-1.0))
             else:
-                sums, bad = self.centers.class_sums(features, labels, self.batch)
+                sums, bad = self.centers.class_sums(features, labels, self.batch * self.targets, shares)
                 self._head[_BAD] += bad
                 parts.append(sums.flatten())
+        if self._notes is not None:
+            parts.append(self._notes.flatten())
         self._sizes = [len(part) for part in parts]
         self._pending = self.comm.start_sum(torch.cat(parts))
 
@@ -103,17 +119,18 @@ class StepSync:
         Raises:
             Desynchronised: not all ranks' parts are of this step.
         """
-        head, statistics, *sums = self._pending.wait().split(self._sizes)
+        head, statistics, *more = self._pending.wait().split(self._sizes)
         save, stop, bad, loss, center, correct, groups, *places = head.tolist()
         if set(places) != {self._place}:
             raise Desynchronised(f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; one of them left a collective out or made it twice")
-        class_sums = sums[0].view(len(self.centers.centers_KD), -1) if sums else None
+        notes = None if self._notes is None else to_float(more.pop().view(self.batch, -1), LOSS_BITS)
+        class_sums = more[0].view(len(self.centers.centers_KD), -1) if more else None
         bad_rows = 0
         if self._gathered is not None:
             rows = self._gathered.wait().flatten(0, 1)
-            class_sums, bad_rows = self.centers.class_sums(rows[:, :-1], rows[:, -1].long(), self.batch)
+            class_sums, bad_rows = self.centers.class_sums(rows[:, :-2], rows[:, -1].long(), self.batch * self.targets, rows[:, -2])
         totals = StepTotals(save > 0, stop > 0, bad + int(bad_rows), loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
-                            to_float(statistics, STATISTIC_BITS) / groups, class_sums)
+                            to_float(statistics, STATISTIC_BITS) / groups, class_sums, notes)
         self._reset()
         return totals
 

@@ -17,32 +17,32 @@ import torch
 
 from ifl import checkpoint, provenance
 from ifl.boot import Boot
-from ifl.centers import Centers
-from ifl.comm import Comm
+from ifl.centers import FEATURE_BITS, Centers
 from ifl.confidence import ConfidenceTable, mean_scores
 from ifl.diverged import Diverged, refuse_pollution
-from ifl.engine import Engine, connect
 from ifl.environments import stream_weights
-from ifl.evaluate import Evaluator, scores, write_predictions
-from ifl.fence import Fence
+from ifl.evaluate import scores, write_predictions
 from ifl.files import Metrics, write_json
-from ifl.method import Task, load_method
-from ifl.network import Network, RunningStatistics, build_backbone, synchronise_groups
+from ifl.fixed import to_float
+from ifl.method import Rows
+from ifl.mixup import mix, share_of_step
+from ifl.posthoc import judge, predict_all
 from ifl.record import best_name, load_best, save_best, write_environment
+from ifl.setup import set_up
 from ifl.state import State, check_equal, digest, pack, step_seed, unpack
+from ifl.streams import first_weights
 from ifl.sync import StepSync
-from ifl.watchdog import patience_s
-from recipes.schema import Ifl, Recipe
-from sharding.dataset import open_dataset
-from sharding.plan import EpochPlan, micro_batches, plan_epoch, rank_draws
+from ifl.weights import write_weights
+from recipes.schema import Ifl, Recipe, Schedule
+from sharding.plan import EpochPlan, plan_epoch, rank_draws
 from sharding.reader import MicroBatches, Reader
 
-TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
-
-def learning_rate(epoch: int, epochs: int, lr: float) -> float:
-    """Cosine from `lr` to 0, moved once an epoch."""
-    return lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
+    """Along a cosine from `lr` to 0, or lower by gamma from each drop on; moved once an epoch."""
+    if schedule.decay == "steps":
+        return lr * schedule.gamma ** sum(drop <= epoch for drop in schedule.drops)
+    return lr * 0.5 * (1 + math.cos(math.pi * epoch / schedule.epochs))
 
 
 def center_weight(epoch: int, ifl: Ifl | None) -> float:
@@ -61,48 +61,18 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
     """
-    boot, patience = Boot(beat), patience_s(recipe.log.stuck_after_s)
-
-    # ------------------------------------------------------------------------------------------------ ranks and data
-    boot.part("connect")
-    device = connect(patience)
-    comm = Comm(patience_s=patience)
-    boot.part("data")
-    fence = Fence(folder) if comm.rank == 0 else None
-    dataset = open_dataset(recipe.data_root, recipe.data.name)
-    train_split = dataset.split(recipe.train, "train")
-    tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
-    fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
-    labels, shards = train_split.index.label, train_split.index.shard
-    counts = np.bincount(labels, minlength=dataset.num_classes)
-
-    # ------------------------------------------------------------------------------------------- network and method
-    boot.part("network")
-    ifl, batch = recipe.ifl, recipe.batch
-    groups = batch.size // batch.bn if batch.bn else 1
-    mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda")
-    torch.manual_seed(recipe.seed)
-    backbone = build_backbone(recipe.model.name)
-    method = load_method(recipe.method.name, Task(counts, backbone.feature_dim, recipe.schedule.epochs))
-    network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
-    if batch.bn and comm.size > groups:
-        network = synchronise_groups(network, comm.size, groups, patience)
-    engine = Engine(network, recipe.optim, batch.size, max(map(len, mine)), len(mine), device)
-    statistics = RunningStatistics(network)
-    if statistics.layers and not batch.bn:
-        raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
-    centers = Centers(dataset.num_classes, backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
+    boot = Boot(beat)
+    if recipe.method.eval_of:
+        return judge(recipe, folder, boot, beat)
+    ready = set_up(recipe, folder, boot, fresh=not _history(folder))
+    device, comm, fence, method, engine, statistics, mine, belongs = ready.device, ready.comm, ready.fence, ready.method, ready.engine, ready.statistics, ready.mine, ready.belongs
+    ifl, batch, mixup = recipe.ifl, recipe.batch, recipe.augment.mixup
+    labels, shards = ready.train_split.index.label, ready.train_split.index.shard
+    centers = Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
     confidence = ConfidenceTable(len(labels), device) if ifl else None
-    sync = StepSync(comm, batch.size, centers, device)
-
-    # ------------------------------------------------------------------------------------------------------- loaders
-    pixels = {"image_size": recipe.data.image_size}
-    crops = MicroBatches(train_split, train=True, crop_scale=recipe.augment.crop_scale, hflip=recipe.augment.hflip, randaug=recipe.augment.randaug, **pixels)
+    sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
+    crops = MicroBatches(ready.train_split, train=True, image_size=recipe.data.image_size, crop_scale=recipe.augment.crop_scale, hflip=recipe.augment.hflip, randaug=recipe.augment.randaug)
     reader = Reader(crops, recipe.data.workers, pin_memory=device.type == "cuda")
-    evaluators = {
-        name: Evaluator(dataset.split(recipe.train, name), comm, test_resize=recipe.data.test_resize, workers=recipe.data.workers, device=device, persistent=name == "val", **pixels)
-        for name in ("val", *tests)
-    }
 
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
         return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
@@ -110,16 +80,17 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
 
     # -------------------------------------------------------------------------------------------------- new or resumed
     boot.part("load")
-    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": provenance.decoder()}
     check_equal("recipe, data and decoder", str(belongs), comm, device)
     packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder), belongs=belongs)
-    state = State(weights=[None] * recipe.streams)
+    state = State(weights=first_weights(recipe.stream_names, labels, ready.counts), memory=method.memory)
     if packed is not None:
         state = unpack(packed, centers, confidence, comm)
+        method.memory = {key: value.to(device) for key, value in state.memory.items()}
+        state.memory = method.memory
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(recipe, dataset, fingerprint, counts, steps, comm.size))
+        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, belongs["data_fingerprint"], ready.counts, steps, comm.size))
     metrics = Metrics(folder / "metrics.jsonl", packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
@@ -146,25 +117,31 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     # --------------------------------------------------------------------------------------------------------- epochs
     while state.epoch < recipe.schedule.epochs:
         epoch, epoch_began = state.epoch, time.monotonic()
-        lr, alpha = learning_rate(epoch, recipe.schedule.epochs, recipe.optim.lr), center_weight(epoch, ifl)
-        scoring = ifl is not None and ifl.environments > 1 and epoch in ifl.milestones
+        lr, alpha = learning_rate(epoch, recipe.schedule, recipe.optim.lr), center_weight(epoch, ifl)
+        scoring = ifl is not None and ifl.environments > 1 and (ifl.rebuild == "every_epoch" or epoch in ifl.milestones)
+        averaging = ifl is not None and ifl.center_init == "class_means" and epoch + 1 == ifl.milestones[0]
         engine.set_lr(lr)
-        batches = reader.read(rank_draws(plan_of(epoch, state.weights), mine, recipe.seed, start=state.step))
+        plan = plan_of(epoch, state.weights)
+        batches = reader.read(rank_draws(plan, mine, recipe.seed, start=state.step))
         timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
+            step_labels = torch.from_numpy(labels[plan.ids[step]]).to(device)
+            share = share_of_step(mixup, step_seed(recipe.seed, epoch, step, batch.size)) if mixup else 1.0
             for micro in range(len(mine)):
                 torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
-                rows = next(batches)
+                read = next(batches)
                 beat()
-                rows = type(rows)(*(column.to(device, non_blocking=True) for column in rows))
-                output = engine.forward(rows.images)
-                losses_B = method.losses(output, rows, epoch)
-                distances_B = centers.distances(output.features_BD, rows.labels) if alpha else None
+                images, *columns = (column.to(device, non_blocking=True) for column in read)
+                rows = Rows(*columns, epoch, step_labels)
+                images, targets = mix(images, rows.labels, share) if mixup else (images, [(1.0, rows.labels)])
+                output = engine.forward(images)
+                losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
+                distances_B = sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
                 if scoring:
                     confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
                 correct = (method.predict(output).argmax(1) == rows.labels).sum()
-                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha else None, rows.labels,
-                         counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams)
+                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha or averaging else None, targets,
+                         counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams, notes_BC=method.notes(output, rows), rows_B=mine[micro])
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
                     wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
@@ -178,16 +155,22 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 raise Diverged(f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help")
             engine.step()
             statistics.move(totals.statistics)
-            if totals.class_sums is not None:
+            if alpha:
                 centers.move(totals.class_sums, batch.size)
+            if averaging:
+                added = to_float(totals.class_sums, FEATURE_BITS)
+                state.class_means = added if state.class_means is None else state.class_means + added
+            if totals.notes is not None:
+                method.remember(torch.from_numpy(plan.ids[step]).to(device), step_labels, totals.notes)
+                state.memory = method.memory
             state.step, due, stop = step + 1, totals.save, totals.stop
             beat(f"epoch {epoch}, step {step + 1}")
             state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
                 log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
                 timed_from, timed_at = state.step, time.monotonic()
-            if (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"parameters, centers and weights after step {epoch * steps + state.step}", f"{engine.checksum()} {digest(centers, state.weights)}", comm, device)
+            if (centers or state.memory) and (epoch * steps + state.step) % recipe.log.digest_every == 0:
+                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights, state.class_means, *state.memory.values()), comm, device)
             if due or stop:
                 save()
                 saved_at = time.monotonic()
@@ -196,20 +179,24 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         state.spend("train", time.monotonic() - epoch_began)
 
         # ------------------------------------------------------------------------------------------- the epoch's end
+        if averaging:
+            centers.start_from_means(state.class_means)
+            state.class_means = None
         if scoring:
             total = confidence.total(comm)
-            state.weights = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
-            check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total), comm, device)
+            first = recipe.stream_names.index("environment")
+            state.weights[first : first + ifl.environments] = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
+            check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total, *state.memory.values()), comm, device)
             confidence.restart()
             if comm.rank == 0:
-                write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, train_split)
+                write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, ready.train_split)
         began = time.monotonic()
         refuse_pollution(engine, comm, state, recipe.optim.lr)
         final = epoch + 1 == recipe.schedule.epochs
-        looks = ["val"] + (tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else [])
+        looks = ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else [])
         for name in looks:
             beat(f"evaluating {name} after epoch {epoch}")
-            predictions = evaluators[name].predict(engine, method, beat)
+            predictions = ready.evaluators[name].predict(engine, method, beat)
             log("eval", split=name, **scores(predictions))
             accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
@@ -230,20 +217,17 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
 
     # ----------------------------------------------------------------------------------------- the best epoch's tests
     began = time.monotonic()
+    last = write_weights(folder / "ckpt" / "last.pt", engine) if comm.rank == 0 else ""
     if state.best_epoch == recipe.schedule.epochs - 1:
         if comm.rank == 0:
             shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
     else:
         load_best(folder / "ckpt", engine, state)
-        for name, evaluator in evaluators.items():
-            beat(f"evaluating {name} with the best weights")
-            predictions = evaluator.predict(engine, method, beat)
-            if comm.rank == 0:
-                write_predictions(folder / "preds" / "best", name, predictions)
+        predict_all(ready, folder / "preds" / "best", beat)
     state.spend("evaluate", time.monotonic() - began)
     if fence:
         fence.check()
-        done = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
+        done = {"epochs": state.epoch, "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]}, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
                 "seconds": {part: round(value, 2) for part, value in state.seconds.items()}, "wall_s": round(sum(state.seconds.values()), 2)}
         write_json(folder / "done", done)
     comm.gather_objects(None, device)  # nobody leaves before `done` is there

@@ -1,7 +1,7 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
 Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site file (`slurm.` alone) < recipe < the recipe's
-`on:` block < command line.
+`on:` blocks (PRESET < NAME < NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from recipes.methods import declaration, model_forms
 from recipes.schema import PROJECT, Recipe, RecipeError
 from recipes.text import read_yaml
 from recipes.words import nearest
@@ -122,6 +123,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
         (site_name, {"slurm": site} if site else {}),
         (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
+        (f"on: {preset}", specific.get(preset, {})),
         (f"on: {data}", specific.get(data, {})),
         (f"on: {data}/{train}", specific.get(f"{data}/{train}", {})),
         ("the command line", command),
@@ -129,7 +131,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         if isinstance(layer.get("data"), str):
             layer = {**layer, "data": {"name": layer["data"]}}
         merge(tree, layer, origins, origin)
-    if not _is_on(recipe, specific, data, train, command):
+    if not _is_on(recipe, *(specific.get(block, {}) for block in (preset, data, f"{data}/{train}")), command):
         tree["ifl"] = None
     for folder in ("runs", "data.root"):
         _absolute(tree, folder)
@@ -137,7 +139,33 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         result = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(" ".join(_sentence(error, origins).split())) from None
-    return _written_out(result)
+    return _written_out(_with_source(result))
+
+
+def source_of(recipe: Recipe) -> str | None:
+    """The name of the finished run that a second stage or a later judgement needs, in the same folder of runs; or None."""
+    return recipe.method.init_from or recipe.method.eval_of
+
+
+def _with_source(recipe: Recipe) -> Recipe:
+    """`init_from` and `eval_of` as the name of a run: a recipe means its run on the same data, edition, seed and preset."""
+    values = recipe.model_dump()
+    for key in ("init_from", "eval_of"):
+        name = getattr(recipe.method, key)
+        if name is None or "-" in name:  # a recipe's name has no dash, a run's has
+            continue
+        named(RECIPES, name, f"method.{key}")
+        if name == recipe.recipe:
+            raise RecipeError(f"method.{key}={name} names the recipe itself")
+        values["method"][key] = resolve(source_words(recipe, name)).run_name
+    return Recipe.model_validate(values)
+
+
+def source_words(recipe: Recipe, name: str) -> list[str]:
+    """The command that launches the run of recipe `name` that `recipe` builds on: the same axes and budget, and nothing else of it."""
+    words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"batch.budget={recipe.batch.budget}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
+    words += [f"{key}={value}" for key, value in (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node)) if value is not None]
+    return words
 
 
 def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe_file: Path) -> None:
@@ -150,24 +178,26 @@ def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe
 
 
 def _check_blocks(specific: Any, recipe_file: Path) -> None:
-    """`on:` holds blocks by data set, or by data set and edition; a block holds sections and moves no axis."""
+    """`on:` holds blocks by preset, by data set, or by data set and edition; a block holds sections and moves no axis."""
+    presets, sets = ([path.stem for path in (RECIPES / folder).glob("*.yaml")] for folder in ("presets", "data"))
     if not isinstance(specific, dict):
-        raise RecipeError(f"{recipe_file}: `on:` must hold blocks such as digits_glt or digits_glt/cbl")
+        raise RecipeError(f"{recipe_file}: `on:` must hold blocks such as corrected, digits_glt or digits_glt/cbl")
     for block, values in specific.items():
         name, _, edition = str(block).partition("/")
-        named(RECIPES / "data", name, "on")
+        if name not in presets + sets:
+            raise RecipeError(f"on={name} does not exist; {nearest(name, sorted(presets + sets))}")
         axes = {"train", "preset", "recipe", "on"} & set(values) if isinstance(values, dict) else {str(values)}
         if isinstance(values, dict) and ("name" in values["data"] if isinstance(values.get("data"), dict) else "data" in values):
             axes.add("data")
-        if edition not in ("", "glt", "cbl") or axes:
-            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
+        if edition not in (("", "glt", "cbl") if name in sets else ("",)) or axes:
+            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
 
 
-def _is_on(recipe: dict, specific: dict, data: str, train: str, command: dict) -> bool:
+def _is_on(*layers: dict[str, Any]) -> bool:
     """IFL is on if the last of the recipe, its `on:` blocks and the command that speaks of `ifl` does not say null.
-    A data set or preset may hold values for the block, and never switches it."""
+    The file of a data set or preset may hold values for the block, and never switches it."""
     on = False
-    for layer in (recipe, specific.get(data, {}), specific.get(f"{data}/{train}", {}), command):
+    for layer in layers:
         if "ifl" in layer:
             on = layer["ifl"] is not None
     return on
@@ -196,21 +226,67 @@ def _written_out(recipe: Recipe) -> Recipe:
         for key, choice in choices.items() if isinstance(choices, dict) and values[section] else ():
             if values[section][key] is None:
                 values[section][key] = choice
-    if recipe.ifl:
-        epochs = [_epoch(m, recipe.schedule.epochs) for m in recipe.ifl.milestones]
-        if epochs != sorted(set(epochs)) or (epochs and epochs[-1] >= recipe.schedule.epochs):
-            raise RecipeError(f"ifl.milestones={recipe.ifl.milestones} are the epochs {epochs} of schedule.epochs={recipe.schedule.epochs}: they must differ and lie before the last")
-        values["ifl"]["milestones"] = epochs
     if recipe.log.keep is not None:
         values["log"]["keep"] = kept = [_epoch(m, recipe.schedule.epochs) for m in recipe.log.keep]
         if any(not 0 <= epoch < recipe.schedule.epochs for epoch in kept):
             raise RecipeError(f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal")
-    if recipe.batch.replacement is None:
-        values["batch"]["replacement"] = recipe.preset == "paper" and recipe.ifl is not None
-    _check_streams(recipe)
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
+    if recipe.ifl:
+        values["ifl"]["milestones"] = _epochs("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
+        if recipe.ifl.center_init == "class_means" and values["ifl"]["milestones"][:1] in ([], [0]):
+            raise RecipeError(f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}")
+    if recipe.schedule.decay == "steps":
+        values["schedule"]["drops"] = _epochs("schedule.drops", recipe.schedule.drops, recipe.schedule.epochs, apart=False)
+    if recipe.batch.replacement is None:  # the reference's weighted streams are drawn with replacement, all but the class-aware one
+        values["batch"]["replacement"] = recipe.preset == "paper" and (recipe.ifl is not None or "class_inverse" in recipe.stream_names)
+    values["method"]["args"] = _method_args(recipe)
+    _check_method(recipe)
+    _check_streams(recipe)
     return Recipe.model_validate(values)
+
+
+def _epochs(key: str, milestones: list[int | float], epochs: int, apart: bool = True) -> list[int]:
+    """Fractions of the epochs as epochs; in a short run several may fall on one, unless they must stay `apart`."""
+    found = [_epoch(m, epochs) for m in milestones]
+    if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
+        raise RecipeError(f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last")
+    return found
+
+
+def _method_args(recipe: Recipe) -> dict[str, Any]:
+    """All arguments of the method, written out: the recipe's, and its file's defaults for the rest."""
+    name, usual = recipe.method.name, declaration(recipe.method.name).args(recipe.preset)
+    for key, value in recipe.method.args.items():
+        if key not in usual:
+            raise RecipeError(f"unknown key method.args.{key}: {nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}")
+        wanted = type(usual[key])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise RecipeError(f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}")
+    return {key: type(default)(recipe.method.args.get(key, default)) for key, default in usual.items()}
+
+
+def _check_method(recipe: Recipe) -> None:
+    """What a method refuses or needs, with its reason; and a second stage needs a first."""
+    method, declared = recipe.method, declaration(recipe.method.name)
+    if declared.FORM not in model_forms(recipe.model.name):
+        raise RecipeError(f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}")
+    for key, on in (("ifl", recipe.ifl), ("mixup", recipe.augment.mixup), ("legacy_count_order", method.legacy_count_order)):
+        if on and key in declared.REFUSES:
+            raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
+    if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
+        raise RecipeError(f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}")
+    groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
+    if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
+        raise RecipeError(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
+    if declared.FORM == "branches" and recipe.batch.bn_by == "env":
+        raise RecipeError(f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal")
+    if declared.TRAINS == "head" and not method.init_from:
+        raise RecipeError(f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline")
+    if method.init_from and method.eval_of:
+        raise RecipeError("method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is")
+    if recipe.ifl and "uniform" not in declared.STREAMS:
+        raise RecipeError(f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage")
 
 
 def _check_streams(recipe: Recipe) -> None:

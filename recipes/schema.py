@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from recipes.text import one_line
 
+from recipes.methods import declaration
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -116,6 +118,10 @@ class Model(Section):
 
 class Method(Section):
     name: Name = science("ce", "a file of ifl/methods")
+    args: dict[str, float | int | bool | str] = science({}, "the method's own arguments: those of ARGS in its file")
+    init_from: Plain | None = science(None, "first stage: a recipe, or the run of one, whose last weights this one starts from")
+    eval_of: Plain | None = science(None, "trains nothing and judges the weights of this recipe, or run of one, by the method's own rule")
+    legacy_count_order: bool = science(False, "class counts in the order of the class ids as text (0, 1, 10, 100, ...), a defect of the reference that shaped its numbers; no preset sets it")
 
 
 class Ifl(Section):
@@ -126,9 +132,11 @@ class Ifl(Section):
     alpha: list[float] = science([0.001, 0.005], "weight of the center term from each milestone on; 0 before the first")
     sample_scale: float = science(4.0, "wanted ratio of mean weights, least confident fifth : rest of a class, in the last environment", gt=1)
     class_balanced: bool = science(True, "environments 2..n give every class the same mass (the reference's choice)")
+    rebuild: Literal["milestones", "every_epoch"] = science("milestones", "when the environments are rebuilt: after the epochs of the milestones, or after each")
     unseen: Literal["zero", "class_mean"] | None = science(None, "weight of a sample not drawn in the scoring epoch; default: the preset's")
     center: Literal["l2", "cosine"] = science("l2", "distance of a feature to its class center: squared L2, or 1 - cosine")
-    center_lr: float = science(0.5, "SGD rate of the centers, which start from N(0, 1)", ge=0)
+    center_lr: float = science(0.5, "SGD rate of the centers", ge=0)
+    center_init: Literal["normal", "class_means"] = science("normal", "the centers start from N(0, 1), as the reference's, or from the class means of the features seen in the epoch before the first milestone")
 
     @model_validator(mode="after")
     def _one_alpha_each(self) -> Ifl:
@@ -144,6 +152,7 @@ class Ifl(Section):
 class Augment(Section):
     crop_scale: tuple[Unit, Unit] = science((0.08, 1.0), "area of the random crop, as a share of the image")
     hflip: bool = science(True, "mirror half of the draws (never for digits)")
+    mixup: float | None = science(None, "mixes the rows of a group in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)", gt=0)
     randaug: bool = science(False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5")
 
     @model_validator(mode="after")
@@ -162,7 +171,10 @@ class Optim(Section):
 
 
 class Schedule(Section):
-    epochs: int = science(100, "epochs; the learning rate falls along a cosine to 0, once an epoch", ge=1, le=10000)
+    epochs: int = science(100, "epochs; the learning rate moves once an epoch", ge=1, le=10000)
+    decay: Literal["cosine", "steps"] = science("cosine", "the learning rate falls along a cosine to 0, or by `gamma` at each of `drops`")
+    drops: list[int | float] = science([0.6, 0.8], "fractions of the epochs (or whole epochs, 0-based) of decay: steps")
+    gamma: float = science(0.1, "factor of each of the drops", gt=0, le=1)
 
 
 class Batch(Section):
@@ -232,9 +244,15 @@ class Recipe(Section):
     log: Log = Log()
 
     @property
+    def stream_names(self) -> list[str]:
+        """What the S streams of a batch are. With IFL the environments take the place of the method's uniform stream."""
+        own = declaration(self.method.name).STREAMS
+        return [name for stream in own for name in (["environment"] * self.ifl.environments if self.ifl and stream == "uniform" else [stream])]
+
+    @property
     def streams(self) -> int:
-        """S, the number of streams a batch is drawn from, for a method whose own stream is the uniform one."""
-        return self.ifl.environments if self.ifl else 1
+        """S, the number of streams a batch is drawn from."""
+        return len(self.stream_names)
 
     @property
     def kept_epochs(self) -> list[int]:
@@ -250,7 +268,15 @@ class Recipe(Section):
     @property
     def hash8(self) -> str:
         """First 8 hex digits of the sha256 of the science fields that differ from the schema's defaults."""
-        canonical = json.dumps(_science_changes(self), sort_keys=True, separators=(",", ":"))
+        changes = _science_changes(self)
+        usual = declaration(self.method.name).args(self.preset)  # of the arguments, too, only those count that differ
+        if args := {key: value for key, value in self.method.args.items() if key not in usual or value != usual[key]}:
+            changes["method"]["args"] = args
+        elif "args" in changes.get("method", {}):
+            del changes["method"]["args"]
+        for key in {"init_from", "eval_of"} & changes.get("method", {}).keys():  # of a first stage on the same axes only what does not stand in the name already, so that seeds share a hash
+            changes["method"][key] = changes["method"][key].replace(f"-{self.data.name}-{self.train}-s{self.seed}-", "-", 1)
+        canonical = json.dumps({key: value for key, value in changes.items() if value or key == "ifl"}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
     @property

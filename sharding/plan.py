@@ -162,12 +162,12 @@ def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int
     return EpochPlan(rows, np.tile(np.repeat(np.arange(number), group // number), groups), epoch)
 
 
-def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False) -> list[np.ndarray]:
+def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False, streams: int = 1) -> list[np.ndarray]:
     """The canonical rows (int64) that one rank takes of every global batch, as a list of micro-batches.
 
     With batch normalisation (group > 0) a micro-batch is one group; where there are more ranks than groups, the ranks
-    of a group share it and must synchronise its statistics (`synchronised`). Without, a rank takes one slice, and the
-    slices may differ by one row.
+    of a group share it, each of its `streams` in the same way, and must synchronise its statistics (`synchronised`).
+    Without, a rank takes one slice, and the slices may differ by one row.
 
     Raises:
         PlanError: the ranks cannot share the batch; names the legal numbers of ranks.
@@ -186,11 +186,11 @@ def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised
         return [rows[g * group : (g + 1) * group] for g in range(rank * mine, (rank + 1) * mine)]
     if not synchronised:
         raise PlanError(f"{ranks} ranks are more than the {groups} groups of batch.bn={group}, and synchronised batch normalisation needs a GPU: at most {groups} ranks are legal here")
-    if ranks % groups or ranks // groups > group:
-        raise PlanError(f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: a multiple of {groups} up to {batch} is legal")
+    if ranks % groups or ranks // groups > group // streams:
+        raise PlanError(f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: a multiple of {groups} up to {batch // streams} is legal")
     sharing = ranks // groups
     mine = rows[(rank // sharing) * group : (rank // sharing + 1) * group]
-    return [np.array_split(mine, sharing)[rank % sharing]]
+    return [np.concatenate([np.array_split(part, sharing)[rank % sharing] for part in np.split(mine, streams)])]
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def _step(sync: StepSync, features: np.ndarray, labels: np.ndarray, halves: int 
     """One reduction of this rank's rows, in one or more micro-batches."""
     for part in np.array_split(np.arange(len(labels)), halves):
         none = torch.zeros(len(part))
-        sync.add(none, none, torch.tensor(0), torch.zeros(0), torch.from_numpy(features[part]), torch.from_numpy(labels[part]))
+        sync.add(none, none, torch.tensor(0), torch.zeros(0), torch.from_numpy(features[part]), [(1.0, torch.from_numpy(labels[part]))])
     sync.start((0, 0), save=False, stop=False)
     return sync.wait()
 
@@ -143,7 +143,7 @@ def test_class_sums_are_the_literal_sums(distance: str) -> None:
         want = [math.fsum(x[d] for x in rows) for d in range(DIM)]
         tolerance = len(rows) * (2.0**-FEATURE_BITS + (6e-8 * 4 if distance == "cosine" else 0))
         np.testing.assert_allclose(to_float(sums[k, :-1], FEATURE_BITS).numpy(), want, rtol=0, atol=tolerance + 1e-12)
-        assert sums[k, -1] == len(rows)
+        assert sums[k, -1] == len(rows) * 2**FEATURE_BITS
     order = np.random.default_rng(4).permutation(40)
     assert torch.equal(sums, _sums(centers, features[order], labels[order], 64))
     assert torch.equal(sums, sum(_sums(centers, features[[i]], labels[[i]], 64) for i in range(40)))
@@ -214,7 +214,7 @@ def test_what_cannot_be_added_up_is_counted(transport: str) -> None:
     for size in (1, 3, 4):
         for bad, sums in started(4).run(bad_values, size, transport)[:size]:
             assert bad == 5
-            assert np.array_equal(sums[:1, :-1], want) and sums[0, -1] == 8 and not sums[1].any()
+            assert np.array_equal(sums[:1, :-1], want) and sums[0, -1] == 8 * 2**FEATURE_BITS and not sums[1].any()
 
 
 def test_sums_at_the_limit_are_exact_and_beyond_it_bad() -> None:

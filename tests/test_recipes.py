@@ -62,14 +62,14 @@ LEAVES = list(leaves())
 
 
 # --------------------------------------------------------------------------------------------------------- merge order
-LAYERS = ("schema", "data", "preset", "recipe", "on data", "on edition", "command")
+LAYERS = ("schema", "data", "preset", "recipe", "on preset", "on data", "on edition", "command")
 
 
 @pytest.mark.parametrize("top", range(len(LAYERS)), ids=LAYERS)
 def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
-    """schema < data/NAME.yaml < preset < recipe < on: NAME < on: NAME/EDITION < command line: with layers up to any one that set the same key, that one's value
+    """schema < data/NAME.yaml < preset < recipe < on: PRESET < on: NAME < on: NAME/EDITION < command line: with layers up to any one that set the same key, that one's value
     holds, and a key beside it that only a lower layer sets stays."""
-    value = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7][top]
+    value = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8][top]
     files = [project / "recipes" / name for name in ("data/digits_glt.yaml", "presets/paper.yaml", "glt_baseline.yaml")]
     for layer, file in enumerate(files, start=1):
         tree = yaml.safe_load(file.read_text())
@@ -78,12 +78,13 @@ def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
         if layer == 1:
             tree["log"]["digest_every"] = 77
         if layer == 3:
-            blocks = {"imagenet_glt": {"optim": {"lr": 9}}, "digits_glt/glt": {"optim": {"lr": 9}}}
-            blocks |= {"digits_glt": {"optim": {"lr": 0.5}}} if top >= 4 else {}
-            blocks |= {"digits_glt/cbl": {"optim": {"lr": 0.6}}} if top >= 5 else {}
+            blocks = {"imagenet_glt": {"optim": {"lr": 9}}, "digits_glt/glt": {"optim": {"lr": 9}}, "corrected": {"optim": {"lr": 9}}}
+            blocks |= {"digits_glt": {"optim": {"lr": 0.6}}} if top >= 5 else {}  # in whatever order they stand
+            blocks |= {"digits_glt/cbl": {"optim": {"lr": 0.7}}} if top >= 6 else {}
+            blocks |= {"paper": {"optim": {"lr": 0.5}}} if top >= 4 else {}
             tree["on"] = blocks
         file.write_text(yaml.safe_dump(tree))
-    recipe = resolve(["data=digits_glt", "train=cbl", *(["optim.lr=0.7"] if top >= 6 else [])])
+    recipe = resolve(["data=digits_glt", "train=cbl", *(["optim.lr=0.8"] if top >= 7 else [])])
     assert recipe.optim.lr == value
     assert recipe.log.digest_every == 77
 
@@ -344,7 +345,11 @@ OVERRIDES = [[], ["preset=corrected", "seed=3", "train=cbl"], ["schedule.epochs=
 def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, data: str, words: list[str]) -> None:
     """The recipe.yaml of a run, given back by its path, resolves to an equal recipe with an equal run name; so it does to whoever reads the run folder; and it holds
     every key of the schema."""
-    recipe = resolve([f"recipe={name}", f"data={data}", *words])
+    try:
+        recipe = resolve([f"recipe={name}", f"data={data}", *words])
+    except RecipeError as error:  # not every method goes with IFL, nor every batch with 4 environments
+        assert any(word.startswith("ifl") for word in words) and re.search("cannot be combined with ifl: |environments", str(error))
+        return
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     again = resolve([f"recipe={tmp_path / 'recipe.yaml'}"])
     assert again == recipe and again.run_name == recipe.run_name and dump(again) == dump(recipe)
@@ -398,6 +403,8 @@ def other_value(value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 17
+    if isinstance(value, dict):
+        return {**value, "other": 1}
     return [*value, 1] if isinstance(value, list | tuple) else f"{value}_other"
 
 

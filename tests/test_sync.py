@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ifl.centers import Centers
+from ifl.centers import FEATURE_BITS, Centers
 from ifl.comm import Comm
 from ifl.confidence import ConfidenceTable
 from ifl.network import RunningStatistics
@@ -48,7 +48,7 @@ def reduced(size: int, save: tuple[int, ...] = (), stop: tuple[int, ...] = (), c
         for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
             part = slice(group * per, (group + 1) * per)
             sync.add(rows["losses"][part], rows["distances"][part] if centers else None, rows["correct"][group], rows["statistics"][group],
-                     rows["features"][part] if centers else None, rows["labels"][part], counts=counts[group])
+                     rows["features"][part] if centers else None, [(1.0, rows["labels"][part])], counts=counts[group])
         sync.start((0, 0), save=comm.rank in save, stop=comm.rank in stop)
         totals = sync.wait()
     result = asdict(totals)
@@ -92,7 +92,7 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
         for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
             network(_groups(step)[group])
             zero = torch.zeros(4)
-            sync.add(zero, None, torch.tensor(0), statistics.of_group(), None, zero.long())
+            sync.add(zero, None, torch.tensor(0), statistics.of_group(), None, [(1.0, zero.long())])
         sync.start((0, 0), save=False, stop=False)
         statistics.move(sync.wait().statistics)
         if step == refresh_after:  # as a resume does
@@ -153,7 +153,7 @@ def test_totals_are_the_sums_over_the_global_batch(size: int) -> None:
     assert totals["center"] == pytest.approx(rows["distances"].double().sum().item(), abs=1e-3)
     assert totals["correct"] == 8 and totals["bad"] == 0 and not totals["save"] and not totals["stop"]
     np.testing.assert_allclose(totals["statistics"], rows["statistics"].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS)
-    assert totals["class_sums"][:, -1].tolist() == np.bincount(rows["labels"], minlength=CLASSES).tolist()
+    assert totals["class_sums"][:, -1].tolist() == (np.bincount(rows["labels"], minlength=CLASSES) * 2**FEATURE_BITS).tolist()
     # every group is a micro-batch on any number of ranks, so all of it is equal to the last bit
     for key, value in _all_equal(1).items():
         assert np.array_equal(totals[key], value), key
@@ -176,7 +176,7 @@ def test_requests_are_not_kept_for_the_next_step() -> None:
     """A flag counts for the step in which it was raised."""
     sync = StepSync(Comm(), 2, None, CPU)
     for wish in (True, False):
-        sync.add(torch.ones(2), None, torch.tensor(1), torch.zeros(0), None, torch.zeros(2).long())
+        sync.add(torch.ones(2), None, torch.tensor(1), torch.zeros(0), None, [(1.0, torch.zeros(2).long())])
         sync.start((0, 0), save=wish, stop=wish)
         totals = sync.wait()
         assert (totals.save, totals.stop, totals.loss, totals.correct) == (wish, wish, 2.0, 1)
@@ -229,10 +229,38 @@ def test_running_statistics_do_not_depend_on_the_ranks() -> None:
             assert bits == first, f"{size} ranks, reload after step {refresh_after}"
 
 
-def test_layers_must_share_one_momentum() -> None:
-    """Other networks are refused when they are built, not averaged wrongly."""
-    with pytest.raises(ValueError, match="momentum"):
-        RunningStatistics(nn.Sequential(nn.BatchNorm2d(2, momentum=0.1), nn.BatchNorm2d(2, momentum=0.2)))
+class _Mean(nn.Module):
+    """Not batch normalisation, but something that runs: the mean of its inputs."""
+
+    def __init__(self, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(2))
+        self.register_buffer("other", torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.running_mean.lerp_(x.detach().mean(0), self.momentum)
+        return x
+
+
+def test_each_layer_moves_with_its_own_momentum() -> None:
+    """Batch normalisation of two momenta, and a layer of another kind with a running buffer, each by its own; its other buffers, layers in evaluation mode and
+    the layers' outputs stay as they are. A layer without momentum is refused when the network is built."""
+    network = nn.Sequential(_Mean(0.25), nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.5), still := nn.BatchNorm1d(2))
+    still.eval()
+    statistics = RunningStatistics(network)
+    mean, first, second = torch.zeros(2), torch.zeros(2), torch.ones(2)
+    for step in range(3):
+        x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step)) * 3 + step
+        network(x)
+        statistics.move(statistics.of_group().double())
+        variance = x.var(0, unbiased=False)
+        mean, first, second = mean.lerp(x.mean(0), 0.25), first.lerp(x.mean(0), 0.1), second.lerp(variance / (variance + 1e-5) * 8 / 7, 0.5)
+        for got, want in ((network[0].running_mean, mean), (network[1].running_mean, first), (network[2].running_var, second)):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert torch.equal(still.running_mean, torch.zeros(2)) and torch.equal(network[0].other, torch.ones(3))
+    assert statistics.normalises and not RunningStatistics(nn.Sequential(_Mean(0.5), nn.Linear(2, 2))).normalises
     with pytest.raises(ValueError, match="momentum"):
         RunningStatistics(nn.Sequential(nn.BatchNorm2d(2, momentum=None)))
 
@@ -316,7 +344,7 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
     from ifl.sync import StepSync
 
     sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
-    sync.add(torch.full((4096,), 3000.0), torch.full((4096,), 3000.0), torch.tensor(0), torch.zeros(2), None, torch.zeros(4096, dtype=torch.int64))
+    sync.add(torch.full((4096,), 3000.0), torch.full((4096,), 3000.0), torch.tensor(0), torch.zeros(2), None, [(1.0, torch.zeros(4096, dtype=torch.int64))])
     sync.start((0, 0), False, False)
     totals = sync.wait()
     assert totals.bad == 0 and totals.loss == totals.center == 3000.0 * 4096

@@ -20,7 +20,7 @@ from torch import nn
 
 from ranks import my_rank, started
 from recipes.resolve import resolve
-from recipes.schema import Ifl, Model, Recipe
+from recipes.schema import Ifl, Model, Recipe, Schedule
 
 STEPS = 5
 
@@ -63,6 +63,7 @@ def _offer(name: str, **options: Any) -> None:
 def trained(recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None) -> dict[str, Any]:
     """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what of it gets one
     bit flipped (parameters, centers or weights), and the step after which."""
+    from ifl import setup
     from ifl import train as loop
     from ifl.state import RankMismatch
 
@@ -88,19 +89,19 @@ def trained(recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: t
             self.moves += 1
             flips("centers", self.centers_KD.numpy(), self.moves)
 
-    class Kept(loop.Engine):
+    class Kept(setup.Engine):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             kept["engine"] = self
 
-    real = loop.Engine, loop.State, loop.Centers
-    loop.Engine, loop.State, loop.Centers = Kept, Counted, Moved
+    real = setup.Engine, loop.State, loop.Centers
+    setup.Engine, loop.State, loop.Centers = Kept, Counted, Moved
     try:
         finished, error = loop.train(Recipe.model_validate_json(recipe), Path(folder)), None
     except (loop.Diverged, RankMismatch) as stopped:
         finished, error = False, str(stopped)
     finally:
-        loop.Engine, loop.State, loop.Centers = real
+        setup.Engine, loop.State, loop.Centers = real
     return {"finished": finished, "error": error, "network": {key: value.numpy().copy() for key, value in kept["engine"].network.state_dict().items()}}
 
 
@@ -108,7 +109,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     """In a rank: the same training as a loop of a few lines in plain torch, with nothing of the suite's but the plan,
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
     from ifl.centers import Centers
-    from ifl.method import Task, load_method
+    from ifl.method import Output, Task, load_method
     from ifl.network import Network, build_backbone
     from sharding.dataset import open_dataset
     from sharding.plan import Draws, plan_epoch
@@ -138,7 +139,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
         for first in range(0, size, group):
             rows = np.arange(first, first + group)
             batch = images[Draws(plan.ids[step, rows], step * size + rows, plan.streams[rows], r.seed, 0)]
-            output = network(batch.images)
+            output = Output(*network(batch.images))
             loss = F.cross_entropy(output.logits_BK, batch.labels, reduction="sum")
             loss_of_step += loss.item()
             if centers:
@@ -373,8 +374,8 @@ def test_learning_rate_follows_the_papers_cosine() -> None:
     """.1 at epoch 0, .0345 at 60, .0095 at 80, next to 0 at the end of 100 epochs; one value an epoch."""
     from ifl.train import learning_rate
 
-    assert [round(learning_rate(epoch, 100, 0.1), 4) for epoch in (0, 50, 60, 80, 99)] == [0.1, 0.05, 0.0345, 0.0095, 0.0]
-    rates = [learning_rate(epoch, 100, 0.1) for epoch in range(100)]
+    assert [round(learning_rate(epoch, Schedule(epochs=100), 0.1), 4) for epoch in (0, 50, 60, 80, 99)] == [0.1, 0.05, 0.0345, 0.0095, 0.0]
+    rates = [learning_rate(epoch, Schedule(epochs=100), 0.1) for epoch in range(100)]
     assert all(a > b > 0 for a, b in zip(rates, rates[1:], strict=False))
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=100)
@@ -382,6 +383,19 @@ def test_learning_rate_follows_the_papers_cosine() -> None:
         assert rate == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9)
         sgd.step()
         cosine.step()
+
+
+def test_learning_rate_falls_in_steps() -> None:
+    """By gamma from each drop on, as torch's MultiStepLR: BBN's, RIDE's (.6, .8 by .1) and LDAM's (.8, .9 by .01); two drops in one epoch count twice."""
+    from ifl.train import learning_rate
+
+    for drops, gamma in (([60, 80], 0.1), ([80, 90], 0.01), ([3, 3], 0.5), ([], 0.1)):
+        sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        steps = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=drops, gamma=gamma)
+        for epoch in range(100):
+            assert learning_rate(epoch, Schedule(decay="steps", drops=drops, gamma=gamma), 0.1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9), (drops, epoch)
+            sgd.step()
+            steps.step()
 
 
 def test_alpha_follows_the_milestones() -> None:

@@ -1,14 +1,13 @@
-"""Plain cross-entropy: the paper's Baseline, and with RandAug its RandAug row."""
+"""Plain cross-entropy: the paper's Baseline; with RandAug or mixup on, its rows of these names."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from ifl.method import BaseMethod, Output
-from sharding.reader import Batch
+from ifl.method import BaseMethod, Output, Rows
 
 
 class Method(BaseMethod):
-    def losses(self, output: Output, batch: Batch, epoch: int) -> torch.Tensor:
-        return F.cross_entropy(output.logits_BK, batch.labels, reduction="none")
+    def losses(self, output: Output, rows: Rows) -> torch.Tensor:
+        return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from ifl.models.resnet50 import in_form
 from ifl.torchvision_cpu import torchvision
 
+FORMS = ("plain", "experts", "branches")
 
-def build() -> nn.Module:
-    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised."""
-    network = torchvision.models.resnext50_32x4d(weights=None)
-    network.feature_dim = network.fc.in_features
-    network.fc = nn.Identity()
-    return network
+
+def build(form: str = "plain") -> nn.Module:
+    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x 2048]."""
+    return in_form(torchvision.models.resnext50_32x4d(weights=None), form)

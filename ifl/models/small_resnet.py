@@ -6,7 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ifl.forms import EXPERTS, Branches, Experts
+
+FORMS = ("plain", "experts", "branches")
 WIDTHS = (16, 32, 64)
+EXPERT_WIDTH = 48
 INIT_GAIN = 0.25
 
 
@@ -41,19 +45,35 @@ class SmallResNet(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 3, 2, 1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
         c_ins = (WIDTHS[0], *WIDTHS)
         self.blocks = nn.Sequential(*(Block(c_ins[i], width, 1 if i == 0 else 2) for i, width in enumerate(WIDTHS)))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                # batch normalisation makes a convolution's scale irrelevant but for the step size, which goes with
-                # 1 / scale^2: with SGD at 0.1 and no momentum, as the recipes have it, small weights learn in time
-                with torch.no_grad():
-                    module.weight.mul_(INIT_GAIN)
+        initialise(self)
 
     def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """float [B, 3, 32, 32], normalised -> pooled features [B, feature_dim], each >= 0."""
         return self.blocks(self.stem(image_BCHW)).mean(dim=(2, 3))
 
 
-def build() -> SmallResNet:
-    """A freshly initialised network (from torch's global generator) with the attribute `feature_dim`."""
-    return SmallResNet()
+def initialise(network: nn.Module) -> None:
+    """Draw the convolutions' weights from torch's global generator."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            # batch normalisation makes a convolution's scale irrelevant but for the step size, which goes with
+            # 1 / scale^2: with SGD at 0.1 and no momentum, as the recipes have it, small weights learn in time
+            with torch.no_grad():
+                module.weight.mul_(INIT_GAIN)
+
+
+def build(form: str = "plain") -> nn.Module:
+    """A freshly initialised network (from torch's global generator) with the attribute `feature_dim`: 64; experts, of which
+    each has its own last block at three quarters of the width, 3 x 48; branches, each with its own last block, 2 x 64."""
+    assert form in FORMS, form
+    plain = SmallResNet()
+    if form == "plain":
+        return plain
+    trunk, c_in = nn.Sequential(plain.stem, *plain.blocks[:-1]), WIDTHS[-2]
+    if form == "experts":
+        network: nn.Module = Experts(trunk, [Block(c_in, EXPERT_WIDTH, 2) for _ in range(EXPERTS)], EXPERT_WIDTH)
+    else:
+        network = Branches(trunk, Block(c_in, WIDTHS[-1], 2), Block(c_in, WIDTHS[-1], 2), WIDTHS[-1])
+    initialise(network)
+    return network

@@ -1,0 +1,20 @@
+"""Balanced softmax, 'BLSoftmax' (Ren et al., NeurIPS 2020, theorem 1): the logits are trained to be right once the classes' log
+shares in the training set are added, and are used without."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ifl.method import BaseMethod, Output, Rows, Task
+
+TINY = 1e-12  # a class without samples has a logarithm, too
+
+
+class Method(BaseMethod):
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.log_prior_K = (task.prior_K + TINY).log()
+
+    def losses(self, output: Output, rows: Rows) -> torch.Tensor:
+        return F.cross_entropy(output.logits_BK + self.log_prior_K, rows.labels, reduction="none")

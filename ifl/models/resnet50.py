@@ -1,0 +1,41 @@
+"""ResNet-50 from scratch, BBN's backbone: torchvision's, without its classifier; and the forms of torchvision's 50-layer networks."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ifl.forms import EXPERTS, Branches, Experts
+from ifl.torchvision_cpu import torchvision
+
+FORMS = ("plain", "experts", "branches")
+
+
+def build(form: str = "plain") -> nn.Module:
+    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x 2048]."""
+    return in_form(torchvision.models.resnet50(weights=None), form)
+
+
+def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
+    """A fresh torchvision network of bottlenecks in one of FORMS; all convolutions start as He et al. (fan-out), as torchvision's."""
+    assert form in FORMS, form
+    if form == "plain":
+        network.feature_dim = network.fc.in_features
+        network.fc = nn.Identity()
+        return network
+    stem = (network.conv1, network.bn1, network.relu, network.maxpool)
+    if form == "experts":  # layers 3 and 4 at three quarters of their width, as RIDE's
+        trunk = nn.Sequential(*stem, network.layer1, network.layer2)
+        return Experts(trunk, [nn.Sequential(*_layer(network, 512, 192, 6, stride=2), *_layer(network, 768, 384, 3, stride=2)) for _ in range(EXPERTS)], 4 * 384)
+    trunk = nn.Sequential(*stem, network.layer1, network.layer2, network.layer3, network.layer4[:-1])
+    return Branches(trunk, *(_layer(network, 2048, 512, 1)[0] for _ in range(2)), 4 * 512)
+
+
+def _layer(network: torchvision.models.ResNet, c_in: int, planes: int, blocks: int, stride: int = 1) -> list[nn.Module]:
+    """Bottlenecks in a row of the network's kind: float [B, c_in, H, W] -> [B, 4 planes, H / stride, W / stride]."""
+    bottleneck, c_out = torchvision.models.resnet.Bottleneck, 4 * planes
+    shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)) if (c_in, stride) != (c_out, 1) else None
+    layer = [bottleneck(c_in if i == 0 else c_out, planes, stride if i == 0 else 1, shortcut if i == 0 else None, network.groups, network.base_width) for i in range(blocks)]
+    for module in nn.ModuleList(layer).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return layer

@@ -1,0 +1,47 @@
+"""Predictions of weights that are there already: a method that trains nothing (`method.eval_of`), such as post-hoc logit
+adjustment of a baseline, and the best epoch of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ifl import provenance
+from ifl.boot import Boot
+from ifl.evaluate import scores, write_predictions
+from ifl.files import Metrics, write_json
+from ifl.setup import Setup, set_up
+from ifl.weights import load_run, start_from
+from recipes.schema import Recipe
+
+
+def predict_all(ready: Setup, folder: Path, beat: Callable[[str], None], metrics: Metrics | None = None) -> None:
+    """Write the predictions of every split into a folder. A collective; rank 0 writes."""
+    for name, evaluator in ready.evaluators.items():
+        beat(f"evaluating {name} for {folder.name}")
+        predictions = evaluator.predict(ready.engine, ready.method, beat)
+        if ready.comm.rank == 0:
+            write_predictions(folder, name, predictions)
+        if metrics:
+            metrics.write(kind="eval", epoch=0, step=0, split=name, **scores(predictions))
+
+
+def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None]) -> bool:
+    """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like any
+    other. Returns True. A collective; a judgement that was cut off is made anew.
+
+    Raises:
+        CheckpointError: that run is not finished, or another network's.
+    """
+    ready = set_up(recipe, folder, boot, fresh=True)
+    run, first = folder.parent / recipe.method.eval_of, ready.comm.rank == 0
+    if first:
+        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, ready.belongs["data_fingerprint"], ready.counts, 0, ready.comm.size))
+    for select in ("best", "last"):
+        start_from(ready.engine.network, ready.method, load_run(run, select))
+        predict_all(ready, folder / "preds" / select, beat, Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None)
+    if ready.fence:
+        ready.fence.check()
+        write_json(folder / "done", {"epochs": 0, "eval_of": run.name, "seconds": {}, "wall_s": 0.0})
+    ready.comm.gather_objects(None, ready.device)
+    return True
