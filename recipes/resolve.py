@@ -232,6 +232,7 @@ def _written_out(recipe: Recipe) -> Recipe:
             raise RecipeError(f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal")
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
+    _check_method(recipe)
     if recipe.ifl:
         values["ifl"]["milestones"] = _epochs("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
         if recipe.ifl.center_init == "class_means" and values["ifl"]["milestones"][:1] in ([], [0]):
@@ -241,7 +242,6 @@ def _written_out(recipe: Recipe) -> Recipe:
     if recipe.batch.replacement is None:  # the reference's weighted streams are drawn with replacement, all but the class-aware one
         values["batch"]["replacement"] = recipe.preset == "paper" and (recipe.ifl is not None or "class_inverse" in recipe.stream_names)
     values["method"]["args"] = _method_args(recipe)
-    _check_method(recipe)
     _check_streams(recipe)
     return Recipe.model_validate(values)
 
@@ -279,6 +279,10 @@ def _check_method(recipe: Recipe) -> None:
     groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
     if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
         raise RecipeError(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
+    if recipe.augment.mixup and not recipe.batch.bn:
+        raise RecipeError("mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none")
+    if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
+        raise RecipeError("mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal")
     if declared.FORM == "branches" and recipe.batch.bn_by == "env":
         raise RecipeError(f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal")
     if declared.TRAINS == "head" and not method.init_from:

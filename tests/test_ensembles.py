@@ -3,6 +3,7 @@ from the papers, their limits, and what their recipes stand for. Axes: B rows, D
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,8 +162,9 @@ def test_weighted_losses_are_torchs_weighted_mean() -> None:
     lowered = 30 * (output.logits_BK.detach().clone() - torch.nn.functional.one_hot(rows.labels, 5) * torch.tensor([margin_of(int(n)) for n in COUNTS]).double())
     wanted = torch.nn.functional.cross_entropy(lowered, rows.labels, weight=torch.tensor(class_weights(COUNTS)).double())
     whole = method.losses(output, rows)
-    cut = torch.cat([method.losses(Output(output.features_BD[part], output.logits_BK[part]), Rows(rows.labels[part], rows.ids[part], rows.streams[part], 9, rows.batch_labels))
-                     for part in (slice(0, 4), slice(4, 12))])
+    parts = [(Output(output.features_BD[part], output.logits_BK[part]), Rows(rows.labels[part], rows.ids[part], rows.streams[part], 9, rows.batch_labels))
+             for part in (slice(0, 4), slice(4, 12))]
+    cut = torch.cat([method.losses(*part) for part in parts])
     same(whole.mean(), wanted)
     assert torch.equal(whole, cut)
 
@@ -187,7 +189,8 @@ def ride_losses(logits_BEK: np.ndarray, labels: list[int], batch_labels: list[in
 
 @pytest.mark.parametrize("epoch, weighted", [(0, False), (8, False), (9, True)])
 def test_ride_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> None:
-    """RIDE's loss is the experts' LDAM losses less their divergence from the mean; class weights and temperatures set in one epoch later than LDAM's, after int(.8 epochs)."""
+    """RIDE's loss is the experts' LDAM losses less their divergence from the mean; class weights and temperatures set in after epoch int(.8 epochs),
+    one later than LDAM's."""
     method, rows = method_of("ride"), some_rows(epoch=epoch, groups=2)
     output = output_of(method)
     same(method.losses(output, rows), ride_losses(output.parts[0].detach().numpy(), rows.labels.tolist(), rows.batch_labels.tolist(), weighted))
@@ -371,3 +374,17 @@ def test_drops_may_fall_together_in_a_short_run() -> None:
     for words in (["recipe=glt_ldam", "schedule.drops=[80,100]"], ["recipe=glt_ldam", "schedule.drops=[90,80]"], ["recipe=glt_ldam_ifl", "schedule.epochs=2"]):
         with pytest.raises(RecipeError, match="lie before the last"):
             resolve(words)
+
+
+def test_on_blocks_may_name_a_preset(tmp_path: Path) -> None:
+    """A recipe's `on:` block of a preset holds under that preset alone, the block of a data set beats it, and one of a preset's edition is refused."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("on:\n  corrected: {optim: {lr: 0.5, weight_decay: 0.01}}\n  digits_glt: {optim: {lr: 0.7}}\n")
+    wanted = {("imagenet_glt", "paper"): (0.1, 5e-4), ("imagenet_glt", "corrected"): (0.5, 0.01),
+              ("digits_glt", "paper"): (0.7, 5e-4), ("digits_glt", "corrected"): (0.7, 0.01)}
+    for (data, preset), values in wanted.items():
+        optim = resolve([f"recipe={file}", f"data={data}", f"preset={preset}"]).optim
+        assert (optim.lr, optim.weight_decay) == values
+    file.write_text("on:\n  corrected/cbl: {optim: {lr: 0.5}}\n")
+    with pytest.raises(RecipeError, match="must be named PRESET"):
+        resolve([f"recipe={file}"])

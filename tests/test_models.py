@@ -53,7 +53,8 @@ def size_small(form: str) -> int:
 
 SIZES = {("small_resnet", form): size_small(form) for form in FORMS}
 SIZES |= {("resnet50", form): size_50(form, 1, 64) for form in FORMS} | {("resnext50_32x4d", form): size_50(form, 32, 4) for form in FORMS}
-DIMS = {"small_resnet": {"plain": 64, "experts": 3 * 48, "branches": 2 * 64}} | dict.fromkeys(("resnet50", "resnext50_32x4d"), {"plain": 2048, "experts": 3 * 1536, "branches": 2 * 2048})
+LARGE = {"plain": 2048, "experts": 3 * 1536, "branches": 2 * 2048}
+DIMS = {"small_resnet": {"plain": 64, "experts": 3 * 48, "branches": 2 * 64}, "resnet50": LARGE, "resnext50_32x4d": LARGE}
 
 
 def test_known_sizes() -> None:

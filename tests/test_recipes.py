@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from analysis.layout import Layout, available, load_layout
 from recipes import resolve as resolving
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, RecipeError, Section, operation, science
@@ -584,3 +586,56 @@ def test_departures_name_science_alone() -> None:
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "nodes=2", "data.workers=3", "log.every=7"]), stands) == []
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "optim.lr=0.2"]), stands) == ["optim.lr=0.2 (0.1)"]
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[1,2]"]), stands) == ["ifl.milestones=[1, 2] ([14, 19])"]
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+PUBLISHED = {"imagenet_clt_glt": "table1_imagenet_clt_glt", "imagenet_alt": "table2_imagenet_alt", "mscoco": "table3_mscoco", "ablation": "table4_ablation"}
+TABLES = {name: load_layout(path) for name, path in available().items()}
+
+
+def _published(name: str) -> list[dict[str, str]]:
+    with open(PROJECT / "recipes" / "published" / f"{PUBLISHED[name]}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_tables_hold_every_published_row_and_number(name: str) -> None:
+    """The paper's rows in the paper's order, each once, and a column for each number that the paper prints."""
+    layout, published = TABLES[name], _published(name)
+    assert [row.published for row in layout.rows] == list(dict.fromkeys(line["method"] for line in published))
+    if name != "ablation":  # whose groups are ours
+        groups = {line["method"]: line["group"] for line in published}
+        assert all(row.group == groups[row.published] and row.label == row.published for row in layout.rows)
+    by_attribute = {"overall": "overall", **{subset: f"{subset}_a" for subset in ("many", "medium", "few")}}
+    wanted = {(line["dataset"].lower().replace("-", "_"), line["protocol"].lower(), by_attribute[line["subset"]] if line["protocol"] == "ALT" else line["subset"], line["metric"]) for line in published}
+    assert {(column.data, column.protocol, column.subset, column.metric) for column in layout.columns} == wanted
+    assert layout.preset == "paper" and len(published) == len(layout.rows) * len(layout.columns)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_table_resolves_on_the_tables_data(name: str) -> None:
+    """Row by row and source by source, with the first stages that a row builds on; no two rows are one run, and a twin is another recipe without IFL or with less of it."""
+    layout: Layout = TABLES[name]
+    runs = []
+    for row in layout.rows:
+        for data, train in layout.sources:
+            recipe = resolve([f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}", f"batch.budget={row.budget}"])
+            runs.append(recipe.run_name)
+        if row.twin:
+            assert (PROJECT / "recipes" / f"{row.twin}.yaml").is_file() and row.twin != row.recipe
+            assert resolve([f"recipe={row.twin}", f"data={data}"]).ifl is None
+    assert len(set(runs)) == len(runs)
+
+
+def test_digits_tables_have_the_papers_rows() -> None:
+    """The bundled data's tables have the rows of the paper's, so that each of these trains on a laptop; every recipe of the project stands in one of them or among our own controls."""
+    for digits, paper in (("digits_clt_glt", "imagenet_clt_glt"), ("digits_alt", "imagenet_alt"), ("digits_overall", "mscoco"), ("digits_ablation", "ablation")):
+        assert [(row.recipe, row.twin) for row in TABLES[digits].rows] == [(row.recipe, row.twin) for row in TABLES[paper].rows]
+    shown = {row.recipe for name in ("digits_overall", "digits_ablation", "controls") for row in TABLES[name].rows}
+    assert set(NAMES) - shown <= {"glt_ldam_ifl"}  # the reference has it, the paper's tables do not
+
+
+def test_every_row_with_ifl_has_a_compute_matched_control() -> None:
+    """Each row of table 1 with IFL stands in `controls` with the matched budget."""
+    with_ifl = {row.recipe for row in TABLES["digits_clt_glt"].rows if row.recipe.endswith("_ifl")}
+    assert with_ifl and with_ifl <= {row.recipe for row in TABLES["controls"].rows if row.budget == "matched"}

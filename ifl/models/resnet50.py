@@ -34,7 +34,8 @@ def _layer(network: torchvision.models.ResNet, c_in: int, planes: int, blocks: i
     """Bottlenecks in a row of the network's kind: float [B, c_in, H, W] -> [B, 4 planes, H / stride, W / stride]."""
     bottleneck, c_out = torchvision.models.resnet.Bottleneck, 4 * planes
     shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)) if (c_in, stride) != (c_out, 1) else None
-    layer = [bottleneck(c_in if i == 0 else c_out, planes, stride if i == 0 else 1, shortcut if i == 0 else None, network.groups, network.base_width) for i in range(blocks)]
+    kind = {"groups": network.groups, "base_width": network.base_width}
+    layer = [bottleneck(c_in, planes, stride, shortcut, **kind), *(bottleneck(c_out, planes, **kind) for _ in range(blocks - 1))]
     for module in nn.ModuleList(layer).modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
