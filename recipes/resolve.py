@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.schema import PROJECT, Recipe, RecipeError
-from recipes.text import read_yaml
 from recipes.words import nearest
+from recipes.yaml_text import read_yaml
 
 RECIPES = PROJECT / "recipes"
 
