@@ -6,8 +6,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recipes.text import one_line, read_yaml
-from recipes.words import nearest
+from recipes.words import nearest, one_line
+from recipes.yaml_text import read_yaml
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
     "clt": ("glt", "test_cbl"),

@@ -11,6 +11,7 @@ SLURM suspends and resumes are no silence.
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import sys
 import threading
@@ -65,6 +66,8 @@ class Watchdog:
                 last_words = threading.Thread(target=self._speak, daemon=True)
                 last_words.start()
                 last_words.join(LAST_WORDS_S)
+                for worker in multiprocessing.active_children():
+                    worker.kill()  # one that hangs would not see that its rank has ended
                 os._exit(1)
 
     def _speak(self) -> None:

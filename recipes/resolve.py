@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from recipes.methods import declaration, model_forms
 from recipes.schema import PROJECT, Recipe, RecipeError
-from recipes.text import read_yaml
 from recipes.words import nearest
+from recipes.yaml_text import read_yaml
 
 RECIPES = PROJECT / "recipes"
 

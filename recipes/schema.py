@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recipes.text import one_line
+from recipes.words import one_line
 
 from recipes.methods import declaration
 

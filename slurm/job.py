@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ class TrainJob:
         from ifl.signals import watch
 
         stop_requested, code = watch(), FAILED  # before the long imports
+        gc.disable()  # they make no garbage, and are a quarter faster without the search for it
         from ifl.files import RunError, disk_of
         from ifl.watchdog import Watchdog
 

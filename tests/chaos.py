@@ -32,7 +32,7 @@ from recipes.resolve import resolve
 from slurm import status
 
 WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "schedule.epochs=24", "batch.size=32", "batch.bn=16", "ifl.milestones=[1,3]", "log.every=1",
-         "log.eval_test_every=24", "log.save_every_steps=5", "log.stuck_after_s=20", "slurm.cpus_per_task=1", "slurm.signal_delay_s=20"]
+         "log.eval_test_every=24", "log.save_every_steps=5", "log.stuck_after_s=20", "slurm.cpus_per_task=1", "slurm.signal_delay_s=50"]
 PATIENCE_S = 240
 PERIOD_S = 0.7
 STATES = {  # scontrol's word, and the status command's that say the same
@@ -135,20 +135,28 @@ class Chaos:
             self.totals["missed"] += 1
             return False
         struck = time.monotonic()
-        dead = lambda: target.state() not in (*status.LIVE, "finished")  # noqa: E731
-        gone = lambda: target.starts() > max(before, 1) and target.state() == "running"  # noqa: E731
-        self.until(lambda: target.state() == "finished" or dead() or (blow.comes_back and gone()), f"what comes of {kind}", target)
+
+        def dead() -> bool:
+            return target.state() not in (*status.LIVE, "finished")
+
+        def back() -> bool:
+            return blow.comes_back and target.starts() > max(before, 1) and target.state() == "running"
+
+        self.until(lambda: target.state() == "finished" or dead() or back(), f"what comes of {kind}", target)
         told = status.why(target.folder) if blow.why else ""
         state = target.state()
         if blow.comes_back and dead():
             self.problems.append(f"run {number}: after {kind} it {state} and did not come back")
         blow.undo()
         if dead():
-            struck = time.monotonic()
+            struck, stopped = time.monotonic(), target.starts()
             self.relaunch(target)
-            self.until(gone, f"a start after {kind}", target)
+            self.until(lambda: target.starts() > stopped, f"a start after {kind}", target)
         took = time.monotonic() - struck
-        if state != "finished":
+        if state == "finished":  # it was too late for this one
+            self.order.insert(0, kind)
+            self.totals["missed"] += 1
+        else:
             self.seconds[kind].append(took)
             self.restarts[kind] += target.starts() - before
             if blow.why and not re.search(blow.why, told):

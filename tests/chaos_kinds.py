@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -271,13 +272,11 @@ def remove(target: Target, dice: random.Random) -> Blow:
 @kind("disk-full")
 def disk_full(target: Target, dice: random.Random) -> Blow:
     ballast = target.disk / "ballast"
-    with open(ballast, "wb") as file:
-        try:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
-        except OSError:
-            pass
+    with open(ballast, "wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
     return Blow(comes_back=False, undo=ballast.unlink)
 
 

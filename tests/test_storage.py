@@ -191,6 +191,8 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         if outcome not in ("saved", "killed"):
             check(os.strerror(refusal).lower() in outcome and "the newest checkpoint is step-" in outcome and "launch again when" in outcome and "\n" not in outcome, outcome)
             check(not list(ckpt.glob("tmp-*")), "a half-written checkpoint was left")
+        torn = [path.name for path in checkpoint._complete(ckpt) if checkpoint._fault(path, comm.rank, comm.size)]
+        check(not torn, f"{torn} look whole and are not")
         want = 12 if done.count("rename") >= (2 if again else 1) and victim == 0 or outcome == "saved" else 8
         state = checkpoint.load_newest(ckpt, other, comm, history=True)
         check(state["step"] == want and _content(other) == contents[want], f"loaded {state['step']}, wanted {want}")

@@ -104,7 +104,7 @@ def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, v
     assert LIMIT_S - 1 < seconds < LIMIT_S + 15
     noted = _events(launch)
     assert noted and victim not in {event["rank"] for event in noted}
-    assert re.fullmatch(rf"Stuck: rank \d made no progress for \d s in epoch \d+, step \d+, waiting for the other ranks", noted[0]["error"]), noted[0]
+    assert re.fullmatch(r"Stuck: rank \d made no progress for \d s in epoch \d+, step \d+, waiting for the other ranks", noted[0]["error"]), noted[0]
     assert "Thread 0x" in (launch.folder / "log" / f"rank-{noted[0]['rank']}.log").read_text()
 
 
@@ -137,3 +137,21 @@ def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_
         time.sleep(2 * LIMIT_S if sign == signal.SIGSTOP else 0)
     assert launch.finish() == 0, launch.text
     assert ending(launch.folder) == undisturbed
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_reduction_left_out_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int) -> None:  # noqa: F811
+    """One rank leaves out a step's reduction: it says so in that very step, with its place, and the run ends within seconds, long before any
+    watchdog; the other rank says the same or that it lost the first."""
+    fault = tmp_path / "fault"
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "tests" / "faults"))
+    monkeypatch.setenv("GLT_FAULT", str(fault))
+    launch = start(tmp_path, "schedule.epochs=50")
+    launch.wait_for_step(3)
+    fault.write_text(f"skip {rank}")
+    began = time.monotonic()
+    assert launch.finish() == 1, launch.text
+    assert not fault.exists() and time.monotonic() - began < 20
+    said = [event["error"] for event in _events(launch) if event["rank"] == rank]
+    assert len(said) == 1 and re.search(rf"^Desynchronised: rank {rank} reduced with others .*rank {rank} in epoch \d+, step \d+", said[0]), said

@@ -1,12 +1,10 @@
-"""YAML that comes from others, and sentences that may quote it."""
+"""YAML as recipes and tables use it, safe to read from others."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import yaml
-
-LONGEST = 1000
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,6 +21,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:binary", _Loader.construct_undefined)  # bytes would pass for text
 
 
 def read_yaml(text: str) -> Any:
@@ -31,9 +30,3 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def one_line(sentence: str) -> str:
-    """The sentence as a terminal can show it: what is not printable is written out, and a long quotation is cut in the middle."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
