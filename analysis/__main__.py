@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
     in_environment()  # before the first import that a bare Python lacks
 
-from analysis.layout import SELECTS, Layout, available, load_layout
+from recipes.layout import SELECTS, Layout, available, load_layout
 from analysis.runs import load_runs
 from recipes.words import nearest
 

@@ -4,7 +4,7 @@ from typing import Any, Iterator
 
 import pandas as pd
 
-from analysis.layout import PROTOCOLS, SELECTS
+from recipes.layout import PROTOCOLS, SELECTS
 from analysis.runs import Run
 from ifl.metrics import GROUPS, evaluate
 

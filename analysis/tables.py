@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.frame import Problems
-from analysis.layout import Column, Layout, Row
+from recipes.layout import Column, Layout, Row
 from analysis.runs import Run
 
 

@@ -6,7 +6,7 @@ from typing import Callable
 
 import pandas as pd
 
-from analysis.layout import Column
+from recipes.layout import Column
 from analysis.tables import Cell, Table
 
 WIDTH = 120

@@ -3,6 +3,7 @@
   recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
   data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
   train=glt|cbl      training edition                                     seed=N  or several runs: seeds=0,1,2  max_jobs=N at once
+  table=NAME         instead of a recipe: all runs of recipes/tables/NAME.yaml, first stages first
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
@@ -34,20 +35,20 @@ def main(words: list[str]) -> int:
         print(__doc__.strip())
         print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
         return 0
-    from recipes.resolve import dump, resolve
+    from recipes.resolve import dump
     from recipes.schema import RecipeError
     from slurm import several, site_file
+    from slurm.wanted import cost, wanted
 
     try:
         here = site_file.load()
-        commands, at_once = several.spread(words)
-        runs = [several.Run(resolve(command, here.slurm, str(here.path))) for command in commands]
+        runs, at_once = wanted(words, here)
         first = runs[0]
         for run in runs:
             _check_batch(run.recipe)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
-                print(f"# site file: {here.path or 'none'}\n{several.preview(runs, at_once)}")
+                print(f"# site file: {here.path or 'none'}\n# {_cost(runs)}\n{several.preview(runs, at_once)}")
                 return 0
             from slurm.snapshot import place
             from slurm.submit import batch_file
@@ -56,6 +57,8 @@ def main(words: list[str]) -> int:
             print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
+        if len(runs) > 1:
+            print(cost(runs), flush=True)
         if first.recipe.cluster == "local":
             return several.run_all(runs, _check_data)
         several.submit_all(runs, at_once, here, _check_data)
@@ -66,6 +69,16 @@ def main(words: list[str]) -> int:
     except OSError as error:  # a folder that cannot be made or written
         print(f"launch.py: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def _cost(runs) -> str:
+    """What a plan would cost, where the data are here to be counted."""
+    from slurm.wanted import cost
+
+    try:
+        return str(cost(runs))
+    except _data_error() as error:
+        return f"cost unknown: {error}"
 
 
 def _data_error() -> type[Exception]:

@@ -6,7 +6,6 @@ of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -35,28 +34,6 @@ class Step:
     run: Run
     finished: tuple[Path, ...] = ()
     left: tuple[Path, ...] = ()
-
-
-# --------------------------------------------------------------------------------------------------------------- words
-def spread(words: Sequence[str]) -> tuple[list[list[str]], int | None]:
-    """The command of each run that `seeds=` asks for, and `max_jobs`.
-
-    Raises:
-        RecipeError: a value of either that is not legal, or `seeds=` beside `seed=`.
-    """
-    values = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("seeds", "max_jobs")}
-    rest = [word for word in words if word.partition("=")[0] not in values]
-    at_once = values.get("max_jobs")
-    if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
-        raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
-    if "seeds" not in values:
-        return [rest], int(at_once) if at_once else None
-    if any(word.startswith("seed=") for word in rest):
-        raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
-    seeds = values["seeds"].split(",")
-    if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", seed) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise RecipeError(f"seeds={values['seeds']} is not legal: distinct whole numbers with commas are, such as seeds=0,1,2")
-    return [[*rest, f"seed={seed}"] for seed in seeds], int(at_once) if at_once else None
 
 
 # --------------------------------------------------------------------------------------------------------------- order

@@ -18,7 +18,7 @@ from analysis import text
 from analysis.__main__ import main
 from analysis.curves import learning_curves
 from analysis.frame import COLUMNS, tidy
-from analysis.layout import FOLDER, Layout, available, load_layout
+from recipes.layout import FOLDER, Layout, available, load_layout
 from analysis.runs import load_runs
 from analysis.tables import Cell, Table, build
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from analysis.layout import load_layout
+from recipes.layout import load_layout
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Recipe, RecipeError
 from slurm.submit import batch_file

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from analysis.layout import Layout, available, load_layout
+from recipes.layout import Layout, available, load_layout
 from recipes import resolve as resolving
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, RecipeError, Section, operation, science

@@ -1,0 +1,157 @@
+"""Which runs a command asks for: one, a run for each seed, or those of a table; with the runs that these build on.
+
+`table=NAME` means the runs of every row on every (data, edition) of the table's columns; runs that rows or tables share
+are made once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.layout import FOLDER as TABLES
+from recipes.layout import Layout, load_layout
+from recipes.resolve import load_resolved, named, resolve, source_of, source_words
+from recipes.schema import Recipe, RecipeError
+from slurm.several import Run
+from slurm.site_file import Site
+
+OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
+CARRIED = ("slurm.", "log.", "data.workers", "optim.zero")
+"""Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
+
+
+def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
+    """The runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
+
+    Raises:
+        RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides, or
+            a recipe that cannot be run.
+    """
+    values = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("table", "seeds", "max_jobs")}
+    rest = [word for word in words if word.partition("=")[0] not in values]
+    at_once = values.get("max_jobs")
+    if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
+        raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
+    commands = [rest]
+    if "table" in values:
+        layout = _layout(values["table"])
+        if own := next((key for key, _, _ in (word.partition("=") for word in rest) if key in OF_THE_TABLE), None):
+            raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
+        commands = [[*command, *rest] for command in _of_table(layout)]
+        if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
+            values["seeds"] = ",".join(map(str, layout.seeds))
+    if "seeds" in values:
+        if any(word.startswith("seed=") for word in rest):
+            raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
+        commands = [[*command, f"seed={seed}"] for seed in _seeds(values["seeds"]) for command in commands]
+    runs: dict[Path, Run] = {}
+    for command in commands:
+        _add(runs, resolve(command, site.slurm, str(site.path)), rest, site)
+    return list(runs.values()), int(at_once) if at_once else None
+
+
+def _layout(name: str) -> Layout:
+    try:
+        return load_layout(named(TABLES, name, "table"))
+    except RecipeError:
+        raise
+    except ValueError as error:
+        raise RecipeError(f"recipes/tables/{error}") from None
+
+
+def _seeds(text: str) -> list[str]:
+    seeds = text.split(",")
+    if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", seed) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise RecipeError(f"seeds={text} is not legal: distinct whole numbers with commas are, such as seeds=0,1,2")
+    return seeds
+
+
+def _of_table(layout: Layout) -> list[list[str]]:
+    """The commands of a table's rows, without a seed."""
+    return [
+        [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}", *([] if row.budget == "paper" else [f"batch.budget={row.budget}"])]
+        for row in layout.rows for data, train in layout.sources
+    ]
+
+
+def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site) -> None:
+    """Add a recipe's run to `runs`, and before it the one that it builds on."""
+    folder, needs = recipe.run_folder, ()
+    if folder in runs:
+        return
+    if source := source_of(recipe):
+        needs = (folder.parent / source,)
+        if not (needs[0] / "done").exists():
+            _add(runs, _source(recipe, needs[0], words, site), words, site)
+    runs[folder] = Run(recipe, needs)
+
+
+def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
+    """The recipe of the run that another builds on: as it was prepared, or as its name says."""
+    if (folder / "recipe.yaml").exists():
+        return load_resolved(folder / "recipe.yaml").model_copy(update={"cluster": recipe.cluster, "nodes": recipe.nodes, "tasks_per_node": recipe.tasks_per_node, "slurm": recipe.slurm})
+    carried = [word for word in words if word.startswith(CARRIED)]
+    source = resolve([*source_words(recipe, folder.name.partition("-")[0]), *carried], site.slurm, str(site.path))
+    if source.run_folder != folder:
+        raise RecipeError(f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and recipe={source.recipe} alone makes another ({source.run_name}): launch it first")
+    return source
+
+
+# ---------------------------------------------------------------------------------------------------------------- cost
+@dataclass(frozen=True)
+class Cost:
+    """What some runs still take: training images, and hours of processes (GPUs where a process has one), or None where no run
+    of the same network has been measured yet."""
+
+    runs: int
+    images: int
+    hours: float | None
+
+    def __str__(self) -> str:
+        hours = "hours unknown until a run of the same network was measured" if self.hours is None else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
+        return f"{self.runs} runs to make, {self.images / 1e6:.3g} million training images, {hours}"
+
+
+def cost(runs: Sequence[Run]) -> Cost:
+    """What the runs that are not finished cost; those begun count as a whole."""
+    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
+    images, hours = 0, 0.0
+    for recipe in todo:
+        own = 0 if recipe.method.eval_of else _images(recipe)
+        images += own
+        rate = _rate(recipe) if own else 1.0
+        hours = None if hours is None or rate is None else hours + own / rate / 3600
+    return Cost(len(todo), images, hours)
+
+
+def _images(recipe: Recipe) -> int:
+    """Training images of a run: epochs x draws of all streams."""
+    from sharding.dataset import open_dataset
+
+    dataset = open_dataset(recipe.data_root, recipe.data.name)
+    share = 1 if recipe.batch.budget == "matched" else recipe.streams
+    return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * len(dataset.split(recipe.train, "train")))
+
+
+def _rate(recipe: Recipe) -> float | None:
+    """Median images/s of one process, from the runs beside it of the same data set, network and method, or else of the same
+    data set and network."""
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for metrics in recipe.run_folder.parent.glob(f"*-{recipe.data.name}-*/metrics.jsonl"):
+        try:
+            other = load_resolved(metrics.parent / "recipe.yaml")
+            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        except (RecipeError, OSError, ValueError):
+            continue  # half a line, or a recipe of other code: an estimate can do without
+        if other.model != recipe.model:
+            continue
+        world = next((line["world"] for line in lines if line["kind"] == "boot"), 1)
+        found = [line["images_per_s"] / world for line in lines if line["kind"] == "train"]
+        rates[other.method.name == recipe.method.name] += [statistics.median(found)] if found else []
+    chosen = rates[True] or rates[False]
+    return statistics.median(chosen) if chosen else None
