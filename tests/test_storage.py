@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from ranks import my_rank, started
+from ranks import started
 from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed  # noqa: F401 (fixtures)
 
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
