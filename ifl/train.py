@@ -169,8 +169,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
                 log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
                 timed_from, timed_at = state.step, time.monotonic()
-            if (centers or state.memory) and (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"centers and weights after step {epoch * steps + state.step}", digest(centers, state.weights, state.class_means, *state.memory.values()), comm, device)
+            if (epoch * steps + state.step) % recipe.log.digest_every == 0:
+                check_equal(f"parameters, centers and weights after step {epoch * steps + state.step}",
+                            f"{engine.checksum()} {digest(centers, state.weights, state.class_means, *state.memory.values())}", comm, device)
             if due or stop:
                 save()
                 saved_at = time.monotonic()

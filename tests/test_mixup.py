@@ -40,7 +40,7 @@ def mixed_sums(size: int, gathers: bool, distance: str, share: float) -> np.ndar
         features, first, second = (torch.from_numpy(column[part]) for column in _batch())
         none = torch.zeros(len(part))
         sync.add(none, none, torch.tensor(0), torch.zeros(0), features, [(share, first), (1 - share, second)])
-    sync.start(save=False, stop=False)
+    sync.start((0, 0), save=False, stop=False)
     totals = sync.wait()
     assert totals.bad == 0
     return totals.class_sums.numpy()

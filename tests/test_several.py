@@ -11,8 +11,9 @@ import pytest
 from recipes.resolve import resolve
 from recipes.schema import RecipeError
 from slurm import events, several
-from slurm.several import Run, Step, arrange, spread, tree
+from slurm.several import Run, Step, arrange, tree
 from slurm.site_file import Site
+from slurm.wanted import wanted
 from test_launch import launch, refused, stub
 
 
@@ -33,10 +34,15 @@ def places(steps: list[Step]) -> dict[str, tuple[str, str]]:
 
 
 # --------------------------------------------------------------------------------------------------------------- words
-def test_seeds_make_one_command_each() -> None:
-    """`seeds=0,1,2` is the command with each seed; without it there is one command, unchanged."""
-    assert spread(["recipe=x", "seeds=0,1,22", "nodes=2"]) == ([["recipe=x", "nodes=2", f"seed={seed}"] for seed in (0, 1, 22)], None)
-    assert spread(["recipe=x", "seed=3", "max_jobs=4"]) == ([["recipe=x", "seed=3"]], 4)
+def seeds_and_limit(*words: str) -> tuple[list[int], int | None]:
+    runs, at_once = wanted(["data=digits_glt", *words], Site())
+    return [r.recipe.seed for r in runs], at_once
+
+
+def test_seeds_make_one_run_each() -> None:
+    """`seeds=0,1,2` is the command with each seed; without it there is one run."""
+    assert seeds_and_limit("seeds=0,1,22", "nodes=2") == ([0, 1, 22], None)
+    assert seeds_and_limit("seed=3", "max_jobs=4") == ([3], 4)
 
 
 @pytest.mark.parametrize("words, sentence", [(["seeds=0,0"], "distinct whole numbers"), (["seeds="], "distinct whole numbers"), (["seeds=0,"], "distinct"), (["seeds=a"], "distinct"), (["seeds=-1"], "distinct"),
@@ -114,11 +120,11 @@ def test_the_tree_shows_every_run_once(tmp_path: Path) -> None:
 
 
 def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
-    """`cluster=dry` for several runs prints the site file and the tree, and makes no file."""
+    """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count) and the tree, and makes no file."""
     result = launch("data=digits_glt", "seeds=0,1,2", "max_jobs=1", "cluster=dry", f"runs={tmp_path / 'runs'}")
     assert result.returncode == 0 and result.stderr == "" and list(tmp_path.iterdir()) == []
     lines = result.stdout.splitlines()
-    assert lines[0] == "# site file: none" and [len(line) - len(line.lstrip()) for line in lines[1:]] == [0, 2, 4]
+    assert lines[0] == "# site file: none" and "cost unknown" in lines[1] and [len(line) - len(line.lstrip()) for line in lines[2:]] == [0, 2, 4]
 
 
 # --------------------------------------------------------------------------------------------------------------- slurm

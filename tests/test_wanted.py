@@ -1,0 +1,98 @@
+"""Tables and second stages: the runs that a command asks for, each once, after those that it builds on, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.layout import available, load_layout
+from recipes.resolve import dump, resolve
+from recipes.schema import RecipeError
+from slurm.several import arrange
+from slurm.site_file import Site
+from slurm.wanted import cost, wanted
+
+NOBODY = Site()
+
+
+def runs_of(*words: str, runs: Path) -> list:
+    return wanted([f"runs={runs}", *words], NOBODY)[0]
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) -> None:
+    """Every row has its run for each (data, edition, seed); rows that share one do not make it twice; nothing else is there but what those build on."""
+    layout = load_layout(available()[name])
+    found = runs_of(f"table={name}", "seeds=0,7", runs=tmp_path)
+    folders = [run.folder for run in found]
+    assert len(set(folders)) == len(folders)
+    rows = set()
+    for row in layout.rows:
+        for data, train in layout.sources:
+            for seed in (0, 7):
+                words = [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}", f"seed={seed}", f"runs={tmp_path}", f"batch.budget={row.budget}"]
+                rows.add(resolve(words).run_folder)
+    needed = {need for run in found for need in run.needs}
+    assert rows <= set(folders) <= rows | needed and needed <= set(folders)
+    for place, run in enumerate(found):
+        assert all(folders.index(need) < place for need in run.needs)
+
+
+def test_the_seeds_of_a_table_are_its_own_unless_given(tmp_path: Path) -> None:
+    """Without seeds= those of the table file; with it those of the command."""
+    own = load_layout(available()["digits_clt_glt"]).seeds
+    assert sorted({run.recipe.seed for run in runs_of("table=digits_clt_glt", runs=tmp_path)}) == own
+    assert {run.recipe.seed for run in runs_of("table=digits_clt_glt", "seeds=5", runs=tmp_path)} == {5}
+
+
+def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
+    """`recipe=glt_crt` is two runs, the first stage first, with the words that say how it runs and none that say what it is; one that is finished is not asked for again."""
+    first, second = runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "slurm.time=77", "optim.lr=0.5", "preset=corrected", runs=tmp_path)
+    assert (first.recipe.recipe, second.recipe.recipe) == ("glt_baseline", "glt_crt") and second.needs == (first.folder,) and not first.needs
+    assert first.recipe.seed == 3 and first.recipe.slurm.time == 77 and first.recipe.optim.lr == 0.1 and second.recipe.optim.lr == 0.5 and first.recipe.preset == "corrected"
+    first.folder.mkdir()
+    (first.folder / "recipe.yaml").write_text(dump(first.recipe))
+    assert [run.folder for run in runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path)] == [first.folder, second.folder]
+    (first.folder / "done").write_text("{}")
+    again = runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path)
+    assert [run.folder for run in again] == [second.folder]
+    assert [step.run.folder for step in arrange(again, {first.folder}, ())] == [second.folder]
+
+
+def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
+    """`method.init_from=RUN` takes that run where it lies; one that is not there and that no recipe makes by its name alone is refused."""
+    own = resolve(["recipe=glt_baseline", "data=digits_glt", f"runs={tmp_path}", "optim.lr=0.3"])
+    with pytest.raises(RecipeError, match="launch it first"):
+        runs_of("recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}", runs=tmp_path)
+    own.run_folder.mkdir()
+    (own.run_folder / "recipe.yaml").write_text(dump(own))
+    assert [run.recipe.optim.lr for run in runs_of("recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}", runs=tmp_path)] == [0.3, 0.1]
+
+
+@pytest.mark.parametrize("words, sentence", [(["table=digits_cl_glt"], "did you mean digits_clt_glt"), (["table=digits_alt", "recipe=glt_ifl"], "recipe= and table= do not go together"),
+                                             (["table=digits_alt", "data=digits_glt"], "data= and table="), (["table=digits_alt", "preset=paper"], "preset= and table="),
+                                             (["table=digits_alt", "seeds=0", "seed=1"], "seed= and seeds="), (["table="], "table= does not exist")])
+def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    """With one sentence."""
+    with pytest.raises(RecipeError) as error:
+        runs_of(*words, runs=tmp_path)
+    assert sentence in str(error.value)
+
+
+def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
+    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of runs of the same network, per process; a later judgement costs none."""
+    words = ["data=digits_glt", f"data.root={tiny_root}", "schedule.epochs=5"]
+    baseline, = runs_of("recipe=glt_baseline", *words, runs=tmp_path)
+    ifl, = runs_of("recipe=glt_ifl", "ifl.milestones=[1,2]", *words, runs=tmp_path)
+    judged = runs_of("recipe=glt_logit_adjust", *words[:2], runs=tmp_path)[-1]
+    total = cost([baseline, ifl, judged])
+    assert (total.runs, total.images, total.hours) == (3, 5 * 209 + 5 * 2 * 209, None)
+    ifl.folder.mkdir()
+    (ifl.folder / "recipe.yaml").write_text(dump(ifl.recipe))
+    lines = [{"kind": "boot", "world": 2}, *({"kind": "train", "images_per_s": rate} for rate in (10.0, 400.0, 418.0))]
+    (ifl.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
+    (ifl.folder / "done").write_text("{}")
+    assert cost([baseline, ifl]).images == 5 * 209
