@@ -2,9 +2,9 @@
 
 It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
 statistics and the centers' class sums, all as exact integers (ifl/fixed.py), and each rank's place in the run: sums of
-different steps, after a collective that one rank left out or made twice, would be wrong without a sign. It starts after the last forward pass and
-travels while the gradients are computed. The centers' sums need a K x D table of int64; where the batch's B x D
-features are fewer bytes, these are gathered instead and added up on every rank: the same bits either way.
+different steps, after a collective that one rank left out or made twice, would be wrong without a sign. It starts after
+the last forward pass and travels while the gradients are computed. The centers' sums need a K x D table of int64; where
+the batch's B x D features are fewer bytes, these are gathered instead and added up on every rank: the same bits either way.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class StepSync:
         head, statistics, *more = self._pending.wait().split(self._sizes)
         save, stop, bad, loss, center, correct, groups, *places = head.tolist()
         if set(places) != {self._place}:
-            raise Desynchronised(f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; one of them left a collective out or made it twice")
+            raise Desynchronised(f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "
+                                 "one of them left a collective out or made it twice")
         notes = None if self._notes is None else to_float(more.pop().view(self.batch, -1), LOSS_BITS)
         class_sums = more[0].view(len(self.centers.centers_KD), -1) if more else None
         bad_rows = 0

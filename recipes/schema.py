@@ -45,8 +45,8 @@ def _plain(value: str) -> str:
 
 
 def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", value):
-        raise ValueError("a name has lower-case letters, digits and _ only")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,99}", value):
+        raise ValueError("a name has lower-case letters, digits and _ only, 100 of them at most")
     return value
 
 

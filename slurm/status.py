@@ -188,7 +188,8 @@ def table(statuses: Sequence[Status], colour: bool) -> str:
     rows = [("run", "state", "epoch", "step", "restarts", "img/s", "left", "val %", "log")]
     for s in statuses:
         left = "-" if s.left_s is None else time.strftime("%H:%M:%S", time.gmtime(s.left_s)) if s.left_s < 86400 else f"{s.left_s / 86400:.1f} d"
-        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), "-" if s.images_per_s is None else f"{s.images_per_s:.0f}", left, "-" if s.val is None else f"{100 * s.val:.1f}", s.log))
+        rate, val = "-" if s.images_per_s is None else f"{s.images_per_s:.0f}", "-" if s.val is None else f"{100 * s.val:.1f}"
+        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), rate, left, val, s.log))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     out = []
     for row in rows:

@@ -208,7 +208,8 @@ class Chaos:
         everything = [second for seconds in self.seconds.values() for second in seconds]
         if everything:
             print(f"{'all':16} {self.faults:3d} {sum(self.restarts.values()):9d} {median(everything):28.1f} {max(everything):6.1f}")
-        print(f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, {totals['relaunched']} launched again, {totals['missed']} found nothing to hit; "
+        print(f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, {totals['relaunched']} launched again, "
+              f"{totals['missed']} found nothing to hit; "
               f"{totals['steps redone']} steps redone with {totals['loss mismatches']} loss mismatches; status: {totals['wrong states']} of {totals['polls']} wrong, "
               f"{totals['wrong why']} wrong reasons; {totals['equal']} of {totals['runs']} ended with the undisturbed run's bits")
         for problem in self.problems:

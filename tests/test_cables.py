@@ -96,7 +96,7 @@ def test_after_a_cut_only_the_newest_start_commits(wired: cables.Cables, tiny_ro
     assert Path(f"/proc/{old[0]}").exists(), "the old rank 0 lives"
     clusters.send([old[0]], signal.SIGCONT)
     if nodes == 1:  # alone it needs nobody, and trains on to its next commit
-        wait(lambda: any(event["event"] == "failed" and event["error"].startswith("Fenced") for event in events.read(target.folder)), 60, "the old start's refusal", wired, target.folder)
+        wait(lambda: any(event.get("error", "").startswith("Fenced") for event in events.read(target.folder)), 60, "the old start's refusal", wired, target.folder)
     wired.heal(node)
     _ends_as(target, wanted)
     noted = events.read(target.folder)

@@ -271,6 +271,7 @@ def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
 
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
+WAITED = "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting for the other ranks"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer
         ([(0, LOST), (1, "DataError: shard x is damaged")], 1, "DataError: shard x is damaged"),
         ([(0, LOST), (None, "r1: task 0: Exited with exit code 1", "r2: task 1: Killed")], 1, "rank 1 after step 0, says srun: r2: task 1: Killed"),
         ([(0, LOST), (None, "r1: task 0: Exited with exit code 1")], 1, "rank 1 was silent"),
-        ([(0, "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting for the other ranks"), (1, LOST), (None, "r2: task 1: Killed")], 1, "rank 1 was silent; rank 0 after step 0: Stuck: rank 0"),
+        ([(0, WAITED), (1, LOST), (None, "r2: task 1: Killed")], 1, "rank 1 was silent; rank 0 after step 0: Stuck: rank 0"),
         ([(1, "Stuck: rank 1 made no progress for 20 s in saving at epoch 1, step 7"), (0, LOST)], 1, "rank 1 after step 0: Stuck"),
         ([(None, "r[1-2]: tasks 0-1: Killed")], 0, "rank 0-1 after step 0, says srun"),
         ([(0, "Diverged: epoch 0, step 3"), (1, "Diverged: epoch 0, step 3"), (None, "r1: task 0: Exited with exit code 1")], 0, "Diverged"),

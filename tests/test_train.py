@@ -333,7 +333,8 @@ def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp
 
 @pytest.mark.parametrize("zero", [0, 1])
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("nan_at", "every", "where"), [(4, 2, "step 4"), (2, 1000, "step 2"), (5, 1000, "step 5")], ids=["before a save", "before a step", "before an evaluation"])
+@pytest.mark.parametrize(("nan_at", "every", "where"), [(4, 2, "step 4"), (2, 1000, "step 2"), (5, 1000, "step 5")],
+                         ids=["before a save", "before a step", "before an evaluation"])
 def test_a_gradient_that_is_not_finite_is_never_kept(tiny_root: Path, tmp_path: Path, nan_at: int, every: int, where: str, rank: int, zero: int) -> None:
     """The loss of every rank is finite, the gradients of one are not: both ranks stop with the same sentence before the next save, step or
     evaluation, whichever comes first; what is on disk, and nothing else, is what was there before."""

@@ -31,7 +31,8 @@ print("alive")
 
 def _script(body: str, on_stuck: str = "print(f'noted: {message}', flush=True)", limit: float = 0.6) -> subprocess.Popen:
     """A process under a watchdog: `body`, and `alive` at its end."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT.format(limit=limit, on_stuck=on_stuck, body=body)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", SCRIPT.format(limit=limit, on_stuck=on_stuck, body=body)], cwd=PROJECT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
