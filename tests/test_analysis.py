@@ -492,7 +492,7 @@ def test_command_prints_the_table_and_the_files(tmp_path: Path, capsys: pytest.C
         (["rns=x"], "rns=x: .*did you mean runs"),
         (["runs={}"], "out= is missing"),
         (["runs={}", "out={}", "select=bst"], "select=bst: did you mean best"),
-        (["runs={}", "out={}", "table=digits_clt"], "table=digits_clt: .*did you mean digits_clt_glt"),
+        (["runs={}", "out={}", "table=digits_clt_gl"], "table=digits_clt_gl: .*did you mean digits_clt_glt"),
         (["runs={}", "out={}", "seeds=0,x"], "seeds=0,x: legal is distinct whole numbers"),
         (["runs={}", "out={}", "out={}"], "given twice"),
         (["runs={}/none", "out={}"], "no such directory"),

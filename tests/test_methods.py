@@ -20,6 +20,8 @@ from recipes.schema import RecipeError
 
 METHODS = sorted(path.stem for path in (PROJECT / "ifl" / "methods").glob("*.py") if not path.stem.startswith("_"))
 IFL = ("ifl.environments=2", "ifl.milestones=[2,3]", "ifl.alpha=[0.001,0.002]")  # so the skewed environments act in the last epoch
+OTHER_NAME = ("recipe=glt_randaug", "augment.randaug=false")
+"""The same run in another folder."""
 PRESETS = {False: "paper", True: "corrected"}
 """The default suite takes one preset without and the other with IFL; the full suite all."""
 
@@ -55,7 +57,7 @@ def test_method_trains_gets_better_and_resumes(mini_root: Path, tmp_path: Path, 
     """Ten steps on 32 images: the method's own loss falls; a run stopped in the middle of an epoch (by a wish of one rank) and started again ends with the bits of an undisturbed one, in
     everything that a checkpoint holds and in every prediction. A combination that is refused is refused with the reason that the method's file gives."""
     declared = declaration(method)
-    words = [f"method.name={method}", f"preset={preset}", f"optim.lr={0.03 if preset == 'paper' else 0.003}", *(IFL if ifl else ())]
+    words = [f"method.name={method}", f"preset={preset}", f"optim.lr={(0.03 if preset == 'paper' else 0.003) * (10 if declared.TRAINS == 'head' else 1)}", *(IFL if ifl else ())]
     if refusal := _refusal(method, ifl):
         with pytest.raises(RecipeError, match="^[^\n]+$") as caught:
             resolve(["recipe=glt_randaug", *mini.WORDS, *words, *(["method.init_from=glt_baseline"] if declared.TRAINS == "head" else [])])
@@ -66,7 +68,7 @@ def test_method_trains_gets_better_and_resumes(mini_root: Path, tmp_path: Path, 
         runs, source = _first_stage(mini_root, ranks, preset)
         words.append(f"method.init_from={source}")
     group = started(ranks)
-    stopped = mini.recipe_of(mini_root, runs, *words, "recipe=glt_randaug", "augment.randaug=false")  # another name, so another folder
+    stopped = mini.recipe_of(mini_root, runs, *words, *OTHER_NAME)
     whole = mini.recipe_of(mini_root, runs, *words)
     assert group.run(mini.trained, str(whole.run_folder)) == [True] * ranks
     assert group.run(mini.trained, str(stopped.run_folder), stop_at=5) == [False] * ranks
@@ -90,7 +92,7 @@ def _check_progress(method: str, folder: Path) -> None:
     assert [line["step"] for line in train] == list(range(1, mini.EPOCHS * mini.STEPS + 1))
     losses = np.array([line["method_loss"] for line in train]).reshape(mini.EPOCHS, mini.STEPS).mean(1)
     assert np.isfinite(losses).all()
-    assert losses[1:].min() < losses[0], losses  # at times it rises: environments change, and deferred re-weighting sets in
+    assert losses[1:].min() < 0.95 * losses[0], losses  # at times it rises: environments change, and deferred re-weighting sets in
     splits = {line["split"] for line in mini.lines(folder, "eval")}
     assert splits == {"val", "test_cbl", "test_gbl", "test_glt"}
     for split in splits:
@@ -106,14 +108,13 @@ def test_method_does_the_same_on_one_rank_and_two(mini_root: Path, tmp_path: Pat
     """Ten steps with a small learning rate: the losses agree but for the order of float sums."""
     if _refusal(method, ifl):
         return
-    words = [f"method.name={method}", "preset=corrected", "optim.lr=0.001", *(IFL if ifl else ())]
+    runs, words = tmp_path, [f"method.name={method}", "preset=corrected", "optim.lr=0.001", *(IFL if ifl else ())]
+    if declaration(method).TRAINS == "head":
+        runs, source = _first_stage(mini_root, 1, "corrected")
+        words.append(f"method.init_from={source}")
     losses = {}
-    for ranks in (1, 2):
-        runs = tmp_path / str(ranks)
-        if declaration(method).TRAINS == "head":
-            runs, source = _first_stage(mini_root, 1, "corrected")
-            words = [*[word for word in words if "init_from" not in word and "seed=" not in word], f"method.init_from={source}", f"seed={ranks}"]
-        recipe = mini.recipe_of(mini_root, runs, *[word for word in words if not word.startswith("seed=")], *(["recipe=glt_randaug", "augment.randaug=false"] if ranks == 2 else []))
+    for ranks, name in ((1, OTHER_NAME), (2, ())):
+        recipe = mini.recipe_of(mini_root, runs, *words, *name)
         assert started(ranks).run(mini.trained, str(recipe.run_folder)) == [True] * ranks
         losses[ranks] = [line["method_loss"] for line in mini.lines(recipe.run_folder, "train")]
     np.testing.assert_allclose(losses[2], losses[1], rtol=1e-4)

@@ -65,15 +65,14 @@ def test_recipe_resolves_for_every_data_set(name: str) -> None:
 
 
 def _of_methods(data: str) -> list[Any]:
-    """(data, recipe) for each distinct network and method; those of a network that came before, and of the second data set, are for the full suite."""
-    forms, seen, found = set(), set(), []
+    """(data, recipe) for each distinct network and method; all but the first are for the full suite."""
+    seen, found = set(), []
     for name in RECIPES:
         recipe = resolve([f"recipe={name}", f"data={data}"])
         form = recipe.model.name, declaration(recipe.method.name).FORM
         if (*form, recipe.method.name) not in seen:
-            found.append(pytest.param(data, name, marks=[pytest.mark.full] if form in forms or data != "imagenet_glt" else []))
+            found.append(pytest.param(data, name, marks=[] if not found and data == "imagenet_glt" else [pytest.mark.full]))
         seen.add((*form, recipe.method.name))
-        forms.add(form)
     return found
 
 
