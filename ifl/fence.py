@@ -48,6 +48,10 @@ class Fence:
             return {}  # none yet, or not ours: nothing to respect
 
     def check(self) -> None:
-        """Raises Fenced if a newer start has claimed the folder since."""
+        """Raises Fenced if a newer start has claimed the folder since, and RunError if that cannot be told."""
+        try:
+            self._path.stat()
+        except OSError as error:
+            raise RunError(f"{self._path} cannot be read ({error.strerror}): whether this start still has the run cannot be told, so it commits nothing more") from None
         if self._held() != self._claim:
             raise Fenced(f"{self._path} holds another token: a newer start of this run has taken over, and this one leaves without a commit")

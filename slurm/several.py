@@ -6,8 +6,10 @@ of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,16 +95,32 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
         RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on), or
             a need cannot be met.
     """
-    from slurm.events import note
-    from slurm.folder import prepare
-    from slurm.snapshot import take
-    from slurm.submit import require_sbatch, submit
+    from slurm.submit import require_sbatch
 
     for run in runs:
         if not _is_finished(run.folder):
             check(run.recipe)
     if not all(_is_finished(run.folder) for run in runs):
         require_sbatch()
+    with _alone(runs[0].folder.parent):
+        _submit(runs, at_once, site)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No two launchers submit into one folder of runs at the same time: the second would not see the first's jobs yet."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(folder / ".launching", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
+    from slurm.events import note
+    from slurm.folder import prepare
+    from slurm.snapshot import take
+    from slurm.submit import submit
+
     steps, settled, jobs = _plan(runs, at_once)
     for run in runs:
         if run.folder in settled:
@@ -134,7 +152,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None]) -> int:
     for step in steps:
         check(step.run.recipe)
     code = FINISHED
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         folder = step.run.folder
         if code == STOPPED:
             outcomes[folder] = "not started"
@@ -142,7 +160,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None]) -> int:
             outcomes[folder] = f"not started, needs {lacking.name}"
         else:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            print(f"run folder: {folder}", flush=True)
+            print(f"run folder: {folder}" + (f" ({number} of {len(steps)})" if len(steps) > 1 else ""), flush=True)
             try:
                 ended = train(step.run.recipe, folder)
             except RecipeError as error:

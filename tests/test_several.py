@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,25 @@ def test_what_is_refused_is_refused_before_the_first_run(tiny_root: Path, tmp_pa
     """Missing data are found before any of several runs starts."""
     sentence = refused("data=digits_glt", f"data.root={tmp_path / 'none'}", "seeds=0,1", "cluster=local", f"runs={tmp_path / 'runs'}")
     assert "python -m sharding.build" in sentence and not (tmp_path / "runs").exists()
+
+
+def test_two_launchers_take_turns(tmp_path: Path) -> None:
+    """While one submits into a folder of runs another waits, so it sees the first one's jobs; into another folder it does not wait."""
+    done = threading.Event()
+
+    def second(folder: Path) -> None:
+        with several._alone(folder):
+            done.set()
+
+    with several._alone(tmp_path / "runs"):
+        waiting = threading.Thread(target=second, args=(tmp_path / "runs",))
+        waiting.start()
+        assert not done.wait(0.3)
+        elsewhere = threading.Thread(target=second, args=(tmp_path / "other",))
+        elsewhere.start()
+        assert done.wait(10)
+        elsewhere.join()
+        done.clear()
+        assert not done.wait(0.1)
+    assert done.wait(10)
+    waiting.join()

@@ -396,6 +396,18 @@ def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
         old.check()
 
 
+def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> None:
+    """A run folder that is gone or a disk that fails stops the commit with its own sentence: nobody has taken over, and the run may go on later."""
+    from ifl.fence import Fence, Fenced
+    from ifl.files import RunError
+
+    fence = Fence(tmp_path)
+    (tmp_path / "FENCE").unlink()
+    with pytest.raises(RunError, match="FENCE cannot be read .No such file") as error:
+        fence.check()
+    assert not isinstance(error.value, Fenced)
+
+
 def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> None:
     """Metrics lines that an older start writes after a newer one's claim do not reach metrics.jsonl."""
     from ifl.fence import Fence
