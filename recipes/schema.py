@@ -167,7 +167,7 @@ class Optim(Section):
     momentum: float | None = science(None, "SGD momentum; default: the preset's (paper 0, corrected .9)", ge=0, lt=1)
     weight_decay: float = science(5e-4, "on every parameter", ge=0)
     precision: Literal["fp32", "bf16"] = science("fp32", "bf16 means torch autocast with float32 parameters and reductions")
-    zero: Literal[0, 1] = operation(0, "DeepSpeed ZeRO stage; 1 ties a checkpoint to its number of ranks")
+    zero: Literal[0, 1] = operation(0, "DeepSpeed ZeRO stage; a run keeps the stage that it began with")
 
 
 class Schedule(Section):

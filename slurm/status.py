@@ -129,8 +129,8 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return "blocked"
     if "held" in known.state.lower():
         return "held"
-    if known.state == "COMPLETING":  # on its way out, or back into the queue
-        return {"start": "running", "submitted": "running", "stopped": "running", "requeue": "queued"}.get(said, said)
+    if known.state == "COMPLETING":  # on its way out, or back into the queue: what a rank said of its end decides neither
+        return "running" if not events or events[-1]["event"] != "verdict" else "queued" if said == "requeue" else said
     if known.state in ("CANCELLED", "TIMEOUT"):
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
     if known.state in ("COMPLETED", "FAILED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"):

@@ -29,7 +29,7 @@ from chaos_kinds import KINDS, Missed, Target, legal_kinds
 from test_slurm import launch, result_of
 
 from recipes.resolve import resolve
-from slurm import status
+from slurm import events, status
 
 WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "schedule.epochs=24", "batch.size=32", "batch.bn=16", "ifl.milestones=[1,3]", "log.every=1",
          "log.eval_test_every=24", "log.save_every_steps=5", "log.stuck_after_s=20", "slurm.cpus_per_task=1", "slurm.signal_delay_s=50"]
@@ -146,7 +146,7 @@ class Chaos:
         told = status.why(target.folder) if blow.why else ""
         state = target.state()
         if blow.comes_back and dead():
-            self.problems.append(f"run {number}: after {kind} it {state} and did not come back")
+            self.problems.append(f"run {number}: after {kind} it {state} and did not come back; its last events: {events.read(target.folder)[-4:]}")
         blow.undo()
         if dead():
             struck, stopped = time.monotonic(), target.starts()
