@@ -214,7 +214,7 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED], {"7": "JobHeldUser"}, False, "held"),
         ([SUBMITTED, START], {"7": "RUNNING"}, False, "running"),
         ([SUBMITTED, START], {"7": "COMPLETING"}, False, "running"),
-        ([SUBMITTED, START, {"event": "failed"}], {"7": "COMPLETING"}, False, "running"),  # a node died: its peers say so, and SLURM takes the job back
+        ([SUBMITTED, START, ("failed", {"rank": 1, "error": "E: x"})], {"7": "COMPLETING"}, False, "running"),  # a node died: its peers say so, and SLURM takes the job back
         ([SUBMITTED, START, _verdict("requeue")], {"7": "COMPLETING"}, False, "queued"),
         ([SUBMITTED, START, _verdict("give up")], {"7": "COMPLETING"}, False, "gave up"),
         ([SUBMITTED, START, STOPPED], {"7": "PENDING"}, False, "queued"),
