@@ -134,13 +134,13 @@ class Chaos:
             self.order.insert(0, kind)
             self.totals["missed"] += 1
             return False
-        struck = time.monotonic()
+        struck, struck_at = time.monotonic(), before if blow.starts is None else blow.starts
 
         def dead() -> bool:
             return target.state() not in (*status.LIVE, "finished")
 
         def back() -> bool:
-            return blow.comes_back and target.starts() > max(before, 1) and target.state() == "running"
+            return blow.comes_back and target.starts() > max(struck_at, 1) and target.state() == "running"
 
         self.until(lambda: target.state() == "finished" or dead() or back(), f"what comes of {kind}", target)
         told = status.why(target.folder) if blow.why else ""

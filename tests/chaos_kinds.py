@@ -77,6 +77,7 @@ class Blow:
 
     Attributes:
         comes_back: by itself; else the run stops, and goes on when it is launched again.
+        starts: how many starts there had been when the last part of the fault struck, if it has parts.
         why: a pattern that `status.py why=RUN` must show; None where nothing failed.
         undo: called once that has come.
     """
@@ -84,6 +85,7 @@ class Blow:
     comes_back: bool = True
     why: str | None = None
     undo: Callable[[], object] = lambda: None
+    starts: int | None = None
 
 
 class Missed(Exception):
@@ -149,7 +151,8 @@ def kill_in_a_boot(target: Target, dice: random.Random) -> Blow:
     clusters.send(before, signal.SIGKILL)
     _wait(lambda: set(target.ranks().values()) - before, 60)
     time.sleep(dice.uniform(0, 4))
-    return Blow(why=_kill(target, dice).why)
+    starts = target.starts()  # of which the first kill's may be one already, and may be still to come
+    return Blow(why=_kill(target, dice).why, starts=starts)
 
 
 @kind("stuck")
