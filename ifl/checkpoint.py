@@ -2,8 +2,8 @@
 
 A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, everything of ours by rank 0 in `suite.pt`
 (plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json last and
-renames the folder to `step-NNNNNNNNN`. Files beside it that it needs (the best epoch's weights) stand in the manifest
-with their hashes, and are kept as long as a checkpoint needs them. There is no pointer to the latest: resuming looks for the newest folder whose
+renames the folder to `step-NNNNNNNNN`. Of files beside it that it needs (the best epoch's weights) it holds a copy, from which they
+are put back where they are lost or damaged; they are kept as long as a checkpoint needs them. There is no pointer to the latest: resuming looks for the newest folder whose
 files have the manifest's hashes on all ranks. A run that has history but no such folder stops, it never starts anew.
 Where one rank's disk refuses, all ranks raise the same sentence, and what was there stays.
 """
@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ import torch
 
 from ifl.comm import Comm
 from ifl.engine import Engine
-from ifl.fence import Fence, Fenced
-from ifl.files import FULL, RunError, sha256, storage_error, sync_folder, write_json, write_synced
+from ifl.fence import Fence
+from ifl.files import FULL, RunError, sha256, storage_error, sync_folder, write_json, write_synced, write_whole
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
@@ -37,15 +37,16 @@ class CheckpointError(RunError):
     """The run cannot go on from what is on disk; the message says what is wrong and what to do."""
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Sequence[str] = (), fence: Fence | None = None, milestones: Collection[int] = ()) -> Path:
+def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Mapping[str, str] | None = None, fence: Fence | None = None, milestones: Collection[int] = ()) -> Path:
     """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept, and those
     of the steps `milestones`.
 
-    `needs` names files of `folder` without which the checkpoint is worth nothing. `fence` is rank 0's claim on the run.
+    `needs`: files of `folder` without which the checkpoint is worth nothing, with their sha256. `fence` is rank 0's claim on the run.
 
     Raises:
         StorageError: on all ranks, if one of them cannot write; no checkpoint is lost, and nothing half-written is left.
         Fenced: on all ranks, before anything is replaced, if a newer start of the run has taken over.
+        CheckpointError: on all ranks, if a needed file is not what was written; the next start puts it back.
     """
     files = engine.save()
     if comm.rank == 0:
@@ -67,8 +68,13 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
     def commit() -> None:
         for inner in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync_folder(inner)
-        beside = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in needs}
-        manifest = {"step": step, "ranks": comm.size, "zero": engine.zero, "files": entries, "needs": beside}
+        for name, digest in (needs or {}).items():
+            data = (folder / name).read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise CheckpointError(f"{folder / name} is not what was written: start the run again, and it is put back from the newest checkpoint")
+            write_synced(temporary / name, data)
+            entries[name] = {"size": len(data), "sha256": digest}
+        manifest = {"step": step, "ranks": comm.size, "zero": engine.zero, "files": entries, "needs": sorted(needs or {})}
         write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
         if fence:
             fence.check()
@@ -89,7 +95,7 @@ def _together(action: Callable[[], None], folder: Path, temporary: Path, size: i
     error: Exception | None = None
     try:
         action()
-    except (OSError, Fenced) as refusal:
+    except (OSError, RunError) as refusal:
         error = refusal
     error = next((e for e in comm.gather_objects(error, engine.device) if e), None)
     if error is None:
@@ -171,7 +177,7 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
     try:
         manifest = _manifest(checkpoint)
         files = {checkpoint / name: entry for name, entry in manifest["files"].items() if manifest["ranks"] != ranks or not _of_other(name, rank)}
-        for path, entry in (files | {checkpoint.parent / name: entry for name, entry in manifest["needs"].items()}).items():
+        for path, entry in files.items():
             if not path.is_file():
                 return f"{path.name} is missing"
             if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
@@ -211,6 +217,11 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
                 words = what.replace("_", " ")
                 raise CheckpointError(f"{folder.parent} was trained with {words} {state[what][:12]}, and this is {now[:12]}: a run goes on only with what it began with")
         engine.load(folder / name, manifest["ranks"])
+        if comm.rank == 0:
+            for beside in manifest["needs"]:
+                if not (folder / beside).is_file() or sha256(folder / beside) != manifest["files"][beside]["sha256"]:
+                    print(f"{folder / beside} is put back from {name}", flush=True)
+                    write_whole(folder / beside, (folder / name / beside).read_bytes())
         return state
     if history:
         why = f" ({'; '.join(reasons)})" if reasons else ""

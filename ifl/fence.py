@@ -33,7 +33,7 @@ class Fence:
         job = f"{os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_WORKING_CLUSTER', '')}" if "SLURM_JOB_ID" in os.environ else None
         self._path = folder / "FENCE"
         self._claim = {"job": job, "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "token": secrets.token_hex(8)}
-        held = self._held()
+        held = self._held() or {}
         if job and held.get("job") == job and held["restart"] > self._claim["restart"]:
             raise Fenced(f"{self._path}: start {held['restart']} of this job has the run, and this is start {self._claim['restart']}")
         write_json(self._path, self._claim)
@@ -41,17 +41,17 @@ class Fence:
         if metrics.exists():  # an older start that has it open goes on writing, into a file that no longer has a name
             write_whole(metrics, metrics.read_bytes())
 
-    def _held(self) -> dict[str, Any]:
+    def _held(self) -> dict[str, Any] | None:
+        """The claim that stands; None where none can be read."""
         try:
             return dict(json.loads(self._path.read_text()))
         except (OSError, ValueError, TypeError):
-            return {}  # none yet, or not ours: nothing to respect
+            return None
 
     def check(self) -> None:
         """Raises Fenced if a newer start has claimed the folder since, and RunError if that cannot be told."""
-        try:
-            self._path.stat()
-        except OSError as error:
-            raise RunError(f"{self._path} cannot be read ({error.strerror}): whether this start still has the run cannot be told, so it commits nothing more") from None
-        if self._held() != self._claim:
+        held = self._held()
+        if held is None:
+            raise RunError(f"{self._path} cannot be read: whether this start still has the run cannot be told, so it commits nothing more")
+        if held != self._claim:
             raise Fenced(f"{self._path} holds another token: a newer start of this run has taken over, and this one leaves without a commit")

@@ -111,6 +111,8 @@ class Metrics:
 
     def __init__(self, path: Path, offset: int) -> None:
         path.touch()
+        if path.stat().st_size < offset:
+            print(f"{path} is shorter than the checkpoint knows it: lines were lost, and the run goes on without them", flush=True)
         os.truncate(path, min(offset, path.stat().st_size))
         self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
 

@@ -20,14 +20,15 @@ def unit_vectors(*shape: int) -> nn.Parameter:
 
 
 class CosineHead(nn.Module):
-    """float [B, D] -> `scale` times the cosines of features and class vectors, float [B, K]."""
+    """float [B, D] -> `scale` times the cosines of features and class vectors, float [B, K]. These are not named `weight`, so that no linear
+    classifier can start from them."""
 
     def __init__(self, dim: int, classes: int, scale: float) -> None:
         super().__init__()
-        self.scale, self.weight = scale, unit_vectors(classes, dim)
+        self.scale, self.vectors_KD = scale, unit_vectors(classes, dim)
 
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
-        return self.scale * F.linear(F.normalize(features_BD, dim=1), F.normalize(self.weight, dim=1))
+        return self.scale * F.linear(F.normalize(features_BD, dim=1), F.normalize(self.vectors_KD, dim=1))
 
 
 class ExpertHeads(nn.Module):
@@ -38,11 +39,11 @@ class ExpertHeads(nn.Module):
         """`dim` is E D."""
         super().__init__()
         assert dim % experts == 0, f"{dim} features are not those of {experts} experts"
-        self.scale, self.weight = scale, unit_vectors(experts, classes, dim // experts)
+        self.scale, self.vectors_EKD = scale, unit_vectors(experts, classes, dim // experts)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features_BED = features.unflatten(1, (len(self.weight), -1))
-        logits_BEK = self.scale * torch.einsum("bed,ekd->bek", F.normalize(features_BED, dim=2), F.normalize(self.weight, dim=2))
+        features_BED = features.unflatten(1, (len(self.vectors_EKD), -1))
+        logits_BEK = self.scale * torch.einsum("bed,ekd->bek", F.normalize(features_BED, dim=2), F.normalize(self.vectors_EKD, dim=2))
         return logits_BEK.mean(dim=1), logits_BEK
 
 

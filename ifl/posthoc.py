@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ifl import provenance
 from ifl.boot import Boot
 from ifl.evaluate import scores, write_predictions
@@ -15,31 +17,41 @@ from ifl.weights import load_run, start_from
 from recipes.schema import Recipe
 
 
-def predict_all(ready: Setup, folder: Path, beat: Callable[[str], None], metrics: Metrics | None = None) -> None:
-    """Write the predictions of every split into a folder. A collective; rank 0 writes."""
+def predict_all(ready: Setup, folder: Path, beat: Callable[[str], None], stop_agreed: Callable[[], bool], metrics: Metrics | None = None) -> bool:
+    """Write the predictions of every split into a folder; False if a stop was agreed before all were there. A collective; rank 0
+    writes."""
     for name, evaluator in ready.evaluators.items():
+        if stop_agreed():
+            return False
         beat(f"evaluating {name} for {folder.name}")
         predictions = evaluator.predict(ready.engine, ready.method, beat)
         if ready.comm.rank == 0:
             write_predictions(folder, name, predictions)
         if metrics:
             metrics.write(kind="eval", epoch=0, step=0, split=name, **scores(predictions))
+    return True
 
 
-def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None]) -> bool:
+def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None], stop_requested: Callable[[], bool]) -> bool:
     """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like any
-    other. Returns True. A collective; a judgement that was cut off is made anew.
+    other. False if it was stopped: a judgement that was cut off is made anew. A collective.
 
     Raises:
         CheckpointError: that run is not finished, or another network's.
     """
     ready = set_up(recipe, folder, boot, fresh=True)
+    boot.over()
+
+    def stop_agreed() -> bool:
+        return bool(ready.comm.sum(torch.tensor([int(stop_requested())], device=ready.device)))
+
     run, first = folder.parent / recipe.method.eval_of, ready.comm.rank == 0
     if first:
         write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, ready.belongs["data_fingerprint"], ready.counts, 0, ready.comm.size))
     for select in ("best", "last"):
         start_from(ready.engine.network, ready.method, load_run(run, select))
-        predict_all(ready, folder / "preds" / select, beat, Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None)
+        if not predict_all(ready, folder / "preds" / select, beat, stop_agreed, Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None):
+            return False
     if ready.fence:
         ready.fence.check()
         write_json(folder / "done", {"epochs": 0, "eval_of": run.name, "seconds": {}, "wall_s": 0.0})

@@ -25,7 +25,7 @@ from ifl.evaluate import scores, write_predictions
 from ifl.files import Metrics, write_json
 from ifl.fixed import to_float
 from ifl.method import Rows
-from ifl.mixup import mix, share_of_step
+from ifl.mixup import mix, partners, share_of_step
 from ifl.posthoc import judge, predict_all
 from ifl.record import best_name, load_best, save_best, write_environment
 from ifl.setup import set_up
@@ -63,7 +63,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     """
     boot = Boot(beat)
     if recipe.method.eval_of:
-        return judge(recipe, folder, boot, beat)
+        return judge(recipe, folder, boot, beat, stop_requested)
     ready = set_up(recipe, folder, boot, fresh=not _history(folder))
     device, comm, fence, method, engine, statistics, mine, belongs = ready.device, ready.comm, ready.fence, ready.method, ready.engine, ready.statistics, ready.mine, ready.belongs
     ifl, batch, mixup = recipe.ifl, recipe.batch, recipe.augment.mixup
@@ -97,12 +97,16 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         if metrics:
             metrics.write(kind=kind, epoch=state.epoch, step=state.epoch * steps + state.step, **values)
 
+    def stop_agreed() -> bool:
+        """Whether any rank was asked to stop. A collective."""
+        return bool(comm.sum(torch.tensor([int(stop_requested())], device=device)))
+
     def save() -> None:
         began = time.monotonic()
         beat(f"saving at epoch {state.epoch}, step {state.step}")
         refuse_pollution(engine, comm, state, recipe.optim.lr)
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
-        needs = [best_name(state.best_epoch)] if state.best_epoch >= 0 else []
+        needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
         checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence, [(e + 1) * steps for e in recipe.kept_epochs])
         state.spend("save", time.monotonic() - began)
         beat(f"epoch {state.epoch}, step {state.step}")
@@ -133,7 +137,10 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 beat()
                 images, *columns = (column.to(device, non_blocking=True) for column in read)
                 rows = Rows(*columns, epoch, step_labels)
-                images, targets = mix(images, rows.labels, share) if mixup else (images, [(1.0, rows.labels)])
+                targets = [(1.0, rows.labels)]
+                if mixup:
+                    first = int(mine[micro][0]) // batch.bn * batch.bn  # of the group, which ranks may share
+                    images, targets = mix(images, rows.labels, share, partners(mine[micro], batch.bn, recipe.streams, recipe.mixup_blocks, step_seed(recipe.seed, epoch, step, first)))
                 output = engine.forward(images)
                 losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
                 distances_B = sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
@@ -180,6 +187,26 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         state.spend("train", time.monotonic() - epoch_began)
 
         # ------------------------------------------------------------------------------------------- the epoch's end
+        began = time.monotonic()
+        refuse_pollution(engine, comm, state, recipe.optim.lr)
+        final = epoch + 1 == recipe.schedule.epochs
+        seen: dict[str, dict[str, np.ndarray]] = {}
+        for name in ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else []):
+            if stop_agreed():  # the steps of the epoch are kept; its evaluation is made anew
+                save()
+                return False
+            beat(f"evaluating {name} after epoch {epoch}")
+            seen[name] = ready.evaluators[name].predict(engine, method, beat)
+        for name, predictions in seen.items():
+            log("eval", split=name, **scores(predictions))
+            accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
+            if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
+                state.best_epoch, state.best_accuracy = epoch, accuracy
+                state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
+            if final and fence:
+                fence.check()
+                write_predictions(folder / "preds" / "last", name, predictions)
+        state.spend("evaluate", time.monotonic() - began)
         if averaging:
             centers.start_from_means(state.class_means)
             state.class_means = None
@@ -191,25 +218,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             confidence.restart()
             if comm.rank == 0:
                 write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, ready.train_split)
-        began = time.monotonic()
-        refuse_pollution(engine, comm, state, recipe.optim.lr)
-        final = epoch + 1 == recipe.schedule.epochs
-        looks = ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else [])
-        for name in looks:
-            beat(f"evaluating {name} after epoch {epoch}")
-            predictions = ready.evaluators[name].predict(engine, method, beat)
-            log("eval", split=name, **scores(predictions))
-            accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
-            if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
-                state.best_epoch, state.best_accuracy = epoch, accuracy
-                state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
-            if final and fence:
-                fence.check()
-                write_predictions(folder / "preds" / "last", name, predictions)
-        state.spend("evaluate", time.monotonic() - began)
         state.epoch, state.step = epoch + 1, 0
         beat(f"epoch {epoch + 1}, step 0")
-        stop = bool(comm.sum(torch.tensor([int(stop_requested())], device=device)))  # it may have come during the evaluation
+        stop = stop_agreed()  # it may have come during the evaluation
         if final or stop or epoch in recipe.kept_epochs:
             save()
             saved_at = time.monotonic()
@@ -224,7 +235,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
     else:
         load_best(folder / "ckpt", engine, state)
-        predict_all(ready, folder / "preds" / "best", beat)
+        if not predict_all(ready, folder / "preds" / "best", beat, stop_agreed):
+            return False
     state.spend("evaluate", time.monotonic() - began)
     if fence:
         fence.check()

@@ -7,6 +7,7 @@ A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these li
     FORM = "plain"             the form of network it needs: plain, experts, branches, twin (see ifl/models)
     TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
+    COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
     NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees all rows of a
                                batch-normalisation group, so there are no more ranks than groups)
@@ -46,6 +47,7 @@ class Declaration:
     FORM: str = "plain"
     TRAINS: str = "all"
     ARGS: dict[str, Any] = field(default_factory=dict)
+    COUNTS: bool = False
     REFUSES: dict[str, str] = field(default_factory=dict)
     NEEDS: dict[str, str] = field(default_factory=dict)
 
@@ -65,9 +67,9 @@ def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
     if not path.is_file():
         return Declaration()
     declared = Declaration(**_literals(path, tuple(Declaration.__dataclass_fields__)))
-    for key, value, legal in (("FORM", [declared.FORM], FORMS), ("TRAINS", [declared.TRAINS], ("all", "head")), ("STREAMS", declared.STREAMS, STREAMS)):
+    for key, value, legal in (("FORM", [declared.FORM], FORMS), ("TRAINS", [declared.TRAINS], ("all", "head")), ("COUNTS", [declared.COUNTS], (True, False)), ("STREAMS", declared.STREAMS, STREAMS)):
         if not value or not set(value) <= set(legal) or len(set(value)) != len(value):
-            raise ValueError(f"{path}: {key}={value} is not legal; legal: {', '.join(legal)}")
+            raise ValueError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
     return declared
 
 

@@ -274,6 +274,8 @@ def _check_method(recipe: Recipe) -> None:
     for key, on in (("ifl", recipe.ifl), ("mixup", recipe.augment.mixup), ("legacy_count_order", method.legacy_count_order)):
         if on and key in declared.REFUSES:
             raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
+    if method.legacy_count_order and not declared.COUNTS:
+        raise RecipeError(f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class counts: leave it out")
     if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
         raise RecipeError(f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}")
     groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
@@ -281,6 +283,9 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
     if recipe.augment.mixup and not recipe.batch.bn:
         raise RecipeError("mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none")
+    if recipe.augment.mixup and recipe.tasks > groups and (recipe.tasks % groups or recipe.mixup_blocks % (recipe.tasks // groups)):
+        legal = [ranks for ranks in range(1, groups) if groups % ranks == 0] + [groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0]
+        raise RecipeError(f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here")
     if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
         raise RecipeError("mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal")
     if declared.FORM == "branches" and recipe.batch.bn_by == "env":
@@ -289,6 +294,10 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError(f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline")
     if method.init_from and method.eval_of:
         raise RecipeError("method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is")
+    if method.eval_of:
+        for key, on, trained in (("ifl", recipe.ifl, "glt_ifl"), ("augment.mixup", recipe.augment.mixup, "glt_mixup"), ("augment.randaug", recipe.augment.randaug, "glt_randaug")):
+            if on:
+                raise RecipeError(f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name {trained} in method.eval_of instead")
     if recipe.ifl and "uniform" not in declared.STREAMS:
         raise RecipeError(f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -44,6 +45,13 @@ def _plain(value: str) -> str:
     return value
 
 
+def _features(value: str) -> str:
+    """Node features, with SLURM's signs between them: the shell would read some, so that the batch file quotes them."""
+    if not re.fullmatch(r"[A-Za-z0-9\[(][A-Za-z0-9_.,:=/@+&|*\[\]()-]{0,199}", value):
+        raise ValueError("only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a letter, a digit, [ or (")
+    return value
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,99}", value):
         raise ValueError("a name has lower-case letters, digits and _ only, 100 of them at most")
@@ -75,6 +83,7 @@ def _memory(value: Any) -> Any:
 
 
 Plain = Annotated[str, AfterValidator(_plain)]
+Features = Annotated[str, AfterValidator(_features)]
 Minutes = Annotated[int, BeforeValidator(_minutes)]
 Memory = Annotated[str, BeforeValidator(_memory)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -152,7 +161,7 @@ class Ifl(Section):
 class Augment(Section):
     crop_scale: tuple[Unit, Unit] = science((0.08, 1.0), "area of the random crop, as a share of the image")
     hflip: bool = science(True, "mirror half of the draws (never for digits)")
-    mixup: float | None = science(None, "mixes the rows of a group in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)", gt=0)
+    mixup: float | None = science(None, "mixes the rows of a group, in blocks of 16 or more, in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)", gt=0)
     randaug: bool = science(False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5")
 
     @model_validator(mode="after")
@@ -198,7 +207,7 @@ class Slurm(Section):
     partition: Plain | None = operation(None, "SLURM partition")
     account: Plain | None = operation(None, "SLURM account")
     qos: Plain | None = operation(None, "SLURM quality of service")
-    constraint: Plain | None = operation(None, "SLURM node features")
+    constraint: Features | None = operation(None, "SLURM node features, such as a100|h100 or [rack1|rack2]*2")
     time: Minutes = operation(1440, "time limit: minutes, or HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; stands in minutes in recipe.yaml", ge=1, le=525600)
     gpus_per_node: int | None = operation(None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64)
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
@@ -253,6 +262,12 @@ class Recipe(Section):
     def streams(self) -> int:
         """S, the number of streams a batch is drawn from."""
         return len(self.stream_names)
+
+    @property
+    def mixup_blocks(self) -> int:
+        """The number of equal blocks, of 16 rows or more where a group has so many, inside which mixup draws partners in a
+        batch-normalisation group. Ranks that share a group hold whole blocks, so that a row and its partner are on one rank."""
+        return math.gcd(self.batch.bn // self.streams, max(1, self.batch.bn // 16))
 
     @property
     def kept_epochs(self) -> list[int]:

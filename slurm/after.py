@@ -40,23 +40,37 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
         return "superseded"
     if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
         return "requeue"
-    judged = {mine} | {e["incarnation"] for e in events if e["event"] == "verdict"}  # one that SLURM threw out did not fail
-    fruitless = 0
+    fruitless = {mine}  # those that ended by themselves, whether they came as far as to note their start; one that SLURM threw out did not fail
     for event in reversed(events):
-        if event["event"] == "submitted" or (event["event"] == "start" and event["step"] < newest_step(folder)):
-            break  # the user's wish to try again, or a start that made progress
-        fruitless += event["event"] == "start" and event["incarnation"] in judged
-    return "give up" if fruitless >= PATIENCE else "requeue"
+        if event["event"] == "submitted":
+            break  # the user's wish to try again
+        if event["event"] == "start" and event["step"] < newest_step(folder):
+            fruitless.discard(event["incarnation"])  # it made progress
+            break
+        if event["event"] == "verdict":
+            fruitless.add(event["incarnation"])
+    return "give up" if len(fruitless) >= PATIENCE else "requeue"
+
+
+def _scontrol(*words: str) -> tuple[int, str, str]:
+    """scontrol's exit code, output and complaint; asked again for a while where the controller cannot be reached."""
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+            answer = done.returncode, done.stdout, done.stderr.strip()
+        except FileNotFoundError:
+            return 1, "", "this node has no scontrol"
+        except subprocess.TimeoutExpired:
+            answer = 1, "", "no answer for 60 s"
+        if answer[0] == 0 or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE) or time.monotonic() > deadline:
+            return answer
+        time.sleep(5)
 
 
 def _job(job: str) -> Mapping[str, str]:
     """What SLURM knows of the job; empty where it does not answer."""
-    deadline = time.monotonic() + ANSWER_S
-    while True:
-        shown = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True)
-        if shown.returncode == 0 or "Invalid job id" in shown.stderr or time.monotonic() > deadline:
-            return dict(re.findall(r"(\w+)=(\S+)", shown.stdout))
-        time.sleep(5)
+    return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "-o", job)[1]))
 
 
 def _ends(folder: Path, job: str) -> list[str]:
@@ -83,10 +97,10 @@ def main(folder: Path, code: int) -> int:
     if not noted:  # nor could its starts be counted, and it would come back for ever
         print(f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True)
         return code or 1
-    requeued = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if requeued.returncode and "pending" not in requeued.stderr.lower():  # pending: SLURM was first
-        note(folder, "verdict", verdict="requeue refused", reason=requeued.stderr.strip())
-        print(f"scontrol requeue {job} failed: {requeued.stderr.strip()}; launch the run again to go on", file=sys.stderr, flush=True)
+    refused, _, reason = _scontrol("requeue", job)
+    if refused and "pending" not in reason.lower():  # pending: SLURM was first
+        note(folder, "verdict", verdict="requeue refused", reason=reason)
+        print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
         return code or 1
     time.sleep(60)  # SLURM ends this script when it takes the job back
     return code or 1

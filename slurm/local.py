@@ -21,6 +21,9 @@ from recipes.schema import PROJECT, Recipe, RecipeError
 from slurm.folder import prepare
 from slurm.job import FINISHED, STOPPED
 
+LOCK_S = 1.0
+"""How long the folder's lock is asked for: a status view holds it for an instant too."""
+
 
 def run(recipe: Recipe, folder: Path) -> int:
     """Train in `folder` until it is finished, stopped or failed; returns the exit code.
@@ -29,10 +32,7 @@ def run(recipe: Recipe, folder: Path) -> int:
         RecipeError: another process is training in this folder.
     """
     with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RecipeError(f"{folder} is being trained by another process on this machine") from None
+        _take(lock, folder)
         prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
         _compile_operator()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -44,6 +44,17 @@ def run(recipe: Recipe, folder: Path) -> int:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise RecipeError(f"{folder} is being trained by another process on this machine") from None
+            time.sleep(0.05)
 
 
 def _compile_operator() -> None:

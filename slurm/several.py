@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None]) -> int:
     steps = arrange(runs, finished, ())
     for step in steps:
         check(step.run.recipe)
+    _refuse_queued([step.run.folder for step in steps])
     code = FINISHED
     for number, step in enumerate(steps, 1):
         folder = step.run.folder
@@ -175,6 +177,25 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None]) -> int:
     return code
 
 
+def _refuse_queued(folders: Sequence[Path]) -> None:
+    """Two starts of a run would take it away from each other. Without SLURM on this machine a run folder may be a copy.
+
+    Raises:
+        RecipeError: one of the runs has a job in SLURM's queue, or may have one.
+    """
+    from slurm.events import read
+    from slurm.status import ENDED, job_of, queue, state_of
+
+    known = queue()
+    for folder in folders:
+        events = read(folder)
+        job = job_of(folder, events, known or {})
+        if known and job and known[job].state not in ENDED:
+            raise RecipeError(f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py cancel={folder}` ends it, then cluster=local can go on")
+        if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
+            raise RecipeError(f"SLURM does not answer (squeue), so nothing was started: {folder.name} may be in its queue")
+
+
 def preview(runs: Sequence[Run], at_once: int | None) -> str:
     """What `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
     steps, settled, _ = _plan(runs, at_once)
@@ -184,7 +205,7 @@ def preview(runs: Sequence[Run], at_once: int | None) -> str:
 def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Path, str], dict[Path, str]]:
     """What is to be submitted, in order; the state of each run (or run that one needs) that is not; the jobs of those in the queue."""
     from slurm.events import read
-    from slurm.status import LIVE, queue, state_of
+    from slurm.status import LIVE, job_of, queue, state_of
 
     known = queue()
     finished = _finished(runs)
@@ -194,10 +215,9 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Pa
         state = state_of(folder, events, known)
         if state == "unknown":
             raise RecipeError(f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already")
-        job = next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
         if state in LIVE:  # perhaps on this machine
             settled[folder] = state
-            if known and job in known:
+            if job := job_of(folder, events, known or {}):
                 jobs[folder] = job
     steps = arrange([run for run in runs if run.folder not in settled or run.folder in jobs], finished, sorted(jobs, key=lambda folder: int(jobs[folder])), at_once)
     return steps, settled, jobs

@@ -38,7 +38,11 @@ def load() -> Site:
         return Site()
     if not path.exists():
         raise RecipeError(f"GLT_SITE={chosen} names a file that does not exist")
+    if path.is_file() and all(line.lstrip()[:1] in (b"", b"#") for line in path.read_bytes().splitlines()):
+        return Site(path)  # nothing but comments
     values = load_yaml(path)
+    if "slurm" in values:
+        raise RecipeError(f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as `partition: gpu`")
     setup = values.pop("setup", None) or []
     if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
         raise RecipeError(f"{path}: setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)")

@@ -37,7 +37,7 @@ def parameters(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = 
         "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if dependency else {})},
         "srun_args": ["-K1"],  # one dead rank ends the step; without it the others wait for ever
         # The suite's copy comes last, so that it is first on the path whatever modules and the site put there.
-        "setup": [*(f"module load {name}" for name in slurm.modules), *setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "setup": [*(f"module load {name} || exit 1" for name in slurm.modules), *setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
         "teardown": ["code=$?", f"{PYTHON} -m slurm.after {shlex.quote(str(folder))} $code"],
         **{key: value for key, value in optional.items() if value is not None},
     }

@@ -15,12 +15,16 @@ from pathlib import Path
 
 from recipes.layout import FOLDER as TABLES
 from recipes.layout import Layout, load_layout
+from recipes.methods import declaration
 from recipes.resolve import load_resolved, named, resolve, source_of, source_words
 from recipes.schema import Recipe, RecipeError
 from slurm.several import Run
 from slurm.site_file import Site
 
 OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
+WITH_A_TABLE = ("slurm.", "log.", "data.root", "data.workers", "nodes", "tasks_per_node", "seed", "runs", "cluster", "optim.zero")
+"""Words, or beginnings of words, that a table's runs take: how they run, and not what they are. A second stage would else build on another first
+stage than the table's row."""
 CARRIED = ("slurm.", "log.", "data.workers", "optim.zero")
 """Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
 
@@ -42,6 +46,8 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         layout = _layout(values["table"])
         if own := next((key for key, _, _ in (word.partition("=") for word in rest) if key in OF_THE_TABLE), None):
             raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
+        if science := next((word for word in rest if not word.partition("=")[0].startswith(WITH_A_TABLE)), None):
+            raise RecipeError(f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, nodes, tasks_per_node, runs, cluster and optim.zero go with it")
         commands = [[*command, *rest] for command in _of_table(layout)]
         if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
             values["seeds"] = ",".join(map(str, layout.seeds))
@@ -106,14 +112,14 @@ def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> R
 @dataclass(frozen=True)
 class Cost:
     """What some runs still take: training images, and hours of processes (GPUs where a process has one), or None where no run
-    of the same network has been measured yet."""
+    of a like method on the same network has been measured yet."""
 
     runs: int
     images: int
     hours: float | None
 
     def __str__(self) -> str:
-        hours = "hours unknown until a run of the same network was measured" if self.hours is None else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
+        hours = "hours unknown until a run of a like method on the same network was measured" if self.hours is None else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
         return f"{self.runs} runs to make, {self.images / 1e6:.3g} million training images, {hours}"
 
 
@@ -139,16 +145,17 @@ def _images(recipe: Recipe) -> int:
 
 
 def _rate(recipe: Recipe) -> float | None:
-    """Median images/s of one process, from the runs beside it of the same data set, network and method, or else of the same
-    data set and network."""
-    rates: dict[bool, list[float]] = {True: [], False: []}
+    """Median images/s of one process, from the runs beside it of the same data set, network and method, or else of those whose methods
+    need the same form of network and train as much of it."""
+    mine, rates = declaration(recipe.method.name), {True: [], False: []}
     for metrics in recipe.run_folder.parent.glob(f"*-{recipe.data.name}-*/metrics.jsonl"):
         try:
             other = load_resolved(metrics.parent / "recipe.yaml")
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
         except (RecipeError, OSError, ValueError):
             continue  # half a line, or a recipe of other code: an estimate can do without
-        if other.model != recipe.model:
+        its = declaration(other.method.name)
+        if (other.model, its.FORM, its.TRAINS) != (recipe.model, mine.FORM, mine.TRAINS):
             continue
         world = next((line["world"] for line in lines if line["kind"] == "boot"), 1)
         found = [line["images_per_s"] / world for line in lines if line["kind"] == "train"]

@@ -100,7 +100,7 @@ def test_ldam_head_gives_cosines(preset: str, scale: float) -> None:
     method = method_of("ldam", preset=preset)
     head = method.head().double()
     features = torch.randn(8, 12, dtype=torch.float64)
-    same(head(features), scale * cosines(features.numpy(), head.weight.detach().numpy()), 1e-12)
+    same(head(features), scale * cosines(features.numpy(), head.vectors_KD.detach().numpy()), 1e-12)
     output, other = output_of(method), method_of("ldam")
     same(method.losses(output, some_rows()), other.losses(output_of(other), some_rows()).detach(), 1e-6)
     assert torch.equal(method.predict(output).argmax(1), other.predict(output_of(other)).argmax(1))
@@ -110,7 +110,8 @@ def test_ldam_head_gives_cosines(preset: str, scale: float) -> None:
 def test_class_vectors_start_with_length_one(name: str) -> None:
     """The cosine heads' class vectors are uniform(-1, 1) brought to length 1, for each expert its own; scaling one changes no logit."""
     head = method_of(name, dim=600).head()
-    weight = head.weight.detach()
+    (weight,) = head.parameters()
+    weight = weight.detach()
     assert weight.shape == ((5, 600) if name == "ldam" else (3, 5, 200))
     torch.testing.assert_close(weight.norm(dim=-1), torch.ones(weight.shape[:-1]))
     raw = weight * (weight.shape[-1] / 3) ** 0.5  # uniform(-1, 1) has the variance 1/3
@@ -118,7 +119,7 @@ def test_class_vectors_start_with_length_one(name: str) -> None:
     features = torch.randn(4, 600)
     before = head(features)[0] if name != "ldam" else head(features)
     with torch.no_grad():
-        head.weight.mul_(3.0)
+        weight.mul_(3.0)
     torch.testing.assert_close(head(features)[0] if name != "ldam" else head(features), before, rtol=1e-4, atol=1e-4)
 
 
@@ -130,7 +131,7 @@ def test_experts_heads_see_their_own_features(name: str) -> None:
     features = torch.randn(6, 12, dtype=torch.float64)
     mean_BK, logits_BEK = head(features)
     for expert in range(E):
-        same(logits_BEK[:, expert], 30 * cosines(features.numpy()[:, 4 * expert : 4 * expert + 4], head.weight[expert].detach().numpy()), 1e-10)
+        same(logits_BEK[:, expert], 30 * cosines(features.numpy()[:, 4 * expert : 4 * expert + 4], head.vectors_EKD[expert].detach().numpy()), 1e-10)
     same(mean_BK, logits_BEK.detach().numpy().mean(axis=1), 1e-12)
     assert torch.equal(method.predict(Output(features, mean_BK, (logits_BEK,))), mean_BK)
 
@@ -329,10 +330,10 @@ def test_bbn_refuses_what_would_break_its_pairs(words: list[str], reason: str) -
 
 
 def test_bbn_draws_two_streams_on_its_own_network() -> None:
-    """BBN's batch is 256 uniform and 256 class_inverse images a step, on ResNet-50 for the paper's data and on the small network for the digits."""
+    """BBN's batch is 256 uniform and 256 class_inverse images a step, each branch normalised over 128 of its own, on ResNet-50 for the paper's data and on the small network for the digits."""
     recipe, digits = resolve(["recipe=glt_bbn"]), resolve(["recipe=glt_bbn", "data=digits_glt"])
-    assert (recipe.stream_names, recipe.batch.size, recipe.batch.bn, recipe.model.name) == (["uniform", "class_inverse"], 512, 128, "resnet50")
-    assert (digits.stream_names, digits.batch.size, digits.batch.bn, digits.model.name) == (["uniform", "class_inverse"], 256, 32, "small_resnet")
+    assert (recipe.stream_names, recipe.batch.size, recipe.batch.bn, recipe.model.name) == (["uniform", "class_inverse"], 512, 256, "resnet50")
+    assert (digits.stream_names, digits.batch.size, digits.batch.bn, digits.model.name) == (["uniform", "class_inverse"], 256, 64, "small_resnet")
     assert (recipe.schedule.drops, recipe.schedule.gamma, recipe.batch.replacement) == ([60, 80], 0.1, True)
 
 

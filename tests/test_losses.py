@@ -367,6 +367,7 @@ def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(epochs: 
     (["recipe=glt_irm", "ifl=null"], "the method irm needs ifl.environments=2 or more: its penalty compares them"),
     (["recipe=glt_irm", "ifl.environments=1"], "the method irm needs ifl.environments=2 or more: its penalty compares them"),
     (["recipe=glt_irm", "nodes=3"], "the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here"),
+    (["recipe=glt_lff", "ifl.environments=2"], "the method lff cannot be combined with ifl: the center term would pull the features of the biased network, too, which shall follow what is easy alone"),
     (["recipe=glt_lff", "augment.mixup=1.0"], "the method lff cannot be combined with mixup: it weighs a sample by its own record of losses, and a mixed row is no sample"),
     (["recipe=glt_logit_adjust", "method.legacy_count_order=true"], "the method logit_adjust cannot be combined with legacy_count_order: the reference counts in the right order here"),
     (["recipe=glt_crt", "ifl.environments=2"], "the method crt cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage"),

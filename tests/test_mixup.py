@@ -11,12 +11,13 @@ import torch
 
 import mini
 from ifl.centers import FEATURE_BITS, Centers
-from ifl.mixup import mix, share_of_step
+from ifl.mixup import mix, partners, share_of_step
 from ifl.sync import StepSync
 from ranks import comm_of, started
 from recipes.methods import declaration
 from recipes.resolve import resolve
 from recipes.schema import RecipeError
+from sharding.plan import micro_batches
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
 CLASSES, DIM, BATCH = 5, 4, 12
@@ -55,20 +56,49 @@ def test_share_is_beta_distributed_and_a_function_of_the_seed() -> None:
         assert abs(shares.mean() - 0.5) < 0.03 and abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
 
 
-def test_rows_are_mixed_with_a_permutation_of_their_group() -> None:
-    """Each row is share * itself + (1 - share) * its partner's pixels, in float; partners are a permutation that torch's seed decides, and labels go with them."""
+def test_rows_are_mixed_with_their_partners() -> None:
+    """Each row is share * itself + (1 - share) * its partner's pixels, in float, and labels go with them."""
     images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(8)
-    torch.manual_seed(5)
-    mixed, [(share, own), (rest, partner)] = mix(images, labels, 0.3)
-    assert (share, rest) == (0.3, 0.7) and torch.equal(own, labels) and sorted(partner.tolist()) == list(range(8)) and partner.tolist() != list(range(8))
+    given = torch.tensor([3, 0, 1, 2, 7, 4, 6, 5])
+    mixed, [(share, own), (rest, partner)] = mix(images, labels, 0.3, given)
+    assert (share, rest) == (0.3, 0.7) and torch.equal(own, labels) and torch.equal(partner, given)
     for row in range(8):
         want = 0.3 * images[row].double() + 0.7 * images[partner[row]].double()
         np.testing.assert_allclose(mixed[row], want, rtol=1e-5, atol=1e-3)
-    torch.manual_seed(5)
-    assert torch.equal(mix(images, labels, 0.3)[0], mixed)
-    whole, targets = mix(images, labels, 1.0)
+    whole, targets = mix(images, labels, 1.0, given)
     assert torch.equal(whole, images.float()) and [part for part, _ in targets] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("words", [("recipe=glt_mixup",), ("recipe=glt_mixup_ifl",), ("recipe=glt_mixup_ifl", "data=digits_glt"), ("recipe=glt_mixup_ifl", "ifl.environments=3", "batch.size=258", "batch.bn=129")], ids=" ".join)
+def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(words: tuple[str, ...]) -> None:
+    """The global batch's pairs are equal on all numbers of ranks that the recipe allows, also where ranks share a group; no row is its own partner, each is that of one row, of its group; other
+    seeds give other pairs, and over seeds a row meets every environment. Any other number of ranks is refused, and the legal ones are named."""
+    recipe = resolve(words)
+    size, group, streams = recipe.batch.size, recipe.batch.bn, recipe.streams
+
+    def pairs(ranks: int, seed: int) -> np.ndarray:
+        partner = np.full(size, -1)
+        for rank in range(ranks):
+            for rows in micro_batches(size, group, rank, ranks, synchronised=True, streams=streams):
+                partner[rows] = rows[partners(rows, group, streams, recipe.mixup_blocks, seed + int(rows[0]) // group).numpy()]
+        return partner
+
+    groups = size // group
+    legal = [1, *(groups * sharing for sharing in range(1, 33) if recipe.mixup_blocks % sharing == 0)]
+    assert max(legal) == groups * recipe.mixup_blocks and group // recipe.mixup_blocks >= 16
+    alone = pairs(1, 3)
+    assert sorted(alone) == list(range(size)) and (alone != np.arange(size)).all() and (alone // group == np.arange(size) // group).all()
+    for ranks in legal[1:]:
+        assert np.array_equal(pairs(ranks, 3), alone)
+    met = {int(pairs(1, seed)[0]) // (group // streams) for seed in range(20)}
+    assert met == set(range(streams)) and not np.array_equal(pairs(1, 4), alone)
+    for ranks in (max(legal), 2 * max(legal)):
+        if ranks in legal:
+            assert resolve([*words, f"nodes={ranks}"]).tasks == ranks
+        else:
+            with pytest.raises(RecipeError, match=rf"which {ranks} tasks cannot share whole: [0-9, ]*{max(legal)} tasks are legal here$"):
+                resolve([*words, f"nodes={ranks}"])
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])

@@ -325,6 +325,12 @@ def _digest(engine: Any) -> str:
     return _sha(torch.cat([t.double().flatten() for t in (*engine.network.state_dict().values(), *momenta)]))
 
 
+def _known(folder: Path, epoch: int) -> dict[str, str]:
+    """The best weights of an epoch as a save is told of them."""
+    name = f"best-{epoch:04d}.pt"
+    return {name: hashlib.sha256(bytes(range(256)) * epoch).hexdigest()}
+
+
 def _two_checkpoints(folder: Path) -> dict[int, str]:
     """Checkpoints of steps 4 and 8 with a best epoch each; the digests of the engine at both."""
     from ifl import checkpoint
@@ -335,7 +341,7 @@ def _two_checkpoints(folder: Path) -> dict[int, str]:
     for step in (4, 8):
         _train(engine, 4)
         (folder / f"best-{step:04d}.pt").write_bytes(bytes(range(256)) * step)
-        checkpoint.save(folder, engine, {"step": step, "tensor": torch.arange(step)}, step, Comm(), [f"best-{step:04d}.pt"])
+        checkpoint.save(folder, engine, {"step": step, "tensor": torch.arange(step)}, step, Comm(), _known(folder, step))
         digests[step] = _digest(engine)
     return digests
 
@@ -347,8 +353,8 @@ def damaged_checkpoints(folder: str) -> list[str]:
 
     comm, complaints, source = Comm(), [], Path(folder) / "source"
     digests = _two_checkpoints(source)
-    files = sorted(str(p.relative_to(source)) for p in (source / "step-000000008").rglob("*") if p.is_file()) + ["best-0008.pt"]
-    assert len(files) == 4, files
+    files = sorted(str(p.relative_to(source)) for p in (source / "step-000000008").rglob("*") if p.is_file())
+    assert len(files) == 4, files  # the engine's, the suite's, the copy of the best weights, the manifest
 
     def check(what: str, damage: Callable[[Path], None], want: int = 4) -> None:
         place = Path(folder) / "case"
@@ -359,7 +365,7 @@ def damaged_checkpoints(folder: str) -> list[str]:
         if state["step"] != want or state["tensor"].tolist() != list(range(want)) or _digest(engine) != digests[want]:
             complaints.append(f"{what}: loaded step {state['step']}, wanted {want}")
         _train(engine, 4)  # and the run goes on: the next checkpoint is written, found and whole
-        checkpoint.save(place, engine, {"step": want + 3, "tensor": torch.arange(want + 3)}, want + 3, comm, [f"best-{want:04d}.pt"])
+        checkpoint.save(place, engine, {"step": want + 3, "tensor": torch.arange(want + 3)}, want + 3, comm, _known(place, want))
         if checkpoint.load_newest(place, _engine(seed=98), comm, history=True)["step"] != want + 3:
             complaints.append(f"{what}: the checkpoint written after it was not found")
         kept = sorted(int(manifest.parent.name[5:]) for manifest in place.glob("step-*/MANIFEST.json"))
@@ -368,6 +374,8 @@ def damaged_checkpoints(folder: str) -> list[str]:
         shutil.rmtree(place)
 
     check("nothing", lambda place: None, want=8)
+    for what, damage in (("lost", lambda path: path.unlink()), ("cut", lambda path: os.truncate(path, 100)), ("flipped", lambda path: _flip(path, 50, 3))):
+        check(f"the best weights are {what}", lambda place, damage=damage: damage(place / "best-0008.pt"), want=8)  # and are put back, or the next save would refuse them
     for name in files:
         size = (source / name).stat().st_size
         for offset in (size // 3, size - 2) if name.endswith(".pt") else (0, size // 3, size // 2):

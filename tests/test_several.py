@@ -132,8 +132,9 @@ def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
 SBATCH = """n=$(( $(cat {0}/n 2>/dev/null || echo 100) + 1 )); echo $n > {0}/n
 grep -oE -- '--(dependency|kill-on-invalid-dep)=.*' "$1" | tr '\\n' ' ' > {0}/deps.$n
 if [ "$n" = "$(cat {0}/refuse 2>/dev/null)" ]; then echo 'sbatch: error: QOS limit' >&2; exit 1; fi
+sed -n 's/^#SBATCH --job-name=//p' "$1" > {0}/name.$n; echo "$1" > {0}/file.$n
 echo $n >> {0}/queue; echo "Submitted batch job $n" """
-SQUEUE = "sed 's/$/|PENDING|N\\/A|None/' {0}/queue 2>/dev/null; true"
+SQUEUE = """for n in $(cat {0}/queue 2>/dev/null); do echo "$n|PENDING|N/A|None|$(cat {0}/name.$n)|$(cat {0}/file.$n)"; done"""
 
 
 @pytest.fixture()

@@ -55,7 +55,7 @@ def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> Non
     output = dry(path)
     text = batch_part(output)
     body = text[text.index("# setup") : text.index("srun")].splitlines()
-    assert body[1:5] == ["module load gcc/12.2", "module load cuda/12.4", *lines] and body[5].startswith("export PYTHONPATH=")
+    assert body[1:5] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1", *lines] and body[5].startswith("export PYTHONPATH=")
     assert flags(text)["partition"] == "gpu"
     assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
     assert output.splitlines()[1] == f"# site file: {path}"
@@ -79,7 +79,7 @@ def test_the_default_site_file_is_the_projects(tmp_path: Path, monkeypatch: pyte
     assert "/slurm/site.yaml" in (PROJECT / ".gitignore").read_text().splitlines()
 
 
-@pytest.mark.parametrize("text, words", [("partitoin: gpu", "did you mean slurm.partition?"), ("slurm: {partition: gpu}", "unknown key slurm.slurm"), ("- partition", "must hold `key: value` lines"),
+@pytest.mark.parametrize("text, words", [("partitoin: gpu", "did you mean slurm.partition?"), ("slurm: {partition: gpu}", "leave out `slurm:`"), ("- partition", "must hold `key: value` lines"),
                                          ("a: [", "is not readable YAML"), ("partition: a;b", "slurm.partition=a;b"), ("time: soon", "slurm.time=soon"), ("cpus_per_task: many", "slurm.cpus_per_task=many"),
                                          ("modules: [$(date)]", "slurm.modules.0=$(date)"), ("modules: cuda", "slurm.modules=cuda"), ("setup: date", "setup='date'"), ("setup: [{export A: b}]", "shell lines"),
                                          ("setup: ['a\n\n  b']", "shell lines"), ("time: 1\nsignal_delay_s: 60", "slurm.signal_delay_s=60")])

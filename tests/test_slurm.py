@@ -187,7 +187,10 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[i
     """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a cancelled
     or finished job never."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    for step in steps:
+    for number, step in enumerate(steps):
+        if number:
+            events.note(tmp_path, "verdict", verdict="requeue")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         (tmp_path / "ckpt" / f"step-{step:09d}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "ckpt" / f"step-{step:09d}" / "MANIFEST.json").write_text("{}")
         events.note(tmp_path, "start")
@@ -212,6 +215,13 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED], {"7": "PENDING"}, False, "queued"),
         ([SUBMITTED], {"7": "DependencyNeverSatisfied"}, False, "blocked"),
         ([SUBMITTED], {"7": "JobHeldUser"}, False, "held"),
+        ([SUBMITTED], {"7": "JobHoldMaxRequeue"}, False, "held"),
+        ([SUBMITTED], {"7": "REQUEUE_HOLD"}, False, "held"),
+        ([SUBMITTED], {"7": "SPECIAL_EXIT"}, False, "held"),
+        ([SUBMITTED, START], {"7": "SUSPENDED"}, False, "suspended"),
+        ([SUBMITTED, START], {"7": "PREEMPTED"}, False, "failed"),
+        ([SUBMITTED, START, _verdict("give up")], None, False, "gave up"),
+        ([SUBMITTED, START, _verdict("timed out")], {}, False, "timed out"),
         ([SUBMITTED, START], {"7": "RUNNING"}, False, "running"),
         ([SUBMITTED, START], {"7": "COMPLETING"}, False, "running"),
         ([SUBMITTED, START, ("failed", {"rank": 1, "error": "E: x"})], {"7": "COMPLETING"}, False, "running"),  # a node died: its peers say so, and SLURM takes the job back
@@ -245,7 +255,7 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
         events.note(tmp_path, event, **values)
     if done:
         (tmp_path / "done").touch()
-    assert status.state_of(tmp_path, events.read(tmp_path), None if jobs is None else {job: status.Job(word) for job, word in jobs.items()}) == state
+    assert status.state_of(tmp_path, events.read(tmp_path), None if jobs is None else {job: status.Job(word, name=tmp_path.name) for job, word in jobs.items()}) == state
 
 
 def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
@@ -256,10 +266,10 @@ def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
     for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
         os.utime(path, (time.time() - 190,) * 2)
     noted, long_ago = events.read(tmp_path), time.time() - 180
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago)}) == "stuck"
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", time.time())}) == "running"
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "stuck"
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", time.time(), tmp_path.name)}) == "running"
     (tmp_path / "metrics.jsonl").touch()
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago)}) == "running"
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "running"
 
 
 def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
@@ -379,6 +389,41 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
     assert events.read(tmp_path)[-1]["verdict"] == "requeue"
 
 
+def test_starts_that_end_before_they_begin_are_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that dies in its imports, or a step that srun cannot start, notes no start; it counts towards giving up all the same."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    verdicts = []
+    events.note(tmp_path, "submitted", job="5")
+    for number in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        verdicts.append(after.decide(tmp_path, cancelled=False))
+        events.note(tmp_path, "verdict", verdict=verdicts[-1])
+    assert verdicts == ["requeue", "requeue", "give up"]
+
+
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """While slurmctld cannot be reached the batch script waits and then requeues; a refusal is final; a node without scontrol says so."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setattr(after.time, "sleep", lambda _: None)
+    for answers, verdict in ((["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"), (["Access/permission denied"], "requeue refused")):
+        replies = iter(answers)
+
+        def scontrol(words: list[str], replies: Iterator[str] = replies, **_: object) -> subprocess.CompletedProcess:
+            complaint = next(replies) if words[1] == "requeue" else ""
+            return subprocess.CompletedProcess(words, int(bool(complaint)), "JobState=RUNNING Restarts=0", complaint)
+
+        monkeypatch.setattr(after.subprocess, "run", scontrol)
+        assert after.main(tmp_path, 1) == 1 and not list(replies)
+        assert events.read(tmp_path)[-1]["verdict"] == verdict
+        (tmp_path / "log" / "events.jsonl").unlink()
+
+    def missing(words: list[str], **_: object) -> None:
+        raise FileNotFoundError("scontrol")
+
+    monkeypatch.setattr(after.subprocess, "run", missing)
+    assert after.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
+
+
 def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that found a newer one's claim ends for good: requeued, it would take the run away from the newer one."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
@@ -404,7 +449,7 @@ def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> Non
 
     fence = Fence(tmp_path)
     (tmp_path / "FENCE").unlink()
-    with pytest.raises(RunError, match="FENCE cannot be read .No such file") as error:
+    with pytest.raises(RunError, match="FENCE cannot be read") as error:
         fence.check()
     assert not isinstance(error.value, Fenced)
 

@@ -15,13 +15,17 @@ import torch
 
 import mini
 from ranks import PROJECT, started
+from ifl.checkpoint import CheckpointError
+from ifl.method import Task, load_method
+from ifl.network import build_network
+from ifl.weights import start_from
 from recipes.methods import Declaration, declaration, model_forms
 from recipes.resolve import resolve
 from recipes.schema import Recipe, RecipeError
 from sharding.dataset import open_dataset
 from sharding.plan import plan_epoch
 from slurm.folder import prepare
-from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
+from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
 MEMORY = '''
 """A method with a memory, for tests."""
@@ -106,6 +110,16 @@ def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[
     recipe = mini.recipe_of(mini_root, folder, "method.name=ride", f"method.{key}={first.run_name}", "seed=7")
     message = run(recipe)
     assert message.startswith("CheckpointError: the first stage's network is another: ") and "must name a run of the same model.name" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("words", [("method.name=lws", "method.init_from=glt_ldam"), ("method.name=logit_adjust", "method.eval_of=glt_ldam")], ids=["lws", "logit_adjust"])
+def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
+    """LDAM's classifier has the shape of a linear one, and what takes its weights for that is refused by their name."""
+    counts = np.array([50, 20, 9, 4])
+    ldam, _ = build_network(resolve(["recipe=glt_ldam", "data=digits_glt"]), counts)
+    network, method = build_network(resolve(["data=digits_glt", *words]), counts)
+    with pytest.raises(CheckpointError, match="network is another: head.vectors_KD does not fit"):
+        start_from(network, method, ldam.state_dict())
 
 
 def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:  # noqa: F811
@@ -258,6 +272,7 @@ def _empty(folder: Path) -> Path:
     ("STREAMS = ('unifrom',)", "STREAMS=('unifrom',) is not legal; legal: uniform, class_balanced, class_inverse"),
     ("STREAMS = ()", "STREAMS=() is not legal"),
     ("STREAMS = ('uniform', 'uniform')", "is not legal"),
+    ("COUNTS = 'yes'", "COUNTS=['yes'] is not legal; legal: True, False"),
     ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head"),
     ("ARGS = dict(a=1)", "ARGS must be a literal, for it is read without running the file"),
     ("FORM = PLAIN", "FORM must be a literal"),
@@ -287,6 +302,9 @@ def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> N
     (["method.name=crt"], "method.init_from must name the recipe of its first stage"),
     (["method.name=crt", "method.init_from=glt_baselin"], "did you mean glt_baseline?"),
     (["method.init_from=glt_ifl", "method.eval_of=glt_ifl"], "exclude each other"),
+    (["recipe=glt_logit_adjust", "ifl.environments=2"], "ifl cannot be combined with method.eval_of=glt_baseline-"),
+    (["recipe=glt_logit_adjust", "augment.mixup=1"], "nothing is trained; name glt_mixup in method.eval_of instead"),
+    (["recipe=glt_logit_adjust", "augment.randaug=true"], "nothing is trained; name glt_randaug in method.eval_of instead"),
     (["method.init_from=glt_randaug"], "names the recipe itself"),
     (["method.name=bbn", "method.legacy_count_order=true"], "cannot be combined with legacy_count_order: "),
 ])
@@ -319,14 +337,28 @@ def test_arguments_stand_written_out_and_count_only_where_they_differ(tmp_path: 
 
 def test_legacy_count_order_is_that_of_the_ids_as_text() -> None:
     """With 12 classes: 0, 1, 10, 11, 2, ...: class 2 is taken to have class 10's count, class 4 class 2's. Off, counts stand by class id."""
-    from ifl.network import build_network
-
     counts = np.arange(12, 0, -1) * 10
     for legacy, want in ((False, counts), (True, counts[[0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]])):
-        _, method = build_network(resolve(["data=digits_glt", f"method.legacy_count_order={str(legacy).lower()}"]), counts)
+        _, method = build_network(resolve(["recipe=glt_ldam", "data=digits_glt", f"method.legacy_count_order={str(legacy).lower()}"]), counts)
         assert method.task.class_counts.tolist() == want.tolist()
     for preset in ("paper", "corrected"):
         assert resolve(["recipe=glt_ldam", f"preset={preset}"]).method.legacy_count_order is False
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_say_whether_they_read_class_counts(name: str) -> None:
+    """Other counts of the same classes change a method's tensors if it says COUNTS or refuses their legacy order with a reason, and only then; where they change nothing their order is refused, for
+    it would be the same run under another name."""
+    declared = declaration(name)
+    words = ["recipe=glt_baseline", "data=digits_glt", f"method.name={name}", *(["ifl.environments=2"] if "environments" in declared.NEEDS else []), *(["method.init_from=glt_ifl"] if declared.TRAINS == "head" else [])]
+    recipe, counts = resolve(words), np.array([50, 20, 9, 4])
+    one, other = ({key: value for key, value in vars(load_method(name, Task(these, 12, 10, recipe.method.args))).items() if isinstance(value, torch.Tensor)} for these in (counts, counts[::-1].copy()))
+    assert any(not torch.equal(one[key], other[key]) for key in one) == (declared.COUNTS or name == "logit_adjust")
+    if declared.COUNTS:
+        assert resolve([*words, "method.legacy_count_order=true"]).hash8 != recipe.hash8
+    else:
+        with pytest.raises(RecipeError, match=declared.REFUSES.get("legacy_count_order", "reads no class counts: leave it out")):
+            resolve([*words, "method.legacy_count_order=true"])
 
 
 # ------------------------------------------------------------------------------------------------------------ a new one
@@ -351,3 +383,24 @@ def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -
 
 def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for room in ("recipes", "sharding", "ifl", "slurm") for path in (folder / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+# ------------------------------------------------------------------------------------------------------------- stops
+def test_a_stop_is_heard_wherever_the_run_asks(mini_root: Path, tmp_path: Path) -> None:
+    """In a step, before and between the splits of an evaluation, at an epoch's end, before the best epoch's tests: stopped at the k-th question, for every k, and started again, a run with
+    environments and centers from class means ends with the bits of an undisturbed one and evaluates nothing twice."""
+    words = ("recipe=glt_ifl", "schedule.epochs=3", "ifl.milestones=[1]", "ifl.alpha=[0.05]", "ifl.center_init=class_means", "optim.lr=0.03")
+    group = started(1)
+    whole = mini.recipe_of(mini_root, tmp_path / "whole", *words)
+    assert group.run(mini.trained, str(whole.run_folder)) == [True]
+    wanted = {key: value for key, value in mini.final(whole.run_folder).items() if key != ".suite.metrics_offset"}
+    looks = [(line["epoch"], line["split"]) for line in mini.lines(whole.run_folder, "eval")]
+    for question in range(1, 100):
+        stopped = mini.recipe_of(mini_root, tmp_path / str(question), *words)
+        if group.run(mini.trained, str(stopped.run_folder), stop_at=question) == [True]:
+            break
+        assert group.run(mini.trained, str(stopped.run_folder)) == [True]
+        found = {key: value for key, value in mini.final(stopped.run_folder).items() if key != ".suite.metrics_offset"}
+        assert mini.same_bits(wanted, found) == [], question
+        assert [(line["epoch"], line["split"]) for line in mini.lines(stopped.run_folder, "eval")] == looks, question
+    assert question > 3 * (mini.STEPS + 2) + 3

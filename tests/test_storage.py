@@ -24,6 +24,7 @@ from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, ki
 
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 BEST = "best-{:04d}.pt"
+BEST_12 = hashlib.sha256(b"best" * 100).hexdigest()
 
 
 class Killed(BaseException):
@@ -127,6 +128,11 @@ def _content(engine: Any) -> str:
     return hashlib.sha256(json.dumps(Comm().gather_objects(files), sort_keys=True).encode()).hexdigest()
 
 
+def _known(folder: Path, name: str) -> dict[str, str]:
+    """A file beside the checkpoints as a save is told of it."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()}
+
+
 def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
     """Checkpoints of steps 4 and 8, each with its best epoch; what the engine held at both."""
     from ifl import checkpoint
@@ -140,7 +146,7 @@ def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
         _train(engine, 4)
         if comm.rank == 0:
             (folder / BEST.format(step)).write_bytes(bytes(range(256)) * step)
-        checkpoint.save(folder, engine, {"step": step, "tensor": torch.arange(step)}, step, comm, [BEST.format(step)])
+        checkpoint.save(folder, engine, {"step": step, "tensor": torch.arange(step)}, step, comm, _known(folder, BEST.format(step)))
         contents[step] = _content(engine)
     return contents
 
@@ -170,7 +176,7 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
                 if comm.rank == 0:
                     write_whole(ckpt / BEST.format(12), b"best" * 100)
                 mortal.gather_objects(None)
-                checkpoint.save(ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, [BEST.format(12)], milestones=[4])
+                checkpoint.save(ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, {BEST.format(12): BEST_12}, milestones=[4])
         except StorageError as error:
             outcome = str(error)
         except (Killed, OSError):  # alone, so the others hear of it when they wait for this rank
@@ -196,7 +202,7 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         want = 12 if done.count("rename") >= (2 if again else 1) and victim == 0 or outcome == "saved" else 8
         state = checkpoint.load_newest(ckpt, other, comm, history=True)
         check(state["step"] == want and _content(other) == contents[want], f"loaded {state['step']}, wanted {want}")
-        checkpoint.save(ckpt, engine, {"step": 13, "tensor": torch.arange(13)}, 13, comm, [BEST.format(12)] if want == 12 else [BEST.format(8)], milestones=[4])
+        checkpoint.save(ckpt, engine, {"step": 13, "tensor": torch.arange(13)}, 13, comm, _known(ckpt, BEST.format(want)), milestones=[4])
         names = {path.name for path in ckpt.iterdir()}
         # Two and the milestone; where the last save was the same step's, what it was renamed to may be the one before.
         check({"step-000000004", "step-000000013"} < names and len([n for n in names if n.startswith("step-")]) in (2, 3) and not [n for n in names if "tmp" in n or "old" in n], str(names))
@@ -217,7 +223,7 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
     shutil.copytree(Path(folder) / f"source-{zero}", view)
     other = _engine(seed=6, zero=zero)
     newest = view / "step-000000008"
-    names = comm.from_first([str(path.relative_to(view)) for path in sorted(newest.rglob("*")) if path.is_file()] + [BEST.format(8)])
+    names = comm.from_first([str(path.relative_to(view)) for path in sorted(newest.rglob("*")) if path.is_file()])
     for rank in range(comm.size):
         for name in names:
             if f"zero_pp_rank_{1 - rank}_" in name:
@@ -334,7 +340,7 @@ LOST: dict[str, Callable[[Path], object]] = {
     "no manifests, no metrics": lambda ckpt: [path.unlink() for path in [*ckpt.rglob("MANIFEST.json"), *ckpt.parent.glob("metrics.jsonl")]],
     "manifests are folders": lambda ckpt: [(path.unlink(), path.mkdir()) for path in ckpt.rglob("MANIFEST.json")],
     "manifests of another kind": lambda ckpt: [path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)],
-    "best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("best-*.pt")],
+    "copies of the best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("step-*/best-*.pt")],
     "a dangling link": lambda ckpt: (shutil.rmtree(ckpt), ckpt.symlink_to("nowhere")),
 }
 
@@ -365,7 +371,7 @@ def test_history_without_a_checkpoint_stops_with_what_to_do(tmp_path: Path) -> N
     assert answers.keys() == LOST.keys()
     for what, answer in answers.items():
         assert "holds no whole checkpoint although the run has made steps" in answer and answer.endswith("to start anew") and "\n" not in answer, f"{what}: {answer}"
-    assert "best-0008.pt is missing" in answers["best weights deleted"]
+    assert "best-0008.pt is missing" in answers["copies of the best weights deleted"]
 
 
 # ------------------------------------------------------------------------------------------------- what else is written

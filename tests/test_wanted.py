@@ -10,6 +10,7 @@ import pytest
 from recipes.layout import available, load_layout
 from recipes.resolve import dump, resolve
 from recipes.schema import RecipeError
+from sharding.plan import micro_batches
 from slurm.several import arrange
 from slurm.site_file import Site
 from slurm.wanted import cost, wanted
@@ -38,6 +39,17 @@ def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) ->
     assert rows <= set(folders) <= rows | needed and needed <= set(folders)
     for place, run in enumerate(found):
         assert all(folders.index(need) < place for need in run.needs)
+
+
+@pytest.mark.parametrize("gpus", [4, 8])
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_table_can_be_launched_on_nodes_with_several_gpus(name: str, gpus: int, tmp_path: Path) -> None:
+    """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site gives; but IRM's, which are as many as groups at most."""
+    for run in wanted([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
+        recipe = run.recipe
+        for rank in range(recipe.tasks):
+            assert micro_batches(recipe.batch.size, recipe.batch.bn, rank, recipe.tasks, synchronised=True, streams=recipe.streams)
+        assert recipe.tasks == gpus or recipe.recipe == "glt_irm"
 
 
 def test_the_seeds_of_a_table_are_its_own_unless_given(tmp_path: Path) -> None:
@@ -73,7 +85,9 @@ def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words, sentence", [(["table=digits_cl_glt"], "did you mean digits_clt_glt"), (["table=digits_alt", "recipe=glt_ifl"], "recipe= and table= do not go together"),
                                              (["table=digits_alt", "data=digits_glt"], "data= and table="), (["table=digits_alt", "preset=paper"], "preset= and table="),
-                                             (["table=digits_alt", "seeds=0", "seed=1"], "seed= and seeds="), (["table="], "table= does not exist")])
+                                             (["table=digits_alt", "seeds=0", "seed=1"], "seed= and seeds="), (["table=digits_alt", "optim.precision=bf16"], "optim.precision=bf16 and table= do not go together"),
+                                             (["table=digits_alt", "nodes=2", "log.every=3", "schedule.epochs=2"], "schedule.epochs=2 and table="), (["table=digits_alt", "ifl=null"], "a table's runs are its recipes'"),
+                                             (["table="], "table= does not exist")])
 def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
     """With one sentence."""
     with pytest.raises(RecipeError) as error:
@@ -82,7 +96,8 @@ def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str,
 
 
 def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
-    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of runs of the same network, per process; a later judgement costs none."""
+    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of runs of the same method, or else form of network and part that is trained, per process; a later
+    judgement costs none."""
     words = ["data=digits_glt", f"data.root={tiny_root}", "schedule.epochs=5"]
     baseline, = runs_of("recipe=glt_baseline", *words, runs=tmp_path)
     ifl, = runs_of("recipe=glt_ifl", "ifl.milestones=[1,2]", *words, runs=tmp_path)
@@ -94,5 +109,7 @@ def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path:
     lines = [{"kind": "boot", "world": 2}, *({"kind": "train", "images_per_s": rate} for rate in (10.0, 400.0, 418.0))]
     (ifl.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
+    for other in ("glt_lff", "glt_crt"):  # two networks, or a head alone: another price
+        assert cost([runs_of(f"recipe={other}", *words, runs=tmp_path)[-1]]).hours is None
     (ifl.folder / "done").write_text("{}")
     assert cost([baseline, ifl]).images == 5 * 209

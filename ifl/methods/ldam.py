@@ -16,6 +16,7 @@ ARGS = {
     "reweight_from": 0.8,  # fraction of the epochs from which on classes are weighted
     "scaled_scores": {"paper": False, "corrected": True},  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
 }
+COUNTS = True
 
 
 class Method(BaseMethod):

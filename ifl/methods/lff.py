@@ -18,7 +18,10 @@ ARGS = {
     "ema": {"paper": 0.0, "corrected": 0.7},  # share of a sample's earlier losses in those that weigh it; the reference takes the present ones alone
     "by_class": {"paper": False, "corrected": True},  # whether these are divided by the class's largest
 }
-REFUSES = {"mixup": "it weighs a sample by its own record of losses, and a mixed row is no sample"}
+REFUSES = {
+    "ifl": "the center term would pull the features of the biased network, too, which shall follow what is easy alone",
+    "mixup": "it weighs a sample by its own record of losses, and a mixed row is no sample",
+}
 TINY = 1e-8
 
 

@@ -13,6 +13,7 @@ ARGS = {
     "scale": 30.0,  # s, of the cosines
     "tau": 2.0,  # how strongly the third expert leans towards the inverse distribution
 }
+COUNTS = True
 TINY = 1e-9  # a class without samples has a logarithm, too
 
 
