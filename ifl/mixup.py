@@ -11,6 +11,9 @@ import random
 import numpy as np
 import torch
 
+from ifl.state import step_seed
+from recipes.schema import Recipe
+
 Targets = list[tuple[float, torch.Tensor]]
 """The labels of some rows, int64 [B], with the share that each has in a loss. Without mixup: [(1.0, labels)]."""
 
@@ -20,22 +23,22 @@ def share_of_step(alpha: float, seed: int) -> float:
     return random.Random(seed).betavariate(alpha, alpha)
 
 
-def partners(rows_B: np.ndarray, group: int, streams: int, blocks: int, seed: int) -> torch.Tensor:
+def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch.Tensor:
     """int64 [B]: the place among a rank's rows of each row's partner, which is never the row itself where its block has others.
+    `rows_B` are the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
 
-    Each block holds as many rows of every stream, and its rows in a random order are a ring in which each mixes with the next.
-
-    Args:
-        rows_B: the canonical rows of one group that the rank holds, whole blocks of it.
-        group: rows of a group, stream after stream.
-        seed: the group's own, the same on all ranks that share it.
+    A group's rows stand stream after stream, a block holds as many of each, and its rows in a random order are a ring
+    in which each mixes with the next. Axes: G rows of a group, N blocks of M rows.
     """
-    blocks_NM = torch.arange(group).view(streams, blocks, -1).transpose(0, 1).flatten(1)
-    order_NM = torch.rand(blocks_NM.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).argsort(dim=1, stable=True)
+    group = recipe.batch.bn
+    first = int(rows_B[0]) // group * group  # the group's, not the rank's
+    random_bits = torch.Generator().manual_seed(step_seed(recipe.seed, epoch, step, first))
+    blocks_NM = torch.arange(group).view(recipe.streams, recipe.mixup_blocks, -1).transpose(0, 1).flatten(1)
+    order_NM = torch.rand(blocks_NM.shape, generator=random_bits, dtype=torch.float64).argsort(dim=1, stable=True)
     ring_NM = blocks_NM.gather(1, order_NM)
     partner_G = torch.empty(group, dtype=torch.int64)
     partner_G[ring_NM] = ring_NM.roll(-1, dims=1)
-    mine_B = torch.from_numpy(rows_B) % group
+    mine_B = torch.from_numpy(rows_B) - first
     place_G = torch.full((group,), -1)
     place_G[mine_B] = torch.arange(len(mine_B))
     found_B = place_G[partner_G[mine_B]]

@@ -137,10 +137,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 beat()
                 images, *columns = (column.to(device, non_blocking=True) for column in read)
                 rows = Rows(*columns, epoch, step_labels)
-                targets = [(1.0, rows.labels)]
-                if mixup:
-                    first = int(mine[micro][0]) // batch.bn * batch.bn  # of the group, which ranks may share
-                    images, targets = mix(images, rows.labels, share, partners(mine[micro], batch.bn, recipe.streams, recipe.mixup_blocks, step_seed(recipe.seed, epoch, step, first)))
+                images, targets = mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step)) if mixup else (images, [(1.0, rows.labels)])
                 output = engine.forward(images)
                 losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
                 distances_B = sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None

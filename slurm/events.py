@@ -49,12 +49,12 @@ def note(folder: Path, event: str, **values: Any) -> bool:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines, oldest first; torn ones are dropped."""
+    """All whole lines, oldest first; torn ones, and what is no event, are dropped."""
     path = folder / "log" / "events.jsonl"
     events = []
     for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"event", "incarnation", "step"} <= event.keys():
+                events.append(event)
     return events

@@ -101,9 +101,10 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
     for run in runs:
         if not _is_finished(run.folder):
             check(run.recipe)
-    if not all(_is_finished(run.folder) for run in runs):
+    lacking = not all(_is_finished(run.folder) for run in runs)
+    if lacking:
         require_sbatch()
-    with _alone(runs[0].folder.parent):
+    with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
         _submit(runs, at_once, site)
 
 

@@ -264,7 +264,7 @@ def why(folder: Path) -> str:
 
     noted = read(folder)
     events = [event for event in noted if event["event"] == "failed" or (event["event"] == "verdict" and event.get("ends"))]
-    newest = next((event for event in reversed(noted) if event["event"] in ("submitted", "start", "failed") or event.get("code")), None)
+    newest = next((event for event in reversed(noted) if event["event"] in ("submitted", "start", "failed") or event.get("code") or event.get("ends")), None)
     if not events or events[-1]["incarnation"] != newest["incarnation"]:
         state = state_of(folder, noted, queue())
         if not events or state in ("gave up", "timed out", "cancelled", "blocked", "failed", "lost"):

@@ -147,7 +147,8 @@ def _images(recipe: Recipe) -> int:
 def _rate(recipe: Recipe) -> float | None:
     """Median images/s of one process, from the runs beside it of the same data set, network and method, or else of those whose methods
     need the same form of network and train as much of it."""
-    mine, rates = declaration(recipe.method.name), {True: [], False: []}
+    mine = declaration(recipe.method.name)
+    rates: dict[bool, list[float]] = {True: [], False: []}
     for metrics in recipe.run_folder.parent.glob(f"*-{recipe.data.name}-*/metrics.jsonl"):
         try:
             other = load_resolved(metrics.parent / "recipe.yaml")

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import yaml
 
 from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
-from slurm import events
+from slurm import events, local
 from slurm.snapshot import place
 from slurm.submit import batch_file, parameters
 
@@ -269,6 +270,24 @@ def test_running_folder_is_not_trained_twice(tiny_root: Path, tmp_path: Path) ->
         result = launch(*words)
     assert result.returncode == 2
     assert result.stderr == f"launch.py: {folder} is being trained by another process on this machine\n"
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:
+    """A status view holds the lock for an instant; a local start waits it out."""
+    with open(tmp_path / "lock", "w") as view, open(tmp_path / "lock") as start:
+        fcntl.flock(view, fcntl.LOCK_SH)
+        looked = threading.Timer(0.2, fcntl.flock, (view, fcntl.LOCK_UN))
+        looked.start()
+        local._take(start, tmp_path)
+        looked.join()
+
+
+@pytest.mark.parametrize("features", ["a100|h100", "[rack1|rack2]*2", "(a100&nvme)|h100", "a100*2&v100*1"])
+def test_constraints_are_quoted(features: str, tmp_path: Path) -> None:
+    """Node features with SLURM's signs reach sbatch as one word that no shell reads."""
+    recipe = resolve([*DRY, f"slurm.constraint={json.dumps(features)}"])
+    text = batch_file(recipe, tmp_path, tmp_path)
+    assert flags(text)["constraint"] == features and f"#SBATCH --constraint='{features}'" in text.splitlines()
 
 
 # --------------------------------------------------------------------------------------------------------- environment

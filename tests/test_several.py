@@ -208,7 +208,39 @@ def test_a_silent_queue_stops_a_second_submission(cluster: dict[str, str], tiny_
     assert result.returncode == 2 and "SLURM does not answer (squeue)" in result.stderr and len(list(tmp_path.glob("deps.*"))) == 1
 
 
+def test_a_job_that_was_not_noted_is_not_submitted_twice(cluster: dict[str, str], tiny_root: Path, tmp_path: Path) -> None:
+    """With the `submitted` event lost (a full disk, Ctrl-C after sbatch) the queue itself says that the run has a job; a run of the same
+    name in another folder has none."""
+    words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
+    assert launch(*words, **cluster).returncode == 0
+    (resolve(words).run_folder / "log" / "events.jsonl").unlink()
+    again = launch(*words, **cluster)
+    assert again.returncode == 0 and "is queued: nothing to do" in again.stdout and len(list(tmp_path.glob("deps.*"))) == 1
+    assert "job: 102" in launch(*words, f"runs={tmp_path / 'other'}", **cluster).stdout
+
+
 # --------------------------------------------------------------------------------------------------------------- local
+@pytest.mark.parametrize("squeue, sentence", [("echo '7|RUNNING|N/A|None|{0}|x'", "{0} has job 7 in SLURM's queue (RUNNING): `python slurm/status.py cancel={1}`"), ("exit 1", "SLURM does not answer (squeue), so nothing was started: {0}"),
+                                              ("echo '7|FAILED|N/A|None|{0}|x'", None), (None, None)])
+def test_here_no_run_is_started_that_slurm_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None, sentence: str | None) -> None:
+    """cluster=local refuses a run whose job is in the queue, or may be, by the job and the command that ends it; one whose job has ended, or
+    a copy on a machine without SLURM, it trains."""
+    recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "cluster=local"])
+    folder = recipe.run_folder
+    folder.mkdir()
+    events.note(folder, "submitted", job="7")
+    (tmp_path / "bin").mkdir()
+    if squeue:
+        stub(tmp_path / "bin", "squeue", squeue.format(folder.name))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if squeue else str(tmp_path / "bin"))
+    monkeypatch.setattr("slurm.local.run", lambda recipe, folder: 0)
+    if sentence is None:
+        assert several.run_all([Run(recipe)], lambda recipe: None) == 0
+    else:
+        with pytest.raises(RecipeError, match=re.escape(sentence.format(folder.name, folder))):
+            several.run_all([Run(recipe)], lambda recipe: None)
+
+
 def test_here_one_after_another_and_the_independent_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On this machine runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is, and the exit code is the failure's.
     The last lines say what became of each, in the order of the command."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_a_bad_site_file_is_one_sentence_with_its_name(tmp_path: Path, text: str
     path = written(tmp_path, text)
     sentence = refused(*DRY, GLT_SITE=str(path))
     assert words in sentence and str(path) in sentence
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "# partition: gpu\n  # time: 10\n"])
+def test_a_file_of_comments_alone_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """An empty site file, or one in which every line is a comment, has no values."""
+    monkeypatch.setenv("GLT_SITE", str(written(tmp_path, text)))
+    assert site_file.load() == site_file.Site(tmp_path / "my site.yaml")
+
+
+def test_a_module_that_is_not_there_ends_the_job(tmp_path: Path) -> None:
+    """The batch script does not go on without a module."""
+    recipe = resolve([*DRY, "slurm.modules=[none]"])
+    ran = subprocess.run(["bash", "-c", "module() { return 1; }; srun() { echo went on; }\n" + batch_file(recipe, tmp_path, tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 1 and ran.stdout == ""
 
 
 def test_a_site_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

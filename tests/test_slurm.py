@@ -19,6 +19,7 @@ import cluster as clusters
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm import after, events, status
+from test_launch import stub
 from test_snapshot import copy_of_the_project
 
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
@@ -256,6 +257,108 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
     if done:
         (tmp_path / "done").touch()
     assert status.state_of(tmp_path, events.read(tmp_path), None if jobs is None else {job: status.Job(word, name=tmp_path.name) for job, word in jobs.items()}) == state
+
+
+def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
+    """A job that waits or runs with the run's name and a batch file in its folder is the run's though nothing was noted; one of a run of
+    this name in another folder is not, nor one that ended, nor one that got the noted id anew under another name."""
+    mine, name = str(tmp_path / "log" / ".submission_file_x.sh"), tmp_path.name
+    (tmp_path / "link").symlink_to(tmp_path)
+    for job, state in ((status.Job("PENDING", 0, name, mine), "queued"), (status.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"), (status.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
+                       (status.Job("PENDING", 0, "other", mine), "new"), (status.Job("FAILED", 0, name, mine), "new")):
+        assert status.state_of(tmp_path, [], {"9": job}) == state
+    events.note(tmp_path, "submitted", job="7")
+    noted = events.read(tmp_path)
+    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
+    assert status.job_of(tmp_path, noted, {"7": status.Job("FAILED", 0, name, mine), "10": status.Job("RUNNING", 0, name, mine), "9": status.Job("CANCELLED", 0, name, mine)}) == "10"
+
+
+@pytest.mark.parametrize("reason, state", [("JobHeldAdmin", "held"), ("JobHoldMaxRequeue", "held"), ("DependencyNeverSatisfied", "blocked"), ("QOSUsageThreshold", "queued")])
+def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, state: str) -> None:
+    """A job that waits says by its reason whether it is held; names and paths with signs of their own do not mislead."""
+    stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|{reason}|{tmp_path.name}|/a|b/x.sh'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    events.note(tmp_path, "submitted", job="7")
+    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == state
+    assert status.queue()["7"].batch_file == "/a|b/x.sh"
+
+
+def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without squeue a submitted run that has not ended is unknown, and not lost."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    events.note(tmp_path, "submitted", job="7")
+    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == "unknown"
+
+
+@pytest.mark.parametrize("word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out")])
+def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) -> None:
+    """A cancelled or timed-out job is still told as such when SLURM has forgotten it; it is noted once."""
+    events.note(tmp_path, "submitted", job="7")
+    events.note(tmp_path, "stopped")
+    for jobs in ({"7": status.Job(word, 0, tmp_path.name)}, {"7": status.Job(word, 0, tmp_path.name)}, {}):
+        assert status.line_of(tmp_path, jobs).state == state
+    assert [event["event"] for event in events.read(tmp_path)] == ["submitted", "stopped", "verdict"]
+
+
+@pytest.mark.parametrize("noted, word, said", [([_verdict("give up")], "FAILED", "gave up, and no rank said why; the last verdict is `give up`"), ([START], "TIMEOUT", "timed out, and no rank said why"),
+                                               ([], "DependencyNeverSatisfied", "blocked, and no rank said why; it needs first-run"), ([], "FAILED", "failed, and no rank said why")])
+def test_why_tells_what_is_known_of_a_silent_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, word: str, said: str) -> None:
+    """Of a job that ended without a rank's word `why=RUN` shows the state, the verdict or the need, and the newest start's log, also where
+    an earlier start had failed with a sentence."""
+    monkeypatch.setenv("SLURM_JOB_ID", "6")
+    for earlier in (False, True):
+        if earlier:
+            events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        events.note(tmp_path, "submitted", job="7", needs=["first-run"] if "Never" in word else [])
+        for event, values in noted:
+            events.note(tmp_path, event, **values)
+        for age, job in ((20, 6), (0, 7)):
+            log = tmp_path / "log" / f"{job}_0_log.err"
+            log.write_text(f"the last words of job {job}")
+            os.utime(log, (time.time() - age,) * 2)
+        monkeypatch.setattr(status, "queue", lambda: {"7": status.Job(word, 0, tmp_path.name)})
+        told = status.why(tmp_path)
+        assert said in told and "the last words of job 7" in told and "Old" not in told
+        (tmp_path / "log" / "events.jsonl").unlink()
+        monkeypatch.setenv("SLURM_JOB_ID", "6")
+
+
+def test_cancel_asks_for_a_live_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cancel=RUN` ends the run's job by the id in the queue, and none by an id that has ended or is another's now."""
+    asked = []
+    monkeypatch.setattr(status.subprocess, "run", lambda words, **_: asked.append(words) or subprocess.CompletedProcess(words, 0, "", ""))
+    events.note(tmp_path, "submitted", job="7")
+    for jobs, sentence in (({}, "no job in SLURM's queue, it is lost"), ({"7": status.Job("FAILED", 0, tmp_path.name)}, "it is failed"), ({"7": status.Job("RUNNING", 0, "other")}, "no job"), (None, "does not answer")):
+        monkeypatch.setattr(status, "queue", lambda jobs=jobs: jobs)
+        with pytest.raises(status.StatusError, match=sentence):
+            status.cancel(tmp_path)
+    assert asked == []
+    monkeypatch.setattr(status, "queue", lambda: {"9": status.Job("PENDING", 0, tmp_path.name, str(tmp_path / "log" / "x.sh"))})
+    assert "job 9 is being cancelled" in status.cancel(tmp_path) and asked == [["scancel", "9"]]
+
+
+@pytest.mark.parametrize("file, text", [("recipe.yaml", "schedule:\nbatch: {size: 32}"), ("recipe.yaml", "just words"), ("metrics.jsonl", '{"kind": "train"}\n'), ("metrics.jsonl", "7\n"), ("log/events.jsonl", "{}\n"),
+                                        ("log/events.jsonl", "[1]\n"), ("meta.json", "[1]")])
+def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, text: str) -> None:
+    """A run with a damaged file is `unreadable`, and the others have their lines."""
+    monkeypatch.setattr(status, "queue", lambda: {})
+    for name in ("bad", "good"):
+        (tmp_path / name / "log").mkdir(parents=True)
+        for usual, content in (("recipe.yaml", "schedule: {epochs: 4}\nbatch: {size: 32}"), ("meta.json", '{"world": 1, "steps_per_epoch": 10}'), ("metrics.jsonl", ""), ("log/events.jsonl", "")):
+            (tmp_path / name / usual).write_text(content)
+    (tmp_path / "bad" / file).write_text(text)
+    assert status.main([f"runs={tmp_path}"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["bad", "unreadable"], ["good", "new"]]
+
+
+@pytest.mark.parametrize("words, sentence", [(["why=x"], "why=x is no run of {}; there are none"), (["cancel=x"], "there are none"), (["runs={}/none"], "runs={}/none is no folder"), (["watch"], "watch= needs a value"),
+                                             (["why="], "why= needs a value"), (["wacth=5"], "did you mean watch?")])
+def test_slips_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    """A slip in the status command's words ends with one sentence and code 2."""
+    assert status.main([f"runs={tmp_path}", *(word.format(tmp_path) for word in words)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1 and sentence.format(tmp_path) in said.err
 
 
 def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
