@@ -102,7 +102,7 @@ def _check_batch(recipe) -> None:
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
-        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus)
+        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus, streams=recipe.streams if recipe.batch.bn_by == "mix" else 1)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 

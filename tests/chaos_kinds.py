@@ -151,8 +151,10 @@ def kill_in_a_boot(target: Target, dice: random.Random) -> Blow:
     clusters.send(before, signal.SIGKILL)
     _wait(lambda: set(target.ranks().values()) - before, 60)
     time.sleep(dice.uniform(0, 4))
-    starts = target.starts()  # of which the first kill's may be one already, and may be still to come
-    return Blow(why=_kill(target, dice).why, starts=starts)
+    booting = set(target.ranks().values())
+    why = _kill(target, dice).why
+    _wait(lambda: not booting & set(target.ranks().values()), 60)  # until then the other rank may still note their start
+    return Blow(why=why, starts=target.starts())
 
 
 @kind("stuck")
