@@ -17,6 +17,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 QUICK = {
     "python slurm/launch.py recipe=glt_randaug_ifl nodes=4": (2, "python -m sharding.build data=imagenet_glt"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
+    "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (0, "has left the queue"),
+    "python slurm/launch.py table=digits_clt_glt seeds=0,1,2 cluster=dry": (0, "glt_crt-digits_glt-glt-s2-"),
     "python slurm/status.py": (0, "state"),
 }
 LONG = [
