@@ -26,8 +26,17 @@ class Centers:
 
     def __init__(self, classes: int, features: int, distance: Literal["l2", "cosine"], lr: float, seed: int, device: torch.device | str = "cpu") -> None:
         self.distance, self.lr = distance, lr
-        generator = torch.Generator().manual_seed(seed)
-        self.centers_KD = torch.randn(classes, features, generator=generator).to(device)
+        self._shape, self._seed = (classes, features), seed
+        self.centers_KD = self._drawn().to(device)
+
+    def _drawn(self) -> torch.Tensor:
+        return torch.randn(self._shape, generator=torch.Generator().manual_seed(self._seed))
+
+    def travelled(self) -> dict[str, list[float]]:
+        """Each class's center, for the figures: its L2 `norm`, and its distance `from_start`, where it was drawn. [K] each."""
+        centers_KD = self.centers_KD.cpu().double()
+        lengths = {"norm": centers_KD, "from_start": centers_KD - self._drawn().double()}
+        return {name: [round(value, 4) for value in rows_KD.norm(dim=1).tolist()] for name, rows_KD in lengths.items()}
 
     def distances(self, features_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center. Differentiable in

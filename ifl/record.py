@@ -34,7 +34,7 @@ def load_best(folder: Path, engine: Engine, state: State) -> None:
 
 
 def write_environment(path: Path, weights: list[np.ndarray | None], split: Split) -> None:
-    """env/epoch-NNN.npz: ids int64 [N], weights float64 [S, N], and thumbnails of the last environment's extremes.
+    """env/epoch-NNN.npz: ids, labels and attributes int64 [N], weights float64 [S, N], and thumbnails of the last environment's extremes.
 
     `extremes` int64 [C, 2, 6] are the ids that weigh least and most in C classes spread along the tail
     (`extreme_classes`), `thumbnails` uint8 [C, 2, 6, 32, 32, 3] their images; a class with fewer samples repeats some.
@@ -49,5 +49,5 @@ def write_environment(path: Path, weights: list[np.ndarray | None], split: Split
         members = members[np.argsort(table[-1][members], kind="stable")]
         extremes[row] = np.resize(members, EXTREMES), np.resize(members[::-1], EXTREMES)
     thumbnails = np.stack([test_pixels(decode(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE) for i in extremes.flat])
-    write_arrays(path, ids=np.arange(samples), weights=table, extreme_classes=classes, extremes=extremes,
+    write_arrays(path, ids=np.arange(samples), labels=labels, attributes=split.index.attribute, weights=table, extreme_classes=classes, extremes=extremes,
                  thumbnails=thumbnails.reshape(*extremes.shape, THUMB_SIDE, THUMB_SIDE, 3))

@@ -203,6 +203,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             if final and fence:
                 fence.check()
                 write_predictions(folder / "preds" / "last", name, predictions)
+        if alpha:
+            log("centers", **centers.travelled())
         state.spend("evaluate", time.monotonic() - began)
         if averaging:
             centers.start_from_means(state.class_means)
