@@ -38,7 +38,8 @@ def main(words: list[str]) -> int:
     from recipes.resolve import dump
     from recipes.schema import RecipeError
     from slurm import several, site_file
-    from slurm.wanted import cost, wanted
+    from slurm.cost import cost
+    from slurm.wanted import wanted
 
     try:
         here = site_file.load()
@@ -60,7 +61,9 @@ def main(words: list[str]) -> int:
         if len(runs) > 1:
             print(cost(runs), flush=True)
         if first.recipe.cluster == "local":
-            return several.run_all(runs, _check_data)
+            from slurm.local_queue import run_all
+
+            return run_all(runs, _check_data, at_once)
         several.submit_all(runs, at_once, here, _check_data)
         return 0
     except (RecipeError, _data_error()) as error:
@@ -73,7 +76,7 @@ def main(words: list[str]) -> int:
 
 def _cost(runs) -> str:
     """What a plan would cost, where the data are here to be counted."""
-    from slurm.wanted import cost
+    from slurm.cost import cost
 
     try:
         return str(cost(runs))

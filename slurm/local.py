@@ -1,4 +1,4 @@
-"""`cluster=local`: the same job on this machine, one process for each task, with a progress bar."""
+"""`cluster=local`: the same job on this machine, one process for each task."""
 
 from __future__ import annotations
 
@@ -19,31 +19,104 @@ from tqdm import tqdm
 
 from recipes.schema import PROJECT, Recipe, RecipeError
 from slurm.folder import prepare
-from slurm.job import FINISHED, STOPPED
+from slurm.job import FAILED, FINISHED, STOPPED
 
 LOCK_S = 1.0
 """How long the folder's lock is asked for: a status view holds it for an instant too."""
+LAST_WORDS_S = 1.0
+"""After the first rank has failed the others may be about to say why as well; then they are ended."""
 
 
-def run(recipe: Recipe, folder: Path) -> int:
-    """Train in `folder` until it is finished, stopped or failed; returns the exit code.
+class LocalRun:
+    """A run under way on this machine, from its newest checkpoint on.
 
-    Raises:
-        RecipeError: another process is training in this folder.
+    Attributes:
+        step, steps: how far it is, and how far it goes; `steps` is None until the run knows it.
+        code: the exit code once it is over, as of `slurm.job`; None before.
     """
-    with open(folder / "lock", "w") as lock:
-        _take(lock, folder)
-        prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
-        _compile_operator()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-        processes = _start(recipe, folder, lock)
+
+    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: tqdm) -> None:
+        """Start its ranks, on `cores` cores; `bar` shows the steps, and is the caller's to close.
+
+        Raises:
+            RecipeError: another process is training in this folder.
+        """
+        self.recipe, self.folder, self.bar = recipe, folder, bar
+        self.step, self.steps, self.code = 0, None, None
+        self._failed_at: float | None = None
+        self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
+        self._lock = open(folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
         try:
-            return _watch(recipe, folder, processes)
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
+            _take(self._lock, folder)
+            prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
+            self._lines = _new_lines(folder / "metrics.jsonl")
+            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def poll(self) -> int | None:
+        """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
+        self._draw()
+        codes = [process.poll() for process in self._processes]
+        if self._failed_at is None and any(code not in (None, FINISHED, STOPPED) for code in codes):
+            self._failed_at = time.monotonic()
+        if self.code is None and (None not in codes or (self._failed_at is not None and time.monotonic() - self._failed_at > LAST_WORDS_S)):
+            self._draw()
+            self.code = self._verdict(codes)
+            self.end()
+        return self.code
+
+    def stop(self) -> None:
+        """Ask all ranks to save and leave."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGUSR2)
+
+    def end(self) -> None:
+        """Leave nothing running, and let go of the folder."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self._lock.close()
+
+    def _draw(self) -> None:
+        for line in next(self._lines):
+            if self.steps is None and (self.folder / "meta.json").exists():
+                self.steps = self.bar.total = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"] * self.recipe.schedule.epochs
+                self.bar.set_description(self.recipe.recipe)
+            if self.step == 0 and line["step"]:
+                self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
+            if line["kind"] == "train":
+                self._seen.update(epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}", loss=f"{line['loss']:.3f}", img_s=f"{line['images_per_s']:.0f}")
+            elif line["kind"] == "eval":
+                self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
+            self.bar.set_postfix(self._seen, refresh=False)
+            self.bar.update(line["step"] - self.step)
+            self.step = line["step"]
+
+    def _verdict(self, codes: list[int | None]) -> int:
+        """The run's exit code from its ranks'; says what went wrong. The first to fail says why; what the others say is that they lost it."""
+        bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
+        if bad:
+            log, rank, code = min(((self.folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad), key=lambda entry: entry[0].stat().st_mtime_ns)
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            self.bar.write(f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. The end of {log}:", file=sys.stderr)
+            self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
+            return FAILED
+        if STOPPED in codes:
+            self.bar.write(f"stopped and saved after step {self.step}; the same command goes on from there")
+            return STOPPED
+        return FINISHED
+
+
+def compile_operator() -> None:
+    """DeepSpeed's CPU operator, compiled once and visibly: otherwise every rank would wait for it in silence."""
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
+    if shutil.which("nvidia-smi") is None and not any(cache.rglob("deepspeed_shm_comm.so")):
+        print("compiling DeepSpeed's CPU operator (once, a minute or two)", flush=True)
+        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
 
 
 def _take(lock: IO[str], folder: Path) -> None:
@@ -57,82 +130,21 @@ def _take(lock: IO[str], folder: Path) -> None:
             time.sleep(0.05)
 
 
-def _compile_operator() -> None:
-    """DeepSpeed's CPU operator, compiled once and visibly: otherwise every rank would wait for it in silence."""
-    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
-    if shutil.which("nvidia-smi") is None and not any(cache.rglob("deepspeed_shm_comm.so")):
-        print("compiling DeepSpeed's CPU operator (once, a minute or two)", flush=True)
-        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-
-
-def _start(recipe: Recipe, folder: Path, lock: IO[str]) -> list[subprocess.Popen]:
+def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen]:
     """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
     it holds until the last of them has ended."""
-    tasks = recipe.tasks
-    threads = max(1, len(os.sched_getaffinity(0)) // tasks)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = []
     (folder / "log").mkdir(exist_ok=True)
-    for rank in range(tasks):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for rank in range(recipe.tasks):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": recipe.tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **{key: str(value) for key, value in variables.items()}, "PYTHONUNBUFFERED": "1"}
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
             processes.append(subprocess.Popen([sys.executable, "-m", "slurm.job", str(folder)], cwd=PROJECT, env=environment, stdout=log, stderr=log,
                                               stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()]))
     return processes
-
-
-def _watch(recipe: Recipe, folder: Path, processes: list[subprocess.Popen]) -> int:
-    """Draw progress from metrics.jsonl until the processes end. The first that fails ends the others: they would wait
-    for it. Ctrl-C is passed on as a request to save and stop."""
-    lines = _new_lines(folder / "metrics.jsonl")
-    bar = tqdm(total=None, desc="starting", unit="step", dynamic_ncols=True, mininterval=2.0 if not sys.stderr.isatty() else 0.1)
-    seen: dict[str, Any] = {}
-    interrupted = False
-    while any(process.poll() is None for process in processes):
-        try:
-            _draw(bar, recipe, folder, next(lines), seen)
-            if any(process.poll() not in (None, FINISHED, STOPPED) for process in processes):
-                time.sleep(1)  # others may be about to say why as well
-                break
-            time.sleep(0.2)
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            interrupted = True
-            bar.write("saving a checkpoint; the same command goes on from it (Ctrl-C again ends at once)")
-            for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGUSR2)
-    _draw(bar, recipe, folder, next(lines), seen)
-    bar.close()
-    codes = [process.poll() for process in processes]
-    bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
-    if bad:  # the first to fail says why; what the others say is that they lost it
-        log, rank, code = min(((folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad), key=lambda entry: entry[0].stat().st_mtime_ns)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        print(f"rank {rank} {how} after step {bar.n}; the same command goes on from the last checkpoint. The end of {log}:", file=sys.stderr)
-        print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
-    elif STOPPED in codes:
-        print(f"stopped and saved after step {bar.n}; the same command goes on from there", flush=True)
-    return 1 if bad else max(code for code in codes if code is not None)
-
-
-def _draw(bar: tqdm, recipe: Recipe, folder: Path, lines: list[dict[str, Any]], seen: dict[str, Any]) -> None:
-    for line in lines:
-        if bar.total is None and (folder / "meta.json").exists():
-            bar.total = json.loads((folder / "meta.json").read_text())["steps_per_epoch"] * recipe.schedule.epochs
-            bar.set_description(recipe.recipe)
-        if bar.n == 0 and line["step"]:
-            bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
-        if line["kind"] == "train":
-            seen.update(epoch=f"{line['epoch'] + 1}/{recipe.schedule.epochs}", loss=f"{line['loss']:.3f}", img_s=f"{line['images_per_s']:.0f}")
-        elif line["kind"] == "eval":
-            seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
-        bar.set_postfix(seen, refresh=False)
-        bar.update(line["step"] - bar.n)
 
 
 def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:

@@ -1,14 +1,13 @@
 """Several runs of one command: which starts after which, how many at once, and nothing twice.
 
 On SLURM the order is the queue's: `afterok` for a run that another needs (a second stage needs its first), `afterany` along each
-of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met by a preemption. Here runs follow one another.
+of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met by a preemption. On this machine slurm/local_queue.py keeps the order.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -99,9 +98,9 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
     from slurm.submit import require_sbatch
 
     for run in runs:
-        if not _is_finished(run.folder):
+        if not is_finished(run.folder):
             check(run.recipe)
-    lacking = not all(_is_finished(run.folder) for run in runs)
+    lacking = not all(is_finished(run.folder) for run in runs)
     if lacking:
         require_sbatch()
     with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
@@ -140,63 +139,6 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
 
 
-def run_all(runs: Sequence[Run], check: Callable[[Recipe], None]) -> int:
-    """Train on this machine, one run after another; a run that fails stops those that need it and no others. Returns the
-    exit code: 0 if all are finished."""
-    from slurm.job import FINISHED, STOPPED
-    from slurm.local import run as train
-
-    finished = _finished(runs)
-    outcomes = {run.folder: "finished" for run in runs if run.folder in finished}
-    for folder in outcomes:
-        print(f"{folder} is finished: nothing to do")
-    steps = arrange(runs, finished, ())
-    for step in steps:
-        check(step.run.recipe)
-    _refuse_queued([step.run.folder for step in steps])
-    code = FINISHED
-    for number, step in enumerate(steps, 1):
-        folder = step.run.folder
-        if code == STOPPED:
-            outcomes[folder] = "not started"
-        elif lacking := next((need for need in step.finished if not _is_finished(need)), None):
-            outcomes[folder] = f"not started, needs {lacking.name}"
-        else:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            print(f"run folder: {folder}" + (f" ({number} of {len(steps)})" if len(steps) > 1 else ""), flush=True)
-            try:
-                ended = train(step.run.recipe, folder)
-            except RecipeError as error:
-                if len(runs) == 1:
-                    raise
-                ended = 2
-                print(f"launch.py: {error}", file=sys.stderr)
-            outcomes[folder] = {FINISHED: "finished", STOPPED: "stopped"}.get(ended, "failed")
-            code = ended if ended == STOPPED or code == FINISHED else code
-    if len(runs) > 1:
-        print("\n".join(f"{outcomes[run.folder]}: {run.folder}" for run in runs))
-    return code
-
-
-def _refuse_queued(folders: Sequence[Path]) -> None:
-    """Two starts of a run would take it away from each other. Without SLURM on this machine a run folder may be a copy.
-
-    Raises:
-        RecipeError: one of the runs has a job in SLURM's queue, or may have one.
-    """
-    from slurm.events import read
-    from slurm.status import ENDED, job_of, queue, state_of
-
-    known = queue()
-    for folder in folders:
-        events = read(folder)
-        job = job_of(folder, events, known or {})
-        if known and job and known[job].state not in ENDED:
-            raise RecipeError(f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py cancel={folder}` ends it, then cluster=local can go on")
-        if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
-            raise RecipeError(f"SLURM does not answer (squeue), so nothing was started: {folder.name} may be in its queue")
-
-
 def preview(runs: Sequence[Run], at_once: int | None) -> str:
     """What `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
     steps, settled, _ = _plan(runs, at_once)
@@ -209,7 +151,7 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Pa
     from slurm.status import LIVE, job_of, queue, state_of
 
     known = queue()
-    finished = _finished(runs)
+    finished = finished_of(runs)
     settled, jobs = {folder: "finished" for folder in finished}, {}
     for folder in dict.fromkeys(folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished):
         events = read(folder)
@@ -224,10 +166,10 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Pa
     return steps, settled, jobs
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     return (folder / "done").exists()
 
 
-def _finished(runs: Sequence[Run]) -> set[Path]:
+def finished_of(runs: Sequence[Run]) -> set[Path]:
     """Those of the runs, and of what they need, that are finished."""
-    return {folder for run in runs for folder in (run.folder, *run.needs) if _is_finished(folder)}
+    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)}

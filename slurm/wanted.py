@@ -6,16 +6,12 @@ are made once.
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.layout import FOLDER as TABLES
 from recipes.layout import Layout, load_layout
-from recipes.methods import declaration
 from recipes.resolve import load_resolved, named, resolve, source_of, source_words
 from recipes.schema import Recipe, RecipeError
 from slurm.several import Run
@@ -106,60 +102,3 @@ def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> R
     if source.run_folder != folder:
         raise RecipeError(f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and recipe={source.recipe} alone makes another ({source.run_name}): launch it first")
     return source
-
-
-# ---------------------------------------------------------------------------------------------------------------- cost
-@dataclass(frozen=True)
-class Cost:
-    """What some runs still take: training images, and hours of processes (GPUs where a process has one), or None where no run
-    of a like method on the same network has been measured yet."""
-
-    runs: int
-    images: int
-    hours: float | None
-
-    def __str__(self) -> str:
-        hours = "hours unknown until a run of a like method on the same network was measured" if self.hours is None else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
-        return f"{self.runs} runs to make, {self.images / 1e6:.3g} million training images, {hours}"
-
-
-def cost(runs: Sequence[Run]) -> Cost:
-    """What the runs that are not finished cost; those begun count as a whole."""
-    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
-    images, hours = 0, 0.0
-    for recipe in todo:
-        own = 0 if recipe.method.eval_of else _images(recipe)
-        images += own
-        rate = _rate(recipe) if own else 1.0
-        hours = None if hours is None or rate is None else hours + own / rate / 3600
-    return Cost(len(todo), images, hours)
-
-
-def _images(recipe: Recipe) -> int:
-    """Training images of a run: epochs x draws of all streams."""
-    from sharding.dataset import open_dataset
-
-    dataset = open_dataset(recipe.data_root, recipe.data.name)
-    share = 1 if recipe.batch.budget == "matched" else recipe.streams
-    return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * len(dataset.split(recipe.train, "train")))
-
-
-def _rate(recipe: Recipe) -> float | None:
-    """Median images/s of one process, from the runs beside it of the same data set, network and method, or else of those whose methods
-    need the same form of network and train as much of it."""
-    mine = declaration(recipe.method.name)
-    rates: dict[bool, list[float]] = {True: [], False: []}
-    for metrics in recipe.run_folder.parent.glob(f"*-{recipe.data.name}-*/metrics.jsonl"):
-        try:
-            other = load_resolved(metrics.parent / "recipe.yaml")
-            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        except (RecipeError, OSError, ValueError):
-            continue  # half a line, or a recipe of other code: an estimate can do without
-        its = declaration(other.method.name)
-        if (other.model, its.FORM, its.TRAINS) != (recipe.model, mine.FORM, mine.TRAINS):
-            continue
-        world = next((line["world"] for line in lines if line["kind"] == "boot"), 1)
-        found = [line["images_per_s"] / world for line in lines if line["kind"] == "train"]
-        rates[other.method.name == recipe.method.name] += [statistics.median(found)] if found else []
-    chosen = rates[True] or rates[False]
-    return statistics.median(chosen) if chosen else None

@@ -122,7 +122,7 @@ def test_the_tree_shows_every_run_once(tmp_path: Path) -> None:
 
 def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
     """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count) and the tree, and makes no file."""
-    result = launch("data=digits_glt", "seeds=0,1,2", "max_jobs=1", "cluster=dry", f"runs={tmp_path / 'runs'}")
+    result = launch("data=digits_glt", f"data.root={tmp_path / 'none'}", "seeds=0,1,2", "max_jobs=1", "cluster=dry", f"runs={tmp_path / 'runs'}")
     assert result.returncode == 0 and result.stderr == "" and list(tmp_path.iterdir()) == []
     lines = result.stdout.splitlines()
     assert lines[0] == "# site file: none" and "cost unknown" in lines[1] and [len(line) - len(line.lstrip()) for line in lines[2:]] == [0, 2, 4]
@@ -217,59 +217,6 @@ def test_a_job_that_was_not_noted_is_not_submitted_twice(cluster: dict[str, str]
     again = launch(*words, **cluster)
     assert again.returncode == 0 and "is queued: nothing to do" in again.stdout and len(list(tmp_path.glob("deps.*"))) == 1
     assert "job: 102" in launch(*words, f"runs={tmp_path / 'other'}", **cluster).stdout
-
-
-# --------------------------------------------------------------------------------------------------------------- local
-@pytest.mark.parametrize("squeue, sentence", [("echo '7|RUNNING|N/A|None|{0}|x'", "{0} has job 7 in SLURM's queue (RUNNING): `python slurm/status.py cancel={1}`"), ("exit 1", "SLURM does not answer (squeue), so nothing was started: {0}"),
-                                              ("echo '7|FAILED|N/A|None|{0}|x'", None), (None, None)])
-def test_here_no_run_is_started_that_slurm_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None, sentence: str | None) -> None:
-    """cluster=local refuses a run whose job is in the queue, or may be, by the job and the command that ends it; one whose job has ended, or
-    a copy on a machine without SLURM, it trains."""
-    recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "cluster=local"])
-    folder = recipe.run_folder
-    folder.mkdir()
-    events.note(folder, "submitted", job="7")
-    (tmp_path / "bin").mkdir()
-    if squeue:
-        stub(tmp_path / "bin", "squeue", squeue.format(folder.name))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if squeue else str(tmp_path / "bin"))
-    monkeypatch.setattr("slurm.local.run", lambda recipe, folder: 0)
-    if sentence is None:
-        assert several.run_all([Run(recipe)], lambda recipe: None) == 0
-    else:
-        with pytest.raises(RecipeError, match=re.escape(sentence.format(folder.name, folder))):
-            several.run_all([Run(recipe)], lambda recipe: None)
-
-
-def test_here_one_after_another_and_the_independent_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """On this machine runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is, and the exit code is the failure's.
-    The last lines say what became of each, in the order of the command."""
-    recipes = {seed: resolve(["data=digits_glt", f"runs={tmp_path}", f"seed={seed}", "cluster=local"]) for seed in range(5)}
-    folders = {seed: recipe.run_folder for seed, recipe in recipes.items()}
-    codes, started = {0: 0, 1: 1, 3: 0}, []
-
-    def train(recipe, folder: Path) -> int:
-        started.append(recipe.seed)
-        if codes[recipe.seed] == 0:
-            (folder / "done").touch()
-        return codes[recipe.seed]
-
-    monkeypatch.setattr("slurm.local.run", train)
-    folders[4].mkdir()
-    (folders[4] / "done").touch()
-    runs = [Run(recipes[2], (folders[1],)), Run(recipes[1]), Run(recipes[3], (folders[0], folders[4])), Run(recipes[0]), Run(recipes[4])]
-    assert several.run_all(runs, lambda recipe: None) == 1
-    assert started == [1, 0, 3]
-    assert capsys.readouterr().out.splitlines()[-5:] == [f"not started, needs {folders[1].name}: {folders[2]}", f"failed: {folders[1]}", f"finished: {folders[3]}", f"finished: {folders[0]}",
-                                                         f"finished: {folders[4]}"]
-
-
-def test_here_a_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C stops the run in progress, which saves, and starts no other."""
-    recipes = [resolve(["data=digits_glt", f"runs={tmp_path}", f"seed={seed}", "cluster=local"]) for seed in range(2)]
-    monkeypatch.setattr("slurm.local.run", lambda recipe, folder: 99)
-    assert several.run_all([Run(recipe) for recipe in recipes], lambda recipe: None) == 99
-    assert capsys.readouterr().out.splitlines()[-2:] == [f"stopped: {recipes[0].run_folder}", f"not started: {recipes[1].run_folder}"]
 
 
 def test_what_is_refused_is_refused_before_the_first_run(tiny_root: Path, tmp_path: Path) -> None:

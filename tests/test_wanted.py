@@ -13,7 +13,8 @@ from recipes.schema import RecipeError
 from sharding.plan import micro_batches
 from slurm.several import arrange
 from slurm.site_file import Site
-from slurm.wanted import cost, wanted
+from slurm.cost import cost
+from slurm.wanted import wanted
 
 NOBODY = Site()
 
@@ -96,7 +97,7 @@ def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str,
 
 
 def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
-    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of runs of the same method, or else form of network and part that is trained, per process; a later
+    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of the runs of the same method, or else form of network and part that is trained, or else of any on the same network, per process; a later
     judgement costs none."""
     words = ["data=digits_glt", f"data.root={tiny_root}", "schedule.epochs=5"]
     baseline, = runs_of("recipe=glt_baseline", *words, runs=tmp_path)
@@ -109,7 +110,13 @@ def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path:
     lines = [{"kind": "boot", "world": 2}, *({"kind": "train", "images_per_s": rate} for rate in (10.0, 400.0, 418.0))]
     (ifl.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
-    for other in ("glt_lff", "glt_crt"):  # two networks, or a head alone: another price
-        assert cost([runs_of(f"recipe={other}", *words, runs=tmp_path)[-1]]).hours is None
+    lff = runs_of("recipe=glt_lff", *words, runs=tmp_path)[-1]
+    assert cost([lff]).hours == pytest.approx(5 * 209 / 200 / 3600)  # two networks have another price, but none was measured yet
+    lff.folder.mkdir()
+    (lff.folder / "recipe.yaml").write_text(dump(lff.recipe))
+    (lff.folder / "metrics.jsonl").write_text(json.dumps({"kind": "train", "images_per_s": 90.0}) + "\n")
+    assert cost([lff]).hours == pytest.approx(5 * 209 / 90 / 3600)
+    assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
+    assert cost([runs_of("recipe=glt_bbn", *words, runs=tmp_path)[-1]]).hours == pytest.approx(5 * 2 * 209 / 145 / 3600)  # no run is like it: the median of all
     (ifl.folder / "done").write_text("{}")
     assert cost([baseline, ifl]).images == 5 * 209
