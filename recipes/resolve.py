@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from recipes.methods import declaration, model_forms
-from recipes.schema import PROJECT, Recipe, RecipeError
+from recipes.schema import PROJECT, Recipe, RecipeError, TooManyTasks
 from recipes.words import nearest
 from recipes.yaml_text import read_yaml
 
@@ -280,12 +280,12 @@ def _check_method(recipe: Recipe) -> None:
         raise RecipeError(f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}")
     groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
     if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
-        raise RecipeError(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
+        raise TooManyTasks(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
     if recipe.augment.mixup and not recipe.batch.bn:
         raise RecipeError("mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none")
     if recipe.augment.mixup and recipe.tasks > groups and (recipe.tasks % groups or recipe.mixup_blocks % (recipe.tasks // groups)):
         legal = [ranks for ranks in range(1, groups) if groups % ranks == 0] + [groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0]
-        raise RecipeError(f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here")
+        raise TooManyTasks(f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here")
     if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
         raise RecipeError("mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal")
     if declared.FORM == "branches" and recipe.batch.bn_by == "env":

@@ -30,6 +30,10 @@ class RecipeError(ValueError):
         super().__init__(one_line(sentence))
 
 
+class TooManyTasks(RecipeError):
+    """A recipe that this number of processes cannot share, and a smaller one perhaps can."""
+
+
 def science(default: Any, doc: str, **limits: Any) -> Any:
     return Field(default, description=doc, json_schema_extra={"science": True}, **limits)
 

@@ -47,9 +47,10 @@ def main(words: list[str]) -> int:
         first = runs[0]
         for run in runs:
             _check_batch(run.recipe)
+        remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
-                print(f"# site file: {here.path or 'none'}\n# {_cost(runs)}\n{several.preview(runs, at_once)}")
+                print(f"# site file: {here.path or 'none'}\n# {_cost(runs)}", *(f"# {remark}" for remark in remarks), several.preview(runs, at_once), sep="\n")
                 return 0
             from slurm.snapshot import place
             from slurm.submit import batch_file
@@ -59,7 +60,7 @@ def main(words: list[str]) -> int:
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
         if len(runs) > 1:
-            print(cost(runs), flush=True)
+            print(cost(runs), *remarks, sep="\n", flush=True)
         if first.recipe.cluster == "local":
             from slurm.local_queue import run_all
 

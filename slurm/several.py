@@ -19,10 +19,11 @@ from slurm.site_file import Site
 
 @dataclass(frozen=True)
 class Run:
-    """A run to launch, and the run folders that must be finished before it starts."""
+    """A run to launch, the run folders that must be finished before it starts, and what the user should know about it."""
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
+    remark: str = ""
 
     @property
     def folder(self) -> Path:

@@ -6,6 +6,7 @@ are made once.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from recipes.layout import FOLDER as TABLES
 from recipes.layout import Layout, load_layout
 from recipes.resolve import load_resolved, named, resolve, source_of, source_words
-from recipes.schema import Recipe, RecipeError
+from recipes.schema import Recipe, RecipeError, TooManyTasks
 from slurm.several import Run
 from slurm.site_file import Site
 
@@ -53,7 +54,8 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         commands = [[*command, f"seed={seed}"] for seed in _seeds(values["seeds"]) for command in commands]
     runs: dict[Path, Run] = {}
     for command in commands:
-        _add(runs, resolve(command, site.slurm, str(site.path)), rest, site)
+        recipe, remark = _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
+        _add(runs, recipe, rest, site, remark)
     return list(runs.values()), int(at_once) if at_once else None
 
 
@@ -81,7 +83,20 @@ def _of_table(layout: Layout) -> list[list[str]]:
     ]
 
 
-def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site) -> None:
+def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
+    """A table row's recipe on as many of the nodes asked for as it can use, and a remark where those are not all: the other rows shall not
+    go without them."""
+    try:
+        return resolve(command, site.slurm, str(site.path)), ""
+    except TooManyTasks as error:
+        asked = max(int(word.removeprefix("nodes=")) for word in [*command, "nodes=1"] if word.startswith("nodes="))
+        for nodes in range(asked - 1, 0, -1):
+            with contextlib.suppress(TooManyTasks):
+                return resolve([*command, f"nodes={nodes}"], site.slurm, str(site.path)), f"on {nodes} of the {asked} nodes, for {error}"
+        raise
+
+
+def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site, remark: str = "") -> None:
     """Add a recipe's run to `runs`, and before it the one that it builds on."""
     folder, needs = recipe.run_folder, ()
     if folder in runs:
@@ -90,7 +105,7 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
         needs = (folder.parent / source,)
         if not (needs[0] / "done").exists():
             _add(runs, _source(recipe, needs[0], words, site), words, site)
-    runs[folder] = Run(recipe, needs)
+    runs[folder] = Run(recipe, needs, remark)
 
 
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:

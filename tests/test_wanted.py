@@ -96,6 +96,18 @@ def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str,
     assert sentence in str(error.value)
 
 
+def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) -> None:
+    """A row that refuses the number of tasks goes on the most nodes that it can use, with the reason; the others go on all. One recipe alone is refused."""
+    words = ["nodes=4", "slurm.gpus_per_node=8"]
+    runs, _ = wanted(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
+    nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
+    assert nodes["glt_irm"] == (1, 2, "on 1 of the 4 nodes, for the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here")
+    assert nodes["glt_mixup_ifl"][:2] == nodes["glt_ride_ifl_mixup"][:2] == (2, 16) and "1, 2, 4, 8, 16 tasks are legal" in nodes["glt_mixup_ifl"][2]
+    assert all(found == (4, 32, "") for name, found in nodes.items() if "mixup" not in name and name != "glt_irm")
+    with pytest.raises(RecipeError, match="at most 2 tasks"):
+        wanted(["recipe=glt_irm", *words, f"runs={tmp_path}"], Site())
+
+
 def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
     """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of the runs of the same method, or else form of network and part that is trained, or else of any on the same network, per process; a later
     judgement costs none."""
