@@ -10,6 +10,9 @@
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   runs=DIR           where run folders are made
 
+  eval=RUN           judges a finished run again, here, and writes its predictions anew    select=last|best
+  export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
+
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts.
 The same command again goes on where the run stopped, and does nothing if it is finished.
@@ -37,11 +40,13 @@ def main(words: list[str]) -> int:
         return 0
     from recipes.resolve import dump
     from recipes.schema import RecipeError
-    from slurm import several, site_file
+    from slurm import finished, several, site_file
     from slurm.cost import cost
     from slurm.wanted import wanted
 
     try:
+        if finished.asks(words):
+            return finished.command(words)
         here = site_file.load()
         runs, at_once = wanted(words, here)
         first = runs[0]

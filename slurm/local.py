@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from recipes.schema import PROJECT, Recipe, RecipeError
 from slurm.folder import prepare
 from slurm.job import FAILED, FINISHED, STOPPED
+from slurm.rendezvous import free_port
 
 LOCK_S = 1.0
 """How long the folder's lock is asked for: a status view holds it for an instant too."""
@@ -133,10 +133,7 @@ def _take(lock: IO[str], folder: Path) -> None:
 def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen]:
     """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
     it holds until the last of them has ended."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = []
+    port, processes = free_port(), []
     (folder / "log").mkdir(exist_ok=True)
     for rank in range(recipe.tasks):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": recipe.tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -28,6 +28,13 @@ def export_rank() -> None:
     print(f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, meeting at {place}", file=sys.stderr, flush=True)
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _reachable(node: str) -> str:
     """The node's name where it resolves, else the address that SLURM itself reaches it by."""
     try:

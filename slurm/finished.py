@@ -1,0 +1,45 @@
+"""`eval=RUN [select=best]` and `export=RUN out=FILE [select=best]`: a finished run used again, on this machine and by one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.schema import PROJECT, RecipeError
+from recipes.words import nearest
+from slurm.rendezvous import free_port
+
+SELECTS = ("last", "best")
+
+
+def asks(words: Sequence[str]) -> bool:
+    """Whether a command is one of these two."""
+    return any(word.partition("=")[0] in ("eval", "export") for word in words)
+
+
+def command(words: Sequence[str]) -> int:
+    """Run it; returns the exit code.
+
+    Raises:
+        RecipeError: a word that does not go with it, or a run that is not there or not finished.
+    """
+    values = dict(word.partition("=")[::2] for word in words)
+    what = "eval" if "eval" in values else "export"
+    legal = ("eval", "select", "runs") if what == "eval" else ("export", "select", "out", "runs")
+    if wrong := next((key for key in values if key not in legal), None):
+        raise RecipeError(f"{wrong}= does not go with {what}=: {nearest(wrong, legal)}")
+    if (select := values.get("select", "last")) not in SELECTS:
+        raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")
+    if what == "export" and not values.get("out"):
+        raise RecipeError("out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors")
+    run = next((path for path in (Path(values[what]), Path(values.get("runs") or PROJECT / "runs") / values[what]) if values[what] and (path / "recipe.yaml").is_file()), None)
+    if run is None:
+        raise RecipeError(f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path is legal")
+    if not (run / "done").is_file():
+        raise RecipeError(f"{what}={values[what]}: the run is not finished")
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    job = ["evaluate", run.resolve(), select] if what == "eval" else ["export", run.resolve(), select, Path(values["out"]).absolute()]
+    return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env={**os.environ, **variables}).returncode
