@@ -64,14 +64,14 @@ def run(name: str, data: str, root: Path) -> Recipe:
     """Train two steps, each an epoch so that IFL builds its environments between them, after the run that the row builds on."""
     row = resolve([f"recipe={name}", f"data={data}"])
     size = PER_STREAM * row.streams
-    words = [f"recipe={name}", f"data={data}", f"data.root={root}", f"runs={root / 'runs'}", "data.workers=0", "cluster=local"]
+    words = [f"recipe={name}", f"data={data}", f"data.root={root}", f"runs={root / 'runs'}", "data.workers=0", "tasks_per_node=1", "cluster=local"]
     if not row.method.eval_of:
         words += [f"batch.size={size}", f"batch.bn={size}", f"batch.draws_per_epoch={PER_STREAM / 1200}", "schedule.epochs=2", "log.every=1"]
     if row.ifl and row.ifl.milestones:
         words += ["ifl.milestones=[0,1]", f"ifl.alpha={row.ifl.alpha}"]
     for key in ("init_from", "eval_of"):
         if source := getattr(row.method, key):
-            words.append(f"method.{key}={run(source, data, root).run_name}")
+            words.append(f"method.{key}={run(source.partition('-')[0], data, root).run_name}")
     recipe = resolve(words)
     prepare(recipe, recipe.run_folder)
     assert started(1).run(trained, str(recipe.run_folder), timeout=900) == [True]
