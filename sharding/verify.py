@@ -84,7 +84,7 @@ def data_sets(folder: Path) -> list[Path]:
 def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool = True) -> Verdict:
     """Checks the data set in `folder` with `workers` processes; what is found does not depend on their number.
 
-    `strict`: the same image bytes in two splits of an edition are a problem, else a warning. Memory: the indices and 768 bytes an
+    `strict`: the same image bytes in two splits of an edition are a problem, else a warning. Memory: the indices and 192 bytes an
     image, and in every process one sample. Raises DataError where a worker dies.
     """
     folder = folder.resolve()
@@ -169,7 +169,7 @@ def _look_alikes(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str
             one, two = used[owner[a]], used[owner[b]]
             if pairs[one, two] == edition and indices[one].sha256[row[a]].tobytes() != indices[two].sha256[row[b]].tobytes():  # same bytes: said already
                 text = f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key {str(indices[two].key[row[b]])!r} in {two}"
-                warnings.add(one, f"{text} (at most {BITS} of {SIDE * SIDE} brightness steps and {LEVELS:g} of 255 levels apart)", int(row[a]))
+                warnings.add(one, f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of 255 levels apart)", int(row[a]))
 
 
 def _counted(number: int, what: str) -> str:

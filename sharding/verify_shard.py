@@ -47,7 +47,7 @@ class Task:
 @dataclass(frozen=True)
 class Report:
     """What came of a shard: findings (at most the limit) of `count`, `images` decoded, `size` bytes read, and for the
-    search for look-alikes `thumbs` [n, SIDE, SIDE, 3] uint8 where `decoded` [n] bool."""
+    search for look-alikes `thumbs` [n, SIDE, SIDE, 3] uint8, where `decoded` [n] bool."""
 
     found: list[Finding]
     count: int
@@ -176,7 +176,7 @@ class _Check:
             if self.end - position < 2 * BLOCK:
                 self.found.add(self.task.place, f"the mark of the tar's end at byte offset {position} has {self.end - position} bytes; {2 * BLOCK} at least are needed", position)
             return True
-        if complete and self._next_header(position + BLOCK, None) >= self.end:
+        if complete and not self._read(self._next_header(position + BLOCK, None), BLOCK).strip(b"\0"):  # no file follows
             self.found.add(self.task.place, f"the padding at the tar's end is damaged at byte offset {damage}", damage)
             return True
         return False
@@ -255,7 +255,7 @@ class _Check:
             if not isinstance(entry, dict):
                 raise ValueError("it is not an object")
         except (ValueError, RecursionError) as error:
-            position = error.start if isinstance(error, UnicodeDecodeError) else getattr(error, "pos", 0)
+            position = _torn(data, known) or (error.start if isinstance(error, UnicodeDecodeError) else getattr(error, "pos", 0))
             self._say(key, member.start + position, f"has a .json that cannot be read: {' '.join(str(error).split())}")
             return
         meant = json.dumps({**entry, **known}, sort_keys=True, separators=(",", ":")).encode()
@@ -283,7 +283,7 @@ class _Check:
         kinds = Counter(name for name, _ in words)
         odd = []
         for number, start, text, extra in self.extras:
-            strange = [name for name, value in extra.items() if isinstance(value, str) and words[name, value] == 1 and 10 * kinds[name] < len(self.extras)]
+            strange = [name for name, value in extra.items() if isinstance(value, str) and words[name, value] == 1 and 4 * kinds[name] <= len(self.extras)]
             if _shape(extra) != usual or strange:
                 name = strange[0] if strange else next(iter(extra), "")
                 odd.append(f"key {self.keys[number]!r} at byte offset {start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})")
@@ -350,6 +350,16 @@ def _shape(entry: Mapping[str, Any]) -> tuple[Any, ...]:
 def _first_difference(one: Sequence[int], two: Sequence[int]) -> int:
     """The first position at which two byte strings differ (the shorter one's length where one begins the other)."""
     return next((position for position, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
+
+
+def _torn(data: bytes, known: Mapping[str, Any]) -> int | None:
+    """Where, in a .json that cannot be read, an entry is not what it should be; None where all of the known ones are."""
+    for name, value in known.items():
+        entry = json.dumps({name: value}, separators=(",", ":"))[1:-1].encode()
+        start = data.find(f'"{name}":'.encode())
+        if start >= 0 and entry not in data:
+            return start + _first_difference(data[start:], entry)
+    return None
 
 
 def _shown(data: bytes) -> str:
