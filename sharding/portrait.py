@@ -12,9 +12,12 @@ matplotlib.use("Agg")
 
 import numpy as np  # noqa: E402  (the backend comes first)
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.container import BarContainer  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
+from matplotlib.patheffects import Normal, Stroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
+from matplotlib.ticker import StrMethodFormatter  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from sharding.augment import decode  # noqa: E402
@@ -30,7 +33,7 @@ WIDTH = 7.2
 BARS = 40  # up to so many classes have a bar and a name each
 STYLE: dict[str, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd", "grid.linewidth": 0.5,
                          "legend.frameon": False, "hatch.linewidth": 0.5, "pdf.fonttype": 42}
-CELL = 96  # pixels of a contact sheet's image
+CELL = 102  # pixels of a contact sheet's image with its frame
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
@@ -56,19 +59,25 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
                 chosen = np.flatnonzero(groups == group)
                 label = f"{word} ({len(chosen)} classes, {int(counts[chosen].sum()):,} images)"
                 axis.bar(chosen, counts[chosen], width=0.8 if few else 1.0, color=GROUPS[group], hatch=HATCHES[group] if few else None, edgecolor="white" if few else GROUPS[group],
-                         linewidth=0.5 if few else 0.0, label=label, rasterized=False)
+                         linewidth=0.5 if few else 0.0, label=label)
             edition = train.partition("/")[0]
             others = {split: relative for split, relative in said["editions"].get(edition, {}).items() if relative != train and relative in said["splits"]}
-            for number, (split, relative) in enumerate(others.items()):
-                axis.step(np.arange(len(counts) + 1) - 0.5, np.append(said["splits"][relative]["per_class"], said["splits"][relative]["per_class"][-1:]), where="post", color=LINES[number % 4],
-                          linestyle=DASHES[number % 4], linewidth=1.1, label=split)
+            alike: dict[tuple[int, ...], list[str]] = {}  # equal counts are one line
+            for split, relative in others.items():
+                alike.setdefault(tuple(said["splits"][relative]["per_class"]), []).append(split)
+            for number, (per_class, names) in enumerate(alike.items()):
+                axis.stairs(per_class, np.arange(len(counts) + 1) - 0.5, baseline=None, color=LINES[(0, 2, 3, 5)[number % 4]], linestyle=DASHES[number % 4], linewidth=1.2, label=", ".join(names), zorder=3,
+                            path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()])
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axis.set_xlim(-0.7, len(counts) - 0.3)
             axis.set_ylim(bottom=0.7)
             axis.set_ylabel("images (log scale)")
-            axis.set_title(f"{said['name']}: {train}, {int(counts.sum()):,} images, {counts.max():,} to {counts.min():,} a class", loc="left", fontsize=8)
+            axis.set_title(f"{said['name']}: {train}, {int(counts.sum()):,} images, {_range(counts)} a class", loc="left", fontsize=8)
             axis.grid(axis="x", visible=False)
-            axis.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            handles, labels = axis.get_legend_handles_labels()
+            order = sorted(range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer))  # the bars first
+            axis.legend([handles[number] for number in order], [labels[number] for number in order], fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
             if few:
                 axis.set_xticks(range(len(counts)), [_short(name) for name in said["class_names"]], rotation=45 if len(counts) > 6 else 0, ha="right" if len(counts) > 6 else "center")
             else:
@@ -124,7 +133,7 @@ def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
         many = len(order) > BARS
         axis.plot(range(len(order)), [counted.get(value, 0) / whole for value in order], color=LINES[number % 7], linestyle=DASHES[number % 4], marker=None if many else "osD^vPX"[number % 7], markersize=3,
                   linewidth=1 if many else 0.7, label=f"{relative}" + (f"  (std {said['splits'][relative]['attributes_std']['value']:.4f})" if listed else ""))
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.05 * max(max(counted.values()) / sum(counted.values()) for counted in splits.values()))
     axis.set_ylabel("share")
     axis.set_title(f"{entry}: {len(order)} values, by their share in {next(iter(splits))}", loc="left", fontsize=8)
     if len(order) <= BARS:
@@ -152,7 +161,9 @@ def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             for number, (relative, measured) in enumerate(splits.items()):
                 shares = np.histogram(measured[what], edges)[0] / len(measured[what])
                 axis.stairs(shares, edges, color=LINES[number % 7], linestyle=DASHES[number % 4], linewidth=1, label=relative)
-            axis.set_xscale("log" if high > 8 * low else "linear")
+            if high > 8 * low:
+                axis.set_xscale("log")
+                axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes[0].set_ylabel("share of the split's images")
         handles, labels = next(((h, words) for h, words in (axis.get_legend_handles_labels() for axis in reversed(axes)) if h), ([], []))
         if handles:
@@ -201,6 +212,10 @@ def _tile(data: bytes, colour: str) -> Image.Image:
     tile.paste(Image.new("RGB", (CELL - 4, CELL - 4), "white"), (2, 2))
     tile.paste(image, ((CELL - image.width) // 2, (CELL - image.height) // 2))
     return tile
+
+
+def _range(counts: np.ndarray) -> str:
+    return f"{counts.max():,}" + (f" to {counts.min():,}" if counts.min() < counts.max() else "")
 
 
 def _short(name: str) -> str:

@@ -129,7 +129,7 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}
     for relative in sorted(set(meta["splits"]) - named):
         found.add(DATASET_FILE, f"split {relative} is in no edition")
-    plan = meta["build"].get("plan", {})
+    plan = meta["build"].get("plan") or (meta["notes"].get("plan") if isinstance(meta.get("notes"), dict) else None) or {}
     for relative in sorted(plan.keys() - meta["splits"].keys() if isinstance(plan, dict) else ()):
         found.add(DATASET_FILE, f"the build planned split {relative}, which is not there")
     for relative, index in indices.items():
