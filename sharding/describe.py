@@ -174,15 +174,20 @@ def spread(counts: Sequence[int] | np.ndarray, wanted: int) -> list[int]:
     return order[places].tolist()
 
 
+def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
+    """folder -> split, opened, and folder -> what it holds; each folder once, training before validation before tests."""
+    places = {relative: (edition, split) for edition, named in dataset.editions.items() for split, relative in named.items()}
+    opened = {relative: dataset.split(*place) for relative, place in sorted(places.items(), key=lambda item: _rank(item[0]))}
+    with tqdm(total=sum(map(len, opened.values())), desc=f"reading {dataset.name}", unit="img", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+        return opened, {relative: contents(split, dataset.num_classes, bar) for relative, split in opened.items()}
+
+
 def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 3) -> list[Path]:
     """Writes numbers and pictures of `root/name` to `out` and returns the files' paths. Raises DataError where the data set does not open."""
     from sharding.portrait import attribute_bars, class_histogram, contact_sheet, save, size_histograms  # slow to import
 
     dataset = open_dataset(root, name)
-    relatives = {relative: (edition, split) for edition, named in sorted(dataset.editions.items(), reverse=True) for split, relative in named.items()}  # glt first
-    opened = {relative: dataset.split(*place) for relative, place in sorted(relatives.items(), key=lambda item: _rank(item[0]))}
-    with tqdm(total=sum(map(len, opened.values())), desc=f"reading {name}", unit="img", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
-        splits = {relative: contents(split, dataset.num_classes, bar) for relative, split in opened.items()}
+    opened, splits = read(dataset)
     said = numbers(dataset, splits)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "describe.json"]
