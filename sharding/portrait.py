@@ -17,7 +17,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 from matplotlib.patheffects import Normal, Stroke  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
-from matplotlib.ticker import StrMethodFormatter  # noqa: E402
+from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from sharding.augment import decode  # noqa: E402
@@ -52,7 +52,7 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
     groups = np.array(said["class_groups"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6 * len(trains)), layout="constrained")
-        for axis, train in zip(figure.subplots(len(trains), 1, squeeze=False, sharex=True)[:, 0], trains):
+        for axis, train in zip(figure.subplots(len(trains), 1, squeeze=False, sharex=True, sharey=True)[:, 0], trains):
             counts = np.array(said["splits"][train]["per_class"])
             few = len(counts) <= BARS
             for group, word in enumerate(CLASS_WORDS):
@@ -70,6 +70,7 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
                             path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()])
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_xlim(-0.7, len(counts) - 0.3)
             axis.set_ylim(bottom=0.7)
             axis.set_ylabel("images (log scale)")
@@ -79,8 +80,8 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
             order = sorted(range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer))  # the bars first
             axis.legend([handles[number] for number in order], [labels[number] for number in order], fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
             if few:
-                axis.set_xticks(range(len(counts)), [_short(name) for name in said["class_names"]], rotation=45 if len(counts) > 6 else 0, ha="right" if len(counts) > 6 else "center")
-            else:
+                _named_ticks(axis, said["class_names"])
+            elif train == trains[-1]:
                 axis.set_xlabel("class id")
     return figure
 
@@ -138,7 +139,7 @@ def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
     axis.set_title(f"{entry}: {len(order)} values, by their share in {next(iter(splits))}", loc="left", fontsize=8)
     if len(order) <= BARS:
         names = [said["attribute_names"][int(value)] if listed and value.isdigit() and int(value) < len(said["attribute_names"]) else value for value in order]
-        axis.set_xticks(range(len(order)), [_short(name) for name in names], rotation=45 if len(order) > 8 else 0, ha="right" if len(order) > 8 else "center")
+        _named_ticks(axis, names)
     else:
         axis.set_xlabel(f"{entry}, from the most frequent to the least")
     axis.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -164,6 +165,7 @@ def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             if high > 8 * low:
                 axis.set_xscale("log")
                 axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+                axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_ylabel("share of the split's images")
         handles, labels = next(((h, words) for h, words in (axis.get_legend_handles_labels() for axis in reversed(axes)) if h), ([], []))
         if handles:
@@ -212,6 +214,12 @@ def _tile(data: bytes, colour: str) -> Image.Image:
     tile.paste(Image.new("RGB", (CELL - 4, CELL - 4), "white"), (2, 2))
     tile.paste(image, ((CELL - image.width) // 2, (CELL - image.height) // 2))
     return tile
+
+
+def _named_ticks(axis: Axes, names: Sequence[str]) -> None:
+    """A name under each place: level, slanted or upright, as they have room."""
+    turn = 0 if len(names) * max(len(name) for name in names) < 60 else 45 if len(names) <= 15 else 90
+    axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=turn, ha="right" if turn == 45 else "center", fontsize=8 if turn < 90 else 6.5)
 
 
 def _range(counts: np.ndarray) -> str:
