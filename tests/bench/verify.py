@@ -54,8 +54,8 @@ def main(words: list[str]) -> None:
         if "data" in options:
             folder = Path(options["data"])
         else:
-            images = iter(photographs(int(options.get("images", 600))))
-            per_class = [int(options.get("images", 600)) // 4] * 4
+            third = int(options.get("images", 600)) // 3
+            images, per_class = iter(photographs(3 * third + 2)), [third, third, third, 2]  # the last class sets the size of the other splits
 
             def change(relative: str, samples: list) -> list:
                 return [type(sample)(sample.key, sample.source, next(images), sample.label, sample.group, sample.attribute, sample.extra) for sample in samples] if relative == "glt/train" else samples
