@@ -196,7 +196,8 @@ def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes:
             words = f"{_short(said['class_names'][label])}\n{CLASS_WORDS[said['class_groups'][label]]}, {counts[label]:,}" + (f"\n({train[label]:,} in training)" if not relative.endswith("/train") else "")
             axis.text(-10, (row + 0.5) * (CELL + gap) - gap / 2, words, ha="right", va="center", fontsize=6.5)
         for column, group in enumerate(has):
-            axis.text(column * block, -8, ATTRIBUTE_WORDS[group] if group >= 0 else "no attribute", fontsize=8, color="black", va="bottom", bbox={"facecolor": "white", "edgecolor": GROUPS[group] if group >= 0 else "#888888", "pad": 1.5, "linewidth": 1.5})
+            frame = {"facecolor": "white", "edgecolor": GROUPS[group] if group >= 0 else "#888888", "pad": 1.5, "linewidth": 1.5}
+            axis.text(column * block, -8, ATTRIBUTE_WORDS[group] if group >= 0 else "no attribute", fontsize=8, color="black", va="bottom", bbox=frame)
         figure.text(0.01, 1 - 0.06 / (height + top), f"{said['name']}\n{relative}", va="top", fontsize=8)
     return figure
 
