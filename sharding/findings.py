@@ -1,0 +1,43 @@
+"""What a check found: places and sentences, in an order that does not depend on who found them first."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """One sentence about one place. Findings sort by file, then byte offset (-1: the file as a whole), then text."""
+
+    place: str
+    offset: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+@dataclass
+class Findings:
+    """The first `limit` findings by their order, and how many there were: a ruined disk must not fill the memory."""
+
+    limit: int
+    count: int = 0
+    _kept: list[Finding] = field(default_factory=list)
+
+    def add(self, place: str, text: str, offset: int = -1) -> None:
+        """Notes one finding."""
+        self.merge([Finding(place, offset, text)], 1)
+
+    def merge(self, found: Iterable[Finding], count: int) -> None:
+        """Takes over the findings that another one kept, of `count` that it had."""
+        self._kept.extend(found)
+        self.count += count
+        if len(self._kept) > 2 * self.limit:
+            self._kept = heapq.nsmallest(self.limit, self._kept)
+
+    def first(self) -> list[Finding]:
+        """At most `limit` findings, sorted."""
+        return heapq.nsmallest(self.limit, self._kept)

@@ -1,0 +1,210 @@
+"""Checks a built data set: `python -m sharding.verify DIR [workers=N] [limit=N] [duplicates=problem|warning]`.
+
+    DIR           a data set's folder, DATA_ROOT/NAME, or DATA_ROOT with several
+    workers=N     processes (default: one a core); the report does not depend on it
+    limit=N       how many problems and warnings to list (default 100); all are counted
+    duplicates=   what the same image bytes under two sources in two splits of an edition are (default problem): a data set made from
+                  photographs that occur twice in their source cannot be without them
+
+Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in dataset.json; an
+image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a shard that plain webdataset reads
+otherwise; a source, a key (also in other case or with other folders in front) or the same image in two splits of an edition.
+Warnings: images that look alike in two splits of an edition, and files that do not belong there.
+
+The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there are problems, 2 the
+check could not run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    from recipes.environment import in_environment
+
+    in_environment()  # before the first import that a bare Python lacks
+
+import numpy as np
+from tqdm import tqdm
+
+from recipes.words import one_line
+from sharding.arguments import folder_and_options, whole_number
+from sharding.dataset import DATASET_FILE
+from sharding.findings import Findings
+from sharding.index import DataError, Index
+from sharding.near import BITS, LEVELS, SIDE, alike
+from sharding.verify_set import check_across, check_files, check_folders, check_meta, folder_pairs, read_index, read_meta, split_folders
+from sharding.verify_shard import Report, Task, check_shard
+
+KEYS = ("workers", "limit", "duplicates")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a data set is found to be: the first problems and warnings, sorted, how many there are, and how much was read."""
+
+    name: str
+    problems: Findings
+    warnings: Findings
+    images: int
+    shards: int
+    size: int
+    fingerprint: str
+
+    def lines(self) -> list[str]:
+        """The report."""
+        lines = [f"{kind}: {self.name}/{one_line(str(finding))}" for kind, found in (("problem", self.problems), ("warning", self.warnings)) for finding in found.first()]
+        lines += [f"... and {found.count - len(found.first())} more {kind}s" for kind, found in (("problem", self.problems), ("warning", self.warnings)) if found.count > len(found.first())]
+        state = f"{_counted(self.problems.count, 'problem')}, {_counted(self.warnings.count, 'warning')}"
+        return [*lines, f"{self.name}: {state}; {self.images:,} images decoded from {self.shards:,} shards of {self.size / 1e6:,.1f} MB; fingerprint {self.fingerprint}"]
+
+
+def data_sets(folder: Path) -> list[Path]:
+    """The data sets' folders in or at `folder`, sorted. Raises DataError, naming it, where there are none."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; DATA_ROOT/NAME, or DATA_ROOT with several, would be legal")
+    def built(path: Path) -> bool:
+        return (path / DATASET_FILE).exists() or bool(split_folders(path, None))
+    found = [folder] if built(folder) else sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and built(path))
+    if not found:
+        raise DataError(f"there is no data set in {folder}: neither it nor a folder in it holds a {DATASET_FILE} or shards")
+    return found
+
+
+def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool = True) -> Verdict:
+    """Checks the data set in `folder` with `workers` processes; what is found does not depend on their number.
+
+    `strict`: the same image bytes in two splits of an edition are a problem, else a warning. Memory: the indices and 192 bytes an
+    image, and in every process one sample. Raises DataError where a worker dies.
+    """
+    folder = folder.resolve()
+    problems, warnings = Findings(limit), Findings(limit)
+    meta = read_meta(folder, problems)
+    relatives = split_folders(folder, meta)
+    recorded = {relative: meta["splits"][relative].get("fingerprint") if meta else None for relative in relatives}
+    indices = {relative: index for relative in relatives if (index := read_index(folder, relative, recorded[relative], problems)) is not None}
+    for relative in relatives:
+        check_files(folder, relative, indices.get(relative), problems, warnings)
+    check_folders(folder, relatives, warnings)
+    editions: Mapping[str, Mapping[str, str]] = meta["editions"] if meta else {}
+    if meta:
+        check_meta(folder, meta, indices, problems)
+    check_across(editions, indices, problems, problems if strict else warnings)
+
+    tasks = [task for relative, index in indices.items() for task in shard_tasks(folder, relative, index, limit)]
+    thumbs = {relative: np.zeros((len(index), SIDE, SIDE, 3), np.uint8) for relative, index in indices.items()}
+    decoded = {relative: np.zeros(len(index), bool) for relative, index in indices.items()}
+    images = size = 0
+    with tqdm(total=sum(int(task.rows.shard_size[0]) for task in tasks), desc=f"verifying {folder.name}", unit="B", unit_scale=True,
+              mininterval=0.5 if sys.stderr.isatty() else 30) as bar:  # a line now and then in a batch job's log
+        for task, report in zip(tasks, _reports(tasks, workers)):
+            relative = task.place.rpartition("/")[0]
+            problems.merge(report.found, report.count)
+            thumbs[relative][task.ids], decoded[relative][task.ids] = report.thumbs, report.decoded
+            images, size = images + report.images, size + report.size
+            bar.update(int(task.rows.shard_size[0]))
+    _look_alikes(editions, indices, thumbs, decoded, warnings)
+    return Verdict(folder.name, problems, warnings, images, len(tasks), size, meta["fingerprint"] if meta else "unknown")
+
+
+def shard_tasks(folder: Path, relative: str, index: Index, limit: int) -> Iterator[Task]:
+    """A task for each shard of a split, in order."""
+    order = np.argsort(index.shard, kind="stable")
+    bounds = np.searchsorted(index.shard[order], np.arange(len(index.shard_name) + 1))
+    for number, name in enumerate(index.shard_name.tolist()):
+        ids = order[bounds[number] : bounds[number + 1]]
+        shard = slice(number, number + 1)
+        rows = Index(key=index.key[ids], source=index.source[ids], shard=np.zeros(len(ids)), offset=index.offset[ids], size=index.size[ids], sha256=index.sha256[ids],
+                     label=index.label[ids], group=index.group[ids], attribute=index.attribute[ids], shard_name=index.shard_name[shard],
+                     shard_size=index.shard_size[shard], shard_sha256=index.shard_sha256[shard])
+        yield Task(folder / relative / name, f"{relative}/{name}", ids, rows, limit)
+
+
+def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
+    """The tasks' reports, in the tasks' order."""
+    if workers == 1:
+        yield from map(check_shard, tasks)
+        return
+    import webdataset  # noqa: F401  here, once: the forked workers find it loaded
+
+    with ProcessPoolExecutor(min(workers, max(1, len(tasks))), get_context("fork")) as pool:
+        running: deque[Any] = deque()
+        try:
+            for task in tasks:
+                running.append(pool.submit(check_shard, task))
+                if len(running) > 2 * workers:  # no more under way than needed: reports wait in memory
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool:
+            raise DataError("a worker process died, perhaps for want of memory; workers=1 needs the least") from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _look_alikes(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], thumbs: Mapping[str, np.ndarray], decoded: Mapping[str, np.ndarray],
+                 warnings: Findings) -> None:
+    pairs = folder_pairs(editions)
+    for edition in sorted(editions):
+        used = [relative for relative in sorted(set(editions[edition].values())) if relative in indices]
+        if not used:
+            continue
+        owner = np.concatenate([np.full(len(indices[relative]), number) for number, relative in enumerate(used)])
+        row = np.concatenate([np.arange(len(indices[relative])) for relative in used])
+        found, whole = alike(np.concatenate([thumbs[relative] for relative in used]), np.concatenate([decoded[relative] for relative in used]), owner)
+        if not whole:
+            warnings.add(edition, f"edition {edition} has so many images of one kind that not all pairs were compared for looking alike")
+        for a, b in found.tolist():
+            one, two = used[owner[a]], used[owner[b]]
+            if pairs[one, two] == edition and indices[one].sha256[row[a]].tobytes() != indices[two].sha256[row[b]].tobytes():  # same bytes: said already
+                text = f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key {str(indices[two].key[row[b]])!r} in {two}"
+                warnings.add(one, f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of 255 levels apart)", int(row[a]))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}" if number else f"no {what}s"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit status."""
+    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+        print(__doc__.strip())
+        return 0
+    try:
+        word, options = folder_and_options(arguments, KEYS)
+        workers, limit = whole_number(options, "workers", len(os.sched_getaffinity(0)), 1), whole_number(options, "limit", 100, 1)
+        duplicates = options.get("duplicates", "problem")
+        if duplicates not in ("problem", "warning"):
+            raise DataError(f"duplicates={duplicates} is not legal; problem or warning is")
+        status = 0
+        for folder in data_sets(Path(word)):
+            start = time.perf_counter()
+            verdict = verify(folder, workers, limit, duplicates == "problem")
+            seconds = time.perf_counter() - start
+            print("\n".join(verdict.lines()), flush=True)
+            print(f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, {verdict.size / seconds / 1e9:.3f} GB/s", file=sys.stderr)
+            status = max(status, int(verdict.problems.count > 0))
+        return status
+    except DataError as error:
+        print(f"sharding.verify: {one_line(str(error))}", file=sys.stderr)
+    except OSError as error:  # a folder that cannot be listed
+        print(f"sharding.verify: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("sharding.verify: stopped", file=sys.stderr)
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
