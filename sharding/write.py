@@ -6,6 +6,7 @@ build leaves behind opens: a split's folder appears by one rename when it is who
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -13,11 +14,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -200,12 +202,8 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
         "build": dict(options)}
     meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
                                      "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
-    temporary = folder / f".{DATASET_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / DATASET_FILE)
+    with whole_file(folder / DATASET_FILE) as file:
+        file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
     return meta
 
@@ -243,6 +241,20 @@ def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new binary file that stands under its name when it is whole and durable, and not at all where something fails."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> bytes:
