@@ -13,6 +13,7 @@ in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,8 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
             found[edition] = annotation
     lacking = sorted((expected or set()) - set(found))
     if lacking or not found:
-        raise DataError(f"{work / f'{(lacking or ['glt'])[0]}.json'} is missing or was made with other words: stage=split comes before stage={request.stage}")
+        missing = work / f"{lacking[0] if lacking else 'glt'}.json"
+        raise DataError(f"{missing} is missing or was made with other words: stage=split comes before stage={request.stage}")
     if len({(annotation.classes, annotation.groups) for annotation in found.values()}) > 1:
         raise DataError("the two split files do not name the same classes in the same order; files of one version of the data set would be legal")
     return found
@@ -146,7 +148,14 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
 def _pack(request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]) -> None:
     """Stages `pack` and `finish`."""
     folders, rows = _folders(editions)
-    plan = {relative: planned(relative, rows[relative], editions, classes, request, stream) for stream, relative in enumerate(sorted(rows))}
+    groups = next(iter(editions.values())).groups
+    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
+    plan = {}
+    for stream, relative in enumerate(sorted(rows)):
+        if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
+            what = "that image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
+            raise DataError(f"split {relative} needs {missing}, and source={request.source} has no {what}" + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else ""))
+        plan[relative] = [_planned(rows[relative], row, groups, numbers) for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()]
     render = Copies(StoredSize(request.resize_short, request.quality))
     indices = pack(request.out / NAME, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
@@ -185,17 +194,9 @@ class Copies:
         return self.stored(planned.where.read())
 
 
-def planned(relative: str, rows: Rows, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], request: Request, stream: int) -> list[Planned]:
-    """A split's images in a random order: neighbours in a shard are of different classes. Raises DataError for one that the source does not have."""
-    groups = next(iter(editions.values())).groups
-    position = {name: {file: i for i, file in enumerate(images.names)} for name, images in classes.items()}
-    found = []
-    for row in Dice(request.seed, 10 + stream).permutation(len(rows)).tolist():
-        source, label = str(rows.source[row]), int(rows.label[row])
-        name, _, file = source.partition("/")
-        if file not in position.get(name, {}):
-            what = f"class {name}" if name not in position else "that image"
-            raise DataError(f"split {relative} needs {source}, and source={request.source} has no {what}" + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else ""))
-        more = {} if rows.cluster[row] < 0 else {"cluster": int(rows.cluster[row])}
-        found.append(Planned(file.rpartition(".")[0].replace(".", "_"), source, classes[name].place(position[name][file]), label, groups[label], int(rows.attribute[row]), more))
-    return found
+def _planned(rows: Rows, row: int, groups: Sequence[int], numbers: Mapping[str, tuple[ClassImages, int]]) -> Planned:
+    source, label = str(rows.source[row]), int(rows.label[row])
+    images, i = numbers[source]
+    more = {} if rows.cluster[row] < 0 else {"cluster": int(rows.cluster[row])}
+    key = re.sub(r"[^A-Za-z0-9_-]", "_", images.names[i].rpartition(".")[0])
+    return Planned(key, source, images.place(i), label, groups[label], int(rows.attribute[row]), more)

@@ -136,10 +136,10 @@ def split(ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Seq
         tests["test_gbl"].append(_part([group[:gbl] for group in groups]))
         tests["test_cbl"].append(_part([group[gbl:gbl + n] for group, n in zip(groups, counts.test_cbl)]))
         left.append([group[gbl + n:] for group, n in zip(groups, counts.test_cbl)])
-        needs = [gbl + test + train for test, train in zip(counts.test_cbl, counts.cbl)]
-        for group, (have, need) in enumerate(zip(map(len, groups), needs)):
-            if have < need or gbl < counts.test_gbl:
-                short.append(f"class {names[label]}, attribute group {group}: {have} images, {max(need, 4 * counts.test_gbl)} are needed")
+        for group, (have, test, train) in enumerate(zip(map(len, groups), counts.test_cbl, counts.cbl)):
+            need = max(counts.test_gbl + test + train, 4 * counts.test_gbl)
+            if have < need:
+                short.append(f"class {names[label]}, attribute group {group}: {have} images, {need} are needed")
     pool = [_part([group[:n] for group, n in zip(groups, given)])
             for groups, given in zip(left, long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1])]
     glt = _drawn(pool, {"test_glt": counts.test_glt * len(ranks), "val": counts.val * len(ranks)}, seed)
