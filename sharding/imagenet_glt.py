@@ -35,6 +35,7 @@ from sharding.write import file_digest, finish_dataset, is_built
 NAME = "imagenet_glt"
 TAKES = ("source", "weights", "annotation", "prefix", "seed", "resize_short", "quality", "scale", "workers")
 STAGES = {"index": False, "features": True, "clusters": True, "split": False, "pack": True, "finish": False}
+WITHOUT = {"annotation": ("features", "clusters")}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 IMAGES = 1_281_167
 """In ILSVRC2012's training set."""
