@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 
 import cluster as clusters
-from recipes.schema import PROJECT
+from recipes.schema import PROJECT, RecipeError
+from sharding.index import DataError
 from sharding.request import HELP, _literals, builders, declared
+from slurm import build_job
 from slurm.build_job import BuildJob, stages
+from slurm.site_file import Site
 from test_imagenet_glt import content, plant, raw, root  # noqa: F401 (fixtures)
 from test_imagenet_glt import words as build_words
 
@@ -58,10 +62,10 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(("more", "sentence"), [(["tasks=0"], "tasks=0 is not legal"), (["cluster=slrm"], "did you mean slurm"), (["stage=pack"], "stage=pack and build= do not go together"), (["sourc=x"], "did you mean source"),
                                                 (["slurm.tme=3"], "did you mean slurm.time"), (["seed=x"], "seed=x is not legal")])
 def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:  # noqa: F811
-    """A slip ends with exit code 2 and a sentence, before anything is made."""
-    shown = launch(words(raw, tmp_path / "out", "cluster=dry", *more) if not more[0].startswith("cluster") else words(raw, tmp_path / "out", *more))
-    assert shown.returncode == 2 and sentence in shown.stderr and shown.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    """A slip is refused in one sentence before anything is made."""
+    with pytest.raises((RecipeError, DataError), match=re.escape(sentence)) as caught:
+        build_job.launch(words(raw, tmp_path / "out", *(["cluster=dry"] if not more[0].startswith("cluster") else []), *more), Site())
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_a_data_set_without_stages_is_built_at_once(tmp_path: Path) -> None:
