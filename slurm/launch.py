@@ -9,6 +9,7 @@
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   runs=DIR           where run folders are made
+  build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`; tasks=N parts at once
 
   eval=RUN           judges a finished run again, here, and writes its predictions anew    select=last|best
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
@@ -48,6 +49,10 @@ def main(words: list[str]) -> int:
         if finished.asks(words):
             return finished.command(words)
         here = site_file.load()
+        if any(word.startswith("build=") for word in words):
+            from slurm.build_job import launch
+
+            return launch(words, here)
         runs, at_once = wanted(words, here)
         first = runs[0]
         for run in runs:
