@@ -1,0 +1,185 @@
+"""Which objects go where: MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. numpy alone.
+
+Of each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then Test-CBL, N at random
+of the rest; then the pool for training, which Test-GLT and val are cut from at random. Both editions start from all objects, so an object of a test
+split of one may be in the training split of the other: a model is judged by its own edition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from sharding.index import DataError
+
+MANY, MEDIUM = 11, 12
+"""Class ids 0-10 are group 0 (many), 11-22 group 1 (medium), all others group 2 (few)."""
+
+EPSILON = Fraction(1, 10**9)
+"""Added to the sum that the greedy pick divides by, part of the definition."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `test_glt` and `val`: times the number of
+    classes, from the training pool at random; `balanced`: the pool's objects of each class, None for a long tail whose smallest class has `tail` of the largest."""
+
+    test: int
+    val: int
+    test_glt: int = 0
+    balanced: int | None = None
+    tail: float = 0.005
+
+
+PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, val=100, test_glt=200), "cbl": Sizes(test=100, val=50, balanced=1158)}
+"""The paper's editions: 188,426 objects give 144,573 and 32,132 for training."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: `rows` int64, objects in the order of writing; `score` float64, `attribute` int64 (0-2), of each row."""
+
+    rows: np.ndarray
+    score: np.ndarray = field(repr=False)
+    attribute: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Shuffle:
+    """Random orders from numpy's raw Philox words, the same on any machine and numpy version."""
+
+    def __init__(self, seed: int, stream: int) -> None:
+        if not (0 <= seed < 2**64 and 0 <= stream < 2**64):
+            raise ValueError(f"seed {seed} or stream {stream} is outside 0 .. 2**64 - 1")
+        self._philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` in a random order."""
+        return rows[np.argsort(self._philox.random_raw(len(rows)), kind="stable")]
+
+
+def class_group(label: int) -> int:
+    """The frequency group of a class id: by its index, as in the paper."""
+    return 0 if label < MANY else 1 if label < MANY + MEDIUM else 2
+
+
+def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
+    """Rows of `count` objects whose attributes are even: int64 [count], in the order of picking.
+
+    `present` [N, A] bool. By definition: with d the attributes' counts so far, each pick takes the object v, not yet taken and with at least one
+    attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v) + 1e-9) is smallest, the first in order on a tie.
+
+    With w = d + v, S = sum(w) and the A values' mean S / (S + e) / A, the variance is (A |w|^2 - S^2) / (A (S + e))^2; and since v is of 0 and 1,
+    |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells all objects. Numerator and S are whole numbers, exact in
+    float32 and float64 (counts to 2**24); objects closer than the division's rounding are compared as fractions, so that ties are true ones.
+    Raises DataError where fewer than `count` objects have an attribute.
+    """
+    ones = present.sum(1, dtype=np.int64)
+    free = ones > 0
+    if free.sum() < count:
+        raise DataError(f"{free.sum()} objects have an attribute, {count} are needed")
+    matrix = np.ascontiguousarray(present, dtype=np.float32)
+    taken_of = np.zeros(present.shape[1], np.int64)
+    picks = np.empty(count, np.int64)
+    for i in range(count):
+        dots = (matrix @ taken_of.astype(np.float32)).astype(np.int64)
+        sums = int(taken_of.sum()) + ones
+        spread = present.shape[1] * (int(taken_of @ taken_of) + 2 * dots + ones) - sums * sums
+        ratio = np.where(free, spread / (sums + float(EPSILON)) ** 2, np.inf)
+        picks[i] = _first_least(ratio, spread, sums)
+        free[picks[i]] = False
+        taken_of += present[picks[i]]
+    return picks
+
+
+def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int:
+    """The first row of the least spread / (sums + EPSILON)^2, exactly; `ratio` is the same to within float64's rounding, inf where a row is out."""
+    near = np.flatnonzero(ratio <= ratio.min() * (1 + 1e-12))
+    pairs, first = np.unique(np.stack([spread[near], sums[near]], 1), axis=0, return_index=True)
+    least = min(range(len(pairs)), key=lambda j: (Fraction(int(pairs[j, 0])) / (int(pairs[j, 1]) + EPSILON) ** 2, first[j]))
+    return int(near[first[least]])
+
+
+def long_tail(sizes: Sequence[int], tail: float) -> list[int]:
+    """Objects of each class in the long-tailed pool: n_0 * tail^(c / (K - 1)), rounded down, at most what there is; `sizes` [K] is what there is."""
+    last = max(1, len(sizes) - 1)
+    return [min(int(sizes[0] * tail ** (c / last)), size) for c, size in enumerate(sizes)]
+
+
+def split(labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER) -> dict[str, dict[str, Part]]:
+    """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool; `names` [K] are the classes'.
+
+    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so that a reader of whole shards sees
+    all classes. Raises DataError naming the class that has too few objects.
+    """
+    members = [np.flatnonzero(labels == k) for k in range(len(names))]
+    most = max(sizes.test for sizes in editions.values())
+    picks = []
+    for k, rows in enumerate(members):
+        try:
+            picks.append(rows[greedy_pick(present[rows], most)])
+        except DataError as error:
+            raise DataError(f"class {names[k]!r} is too small for Test-GBL: {error}") from None
+    found = {}
+    for number, (edition, sizes) in enumerate(editions.items()):
+        rows_of = _rows(members, [pick[: sizes.test] for pick in picks], names, sizes, edition, Shuffle(seed, number))
+        score_of = _scores(labels, present, rows_of["train"], len(names))
+        found[edition] = {name: Part(rows, score_of[rows], thirds(score_of[rows])) for name, rows in rows_of.items()}
+    return found
+
+
+def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: Sequence[str], sizes: Sizes, edition: str, shuffle: Shuffle) -> dict[str, np.ndarray]:
+    """split -> rows of one edition; `balanced` [K] are the classes' picks for Test-GBL."""
+    test, rest = [], []
+    for rows, picked in zip(members, balanced):
+        free = shuffle.of(np.setdiff1d(rows, picked, assume_unique=True))
+        test.append(free[: sizes.test])
+        rest.append(free[sizes.test :])
+    wanted = long_tail([len(rows) for rows in rest], sizes.tail) if sizes.balanced is None else [sizes.balanced] * len(members)
+    for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
+        if len(picked) < sizes.test or len(free) < count or count < 1:
+            raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: {2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
+    pool = shuffle.of(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
+    test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
+    if len(pool) <= test_glt + val:
+        raise DataError(f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} are needed")
+    found = {"train": pool[test_glt + val :], "val": pool[test_glt : test_glt + val]}
+    if test_glt:
+        found["test_glt"] = pool[:test_glt]
+    return {**found, "test_cbl": shuffle.of(np.concatenate(test)), "test_gbl": shuffle.of(np.concatenate(balanced))}
+
+
+def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes: int) -> np.ndarray:
+    """attribute_score of every object [N] float64: the mean, over its attributes, of their share p(a | its class) of the training split's; 0 without any.
+
+    p(a | k) is attribute a's count divided by all attributes' counts in class k. One division of whole numbers an object, so that it is the same anywhere.
+    """
+    counts = attribute_counts(labels[train], present[train], classes)
+    ones, total = present.sum(1, dtype=np.int64), counts.sum(1)
+    score = np.zeros(len(labels))
+    for k in range(classes):
+        rows = np.flatnonzero((labels == k) & (ones > 0))
+        score[rows] = (present[rows].astype(np.float64) @ counts[k].astype(np.float64)) / (max(1, total[k]) * ones[rows])
+    return score
+
+
+def attribute_counts(labels: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:
+    """How often each attribute occurs in each class: int64 [K, A]."""
+    return np.stack([present[labels == k].sum(0, dtype=np.int64) for k in range(classes)])
+
+
+def thirds(score: np.ndarray) -> np.ndarray:
+    """Attribute groups [N] int64 of a split: 0 above the score at a third of its descending list, else 1 above the one at two thirds, else 2."""
+    falling, third = np.sort(score)[::-1], len(score) // 3
+    return np.where(score > falling[third], 0, np.where(score > falling[2 * third], 1, 2)).astype(np.int64)
+
+
+def unevenness(present: np.ndarray) -> float:
+    """Standard deviation, over the attributes, of each one's share of all attributes of a split; `present` [N, A] bool."""
+    counts = present.sum(0, dtype=np.int64)
+    return float((counts / max(1, counts.sum())).std())
