@@ -75,25 +75,26 @@ def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
     attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v) + 1e-9) is smallest, the first in order on a tie.
 
     With w = d + v, S = sum(w) and the A values' mean S / (S + e) / A, the variance is (A |w|^2 - S^2) / (A (S + e))^2; and since v is of 0 and 1,
-    |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells all objects. Numerator and S are whole numbers, exact in
-    float32 and float64 (counts to 2**24); objects closer than the division's rounding are compared as fractions, so that ties are true ones.
+    |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells all objects, the one by the object picked last, whose few
+    attributes are all that it reads. Numerator and S are whole numbers; objects closer than the division's rounding are compared as fractions, so that
+    ties are true ones (in floats, which of several equal objects is taken depends on rounding).
     Raises DataError where fewer than `count` objects have an attribute.
     """
     ones = present.sum(1, dtype=np.int64)
     free = ones > 0
     if free.sum() < count:
         raise DataError(f"{free.sum()} objects have an attribute, {count} are needed")
-    matrix = np.ascontiguousarray(present, dtype=np.float32)
-    taken_of = np.zeros(present.shape[1], np.int64)
+    has = np.ascontiguousarray(present.T)
+    counts, dots = np.zeros(len(has), np.int64), np.zeros(len(present), np.int64)  # d, and d.v of every object
     picks = np.empty(count, np.int64)
     for i in range(count):
-        dots = (matrix @ taken_of.astype(np.float32)).astype(np.int64)
-        sums = int(taken_of.sum()) + ones
-        spread = present.shape[1] * (int(taken_of @ taken_of) + 2 * dots + ones) - sums * sums
+        sums = int(counts.sum()) + ones
+        spread = len(has) * (int(counts @ counts) + 2 * dots + ones) - sums * sums
         ratio = np.where(free, spread / (sums + float(EPSILON)) ** 2, np.inf)
-        picks[i] = _first_least(ratio, spread, sums)
-        free[picks[i]] = False
-        taken_of += present[picks[i]]
+        picks[i] = pick = _first_least(ratio, spread, sums)
+        free[pick] = False
+        counts += present[pick]
+        dots += has[present[pick]].sum(0, dtype=np.int64)
     return picks
 
 
