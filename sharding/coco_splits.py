@@ -8,7 +8,7 @@ split of one may be in the training split of the other: a model is judged by its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -24,17 +24,21 @@ EPSILON = Fraction(1, 10**9)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `test_glt` and `val`: times the number of
-    classes, from the training pool at random; `balanced`: the pool's objects of each class, None for a long tail whose smallest class has `tail` of the largest."""
+    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `pool`: of class 0 for everything else, and
+    `tail` times that of the last class (1: balanced); `test_glt` and `val`: out of the pool at random, times the number of classes."""
 
     test: int
+    pool: int
+    tail: float
     val: int
-    test_glt: int = 0
-    balanced: int | None = None
-    tail: float = 0.005
+    test_glt: int
+
+    def times(self, scale: float) -> Sizes:
+        """The same edition `scale` times as large, 0 < scale <= 1; whatever there is keeps at least 1 object."""
+        return Sizes(tail=self.tail, **{name: min(n, max(1, int(n * scale + 1e-9))) for name, n in asdict(self).items() if name != "tail"})
 
 
-PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, val=100, test_glt=200), "cbl": Sizes(test=100, val=50, balanced=1158)}
+PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, pool=64600, tail=0.005, val=100, test_glt=200), "cbl": Sizes(test=100, pool=1158, tail=1.0, val=50, test_glt=0)}
 """The paper's editions: 188,426 objects give 144,573 and 32,132 for training."""
 
 
@@ -106,16 +110,16 @@ def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int
     return int(near[first[least]])
 
 
-def long_tail(sizes: Sequence[int], tail: float) -> list[int]:
-    """Objects of each class in the long-tailed pool: n_0 * tail^(c / (K - 1)), rounded down, at most what there is; `sizes` [K] is what there is."""
-    last = max(1, len(sizes) - 1)
-    return [min(int(sizes[0] * tail ** (c / last)), size) for c, size in enumerate(sizes)]
+def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
+    """Objects of each class in an edition's pool [K]: pool * tail^(c / (K - 1)), rounded down; a long-tailed one takes at most what is `there` [K]."""
+    wanted = [int(sizes.pool * sizes.tail ** (c / max(1, len(there) - 1))) for c in range(len(there))]
+    return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there)]
 
 
 def split(labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER) -> dict[str, dict[str, Part]]:
     """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool; `names` [K] are the classes'.
 
-    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so that a reader of whole shards sees
+    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so that a few shards show
     all classes. Raises DataError naming the class that has too few objects.
     """
     members = [np.flatnonzero(labels == k) for k in range(len(names))]
@@ -141,7 +145,7 @@ def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: 
         free = shuffle.of(np.setdiff1d(rows, picked, assume_unique=True))
         test.append(free[: sizes.test])
         rest.append(free[sizes.test :])
-    wanted = long_tail([len(rows) for rows in rest], sizes.tail) if sizes.balanced is None else [sizes.balanced] * len(members)
+    wanted = pool_sizes(sizes, [len(rows) for rows in rest])
     for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
         if len(picked) < sizes.test or len(free) < count or count < 1:
             raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: {2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
