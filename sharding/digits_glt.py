@@ -32,11 +32,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from sharding.dataset import DataError, Split
+from sharding.dataset import Split
 from sharding.index import load_index
+from sharding.request import Request
 from sharding.write import Sample, begin_dataset, finish_dataset, is_built, write_split
 
 NAME = "digits_glt"
+TAKES = ("seed", "preview")  # words of the build command, besides data= and out=
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 # class id -> digit: the easy shapes last, so that the few classes are not the hardest ones as well
 DIGITS = (9, 3, 8, 1, 5, 7, 2, 4, 6, 0)
@@ -70,16 +72,12 @@ EDITIONS = {
 }
 
 
-def build(out: Path, source: Path | None, seed: int, preview: Path | None) -> None:
+def build(request: Request) -> None:
     """Builds `out/digits_glt`; says so in one line and does nothing where the same build stands there already.
 
-    `preview`: also draws a contact sheet of classes x looks to this PNG. Raises DataError for a `source` (there is
-    nothing to point at) or a negative seed.
+    `preview`: also draws a contact sheet of classes x looks to this PNG.
     """
-    if source is not None:
-        raise DataError(f"source={source} cannot be used: {NAME} is made from scikit-learn's own scans; leave it out")
-    if not 0 <= seed < 2**63:
-        raise DataError(f"seed={seed} is not legal; 0 to 2**63 - 1 is")
+    out, seed, preview = request.out, request.seed, request.preview
     options = {"builder": NAME, "version": VERSION, "seed": seed}
     built = is_built(out, NAME, options)
     if preview is None and built:

@@ -6,14 +6,16 @@ build leaves behind opens: a split's folder appears by one rename when it is who
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,63 +61,66 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     try:
-        names = _write_shards(temporary, samples, shard_samples)
+        names, rest = [], _unique(samples)
+        while first := list(itertools.islice(rest, 1)):
+            shard = itertools.chain(first, itertools.islice(rest, shard_samples - 1))
+            write_shard(temporary / shard_name(len(names)), shard, shard_samples * len(names))
+            names.append(shard_name(len(names)))
+        if not names:
+            raise DataError(f"split {folder.name!r} has no samples; at least one is needed")
         index = index_of_shards(temporary, names)
         save_index(temporary, index)
-        _sync(temporary)
+        sync_folder(temporary)
         if folder.exists():
             os.rename(folder, old)
         os.rename(temporary, folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return index
 
 
-def _write_shards(folder: Path, samples: Iterable[Sample], shard_samples: int) -> list[str]:
-    names: list[str] = []
+def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
     seen: set[str] = set()
-    file, writer = None, None
-    try:
-        for number, sample in enumerate(samples):
-            _check(sample, seen)
-            if number % shard_samples == 0:
-                _finish(file, writer)
-                names.append(f"shard-{len(names):06d}.tar")
-                file = open(folder / names[-1], "wb")
-                # mtime as an int: for a float tarfile adds 1 KiB of extended headers to every member
-                writer = TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0, encoder=False)
-            entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
-                     "group": sample.group, "attribute": sample.attribute}
-            writer.write({"__key__": sample.key, "jpg": sample.jpg, "cls": str(sample.label).encode(),
-                          "json": _canonical(entry)})
-    finally:
-        _finish(file, writer)
-    if not names:
-        raise DataError(f"split {folder.name.strip('.').removesuffix('.building')!r} has no samples; at least one is needed")
-    return names
+    for sample in samples:
+        if sample.key in seen:
+            raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
+        seen.add(sample.key)
+        yield sample
 
 
-def _check(sample: Sample, seen: set[str]) -> None:
+def shard_name(number: int) -> str:
+    """File name of a split's shard, counted from 0."""
+    return f"shard-{number:06d}.tar"
+
+
+def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
+    """Writes one shard to `path`, on the disk when this returns. `first`: id of its first sample in the split.
+
+    Raises DataError for an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
+    """
+    with open(path, "wb") as file:
+        # mtime as an int: for a float tarfile adds 1 KiB of extended headers to every member
+        with contextlib.closing(TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0, encoder=False)) as writer:
+            for number, sample in enumerate(samples, first):
+                _check(sample)
+                entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
+                         "group": sample.group, "attribute": sample.attribute}
+                writer.write({"__key__": sample.key, "jpg": sample.jpg, "cls": str(sample.label).encode(),
+                              "json": _canonical(entry)})
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(sample: Sample) -> None:
     if not _KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
         raise DataError(f"key {sample.key!r} is not legal; letters, digits, '_', '-' and single '/' inside are")
-    if sample.key in seen:
-        raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
     if sample.jpg[:2] != b"\xff\xd8":
         raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
     hidden = [name for name in _OWN if name in sample.extra]
     if hidden:
         raise DataError(f"extra entry {hidden[0]!r} of key {sample.key!r} would hide the sample's own; rename it")
-    seen.add(sample.key)
-
-
-def _finish(file: Any, writer: TarWriter | None) -> None:
-    if writer is not None and not file.closed:
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
 
 
 def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
@@ -123,29 +128,40 @@ def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
 
     Raises DataError, naming shard and key, where a sample lacks one of KEY.jpg, KEY.cls, KEY.json or they disagree.
     """
+    return joined([index_of_shard(Path(folder) / name) for name in names])
+
+
+def index_of_shard(path: Path) -> Index:
+    """The index of a split that has this shard alone (see `index_of_shards`)."""
+    parts: dict[str, dict[str, Any]] = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            data = tar.extractfile(member).read()
+            if extension == "jpg":
+                parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
+            elif extension in ("cls", "json"):
+                parts.setdefault(key, {})[extension] = json.loads(data)
+            tar.members.clear()  # tarfile remembers every member, and nobody asks
     rows: list[tuple[Any, ...]] = []
-    for shard, name in enumerate(names):
-        parts: dict[str, dict[str, Any]] = {}
-        with tarfile.open(Path(folder) / name, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                data = tar.extractfile(member).read()
-                if extension == "jpg":
-                    parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
-                elif extension in ("cls", "json"):
-                    parts.setdefault(key, {})[extension] = json.loads(data)
-        for key, part in parts.items():
-            entry = part.get("json", {})
-            if set(part) != {"jpg", "cls", "json"} or entry.get("label") != part["cls"]:
-                raise DataError(f"shard {Path(folder) / name}: key {key!r} needs .jpg, .cls and .json that agree")
-            rows.append((key, entry["source"], shard, *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
+    for key, part in parts.items():
+        entry = part.get("json", {})
+        if set(part) != {"jpg", "cls", "json"} or entry.get("label") != part["cls"]:
+            raise DataError(f"shard {path}: key {key!r} needs .jpg, .cls and .json that agree")
+        rows.append((key, entry["source"], *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
     columns = list(zip(*rows))
-    digests = np.frombuffer(b"".join(columns[5]), dtype=np.uint8).reshape(-1, 32)
-    paths = [Path(folder) / name for name in names]
-    shard_digests = np.frombuffer(b"".join(_file_digest(path) for path in paths), dtype=np.uint8).reshape(-1, 32)
-    return Index(key=columns[0], source=columns[1], shard=columns[2], offset=columns[3], size=columns[4],
-                 sha256=digests, label=columns[6], group=columns[7], attribute=columns[8], shard_name=list(names),
-                 shard_size=[path.stat().st_size for path in paths], shard_sha256=shard_digests)
+    digests = np.frombuffer(b"".join(columns[4]), dtype=np.uint8).reshape(-1, 32)
+    return Index(key=columns[0], source=columns[1], shard=np.zeros(len(rows)), offset=columns[2], size=columns[3],
+                 sha256=digests, label=columns[5], group=columns[6], attribute=columns[7], shard_name=[path.name],
+                 shard_size=[path.stat().st_size], shard_sha256=np.frombuffer(file_digest(path), np.uint8)[None])
+
+
+def joined(shards: Sequence[Index]) -> Index:
+    """The index of a split from those of its shards, in their order."""
+    first = np.cumsum([0, *(len(index.shard_name) for index in shards)])
+    columns = {field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)}
+    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first)])
+    return Index(**columns)
 
 
 def begin_dataset(root: Path, name: str) -> Path:
@@ -188,7 +204,7 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, folder / DATASET_FILE)
-    _sync(folder)
+    sync_folder(folder)
     return meta
 
 
@@ -227,12 +243,14 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _file_digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
+    """sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

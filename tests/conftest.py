@@ -27,9 +27,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds the whole of digits_glt."""
     from sharding.digits_glt import build
+    from sharding.request import Request
 
     root = tmp_path_factory.mktemp("digits")
-    build(root, None, 0, None)
+    build(Request(root))
     return root
 
 

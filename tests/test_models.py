@@ -137,7 +137,7 @@ def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> 
 
 def test_plain_network_is_torchvisions() -> None:
     """ResNet-50 and ResNeXt-50 as plain are torchvision's, weights and all, but for the classifier."""
-    from ifl.torchvision_cpu import torchvision
+    from sharding.torchvision_cpu import torchvision
 
     torch.manual_seed(1)
     own = build_backbone("resnet50").state_dict()

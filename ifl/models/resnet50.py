@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ifl.forms import EXPERTS, Branches, Experts
-from ifl.torchvision_cpu import torchvision
+from sharding.torchvision_cpu import torchvision
 
 FORMS = ("plain", "experts", "branches")
 
