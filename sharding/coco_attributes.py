@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from recipes.words import one_line
-from sharding.index import DataError
+from sharding.index import DataError, save_npz
 
 ORIGINAL = "5604b2a9bf14cf3d73b64e6fe602267a628ebe09f9fe0a94641b2745fdfeefbd"
 """Hex sha256 of the published cocottributes_py3.jbl, 1,261,766,525 bytes."""
@@ -37,7 +37,6 @@ MEMORY = 8
 """Address space of the reading process, in units of the file's size: Python's objects take several times their bytes on disk."""
 
 _FIELDS = ("patch", "annotation", "present", "name", "sha256")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the file's bytes must not depend on the clock
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +84,7 @@ def load_arrays(path: Path) -> Attributes:
 
 def save_arrays(path: Path, attributes: Attributes) -> None:
     """Writes `attributes` as an .npz (atomically, the same bytes for the same arrays)."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name in _FIELDS:
-                with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(getattr(attributes, name)), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    save_npz(path, {name: np.asarray(getattr(attributes, name)) for name in _FIELDS})
 
 
 def plain_arrays(path: Path, arrays: Path) -> Attributes:
@@ -164,7 +155,7 @@ def _scalar(kind: _Kind, data: bytes) -> Any:
 
 
 def _mapping(*_: Any) -> dict[Any, Any]:
-    """Stands for the constructors of ordered and default dictionaries; what is in them arrives later."""
+    """Stands for the constructor of ordered dictionaries; what is in them arrives later."""
     return {}
 
 
@@ -192,7 +183,6 @@ ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
     ("collections", "OrderedDict"): _mapping,
-    ("collections", "defaultdict"): _mapping,
     ("_codecs", "encode"): _encode,
 }
 """All names that a file may mention, and what is used in their place."""

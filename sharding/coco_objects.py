@@ -5,7 +5,6 @@ A source folder holds COCO 2014 as it is unpacked: annotations/instances_train20
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -162,9 +161,3 @@ def crop(data: bytes, box: tuple[float, float, float, float], size: tuple[int, i
         raise ValueError(f"the image has {image.width}x{image.height} pixels, its annotation says {size[0]}x{size[1]}")
     return image.crop(crop_box(box, *image.size))
 
-
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    """`image` as JPEG, as Pillow writes it at this quality."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
