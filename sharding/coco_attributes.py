@@ -182,6 +182,7 @@ ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
+    ("__builtin__", "frozenset"): frozenset,
     ("collections", "OrderedDict"): _mapping,
     ("_codecs", "encode"): _encode,
 }
