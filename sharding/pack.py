@@ -12,9 +12,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from sharding.augment import decode
 from sharding.dataset import DATASET_FILE, digest_of
 from sharding.index import INDEX_FILE, DataError, Index, save_index
 from sharding.parallel import in_order
-from sharding.write import Sample, file_digest, index_of_shard, joined, shard_name, sync_folder, write_shard
+from sharding.write import Sample, file_digest, index_of_shard, joined, shard_name, sync_folder, whole_file, write_shard
 
 WORK = ".work"
 """Folder beside the splits that holds what a build's stages hand on."""
@@ -168,7 +167,8 @@ def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(shard.folder)
-        _write(shard.record, {"plan": shard.plan, "sha256": digest})
+        with whole_file(shard.record) as file:
+            file.write(json.dumps({"plan": shard.plan, "sha256": digest}).encode())
         index = index_of_shard(shard.path)
     except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
         why = "no space left on device, the same command goes on when there is room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror).lower()
@@ -203,13 +203,3 @@ def _rendered(render: Render, planned: Planned) -> tuple[bytes, Mapping[str, Any
         raise  # it names the file
     except (ValueError, OSError) as error:
         raise DataError(f"{planned.where}: {error}") from None
-
-
-def _write(path: Path, value: Any) -> None:
-    """A small JSON file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
-    with open(temporary, "w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

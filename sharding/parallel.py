@@ -45,7 +45,10 @@ def in_order(function: Callable[[State, Job], Result], state: State, jobs: Itera
 def _begin(state: Any) -> None:
     global _STATE
     _STATE = state
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent ends the others
+    # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent says what is to be
+    # done. A worker without a parent ends when it asks for its next job.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
 
 
 def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:

@@ -5,6 +5,7 @@ works; a stage with True may be done in parts, by as many processes or machines 
 
     TAKES = ("source", "seed", "workers")
     STAGES = {"features": True, "split": False, "pack": True, "finish": False}
+    WITHOUT = {"annotation": ("features",)}         stages that a word makes needless
 """
 
 from __future__ import annotations
@@ -127,11 +128,24 @@ def builders() -> list[str]:
 
 def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
     """The words that builder `name` takes besides data= and out=, and its stages in their order."""
-    literals = {"TAKES": (), "STAGES": {}}
+    literals = _literals(name)
+    return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
+
+
+def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
+    """The stages that a whole build with these (checked) words goes through, and whether each may be done in parts."""
+    words = dict(argument.split("=", 1) for argument in arguments)
+    literals = _literals(words["data"])
+    needless = {stage for word, without in literals["WITHOUT"].items() if word in words for stage in without}
+    return {stage: parts for stage, parts in literals["STAGES"].items() if stage not in needless}
+
+
+def _literals(name: str) -> dict[str, Any]:
+    literals: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}}
     for node in ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in literals:
             literals[node.targets[0].id] = ast.literal_eval(node.value)
-    return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
+    return literals
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Request]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import json
 import os
 import re
 import shutil
+import socket
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from webdataset.writer import TarWriter
 
 from sharding.dataset import DATASET_FILE, DataError, digest_of, open_dataset
 from sharding.index import FORMAT, Index, load_index, save_index
@@ -100,15 +101,18 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
 
     Raises DataError for an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
     """
+    # The standard library's tarfile writes what webdataset's TarWriter would, byte for byte, and loads no torch in each of
+    # many worker processes.
     with open(path, "wb") as file:
-        # mtime as an int: for a float tarfile adds 1 KiB of extended headers to every member
-        with contextlib.closing(TarWriter(file, user="glt", group="glt", mode=0o644, mtime=0, encoder=False)) as writer:
+        with tarfile.open(fileobj=file, mode="w|") as tar:
             for number, sample in enumerate(samples, first):
                 _check(sample)
                 entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
                          "group": sample.group, "attribute": sample.attribute}
-                writer.write({"__key__": sample.key, "jpg": sample.jpg, "cls": str(sample.label).encode(),
-                              "json": _canonical(entry)})
+                for extension, data in (("cls", str(sample.label).encode()), ("jpg", sample.jpg), ("json", _canonical(entry))):
+                    member = tarfile.TarInfo(f"{sample.key}.{extension}")
+                    member.size, member.uname, member.gname = len(data), "glt", "glt"  # time 0, mode 0644: tarfile's own values
+                    tar.addfile(member, io.BytesIO(data))
         file.flush()
         os.fsync(file.fileno())
 
@@ -199,12 +203,8 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
         "build": dict(options), "notes": dict(notes or {})}
     meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
                                      "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
-    temporary = folder / f".{DATASET_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / DATASET_FILE)
+    with whole_file(folder / DATASET_FILE) as file:
+        file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
     return meta
 
@@ -242,6 +242,20 @@ def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new binary file that stands under its name when it is whole and durable, and not at all where something fails."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> bytes:

@@ -9,6 +9,7 @@
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   runs=DIR           where run folders are made
+  build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`; tasks=N parts at once
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts.
@@ -42,6 +43,10 @@ def main(words: list[str]) -> int:
 
     try:
         here = site_file.load()
+        if any(word.startswith("build=") for word in words):
+            from slurm.build_job import launch
+
+            return launch(words, here)
         runs, at_once = wanted(words, here)
         first = runs[0]
         for run in runs:

@@ -162,7 +162,7 @@ def test_launcher_answers_without_anything_heavy(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module, heavy", [
-    ("recipes.schema", {"numpy", "yaml", *HEAVY}), ("recipes.resolve", {"numpy", *HEAVY}), ("sharding.plan", set(HEAVY)), ("sharding.dataset", set(HEAVY)), ("sharding.build", set(HEAVY)),
+    ("recipes.schema", {"numpy", "yaml", *HEAVY}), ("recipes.resolve", {"numpy", *HEAVY}), ("sharding.plan", set(HEAVY)), ("sharding.dataset", set(HEAVY)), ("sharding.build", set(HEAVY)), ("sharding.pack", set(HEAVY)),
     ("sharding.augment", set(HEAVY)), ("ifl.metrics", set(HEAVY)), ("slurm.job", {"numpy", "submitit", *HEAVY}), ("slurm.submit", set(HEAVY)), ("slurm.local", set(HEAVY)), ("analysis.runs", {"torch", "deepspeed"}),
     ("analysis.__main__", {"torch", "deepspeed", "torchvision", "webdataset"})])
 def test_what_each_module_may_load(module: str, heavy: set[str]) -> None:
