@@ -36,10 +36,10 @@ class Authors:
 
 
 def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) -> Authors:
-    """Reads one file for each edition, in any order; `prefix`: (old, new) beginnings of paths, the first that fits is applied.
+    """Reads one file for each edition, in any order; `prefix`: (old, new) beginnings of paths, of which each path has one; the first that fits is replaced.
 
     Raises DataError, one sentence, for a file that is missing, damaged, of another data set or of an edition that was there already, for files with
-    different classes, an id in two splits, and groups that do not follow from the class.
+    different classes, an id in two splits, groups that do not follow from the class, and a path that begins with no `old`.
     """
     editions: dict[str, tuple[Path, list[str], list[tuple[str, list[tuple[Any, ...]]]]]] = {}
     for path in files:
@@ -56,7 +56,10 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
 
 
 def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
-    return next((new + path[len(old):] for old, new in prefix if path.startswith(old)), path)
+    fitting = [new + path[len(old):] for old, new in prefix if path.startswith(old)]
+    if prefix and not fitting:
+        raise DataError(f"path {path} in the authors' files begins with none of {', '.join(old for old, _ in prefix)}; prefix=OLD=NEW with a beginning of it would be legal")
+    return fitting[0] if prefix else path
 
 
 def _read(path: Path) -> tuple[str, list[str], list[tuple[str, list[tuple[Any, ...]]]]]:

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from sharding.digits_glt import Dice
 from sharding.index import DataError
 
 MANY, MEDIUM = 11, 12
@@ -52,19 +53,6 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-class Shuffle:
-    """Random orders from numpy's raw Philox words, the same on any machine and numpy version."""
-
-    def __init__(self, seed: int, stream: int) -> None:
-        if not (0 <= seed < 2**64 and 0 <= stream < 2**64):
-            raise ValueError(f"seed {seed} or stream {stream} is outside 0 .. 2**64 - 1")
-        self._philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """`rows` in a random order."""
-        return rows[np.argsort(self._philox.random_raw(len(rows)), kind="stable")]
 
 
 def class_group(label: int) -> int:
@@ -132,31 +120,34 @@ def split(labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: i
             raise DataError(f"class {names[k]!r} is too small for Test-GBL: {error}") from None
     found = {}
     for number, (edition, sizes) in enumerate(editions.items()):
-        rows_of = _rows(members, [pick[: sizes.test] for pick in picks], names, sizes, edition, Shuffle(seed, number))
+        rows_of = _rows(members, [pick[: sizes.test] for pick in picks], names, sizes, edition, Dice(seed, number))
         score_of = _scores(labels, present, rows_of["train"], len(names))
         found[edition] = {name: Part(rows, score_of[rows], thirds(score_of[rows])) for name, rows in rows_of.items()}
     return found
 
 
-def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: Sequence[str], sizes: Sizes, edition: str, shuffle: Shuffle) -> dict[str, np.ndarray]:
+def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: Sequence[str], sizes: Sizes, edition: str, dice: Dice) -> dict[str, np.ndarray]:
     """split -> rows of one edition; `balanced` [K] are the classes' picks for Test-GBL."""
+    def shuffled(some: np.ndarray) -> np.ndarray:
+        return some[dice.permutation(len(some))]
+
     test, rest = [], []
     for rows, picked in zip(members, balanced):
-        free = shuffle.of(np.setdiff1d(rows, picked, assume_unique=True))
+        free = shuffled(np.setdiff1d(rows, picked, assume_unique=True))
         test.append(free[: sizes.test])
         rest.append(free[sizes.test :])
     wanted = pool_sizes(sizes, [len(rows) for rows in rest])
     for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
         if len(picked) < sizes.test or len(free) < count or count < 1:
             raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: {2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
-    pool = shuffle.of(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
+    pool = shuffled(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
     test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
     if len(pool) <= test_glt + val:
         raise DataError(f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} are needed")
     found = {"train": pool[test_glt + val :], "val": pool[test_glt : test_glt + val]}
     if test_glt:
         found["test_glt"] = pool[:test_glt]
-    return {**found, "test_cbl": shuffle.of(np.concatenate(test)), "test_gbl": shuffle.of(np.concatenate(balanced))}
+    return {**found, "test_cbl": shuffled(np.concatenate(test)), "test_gbl": shuffled(np.concatenate(balanced))}
 
 
 def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes: int) -> np.ndarray:

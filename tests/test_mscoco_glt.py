@@ -288,6 +288,7 @@ def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.Ca
     assert "none.json cannot be read (No such file" in refused(capsys, out, f"annotation={tmp_path}/none.json")
     assert "are both of edition glt" in refused(capsys, out, f"{glt},{authors}/glt.json")
     assert "/data4/coco_glt/" in (sentence := refused(capsys, out, glt, "workers=1")) and "cannot be read (No such file or directory)" in sentence
+    assert "begins with none of /data5/; prefix=OLD=NEW" in refused(capsys, out, glt, "prefix=/data5/=/x/")
     assert "weights=x cannot be used: mscoco_glt takes" in refused(capsys, out, "weights=x")
     assert "split.npz is missing: stage=split comes before stage=pack" in refused(capsys, f"out={tmp_path / 'fresh'}", f"source={source}", "stage=pack")
     assert build_module.main(["data=mscoco_glt", out, f"source={source}", "stage=split", "scale=0.01"]) == 0
