@@ -52,13 +52,15 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
     tables = {f"{edition}/{name}": rows for edition in sorted(editions, reverse=True) for name, rows in editions[edition][2]}
     numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in tables.values()])
     keys, labels, attributes, paths, scores = zip(*(row for rows in tables.values() for row in rows))
-    return Authors(list(tables), names, numbers, np.array(keys), np.array([_mapped(path, prefix) for path in paths]), np.array(labels, np.int64), np.array(attributes, np.int64), np.array(scores, np.float64))
+    return Authors(list(tables), names, numbers, np.array(keys), np.array([_mapped(path, prefix) for path in paths]), np.array(labels, np.int64),
+                   np.array(attributes, np.int64), np.array(scores, np.float64))
 
 
 def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
     fitting = [new + path[len(old):] for old, new in prefix if path.startswith(old)]
     if prefix and not fitting:
-        raise DataError(f"path {path} in the authors' files begins with none of {', '.join(old for old, _ in prefix)}; prefix=OLD=NEW with a beginning of it would be legal")
+        raise DataError(f"path {path} in the authors' files begins with none of {', '.join(old for old, _ in prefix)}; "
+                        f"prefix=OLD=NEW with a beginning of it would be legal")
     return fitting[0] if prefix else path
 
 

@@ -104,14 +104,18 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
         pass  # none yet, or one of a format gone by
     print(f"attributes: reading {path.name} once, in a process of its own, to {arrays}")
     if digest != ORIGINAL:
-        print(f"attributes: {path.name} is not the published file (sha256 {digest[:12]}, published {ORIGINAL[:12]}): counts may differ from the paper's")
+        print(f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not {ORIGINAL[:12]}): "
+              f"counts may differ from the paper's")
     # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address space
-    start = f"import sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r}); from sharding.coco_attributes import main; sys.exit(main(sys.argv[1:]))"
-    result = subprocess.run([sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")})
+    project = str(Path(__file__).resolve().parents[1])
+    start = f"import sys; sys.path.insert(0, {project!r}); from sharding.coco_attributes import main; sys.exit(main(sys.argv[1:]))"
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
+    result = subprocess.run([sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest], env=environment,
+                            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or [""])[-1]
-        raise DataError(last if result.returncode == 2 and last else one_line(f"{path} could not be read: the process that reads it ended with status {result.returncode} {last}"))
+        raise DataError(last if result.returncode == 2 and last else
+                        one_line(f"{path} could not be read: the process that reads it ended with status {result.returncode} {last}"))
     return load_arrays(arrays)
 
 
@@ -175,6 +179,7 @@ class _NDArray:
 
 ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
+    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # where joblib stood in its time
     ("numpy", "ndarray"): _NDArray,
     ("numpy", "dtype"): _Kind,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -244,7 +249,8 @@ def read_pickle(path: Path) -> Any:
     except MemoryError:
         raise DataError(f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file") from None
     except Exception as error:  # pickle raises some ten unrelated types for damaged bytes
-        raise DataError(one_line(f"{path} is cut off, damaged or no joblib pickle ({type(error).__name__}: {error}); the published file has 1261766525 bytes")) from None
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(one_line(f"{path} is cut off, damaged or no joblib pickle ({why}); the published file has 1261766525 bytes")) from None
 
 
 def attributes_of(content: Any, path: Path, digest: str) -> Attributes:

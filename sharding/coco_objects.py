@@ -29,7 +29,7 @@ LOST = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """N objects in the order of the attribute file, M of the classes K = 29 by size.
+    """N objects in the order of the attribute file, of K = 29 classes.
 
     `patch`, `annotation`, `image` [N] int64: ids; `label` [N] int64, class id; `box` [N, 4] float64, left, top, width and height in pixels of the
     image; `size` [N, 2] int64, width and height of the image; `file` [N] text, the image's path in the source folder; `present` [N, A] bool.
@@ -76,8 +76,8 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
         raise DataError(f"the objects with attributes are of {len(names)} categories ({', '.join(names[:3].tolist())} ...); COCO-Attributes has {CLASSES}")
     order = np.lexsort((names, -counts))
     label_of = {str(names[k]): label for label, k in enumerate(order)}
-    return Objects(attributes.patch[rows], attributes.annotation[rows], np.array(images, np.int64), np.array([label_of[c] for c in categories], np.int64), np.array(boxes, np.float64),
-                   np.array(sizes, np.int64), np.array(files), attributes.present[rows], list(label_of), lost)
+    return Objects(attributes.patch[rows], attributes.annotation[rows], np.array(images, np.int64), np.array([label_of[c] for c in categories], np.int64),
+                   np.array(boxes, np.float64), np.array(sizes, np.int64), np.array(files), attributes.present[rows], list(label_of), lost)
 
 
 def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tuple[Any, ...]]:

@@ -39,7 +39,8 @@ class Sizes:
         return Sizes(tail=self.tail, **{name: min(n, max(1, int(n * scale + 1e-9))) for name, n in asdict(self).items() if name != "tail"})
 
 
-PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, pool=64600, tail=0.005, val=100, test_glt=200), "cbl": Sizes(test=100, pool=1158, tail=1.0, val=50, test_glt=0)}
+PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, pool=64600, tail=0.005, val=100, test_glt=200),
+                              "cbl": Sizes(test=100, pool=1158, tail=1.0, val=50, test_glt=0)}
 """The paper's editions: 188,426 objects give 144,573 and 32,132 for training."""
 
 
@@ -139,7 +140,8 @@ def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: 
     wanted = pool_sizes(sizes, [len(rows) for rows in rest])
     for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
         if len(picked) < sizes.test or len(free) < count or count < 1:
-            raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: {2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
+            raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: "
+                            f"{2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
     pool = shuffled(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
     test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
     if len(pool) <= test_glt + val:

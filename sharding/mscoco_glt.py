@@ -14,6 +14,7 @@ have objects in several splits. How many do is printed, and recorded in dataset.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def build(request: Request) -> None:
     if not (request.does("pack") or request.does("finish")):
         return
     dealt, options = _load(folder / WORK / "split.npz", request)
-    plan, render = planned(dealt, request.source), Crops(request.resize_short, request.quality or QUALITY) if request.source else Copies(StoredSize(request.resize_short, request.quality))
+    plan = planned(dealt, request.source)
+    render = Crops(request.resize_short, request.quality or QUALITY) if request.source else Copies(StoredSize(request.resize_short, request.quality))
     indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
         return
@@ -73,17 +75,19 @@ def build(request: Request) -> None:
         editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
     statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in editions.items()}
     notes = {**dealt.notes, **_notes(dealt)}
-    finish_dataset(request.out, NAME, class_names=dealt.names, class_groups=[class_group(k) for k in range(len(dealt.names))], editions=editions, statistics=statistics, options=options, notes=notes)
+    groups = [class_group(k) for k in range(len(dealt.names))]
+    finish_dataset(request.out, NAME, class_names=dealt.names, class_groups=groups, editions=editions, statistics=statistics, options=options, notes=notes)
     for relative, rows in dealt.rows():
         print(f"{relative}: {len(rows)} objects")
-    for edition, count in notes["images_in_several_splits"].items():
-        print(f"{count} images have objects in several splits of edition {edition}: the paper splits objects, not images")
+    for edition, count in notes.get("images_in_several_splits", {}).items():
+        print(f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the paper splits objects, not images")
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
 
 
 def _check(request: Request) -> None:
     if not request.source and not request.annotation:
-        raise DataError("source= is missing; legal is the folder that holds annotations/, train2014/ and val2014/ of COCO 2014, or annotation= with the authors' split files")
+        raise DataError("source= is missing; legal is the folder that holds annotations/, train2014/ and val2014/ of COCO 2014, "
+                        "or annotation= with the authors' split files")
     if request.attributes and not request.source:
         raise DataError(f"attributes={request.attributes} cannot be used without source=: crops that are there already need no attributes")
     if request.annotation and (request.scale != 1 or request.seed):
@@ -108,17 +112,19 @@ def _digest(path: Path) -> str:
     try:
         return file_digest(path).hex()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, annotation= names the authors' files") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
+                        f"annotation= names the authors' files") from None
 
 
 def _digest_of_arrays(attributes: Attributes) -> str:
-    return digest_of([attributes.name.tolist(), *(array.tobytes().hex() for array in (attributes.patch.astype("<i8"), attributes.annotation.astype("<i8"), np.packbits(attributes.present)))])
+    arrays = attributes.patch.astype("<i8"), attributes.annotation.astype("<i8"), np.packbits(attributes.present)
+    return digest_of([attributes.name.tolist(), *(array.tobytes().hex() for array in arrays)])
 
 
 # ----------------------------------------------------------------------------------------------------- what goes where
 @dataclass(frozen=True, eq=False)
 class Dealt:
-    """The result of stage `split`: N samples of all splits, one split after the other, in the order of writing.
+    """What stage `split` hands on: N samples of all splits, one split after the other, in the order of writing.
 
     `relatives`: folder of each split, EDITION/SPLIT; `split` [N] int64, row in it. `key` [N] text, patch id. `label`, `attribute` [N] int64; `score` [N] float64,
     attribute_score. `file` [N] text: the image in the source folder, or the crop's path. `box` [N, 4], `size` [N, 2], `annotation`, `image` [N], as in `Objects`,
@@ -158,10 +164,11 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
     if request.annotation:
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
     editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
-    parts = {f"{edition}/{name}": part for edition, named in split(objects.label, objects.present, objects.names, request.seed, editions).items() for name, part in named.items()}
-    rows = np.concatenate([part.rows for part in parts.values()])
-    return Dealt(list(parts), objects.names, notes, np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]), objects.patch[rows].astype(str), objects.label[rows],
-                 np.concatenate([part.attribute for part in parts.values()]), np.concatenate([part.score for part in parts.values()]), **_of_objects(objects, rows))
+    found = split(objects.label, objects.present, objects.names, request.seed, editions)
+    parts = {f"{edition}/{name}": part for edition, named in found.items() for name, part in named.items()}
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    rows, attribute, score = (np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("rows", "attribute", "score"))
+    return Dealt(list(parts), objects.names, notes, number, objects.patch[rows].astype(str), objects.label[rows], attribute, score, **_of_objects(objects, rows))
 
 
 def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,16 +179,18 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
     """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files that the authors' paths lead to."""
     count = len(authors.key)
     if objects is None:
-        more = {"file": authors.path, "box": np.zeros((count, 4)), "size": np.zeros((count, 2), np.int64), "annotation": np.full(count, -1), "image": np.full(count, -1), "present": np.zeros((count, 0), bool)}
+        more = {"file": authors.path, "box": np.zeros((count, 4)), "size": np.zeros((count, 2), np.int64), "annotation": np.full(count, -1),
+                "image": np.full(count, -1), "present": np.zeros((count, 0), bool)}
     else:
         row_of = {str(patch): row for row, patch in enumerate(objects.patch.tolist())}
         unknown = [key for key in authors.key.tolist() if key not in row_of]
         if unknown:
-            raise DataError(f"{len(unknown)} ids of the authors' files, {unknown[0]!r} among them, are no patches of the attribute file with an annotation in COCO 2014")
+            raise DataError(f"{len(unknown)} ids of the authors' files, {unknown[0]!r} among them, "
+                            f"are no patches of the attribute file with an annotation in COCO 2014")
         rows = np.array([row_of[key] for key in authors.key.tolist()])
-        other = np.flatnonzero(np.array(objects.names)[objects.label[rows]] != np.array(authors.names)[authors.label])
-        if len(other):
-            raise DataError(f"id {authors.key[other[0]]} is a {authors.names[authors.label[other[0]]]!r} in the authors' files and a {objects.names[objects.label[rows[other[0]]]]!r} in COCO 2014")
+        here, there = np.array(objects.names)[objects.label[rows]], np.array(authors.names)[authors.label]
+        for i in np.flatnonzero(here != there)[:1]:
+            raise DataError(f"id {authors.key[i]} is a {str(there[i])!r} in the authors' files and a {str(here[i])!r} in COCO 2014")
         more = _of_objects(objects, rows)
     return Dealt(authors.relatives, authors.names, notes, authors.split, authors.key, authors.label, authors.attribute, authors.score, **more)
 
@@ -198,26 +207,29 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"{path} is missing: stage=split comes before stage={request.stage}") from None
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}); stage=split writes it again") from None
     options = json.loads(str(arrays.pop("options")))
-    differing = [name for name, value in _words(request).items() if options.get(name) != value] + [name for name in ("resize_short", "quality") if name in options and getattr(request, name) is None]
-    if differing:
-        raise DataError(f"stage=split was run with {differing[0]}={options.get(differing[0])}, stage={request.stage} with another; the same words are legal")
+    words = _words(request)
+    for name in (*words, "resize_short", "quality"):
+        if options.get(name) != words.get(name):
+            raise DataError(f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same words are legal")
     return Dealt(**{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}), options
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
-    """What nobody should be surprised by: images with objects in several splits of an edition (none are known where crops came without COCO), and how even attributes are."""
+    """What nobody should be surprised by: images with objects in several splits of an edition, and how even attributes are; nothing where crops came without COCO."""
+    if not dealt.present.shape[1]:
+        return {}
     splits_of: dict[str, dict[int, set[str]]] = {}
     for relative, rows in dealt.rows():
         images = splits_of.setdefault(relative.partition("/")[0], {})
-        for image in np.unique(dealt.image[rows]).tolist() if dealt.present.shape[1] else ():
+        for image in np.unique(dealt.image[rows]).tolist():
             images.setdefault(image, set()).add(relative)
-    several = {edition: sum(len(splits) > 1 for splits in images.values()) for edition, images in splits_of.items()}
-    trained = {edition: sum(len(splits) > 1 and f"{edition}/train" in splits for splits in images.values()) for edition, images in splits_of.items()}
-    uneven = {relative: round(unevenness(dealt.present[rows]), 6) for relative, rows in dealt.rows()} if dealt.present.shape[1] else {}
-    return {"images_in_several_splits": several, "of_these_in_train": trained, "images": {edition: len(images) for edition, images in splits_of.items()}, "attribute_std": uneven}
+    several = {edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()}
+    return {"images": {edition: len(images) for edition, images in splits_of.items()}, "images_in_several_splits": {edition: len(found) for edition, found in several.items()},
+            "of_these_in_train": {edition: sum(f"{edition}/train" in splits for splits in found) for edition, found in several.items()},
+            "attribute_std": {relative: round(unevenness(dealt.present[rows]), 6) for relative, rows in dealt.rows()}}
 
 
 # ---------------------------------------------------------------------------------------------------------- the images

@@ -150,7 +150,7 @@ def test_images_with_objects_in_several_splits_are_counted(dataset: Dataset, roo
         assert notes["images"][edition] == len(where)
         assert notes["attribute_std"][f"{edition}/test_gbl"] < notes["attribute_std"][f"{edition}/test_cbl"]
     assert len(notes["attribute_names"]) == 204
-    assert f"{notes['images_in_several_splits']['glt']} images have objects in several splits of edition glt" in (root / "said.txt").read_text()
+    assert f"{notes['images_in_several_splits']['glt']} of {notes['images']['glt']} images have objects in several splits of edition glt" in (root / "said.txt").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------ the same bytes
