@@ -131,11 +131,11 @@ def test_a_malicious_pickle_runs_nothing(attack: str, source: Path, tmp_path: Pa
 
 
 def test_the_reading_process_refuses_too(tmp_path: Path) -> None:
-    """Through the process of its own: a call is refused with the same sentence, a request for 256 GB ends by the process's limit; no arrays are left."""
+    """Through the process of its own: a call is refused with the same sentence, a request for 8 GiB ends by the process's limit; no arrays are left."""
     joblib.dump({"ann_vecs": _Runs(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "bad.jbl")
     with pytest.raises(DataError, match=r"^[^\n]*bad.jbl is refused: its pickle asks for posix.mkdir, [^\n]*nothing of it was run$"):
         plain_arrays(tmp_path / "bad.jbl", tmp_path / "out.npz")
-    (tmp_path / "bomb.jbl").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**38) + b"x.")
+    (tmp_path / "bomb.jbl").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**33) + b"x.")
     with pytest.raises(DataError, match=r"^[^\n]*bomb.jbl needs more memory than 8 times its size[^\n]*$"):
         plain_arrays(tmp_path / "bomb.jbl", tmp_path / "out.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jbl", "bomb.jbl"]

@@ -100,7 +100,7 @@ def main(words: dict[str, str]) -> int:
             size = {path.name: f"{path.stat().st_size / 1e6:.0f} MB" for path in [folder / "cocottributes_py3.jbl", *(folder / "annotations").iterdir()]}
             print(f"files: {size}")
             attributes = timed("the pickle to arrays, in its own process", plain_arrays, folder / "cocottributes_py3.jbl", folder / "arrays.npz")
-            print(f"peak memory of that process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB")
+            print(f"peak memory of that process, at most (what this one had before it began counts too): {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB")
             objects: Objects = timed("joining with the instances files", read_objects, folder, attributes)
             assert objects.names == names and (objects.label == labels).all() and (objects.present == present).all() and objects.left_out == 0
             labels, present, names = objects.label, objects.present, objects.names
