@@ -154,7 +154,7 @@ def _pack(request: Request, editions: Mapping[str, Annotation], classes: Mapping
     plan = {}
     for stream, relative in enumerate(sorted(rows)):
         if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
-            what = "that image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
+            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
             raise DataError(f"split {relative} needs {missing}, and source={request.source} has no {what}" + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else ""))
         plan[relative] = [_planned(rows[relative], row, groups, numbers) for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()]
     render = Copies(StoredSize(request.resize_short, request.quality))

@@ -5,9 +5,10 @@ then Test-CBL; of what is left, Train-GLT's long tail is one cut and Train-CBL's
 share images and are never mixed. Of the long tail's pool Test-GLT and val are drawn at random.
 
 The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum (214,005;
-203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is 1500 up to a
-class a >= 4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), then log-linear between 399, 849 and 999. p is what
-makes the sum the published one; a is what makes the sum after the cap the published one, with the clusters at hand.
+203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is 1500 up to class
+4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), 0 at least, then log-linear between 399, 849 and 999. p is what
+makes the sum the published one. a is what makes the sum after the cap the published one, with the clusters at hand: beyond 4
+the flat beginning is longer, below 4 there is a step after it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ GROUPS_END = (400, 850)
 ANCHORS = ((4, 1500), (399, 181), (849, 46), (999, 18))
 TARGETS, POOL = 214_005, 203_460
 SHARES = (7, 2, 1)
-LATEST = 150
-"""The curve's flat beginning ends here at the latest."""
+BEGIN = (-400, 150)
+"""Least and largest a that is tried."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
     return shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
 
 
-def curve(power: float, flat: float, classes: int = CLASSES) -> np.ndarray:
+def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
     """float64 [K]: the long tail's targets with these p and a (see above), not rounded. Other numbers of classes stretch it."""
     at = np.arange(classes) * ((CLASSES - 1) / max(1, classes - 1))
-    (_, top), (knee, knee_count), *rest = ANCHORS
-    t = np.clip((at - flat) / (knee - flat), 0, 1)
-    head = math.log(top) + math.log(knee_count / top) * t**power
+    (plateau, top), (knee, knee_count), *rest = ANCHORS
+    t = np.clip((at - begin) / (knee - begin), 0, 1)
+    head = math.log(top) + math.log(knee_count / top) * np.where(at <= plateau, 0, t**power)
     tail = np.interp(at, [knee, *(c for c, _ in rest)], np.log([knee_count, *(n for _, n in rest)]))
     return np.exp(np.where(at <= knee, head, tail))
 
@@ -93,16 +94,16 @@ def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np
     classes = len(room)
     wanted_sum, wanted_pool = (total * scale * classes / CLASSES for total in (TARGETS, POOL))
 
-    def targets(flat: float) -> np.ndarray:
+    def targets(begin: float) -> np.ndarray:
         def rounded(power: float) -> np.ndarray:
-            return np.maximum(np.rint(curve(power, flat, classes) * scale).astype(np.int64), least)
+            return np.maximum(np.rint(curve(power, begin, classes) * scale).astype(np.int64), least)
         return rounded(-_bisect(lambda minus: float(rounded(-minus).sum()), wanted_sum, -3.0, -0.05))
 
     def given(target: np.ndarray) -> np.ndarray:
         return np.minimum(target[:, None] * np.array(SHARES) // sum(SHARES), room)
 
-    flat = _bisect(lambda a: float(given(targets(a)).sum()), wanted_pool, ANCHORS[0][0], LATEST)
-    target = targets(flat)
+    begin = _bisect(lambda a: float(given(targets(a)).sum()), wanted_pool, *BEGIN)
+    target = targets(begin)
     return target, given(target)
 
 

@@ -87,13 +87,13 @@ def launch(words: Sequence[str], site: Site) -> int:
         raise RecipeError(f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs")
     options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
     given = [f"data={ours['build']}", *rest]
-    if not any(word.startswith("workers=") for word in given):
-        given = [*given, *([f"workers={options.cpus_per_task}"] if cluster != "local" else [])]
     name, request = parse(given)
+    if not stages_of(given):
+        raise RecipeError(f"build={name} has no stages, it takes seconds: python -m sharding.build {shlex.join(given)}")
+    if cluster != "local" and not any(word.startswith("workers=") for word in given):
+        given.append(f"workers={options.cpus_per_task}")  # a job may see more cores than are its own
     work = request.out.absolute() / name / WORK
     plan = stages(_absolute(given), int(tasks))
-    if not plan:
-        raise RecipeError(f"build={name} has no stages, it takes seconds: python -m sharding.build {' '.join(given)}")
     if cluster == "dry":
         for number, stage in enumerate(plan):
             print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")

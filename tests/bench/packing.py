@@ -1,0 +1,81 @@
+"""Images written a second, beside plain `webdataset.ShardWriter` in the same run, and what the stored size does to size, writing and reading.
+
+    python -m tests.bench.packing [images=2000] [workers=2] [FOLDER]
+
+Pictures of ILSVRC's usual size (500 x 375, quality 96, about 110 kB) are made from noise of a photograph's spectrum, since no
+photographs are here; they compress alike, no more can be said for them. Reading is the suite's decoding with the training
+view (random resized crop to 112 x 112, flip), one process.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sharding.augment import decode, draw_rng, train_pixels
+from sharding.dataset import Split
+from sharding.imagenet_glt import Copies
+from sharding.pack import Planned, finish, pack
+from sharding.places import Place
+from sharding.stored import StoredSize
+
+
+def picture(seed: int, width: int = 500, height: int = 375) -> bytes:
+    """A JPEG of noise whose spectrum falls as 1/f, in colour."""
+    rng = np.random.default_rng(seed)
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    fall = 1 / np.maximum(np.hypot(fy, fx), 1 / width)
+    gray = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((height, width))) * fall, (height, width))
+    tint = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((3, height, width))) * fall**1.3, (height, width))
+    image = gray / gray.std() * 45 + 12 * tint / tint.std((1, 2), keepdims=True) + 115
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def main(words: list[str]) -> None:
+    values = {"images": 2000, "workers": 2} | {key: int(value) for key, _, value in (word.partition("=") for word in words)}
+    count, workers = values["images"], values["workers"]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        files = [picture(seed) for seed in range(100)]
+        print(f"{count} images (100 different ones) of {np.mean([len(data) for data in files]) / 1000:.0f} kB, {workers} workers")
+        for i in range(count):
+            (root / f"{i}.JPEG").write_bytes(files[i % 100])
+        plan = {"glt/train": [Planned(f"k{i}", f"s{i}", Place(str(root / f"{i}.JPEG")), i % 10, 0, 0) for i in range(count)]}
+
+        from webdataset.writer import ShardWriter
+
+        (root / "peer").mkdir()
+        start = time.perf_counter()
+        with ShardWriter(str(root / "peer" / "shard-%06d.tar"), maxcount=250, verbose=0) as writer:
+            for planned in plan["glt/train"]:
+                writer.write({"__key__": planned.key, "jpg": planned.where.read(), "cls": str(planned.label), "json": {"label": planned.label}})
+        peer = count / (time.perf_counter() - start)
+        print(f"{'peer: webdataset.ShardWriter, 1 process, no check, no digest':62} {peer:7.0f} images/s written")
+        for stored in (StoredSize(), StoredSize(resize_short=256), StoredSize(resize_short=160), StoredSize(resize_short=256, quality=75)):
+            out = root / f"out-{stored.resize_short}-{stored.quality}"
+            start = time.perf_counter()
+            indices = pack(out, plan, Copies(stored), options=stored.options, workers=workers, shard_samples=250)
+            finish(out, indices)
+            rate = count / (time.perf_counter() - start)
+            start = time.perf_counter()
+            pack(out, plan, Copies(stored), options=stored.options, workers=workers, shard_samples=250)
+            again = count / (time.perf_counter() - start)
+            split = Split(out / "glt/train", indices["glt/train"])
+            start = time.process_time()
+            for i in range(min(200, count)):
+                train_pixels(decode(split.read(i)), draw_rng(0, 0, i), size=112, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
+            read = min(200, count) / (time.process_time() - start)
+            name = " ".join(f"{key}={value}" for key, value in stored.options.items()) or "original bytes"
+            print(f"{name:30} {indices['glt/train'].size.mean() / 1000:6.1f} kB an image, {rate:7.0f} images/s written ({rate / peer:.2f} of the peer), {again:7.0f} checked and kept, {read:6.0f} read and augmented by one core")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
