@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -94,17 +95,22 @@ class Index:
 def save_index(folder: Path, index: Index) -> Path:
     """Writes `folder/index.npz` (atomically, the same bytes for the same index) and returns its path."""
     path = Path(folder) / INDEX_FILE
-    temporary = path.with_name(f".{INDEX_FILE}.tmp")
+    save_npz(path, {field.name: getattr(index, field.name) for field in fields(index)})
+    return path
+
+
+def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
+    temporary = path.with_name(f".{path.name}.tmp")
     # stored, not deflated: compressed bytes would depend on the zlib at hand
     with open(temporary, "wb") as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for field in fields(index):
-                with archive.open(zipfile.ZipInfo(f"{field.name}.npy", _EPOCH), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, getattr(index, field.name), allow_pickle=False)
+            for name, array in arrays.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    return path
 
 
 def load_index(folder: Path) -> Index:

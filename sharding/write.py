@@ -178,11 +178,12 @@ def begin_dataset(root: Path, name: str) -> Path:
 
 def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_groups: Sequence[int],
                    editions: Mapping[str, Mapping[str, str]], statistics: Mapping[str, Mapping[str, Sequence[float]]],
-                   options: Mapping[str, Any]) -> dict[str, Any]:
+                   options: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Checks the written splits against each other and writes `root/name/dataset.json`, atomically; returns it.
 
     `editions`: edition -> split -> folder relative to `root/name`. `statistics`: edition -> {"mean": [3], "std": [3]}
-    of RGB in 0 to 1. `options`: what the build depends on (builder, version, seed ...).
+    of RGB in 0 to 1. `options`: what the build depends on (builder, version, seed ...). `notes`: what it found out, for people and
+    for pictures of the data; JSON values, not part of the fingerprint.
     Raises DataError where a source occurs in two splits of an edition, or labels or groups do not fit the classes.
     """
     folder, count = Path(root) / name, len(class_names)
@@ -199,7 +200,7 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
         "format": FORMAT, "name": name, "class_names": list(class_names), "class_groups": [int(g) for g in class_groups],
         "editions": {edition: dict(named) for edition, named in editions.items()}, "splits": splits,
         "statistics": {edition: {k: list(v) for k, v in entry.items()} for edition, entry in statistics.items()},
-        "build": dict(options)}
+        "build": dict(options), "notes": dict(notes or {})}
     meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
                                      "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
     with whole_file(folder / DATASET_FILE) as file:
