@@ -76,8 +76,8 @@ def heat(axes: Axes, values: NDArray[np.float64], rows: list[str], columns: list
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (down, across), value in np.ndenumerate(values):
-        red, green, blue, _ = image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1, 1)
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179  # relative luminance where black and white text read alike
         text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
         axes.text(across, down, "0" if text in ("-0", "+0") else text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
     return image

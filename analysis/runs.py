@@ -108,13 +108,18 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     unreadable: dict[str, str] = {}
     for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         try:
-            runs.append(_load(path))
+            runs.append(load_run(path))
         except ValueError as error:
             unreadable[path.name] = str(error)
     return runs, unreadable
 
 
-def _load(path: Path) -> Run:
+def load_run(path: Path) -> Run:
+    """The run in one folder.
+
+    Raises:
+        ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
+    """
     recipe = _mapping(path / "recipe.yaml", lambda text: yaml.load(text, Loader=_YAML))
     meta = _mapping(path / "meta.json", json.loads)
     return Run(

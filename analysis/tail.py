@@ -72,7 +72,7 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
         groups = [method.group for method, _ in rows]
         for index in (i for i in range(1, len(groups)) if groups[i] != groups[i - 1]):
             axes.axhline(index - 0.5, color="white", linewidth=2)
-        axes.set_title(f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent in Train-GLT, overall, attribute groups", fontsize=8)
+        axes.set_title(f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, attribute groups", fontsize=8)
         figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.01, aspect=40)
     return figure, remarks
 
@@ -100,8 +100,9 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         counts = by_class.twinx()
         counts.bar(range(len(bins)), [classes.counts[part].mean() for part in bins], color="#dddddd", edgecolor="#bbbbbb", linewidth=0.5, width=0.8)
         counts.set_yscale("log")
+        counts.yaxis.set_major_formatter("{x:g}")
         counts.yaxis.set_minor_formatter(NullFormatter())
-        counts.set_ylabel(f"training images (Train-{train.upper()}, bars)")
+        counts.set_ylabel("training images (bars)")
         counts.spines["right"].set_visible(True)
         counts.grid(False)
         by_class.set_zorder(counts.get_zorder() + 1)
