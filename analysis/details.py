@@ -1,14 +1,12 @@
-"""What a run folder holds besides its predictions and metric lines: its classes, and the environments it rebuilt.
+"""What figures need of a run folder besides predictions and metric lines: its classes, and the environments it rebuilt.
 
 Older runs may lack some of it: a figure that needs it is then left out with the sentence that is raised here.
 """
 
-import json
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from analysis.runs import Run
 
 READS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged .npz or .json may raise."""
+"""What reading a damaged .npz may raise."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +48,16 @@ class Environments:
     thumbnails: NDArray[np.uint8]
 
 
-def meta_of(run: Run) -> dict[str, Any]:
-    """The whole of meta.json; `load_runs` has already read it once.
-
-    Raises:
-        ValueError: it cannot be read any more.
-    """
-    try:
-        return dict(json.loads((run.path / "meta.json").read_text(encoding="utf-8")))
-    except READS as error:
-        raise ValueError(f"{run.name}: meta.json cannot be read ({type(error).__name__})") from None
-
-
 def classes_of(run: Run) -> Classes:
-    """The classes as meta.json has them.
+    """The classes of a run.
 
     Raises:
-        ValueError: meta.json lacks class_names, class_groups or class_counts, or they are of different lengths.
+        ValueError: its meta.json lacks them.
     """
-    meta = meta_of(run)
-    try:
-        names = [str(name) for name in meta["class_names"]]
-        counts, groups = (np.array([int(value) for value in meta[key]], dtype=np.int64) for key in ("class_counts", "class_groups"))
-    except READS:
-        raise ValueError(f"{run.name}: meta.json lacks class_names, class_counts or class_groups") from None
-    if not len(names) == len(counts) == len(groups) > 0:
-        raise ValueError(f"{run.name}: meta.json has {len(names)} class_names, {len(counts)} class_counts and {len(groups)} class_groups; legal is one of each for each class")
-    return Classes(names, counts, groups)
+    if not run.classes:
+        raise ValueError(f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together")
+    names, groups, counts = zip(*run.classes)
+    return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
 
 
 def environments_of(run: Run) -> list[Environments]:

@@ -36,6 +36,9 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
     """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in somebody's label is a dollar
+    if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     files = [out / f"{name}.pdf", out / f"{name}.png"]
     figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
     figure.savefig(files[1], dpi=200, metadata={"Software": None})

@@ -15,17 +15,19 @@ from analysis.runs import Run, load_run
 RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1}
 
 
-def epochs_of(lines: list[dict[str, Any]], steps: int | None = None) -> float:
-    """Steps of an epoch, which turn a step into a place on the axis: the smallest step of an evaluation after the first epoch, divided by the epochs
-    trained; where there is none yet `steps`, and 1 where that is not known either."""
+def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
+    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained is less than an epoch."""
     ends = [line["step"] / (line["epoch"] + 1) for line in lines if line["kind"] == "eval" and line["step"] > 0]
-    return float(ends[0]) if ends else float(steps or 1)
+    return float(ends[0]) if ends else 1.0 + max((line["step"] for line in lines), default=0)
 
 
-def curves_of(lines: list[dict[str, Any]], steps: int | None = None) -> dict[str, list[tuple[float, float]]]:
+def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[float, float]]]:
     """{name: (epochs trained, value)} of what training lines and evaluations on val hold: loss, method_loss, center_loss, accuracy (training, %),
-    val (accuracy, %), lr, alpha, images_per_s; and `restarts` with the world's size as the value, the first start left out."""
-    each = epochs_of(lines, steps)
+    val (accuracy, %), lr, alpha, images_per_s; and `restarts` with the number of ranks as the value, the first start left out.
+
+    Args:
+        each: steps of an epoch.
+    """
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in ("loss", "method_loss", "center_loss", "accuracy", "val", "lr", "alpha", "images_per_s", "restarts")}
     for line in lines:
         at = line["step"] / each
@@ -40,10 +42,10 @@ def curves_of(lines: list[dict[str, Any]], steps: int | None = None) -> dict[str
     return curves
 
 
-def progress(run: Run, steps: int | None = None) -> Figure:
+def progress(run: Run) -> Figure:
     """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at each restart."""
     lines, bad = run.metrics()
-    curves = curves_of(lines, steps)
+    curves = curves_of(lines, steps_of_epoch(lines))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 4.1), layout="constrained")
         loss, accuracy, center, alpha, lr, speed = figure.subplots(2, 3, sharex=True).flat
@@ -80,12 +82,9 @@ def write_progress(folder: Path, out: Path) -> list[Path]:
     Raises:
         ValueError: `folder` is no run folder.
     """
-    from analysis.details import meta_of
-
     run = load_run(folder)
-    steps = meta_of(run).get("steps_per_epoch")
     out.mkdir(parents=True, exist_ok=True)
-    return save(progress(run, steps if isinstance(steps, int) and steps > 0 else None), out, f"progress-{run.name}")
+    return save(progress(run), out, f"progress-{run.name}")
 
 
 def _line(axes: Axes, points: list[tuple[float, float]], colour: str, dashes: str, label: str, marker: str = "") -> None:
