@@ -46,6 +46,8 @@ def main(words: list[str]) -> int:
         first = runs[0]
         for run in runs:
             _check_batch(run.recipe)
+            if lacking := run.recipe.log.lacking():
+                raise RecipeError(lacking)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
                 print(f"# site file: {here.path or 'none'}\n# {_cost(runs)}\n{several.preview(runs, at_once)}")
