@@ -93,6 +93,7 @@ class Resamples:
         self._weights: dict[int, NDArray[np.unsignedinteger]] = {}
         self._known: dict[tuple[str, str, str], _Judgement] = {}
         self._lacks: dict[tuple[str, str, str], set[Key]] = {}  # keys that a run's predictions cannot give
+        self._true: dict[str, NDArray[np.unsignedinteger]] = {}  # digest -> true samples by attribute, class and resample
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
@@ -165,7 +166,10 @@ class Resamples:
                     said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes())
                 known = self._known[place] = _Judgement(said.hexdigest(), judged.right)
                 self._inside.setdefault(known.samples, {subset: judged.inside(subset) for subset in (*SUBSETS, "overall_a")})
-            found = judged.scores(self.weights(len(judged.label)), new)
+            weights = self.weights(len(judged.label))
+            if known.samples not in self._true:
+                self._true[known.samples] = judged.true_counts(weights)
+            found = judged.scores(weights, new, self._true[known.samples])
             known.values |= {key: value.astype(np.float32) for key, value in found.items()}
             known.points |= {key: float(value[0]) for key, value in judged.scores(wanted=new).items()}
             self._lacks.setdefault(place, set()).update(set(new) - set(found))

@@ -62,6 +62,12 @@ class Table:
     cells: list[list[Cell]]
     notes: list[str]
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
+    brief: list[str] = field(default_factory=list)
+    """The notes, with what is alike in one."""
+
+
+FEW = 4
+"""Runs that a brief note names."""
 
 
 @dataclass
@@ -72,6 +78,8 @@ class _Choice:
     notes: list[str] = field(default_factory=list)
     marked: bool = False
     state: str = ""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """(run, why)."""
 
 
 def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None) -> Table:
@@ -106,8 +114,29 @@ def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Proble
             line.append(replace(cell, paper=published.of_cell(numbers, row, column)))
         cells.append(line)
     notes += _unused(layout, runs)
+    notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
-    return Table(layout, cells, list(dict.fromkeys(notes)), counted)
+    return Table(layout, cells, notes, counted, _brief(layout, choices, notes))
+
+
+def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str]) -> list[str]:
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason as one."""
+    merged: set[str] = set()
+    said = []
+    for data, train in layout.sources:
+        missing = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train) and choice.state == "missing"]
+        if missing:
+            said.append(f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}")
+            merged.update(note for _, choice in missing for note in choice.notes)
+    reasons: dict[str, list[str]] = {}
+    for choice in choices.values():
+        for run, reason in choice.left_out:
+            reasons.setdefault(reason, []).append(run)
+            merged.update(note for note in choice.notes if f": {run} is left out: {reason}" in note)
+    for reason, runs in reasons.items():
+        rest = f" and {len(runs) - FEW} more" if len(runs) > FEW else ""
+        said.append(f"left out, {reason}: {', '.join(runs[:FEW])}{rest}")
+    return [*said, *(note for note in notes if note not in merged)]
 
 
 def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _Choice:
@@ -128,6 +157,7 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
             choice.runs.append(run)
         else:
             choice.state = state if choice.state in ("", "foreign") else choice.state  # one of the recipe's own says more
+            choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     unlike = _unlike(choice.runs)
     if unlike:

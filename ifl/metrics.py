@@ -146,18 +146,29 @@ class Judged:
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """`true`, `predicted`, `right`: samples by attribute group (many, medium, few, none) and class, int64 [4, K]."""
-        true, predicted, right = (part[..., 0].astype(np.int64) for part in self._counts(None))
-        return {"true": true, "predicted": predicted, "right": right}
+        parts = {"true": self.true_counts(None)} | dict(zip(("predicted", "right"), self._predicted_and_right(None)))
+        return {name: part[..., 0] for name, part in parts.items()}
 
-    def scores(self, weights: NDArray[np.unsignedinteger] | None = None, wanted: tuple[tuple[str, str], ...] = KEYS) -> Values:
+    def true_counts(self, weights: NDArray[np.unsignedinteger] | None) -> NDArray[Any]:
+        """Samples by attribute group and class under each weighting, [4, K, R]: a matter of the test set, not of the predictions."""
+        return self._true(weights).reshape(*self._shape, 1 if weights is None else weights.shape[1])
+
+    def scores(
+        self,
+        weights: NDArray[np.unsignedinteger] | None = None,
+        wanted: tuple[tuple[str, str], ...] = KEYS,
+        true: NDArray[Any] | None = None,
+    ) -> Values:
         """The measures in `wanted` under R weightings of the samples.
 
         Args:
             weights: unsigned integers [M, R], how often each resample holds each sample; their sum over
                 samples must fit the type. Default: every sample once (R = 1).
             wanted: of `KEYS`; the calibration error is left out where there are no confidences.
+            true: `true_counts(weights)`, where the caller has it from other predictions of the same test set.
         """
-        true, predicted, right = self._counts(weights)
+        true = self.true_counts(weights) if true is None else true
+        predicted, right = self._predicted_and_right(weights)
         values: Values = {}
         for subset in SUBSETS:
             name, _, by_attribute = subset.partition("_")
@@ -183,20 +194,20 @@ class Judged:
                 values[subset, metric] = _over_groups(metric, groups)
         return {key: values[key] for key in wanted if key in values}
 
-    def _counts(self, weights: NDArray[np.unsignedinteger] | None) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """True samples, predictions and right predictions, each [A, K, R]."""
-        slots, classes = self._shape
-        weightings = 1 if weights is None else weights.shape[1]
-        true = self._true(weights).reshape(slots, classes, weightings)
-        cells = self._judged(weights)[:-1].reshape(2, slots, classes, weightings)
-        return true, cells[0] + cells[1], cells[0]
+    def _predicted_and_right(self, weights: NDArray[np.unsignedinteger] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Predictions and right predictions, each [A, K, R]."""
+        cells = self._judged(weights)[:-1].reshape(2, *self._shape, 1 if weights is None else weights.shape[1])
+        return cells[0] + cells[1], cells[0]
 
     def _calibration_error(self, subset: str, weights: NDArray[np.unsignedinteger] | None) -> NDArray[np.float64]:
         assert self._confidence is not None
         inside = self.inside(subset)
         confidence, right = self._confidence[inside], self.right[inside]
-        weights_MR = np.ones((len(right), 1)) if weights is None else weights[inside].astype(np.float64)
         bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        if weights is None:
+            gaps = np.bincount(bins, right - confidence, BINS)[:, None]
+            return _divided(np.abs(gaps).sum(axis=0), np.array([len(right)]))
+        weights_MR = weights[inside].astype(np.float64)
         gaps = np.stack([(right[bins == b] - confidence[bins == b]) @ weights_MR[bins == b] for b in range(BINS)])
         return _divided(np.abs(gaps).sum(axis=0), weights_MR.sum(axis=0))
 
