@@ -14,19 +14,25 @@ from analysis.runs import load_runs
 from recipes.words import nearest
 
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2]
+python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [pair=RECIPE]
+python -m analysis progress=RUN_FOLDER out=DIR
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
   NAME.tex NAME.csv            each table (LaTeX: \\input it; packages booktabs and graphicx)
-  learning_curves.pdf .png     accuracy and precision over epochs of the runs in these tables
+  figure5.pdf .png, ...        the figures
+  report.tex report.pdf        tables and figures as one document
+  index.html                   the same as one page that needs nothing else: sorts, and shows what stands behind each number
+
+progress= draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
+  pair     the method that figures show in depth, without and with IFL (default: the first of the table)
 """
-KEYS = ("runs", "out", "table", "select", "seeds")
+KEYS = ("runs", "out", "table", "select", "seeds", "pair", "progress")
 
 
 def main(argv: list[str]) -> None:
@@ -39,6 +45,11 @@ def main(argv: list[str]) -> None:
         print(HELP, end="")
         return
     options = _parse(argv)
+    if "progress" in options:
+        from analysis.progress import write_progress
+
+        print(*write_progress(Path(options["progress"]), Path(options["out"])), sep="\n")
+        return
     override = _override(options)
     runs, unreadable = load_runs(Path(options["runs"]))
     if not runs:
@@ -47,8 +58,9 @@ def main(argv: list[str]) -> None:
     layouts = _layouts(options.get("table"), {run.data for run in runs})
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import curves, figures, text
+    from analysis import text
     from analysis.frame import tidy
+    from analysis.publish import publish
     from analysis.tables import build
 
     frame, problems = tidy(runs)
@@ -60,11 +72,12 @@ def main(argv: list[str]) -> None:
         contents |= {f"{table.layout.name}.tex": text.latex(table), f"{table.layout.name}.csv": text.csv(table)}
     for name, content in contents.items():
         (out / name).write_text(content, encoding="utf-8", newline="\n")
-    figure, remarks = curves.learning_curves(tables)
-    files = [*(out / name for name in contents), *figures.save(figure, out, "learning_curves")]
     for table in tables:
-        print(text.terminal(table))
-    for remark in [*remarks, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]:
+        print(text.terminal(table), flush=True)
+    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
+    files, remarks = publish(out, tables, runs, [name for name in contents if name.endswith(".tex")], left_out, options.get("pair"))
+    files = [*(out / name for name in contents), *files]
+    for remark in [*left_out, *remarks]:
         print(remark)
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
@@ -78,9 +91,11 @@ def _parse(argv: list[str]) -> dict[str, str]:
         if not value or key in options:
             raise ValueError(f"{argument}: {'given twice' if value else 'no value'}; legal is {key}=VALUE once")
         options[key] = value
-    for key in ("runs", "out"):
+    if "progress" in options and (more := [key for key in options if key not in ("progress", "out")]):
+        raise ValueError(f"{more[0]}= and progress= do not go together; legal is progress=RUN_FOLDER out=DIR (see --help)")
+    for key in ("out",) if "progress" in options else ("runs", "out"):
         if key not in options:
-            raise ValueError(f"{key}= is missing; legal is runs=DIR out=DIR (see --help)")
+            raise ValueError(f"{key}= is missing; legal is {'progress=RUN_FOLDER' if 'progress' in options else 'runs=DIR'} out=DIR (see --help)")
     return options
 
 
