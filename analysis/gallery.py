@@ -35,9 +35,11 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
         for one in _of_study(study, tables, pair, remarks):
             name = one.name if len(found) == 1 else f"{study.data}_{study.preset}_{study.select}_{one.name}"
             drawn.append(Drawn(name, one.caption, one.figure))
-    figure, said = curves.learning_curves(tables)
-    caption = "Overall accuracy and precision on the test splits over epochs, of every run that counts in the tables; vertical lines: IFL sets in."
-    return [*drawn, Drawn("learning_curves", caption, figure)], list(dict.fromkeys([*remarks, *said]))
+    for table in tables:
+        figure, said = curves.learning_curves([table])
+        remarks += said
+        drawn.append(Drawn(f"curves_{table.layout.name}", f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run that counts; vertical lines: IFL sets in.", figure))
+    return drawn, list(dict.fromkeys(remarks))
 
 
 def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[Drawn]:

@@ -13,6 +13,7 @@ from analysis.explain import behind, column_name
 from analysis.gallery import Drawn
 from analysis.runs import Run
 from analysis.tables import Cell, Table
+from analysis.shape import sentence
 from analysis.shown import MISSING, blocks, heading, legend, percent, ranks, twin_mark
 
 COLOURS = 128
@@ -63,6 +64,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
         ],
         "rows": rows,
         "notes": table.notes,
+        "shape": sentence(table),
     }
 
 

@@ -7,6 +7,7 @@ from analysis.gallery import gallery
 from analysis.page import page
 from analysis.report import document, typeset
 from analysis.runs import Run
+from analysis.shape import sentence
 from analysis.tables import Table
 
 TITLE = "Generalized long-tailed classification: results"
@@ -30,7 +31,8 @@ def publish(out: Path, tables: list[Table], runs: list[Run], inputs: list[str], 
     files = [file for one in drawn for file in save(one.figure, out, one.name)]
     about = f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, {len(drawn)} figures."
     source, index = out / "report.tex", out / "index.html"
-    source.write_text(document(TITLE, about, inputs, drawn), encoding="utf-8", newline="\n")
+    said = [about, *filter(None, map(sentence, tables)), *left_out, *remarks]
+    source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")
     report, complaint = typeset(source)
     index.write_text(page(TITLE, tables, drawn, out, runs, [*left_out, *remarks]), encoding="utf-8", newline="\n")
     return [*files, source, *([report] if report else []), index], [*remarks, *([complaint] if complaint else [])]

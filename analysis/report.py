@@ -30,9 +30,9 @@ _HEAD = r"""\documentclass[10pt,a4paper]{article}
 """
 
 
-def document(title: str, about: str, inputs: list[str], drawn: list[Drawn]) -> str:
-    r"""A LaTeX document that \inputs files and includes NAME.pdf of each figure, all beside it."""
-    lines = [_HEAD + rf"\section*{{{escape(title)}}}", escape(about), ""]
+def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
+    r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all beside it."""
+    lines = [_HEAD + rf"\section*{{{escape(title)}}}\suppressfloats", *(rf"{escape(said)}\par\smallskip" for said in paragraphs), r"\clearpage"]
     lines += [rf"\input{{{name}}}" for name in inputs] + [r"\clearpage"]
     for one in drawn:
         lines += [
