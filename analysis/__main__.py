@@ -10,29 +10,42 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare Python lacks
 
 from recipes.layout import SELECTS, Layout, available, load_layout
-from analysis.runs import load_runs
+from analysis.runs import Run, load_runs
 from recipes.words import nearest
 
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [pair=RECIPE]
-python -m analysis progress=RUN_FOLDER out=DIR
+python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE]
+python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
+python -m analysis progress run=RUN_FOLDER out=DIR
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
-  NAME.tex NAME.csv            each table (LaTeX: \\input it; packages booktabs and graphicx)
-  figure5.pdf .png, ...        the figures
+  NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); the CSV has intervals and tests
+  NAME_stacked.tex             the same with one protocol above the other, for a narrow column
+  NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
+  NAME_gains.tex               what IFL adds to each method: paper, ours
+  NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
+  shape.csv rankings.csv       every claim; Kendall's tau of every column
+  classes.csv                  counts by class and attribute group of the runs in these tables
+  problems.txt                 every run and cell that is missing, left out or damaged, and why
+  figure5.pdf .png, ...        the figures, those of one method without and with IFL among them
   report.tex report.pdf        tables and figures as one document
-  index.html                   the same as one page that needs nothing else: sorts, and shows what stands behind each number
+  index.html                   the same as one page that needs nothing else: it sorts, and shows what stands behind each number
 
-progress= draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
+`explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
+`progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
-  pair     the method that figures show in depth, without and with IFL (default: the first of the table)
+  pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
+  later    yes: later papers' numbers, too, in NAME_paper.tex
+  row      a row's label, recipe or number from 1
+  column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
-KEYS = ("runs", "out", "table", "select", "seeds", "pair", "progress")
+KEYS = ("runs", "out", "table", "select", "seeds", "later", "pair")
+EXPLAIN = ("runs", "table", "row", "column", "select", "seeds")
 
 
 def main(argv: list[str]) -> None:
@@ -44,58 +57,98 @@ def main(argv: list[str]) -> None:
     if not argv or {"-h", "--help", "help"} & set(argv):
         print(HELP, end="")
         return
-    options = _parse(argv)
-    if "progress" in options:
-        from analysis.progress import write_progress
-
-        print(*write_progress(Path(options["progress"]), Path(options["out"])), sep="\n")
+    if argv[0] == "explain":
+        _explain(_parse(argv[1:], EXPLAIN, ("runs", "table", "row", "column")))
         return
+    if argv[0] == "progress":
+        _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
+        return
+    options = _parse(argv, KEYS, ("runs", "out"))
     override = _override(options)
+    if options.get("later", "yes") != "yes":
+        raise ValueError(f"later={options['later']}: legal is later=yes, or leave it out")
+    runs, unreadable = _runs(options)
+    layouts = _layouts(options.get("table"), {run.data for run in runs})
+
+    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
+    from analysis import compare, frame, publish, resample, shape, tables, text
+
+    numbers, problems = frame.tidy(runs)
+    resamples = resample.Resamples()
+    made = [tables.build(layout.model_copy(update=override), runs, numbers, problems, resamples) for layout in layouts]
+    standing = {run.name for table in made for chosen in table.runs.values() for run in chosen}
+    counted = [run for run in runs if run.name in standing]
+    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
+    contents = {
+        "results.csv": numbers.to_csv(index=False, lineterminator="\n"),
+        "classes.csv": frame.by_class(counted, override.get("select", "last")).to_csv(index=False, lineterminator="\n"),
+        "shape.csv": compare.csv(made),
+        "rankings.csv": compare.rankings_csv(made),
+        "problems.txt": "".join(f"{line}\n" for line in [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out]),
+    }
+    for table in made:
+        name = table.layout.name
+        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
+        beside = {"paper": compare.beside(table, "later" in options), "gains": compare.gains(table), "shape": compare.summary(table)}
+        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    out = Path(options["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (out / name).write_text(content, encoding="utf-8", newline="\n")
+    for table in made:
+        print(text.terminal(table), flush=True)
+    inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
+    files, remarks = publish.publish(out, made, runs, inputs, left_out, options.get("pair"))
+    files = [*(out / name for name in contents), *files]
+    for line in [*filter(None, map(shape.sentence, made)), *left_out, *remarks]:
+        print(line)
+    print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def _progress(options: dict[str, str]) -> None:
+    """Draws how one run goes."""
+    from analysis.progress import write_progress
+
+    print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
+
+
+def _explain(options: dict[str, str]) -> None:
+    """Prints what stands behind one cell."""
+    override = _override(options)
+    runs, _ = _runs(options)
+    layouts = _layouts(options["table"], set())
+    if len(layouts) > 1:
+        raise ValueError(f"table={options['table']}: legal is one table")
+    layout = layouts[0].model_copy(update=override)
+
+    from analysis import explain, frame, tables
+
+    row, column = explain.find(layout, options["row"], options["column"])
+    made = tables.build(layout, runs, *frame.tidy(runs))
+    print(*explain.lines(explain.behind(made, row, column)), sep="\n")
+
+
+def _runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
     runs, unreadable = load_runs(Path(options["runs"]))
     if not runs:
         said = "".join(f"; {name}: {reason}" for name, reason in unreadable.items())
         raise ValueError(f"runs={options['runs']}: no readable run folder in it{said}")
-    layouts = _layouts(options.get("table"), {run.data for run in runs})
-
-    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import text
-    from analysis.frame import tidy
-    from analysis.publish import publish
-    from analysis.tables import build
-
-    frame, problems = tidy(runs)
-    tables = [build(layout.model_copy(update=override), runs, frame, problems) for layout in layouts]
-    out = Path(options["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    contents = {"results.csv": frame.to_csv(index=False, lineterminator="\n")}
-    for table in tables:
-        contents |= {f"{table.layout.name}.tex": text.latex(table), f"{table.layout.name}.csv": text.csv(table)}
-    for name, content in contents.items():
-        (out / name).write_text(content, encoding="utf-8", newline="\n")
-    for table in tables:
-        print(text.terminal(table), flush=True)
-    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    files, remarks = publish(out, tables, runs, [name for name in contents if name.endswith(".tex")], left_out, options.get("pair"))
-    files = [*(out / name for name in contents), *files]
-    for remark in [*left_out, *remarks]:
-        print(remark)
-    print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+    return runs, unreadable
 
 
-def _parse(argv: list[str]) -> dict[str, str]:
+def _parse(argv: list[str], keys: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, str]:
     options: dict[str, str] = {}
     for argument in argv:
         key, equals, value = argument.partition("=")
-        if not equals or key not in KEYS:
-            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, KEYS)} (see --help)")
+        if not equals or key not in keys:
+            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, keys)} (see --help)")
         if not value or key in options:
             raise ValueError(f"{argument}: {'given twice' if value else 'no value'}; legal is {key}=VALUE once")
         options[key] = value
-    if "progress" in options and (more := [key for key in options if key not in ("progress", "out")]):
-        raise ValueError(f"{more[0]}= and progress= do not go together; legal is progress=RUN_FOLDER out=DIR (see --help)")
-    for key in ("out",) if "progress" in options else ("runs", "out"):
+    for key in needed:
         if key not in options:
-            raise ValueError(f"{key}= is missing; legal is {'progress=RUN_FOLDER' if 'progress' in options else 'runs=DIR'} out=DIR (see --help)")
+            raise ValueError(f"{key}= is missing; legal is {' '.join(f'{word}=...' for word in needed)} (see --help)")
     return options
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import published, shape
 from analysis.latex import escape, mark, subset_name, tabular, wrapped
 from analysis.resample import ALPHA, RESAMPLES
-from analysis.shown import MISSING, PROTOCOLS, blocks, groups, levels, percent, twin_mark
+from analysis.shown import MISSING, PROTOCOLS, alone, blocks, groups, levels, percent, twin_mark
 from analysis.tables import Table
 from recipes.layout import Layout
 
@@ -26,14 +26,9 @@ class _Section:
 def _sections(layout: Layout) -> list[list[_Section]]:
     """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them side by side."""
     found = blocks(layout)
-    metrics = list(dict.fromkeys(metric for block in found for metric in block.metrics))
-    if all(len(block.units) == 1 for block in found):
-        one = [
-            _Section(metric, tuple(block.title for block in found if metric in block.metrics),
-                     tuple(block.units[0][block.metrics.index(metric)] for block in found if metric in block.metrics))
-            for metric in metrics
-        ]  # fmt: skip
-        return [one]
+    if alone(found):
+        names = tuple(block.short_title for block in found)
+        return [[_Section(metric, names, tuple(block.columns[i] for block in found)) for i, metric in enumerate(found[0].metrics)]]
     return [
         [_Section(f"{block.title}, {metric}", block.subsets, tuple(unit[i] for unit in block.units)) for i, metric in enumerate(block.metrics)]
         for block in found

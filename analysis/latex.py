@@ -6,7 +6,7 @@ A table keeps its natural size where that fits `\linewidth` and is shrunk to it 
 import unicodedata
 from collections.abc import Sequence
 
-from analysis.shown import MISSING, Block, blocks, explained, groups, heading, percent, ranks, short, twin_mark
+from analysis.shown import MISSING, Block, alone, blocks, explained, groups, heading, percent, ranks, short, twin_mark
 from analysis.tables import Cell, Table
 
 _LATEX = {
@@ -50,7 +50,8 @@ def _escaped(character: str) -> str:
 def latex(table: Table, stacked: bool = False) -> str:
     r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the other, in a
     `table`, which is readable in a narrow column. Packages: booktabs and graphicx."""
-    parts = [[block] for block in blocks(table.layout)] if stacked else [blocks(table.layout)]
+    every = blocks(table.layout)
+    parts = [[block] for block in every] if stacked and not alone(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]
     return wrapped(
         "table" if stacked else "table*",
@@ -86,17 +87,23 @@ def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
     order = [index for block in part for index in block.columns]
     places = ranks(table)
     spec = "".join("r" if i == 0 else r"@{\hspace{3pt}$|$\hspace{3pt}}r" for block in part for unit in block.units for i in range(len(unit)))
-    above: list[tuple[str, int]] = [(escape(block.title if len(block.units) > 1 or len(part) == 1 else block.title[-4:-1]), len(block.columns)) for block in part]
-    inside = [(escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]), len(block.columns)) for block in part]
-    subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
-    if len(part) == 1:  # stacked: one line of header less for each protocol
-        above, inside = [(f"{above[0][0]} \\quad {inside[0][0]}", above[0][1])], []
-    heads = [above] + [inside] * bool(inside) + ([subsets] if any(len(block.units) > 1 or block.subsets != ("Overall",) for block in part) else [])
     body = [
         (group, [(table.layout.rows[row].label, [_cell(table.cells[row][index], places[row][index]) for index in order]) for row in rows])
         for group, rows in groups(table.layout)
     ]
-    return tabular(spec, heads, body)
+    return tabular(spec, _heads(part), body)
+
+
+def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
+    """Header levels of blocks side by side: protocols, their metrics, subsets; as few as say it."""
+    metrics = [escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part]
+    widths = [len(block.columns) for block in part]
+    subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
+    if len(part) == 1:
+        return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
+    if alone(part):  # a header wider than its numbers would tear them apart
+        return [[(metrics[0], sum(widths))], [(escape(block.short_title), width) for block, width in zip(part, widths)]]
+    return [[(escape(block.title), width) for block, width in zip(part, widths)], list(zip(metrics, widths)), subsets]
 
 
 def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]], first: str = "Method") -> list[str]:

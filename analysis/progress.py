@@ -77,12 +77,15 @@ def progress(run: Run) -> Figure:
 
 
 def write_progress(folder: Path, out: Path) -> list[Path]:
-    """`progress=RUN`: draws the run in `folder` into `out` and returns the files.
+    """Draws the run in `folder` into `out` and returns the files.
 
     Raises:
         ValueError: `folder` is no run folder.
     """
-    run = load_run(folder)
+    try:
+        run = load_run(folder)
+    except ValueError as error:
+        raise ValueError(f"run={folder} is no run folder: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
     return save(progress(run), out, f"progress-{run.name}")
 

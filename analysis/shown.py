@@ -1,6 +1,7 @@
 """What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.resample import ALPHA
@@ -63,6 +64,8 @@ class Block:
 
     title: str
     """The protocol in words."""
+    short_title: str
+    """Its abbreviation."""
     metrics: tuple[str, ...]
     subsets: tuple[str, ...]
     columns: tuple[int, ...]
@@ -90,9 +93,14 @@ def blocks(layout: Layout) -> list[Block]:
     made = []
     for (_, metrics), units in found.items():
         first = layout.columns[next(iter(units.values()))[0]]
-        title = PROTOCOLS[first.protocol] + (f", {first.data}" if several else "")
-        made.append(Block(title, metrics, tuple(units), tuple(itertools.chain(*units.values()))))
+        where = f", {first.data}" if several else ""
+        made.append(Block(PROTOCOLS[first.protocol] + where, first.protocol.upper() + where, metrics, tuple(units), tuple(itertools.chain(*units.values()))))
     return made
+
+
+def alone(part: Sequence[Block]) -> bool:
+    """Whether each block has one subset, all the same, with the same metrics: as in the paper's tables 3 and 4."""
+    return all(len(block.units) == 1 for block in part) and len({(block.metrics, block.subsets) for block in part}) == 1
 
 
 def groups(layout: Layout) -> list[tuple[str, list[int]]]:
