@@ -118,6 +118,7 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
                 centers.plot(epochs, means[:, g], label=f"{name}_C", color=look["color"], linestyle=look["linestyle"], marker=look["marker"], markersize=3, linewidth=1.2)
             centers.set_title(f"({next(letters)}) way of the centers", fontsize=8)
             centers.set_ylabel("distance from the start (L2)")
+            centers.set_ylim(bottom=0)
             if not len(epochs):
                 centers.text(0.5, 0.5, "not recorded", transform=centers.transAxes, ha="center")
             for axes, first in itertools.product((shares, sizes, centers), sorted(onset(lines))):
@@ -127,8 +128,8 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             shares.legend(fontsize=7, handlelength=2.5, loc="best")
             shares.set_xlim(right=end)
-            centers.legend(fontsize=7, handlelength=2.5, loc="best")
-        said = (("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}), ("IFL sets in; before it, environment 2 is environment 1", ONSET))
+            centers.legend(fontsize=7, handlelength=2.5, loc="lower right")
+        said = (("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}), ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET))
         figure.legend(handles=[Line2D([], [], label=label, **look) for label, look in said], loc="outside lower center", ncols=2, fontsize=7)
     return figure, remarks
 

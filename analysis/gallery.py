@@ -52,8 +52,9 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
             drawn.append(Drawn(name, caption, figure))
 
     pair = study.chosen(recipe)
+    images = " With the paper's budget the run with IFL sees twice the images from its first epoch on." if pair and pair.ifl.budget == "paper" else ""
     add("figure5", "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains; (c, d) every method's overall improvement on the first row's, "
-        "class-wise (CLT) against attribute-wise (ALT), in points of percent.", twins.figure5(study, pair, tables))
+        f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}", twins.figure5(study, pair, tables))
     for protocol in study.protocols:
         add(f"pairs_{protocol}", f"Every method without and with IFL over epochs, {protocol.upper()}.", (twins.all_pairs(study, protocol), []))
         add(f"classes_{protocol}", f"Accuracy of every method by class along the long tail, overall, and by attribute group, {protocol.upper()} ({study.select} epoch, mean over seeds).",

@@ -13,7 +13,7 @@ RINGS = (4, 9, 16, 25, 36, 50, 66, 84)
 
 def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5) -> None:
     """Writes each name at the nearest place around its point where it covers neither another name nor a point nor leaves the
-    axes, with a thin line to the point where that is not beside it. Points are taken from the most crowded to the loneliest. The
+    axes, with a thin line to the point where that is not right beside it. Points are taken from the most crowded to the loneliest. The
     layout must be final: places are looked for in pixels.
     """
     figure.draw_without_rendering()
@@ -42,7 +42,7 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
         assert best is not None
         _, offset, box, side, height = best
         taken.append(box)
-        far = max(map(abs, offset)) > RINGS[1]
+        far = max(map(abs, offset)) > RINGS[0]
         axes.annotate(names[index], points[index], xytext=offset, textcoords="offset points", fontsize=size, ha=side, va=height, annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3} if far else None)
 
