@@ -63,6 +63,8 @@ class Page:
             self.complaints.append(f"exception: {said['exceptionDetails'].get('exception', {}).get('description', said['exceptionDetails']['text'])}")
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(f"console.{said['type']}: {said['args']}")
+        elif method == "Page.javascriptDialogOpening":
+            self.complaints.append(f"alert: {said['message']}")
         elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.complaints.append(f"log: {said['entry']['text']}")
         elif method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "data:", "about:")):
