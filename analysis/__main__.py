@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
     for table in made:
         print(text.terminal(table))
     for line in [*filter(None, map(shape.sentence, made)), *remarks]:
-        print(line)
+        print(*text.wrapped(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
 

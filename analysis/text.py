@@ -30,9 +30,13 @@ def terminal(table: Table) -> str:
     if explained(table):
         lines.append("")
         for note in explained(table):
-            # Names of runs stay whole, so that they can be copied.
-            lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            lines += wrapped(note)
     return "\n".join([*lines, ""])
+
+
+def wrapped(note: str) -> list[str]:
+    """A sentence in lines of at most `WIDTH`; names of runs stay whole, so that they can be copied."""
+    return textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:
