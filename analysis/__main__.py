@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from recipes.environment import in_environment
@@ -12,6 +12,9 @@ if __name__ == "__main__":
 from recipes.layout import SELECTS, Layout, available, load_layout
 from analysis.runs import Run, load_runs
 from recipes.words import nearest
+
+if TYPE_CHECKING:
+    from analysis.tables import Table
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes]
@@ -62,29 +65,15 @@ def main(argv: list[str]) -> None:
     runs, unreadable = _runs(options)
     layouts = _layouts(options.get("table"), {run.data for run in runs})
 
-    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import compare, curves, figures, frame, resample, shape, tables, text
+    layouts = [layout.model_copy(update=override) for layout in layouts]
 
-    numbers, problems = frame.tidy(runs)
-    resamples = resample.Resamples()
-    made = [tables.build(layout.model_copy(update=override), runs, numbers, problems, resamples) for layout in layouts]
-    standing = {run.name for table in made for chosen in table.runs.values() for run in chosen}
-    counted = [run for run in runs if run.name in standing]
+    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
+    from analysis import curves, figures, shape, text
+
+    made, contents = written(runs, layouts, later="later" in options)
     figure, remarks = curves.learning_curves(made)
     remarks += [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    contents = {
-        "results.csv": numbers.to_csv(index=False, lineterminator="\n"),
-        "classes.csv": frame.by_class(counted, override.get("select", "last")).to_csv(index=False, lineterminator="\n"),
-        "shape.csv": compare.csv(made),
-        "rankings.csv": compare.rankings_csv(made),
-        "problems.txt": "".join(f"{line}\n" for line in [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *remarks]),
-    }
-    for table in made:
-        name = table.layout.name
-        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
-        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
-        beside = {"paper": compare.beside(table, "later" in options), "gains": compare.gains(table), "shape": compare.summary(table)}
-        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    contents["problems.txt"] = "".join(f"{line}\n" for line in [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *remarks])
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -95,6 +84,30 @@ def main(argv: list[str]) -> None:
     for line in [*filter(None, map(shape.sentence, made)), *remarks]:
         print(*text.wrapped(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
+    """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
+    from analysis import compare, frame, resample, tables, text
+
+    numbers, problems = frame.tidy(runs)
+    resamples = resample.Resamples()
+    made = [tables.build(layout, runs, numbers, problems, resamples) for layout in layouts]
+    standing = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
+    classes = [frame.by_class([run for run in runs if (run.name, select) in standing], select) for select in SELECTS]
+    contents = {
+        "results.csv": frame.csv(numbers),
+        "classes.csv": frame.csv(*classes),
+        "shape.csv": compare.csv(made),
+        "rankings.csv": compare.rankings_csv(made),
+    }
+    for table in made:
+        name = table.layout.name
+        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
+        beside = {"paper": compare.beside(table, later), "gains": compare.gains(table), "shape": compare.summary(table)}
+        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    return made, contents
 
 
 def _explain(options: dict[str, str]) -> None:
