@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from recipes.environment import in_environment
@@ -12,6 +12,9 @@ if __name__ == "__main__":
 from recipes.layout import SELECTS, Layout, available, load_layout
 from analysis.runs import Run, load_runs
 from recipes.words import nearest
+
+if TYPE_CHECKING:
+    from analysis.tables import Table
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE]
@@ -69,40 +72,26 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"later={options['later']}: legal is later=yes, or leave it out")
     runs, unreadable = _runs(options)
     layouts = _layouts(options.get("table"), {run.data for run in runs})
+    layouts = [layout.model_copy(update=override) for layout in layouts]
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import compare, frame, publish, resample, shape, tables, text
+    from analysis import publish, shape, text
 
-    numbers, problems = frame.tidy(runs)
-    resamples = resample.Resamples()
-    made = [tables.build(layout.model_copy(update=override), runs, numbers, problems, resamples) for layout in layouts]
-    standing = {run.name for table in made for chosen in table.runs.values() for run in chosen}
-    counted = [run for run in runs if run.name in standing]
-    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    contents = {
-        "results.csv": numbers.to_csv(index=False, lineterminator="\n"),
-        "classes.csv": frame.by_class(counted, override.get("select", "last")).to_csv(index=False, lineterminator="\n"),
-        "shape.csv": compare.csv(made),
-        "rankings.csv": compare.rankings_csv(made),
-        "problems.txt": "".join(f"{line}\n" for line in [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out]),
-    }
-    for table in made:
-        name = table.layout.name
-        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
-        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
-        beside = {"paper": compare.beside(table, "later" in options), "gains": compare.gains(table), "shape": compare.summary(table)}
-        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    made, contents = written(runs, layouts, later="later" in options)
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (out / name).write_text(content, encoding="utf-8", newline="\n")
     for table in made:
         print(text.terminal(table), flush=True)
+    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
     inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
     files, remarks = publish.publish(out, made, runs, inputs, left_out, options.get("pair"))
-    files = [*(out / name for name in contents), *files]
+    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
+    (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
+    files = [*(out / name for name in (*contents, "problems.txt")), *files]
     for line in [*filter(None, map(shape.sentence, made)), *left_out, *remarks]:
-        print(line)
+        print(*text.wrapped(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
 
@@ -111,6 +100,30 @@ def _progress(options: dict[str, str]) -> None:
     from analysis.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
+
+
+def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
+    """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
+    from analysis import compare, frame, resample, tables, text
+
+    numbers, problems = frame.tidy(runs)
+    resamples = resample.Resamples()
+    made = [tables.build(layout, runs, numbers, problems, resamples) for layout in layouts]
+    standing = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
+    classes = [frame.by_class([run for run in runs if (run.name, select) in standing], select) for select in SELECTS]
+    contents = {
+        "results.csv": frame.csv(numbers),
+        "classes.csv": frame.csv(*classes),
+        "shape.csv": compare.csv(made),
+        "rankings.csv": compare.rankings_csv(made),
+    }
+    for table in made:
+        name = table.layout.name
+        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
+        beside = {"paper": compare.beside(table, later), "gains": compare.gains(table), "shape": compare.summary(table)}
+        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    return made, contents
 
 
 def _explain(options: dict[str, str]) -> None:

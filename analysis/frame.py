@@ -87,6 +87,11 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def csv(*frames: pd.DataFrame) -> str:
+    """Frames of the same columns, below each other, as CSV."""
+    return pd.concat(frames).to_csv(index=False, lineterminator="\n")
+
+
 def _about(run: Run) -> tuple[tuple[str, object], ...]:
     return (
         ("run", run.name), ("recipe", run.recipe), ("data", run.data), ("edition", run.train), ("seed", run.seed),

@@ -3,6 +3,7 @@ r"""A filled table as LaTeX: booktabs and graphicx alone, both in any TeX instal
 A table keeps its natural size where that fits `\linewidth` and is shrunk to it where not.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 
@@ -103,7 +104,8 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
         return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
     if alone(part):  # a header wider than its numbers would tear them apart
         return [[(metrics[0], sum(widths))], [(escape(block.short_title), width) for block, width in zip(part, widths)]]
-    return [[(escape(block.title), width) for block, width in zip(part, widths)], list(zip(metrics, widths)), subsets]
+    titles = itertools.groupby(zip(part, widths), key=lambda entry: entry[0].title)
+    return [[(escape(title), sum(width for _, width in members)) for title, members in titles], list(zip(metrics, widths)), subsets]
 
 
 def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]], first: str = "Method") -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from analysis.resample import ALPHA
 from analysis.tables import Cell, Table
 from recipes.layout import Column, Layout
+from recipes.words import one_line
 
 MISSING = "--"
 LONGEST = 48
@@ -27,8 +28,9 @@ def percent(cell: Cell) -> str | None:
 
 
 def short(label: str) -> str:
-    """The label, its middle left out where it would be wider than the numbers beside it."""
-    return label if len(label) <= LONGEST else f"{label[: LONGEST - 12]}…{label[-11:]}"
+    """A label or group on one line, what is not printable written out, the middle left out where it would be wider than the numbers beside it."""
+    shown = one_line(" ".join(label.split()))
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 12]}…{shown[-11:]}"
 
 
 def twin_mark(cell: Cell) -> str:

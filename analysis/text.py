@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.latex import escape, latex
 from analysis.shown import MISSING, blocks, explained, groups, heading, levels, merged, percent, ranks, short, twin_mark
 from analysis.tables import Cell, Table
+from recipes.words import one_line
 
 __all__ = ["csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
 
@@ -30,9 +31,13 @@ def terminal(table: Table) -> str:
     if explained(table):
         lines.append("")
         for note in explained(table):
-            # Names of runs stay whole, so that they can be copied.
-            lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            lines += wrapped(note)
     return "\n".join([*lines, ""])
+
+
+def wrapped(note: str) -> list[str]:
+    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that they can be copied."""
+    return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:
@@ -61,7 +66,7 @@ def _block(table: Table, part: slice) -> list[str]:
         start += count
     lines = [columns[0].title, " " * left + above.rstrip(), join("Method", names).rstrip()]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
-        lines.append(group)
+        lines.append(short(group))
         lines += [join(f"  {short(rows[index].label)}", shown[index]).rstrip() for index in members]
     return lines
 

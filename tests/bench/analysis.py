@@ -1,4 +1,4 @@
-"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints seconds and peak memory by part.
+"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints, by part, seconds of CPU (and on the wall), and peak memory.
 
 Synthetic runs, every recipe of the digits tables on both editions in turn with as many seeds as `runs` asks for, go through all that the
 command does for its tables: reading, tidy frame, four tables with intervals and tests, and all text. A second line times the tables without
@@ -54,14 +54,15 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
 def main(options: dict[str, str]) -> None:
     runs = int(options.get("runs", 1000))
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(options.get("keep", folder))
+        place = Path(options.get("keep", folder))  # runs that are there already are taken as they are
         place.mkdir(parents=True, exist_ok=True)
-        synthetic(place, runs, int(options.get("samples", 2400)), int(options.get("classes", 10)))
+        if not any(place.iterdir()):
+            synthetic(place, runs, int(options.get("samples", 2400)), int(options.get("classes", 10)))
         timed(place, runs)
 
 
 def timed(folder: Path, runs: int) -> None:
-    started = time.perf_counter()
+    started = time.process_time(), time.perf_counter()
     from analysis import text
     from analysis.frame import tidy
     from analysis.resample import Resamples
@@ -70,12 +71,12 @@ def timed(folder: Path, runs: int) -> None:
     from recipes.layout import available, load_layout
 
     layouts = [load_layout(available()[name]).model_copy(update={"seeds": list(range(runs))}) for name in LAYOUTS]
-    parts: list[tuple[str, float]] = []
+    parts: list[tuple[str, float, float]] = []
 
     def done(part: str) -> None:
         nonlocal started
-        now = time.perf_counter()
-        parts.append((part, now - started))
+        now = time.process_time(), time.perf_counter()
+        parts.append((part, now[0] - started[0], now[1] - started[1]))
         started = now
 
     done("import")
@@ -92,8 +93,9 @@ def timed(folder: Path, runs: int) -> None:
     done(f"tables, resampled {resamples.number} times")
     written = sum(len(form(table)) for table in tables for form in (text.latex, text.csv, text.markdown, text.terminal))
     done("text of all tables")
-    for part, seconds in parts:
-        print(f"{part:40s} {seconds:7.2f} s")
+    parts.append(("all", sum(cpu for _, cpu, _ in parts), sum(wall for _, _, wall in parts)))
+    for part, cpu, wall in parts:
+        print(f"{part:40s} {cpu:7.2f} s of CPU {wall:7.2f} s")
     print(f"{len(found)} runs, {len(frame)} numbers, {sum(len(t.cells) * len(t.cells[0]) for t in tables)} cells, {(len(content) + written) / 1e6:.1f} MB written")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
