@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from analysis.tables import Table
 
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE]
+python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] [only=tables]
 python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 
@@ -43,11 +43,12 @@ tables and writes to `out`:
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
   pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
+  only     tables: no figures, report and page, which take most of the time
   later    yes: later papers' numbers, too, in NAME_paper.tex
   row      a row's label, recipe or number from 1
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
-KEYS = ("runs", "out", "table", "select", "seeds", "later", "pair")
+KEYS = ("runs", "out", "table", "select", "seeds", "later", "pair", "only")
 EXPLAIN = ("runs", "table", "row", "column", "select", "seeds")
 
 
@@ -68,14 +69,15 @@ def main(argv: list[str]) -> None:
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _override(options)
-    if options.get("later", "yes") != "yes":
-        raise ValueError(f"later={options['later']}: legal is later=yes, or leave it out")
+    for key, legal in (("later", "yes"), ("only", "tables")):
+        if options.get(key, legal) != legal:
+            raise ValueError(f"{key}={options[key]}: legal is {key}={legal}, or leave it out")
     runs, unreadable = _runs(options)
     layouts = _layouts(options.get("table"), {run.data for run in runs})
     layouts = [layout.model_copy(update=override) for layout in layouts]
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import publish, shape, text
+    from analysis import shape, text
 
     made, contents = written(runs, layouts, later="later" in options)
     out = Path(options["out"])
@@ -85,8 +87,12 @@ def main(argv: list[str]) -> None:
     for table in made:
         print(text.terminal(table), flush=True)
     left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
-    files, remarks = publish.publish(out, made, runs, inputs, left_out, options.get("pair"))
+    files, remarks = [], []
+    if "only" not in options:
+        from analysis.publish import publish
+
+        inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
+        files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
