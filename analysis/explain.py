@@ -1,19 +1,25 @@
 """What stands behind one cell, as plain data (for a page) and as lines (for a terminal)."""
 
+from collections.abc import Callable
 from typing import Any
 
+from analysis.runs import Run
 from analysis.tables import Cell, Table
+from ifl.metrics import Judged
 from recipes.layout import Column, Layout
 from recipes.words import nearest
 
 
-def behind(table: Table, row: int, column: int) -> dict[str, Any]:
+def behind(table: Table, row: int, column: int, judged: Callable[[Run, str, str], Judged] = Run.judged) -> dict[str, Any]:
     """Everything behind `table.cells[row][column]` as JSON can hold it.
 
     Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`, `std`,
     `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin` (the test against the
     row without IFL), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget, value, and of the
     subset's samples how many there are and how many are right.
+
+    Args:
+        judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
     """
     layout, cell = table.layout, table.cells[row][column]
     said, of = layout.rows[row], layout.columns[column]
@@ -32,7 +38,7 @@ def behind(table: Table, row: int, column: int) -> dict[str, Any]:
         "notes": list(cell.notes),
         "paper": _paper(cell),
         "twin": _twin(cell),
-        "runs": [_run(layout, of, value, run) for value, run in zip(cell.values, cell.runs)],
+        "runs": [_run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)],
     }
 
 
@@ -53,8 +59,7 @@ def _twin(cell: Cell) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _run(layout: Layout, column: Column, value: float, run: Any) -> dict[str, Any]:
-    judged = run.judged(layout.select, column.split)
+def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, Any]:
     right = judged.right_in(column.subset)
     return {
         "name": run.name, "seed": run.seed, "commit": run.commit, "hash": run.hash, "fingerprint": run.fingerprint,

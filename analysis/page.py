@@ -1,6 +1,7 @@
 """One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind every number."""
 
 import base64
+import functools
 import io
 import json
 from pathlib import Path
@@ -85,11 +86,12 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
 def _facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
     """What the page's dialog says of each cell; runs and notes by their numbers, since hundreds of cells share them."""
     notes = {note: index for index, note in enumerate(table.notes)}
+    judged = functools.lru_cache(maxsize=16)(Run.judged)  # the cells of a row are of the same few files
     cells = []
     for row in range(len(table.layout.rows)):
         line = []
         for column in range(len(table.layout.columns)):
-            fact = behind(table, row, column)
+            fact = behind(table, row, column, judged)
             kept = {key: fact[key] for key in ("mean", "std", "interval", "state", "paper", "twin")}
             said = [notes[note] for note in fact["notes"] if note in notes]
             of = [{"run": place[run["name"]], **{key: run[key] for key in ("seed", "value", "right", "samples")}} for run in fact["runs"]]
