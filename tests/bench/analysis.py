@@ -12,10 +12,10 @@ import resource
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 LAYOUTS = ("digits_clt_glt", "digits_alt", "digits_overall", "digits_ablation")
 
@@ -40,8 +40,7 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
                 prediction = np.where(rng.random(samples) < skill, label, rng.integers(0, classes, samples))
                 arrays = {"id": np.arange(samples), "label": label, "group": group_of_class[label], "attribute": attribute, "prediction": prediction}
                 np.savez(path / "preds" / select / f"{split}.npz", **arrays, confidence=rng.random(samples, np.float32))
-        content = {"recipe": recipe, "train": train, "seed": seed, "preset": "paper", "data": {"name": "digits_glt"}, "batch": {"budget": "paper"}}
-        (path / "recipe.yaml").write_text(yaml.safe_dump(content))
+        (path / "recipe.yaml").write_text(resolved(recipe, train).replace("seed: 0\n", f"seed: {seed}\n", 1))
         meta = {
             "commit": "c0ffee", "data_fingerprint": train, "hash": "0123abcd", "class_names": [f"class {c}" for c in range(classes)],
             "class_groups": group_of_class.tolist(), "class_counts": [100] * classes,
@@ -49,6 +48,14 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
         (path / "meta.json").write_text(json.dumps(meta))
         (path / "metrics.jsonl").write_text("")
         (path / "done").write_text("{}")
+
+
+@cache
+def resolved(recipe: str, train: str) -> str:
+    """recipe.yaml of a run of seed 0. A second stage's first stage is any name: it is not looked for."""
+    from recipes.resolve import dump, resolve
+
+    return dump(resolve([f"recipe={recipe}", "data=digits_glt", f"train={train}", "seed=0"]))
 
 
 def main(options: dict[str, str]) -> None:
