@@ -103,7 +103,7 @@ def gains(table: Table) -> str:
     if not any(claim.ours is not None for claim in found.values()):
         return ""
     said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}."
-    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, without a test"
+    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -114,7 +114,7 @@ def gains(table: Table) -> str:
             ]
             body = [
                 (group, [
-                    (table.layout.full_label(table.layout.rows[row]), list(itertools.chain(*(_gain(table, found.get((row, column))) for column in section.columns))))
+                    (table.layout.full_label(table.layout.rows[row]), [part for column in section.columns for part in _gain(table, found.get((row, column)))])
                     for row in members if row in rows
                 ])
                 for group, members in groups(table.layout) if rows & set(members)
@@ -149,7 +149,8 @@ def summary(table: Table) -> str:
             (subset, list(itertools.chain(*(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)))) for subset in subsets
         ]))  # fmt: skip
     said = (
-        f"{table.layout.name}: does ours have the paper's shape{shape.other_data(table)}? Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
+        f"{table.layout.name}: does ours have the paper's shape{shape.other_data(table)}? "
+        "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
     )
     return wrapped("table*", said, f"tab:{table.layout.name}:shape", [tabular("rrrrrrr" * len(metrics), heads, body, first="Subset")], [])

@@ -1,4 +1,5 @@
-"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints, by part, seconds of CPU (and on the wall), and peak memory.
+"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints, by part, seconds of
+CPU and on the wall, and peak memory.
 
 Synthetic runs, every recipe of the digits tables on both editions in turn with as many seeds as `runs` asks for, go through all that the
 command does for its tables: reading, tidy frame, four tables with intervals and tests, and all text. A second line times the tables without
@@ -103,7 +104,8 @@ def timed(folder: Path, runs: int) -> None:
     parts.append(("all", sum(cpu for _, cpu, _ in parts), sum(wall for _, _, wall in parts)))
     for part, cpu, wall in parts:
         print(f"{part:40s} {cpu:7.2f} s of CPU {wall:7.2f} s")
-    print(f"{len(found)} runs, {len(frame)} numbers, {sum(len(t.cells) * len(t.cells[0]) for t in tables)} cells, {(len(content) + written) / 1e6:.1f} MB written")
+    cells = sum(len(table.cells) * len(table.layout.columns) for table in tables)
+    print(f"{len(found)} runs, {len(frame)} numbers, {cells} cells, {(len(content) + written) / 1e6:.1f} MB written")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
