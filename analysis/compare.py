@@ -49,7 +49,8 @@ def beside(table: Table, later: bool = False) -> str:
                 tabulars.append(_beside(table, section, same, later))
         if tabulars:
             said = f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's are single runs."
-            floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, []))
+            notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
+            floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
     return "\n".join(floats)
 
 
@@ -58,7 +59,7 @@ def _beside(table: Table, section: _Section, which: list[int], later: bool) -> l
     heads = [
         [(escape(section.title), 3 * len(which))],
         [(subset_name(section.heads[i]) if "_" in section.heads[i] else escape(section.heads[i]), 3) for i in which],
-        [(word, 1) for _ in which for word in ("paper", "ours", r"$\pm$diff")],
+        [(word, 1) for _ in which for word in ("paper", "ours", "diff")],
     ]
     body = [
         (group, [(table.layout.rows[row].label, list(itertools.chain(*(_triple(table, row, column) for column in columns)))) for row in rows])
@@ -78,17 +79,20 @@ def _triple(table: Table, row: int, column: int) -> tuple[str, str, str]:
     return paper or MISSING, (ours or MISSING) + mark("†" * cell.marked), difference
 
 
+def _sources(table: Table) -> dict[str, int]:
+    """{later paper: its number from 1}, in the order of the file."""
+    return {source: index for index, source in enumerate(dict.fromkeys(number.source for number in published.later(table.layout)), start=1)}
+
+
 def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
-    numbers = published.later(table.layout)
-    # A method that several sources print is a row of each.
-    sources = {number.source: index for index, number in reversed(list(enumerate(numbers)))}
-    rows = []
+    """Rows of later papers' methods, each with its source's number: several print the same method."""
+    numbers, sources, rows = published.later(table.layout), _sources(table), []
     for method, source in dict.fromkeys((number.method, number.source) for number in numbers):
         at = {number.place[1:]: number.value for number in numbers if (number.method, number.source) == (method, source)}
         places = [(column.protocol, column.subset, column.metric) for column in (table.layout.columns[index] for index in columns)]
         if any(place in at for place in places):
             cells = itertools.chain(*((f"{100 * at[place]:.2f}" if place in at else MISSING, "", "") for place in places))
-            rows.append((method, list(cells)))
+            rows.append((f"{method} [{sources[source]}]", list(cells)))
     return rows
 
 
@@ -99,7 +103,7 @@ def gains(table: Table) -> str:
     if not any(claim.ours is not None for claim in found.values()):
         return ""
     said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}."
-    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, without a test"
+    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -110,7 +114,7 @@ def gains(table: Table) -> str:
             ]
             body = [
                 (group, [
-                    (table.layout.full_label(table.layout.rows[row]), list(itertools.chain(*(_gain(table, found.get((row, column))) for column in section.columns))))
+                    (table.layout.full_label(table.layout.rows[row]), [part for column in section.columns for part in _gain(table, found.get((row, column)))])
                     for row in members if row in rows
                 ])
                 for group, members in groups(table.layout) if rows & set(members)
@@ -145,7 +149,8 @@ def summary(table: Table) -> str:
             (subset, list(itertools.chain(*(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)))) for subset in subsets
         ]))  # fmt: skip
     said = (
-        f"{table.layout.name}: does ours have the paper's shape{shape.other_data(table)}? Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
+        f"{table.layout.name}: does ours have the paper's shape{shape.other_data(table)}? "
+        "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
     )
     return wrapped("table*", said, f"tab:{table.layout.name}:shape", [tabular("rrrrrrr" * len(metrics), heads, body, first="Subset")], [])

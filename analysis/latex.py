@@ -73,7 +73,8 @@ def caption(table: Table) -> str:
 
 def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """A float around tabulars (lists of lines), each as wide as it is or at most as the line, and notes below."""
-    lines = [PACKAGES, rf"\begin{{{float_}}}", r"\centering\footnotesize", rf"\caption{{{escape(said)}}}", rf"\label{{{label}}}", r"\setlength{\tabcolsep}{3.5pt}"]
+    lines = [PACKAGES, rf"\begin{{{float_}}}", r"\centering\footnotesize", rf"\caption{{{escape(said)}}}", rf"\label{{{label}}}"]
+    lines += [r"\setlength{\tabcolsep}{3.5pt}"]
     for number, tabular in enumerate(tabulars):
         lines += [r"\par\medskip"] if number else []
         lines += [r"\sbox0{%", *tabular, "}%", r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
@@ -108,14 +109,17 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     return [[(escape(title), sum(width for _, width in members)) for title, members in titles], list(zip(metrics, widths)), subsets]
 
 
-def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]], first: str = "Method") -> list[str]:
+Body = Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]
+"""[(group, [(label, LaTeX of the cells)])], names as plain text."""
+
+
+def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, first: str = "Method") -> list[str]:
     """The lines of a tabular.
 
     Args:
         spec: the columns behind the labels'.
         heads: header levels, each of [(LaTeX, how many columns it spans)].
-        body: [(group, [(label, LaTeX of the cells)])], names as plain text. Groups stand upright at the left where all are long
-            enough for their names, else as lines of their own.
+        body: groups stand upright at the left where all are long enough for their names, else as lines of their own.
         first: the header over the labels.
     """
     upright = all(len(group) <= 2.4 * len(rows) for group, rows in body)

@@ -4,15 +4,17 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ifl.metrics import Judged
-from recipes.resolve import load_resolved, load_yaml, resolve
+from recipes.resolve import load_yaml, resolve
 from recipes.schema import Recipe, RecipeError, departures
 from recipes.words import one_line
 
@@ -101,14 +103,18 @@ class Run:
     def departures(self) -> list[str]:
         """The science values in which the run differs from its recipe as the project has it now, such as
         `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        return list(self._departures)
+
+    @cached_property  # a run may stand in several tables
+    def _departures(self) -> tuple[str, ...]:
         try:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
-                return []
-            words = [f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"seed={self.seed}", f"preset={self.preset}", f"batch.budget={self.budget}"]
-            return departures(load_resolved(self.path / "recipe.yaml"), resolve(words))
-        except RecipeError:
-            return []
+                return ()
+            now = _as_it_stands(f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}", f"batch.budget={self.budget}")
+            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+        except (RecipeError, ValidationError):
+            return ()
 
     def metrics(self) -> tuple[list[dict[str, Any]], int]:
         """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.
@@ -133,6 +139,12 @@ class Run:
         if bad and bad[-1] == len(text) - 1:
             bad.pop()
         return [lines[key] for key in sorted(lines)], len(bad)
+
+
+@cache
+def _as_it_stands(*words: str) -> Recipe:
+    """A recipe of the project, resolved; runs that differ in the seed alone share it."""
+    return resolve(list(words))
 
 
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:

@@ -113,10 +113,13 @@ def sentence(table: Table) -> str:
         return ""
     agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
     said = (
-        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` that have numbers here, {agree} agree in sign "
+        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` that have numbers here, "
+        f"{agree} agree in sign "
         f"({count['agrees surely']} with p < {ALPHA}), {against} do not ({count['disagrees surely']} with p < {ALPHA})"
     )
-    order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})" if taus else ""
+    order = ""
+    if taus:
+        order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})"
     return said + order + other_data(table)
 
 

@@ -27,6 +27,9 @@ def percent(cell: Cell) -> str | None:
     return None if cell.mean is None else f"{100 * cell.mean:.2f}"
 
 
+TWIN = "above, below the same method without IFL on the same test samples"
+
+
 def short(label: str) -> str:
     """A label or group on one line, what is not printable written out, the middle left out where it would be wider than the numbers beside it."""
     shown = one_line(" ".join(label.split()))
@@ -137,7 +140,7 @@ def legend(table: Table) -> list[str]:
         for text, used in (
             (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
             ("† something is left out or lacking here", any(cell.marked for cell in cells)),
-            (f"↑ ↓ above, below the same method without IFL on the same test samples, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+            (f"↑ ↓ {TWIN}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
         )
         if used
     ]  # fmt: skip

@@ -124,7 +124,8 @@ def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], 
     merged: set[str] = set()
     said = []
     for data, train in layout.sources:
-        missing = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train) and choice.state == "missing"]
+        of_source = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train)]
+        missing = [(label, choice) for label, choice in of_source if choice.state == "missing"]
         if missing:
             said.append(f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}")
             merged.update(note for _, choice in missing for note in choice.notes)

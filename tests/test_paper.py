@@ -85,9 +85,11 @@ def test_other_data_has_no_difference(tmp_path: Path) -> None:
 
 
 def test_later_papers_are_an_option(tmp_path: Path) -> None:
-    """Later papers' numbers come as rows where asked for, with the method's name, else not at all."""
+    """Later papers' numbers come as rows where asked for, each with its source (two print MetaSAug), else not at all."""
     write_run(tmp_path, data="imagenet_glt")
-    assert "Meta-CALA" in compare.beside(made(tmp_path), later=True)
+    later = compare.beside(made(tmp_path), later=True)
+    assert "Meta-CALA {[}2{]} & 55.14 & " in later and "MetaSAug {[}1{]} & " in later and "MetaSAug {[}2{]} & " in later
+    assert "{[}1{]} xiaolingzhou98/CLP" in later and "{[}2{]} xiaolingzhou98/CALA" in later
     assert "Meta-CALA" not in compare.beside(made(tmp_path))
 
 

@@ -21,8 +21,12 @@ from analysis.resample import Resamples
 from analysis.runs import load_runs
 from recipes.layout import Column, available, load_layout
 
-PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)")
-UGLY = [r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", r"\input{x}\end{table}", "Ünïcödé ł ß α π 数据 🙂 e\u0301 \x1b[31m", "very long " * 40, "+", "`*_#>|"]
+LACKING = "pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)"
+PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason=LACKING)
+UGLY = [
+    r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", r"\input{x}\end{table}", 
+    "Ünïcödé ł ß α π 数据 🙂 e\u0301 \x1b[31m", "very long " * 40, "+", "`*_#>|",
+]  # fmt: skip
 
 
 def compiled(folder: Path, *parts: str, document: str = "article") -> str:
@@ -31,7 +35,8 @@ def compiled(folder: Path, *parts: str, document: str = "article") -> str:
         (folder / f"part{number}.tex").write_text(part, encoding="utf-8")
     body = r"\clearpage".join(rf"\input{{part{number}}}" for number in range(len(parts)))
     (folder / "document.tex").write_text(rf"\documentclass{{{document}}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}")
-    done = subprocess.run(["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "document.tex"], cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
+    command_ = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "document.tex"]
+    done = subprocess.run(command_, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     return done.stdout
 
