@@ -433,7 +433,7 @@ def test_latex_compiles(tmp_path: Path) -> None:
     )
     (tmp_path / "document.tex").write_text(document)
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "document.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:]
 
 
@@ -453,7 +453,7 @@ def digits(folder: Path, order: int = 1) -> Path:
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "analysis", *arguments], cwd=PROJECT, capture_output=True, text=True,
-        timeout=120, env={**os.environ, **environment},
+        timeout=600, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -525,7 +525,7 @@ def test_analysis_never_imports_torch(tmp_path: Path) -> None:
         "print('IMPORTED', sorted({'torch', 'deepspeed', 'webdataset', 'torchvision'} & set(sys.modules)))"
     )
     arguments = [f"runs={digits(tmp_path / 'runs')}", f"out={tmp_path / 'out'}"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
 
