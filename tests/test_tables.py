@@ -24,7 +24,7 @@ from recipes.layout import Column, available, load_layout
 LACKING = "pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)"
 PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason=LACKING)
 UGLY = [
-    r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", r"\input{x}\end{table}", 
+    r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", r"\input{x}\end{table}",
     "Ünïcödé ł ß α π 数据 🙂 e\u0301 \x1b[31m", "very long " * 40, "+", "`*_#>|",
 ]  # fmt: skip
 
