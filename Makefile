@@ -10,7 +10,7 @@ help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 6 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
 	@echo "make test-full  also the long tests"
-	@echo "make system     Debian packages (as root): compiler, git, and for the tests SLURM and LaTeX"
+	@echo "make system     Debian packages (as root): compiler, git, and for reports and tests SLURM, LaTeX and Chromium"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
@@ -33,7 +33,7 @@ test-full: operators
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge iproute2 texlive-latex-recommended
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge iproute2 texlive-latex-recommended latexmk poppler-utils chromium
 
 cluster: venv
 	@$(BIN)/python tests/cluster.py up

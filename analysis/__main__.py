@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     from recipes.environment import in_environment
@@ -10,23 +10,46 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare Python lacks
 
 from recipes.layout import SELECTS, Layout, available, load_layout
-from analysis.runs import load_runs
+from analysis.runs import Run, load_runs
 from recipes.words import nearest
 
+if TYPE_CHECKING:
+    from analysis.tables import Table
+
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2]
+python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] [only=tables]
+python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
+python -m analysis progress run=RUN_FOLDER out=DIR
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
-  NAME.tex NAME.csv            each table (LaTeX: \\input it; packages booktabs and graphicx)
-  learning_curves.pdf .png     accuracy and precision over epochs of the runs in these tables
+  NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); the CSV has intervals and tests
+  NAME_stacked.tex             the same with one protocol above the other, for a narrow column
+  NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
+  NAME_gains.tex               what IFL adds to each method: paper, ours
+  NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
+  shape.csv rankings.csv       every claim; Kendall's tau of every column
+  classes.csv                  counts by class and attribute group of the runs in these tables
+  problems.txt                 every run and cell that is missing, left out or damaged, and why
+  figure5.pdf .png, ...        the figures, those of one method without and with IFL among them
+  report.tex report.pdf        tables and figures as one document
+  index.html                   the same as one page that needs nothing else: it sorts, and shows what stands behind each number
+
+`explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
+`progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
+  pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
+  only     tables: no figures, report and page, which take most of the time
+  later    yes: later papers' numbers, too, in NAME_paper.tex
+  row      a row's label, recipe or number from 1
+  column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
-KEYS = ("runs", "out", "table", "select", "seeds")
+KEYS = ("runs", "out", "table", "select", "seeds", "later", "pair", "only")
+EXPLAIN = ("runs", "table", "row", "column", "select", "seeds")
 
 
 def main(argv: list[str]) -> None:
@@ -38,49 +61,113 @@ def main(argv: list[str]) -> None:
     if not argv or {"-h", "--help", "help"} & set(argv):
         print(HELP, end="")
         return
-    options = _parse(argv)
+    if argv[0] == "explain":
+        _explain(_parse(argv[1:], EXPLAIN, ("runs", "table", "row", "column")))
+        return
+    if argv[0] == "progress":
+        _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
+        return
+    options = _parse(argv, KEYS, ("runs", "out"))
     override = _override(options)
+    for key, legal in (("later", "yes"), ("only", "tables")):
+        if options.get(key, legal) != legal:
+            raise ValueError(f"{key}={options[key]}: legal is {key}={legal}, or leave it out")
+    runs, unreadable = _runs(options)
+    layouts = _layouts(options.get("table"), {run.data for run in runs})
+    layouts = [layout.model_copy(update=override) for layout in layouts]
+
+    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
+    from analysis import shape, text
+
+    made, contents = written(runs, layouts, later="later" in options)
+    out = Path(options["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (out / name).write_text(content, encoding="utf-8", newline="\n")
+    for table in made:
+        print(text.terminal(table), flush=True)
+    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
+    files, remarks = [], []
+    if "only" not in options:
+        from analysis.publish import publish
+
+        inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
+        files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
+    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
+    (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
+    files = [*(out / name for name in (*contents, "problems.txt")), *files]
+    for line in [*filter(None, map(shape.sentence, made)), *left_out, *remarks]:
+        print(*text.wrapped(line), sep="\n")
+    print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def _progress(options: dict[str, str]) -> None:
+    """Draws how one run goes."""
+    from analysis.progress import write_progress
+
+    print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
+
+
+def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
+    """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
+    from analysis import compare, frame, resample, tables, text
+
+    numbers, problems = frame.tidy(runs)
+    resamples = resample.Resamples()
+    made = [tables.build(layout, runs, numbers, problems, resamples) for layout in layouts]
+    standing = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
+    classes = [frame.by_class([run for run in runs if (run.name, select) in standing], select) for select in SELECTS]
+    contents = {
+        "results.csv": frame.csv(numbers),
+        "classes.csv": frame.csv(*classes),
+        "shape.csv": compare.csv(made),
+        "rankings.csv": compare.rankings_csv(made),
+    }
+    for table in made:
+        name = table.layout.name
+        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
+        beside = {"paper": compare.beside(table, later), "gains": compare.gains(table), "shape": compare.summary(table)}
+        contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
+    return made, contents
+
+
+def _explain(options: dict[str, str]) -> None:
+    """Prints what stands behind one cell."""
+    override = _override(options)
+    runs, _ = _runs(options)
+    layouts = _layouts(options["table"], set())
+    if len(layouts) > 1:
+        raise ValueError(f"table={options['table']}: legal is one table")
+    layout = layouts[0].model_copy(update=override)
+
+    from analysis import explain, frame, tables
+
+    row, column = explain.find(layout, options["row"], options["column"])
+    made = tables.build(layout, runs, *frame.tidy(runs))
+    print(*explain.lines(explain.behind(made, row, column)), sep="\n")
+
+
+def _runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
     runs, unreadable = load_runs(Path(options["runs"]))
     if not runs:
         said = "".join(f"; {name}: {reason}" for name, reason in unreadable.items())
         raise ValueError(f"runs={options['runs']}: no readable run folder in it{said}")
-    layouts = _layouts(options.get("table"), {run.data for run in runs})
-
-    # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import curves, figures, text
-    from analysis.frame import tidy
-    from analysis.tables import build
-
-    frame, problems = tidy(runs)
-    tables = [build(layout.model_copy(update=override), runs, frame, problems) for layout in layouts]
-    out = Path(options["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    contents = {"results.csv": frame.to_csv(index=False, lineterminator="\n")}
-    for table in tables:
-        contents |= {f"{table.layout.name}.tex": text.latex(table), f"{table.layout.name}.csv": text.csv(table)}
-    for name, content in contents.items():
-        (out / name).write_text(content, encoding="utf-8", newline="\n")
-    figure, remarks = curves.learning_curves(tables)
-    files = [*(out / name for name in contents), *figures.save(figure, out, "learning_curves")]
-    for table in tables:
-        print(text.terminal(table))
-    for remark in [*remarks, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]:
-        print(remark)
-    print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+    return runs, unreadable
 
 
-def _parse(argv: list[str]) -> dict[str, str]:
+def _parse(argv: list[str], keys: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, str]:
     options: dict[str, str] = {}
     for argument in argv:
         key, equals, value = argument.partition("=")
-        if not equals or key not in KEYS:
-            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, KEYS)} (see --help)")
+        if not equals or key not in keys:
+            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, keys)} (see --help)")
         if not value or key in options:
             raise ValueError(f"{argument}: {'given twice' if value else 'no value'}; legal is {key}=VALUE once")
         options[key] = value
-    for key in ("runs", "out"):
+    for key in needed:
         if key not in options:
-            raise ValueError(f"{key}= is missing; legal is runs=DIR out=DIR (see --help)")
+            raise ValueError(f"{key}= is missing; legal is {' '.join(f'{word}=...' for word in needed)} (see --help)")
     return options
 
 

@@ -50,14 +50,14 @@ def _block(block: Any, table: Table) -> list[str]:
                 lines, bad = run.metrics()
                 if bad:
                     remarks.append(f"{run.name}: metrics.jsonl has unreadable lines ({bad}), left out of the curves")
-                onsets |= _onset(lines)
+                onsets |= onset(lines)
                 if _draw(list(axes[:, across]), lines, column.split, look):
                     drawn.add(index)
         axes[0, across].set_title(column.title, fontsize=8)
         axes[-1, across].set_xlabel("epochs trained")
         axes[-1, across].xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axis, onset in itertools.product(axes[:, across], sorted(onsets)):
-            axis.axvline(onset, **ONSET)
+        for axis, first in itertools.product(axes[:, across], sorted(onsets)):
+            axis.axvline(first, **ONSET)
         any_onset |= bool(onsets)
     for down, metric in enumerate(METRICS):
         axes[down, 0].set_ylabel(f"overall {metric} (%)")
@@ -73,15 +73,19 @@ def _block(block: Any, table: Table) -> list[str]:
 
 def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:
     """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
-    evaluations = [line for line in lines if line["kind"] == "eval" and line.get("split") == split]
     for axis, metric in zip(panels, METRICS):
-        values = [(line["epoch"] + 1, line.get(metric, {}).get("overall")) for line in evaluations]
-        points = [(epochs, 100 * value) for epochs, value in values if value is not None]
+        points = series(lines, split, metric)
         axis.plot(*zip(*points) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
-    return bool(evaluations)
+    return any(line["kind"] == "eval" and line.get("split") == split for line in lines)
 
 
-def _onset(lines: list[dict[str, Any]]) -> set[int]:
+def series(lines: list[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
+    """(epochs trained, overall value in percent) at each evaluation of the split that has a value."""
+    values = [(line["epoch"] + 1, line.get(metric, {}).get("overall")) for line in lines if line["kind"] == "eval" and line.get("split") == split]
+    return [(epochs, 100 * value) for epochs, value in values if value is not None]
+
+
+def onset(lines: list[dict[str, Any]]) -> set[int]:
     """The first epoch (from 0) that trained with alpha > 0; empty where none did."""
     return set(sorted(line["epoch"] for line in lines if line["kind"] == "train" and (line.get("alpha") or 0) > 0)[:1])
 

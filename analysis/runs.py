@@ -4,17 +4,26 @@ import json
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from recipes.resolve import load_resolved, load_yaml, resolve
+from ifl.metrics import Judged
+from recipes.resolve import load_yaml, resolve
 from recipes.schema import Recipe, RecipeError, departures
+from recipes.words import one_line
 
 ARRAYS = ("label", "prediction", "group", "attribute")
+"""What predictions must hold."""
+
+MORE_ARRAYS = ("id", "confidence")
+"""What they hold besides, which runs of an early date may lack."""
+
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
@@ -33,13 +42,45 @@ class Run:
     fingerprint: str
     commit: str
     finished: bool
+    classes: tuple[tuple[str, int, int], ...] = ()
+    """(name, class group, training images) of each class, in the order of labels; empty where meta.json lacks them."""
 
     @property
     def name(self) -> str:
         return self.path.name
 
+    def judged(self, select: str, split: str) -> Judged:
+        """The stored predictions, ready to be judged.
+
+        Raises:
+            ValueError: as `predictions`; or their values cannot be meant.
+        """
+        arrays = self.predictions(select, split)
+        return Judged(**{key: arrays.get(key) for key in (*ARRAYS, "confidence")})
+
+    def ended(self) -> str:
+        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch 3: failed, rank 1:
+        RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
+        lines, _ = self.metrics()
+        said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
+        event = next((event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {})
+        kind = event.get("verdict", event.get("event"))
+        if event.get("event") == "failed":
+            said.append(f"failed, rank {event.get('rank', '?')}: {' '.join(str(event.get('error', '')).split())}")
+        elif kind:
+            said.append(str(kind))
+        return one_line(": ".join(said))
+
+    def _events(self) -> list[dict[str, Any]]:
+        try:
+            lines = (self.path / "log" / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [event for event in map(_json_object, lines) if event]
+
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
-        """The arrays `label, prediction, group, attribute`, each [M], of `preds/<select>/<split>.npz`.
+        """The arrays `label, prediction, group, attribute`, and where they are stored `id, confidence`, each [M],
+        of `preds/<select>/<split>.npz`.
 
         Raises:
             ValueError: the file is missing, cannot be read or lacks an array.
@@ -48,7 +89,7 @@ class Run:
         where = file.relative_to(self.path)
         try:
             with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files if key in ARRAYS}
+                arrays = {key: stored[key] for key in stored.files if key in (*ARRAYS, *MORE_ARRAYS)}
         except FileNotFoundError:
             raise ValueError(f"{where} is missing") from None
         # The last two: numpy returns a bare array, not an archive, for a file in its other format.
@@ -62,14 +103,18 @@ class Run:
     def departures(self) -> list[str]:
         """The science values in which the run differs from its recipe as the project has it now, such as
         `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        return list(self._departures)
+
+    @cached_property  # a run may stand in several tables
+    def _departures(self) -> tuple[str, ...]:
         try:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
-                return []
-            words = [f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"seed={self.seed}", f"preset={self.preset}", f"batch.budget={self.budget}"]
-            return departures(load_resolved(self.path / "recipe.yaml"), resolve(words))
-        except RecipeError:
-            return []
+                return ()
+            now = _as_it_stands(f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}", f"batch.budget={self.budget}")
+            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+        except (RecipeError, ValidationError):
+            return ()
 
     def metrics(self) -> tuple[list[dict[str, Any]], int]:
         """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.
@@ -96,6 +141,12 @@ class Run:
         return [lines[key] for key in sorted(lines)], len(bad)
 
 
+@cache
+def _as_it_stands(*words: str) -> Recipe:
+    """A recipe of the project, resolved; runs that differ in the seed alone share it."""
+    return resolve(list(words))
+
+
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     """All runs directly under `folder`, sorted by name, and {folder name: why it cannot be read}.
 
@@ -108,13 +159,18 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     unreadable: dict[str, str] = {}
     for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         try:
-            runs.append(_load(path))
+            runs.append(load_run(path))
         except ValueError as error:
             unreadable[path.name] = str(error)
     return runs, unreadable
 
 
-def _load(path: Path) -> Run:
+def load_run(path: Path) -> Run:
+    """The run in one folder.
+
+    Raises:
+        ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
+    """
     recipe = _mapping(path / "recipe.yaml", lambda text: yaml.load(text, Loader=_YAML))
     meta = _mapping(path / "meta.json", json.loads)
     return Run(
@@ -129,7 +185,27 @@ def _load(path: Path) -> Run:
         fingerprint=_get(meta, "data_fingerprint", str, "meta.json"),
         commit=_get(meta, "commit", str, "meta.json"),
         finished=(path / "done").exists(),
+        classes=_classes(meta),
     )
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
+    names, groups, counts = (meta.get(f"class_{what}") for what in ("names", "groups", "counts"))
+    if not all(isinstance(part, list) and len(part) == len(names) for part in (names, groups, counts)):
+        return ()
+    if not all(type(number) is int for number in (*groups, *counts)):
+        return ()
+    return tuple(zip(map(str, names), groups, counts))
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    """A line of JSON; empty where it is torn or no object."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:

@@ -8,13 +8,17 @@ notes say why.
 """
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from analysis import published
 from analysis.frame import Problems
-from recipes.layout import Column, Layout, Row
+from analysis.resample import Resamples, TwinTest, interval
 from analysis.runs import Run
+from recipes.layout import Column, Layout, Row
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,21 @@ class Cell:
     values: tuple[float, ...] = ()
     runs: tuple[Run, ...] = ()
     marked: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Why it is marked."""
+    state: str = field(default="", compare=False)
+    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; "" where there is one."""
+    replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """What the resamples give, fractions [R] (see `analysis.resample`)."""
+    twin_test: TwinTest | None = field(default=None, compare=False)
+    """Against the row's twin; None where there is none, or nothing of it to compare with."""
+    paper: published.Number | None = field(default=None, compare=False)
+    """What the paper has at this place, perhaps on other data."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval as fractions, over test samples and where there are several over seeds."""
+        return None if self.replicates is None else interval(self.replicates)
 
     @property
     def mean(self) -> float | None:
@@ -43,6 +62,12 @@ class Table:
     cells: list[list[Cell]]
     notes: list[str]
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
+    brief: list[str] = field(default_factory=list)
+    """The notes, with what is alike in one."""
+
+
+FEW = 4
+"""Runs that a brief note names."""
 
 
 @dataclass
@@ -52,10 +77,17 @@ class _Choice:
     runs: list[Run] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     marked: bool = False
+    state: str = ""
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    """(run, why)."""
 
 
-def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems) -> Table:
-    """Fills a layout from the runs and their tidy frame (`analysis.frame.tidy`)."""
+def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None) -> Table:
+    """Fills a layout from the runs and their tidy frame (`analysis.frame.tidy`).
+
+    `resamples`: given to several calls, each run is resampled once for all of them.
+    """
+    resamples = resamples or Resamples()
     keys = ["run", "select", "protocol", "subset", "metric"]
     values: dict[tuple[str, ...], float] = frame.set_index(keys)["value"].to_dict()
     choices = {
@@ -64,19 +96,48 @@ def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Proble
         for source in layout.sources
     }
     notes = _other_data(layout, choices)
+    twins = {
+        (index, source): _twins(layout, index, source, choices, runs)
+        for index, source in choices
+    }
+    numbers = published.beside(layout)
     cells: list[list[Cell]] = []
     for index, row in enumerate(layout.rows):
         for source in layout.sources:
             notes += choices[index, source].notes
         line = []
         for column in layout.columns:
-            cell, said = _fill(layout, row, column, choices[index, column.source], values, problems)
-            line.append(cell)
-            notes += said
+            choice = choices[index, column.source]
+            cell = _fill(layout, row, column, choice, values, problems)
+            notes += [note for note in cell.notes if note not in choice.notes]
+            cell = _resampled(layout, column, cell, twins[index, column.source], resamples)
+            line.append(replace(cell, paper=published.of_cell(numbers, row, column)))
         cells.append(line)
     notes += _unused(layout, runs)
+    notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
-    return Table(layout, cells, list(dict.fromkeys(notes)), counted)
+    return Table(layout, cells, notes, counted, _brief(layout, choices, notes))
+
+
+def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str]) -> list[str]:
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason as one."""
+    merged: set[str] = set()
+    said = []
+    for data, train in layout.sources:
+        of_source = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train)]
+        missing = [(label, choice) for label, choice in of_source if choice.state == "missing"]
+        if missing:
+            said.append(f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}")
+            merged.update(note for _, choice in missing for note in choice.notes)
+    reasons: dict[str, list[str]] = {}
+    for choice in choices.values():
+        for run, reason in choice.left_out:
+            reasons.setdefault(reason, []).append(run)
+            merged.update(note for note in choice.notes if f": {run} is left out: {reason}" in note)
+    for reason, runs in reasons.items():
+        rest = f" and {len(runs) - FEW} more" if len(runs) > FEW else ""
+        said.append(f"left out, {reason}: {', '.join(runs[:FEW])}{rest}")
+    return [*said, *(note for note in notes if note not in merged)]
 
 
 def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _Choice:
@@ -89,15 +150,19 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         choice.notes.append(
             f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget})"
         )
+        choice.state = "missing"
         return choice
     for run in candidates:
-        reason = _reason(layout, run)
-        if reason is None:
+        state, reason = _reason(layout, run)
+        if not state:
             choice.runs.append(run)
         else:
+            choice.state = state if choice.state in ("", "foreign") else choice.state  # one of the recipe's own says more
+            choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     unlike = _unlike(choice.runs)
     if unlike:
+        choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
         choice.notes.append(f"{label}: none of these runs counts, they {unlike}: {names}")
         choice.runs = []
@@ -112,15 +177,17 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     return choice
 
 
-def _reason(layout: Layout, run: Run) -> str | None:
-    """Why a run of the right recipe does not count, or None."""
-    if not run.finished:
-        return "it is unfinished (it has no file named done)"
+def _reason(layout: Layout, run: Run) -> tuple[str, str]:
+    """(state, reason) for which a run of the right recipe does not count; both empty where it does."""
     if run.preset != layout.preset:
-        return f"its preset is {run.preset}, the table's is {layout.preset}"
+        return "foreign", f"its preset is {run.preset}, the table's is {layout.preset}"
     if run.seed not in layout.seeds:
-        return f"its seed {run.seed} is not among the table's ({', '.join(map(str, layout.seeds))})"
-    return None
+        return "foreign", f"its seed {run.seed} is not among the table's ({', '.join(map(str, layout.seeds))})"
+    if not run.finished:
+        ended = run.ended()
+        state = "failed" if any(word in ended for word in ("failed", "give up", "cancelled")) else "unfinished"
+        return state, f"it is unfinished (it has no file named done{'; ' * bool(ended)}{ended})"
+    return "", ""
 
 
 def _unlike(runs: list[Run]) -> str | None:
@@ -152,20 +219,67 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
 
 def _fill(
     layout: Layout, row: Row, column: Column, choice: _Choice, values: dict[tuple[str, ...], float], problems: Problems
-) -> tuple[Cell, list[str]]:
-    """One cell, and why a counted run gives no number for it."""
+) -> Cell:
+    """One cell, with why a counted run gives no number for it."""
     found: list[tuple[float, Run]] = []
     notes: list[str] = []
+    state = choice.state
     for run in choice.runs:
         value = values.get((run.name, layout.select, column.protocol, column.subset, column.metric))
         if value is not None:
             found.append((value, run))
             continue
         empty = f"{column.split} has no samples in subset {column.subset}"
+        if column.metric == "ece":
+            empty += ", or no confidences are stored"
         reason = problems.get((run.name, layout.select, column.protocol), empty)
+        state = "empty" if reason == empty else "damaged"
         notes.append(f"{layout.full_label(row)}: {run.name} gives no number: {reason}")
-    marked = choice.marked or bool(notes)
-    return Cell(tuple(value for value, _ in found), tuple(run for _, run in found), marked), notes
+    return Cell(
+        tuple(value for value, _ in found), tuple(run for _, run in found), choice.marked or bool(notes),
+        notes=(*choice.notes, *notes), state="" if found else state,
+    )  # fmt: skip
+
+
+Twins = tuple[str, list[Run]]
+"""The label of a row's twin and the runs that count for it."""
+
+
+def _twins(
+    layout: Layout, index: int, source: tuple[str, str], choices: dict[tuple[int, tuple[str, str]], _Choice], runs: list[Run]
+) -> Twins | None:
+    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has none, the
+    recipe's runs at the paper's budget, chosen as for a row."""
+    row = layout.rows[index]
+    if row.twin is None:
+        return None
+    rows = {other.budget: i for i, other in reversed(list(enumerate(layout.rows))) if other.recipe == row.twin}
+    if rows:
+        place = rows.get(row.budget, rows.get("paper", min(rows.values())))
+        return layout.full_label(layout.rows[place]), choices[place, source].runs
+    return row.twin, _choose(layout, Row(recipe=row.twin, label=row.twin, group=row.group), source, runs).runs
+
+
+def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, resamples: Resamples) -> Cell:
+    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one fingerprint."""
+    if not cell.runs:
+        return cell
+    key, place = (column.subset, column.metric), (layout.select, column.split)
+    wanted = tuple((other.subset, other.metric) for other in layout.columns if other.title == column.title)
+    for run in cell.runs:
+        resamples.values(run, *place, wanted)
+    cell = replace(cell, replicates=resamples.averaged(list(cell.runs), *place, key))
+    if twins is None:
+        return cell
+    label, others = twins
+    of_seed = {run.seed: run for run in others if run.fingerprint == cell.runs[0].fingerprint}
+    pairs = [(run, of_seed[run.seed]) for run in cell.runs if run.seed in of_seed]
+    try:
+        for _, other in pairs:
+            resamples.values(other, *place, wanted)
+        return replace(cell, twin_test=resamples.against(label, pairs, *place, key)) if pairs else cell
+    except ValueError:  # the twin's predictions cannot be read: its own cell says so
+        return cell
 
 
 def _unused(layout: Layout, runs: list[Run]) -> list[str]:

@@ -1,118 +1,20 @@
-"""A filled table as text: LaTeX (booktabs), CSV, and lines for a terminal."""
+"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from `analysis.latex`."""
 
 import itertools
 import textwrap
-from typing import Callable
+from typing import Any, Callable
 
 import pandas as pd
 
-from recipes.layout import Column
+from analysis.latex import escape, latex
+from analysis.shown import MISSING, blocks, explained, groups, heading, levels, merged, percent, ranks, short, twin_mark
 from analysis.tables import Cell, Table
+from recipes.words import one_line
+
+__all__ = ["csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
 
 WIDTH = 120
 """Columns of a terminal that a table and its notes keep to."""
-
-MISSING = "--"
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    # In math mode: the text symbols need fonts that a small TeX installation lacks.
-    "±": r"\ensuremath{\pm}", "†": r"\ensuremath{^\dagger}", "$": r"\ensuremath{\$}",
-    # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
-    "[": "{[}", "]": "{]}", "*": "{*}",
-    **{character: "\\" + character for character in "&%#_{}"},
-}  # fmt: skip
-
-
-def escape(text: str) -> str:
-    """Any text as LaTeX that prints it; runs of white space become one blank."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-
-
-def percent(cell: Cell) -> str | None:
-    """The mean as it is printed, in percent with two decimals; None for an empty cell."""
-    return None if cell.mean is None else f"{100 * cell.mean:.2f}"
-
-
-def heading(table: Table) -> str:
-    """One line that says what the numbers are."""
-    layout = table.layout
-    spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
-    seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
-    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}"
-
-
-def _levels(column: Column) -> tuple[str, str, str]:
-    """The three header levels of a column as plain text; equal neighbours are merged."""
-    name, _, attribute = column.subset.partition("_")
-    subset = ("Med" if name == "medium" else name.capitalize()) + ("" if name == "overall" else "_A" if attribute else "_C")
-    return column.title, column.metric.capitalize(), subset
-
-
-def _merged(columns: list[Column], depth: int) -> list[tuple[str, int]]:
-    """[(text, number of columns)] of header level `depth`; a span never crosses one above it."""
-    spans = itertools.groupby(columns, key=lambda column: _levels(column)[: depth + 1])
-    return [(key[-1], len(list(members))) for key, members in spans]
-
-
-def _best(table: Table) -> list[str | None]:
-    """For each column the largest number *as printed* (so ties share it), None where none competes."""
-    best: list[str | None] = []
-    for column in zip(*table.cells):
-        shown = [text for text in map(percent, column) if text is not None]
-        best.append(max(shown, key=float) if len(shown) > 1 else None)
-    return best
-
-
-# --- LaTeX -----------------------------------------------------------------------------------------
-
-
-def latex(table: Table) -> str:
-    r"""A `table*` for `\input`; it needs the packages booktabs and graphicx (for `\resizebox`)."""
-    layout, columns = table.layout, table.layout.columns
-    width = len(columns) + 1
-    lines = [
-        r"% \usepackage{booktabs,graphicx}",
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{escape(heading(table))}.}}",
-        rf"\label{{tab:{layout.name}}}",
-        r"\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        r"\toprule",
-    ]
-    for depth in (0, 1):
-        cells = (rf"\multicolumn{{{n}}}{{c}}{{{escape(text)}}}" for text, n in _merged(columns, depth))
-        lines.append(f" & {' & '.join(cells)} \\\\")
-        lines.append(" ".join(rf"\cmidrule(lr){{{s.start + 2}-{s.stop + 1}}}" for s in _spans(table, depth)))
-    subsets = (_levels(column)[2].partition("_") for column in columns)
-    lines.append("Method & " + " & ".join(f"{name}$_{index}$" if index else name for name, _, index in subsets) + r" \\")
-    best = _best(table)
-    for group, rows in itertools.groupby(range(len(layout.rows)), key=lambda index: layout.rows[index].group):
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(group)}}}}} \\"]
-        for index in rows:
-            cells = (_latex_cell(cell, top) for cell, top in zip(table.cells[index], best))
-            lines.append(f"{escape(layout.rows[index].label)} & {' & '.join(cells)} \\\\")
-    lines += [r"\bottomrule", r"\end{tabular}}"]
-    if table.notes:
-        lines += [r"\par\medskip\begin{minipage}{\linewidth}\footnotesize\raggedright"]
-        lines += [rf"{escape(note)}.\par" for note in _explained(table)]
-        lines += [r"\end{minipage}"]
-    return "\n".join([*lines, r"\end{table*}", ""])
-
-
-def _latex_cell(cell: Cell, best: str | None) -> str:
-    text = percent(cell)
-    mark = _LATEX["†"] if cell.marked else ""
-    if text is None:
-        return MISSING + mark
-    bold = text == best
-    if cell.std is None:
-        return (rf"\textbf{{{text}}}" if bold else text) + mark
-    mean = rf"\mathbf{{{text}}}" if bold else text
-    return rf"${mean}{{\scriptstyle \pm {100 * cell.std:.2f}}}$" + mark
-
 
 # --- terminal --------------------------------------------------------------------------------------
 
@@ -126,60 +28,53 @@ def terminal(table: Table) -> str:
             inside = [part for part in _spans(table, 1) if narrow.start <= part.start < narrow.stop]
             block = [line for part in inside for line in [*_block(table, part), ""]][:-1]
         lines += ["", *block]
-    if table.notes:
+    if explained(table):
         lines.append("")
-        for note in _explained(table):
-            # Names of runs stay whole, so that they can be copied.
-            lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for note in explained(table):
+            lines += wrapped(note)
     return "\n".join([*lines, ""])
+
+
+def wrapped(note: str) -> list[str]:
+    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that they can be copied."""
+    return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:
     """The columns under each entry of header level `depth`."""
-    ends = list(itertools.accumulate((n for _, n in _merged(table.layout.columns, depth)), initial=0))
+    ends = list(itertools.accumulate((n for _, n in merged(table.layout.columns, depth)), initial=0))
     return [slice(start, end) for start, end in zip(ends, ends[1:])]
 
 
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
     shown = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
-    names = [_levels(column)[2] + " " for column in columns]
-    left = max(len(text) for text in ("Method", *(f"  {row.label}" for row in rows)))
+    for index in range(len(columns)):
+        marks = max(len(mark) for _, mark in (line[index] for line in shown))
+        for line in shown:  # blanks where others have a mark keep the decimals below each other
+            line[index] = line[index][0] + line[index][1].ljust(max(marks, 1))
+    names = [levels(column)[2] + " " for column in columns]
+    left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown)]
     join: Callable[[str, list[str]], str] = lambda label, cells: label.ljust(left) + "".join(
         " " + text.rjust(width) for text, width in zip(cells, widths)
     )
     above, start = "", 0
-    for metric, count in _merged(columns, 1):
+    for metric, count in merged(columns, 1):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
     lines = [columns[0].title, " " * left + above.rstrip(), join("Method", names).rstrip()]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
-        lines.append(group)
-        lines += [join(f"  {rows[index].label}", shown[index]).rstrip() for index in members]
+        lines.append(short(group))
+        lines += [join(f"  {short(rows[index].label)}", shown[index]).rstrip() for index in members]
     return lines
 
 
-def _terminal_cell(cell: Cell) -> str:
-    text = percent(cell) or MISSING
+def _terminal_cell(cell: Cell) -> tuple[str, str]:
+    """The number with its spread, and the marks behind it."""
     spread = "" if cell.std is None else f"±{100 * cell.std:.2f}"
-    # A blank where others have a mark keeps the decimals below each other.
-    return text + spread + ("†" if cell.marked else " ")
-
-
-def _explained(table: Table) -> list[str]:
-    """The notes, after a line that says what the marks mean where there is one."""
-    cells = [cell for line in table.cells for cell in line]
-    legend = [
-        text
-        for text, used in (
-            (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
-            ("† something is left out or lacking here", any(cell.marked for cell in cells)),
-        )
-        if used
-    ]
-    return (["; ".join(legend)] if legend else []) + table.notes
+    return (percent(cell) or MISSING) + spread, twin_mark(cell) + "†" * cell.marked
 
 
 # --- CSV -------------------------------------------------------------------------------------------
@@ -195,8 +90,63 @@ def csv(table: Table) -> str:
             "mean": None if cell.mean is None else round(100 * cell.mean, 4),
             "std": None if cell.std is None else round(100 * cell.std, 4),
             "n": len(cell.values), "marked": int(cell.marked), "runs": " ".join(run.name for run in cell.runs),
+            "state": cell.state, **_sure(cell), **_paper(cell),
         }
         for row, cells in zip(table.layout.rows, table.cells)
         for column, cell in zip(table.layout.columns, cells)
     ]  # fmt: skip
     return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+
+
+def _sure(cell: Cell) -> dict[str, Any]:
+    """The 95 % interval, and the difference to the twin with its interval and p."""
+    low, high = (round(100 * bound, 4) for bound in cell.interval) if cell.interval else (None, None)
+    test = cell.twin_test
+    return {
+        "low": low, "high": high,
+        "twin": test and test.twin,
+        "twin_difference": test and round(100 * test.difference, 4),
+        "twin_low": test and round(100 * test.low, 4),
+        "twin_high": test and round(100 * test.high, 4),
+        "twin_p": test and float(f"{test.p:.4g}"),
+        "twin_test": test and test.method,
+    }  # fmt: skip
+
+
+def _paper(cell: Cell) -> dict[str, Any]:
+    paper = cell.paper
+    return {"paper": paper and round(100 * paper.value, 4), "paper_data": paper and paper.data, "paper_source": paper and paper.source}
+
+
+# --- Markdown --------------------------------------------------------------------------------------
+
+
+_PAIR = " \\| "
+"""Between the numbers of a pair: a bar that does not end the cell."""
+
+
+def markdown(table: Table) -> str:
+    """A table for each protocol, with `accuracy \\| precision` in a cell as in the paper; best bold."""
+    layout, places = table.layout, ranks(table)
+    lines = [f"# {_plain(heading(table))}", ""]
+    for block in blocks(layout):
+        lines += [f"**{_plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
+        lines.append(f"| | Method | {' | '.join(_plain(subset) for subset in block.subsets)} |")
+        lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
+        for group, rows in groups(layout):
+            for place, row in enumerate(rows):
+                cells = (_PAIR.join(_markdown_cell(table.cells[row][index], places[row][index]) for index in unit) for unit in block.units)
+                lines.append(f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |")
+        lines.append("")
+    lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_cell(cell: Cell, place: int) -> str:
+    number, marks = _terminal_cell(cell)
+    return (f"**{number}**" if place == 1 else number) + marks
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown prints as it is, on one line."""
+    return "".join("\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split()))

@@ -157,6 +157,18 @@ class Engine:
                 self._sgd.state[piece]["momentum_buffer"] = mine(momenta)
 
 
+def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
+    """DeepSpeed's monitor, with `write_events([(name, value, step), ...])`. The engine is not given it: it would add events of its own at every step.
+
+    Args:
+        settings: DeepSpeed's sections `tensorboard` and `wandb`.
+    """
+    from deepspeed.monitor.config import get_monitor_config
+    from deepspeed.monitor.monitor import MonitorMaster
+
+    return MonitorMaster(get_monitor_config(settings))
+
+
 def load_operator() -> None:
     """Load the small C++ operator of DeepSpeed's CPU backend, compiling it if it is not there.
 

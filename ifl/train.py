@@ -22,10 +22,11 @@ from ifl.confidence import ConfidenceTable, mean_scores
 from ifl.diverged import Diverged, refuse_pollution
 from ifl.environments import stream_weights
 from ifl.evaluate import scores, write_predictions
-from ifl.files import Metrics, write_json
+from ifl.files import write_json
 from ifl.fixed import to_float
 from ifl.method import Rows
 from ifl.mixup import mix, partners, share_of_step
+from ifl.monitor import open_metrics
 from ifl.posthoc import judge, predict_all
 from ifl.record import best_name, load_best, save_best, write_environment
 from ifl.setup import set_up
@@ -91,7 +92,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
         write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, belongs["data_fingerprint"], ready.counts, steps, comm.size))
-    metrics = Metrics(folder / "metrics.jsonl", packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
+    metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
         if metrics:

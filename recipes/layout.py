@@ -1,7 +1,7 @@
 """Table layouts: `recipes/tables/NAME.yaml`, read strictly."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -45,8 +45,10 @@ class Column(_Strict):
     data: str
     train: Literal["glt", "cbl"]
     protocol: Literal["clt", "glt", "alt"]
-    subset: Literal["many", "medium", "few", "overall", "many_a", "medium_a", "few_a"]
-    metric: Literal["accuracy", "precision"]
+    subset: Literal["many", "medium", "few", "overall", "many_a", "medium_a", "few_a", "overall_a"]
+    metric: Literal["accuracy", "precision", "f1", "ece", "harmonic", "worst"]
+    """The paper has the first two. `harmonic` and `worst` are over the accuracies of the groups: of the classes (subset `overall`)
+    or of the attributes (`overall_a`); the others are of any other subset."""
 
     @property
     def source(self) -> tuple[str, str]:
@@ -63,6 +65,19 @@ class Column(_Strict):
         """The protocol with what it trains and tests on, for headers and panels."""
         return f"{self.protocol.upper()}: {self.data}, {self.train} to {self.split}"
 
+    @property
+    def lower_is_better(self) -> bool:
+        """True of errors."""
+        return self.metric == "ece"
+
+    @model_validator(mode="after")
+    def _metric_of_subset(self) -> "Column":
+        over_groups = self.metric in ("harmonic", "worst")
+        legal = ("overall", "overall_a") if over_groups else get_args(Column.__annotations__["subset"])[:-1]
+        if self.subset not in legal:
+            raise ValueError(f"metric {self.metric} has no subset {self.subset}; legal: {', '.join(legal)}")
+        return self
+
     @model_validator(mode="after")
     def _train_of_protocol(self) -> "Column":
         train = PROTOCOLS[self.protocol][0]
@@ -78,6 +93,9 @@ class Layout(_Strict):
     preset: Literal["paper", "corrected"]
     select: Literal["last", "best"] = "last"
     seeds: list[int] = Field(min_length=1)
+    published: list[str] = []
+    """Files of recipes/published, without `.csv`, whose numbers stand beside this table's. They may be of other data: then only
+    their shape compares."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 

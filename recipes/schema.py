@@ -8,6 +8,7 @@ later must default to the old behaviour. Nothing here imports torch: the launche
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import re
@@ -234,6 +235,15 @@ class Log(Section):
     keep: list[int | float] | None = operation(None, "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: ifl.milestones")
     digest_every: int = operation(50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1)
     stuck_after_s: float = operation(600.0, "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start has three times as long, and at least 120 s", ge=5, le=86400)
+    tensorboard: bool = operation(False, "also writes the numbers of metrics.jsonl for TensorBoard, to tensorboard/ in the run folder (package tensorboard)")
+    wandb: Plain | None = operation(None, "also sends them to this project of Weights & Biases (package wandb; WANDB_MODE=offline on nodes without internet)")
+
+    def lacking(self) -> str:
+        """One sentence about a package that a switch needs and that is not installed here; empty where nothing lacks."""
+        for package, wanted in (("tensorboard", self.tensorboard), ("wandb", self.wandb is not None)):
+            if wanted and importlib.util.find_spec(package) is None:
+                return f"log.{package} needs the package {package}, which is not installed: `.venv/bin/python -m pip install {package}`, or leave the switch out"
+        return ""
 
 
 class Recipe(Section):

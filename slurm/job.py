@@ -45,6 +45,7 @@ class TrainJob:
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
             watchdog = Watchdog(recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message))
+            from ifl.monitor import close_monitors
             from ifl.train import train
             from slurm.snapshot import running
 
@@ -54,6 +55,7 @@ class TrainJob:
                 code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
             if first:
                 note(folder, "finished" if code == FINISHED else "stopped")
+                close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
                 if isinstance(error, RunError):

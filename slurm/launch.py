@@ -57,6 +57,8 @@ def main(words: list[str]) -> int:
         first = runs[0]
         for run in runs:
             _check_batch(run.recipe)
+            if lacking := run.recipe.log.lacking():
+                raise RecipeError(lacking)
         remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:

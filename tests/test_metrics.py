@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifl.metrics import GROUPS, evaluate
+from ifl.metrics import GROUPS, KEYS, SUBSETS, Judged, evaluate
 
 # Two classes of the many group (0, 1), one medium (2), one few (3); 10 samples.
 #   sample      0  1  2  3  4  5  6  7  8  9
@@ -163,3 +163,101 @@ def test_refuses_what_cannot_be_meant(change: dict[str, Any], said: str) -> None
     }  # fmt: skip
     with pytest.raises(ValueError, match=said):
         evaluate(**{**arrays, **change})
+
+
+# --- beside the paper's two ------------------------------------------------------------------------
+
+
+def _case(seed: int) -> tuple[np.ndarray, ...]:
+    """label, prediction, group, attribute, confidence of a random set with absent classes, groups and attributes."""
+    rng = np.random.default_rng(seed)
+    m, k = int(rng.integers(1, 120)), int(rng.integers(1, 12))
+    group_of_class = rng.integers(0, 3, k)
+    label = rng.integers(0, k, m)
+    prediction = np.where(rng.random(m) < 0.5, label, rng.integers(0, k + 2, m))
+    attribute = rng.integers(-1, 3, m) if seed % 5 else np.full(m, -1)
+    confidence = np.where(rng.random(m) < 0.2, rng.choice([0.0, 1 / 15, 0.2, 1.0], m), rng.random(m))
+    return label, prediction, group_of_class[label], attribute, confidence
+
+
+def _calibration_error(samples: list[tuple[bool, float]]) -> float | None:
+    """The definition: bins of equal width, each one's share times |accuracy - mean confidence|."""
+    if not samples:
+        return None
+    error = 0.0
+    for b in range(15):
+        inside = [(right, confidence) for right, confidence in samples if min(int(confidence * 15), 14) == b]
+        if inside:
+            accuracy = sum(right for right, _ in inside) / len(inside)
+            error += len(inside) / len(samples) * abs(accuracy - sum(confidence for _, confidence in inside) / len(inside))
+    return error
+
+
+def _more(label: Any, prediction: Any, group: Any, attribute: Any, confidence: Any) -> dict[tuple[str, str], float | None]:
+    """Every measure by its definition, from the oracle's accuracy and precision."""
+    base = _oracle(*(np.asarray(part).tolist() for part in (label, prediction, group, attribute)))
+    nothing = {name: None for name in GROUPS}
+    by_attribute = base.get("attribute", {"accuracy": nothing, "precision": nothing})
+    found: dict[tuple[str, str], float | None] = {}
+    for subset in SUBSETS:
+        name, _, of_attribute = subset.partition("_")
+        part = by_attribute if of_attribute else base
+        accuracy, precision = part["accuracy"][name], part["precision"][name]
+        found[subset, "accuracy"], found[subset, "precision"] = accuracy, precision
+        both = None if accuracy is None else accuracy + precision
+        found[subset, "f1"] = None if both is None else 2 * accuracy * precision / both if both else 0.0
+        members = [i for i in range(len(label)) if name == "overall" or (attribute if of_attribute else group)[i] == GROUPS.index(name)]
+        found[subset, "ece"] = _calibration_error([(label[i] == prediction[i], float(confidence[i])) for i in members])
+    for subset, part in (("overall", base), ("overall_a", by_attribute)):
+        groups = [part["accuracy"][name] for name in GROUPS if part["accuracy"][name] is not None]
+        found[subset, "worst"] = min(groups) if groups else None
+        found[subset, "harmonic"] = None if not groups else 0.0 if 0 in groups else len(groups) / sum(1 / value for value in groups)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_measure_equals_the_oracle(seed: int) -> None:
+    """F1, harmonic mean, worst group and calibration error equal their definitions, NaN where a subset is empty."""
+    case = _case(seed)
+    got, want = Judged(*case).scores(), _more(*case)
+    assert set(got) == set(KEYS) == set(want)
+    for key, value in want.items():
+        assert got[key].shape == (1,)
+        assert np.isnan(got[key][0]) if value is None else got[key][0] == pytest.approx(value, abs=1e-12), key
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_weight_is_a_repetition(seed: int) -> None:
+    """Measures under weights equal those of a set in which each sample stands as often as its weight says, for all weightings at once."""
+    case = _case(seed)
+    weights = np.random.default_rng(seed).integers(0, 4, (len(case[0]), 7)).astype(np.uint16)
+    weights[:, 6] = 0  # nothing is left
+    judged = Judged(*case)
+    got = judged.scores(weights, true=judged.true_counts(weights))
+    for r in range(weights.shape[1]):
+        repeated = [np.repeat(part, weights[:, r]) for part in case]
+        for key, value in _more(*repeated).items():
+            assert np.isnan(got[key][r]) if value is None else got[key][r] == pytest.approx(value, abs=1e-12), (key, r)
+
+
+def test_only_what_is_wanted() -> None:
+    """Of the measures only those asked for are given, and no calibration error without confidences."""
+    case = _case(3)
+    wanted = (("few", "f1"), ("overall", "worst"), ("overall", "ece"))
+    assert tuple(Judged(*case).scores(wanted=wanted)) == wanted
+    assert tuple(Judged(*case[:4]).scores(wanted=wanted)) == wanted[:2]
+
+
+def test_counts_by_class() -> None:
+    """Counts by attribute group and class: 20 samples in all, what is predicted of a class nobody has counts nowhere."""
+    counts = Judged(*(np.array(part) for part in (LABEL, [0, 0, 0, 1, 1, 0, 2, 0, 0, 9], GROUP, ATTRIBUTE))).counts()
+    assert counts["true"].tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [0] * 4, [0] * 4]
+    assert counts["predicted"].tolist() == [[3, 1, 1, 0], [3, 1, 0, 0], [0] * 4, [0] * 4]
+    assert counts["right"].tolist() == [[2, 1, 1, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("confidence", [np.full(10, 1.5), np.full(10, np.nan), np.full(9, 0.5), np.ones(10, int)])
+def test_confidence_is_a_probability(confidence: np.ndarray) -> None:
+    """A confidence that is no probability, or not one for each sample, is refused by name."""
+    with pytest.raises(ValueError, match="^confidence: "):
+        Judged(*(np.array(part) for part in (LABEL, PREDICTION, GROUP, ATTRIBUTE)), confidence)
