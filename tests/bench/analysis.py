@@ -94,6 +94,9 @@ def timed(folder: Path, runs: int) -> None:
     done("metrics of all predictions")
     content = frame.to_csv(index=False)
     done("results.csv")
+    for run in found:
+        run.departures()
+    done("compared with the recipes as they stand")
     tables = [build(layout, found, frame, problems, Resamples(number=2)) for layout in layouts]
     done("tables, resampled twice (peer)")
     resamples = Resamples()
