@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sharding.annotation import Annotation, Rows, read, write
 from sharding.digits_glt import Dice
 from sharding.index import DataError
 from sharding.long_tail import CLASSES, class_group, class_order, split
-from sharding.pack import WORK, Planned, channel_statistics, finish, pack
+from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack
 from sharding.request import Request
 from sharding.sources import ClassImages, list_classes
 from sharding.stored import StoredSize
@@ -182,17 +181,6 @@ def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, st
             folders.setdefault(edition, {})[name] = relative
             rows[relative] = mine
     return folders, rows
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Renders a planned image: the source's bytes, or as the stored size says."""
-
-    stored: StoredSize
-
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes, and what was done to them. ValueError and DataError where the image is bad or cannot be read."""
-        return self.stored(planned.where.read())
 
 
 def _planned(rows: Rows, row: int, groups: Sequence[int], numbers: Mapping[str, tuple[ClassImages, int]]) -> Planned:

@@ -29,7 +29,7 @@ from sharding.coco_objects import FOLDERS, Objects, crop, read_objects
 from sharding.coco_splits import PAPER, class_group, split, unevenness
 from sharding.dataset import digest_of
 from sharding.index import DataError, save_npz
-from sharding.pack import WORK, Planned, channel_statistics, finish, pack
+from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack
 from sharding.places import Place
 from sharding.request import Request
 from sharding.stored import StoredSize, encoded
@@ -260,17 +260,6 @@ class Crops:
         if self.resize_short is not None and image.width > self.resize_short:
             image = image.resize((self.resize_short, self.resize_short), Image.Resampling.BILINEAR)
         return encoded(image, self.quality), {}
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Renders a crop that is there already: its own bytes, or as `stored` says."""
-
-    stored: StoredSize
-
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes, and what was done to them. ValueError and DataError as in `Crops`."""
-        return self.stored(planned.where.read())
 
 
 def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:

@@ -25,6 +25,7 @@ from sharding.augment import decode
 from sharding.dataset import DATASET_FILE, digest_of
 from sharding.index import INDEX_FILE, DataError, Index, save_index
 from sharding.parallel import in_order
+from sharding.stored import StoredSize
 from sharding.write import Sample, file_digest, index_of_shard, joined, shard_name, sync_folder, whole_file, write_shard
 
 WORK = ".work"
@@ -55,6 +56,17 @@ class Planned:
 
 Render = Callable[[Planned], tuple[bytes, Mapping[str, Any]]]
 """From a planned image to its JPEG bytes and more entries for its KEY.json; picklable. ValueError and OSError say what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Renders a planned image: the source's bytes, or as the stored size says."""
+
+    stored: StoredSize
+
+    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
+        """The bytes, and what was done to them. ValueError and DataError where the image is bad or cannot be read."""
+        return self.stored(planned.where.read())
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ def _first_other_byte(path: Path, index: Index) -> int | None:
 def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Index], found: Findings) -> None:
     """dataset.json against the indices: name, classes, counts, fingerprints, statistics; and the build's plan where it recorded one."""
     groups, count = np.array(meta["class_groups"], np.int64), len(meta["class_names"])
+    if "digest" in meta and meta["digest"] != digest_of({key: value for key, value in meta.items() if key != "digest"}):
+        found.add(DATASET_FILE, "does not have its own digest: something in it was changed")
     if meta["name"] != folder.name:
         found.add(DATASET_FILE, f"the data set's name is {meta['name']!r}, its folder's {folder.name!r}")
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}

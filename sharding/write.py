@@ -203,6 +203,7 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
         "build": dict(options), "notes": dict(notes or {})}
     meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
                                      "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
+    meta["digest"] = digest_of(meta)  # of all that stands above: a damaged byte of this very file is seen
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
