@@ -22,9 +22,12 @@ DATASET_FILE = "dataset.json"
 
 
 def build_command(root: Path, name: str) -> str:
-    """The command that builds data set `name` under `root`, and whether it exists yet."""
-    there = (Path(__file__).parent / f"{name}.py").exists()
-    return f"python -m sharding.build data={name} out={root}" + ("" if there else " (a builder of that name does not exist yet)")
+    """The command that builds data set `name` under `root`, and whether it exists."""
+    from sharding.request import builders, declared  # which needs this package's DataError
+
+    if name not in builders():
+        return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
+    return f"python -m sharding.build data={name}" + (" source=RAW_DATA" if "source" in declared(name)[0] else "") + f" out={root}"
 
 
 @dataclass(frozen=True, eq=False)
