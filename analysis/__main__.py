@@ -20,6 +20,7 @@ HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] [only=tables]
 python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
+python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
@@ -38,6 +39,7 @@ tables and writes to `out`:
 
 `explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
+`light` copies what tables and figures need of each finished run, to lie beside a paper; pictures only of the runs in `thumbnails`.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
   select   the last epoch or the best on val (default: as the table says)
@@ -66,6 +68,9 @@ def main(argv: list[str]) -> None:
         return
     if argv[0] == "progress":
         _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
+        return
+    if argv[0] == "light":
+        _light(_parse(argv[1:], ("runs", "out", "thumbnails"), ("runs", "out")))
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _override(options)
@@ -106,6 +111,14 @@ def _progress(options: dict[str, str]) -> None:
     from analysis.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
+
+
+def _light(options: dict[str, str]) -> None:
+    """Copies the light part of finished runs."""
+    from analysis.light import light
+
+    names, size = light(Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ())
+    print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
 def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:

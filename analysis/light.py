@@ -22,7 +22,7 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
     """Copy a finished run's light part to `out/NAME`, replacing what stands there; returns its bytes."""
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
-    for path in [*(run / name for name in FILES), *sorted(run.glob("preds/last/*.npz")), *sorted(run.glob("env/*.npz"))[-REBUILDS:]]:
+    for path in [*(run / name for name in FILES if (run / name).is_file()), *sorted(run.glob("preds/last/*.npz")), *sorted(run.glob("env/*.npz"))[-REBUILDS:]]:
         copy = target / path.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:
