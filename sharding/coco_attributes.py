@@ -12,6 +12,7 @@ and the process may not take more memory than `MEMORY` times the file (4 GiB at 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -108,7 +109,7 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
               f"counts may differ from the paper's")
     # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address space
     project = str(Path(__file__).resolve().parents[1])
-    start = f"import sys; sys.path.insert(0, {project!r}); from sharding.coco_attributes import main; sys.exit(main(sys.argv[1:]))"
+    start = f"import sys; sys.path.insert(0, {project!r}); from sharding.coco_attributes import alone; sys.exit(alone(sys.argv[1:]))"
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
     result = subprocess.run([sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest], env=environment,
                             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -297,8 +298,6 @@ def main(arguments: list[str]) -> int:
     path, arrays = Path(arguments[0]), Path(arguments[1])
     try:
         digest = arguments[2] if len(arguments) == 3 else _digest(path)
-        limit = max(4 << 30, MEMORY * path.stat().st_size)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         save_arrays(arrays, attributes_of(read_pickle(path), path, digest))
     except DataError as error:
         print(error, file=sys.stderr)
@@ -312,5 +311,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def alone(arguments: list[str]) -> int:
+    """`main` as the whole of a process, whose memory is limited by the size of the file that it reads."""
+    with contextlib.suppress(OSError, IndexError):  # `main` says what is wrong with it
+        limit = max(4 << 30, MEMORY * Path(arguments[0]).stat().st_size)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(alone(sys.argv[1:]))

@@ -27,7 +27,7 @@ def build_command(root: Path, name: str) -> str:
 
     if name not in builders():
         return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
-    return f"python -m sharding.build data={name}" + (" source=RAW_DATA" if "source" in declared(name)[0] else "") + f" out={root}"
+    return f"python -m sharding.build data={name} out={root}" + (" source=RAW_DATA" if "source" in declared(name)[0] else "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,13 +35,13 @@ class LocalRun:
         code: the exit code once it is over, as of `slurm.job`; None before.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: tqdm) -> None:
-        """Start its ranks, on `cores` cores; `bar` shows the steps, and is the caller's to close.
+    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+        """Start its ranks, on `cores` cores; `bar` makes what shows the steps once they have started, and the caller closes it.
 
         Raises:
             RecipeError: another process is training in this folder.
         """
-        self.recipe, self.folder, self.bar = recipe, folder, bar
+        self.recipe, self.folder = recipe, folder
         self.step, self.steps, self.code = 0, None, None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
@@ -51,6 +51,7 @@ class LocalRun:
             prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(folder / "metrics.jsonl")
             self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks))
+            self.bar = bar()
         except BaseException:
             self._lock.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -113,14 +114,10 @@ class _View:
         """Start a run in a lane. Raises RecipeError where it is being trained already."""
         run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.write(f"run folder: {run.folder}" + (f" ({self._ended + len(self._bars) + 1} of {self._runs})" if self._several else ""))
-        bar = tqdm(total=None, desc="starting", unit="step", dynamic_ncols=True, mininterval=0.1 if self._terminal else 2.0, position=lane, leave=not self._several,
-                   disable=self._several and not self._terminal)
-        try:
-            started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
-        except BaseException:
-            bar.close()
-            raise
-        self._bars[lane], self._began[lane] = bar, time.monotonic()
+        bar = functools.partial(tqdm, total=None, desc="starting", unit="step", dynamic_ncols=True, mininterval=0.1 if self._terminal else 2.0, position=lane, leave=not self._several,
+                                disable=self._several and not self._terminal)
+        started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
+        self._bars[lane], self._began[lane] = started.bar, time.monotonic()
         return started
 
     def ended(self, lane: int, run: LocalRun, outcome: str) -> None:

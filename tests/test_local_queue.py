@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from recipes.resolve import resolve
 from recipes.schema import Recipe, RecipeError
@@ -33,11 +35,11 @@ class Machine:
         machine = self
 
         class Fake:
-            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: object) -> None:
+            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
                 if machine.codes.get(recipe.seed) == "locked":
                     raise RecipeError(f"{folder} is being trained by another process on this machine")
                 self.recipe, self.folder, self.left = recipe, folder, machine.looks.get(recipe.seed, 1)
-                self.step, self.steps, self.code = 0, 1, machine.codes.get(recipe.seed, 0)
+                self.bar, self.step, self.steps, self.code = bar(), 0, 1, machine.codes.get(recipe.seed, 0)
                 machine.started.append(recipe.seed)
                 machine.under_way.add(recipe.seed)
                 machine.most = max(machine.most, len(machine.under_way))

@@ -105,6 +105,7 @@ def recorded(folder: Path, change: Callable[[dict], object], fingerprint: bool =
     change(meta)
     if fingerprint:
         meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")}, "splits": {key: entry["fingerprint"] for key, entry in meta["splits"].items()}})
+    meta["digest"] = digest_of({key: value for key, value in meta.items() if key != "digest"})
     (folder / "dataset.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
 
 
@@ -195,7 +196,8 @@ def test_a_flipped_byte_of_dataset_json_is_named(folder: Path) -> None:
     whole = path.read_bytes()
     for word, shift, said in ((b'"class_groups"', 20, "class"), (b'"class 1"', 7, "fingerprint"), (b'"samples"', 11, "samples"), (b'"shards"', 10, "shards"), (b'"per_class"', 19, "per_class"),
                               (b'"per_class_attribute"', 36, "per_class_attribute"), (b'"name"', 9, "name"), (b'"format"', 12, "format"), (b'"mean"', 0, "offset"), (b'"mean"', 1, "mean"),
-                              (b"\n", 1, "offset 2"), (b'"editions"', 18, "fingerprint")):
+                              (b"\n", 1, "offset 2"), (b'"editions"', 18, "fingerprint"),
+                              (b'"mean"', whole.index(b"0.", whole.index(b'"mean"')) + 2 - whole.index(b'"mean"'), "its own digest")):
         offset = whole.index(word) + shift
         flip(path, offset)
         lines = of_meta(folder)
