@@ -36,7 +36,7 @@ class Environments:
     Attributes:
         weights: float64 [S, N]; the first stream is environment 1, the last one the last environment.
         labels, attributes: int64 [N]; attribute -1 where a sample has none.
-        classes: int64 [C], those of which thumbnails are there.
+        classes: int64 [C], those of which thumbnails are there; none in the light part of a run.
         thumbnails: uint8 [C, 2, E, H, W, 3], of each the images that the last environment weighs least and most.
     """
 
@@ -75,10 +75,13 @@ def environments_of(run: Run) -> list[Environments]:
                 arrays = {key: stored[key] for key in stored.files}
         except READS as error:
             raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
-        lacking = [key for key in ("weights", "labels", "attributes", "extreme_classes", "thumbnails") if key not in arrays]
+        lacking = [key for key in ("weights", "labels", "attributes") if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}")
         if arrays["weights"].ndim != 2 or not arrays["weights"].shape[1] == len(arrays["labels"]) == len(arrays["attributes"]):
             raise ValueError(f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels")
-        rebuilds.append(Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], arrays["extreme_classes"], arrays["thumbnails"]))
+        pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
+        if pictures[0] is None or pictures[1] is None:
+            pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
+        rebuilds.append(Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], *pictures))
     return rebuilds

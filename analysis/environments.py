@@ -143,6 +143,8 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     if not rebuilds:
         return None, [f"images of environment 2 of {title} are left out: {run.name} rebuilt none"]
     last = rebuilds[-1]
+    if not len(last.classes):
+        return None, [f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has none; see thumbnails= of light)"]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))
     images = last.thumbnails[rows]  # [rows, least and most, E, H, W, 3]
     side, each = images.shape[3], images.shape[2]

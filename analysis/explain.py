@@ -36,16 +36,16 @@ def behind(table: Table, row: int, column: int, judged: Callable[[Run, str, str]
         "marked": cell.marked,
         "state": cell.state,
         "notes": list(cell.notes),
-        "paper": _paper(cell),
+        "paper": _paper(cell, of),
         "twin": _twin(cell),
         "runs": [_run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)],
     }
 
 
-def _paper(cell: Cell) -> dict[str, Any] | None:
+def _paper(cell: Cell, column: Column) -> dict[str, Any] | None:
     if cell.paper is None:
         return None
-    difference = None if cell.mean is None else cell.mean - cell.paper.value
+    difference = None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value  # of other data it means nothing
     return {"source": cell.paper.source, "data": cell.paper.data, "value": cell.paper.value, "difference": difference}
 
 

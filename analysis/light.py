@@ -45,7 +45,7 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
         The runs' names and the bytes written.
 
     Raises:
-        ValueError: a run of `thumbnails` that is not there or not finished, or no finished run at all.
+        ValueError: a run of `thumbnails` that is not there or not finished, no finished run at all, or a copy that would replace its own run.
     """
     finished = sorted(path.parent for path in runs.glob("*/done"))
     names = [run.name for run in finished]
@@ -53,4 +53,7 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
         raise ValueError(f"runs={runs}: no finished run in it")
     if unknown := sorted(set(thumbnails) - set(names)):
         raise ValueError(f"thumbnails={unknown[0]}: no finished run of that name in {runs}")
+    for run in finished:  # a copy begins by removing what stands in its place
+        if (target := out.resolve() / run.name).resolve() == run.resolve() or run.resolve() in target.resolve().parents:
+            raise ValueError(f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other than runs={runs}")
     return names, sum(copy_light(run, out, run.name in thumbnails) for run in finished)

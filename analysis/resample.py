@@ -122,6 +122,15 @@ class Resamples:
         known = self._judgement(run, select, split, wanted)
         return {key: known.values[key] for key in wanted if key in known.values}
 
+    def samples(self, run: Run, select: str, split: str) -> tuple[str, int]:
+        """A digest of what the test samples of a run's predictions are, and how many.
+
+        Raises:
+            ValueError: the predictions cannot be read.
+        """
+        known = self._judgement(run, select, split, ())
+        return known.samples, len(known.right)
+
     def averaged(self, runs: list[Run], select: str, split: str, key: Key) -> NDArray[np.float32] | None:
         """The mean over resampled seeds on resampled test samples, [R]; None where a run lacks the number."""
         values = [self.values(run, select, split, (key,)).get(key) for run in runs]

@@ -113,15 +113,15 @@ def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Proble
             cell = _resampled(layout, column, cell, twins[index, column.source], resamples)
             line.append(replace(cell, paper=published.of_cell(numbers, row, column)))
         cells.append(line)
-    notes += _unused(layout, runs)
+    notes = [*_other_samples(layout, cells, resamples), *notes, *(note for note, _ in _unused(layout, runs))]
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
-    return Table(layout, cells, notes, counted, _brief(layout, choices, notes))
+    return Table(layout, cells, notes, counted, _brief(layout, choices, notes, _unused(layout, runs)))
 
 
-def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str]) -> list[str]:
-    """The notes, those on rows without any run as one for each source, those on runs left out for one reason as one."""
-    merged: set[str] = set()
+def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]) -> list[str]:
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no row as one."""
+    merged = {note for note, _ in unused}
     said = []
     for data, train in layout.sources:
         of_source = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train)]
@@ -137,6 +137,11 @@ def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], 
     for reason, runs in reasons.items():
         rest = f" and {len(runs) - FEW} more" if len(runs) > FEW else ""
         said.append(f"left out, {reason}: {', '.join(runs[:FEW])}{rest}")
+    budgets = [budget for _, budget in unused]
+    for budget in dict.fromkeys(budgets):
+        n = budgets.count(budget)
+        about = f"{n} runs of these recipes have" if n > 1 else "1 run of these recipes has"
+        said.append(f"{about} budget {budget}, for which this table has no row of theirs")
     return [*said, *(note for note in notes if note not in merged)]
 
 
@@ -217,6 +222,29 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
     return notes
 
 
+def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
+    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may be the same."""
+    notes = []
+    for title in dict.fromkeys(column.title for column in layout.columns):
+        columns = [index for index, column in enumerate(layout.columns) if column.title == title]
+        first = layout.columns[columns[0]]
+        tested: dict[tuple[str, int], list[str]] = {}
+        for row, line in zip(layout.rows, cells):
+            for run in next((line[index].runs for index in columns if line[index].runs), ()):
+                labels = tested.setdefault(resamples.samples(run, layout.select, first.split), [])
+                labels += [label] if (label := layout.full_label(row)) not in labels else []
+        if len(tested) < 2:
+            continue
+        listed = "; ".join(f"{samples} samples: {', '.join(labels)}" for (_, samples), labels in tested.items())
+        note = f"rows do not compare, they differ in their test samples on {first.data} {first.split} ({listed})"
+        notes.append(note)
+        for line in cells:
+            for index in columns:
+                if line[index].runs:
+                    line[index] = replace(line[index], marked=True, notes=(*line[index].notes, note))
+    return notes
+
+
 def _fill(
     layout: Layout, row: Row, column: Column, choice: _Choice, values: dict[tuple[str, ...], float], problems: Problems
 ) -> Cell:
@@ -282,12 +310,12 @@ def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, 
         return cell
 
 
-def _unused(layout: Layout, runs: list[Run]) -> list[str]:
-    """Runs of the table's recipes and data whose budget no row asks for."""
+def _unused(layout: Layout, runs: list[Run]) -> list[tuple[str, str]]:
+    """[(note, budget)] on the runs of the table's recipes and data whose budget no row asks for."""
     wanted = {(row.recipe, row.budget) for row in layout.rows}
     recipes = {row.recipe for row in layout.rows}
     return [
-        f"{run.name} is in no row: no row of {run.recipe} has budget {run.budget}"
+        (f"{run.name} is in no row: no row of {run.recipe} has budget {run.budget}", run.budget)
         for run in runs
         if run.recipe in recipes and (run.data, run.train) in layout.sources and (run.recipe, run.budget) not in wanted
     ]

@@ -260,6 +260,19 @@ def test_older_or_damaged_environments_are_left_out_by_name(tmp_path: Path, dama
         assert figure is None and said in " ".join(remarks)
 
 
+def test_environments_without_pictures_are_drawn(tmp_path: Path) -> None:
+    """Their light part has weights and no thumbnails: shares, sizes and drift need none, and only the strip of images is left out."""
+    path = write_rich_run(tmp_path, "glt_ifl")
+    for file in (path / "env").iterdir():
+        with np.load(file) as stored:
+            arrays = {key: stored[key] for key in stored.files if key not in ("thumbnails", "extremes", "extreme_classes")}
+        np.savez(file, **arrays)
+    figure, remarks = environments.contents([("T", load_run(path))])
+    assert figure is not None and not remarks
+    figure, remarks = environments.strip("T", load_run(path))
+    assert figure is None and "has stored no pictures" in remarks[0]
+
+
 def test_runs_without_center_lines_keep_the_other_panels(tmp_path: Path) -> None:
     """What a run of before `centers` lines lacks is said, and shares and sizes are drawn all the same."""
     path = write_rich_run(tmp_path, "glt_ifl")

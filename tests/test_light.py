@@ -56,3 +56,14 @@ def test_pictures_of_the_runs_named_stay(runs: Path, tmp_path: Path) -> None:
         main(["light", f"runs={runs}", f"out={tmp_path / 'light'}", "thumbnails=nobody"])
     with pytest.raises(ValueError, match="no finished run in it"):
         main(["light", f"runs={tmp_path / 'light' / name}", f"out={tmp_path / 'x'}"])
+
+
+@pytest.mark.parametrize("out", ["runs", "linked", "runs/../runs", "inside"])
+def test_light_never_replaces_the_runs_themselves(runs: Path, tmp_path: Path, out: str) -> None:
+    """Where the copies would lie in the place of the runs, by whatever path, or inside one, nothing is touched."""
+    (tmp_path / "linked").symlink_to(runs)
+    (tmp_path / "inside").symlink_to(sorted(runs.glob("*/done"))[0].parent)
+    before = sorted(path for path in runs.rglob("*"))
+    with pytest.raises(ValueError, match="a folder other than runs="):
+        main(["light", f"runs={runs}", f"out={tmp_path / out}"])
+    assert sorted(path for path in runs.rglob("*")) == before

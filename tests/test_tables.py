@@ -215,6 +215,30 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
     assert left.endswith(" and 3 more") and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief and len(made.brief) == 3
 
 
+def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> None:
+    """Under a table to be printed they are counted, by budget; the full notes name each."""
+    write_run(tmp_path)
+    for seed in range(5):
+        write_run(tmp_path, seed=seed, budget="matched", hash_="99999999")
+    made = table(tmp_path, seeds=[0])
+    assert sum("is in no row" in note for note in made.notes) == 5 and not any("is in no row" in note for note in made.brief)
+    assert "5 runs of these recipes have budget matched, for which this table has no row of theirs" in made.brief
+
+
+def test_other_test_samples_are_marked(tmp_path: Path) -> None:
+    """Predictions of a test split with other samples than the other rows' do not compare, whatever the fingerprint says: both are marked, and the note names the rows."""
+    write_run(tmp_path)
+    path = write_run(tmp_path, "plain_ifl") / "preds" / "last" / "test_gbl.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name][:9] for name in stored.files}
+    np.savez(path, **arrays)
+    made = table(tmp_path, seeds=[0])
+    for line in made.cells:
+        for column, cell in zip(made.layout.columns, line):
+            assert cell.marked == any("differ in their test samples" in note for note in cell.notes) == (column.split == "test_gbl")
+    assert "rows do not compare, they differ in their test samples on digits_glt test_gbl (10 samples: Plain; 9 samples: Plain + IFL)" in made.notes
+
+
 # --- explain ---------------------------------------------------------------------------------------
 
 
@@ -232,7 +256,7 @@ def test_explain_says_what_stands_behind_a_cell() -> None:
     assert (behind["name"], behind["seed"], behind["commit"]) == (run.name, 0, run.commit)
     assert (behind["samples"], behind["right"]) == (few.sum(), (arrays["label"] == arrays["prediction"])[few].sum())
     assert fact["mean"] == behind["right"] / behind["samples"] and fact["interval"][0] < fact["mean"] < fact["interval"][1]
-    assert fact["paper"]["data"] == "imagenet_glt" and fact["twin"]["label"] == "Baseline" and fact["twin"]["gained"] > fact["twin"]["lost"]
+    assert fact["paper"]["data"] == "imagenet_glt" and fact["paper"]["difference"] is None and fact["twin"]["label"] == "Baseline" and fact["twin"]["gained"] > fact["twin"]["lost"]
     assert json.loads(json.dumps(fact)) == fact, "plain data"
 
 
