@@ -205,6 +205,7 @@ def _layouts(names: str | None, data: set[str]) -> list[Layout]:
     if names is None:
         layouts = [load_layout(file) for file in files.values()]
         layouts = [layout for layout in layouts if data & {column.data for column in layout.columns}]
+        layouts.sort(key=lambda layout: (not layout.published, layout.published))  # those laid out as the paper's tables first, in its order
         if not layouts:
             raise ValueError(f"recipes/tables has no table on the data of these runs ({', '.join(sorted(data))})")
         return layouts

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import published, shape
 from analysis.latex import escape, mark, subset_name, tabular, wrapped
 from analysis.resample import ALPHA, RESAMPLES
-from analysis.shown import MISSING, PROTOCOLS, alone, blocks, groups, levels, percent, twin_mark
+from analysis.shown import MISSING, PROTOCOLS, alone, blocks, groups, levels, more_images, percent, twin_mark
 from analysis.tables import Table
 from recipes.layout import Layout
 
@@ -102,7 +102,8 @@ def gains(table: Table) -> str:
     rows = {row for row, _ in found}
     if not any(claim.ours is not None for claim in found.values()):
         return ""
-    said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}."
+    more = more_images(table.layout)
+    said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}." + (f" {more}." if more else "")
     arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
     floats = []
     for number, sections in enumerate(_sections(table.layout)):

@@ -7,7 +7,7 @@ import itertools
 import unicodedata
 from collections.abc import Sequence
 
-from analysis.shown import MISSING, Block, alone, blocks, explained, groups, heading, percent, ranks, short, twin_mark
+from analysis.shown import MISSING, Block, alone, blocks, explained, groups, heading, more_images, percent, ranks, short, twin_mark
 from analysis.tables import Cell, Table
 
 _LATEX = {
@@ -68,7 +68,7 @@ def caption(table: Table) -> str:
     metrics = dict.fromkeys(" | ".join(block.metrics) for block in blocks(table.layout))
     trained = dict.fromkeys(f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns)
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
-    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}."
+    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (f" {more}." if (more := more_images(table.layout)) else "")
 
 
 def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """The light part of run folders, to lie beside a paper: what the tables and figures are made from, without checkpoints and logs.
 
 `python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]` copies of each finished run its recipe, meta.json, metrics, last predictions and
-last two rebuilds of the environments; thumbnails of the extremes only for the runs named. `select=best` and `ckpt/` need the whole folder.
+environments; thumbnails of the extremes only for the runs named. `select=best` and `ckpt/` need the whole folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
-REBUILDS = 2
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
@@ -22,7 +21,7 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
     """Copy a finished run's light part to `out/NAME`, replacing what stands there; returns its bytes."""
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
-    for path in [*(run / name for name in FILES if (run / name).is_file()), *sorted(run.glob("preds/last/*.npz")), *sorted(run.glob("env/*.npz"))[-REBUILDS:]]:
+    for path in [*(run / name for name in FILES if (run / name).is_file()), *sorted(run.glob("preds/last/*.npz")), *sorted(run.glob("env/*.npz"))]:
         copy = target / path.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:

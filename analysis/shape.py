@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.resample import ALPHA, interval
+from analysis.shown import more_images
 from analysis.tables import Table
 from recipes.layout import Column
 
@@ -120,7 +121,8 @@ def sentence(table: Table) -> str:
     order = ""
     if taus:
         order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})"
-    return said + order + other_data(table)
+    more = more_images(table.layout)
+    return said + order + other_data(table) + (f". {more}" if more else "")
 
 
 def other_data(table: Table) -> str:

@@ -1,5 +1,6 @@
 """What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from analysis.resample import ALPHA
 from analysis.tables import Cell, Table
 from recipes.layout import Column, Layout
+from recipes.resolve import resolve
+from recipes.schema import RecipeError
 from recipes.words import one_line
 
 MISSING = "--"
@@ -27,7 +30,26 @@ def percent(cell: Cell) -> str | None:
     return None if cell.mean is None else f"{100 * cell.mean:.2f}"
 
 
-TWIN = "above, below the same method without IFL on the same test samples"
+TWIN = "above, below its twin (the same method without IFL, or what the row was built from) on the same test samples"
+
+
+def more_images(layout: Layout) -> str:
+    """A sentence where rows draw more images than the twin that they are compared with; empty where none does."""
+    (data, train), factors = layout.sources[0], set()
+    for row in layout.rows:
+        own, twin = (_draws(recipe, data, train, layout.preset, budget) for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper")))
+        factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
+    return f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times the images and steps of their twins; the table controls compares at equal images" if factors else ""
+
+
+@functools.cache
+def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> float:
+    """Images of an epoch in units of the training set; those of a stage that the row builds on are not counted."""
+    try:
+        resolved = resolve([f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"])
+    except RecipeError:
+        return 1.0  # a row whose recipe is gone has no number either
+    return resolved.batch.draws_per_epoch * (1 if budget == "matched" else resolved.streams)
 
 
 def short(label: str) -> str:

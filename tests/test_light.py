@@ -32,11 +32,11 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_light_runs_make_the_same_tables(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of finished runs alone; weights of the last two rebuilds to the bit, pictures of none."""
+    """Of finished runs alone; weights of all rebuilds to the bit, pictures of none."""
     finished = sorted(path.parent.name for path in runs.glob("*/done"))
     main(["light", f"runs={runs}", f"out={tmp_path / 'light'}"])
     assert capsys.readouterr().out.startswith("2 runs, ") and sorted(path.name for path in (tmp_path / "light").iterdir()) == finished
-    assert not list((tmp_path / "light").rglob("ckpt")) and sorted(path.name for path in (tmp_path / "light" / finished[0] / "env").iterdir()) == ["epoch-014.npz", "epoch-019.npz"]
+    assert not list((tmp_path / "light").rglob("ckpt")) and sorted(path.name for path in (tmp_path / "light" / finished[0] / "env").iterdir()) == ["epoch-003.npz", "epoch-014.npz", "epoch-019.npz"]
     with np.load(tmp_path / "light" / finished[0] / "env" / "epoch-019.npz") as arrays:
         assert sorted(arrays.files) == ["attributes", "ids", "labels", "weights"] and np.array_equal(arrays["weights"], np.eye(2, 4) + 19)
     shutil.rmtree(next(path for path in runs.iterdir() if path.name not in finished))
