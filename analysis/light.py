@@ -7,6 +7,7 @@ environments; thumbnails of the extremes only for the runs named. `select=best` 
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
+PLACES = re.compile(r"^(runs|  root): .*$", re.MULTILINE)
+"""Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
@@ -29,6 +32,8 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, **{name: arrays[name] for name in arrays.files if name not in THUMBNAILS})
             copy.write_bytes(buffer.getvalue())
+        elif path.name == "recipe.yaml":
+            copy.write_text(PLACES.sub(r"\1: null", path.read_text(encoding="utf-8")), encoding="utf-8")
         else:
             shutil.copyfile(path, copy)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -10,6 +10,7 @@ import pytest
 
 from analysis.__main__ import main
 from ranks import PROJECT
+from recipes.resolve import load_resolved
 
 GOLDEN = PROJECT / "tests" / "golden" / "runs"
 
@@ -39,6 +40,8 @@ def test_light_runs_make_the_same_tables(runs: Path, tmp_path: Path, capsys: pyt
     assert not list((tmp_path / "light").rglob("ckpt")) and sorted(path.name for path in (tmp_path / "light" / finished[0] / "env").iterdir()) == ["epoch-003.npz", "epoch-014.npz", "epoch-019.npz"]
     with np.load(tmp_path / "light" / finished[0] / "env" / "epoch-019.npz") as arrays:
         assert sorted(arrays.files) == ["attributes", "ids", "labels", "weights"] and np.array_equal(arrays["weights"], np.eye(2, 4) + 19)
+    recipe = load_resolved(tmp_path / "light" / finished[0] / "recipe.yaml")
+    assert (recipe.runs, recipe.data.root) == (None, None) and recipe.hash8 == load_resolved(runs / finished[0] / "recipe.yaml").hash8
     shutil.rmtree(next(path for path in runs.iterdir() if path.name not in finished))
     for folder in (runs, tmp_path / "light"):
         main([f"runs={folder}", f"out={tmp_path / 'out' / folder.name}", "table=digits_clt_glt", "only=tables"])
