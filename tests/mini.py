@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ranks import my_rank
+from ranks import my_rank, started
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
 from sharding.dataset import open_dataset
@@ -69,6 +69,18 @@ def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | N
         return train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), lambda: stop_at is not None and last and next(steps) >= stop_at)
     except (CheckpointError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def two_steps(root: Path, data: str, runs: Path) -> Recipe:
+    """Train glt_randaug_ifl, the paper's network at 112 x 112, for two epochs of a step on a built data set, IFL in the second; the recipe that was run."""
+    samples = len(open_dataset(root, data).split("glt", "train"))
+    recipe = resolve(["recipe=glt_randaug_ifl", f"data={data}", f"data.root={root}", f"runs={runs}", "schedule.epochs=2", "batch.size=16", "batch.bn=8", f"batch.draws_per_epoch={8 / samples}",
+                      "ifl.milestones=[1]", "ifl.alpha=[0.001]", "log.every=1", "data.workers=0", "cluster=local"])
+    assert (recipe.model.name, recipe.data.image_size) == ("resnext50_32x4d", 112)
+    prepare(recipe, recipe.run_folder)
+    assert started(1).run(trained, str(recipe.run_folder), timeout=900) == [True]
+    assert len(lines(recipe.run_folder, "train")) == 2 and (recipe.run_folder / "done").exists()
+    return recipe
 
 
 # ------------------------------------------------------------------------------------------------------- what came out

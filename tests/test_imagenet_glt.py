@@ -417,3 +417,14 @@ def test_class_order_and_groups() -> None:
     assert all([sizes[k] for k in order] == [9, 9, 9, 5, 5, 1] for order in orders) and len(set(map(tuple, orders))) > 1
     assert [class_group(k) for k in (0, 399, 400, 849, 850, 999)] == [0, 0, 1, 1, 2, 2]
     assert np.bincount([class_group(k) for k in range(1000)]).tolist() == [400, 450, 150]
+
+
+@pytest.mark.full
+def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
+    """What was built passes `sharding.verify`; glt_randaug_ifl takes two steps on it, IFL in the second, and judges every split."""
+    from mini import two_steps
+    from sharding.verify import main as verify
+
+    assert verify([str(root)]) == 0
+    recipe = two_steps(root, "imagenet_glt", tmp_path)
+    assert {path.stem for path in (recipe.run_folder / "preds" / "last").glob("*.npz")} == {"val", "test_glt", "test_cbl", "test_gbl"}

@@ -316,17 +316,11 @@ def test_bad_sources(source: Path, authors: Path, tmp_path: Path, capsys: pytest
 
 @pytest.mark.full
 def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
-    """glt_randaug_ifl, ResNeXt-50 at 112 x 112, takes two steps on the shards, IFL in the second, and judges every split."""
-    from mini import lines
-    from ranks import started
-    from recipes.resolve import resolve
-    from slurm.folder import prepare
-    from test_recipes_train import trained
+    """What was built passes `sharding.verify` (objects that fill their image have the same crop); glt_randaug_ifl takes two steps on it, IFL in the second,
+    and judges every split."""
+    from mini import two_steps
+    from sharding.verify import main as verify
 
-    recipe = resolve(["recipe=glt_randaug_ifl", "data=mscoco_glt", f"data.root={root}", f"runs={tmp_path}", "schedule.epochs=2", "batch.size=16", "batch.bn=8", f"batch.draws_per_epoch={8 / 272}",
-                      "ifl.milestones=[1]", "ifl.alpha=[0.001]", "log.every=1", "data.workers=0"])
-    assert (recipe.model.name, recipe.data.image_size) == ("resnext50_32x4d", 112)
-    prepare(recipe, recipe.run_folder)
-    assert started(1).run(trained, str(recipe.run_folder)) == [True]
-    assert len(lines(recipe.run_folder, "train")) == 2 and (recipe.run_folder / "done").exists()
+    assert verify([str(root), "duplicates=warning"]) == 0
+    recipe = two_steps(root, "mscoco_glt", tmp_path)
     assert {path.stem for path in (recipe.run_folder / "preds" / "last").glob("*.npz")} == {"val", "test_glt", "test_cbl", "test_gbl"}
