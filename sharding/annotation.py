@@ -78,6 +78,12 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     edition = "glt" if len(splits["test_glt"]) else "cbl"
     if edition == "cbl":
         del splits["test_glt"]
+    owner: dict[str, str] = {}
+    for name, rows in splits.items():
+        for source in rows.source.tolist():
+            if source in owner:  # seen here: the last check of a build would refuse it too, hours later
+                raise DataError(f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split of an edition, and once")
+            owner[source] = name
     empty = [name for name, rows in splits.items() if not len(rows)]
     if empty or (groups < 0).any():
         raise DataError(f"annotation={path} has no images of " + (f"split {empty[0]}" if empty else f"class {classes[int(np.argmin(groups))]}"))

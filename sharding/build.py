@@ -9,6 +9,7 @@ records of shards); it may be deleted once the data set is finished.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib
 import sys
@@ -76,12 +77,22 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sharding.build: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
-        print(f"sharding.build: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"sharding.build: {error.filename or _where(arguments)}: {_why(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sharding.build: stopped; the same command goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _where(arguments: Sequence[str]) -> str:
+    """What an error of reading or writing is about where Python does not say: an open file that could not be written, below out=."""
+    return next((f"a file below {argument}" for argument in arguments if argument.startswith("out=")), "a file")
+
+
+def _why(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "no space left on device, the same command goes on when there is room" if full else str(error.strerror or error)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
     if not todo:
         return
     forward = _network(weights)
-    jobs = [tuple(images.place(i) for i in range(start, min(start + BATCH, len(images)))) for images in todo for start in range(0, len(images), BATCH)]
+    jobs = (tuple(images.place(i) for i in range(start, min(start + BATCH, len(images)))) for images in todo for start in range(0, len(images), BATCH))  # made as they are needed
     pixels = in_order(_pixels, None, jobs, workers)
     with tqdm(total=sum(map(len, todo)), desc="features", unit="img", mininterval=0.5, smoothing=0.05) as bar:
         for images in todo:

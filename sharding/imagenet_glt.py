@@ -25,7 +25,7 @@ from sharding.annotation import Annotation, Rows, read, write
 from sharding.digits_glt import Dice
 from sharding.index import DataError
 from sharding.long_tail import CLASSES, class_group, class_order, split
-from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack
+from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
 from sharding.request import Request
 from sharding.sources import ClassImages, list_classes
 from sharding.stored import StoredSize
@@ -163,7 +163,8 @@ def _pack(request: Request, editions: Mapping[str, Annotation], classes: Mapping
     finish(request.out / NAME, indices)
     statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in folders.items()}
     one = next(iter(editions.values()))
-    finish_dataset(request.out, NAME, class_names=one.classes, class_groups=one.groups, editions=folders, statistics=statistics, options=options)
+    finish_dataset(request.out, NAME, class_names=one.classes, class_groups=one.groups, editions=folders, statistics=statistics, options=options,
+                   notes={"plan": planned_counts(plan, len(one.classes))})
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")
     print(f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}")

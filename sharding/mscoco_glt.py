@@ -29,7 +29,7 @@ from sharding.coco_objects import FOLDERS, Objects, crop, read_objects
 from sharding.coco_splits import PAPER, class_group, split, unevenness
 from sharding.dataset import digest_of
 from sharding.index import DataError, save_npz
-from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack
+from sharding.pack import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
 from sharding.places import Place
 from sharding.request import Request
 from sharding.stored import StoredSize, encoded
@@ -74,7 +74,7 @@ def build(request: Request) -> None:
     for relative in dealt.relatives:
         editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
     statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in editions.items()}
-    notes = {**dealt.notes, **_notes(dealt)}
+    notes = {**dealt.notes, **_notes(dealt), "plan": planned_counts(plan, len(dealt.names))}
     groups = [class_group(k) for k in range(len(dealt.names))]
     finish_dataset(request.out, NAME, class_names=dealt.names, class_groups=groups, editions=editions, statistics=statistics, options=options, notes=notes)
     for relative, rows in dealt.rows():

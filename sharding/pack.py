@@ -123,6 +123,15 @@ def finish(folder: Path, indices: Mapping[str, Index]) -> None:
         sync_folder(folder / relative)
 
 
+def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[str, list[list[int]]]:
+    """Relative folder -> images by class and attribute group [K][3] as planned: for `notes` of dataset.json, by which sharding.verify sees that the
+    splits hold what was meant, whatever their index says."""
+    counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
+    for relative, images in plan.items():
+        np.add.at(counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1)
+    return {relative: table[:, :3].tolist() for relative, table in counts.items()}
+
+
 def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) -> dict[str, list[float]]:
     """Mean and standard deviation of the stored images' RGB channels in 0..1, by exact integer sums: of all images, or of
     STATISTICS_IMAGES at equal steps where there are more."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -46,9 +49,17 @@ def _begin(state: Any) -> None:
     global _STATE
     _STATE = state
     # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent says what is to be
-    # done. A worker without a parent ends when it asks for its next job.
+    # done.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
+    # The queue of jobs does not end with a parent that is killed, for every worker holds its other end: it would do the jobs that
+    # wait there, beside a new build perhaps and with other words, and then stay for good.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:

@@ -224,7 +224,11 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
     (lambda found: [found["val"][field].update({"/theirs/ILSVRC/train/n00000011/none.JPEG": {"label": found["cat2id"]["n00000011"], "frequency": found["val"]["frequency"][next(p for p in found["val"]["label"] if "n00000011" in p)], "attribute": 0}[field]})
                     for field in ("label", "frequency", "attribute")], "has no such image"),
     (lambda found: found["id2cat"].update({"5": "n99999999"}), "do not name the classes"),
-], ids=["split", "field", "entry", "range", "frequency", "class ids", "missing image", "extra class"])
+    (lambda found: [found["val"][field].update({min(found["train"]["label"]): found["train"][field][min(found["train"]["label"])]}) for field in ("label", "frequency", "attribute")],
+     "is in train and in val; it may be in one split"),
+    (lambda found: [found["val"][field].update({min(found["val"]["label"]).replace("/theirs/", "/other/"): found["val"][field][min(found["val"]["label"])]}) for field in ("label", "frequency", "attribute")],
+     "is in val and in val; it may be in one split of an edition, and once"),
+], ids=["split", "field", "entry", "range", "frequency", "class ids", "missing image", "extra class", "two splits", "twice"])
 def test_a_wrong_split_file_is_refused(change, sentence: str, authors: list[Path], raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A split file that is incomplete, contradicts itself or names a missing image ends in one sentence that names it, and nothing is packed."""
     found = json.loads(authors[0].read_text())

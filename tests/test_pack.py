@@ -19,7 +19,7 @@ import sources
 from sharding import pack as packing
 from sharding.augment import decode
 from sharding.index import DataError
-from sharding.pack import Planned, channel_statistics, finish, pack
+from sharding.pack import Planned, channel_statistics, finish, pack, planned_counts
 from sharding.places import Place
 from sharding.stored import StoredSize
 
@@ -253,3 +253,9 @@ def test_the_quick_look_refuses_what_the_decoder_refuses() -> None:
             assert verdict == refused(decode, data[:cut]), cut
             verdicts.add(verdict)
     assert verdicts == {True, False}
+
+
+def test_planned_counts() -> None:
+    """Images of the plan by class and attribute group; one without an attribute is in no group."""
+    some = [Planned(str(i), str(i), None, label, 0, attribute) for i, (label, attribute) in enumerate([(0, 0), (0, 2), (0, 2), (2, 1), (2, -1)])]
+    assert planned_counts({"glt/val": some}, 3) == {"glt/val": [[1, 0, 2], [0, 0, 0], [0, 1, 0]]}
