@@ -74,7 +74,8 @@ def build(request: Request) -> None:
     for relative in dealt.relatives:
         editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
     statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in editions.items()}
-    notes = {**dealt.notes, **_notes(dealt), "plan": planned_counts(plan, len(dealt.names))}
+    notes = {**dealt.notes, **_notes(dealt), "plan": planned_counts(plan, len(dealt.names)),
+             "duplicates": "warning"}  # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
     groups = [class_group(k) for k in range(len(dealt.names))]
     finish_dataset(request.out, NAME, class_names=dealt.names, class_groups=groups, editions=editions, statistics=statistics, options=options, notes=notes)
     for relative, rows in dealt.rows():

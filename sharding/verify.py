@@ -3,8 +3,8 @@
     DIR           a data set's folder, DATA_ROOT/NAME, or DATA_ROOT with several
     workers=N     processes (default: one a core); the report does not depend on it
     limit=N       how many problems and warnings to list (default 100); all are counted
-    duplicates=   what the same image bytes under two sources in two splits of an edition are (default problem): a data set made from
-                  photographs that occur twice in their source cannot be without them
+    duplicates=   what the same image bytes under two sources in two splits of an edition are (default: warning where the data set says that
+                  its source has such, as mscoco_glt does, else problem)
 
 Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in dataset.json; an
 image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a shard that plain webdataset reads
@@ -81,10 +81,10 @@ def data_sets(folder: Path) -> list[Path]:
     return found
 
 
-def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool = True) -> Verdict:
+def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None = None) -> Verdict:
     """Checks the data set in `folder` with `workers` processes; what is found does not depend on their number.
 
-    `strict`: the same image bytes in two splits of an edition are a problem, else a warning. Memory: the indices and 192 bytes an
+    `strict`: the same image bytes in two splits of an edition are a problem, else a warning; None: as `notes.duplicates` of dataset.json says. Memory: the indices and 192 bytes an
     image, and in every process one sample. Raises DataError where a worker dies.
     """
     folder = folder.resolve()
@@ -99,6 +99,9 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool = True
     editions: Mapping[str, Mapping[str, str]] = meta["editions"] if meta else {}
     if meta:
         check_meta(folder, meta, indices, problems)
+    notes = meta.get("notes") if meta else None
+    if strict is None:
+        strict = not (isinstance(notes, dict) and notes.get("duplicates") == "warning")
     check_across(editions, indices, problems, problems if strict else warnings)
 
     tasks = [task for relative, index in indices.items() for task in shard_tasks(folder, relative, index, limit)]
@@ -184,13 +187,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         word, options = folder_and_options(arguments, KEYS)
         workers, limit = whole_number(options, "workers", len(os.sched_getaffinity(0)), 1), whole_number(options, "limit", 100, 1)
-        duplicates = options.get("duplicates", "problem")
-        if duplicates not in ("problem", "warning"):
+        duplicates = options.get("duplicates")
+        if duplicates not in (None, "problem", "warning"):
             raise DataError(f"duplicates={duplicates} is not legal; problem or warning is")
         status = 0
         for folder in data_sets(Path(word)):
             start = time.perf_counter()
-            verdict = verify(folder, workers, limit, duplicates == "problem")
+            verdict = verify(folder, workers, limit, None if duplicates is None else duplicates == "problem")
             seconds = time.perf_counter() - start
             print("\n".join(verdict.lines()), flush=True)
             print(f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, {verdict.size / seconds / 1e9:.3f} GB/s", file=sys.stderr)

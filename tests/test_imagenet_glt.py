@@ -226,7 +226,7 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
     (lambda found: found["id2cat"].update({"5": "n99999999"}), "do not name the classes"),
     (lambda found: [found["val"][field].update({min(found["train"]["label"]): found["train"][field][min(found["train"]["label"])]}) for field in ("label", "frequency", "attribute")],
      "is in train and in val; it may be in one split"),
-    (lambda found: [found["val"][field].update({min(found["val"]["label"]).replace("/theirs/", "/other/"): found["val"][field][min(found["val"]["label"])]}) for field in ("label", "frequency", "attribute")],
+    (lambda found: [found["val"][field].update({min(found["val"]["attribute"]).replace("/theirs/", "/other/"): found["val"][field][min(found["val"]["attribute"])]}) for field in ("label", "frequency", "attribute")],
      "is in val and in val; it may be in one split of an edition, and once"),
 ], ids=["split", "field", "entry", "range", "frequency", "class ids", "missing image", "extra class", "two splits", "twice"])
 def test_a_wrong_split_file_is_refused(change, sentence: str, authors: list[Path], raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
