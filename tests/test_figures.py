@@ -433,6 +433,7 @@ def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert "{y} \\z ~ ^" in texts(of["tail_glt"]) and "$" in texts(of["tail_glt"])
 
 
+@pytest.mark.full  # test_analysis.py compares all files of two whole commands
 def test_figures_repeat_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     """Two processes with other hash seeds write the same bytes."""
     code = ("import sys; from pathlib import Path; sys.path.insert(0, 'tests'); from test_figures import environments, filled, save, studies, tail\n"
