@@ -10,7 +10,6 @@ from pathlib import Path
 
 from recipes.schema import PROJECT, RecipeError
 from recipes.words import nearest
-from slurm.rendezvous import free_port
 
 SELECTS = ("last", "best")
 
@@ -40,6 +39,6 @@ def command(words: Sequence[str]) -> int:
         raise RecipeError(f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path is legal")
     if not (run / "done").is_file():
         raise RecipeError(f"{what}={values[what]}: the run is not finished")
-    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = {key: value for key, value in os.environ.items() if key != "RANK"}  # without it the process is the only rank (ifl/engine.py)
     job = ["evaluate", run.resolve(), select] if what == "eval" else ["export", run.resolve(), select, Path(values["out"]).absolute()]
-    return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env={**os.environ, **variables}).returncode
+    return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env=environment).returncode
