@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
-PLACES = re.compile(r"^(runs|  root): .*$", re.MULTILINE)
+PLACES = re.compile(r"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
+WORDS = re.compile(r',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
+"""The same in the words of the command that meta.json records."""
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
@@ -34,6 +36,8 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
             copy.write_bytes(buffer.getvalue())
         elif path.name == "recipe.yaml":
             copy.write_text(PLACES.sub(r"\1: null", path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.name == "meta.json":
+            copy.write_text(WORDS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
         else:
             shutil.copyfile(path, copy)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

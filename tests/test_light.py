@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def test_light_runs_make_the_same_tables(runs: Path, tmp_path: Path, capsys: pyt
         assert sorted(arrays.files) == ["attributes", "ids", "labels", "weights"] and np.array_equal(arrays["weights"], np.eye(2, 4) + 19)
     recipe = load_resolved(tmp_path / "light" / finished[0] / "recipe.yaml")
     assert (recipe.runs, recipe.data.root) == (None, None) and recipe.hash8 == load_resolved(runs / finished[0] / "recipe.yaml").hash8
+    meta = runs / finished[1] / "meta.json"
+    told = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**told, "argv": ["launch.py", "runs=/scratch/me", "data.root=/data", "train=glt"]}, indent=1))
+    main(["light", f"runs={runs}", f"out={tmp_path / 'light'}"])
+    assert json.loads((tmp_path / "light" / finished[1] / "meta.json").read_text()) == {**told, "argv": ["launch.py", "train=glt"]}, "no places of the machine"
     shutil.rmtree(next(path for path in runs.iterdir() if path.name not in finished))
     for folder in (runs, tmp_path / "light"):
         main([f"runs={folder}", f"out={tmp_path / 'out' / folder.name}", "table=digits_clt_glt", "only=tables"])
