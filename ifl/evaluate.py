@@ -23,10 +23,9 @@ EVAL_BATCH = 256
 class Evaluator:
     """One split, read again for each evaluation."""
 
-    def __init__(self, split: Split, comm: Comm, *, image_size: int, test_resize: int, workers: int, device: torch.device, persistent: bool) -> None:
-        self.split, self.comm, self.device = split, comm, device
-        dataset = MicroBatches(split, train=False, image_size=image_size, test_resize=test_resize)
-        self.reader = Reader(dataset, workers, pin_memory=device.type == "cuda", persistent=persistent)
+    def __init__(self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool) -> None:
+        self.split, self.comm, self.device = crops.split, comm, device
+        self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()
     def predict(self, engine: Engine, method: BaseMethod, beat: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:

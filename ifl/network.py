@@ -23,12 +23,15 @@ class Network(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.still = False
+        # Tensor cores read channels last; most CPU convolutions do not gain by it.
+        self.layout = torch.channels_last if torch.cuda.is_available() else torch.contiguous_format
+        self.to(memory_format=self.layout)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Features [B, D], logits [B, K] and whatever else the head gives."""
-        features = self.backbone((images.float() - self.mean) / self.std)
+        features = self.backbone((images.contiguous(memory_format=self.layout).float() - self.mean) / self.std)
         out = self.head(features)
         return (features, *out) if isinstance(out, tuple) else (features, out)
 

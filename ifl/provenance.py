@@ -11,12 +11,11 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from PIL import features
 
 from recipes.schema import PROJECT, Recipe
 from sharding.dataset import Dataset
 
-PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
 def commit() -> str:
@@ -31,12 +30,7 @@ def commit() -> str:
     return head + ("+changes" if changed else "")
 
 
-def decoder() -> str:
-    """What turns JPEG bytes into pixels: it must be the same on all ranks and for the whole of a run."""
-    return f"pillow {version('pillow')} libjpeg {features.version('jpg')}"
-
-
-def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int) -> dict[str, Any]:
+def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int, decoder: str) -> dict[str, Any]:
     """The contents of meta.json."""
     return {
         "commit": commit(),
@@ -49,6 +43,6 @@ def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray,
         "class_names": dataset.class_names,
         "class_groups": dataset.class_groups,
         "class_counts": counts.tolist(),
-        "decoder": decoder(),
+        "decoder": decoder,
         "steps_per_epoch": steps,
     }

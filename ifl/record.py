@@ -10,7 +10,8 @@ from ifl.engine import Engine
 from ifl.files import write_arrays
 from ifl.state import State
 from ifl.weights import read_weights, write_weights
-from sharding.augment import decode, test_pixels
+from sharding.decoders import decoder
+from sharding.views import test_pixels
 from sharding.dataset import Split
 
 EXTREMES, THUMB_CLASSES, THUMB_SIDE = 6, 10, 32
@@ -48,6 +49,6 @@ def write_environment(path: Path, weights: list[np.ndarray | None], split: Split
         members = np.flatnonzero(labels == label)
         members = members[np.argsort(table[-1][members], kind="stable")]
         extremes[row] = np.resize(members, EXTREMES), np.resize(members[::-1], EXTREMES)
-    thumbnails = np.stack([test_pixels(decode(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE) for i in extremes.flat])
+    thumbnails = np.stack([test_pixels(decoder("pillow").opened(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE) for i in extremes.flat])
     write_arrays(path, ids=np.arange(samples), labels=labels, attributes=split.index.attribute, weights=table, extreme_classes=classes, extremes=extremes,
                  thumbnails=thumbnails.reshape(*extremes.shape, THUMB_SIDE, THUMB_SIDE, 3))

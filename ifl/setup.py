@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ifl import provenance
 from ifl.boot import Boot
 from ifl.comm import Comm
 from ifl.engine import Engine, connect
@@ -20,8 +20,11 @@ from ifl.network import RunningStatistics, build_network, synchronise_groups
 from ifl.weights import load_run, start_from
 from ifl.watchdog import patience_s
 from recipes.schema import Recipe
-from sharding.dataset import Dataset, Split, open_dataset
+from sharding import decoders
+from sharding.dataset import DataError, Dataset, Split, open_dataset
+from sharding.pixel_cache import PixelCache, cache_folder
 from sharding.plan import micro_batches
+from sharding.reader import MicroBatches, Reader
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -32,6 +35,7 @@ class Setup:
         fence: rank 0's, against an older start of the same run; None elsewhere.
         counts: int64 [K], training samples of each class.
         mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
+        reader: of the training set's micro-batches.
         evaluators: by split, val first.
         belongs: what a checkpoint of this run must say of itself; equal on all ranks.
     """
@@ -46,6 +50,7 @@ class Setup:
     engine: Engine
     statistics: RunningStatistics
     mine: list[np.ndarray]
+    reader: Reader
     evaluators: dict[str, Evaluator]
     belongs: dict[str, Any]
 
@@ -86,10 +91,43 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
         raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
-    evaluators = {
-        name: Evaluator(dataset.split(recipe.train, name), comm, image_size=recipe.data.image_size, test_resize=recipe.data.test_resize, workers=recipe.data.workers,
-                        device=device, persistent=name == "val")
-        for name in ("val", *tests)
-    }
-    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": provenance.decoder()}
-    return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, evaluators, belongs)
+    decoder = _agreed_decoder(recipe, folder, comm, device)
+    crops = views(recipe, decoder, {name: dataset.split(recipe.train, name) if name != "train" else train_split for name in ("train", "val", *tests)})
+    evaluators = {name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val") for name in ("val", *tests)}
+    reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda")
+    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
+    return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, evaluators, belongs)
+
+
+def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device) -> str:
+    """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
+    begun = folder / "meta.json"
+    stored = comm.from_first(json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device)
+    pinned = recipe.data.decoder
+    why = f"data.decoder={pinned} is asked for" if pinned else f"{folder.name} began with the decoder {stored}, and keeps it"
+    return decoders.agreed(comm.gather_objects(decoders.available(), device), pinned or stored, why)
+
+
+def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:
+    """The training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
+
+    Raises:
+        DataError: the cache has no folder, or its bytes do not hold the test crops.
+    """
+    data, augment = recipe.data, recipe.augment
+    caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
+    if data.cache == "decoded":
+        place, side = cache_folder(data.cache_folder), data.image_size
+        budget = None if data.cache_gb is None else data.cache_gb * 1e9
+        for name, split in sorted(splits.items(), key=lambda item: item[0] == "train"):  # the test crops first, of which the size is known
+            if name != "train":
+                kind, most = f"test crop {side} of {data.test_resize}", float(len(split) * 3 * side**2)
+                budget = None if budget is None else budget - most
+            else:
+                kind, most = f"short side {data.cache_short_side}", budget
+            if budget is not None and budget < 0:
+                raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops; more is legal, or data.cache=none")
+            caches[name] = PixelCache(place, f"{split.index.fingerprint} {decoder} {kind}", len(split), most)
+    train = {"crop_scale": augment.crop_scale, "hflip": augment.hflip, "randaug": augment.randaug, "short_side": data.cache_short_side}
+    return {name: MicroBatches(split, train=name == "train", image_size=data.image_size, decoder=decoder, cache=caches[name],
+                               **(train if name == "train" else {"test_resize": data.test_resize})) for name, split in splits.items()}

@@ -36,7 +36,6 @@ from ifl.sync import StepSync
 from ifl.weights import write_weights
 from recipes.schema import Ifl, Recipe, Schedule
 from sharding.plan import EpochPlan, plan_epoch, rank_draws
-from sharding.reader import MicroBatches, Reader
 
 
 def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
@@ -72,9 +71,6 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     centers = Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
     confidence = ConfidenceTable(len(labels), device) if ifl else None
     sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
-    crops = MicroBatches(ready.train_split, train=True, image_size=recipe.data.image_size, crop_scale=recipe.augment.crop_scale, hflip=recipe.augment.hflip, randaug=recipe.augment.randaug)
-    reader = Reader(crops, recipe.data.workers, pin_memory=device.type == "cuda")
-
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
         return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
@@ -91,7 +87,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, belongs["data_fingerprint"], ready.counts, steps, comm.size))
+        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, belongs["data_fingerprint"], ready.counts, steps, comm.size, belongs["decoder"]))
     metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
@@ -127,7 +123,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         averaging = ifl is not None and ifl.center_init == "class_means" and epoch + 1 == ifl.milestones[0]
         engine.set_lr(lr)
         plan = plan_of(epoch, state.weights)
-        batches = reader.read(rank_draws(plan, mine, recipe.seed, start=state.step))
+        batches = ready.reader.read(rank_draws(plan, mine, recipe.seed, start=state.step))
         timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
             step_labels = torch.from_numpy(labels[plan.ids[step]]).to(device)

@@ -1,8 +1,4 @@
-"""From the bytes of one image to the uint8 pixels that a batch holds; numpy and Pillow only.
-
-Training images go through random resized crop, horizontal flip, RandAug, in this order (the GLT
-paper's set-up); test images through resize and centre crop. Pixels stay uint8 in [0, 255]: the
-normalisation happens once per batch, on the device.
+"""The random numbers of a draw, and the crop that they choose. numpy only.
 
 Whatever is random is a function of (seed, epoch, draw) alone, draw being the position in the
 epoch's plan, so that neither workers, ranks, prefetching nor a resume can change a pixel.
@@ -10,21 +6,13 @@ epoch's plan, so that neither workers, ranks, prefetching nor a resume can chang
 
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
-from PIL import Image, ImageFile
-
-from sharding.randaug import apply_policy
-
-MAX_PIXELS = 64_000_000
-"""Images of more pixels than this are refused before they are decoded (192 MB as RGB)."""
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
-_BILINEAR = Image.Resampling.BILINEAR
 # Topmost word of the Philox counter, so that other users of a (seed, epoch) key, such as the
 # plan, never meet this stream.
 _DOMAIN = int.from_bytes(b"augment", "big")
@@ -75,30 +63,6 @@ def draw_rng(seed: int, epoch: int, draw: int) -> Dice:
     return Dice(np.random.Philox(key=key, counter=counter))
 
 
-def decode(data: bytes) -> Image.Image:
-    """Decode a whole JPEG or PNG file to an RGB image.
-
-    Raises ValueError, in one sentence, on any other format, on data that are damaged visibly or end
-    before the last pixel, and on more than MAX_PIXELS pixels. (A flipped byte can leave a legal
-    JPEG: the shard index's digests are what finds it.) Transparency is dropped, an EXIF orientation is not applied: both
-    as in the usual training pipelines.
-    """
-    # A process-wide switch of Pillow's that any library may have thrown; with it, half an image
-    # would pass for a whole one.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
-        width, height = image.size
-        if width * height <= MAX_PIXELS:
-            return image.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
-    raise ValueError(f"image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
-
-
 def crop_box(
     width: int, height: int, rng: Dice, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
@@ -119,55 +83,3 @@ def crop_box(
     h = min(height, round(width / ASPECT_RATIOS[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def train_pixels(
-    image: Image.Image,
-    rng: Dice,
-    *,
-    size: int,
-    crop_scale: tuple[float, float],
-    hflip: bool,
-    randaug: bool,
-) -> np.ndarray:
-    """One training view: random resized crop, flip (p = 1/2) if ``hflip``, RandAug if ``randaug``.
-
-    Takes an image of any mode and size; returns uint8 [size, size, 3], RGB. ``crop_scale`` is the
-    range of the crop's share of the area, 0 < low <= high <= 1, else ValueError. The resize is
-    bilinear and antialiased. Crop and flip of a draw are the same with and without RandAug.
-    """
-    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise ValueError(f"crop_scale {crop_scale} is not within 0 < low <= high <= 1")
-    image = _rgb(image)
-    # Cropped first, not by resize(box=...): that would blend in pixels from outside the box.
-    image = image.crop(crop_box(*image.size, rng, crop_scale)).resize((size, size), _BILINEAR)
-    # The coin falls even when nobody asks, so that switching flips changes nothing else.
-    if rng.coin() and hflip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if randaug:
-        image = apply_policy(image, rng)
-    return np.array(image)
-
-
-def test_pixels(image: Image.Image, *, size: int, resize: int) -> np.ndarray:
-    """The test view: shorter side to ``resize`` (bilinear, antialiased), central size x size crop.
-
-    Takes an image of any mode and size; returns uint8 [size, size, 3], RGB. Without work to do
-    (shorter side == resize) no pixel is resampled. ValueError where ``resize`` < ``size``.
-    """
-    if resize < size:
-        raise ValueError(f"resize {resize} is smaller than the crop of {size} pixels")
-    image = _rgb(image)
-    short = min(image.size)
-    if short != resize:
-        width, height = (resize * side // short for side in image.size)
-        image = image.resize((width, height), _BILINEAR)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return np.array(image.crop((left, top, left + size, top + size)))
-
-
-test_pixels.__test__ = False  # pytest would take it for a test wherever it is imported
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from recipes.words import one_line
-from sharding.augment import decode
+from sharding.decoders import decode
 from sharding.coco_attributes import Attributes
 from sharding.index import DataError
 

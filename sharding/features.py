@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sharding.augment import test_pixels
+from sharding.decoders import picture_of
+from sharding.views import test_pixels
 from sharding.index import DataError
 from sharding.parallel import in_order
 from sharding.places import Place
@@ -83,7 +84,7 @@ def _pixels(_: None, places: tuple[Place, ...]) -> np.ndarray:
     images = []
     for place in places:
         try:
-            images.append(test_pixels(opened(place.read()), size=256, resize=260))
+            images.append(test_pixels(picture_of(opened(place.read())), size=256, resize=260))
         except DataError:
             raise  # it names the file
         except ValueError as error:

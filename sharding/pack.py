@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sharding.augment import decode
+from sharding.decoders import decode
 from sharding.dataset import DATASET_FILE, digest_of
 from sharding.index import INDEX_FILE, DataError, Index, save_index
 from sharding.parallel import in_order

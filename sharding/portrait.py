@@ -20,7 +20,7 @@ from matplotlib.text import Text  # noqa: E402
 from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from sharding.augment import decode  # noqa: E402
+from sharding.decoders import decode  # noqa: E402
 from sharding.dataset import Split  # noqa: E402
 
 # Okabe and Ito, "Color Universal Design" (2008); the three also differ in lightness, and hatches tell them apart in grey print

@@ -23,9 +23,13 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from sharding.augment import decode, draw_rng, test_pixels, train_pixels
+from sharding import decoders
+from sharding.augment import draw_rng
 from sharding.dataset import DataError, Split
+from sharding.decoders import Decoder, Pixels, whole
+from sharding.pixel_cache import PixelCache
 from sharding.plan import Draws
+from sharding.views import shrunk, test_pixels, train_pixels
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
@@ -35,7 +39,7 @@ class Batch(NamedTuple):
     """A micro-batch of M samples.
 
     Attributes:
-        images: uint8 [M, 3, H, W], not normalised.
+        images: uint8 [M, 3, H, W], not normalised, channels last in memory as they were decoded.
         labels, ids, streams: int64 [M].
     """
 
@@ -46,26 +50,47 @@ class Batch(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
-def planned_samples(split: Split, draws: Draws) -> Callable[[], Iterator[Sample]]:
-    """The pipeline's source: the planned samples, in order."""
+def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) -> Callable[[], Iterator[Sample]]:
+    """The pipeline's source: the planned samples, in order. A sample whose pixels the node has kept brings them, `pixels`, and the others their
+    bytes, `jpg`."""
 
     def source() -> Iterator[Sample]:
         for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
-            key = str(split.index.key[sample])
-            yield {"__key__": key, "jpg": split.read(sample), "cls": int(split.index.label[sample]), "id": sample, "draw": draw, "stream": stream}
+            known = kept.get(sample) if kept else None
+            data = {"jpg": split.read(sample)} if known is None else {"pixels": known}
+            yield {"__key__": str(split.index.key[sample]), **data, "cls": int(split.index.label[sample]), "id": sample, "draw": draw, "stream": stream}
 
     return source
 
 
-def decoded(split: Split) -> Stage:
-    """`jpg` (bytes) -> `image` (PIL, RGB). An image that does not decode stops the run, by name."""
+def decoded(split: Split, decoder: Decoder) -> Stage:
+    """`jpg` (bytes) -> `image` (a `Picture`). An image that does not decode stops the run, by name."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            try:
-                sample["image"] = decode(sample.pop("jpg"))
-            except ValueError as error:
-                raise DataError(f"{split.folder}: sample {sample['__key__']} does not decode: {error}") from None
+            if "jpg" in sample:
+                try:
+                    sample["image"] = decoder.opened(sample.pop("jpg"))
+                except ValueError as error:
+                    raise DataError(f"{split.folder}: sample {sample['__key__']} does not decode: {error}") from None
+            yield sample
+
+    return stage
+
+
+def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
+    """`image` made small, if asked for, and kept for the next time; what was kept (`pixels`) -> `image`."""
+
+    def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            if "pixels" in sample:
+                sample["image"] = Pixels(sample.pop("pixels"))
+            else:
+                if short_side:
+                    sample["image"] = shrunk(sample["image"], short_side)
+                if cache:
+                    sample["image"] = Pixels(whole(sample["image"]))
+                    cache.put(sample["id"], sample["image"].array)
             yield sample
 
     return stage
@@ -82,38 +107,46 @@ def augmented(draws: Draws, **options: Any) -> Stage:
     return stage
 
 
-def centred(**options: Any) -> Stage:
-    """`image` -> `pixels`: the deterministic test crop."""
+def centred(cache: PixelCache | None, **options: Any) -> Stage:
+    """`image` -> `pixels`: the deterministic test crop, kept for the next time."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            sample["pixels"] = test_pixels(sample.pop("image"), **options)
+            if "pixels" not in sample:
+                sample["pixels"] = test_pixels(sample.pop("image"), **options)
+                if cache:
+                    cache.put(sample["id"], sample["pixels"])
             yield sample
 
     return stage
 
 
 def assembled(samples: Iterator[Sample]) -> Iterator[Batch]:
-    """All samples -> one `Batch`; the pixels move once, in the worker."""
+    """All samples -> one `Batch`."""
     rows = list(samples)
     pixels = torch.from_numpy(np.stack([row["pixels"] for row in rows]))
     columns = (torch.tensor([row[name] for row in rows], dtype=torch.int64) for name in ("cls", "id", "stream"))
-    yield Batch(pixels.permute(0, 3, 1, 2).contiguous(), *columns)
+    yield Batch(pixels.permute(0, 3, 1, 2), *columns)
 
 
 # ------------------------------------------------------------------------------------------------------------- loader
 class MicroBatches(torch.utils.data.Dataset):
-    """Map-style: indexed by `Draws`, gives their `Batch`. Holds no position, so there is none to lose."""
+    """Map-style: indexed by `Draws`, gives their `Batch`. Holds no position, so there is none to lose.
+
+    Args:
+        decoder: the name of the run's decoder.
+        short_side: training pictures are first made this small; see `shrunk`.
+        cache: where the node keeps what it decoded: training pictures whole, test crops as they are.
+    """
 
     def __init__(self, split: Split, *, train: bool, image_size: int, test_resize: int = 0, crop_scale: tuple[float, float] = (1.0, 1.0), hflip: bool = False,
-                 randaug: bool = False) -> None:
-        self.split = split
-        self.train = train
+                 randaug: bool = False, decoder: str = "pillow", short_side: int | None = None, cache: PixelCache | None = None) -> None:
+        self.split, self.train, self.decoder, self.short_side, self.cache = split, train, decoders.decoder(decoder), short_side, cache
         self.options = {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug} if train else {"size": image_size, "resize": test_resize}
 
     def pipeline(self, draws: Draws) -> webdataset.DataPipeline:
-        view = augmented(draws, **self.options) if self.train else centred(**self.options)
-        return webdataset.DataPipeline(planned_samples(self.split, draws), decoded(self.split), view, assembled)
+        view = [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)] if self.train else [centred(self.cache, **self.options)]
+        return webdataset.DataPipeline(planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled)
 
     def __getitem__(self, draws: Draws) -> Batch:
         return next(iter(self.pipeline(draws)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
-from sharding.augment import MAX_PIXELS
+from sharding.decoders import MAX_PIXELS
 
 QUALITY = 90
 """JPEG quality of images that are encoded again, unless the user says another."""

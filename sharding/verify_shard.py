@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sharding.augment import decode
+from sharding.decoders import decode
 from sharding.findings import Finding, Findings
 from sharding.index import Index
 from sharding.near import SIDE, thumbnail

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import coco_source
-from sharding.augment import decode
+from sharding.decoders import decode
 from sharding.coco_attributes import ORIGINAL, Attributes, load_arrays, main, plain_arrays, read_pickle, save_arrays
 from sharding.coco_objects import crop, crop_box, read_objects
 from sharding.index import DataError

@@ -350,7 +350,7 @@ def test_features_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = features.read(tmp_path / "features", images, file_digest(tmp_path / "weights.pth").hex())
     network.fc = torch.nn.ReLU()
     view = transforms.Compose([transforms.Resize(260), transforms.CenterCrop(256), transforms.ToTensor()])
-    from sharding.augment import decode
+    from sharding.decoders import decode
     with torch.inference_mode():
         expected = network(torch.stack([view(decode(images.place(i).read())) for i in range(5)])).numpy()
     assert found.dtype == np.float16 and found.shape == (5, 2048)

@@ -17,7 +17,7 @@ from PIL import Image
 
 import sources
 from sharding import pack as packing
-from sharding.augment import decode
+from sharding.decoders import decode
 from sharding.index import DataError
 from sharding.pack import Planned, channel_statistics, finish, pack, planned_counts
 from sharding.places import Place

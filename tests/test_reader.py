@@ -23,15 +23,18 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.augment import decode, draw_rng, test_pixels, train_pixels
+from sharding.augment import draw_rng
 from sharding.dataset import DataError, Split, open_dataset
+from sharding.decoders import decoder
 from sharding.index import Index
 from sharding.plan import Draws, EpochPlan, micro_batches, plan_epoch, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, assembled, augmented, decoded, evaluation_draws, planned_samples
+from sharding.views import test_pixels, train_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on fewer cores are meant
 
 SEED = 5
+PILLOW = decoder("pillow")
 VIEW = {"crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
 
 
@@ -55,7 +58,7 @@ def by_hand(split: Split, draws: Draws) -> Batch:
     """What a batch must be: one plain loop over the planned samples, without webdataset and loaders."""
     pixels = []
     for sample, draw in zip(draws.ids, draws.draws, strict=True):
-        view = train_pixels(decode(split.read(int(sample))), draw_rng(draws.seed, draws.epoch, int(draw)), size=32, **VIEW)
+        view = train_pixels(PILLOW.opened(split.read(int(sample))), draw_rng(draws.seed, draws.epoch, int(draw)), size=32, **VIEW)
         pixels.append(np.moveaxis(view, 2, 0))
     labels = [int(split.index.label[sample]) for sample in draws.ids]
     return Batch(torch.tensor(np.stack(pixels)), torch.tensor(labels), torch.tensor(draws.ids), torch.tensor(draws.streams))
@@ -94,7 +97,7 @@ def test_reader_equals_plan(split: Split, crops: MicroBatches, workers: int) -> 
 def test_batches_are_compact_bytes(split: Split, crops: MicroBatches) -> None:
     """A batch holds contiguous uint8 [M, 3, H, W] and int64 [M] columns: nothing is normalised or widened before the device."""
     batch = crops[next(rank_draws(plan_of(split), micro_batches(24, 6, 0, 1), SEED))]
-    assert batch.images.dtype == torch.uint8 and batch.images.shape == (6, 3, 32, 32) and batch.images.is_contiguous()
+    assert batch.images.dtype == torch.uint8 and batch.images.shape == (6, 3, 32, 32) and batch.images.is_contiguous(memory_format=torch.channels_last)
     for column in batch[1:]:
         assert column.dtype == torch.int64 and column.shape == (6,)
     assert batch.streams.tolist() == [0, 0, 0, 1, 1, 1]
@@ -154,7 +157,7 @@ def test_test_view(split: Split) -> None:
     """The test view is the deterministic centre crop, whatever draw, epoch or seed it is asked with."""
     views = MicroBatches(split, train=False, image_size=24, test_resize=28)
     ids = np.arange(0, len(split), 7)
-    expected = [np.moveaxis(test_pixels(decode(split.read(int(i))), size=24, resize=28), 2, 0) for i in ids]
+    expected = [np.moveaxis(test_pixels(PILLOW.opened(split.read(int(i))), size=24, resize=28), 2, 0) for i in ids]
     for seed, epoch, shift in ((0, -1, 0), (4, 9, 100)):
         batch = views[Draws(ids, ids + shift, np.zeros_like(ids), seed, epoch)]
         assert np.array_equal(batch.images.numpy(), np.stack(expected))
@@ -183,7 +186,7 @@ def test_evaluation_reads_the_right_samples(split: Split) -> None:
                 assert sample not in seen
                 seen[sample] = label
                 if sample % 10 == 0:
-                    assert np.array_equal(pixels, np.moveaxis(test_pixels(decode(split.read(sample)), size=32, resize=32), 2, 0))
+                    assert np.array_equal(pixels, np.moveaxis(test_pixels(PILLOW.opened(split.read(sample)), size=32, resize=32), 2, 0))
     assert [seen[sample] for sample in range(len(split))] == split.index.label.tolist()
 
 
@@ -208,7 +211,7 @@ def test_webdataset_stages_fit_in_and_after(split: Split, crops: MicroBatches) -
         return {**sample, "pixels": 255 - sample["pixels"]}
 
     plain = crops[draws]
-    between = webdataset.DataPipeline(planned_samples(split, draws), decoded(split), augmented(draws, size=32, **VIEW), webdataset.map(negative), assembled)
+    between = webdataset.DataPipeline(planned_samples(split, draws), decoded(split, PILLOW), augmented(draws, size=32, **VIEW), webdataset.map(negative), assembled)
     assert torch.equal(next(iter(between)).images, 255 - plain.images)
     after = crops.pipeline(draws)
     after.append(webdataset.map(lambda batch: batch._replace(labels=batch.labels + 100)))

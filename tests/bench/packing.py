@@ -19,12 +19,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.augment import decode, draw_rng, train_pixels
+from sharding.augment import draw_rng
 from sharding.dataset import Split
+from sharding.decoders import available, decoder
 from sharding.imagenet_glt import Copies
 from sharding.pack import Planned, finish, pack
 from sharding.places import Place
 from sharding.stored import StoredSize
+from sharding.views import train_pixels
 
 
 def picture(seed: int, width: int = 500, height: int = 375) -> bytes:
@@ -74,7 +76,7 @@ def main(words: list[str]) -> None:
             split = Split(out / "glt/train", indices["glt/train"])
             start = time.process_time()
             for i in range(min(200, count)):
-                train_pixels(decode(split.read(i)), draw_rng(0, 0, i), size=112, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
+                train_pixels(decoder(available()[0]).opened(split.read(i)), draw_rng(0, 0, i), size=112, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
             read = min(200, count) / (time.process_time() - start)
             name = " ".join(f"{key}={value}" for key, value in stored.options.items()) or "original bytes"
             print(f"{name:26}{indices['glt/train'].size.mean() / 1000:6.1f} kB an image; {rates[0]:6.0f} images/s written ({rates[1]:.0f} a second of a core), {rates[2]:6.0f} checked and kept ({rates[3]:.0f}); "
