@@ -7,11 +7,14 @@ them what is an image. Needs numpy and Pillow; the others are used where they ar
 
 from __future__ import annotations
 
+import ctypes
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -123,13 +126,12 @@ def _simplejpeg() -> Decoder:
 def _torchvision() -> Decoder:
     import torch
 
+    for library in Path(find_spec("torchvision").origin).parent.glob("image*.so"):  # a second saved where it does not load
+        ctypes.CDLL(str(library))
     import sharding.torchvision_cpu  # noqa: F401, without which the next line may fail
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    try:  # its image library is loaded at the first use
-        decode_jpeg(torch.frombuffer(bytearray(_tiny_jpeg()), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError:
-        raise ImportError("torchvision's image library does not load beside this build of torch") from None
+    decode_jpeg(torch.frombuffer(bytearray(_tiny_jpeg()), dtype=torch.uint8), ImageReadMode.RGB)
 
     def opened(data: bytes) -> Picture:
         try:
@@ -194,7 +196,7 @@ def _made(name: str) -> Decoder | str:
     """The decoder, or why it is not here."""
     try:
         return _MAKERS[name]()
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         return " ".join(str(error).split())
 
 

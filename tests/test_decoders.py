@@ -1,0 +1,134 @@
+"""Whatever decodes a run's images, their pixels are the same, and all ranks use the same decoder.
+
+A decoder that this machine lacks is not tried: `python -m pytest tests/test_decoders.py -rs` says which. (TurboJPEG 3 is found by GLT_TURBOJPEG.)
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sharding import decoders
+from sharding.augment import crop_box, draw_rng
+from sharding.decoders import ORDER, agreed, available, decoder, whole
+from sharding.index import DataError
+from sharding.turbojpeg import find_turbojpeg
+from sharding.views import resized, shrunk
+
+FAST = [name for name in ORDER if name != "pillow"]
+STYLES = {"420": {"subsampling": "4:2:0"}, "422": {"subsampling": "4:2:2"}, "444": {"subsampling": "4:4:4"}, "progressive": {"subsampling": "4:2:0", "progressive": True},
+          "coarse": {"subsampling": "4:2:0", "quality": 20}, "restarts": {"subsampling": "4:2:0", "restart_marker_blocks": 5}}
+
+
+def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Smooth colour with noise on it: all coefficients of a JPEG are in use."""
+    rng = np.random.default_rng(width * 1000 + height)
+    x, y = np.arange(width) / width, np.arange(height)[:, None] / height
+    channels = np.stack([255 * x + 0 * y, 128 + 127 * np.sin(9 * x * y), 255 * y + 0 * x], -1) + rng.normal(0, 25, (height, width, 3))
+    return Image.fromarray(np.clip(channels, 0, 255).astype(np.uint8)).convert(mode)
+
+
+def jpeg(image: Image.Image, **style: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **style})
+    return buffer.getvalue()
+
+
+def here(name: str) -> decoders.Decoder:
+    if name not in available():
+        pytest.skip(f"no {name} on this machine")
+    return decoder(name)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", FAST)
+def test_pixels_are_pillows_to_the_bit(name: str, style: str) -> None:
+    """All pixels, and those of any box alone: at edges, one pixel large, of odd sizes."""
+    fast, pillow = here(name), decoder("pillow")
+    for width, height in ((160, 120), (161, 119), (33, 47), (16, 16), (7, 5), (1, 1)):
+        data = jpeg(photo(width, height), **STYLES[style])
+        mine, reference = fast.opened(data), whole(pillow.opened(data))
+        assert mine.size == (width, height) and np.array_equal(whole(mine), reference)
+        for draw in range(30):
+            left, top, right, bottom = crop_box(width, height, draw_rng(0, 0, draw), (0.001, 1.0))
+            found = mine.region((left, top, right, bottom))
+            assert found.dtype == np.uint8 and np.array_equal(found, reference[top:bottom, left:right]), (width, height, left, top, right, bottom)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+@pytest.mark.parametrize("name", FAST)
+def test_other_colours_become_the_same_rgb(name: str, mode: str) -> None:
+    """Grey and CMYK files, and PNGs, of which ILSVRC has some."""
+    fast, pillow = here(name), decoder("pillow")
+    png = io.BytesIO()
+    photo(40, 30).save(png, "PNG")
+    for data in (jpeg(photo(40, 30, mode)), png.getvalue()):
+        assert np.array_equal(whole(fast.opened(data)), whole(pillow.opened(data)))
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_what_is_no_image_is_refused_alike(name: str) -> None:
+    """Other formats, text and files without an end or of too many pixels: in Pillow's one sentence, whoever decodes."""
+    fast = here(name)
+    gif = io.BytesIO()
+    photo(40, 30).save(gif, "GIF")
+    for data in (b"", b"hello", gif.getvalue(), jpeg(photo(40, 30))[:200]):
+        with pytest.raises(ValueError, match="not a whole JPEG or PNG"):
+            whole(fast.opened(data))
+    data = bytearray(jpeg(photo(40, 30)))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = (9000).to_bytes(2, "big") * 2
+    with pytest.raises(ValueError, match="9000x9000 pixels exceeds the limit"):
+        fast.opened(bytes(data))
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_damaged_but_legal_files_go_to_pillow(name: str) -> None:
+    """Bytes between the markers, which libjpeg only warns of: the fast decoder steps back, and the pixels are Pillow's."""
+    fast, data = here(name), jpeg(photo(40, 30))
+    end = data.rindex(b"\xff\xd9")
+    odd = data[:end] + b"\x00\x11\x22" + data[end:]
+    assert np.array_equal(whole(fast.opened(odd)), whole(decoder("pillow").opened(odd)))
+
+
+def test_resize_is_pillows_to_two_grey_levels() -> None:
+    """Down and up, of any shape: no value differs by more than 2 of 255, on average by less than .1."""
+    differences = []
+    for draw in range(60):
+        width, height = 40 + 7 * draw, 500 - 7 * draw
+        image = photo(width, height)
+        box = crop_box(width, height, draw_rng(1, 0, draw), (0.08, 1.0))
+        mine = resized(np.asarray(image)[box[1] : box[3], box[0] : box[2]], 112, 112)
+        differences.append(np.abs(mine.astype(int) - np.asarray(image.crop(box).resize((112, 112), Image.Resampling.BILINEAR))))
+    assert np.max(differences) <= 2 and np.mean(differences) < 0.1
+
+
+def test_short_side_is_never_enlarged() -> None:
+    """`shrunk` keeps the shape to a pixel, and small pictures as they are."""
+    large = decoder("pillow").opened(jpeg(photo(300, 200)))
+    assert shrunk(large, 100).size == (150, 100) and shrunk(large, 200) is large and shrunk(large, 201) is large
+
+
+def test_all_ranks_take_the_best_that_all_have() -> None:
+    """In the fixed order, whatever order they say it in; what is wanted must be everywhere."""
+    everything, wheels, bare = list(ORDER), ["simplejpeg", "pillow"], ["pillow"]
+    assert agreed([everything, everything[::-1]], None, "") == "turbojpeg"
+    assert agreed([everything, wheels], None, "") == "simplejpeg" and agreed([wheels, bare, everything], None, "") == "pillow"
+    assert agreed([everything, wheels], "pillow", "") == "pillow"
+    with pytest.raises(DataError, match="^run r began with the decoder turbojpeg, and ranks 1, 2 of 3 lack it; all ranks have simplejpeg, pillow$"):
+        agreed([everything, wheels, wheels], "turbojpeg", "run r began with the decoder turbojpeg")
+    with pytest.raises(DataError, match="rank 0 of 1 lacks it"):
+        agreed([bare], "simplejpeg", "data.decoder=simplejpeg is asked for")
+
+
+def test_a_decoder_that_is_not_here_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """So is a library that GLT_TURBOJPEG names and that is none."""
+    monkeypatch.setenv("GLT_TURBOJPEG", str(tmp_path / "libturbojpeg.so"))
+    with pytest.raises(ImportError, match="libturbojpeg.so: cannot open"):
+        find_turbojpeg()
+    monkeypatch.setattr(decoders, "_made", lambda name: "no library" if name == "turbojpeg" else decoders._MAKERS["pillow"]())
+    with pytest.raises(DataError, match=r"^data.decoder=turbojpeg is not on this machine \(no library\); it has torchvision, simplejpeg, pillow$"):
+        decoder("turbojpeg")
