@@ -56,7 +56,7 @@ def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) 
 
     def source() -> Iterator[Sample]:
         for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
-            known = kept.get(sample) if kept else None
+            known = kept.get(sample) if kept is not None else None
             data = {"jpg": split.read(sample)} if known is None else {"pixels": known}
             yield {"__key__": str(split.index.key[sample]), **data, "cls": int(split.index.label[sample]), "id": sample, "draw": draw, "stream": stream}
 
@@ -88,7 +88,7 @@ def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
             else:
                 if short_side:
                     sample["image"] = shrunk(sample["image"], short_side)
-                if cache:
+                if cache is not None:
                     sample["image"] = Pixels(whole(sample["image"]))
                     cache.put(sample["id"], sample["image"].array)
             yield sample
@@ -114,7 +114,7 @@ def centred(cache: PixelCache | None, **options: Any) -> Stage:
         for sample in samples:
             if "pixels" not in sample:
                 sample["pixels"] = test_pixels(sample.pop("image"), **options)
-                if cache:
+                if cache is not None:
                     cache.put(sample["id"], sample["pixels"])
             yield sample
 

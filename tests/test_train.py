@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ranks import my_rank, started
+from ranks import RankFailure, my_rank, started
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
+from sharding.decoders import available
 
 STEPS = 5
 
@@ -249,6 +250,33 @@ def test_five_steps_equal_a_plain_torch_loop(tiny_root: Path, tmp_path: Path, if
     assert bool(plain["running"]) == norm
     for name, want in plain["running"].items():
         np.testing.assert_allclose(final[f"network.{name}"], want, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_nodes_cache_changes_no_bit(tiny_root: Path, tmp_path: Path) -> None:
+    """Two ranks share a cache of decoded images, empty at first and full the second time: parameters, centers and weights end with the bits of a run without one."""
+    words = (*BN_BATCH, *IFL, "data.cache_short_side=24", "data.decoder=pillow")
+    kept = ("data.cache=decoded", f"data.cache_folder={tmp_path / 'cache'}")
+    finals = []
+    for name, more in (("without", ()), ("filling", kept), ("full", kept)):
+        recipe = _recipe(tiny_root, "glt_ifl", *words, *more, epochs=2)
+        assert all(answer["finished"] for answer in _run(2, recipe, tmp_path / name))
+        finals.append(_final(tmp_path / name))
+    assert all(finals[0].keys() == other.keys() and all(finals[0][key].tobytes() == value.tobytes() for key, value in other.items()) for other in finals[1:])
+    assert len(list((tmp_path / "cache").iterdir())) == 1 + 4, "the training pictures, and the crops of val and three tests"
+
+
+def test_a_run_keeps_the_decoder_that_it_began_with(tiny_root: Path, tmp_path: Path) -> None:
+    """The best that both ranks have, noted in meta.json; where it is missing later, or would be another, all ranks stop with a sentence. A pinned one is
+    another run's name."""
+    recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH)
+    _run(2, recipe, tmp_path)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["decoder"] == available()[0] != "pillow"
+    assert _recipe(tiny_root, "glt_ifl", *BN_BATCH, "data.decoder=pillow").hash8 != recipe.hash8
+    for stored, complaint in (("elsewhere", "began with the decoder elsewhere, and keeps it, and ranks 0, 1 of 2 lack it; all ranks have"), ("pillow", "was trained with decoder")):
+        (tmp_path / "meta.json").write_text(json.dumps({**meta, "decoder": stored}))
+        with pytest.raises(RankFailure, match=complaint):
+            _run(2, recipe, tmp_path)
 
 
 @pytest.mark.parametrize("size", [32, 15])

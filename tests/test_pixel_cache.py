@@ -1,0 +1,213 @@
+"""The node's cache of decoded images changes no pixel, is shared, bounded, and valid after a kill."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ifl.setup import views
+from recipes.resolve import resolve
+from sharding import pixel_cache
+from sharding.dataset import DataError, Split, open_dataset
+from sharding.decoders import available
+from sharding.pixel_cache import PixelCache, cache_folder
+from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
+
+VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
+
+
+@pytest.fixture(scope="module")
+def split(tiny_root: Path) -> Split:
+    return open_dataset(tiny_root, "digits_glt").split("glt", "train")
+
+
+def epochs(crops: MicroBatches, workers: int, number: int = 2) -> list[Batch]:
+    """All batches of some epochs, in order; training's, or twice the evaluation."""
+    reader, size = Reader(crops, workers), len(crops.split)
+    if not crops.train:
+        return [batch for _ in range(number) for batch in reader.read(evaluation_draws(size, 0, 1, 50))]
+    plans = [plan_epoch([None, np.arange(1.0, size + 1)], size, batch=24, group=6, seed=1, epoch=epoch) for epoch in range(number)]
+    return [batch for plan in plans for batch in reader.read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1))]
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected) > 0
+    assert all(torch.equal(mine, theirs) for left, right in zip(found, expected, strict=True) for mine, theirs in zip(left, right, strict=True))
+
+
+def image_of(sample: int) -> np.ndarray:
+    """A picture that can be no other sample's, of a size of its own."""
+    return np.random.default_rng(sample).integers(0, 256, (20 + sample % 7, 30 + sample % 11, 3), dtype=np.uint8)
+
+
+def children(number: int, work: Callable[[int], None]) -> list[int]:
+    """Processes that do `work(k)` and leave without cleaning up."""
+    pids = []
+    for k in range(number):
+        if (pid := os.fork()) == 0:
+            try:
+                work(k)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    return pids
+
+
+# ------------------------------------------------------------------------------------------------------------ same pixels
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("short_side", [None, 20])
+@pytest.mark.parametrize("decoder", available())
+def test_training_batches_are_those_without_a_cache(split: Split, tmp_path: Path, decoder: str, short_side: int | None, workers: int) -> None:
+    """Bit for bit, while it fills and after, with and without a smaller stored size, which is part of what the pixels are."""
+    options = {"train": True, "decoder": decoder, "short_side": short_side, **VIEW}
+    plain = epochs(MicroBatches(split, **options), workers)
+    cache = PixelCache(tmp_path, "train", len(split))
+    assert_equal(epochs(MicroBatches(split, cache=cache, **options), workers), plain)
+    assert len(cache) == len(split), "the first epoch drew every image"
+    assert short_side is None or max(min(cache.get(i).shape[:2]) for i in range(len(split))) == short_side
+
+
+def test_test_crops_are_those_without_a_cache(split: Split, tmp_path: Path) -> None:
+    """Kept as they are shown."""
+    options = {"train": False, "image_size": 24, "test_resize": 28}
+    cache = PixelCache(tmp_path, "test", len(split))
+    assert_equal(epochs(MicroBatches(split, cache=cache, **options), 2), epochs(MicroBatches(split, **options), 2))
+    assert len(cache) == len(split) and cache.get(0).shape == (24, 24, 3)
+
+
+def test_later_epochs_decode_nothing(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they read a shard."""
+    cache = PixelCache(tmp_path, "train", len(split))
+    first = epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0, number=1)
+    monkeypatch.setattr(Split, "read", lambda self, i: pytest.fail(f"sample {i} was read again"))
+    assert_equal(epochs(MicroBatches(split, train=True, cache=PixelCache(tmp_path, "train", len(split)), **VIEW), 0, number=1), first)
+
+
+def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
+    """Another stored size, decoder or test view is another cache; the same one is shared with later runs; without `cache` there is none."""
+    split = open_dataset(tiny_root, "digits_glt").split("glt", "train")
+
+    def folders(*words: str, decoder: str = "pillow") -> list[str]:
+        recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "data.cache=decoded", f"data.cache_folder={tmp_path}", *words])
+        return [crops.cache.folder.name for crops in views(recipe, decoder, {"train": split, "val": split}).values()]
+
+    base = folders()
+    assert folders("optim.lr=3") == base and len(set(base)) == 2
+    assert folders("data.cache_short_side=20")[0] != base[0] and folders("data.cache_short_side=20")[1] == base[1]
+    assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base))
+    assert folders("data.test_resize=40")[1] != base[1] and folders("data.test_resize=40")[0] == base[0]
+    assert all(crops.cache is None for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values())
+    with pytest.raises(DataError, match="^data.cache_gb=1e-05 does not even hold the test crops"):
+        folders("data.cache_gb=1e-5")
+
+
+# ----------------------------------------------------------------------------------------------------------------- shared
+def test_processes_fill_one_cache(tmp_path: Path) -> None:
+    """Four processes put overlapping samples; what anyone put, all see, each image whole and its own."""
+    samples = 400
+    PixelCache(tmp_path, "k", samples)
+
+    def work(k: int) -> None:
+        cache = PixelCache(tmp_path, "k", samples)
+        for sample in range(k * 60, k * 60 + 220):
+            if cache.get(sample) is None:
+                cache.put(sample, image_of(sample))
+
+    watching = PixelCache(tmp_path, "k", samples)
+    for pid in children(4, work):
+        assert os.waitpid(pid, 0)[1] == 0
+    assert len(watching) == 400 and all(np.array_equal(watching.get(sample), image_of(sample)) for sample in range(400))
+    with pytest.raises(ValueError, match="read-only"):
+        watching.get(0)[0, 0, 0] = 1
+
+
+def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes killed before, in and after the writing of an image's pixels, of its place and of its entry: what is there then is right, and the next
+    one goes on."""
+    samples, real, calls = 40, os.pwrite, [0]
+
+    def deadly(file: int, data: bytes, place: int) -> int:
+        calls[0] += 1
+        if calls[0] == dies_at:
+            real(file, bytes(data)[: len(data) // 2], place) if half else None
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(file, data, place)
+
+    def work(_: int) -> None:
+        monkeypatch.setattr(os, "pwrite", deadly)
+        cache = PixelCache(tmp_path, "k", samples)
+        for sample in range(samples):
+            if cache.get(sample) is None:
+                cache.put(sample, image_of(sample))
+
+    seen = []
+    for dies_at, half in [(at, half) for at in range(1, 10) for half in ((False, True) if at % 3 != 0 else (False,))]:
+        assert os.waitpid(children(1, work)[0], 0)[1] == signal.SIGKILL
+        cache = PixelCache(tmp_path, "k", samples)
+        seen.append(len(cache))
+        assert all(np.array_equal(found, image_of(sample)) for sample in range(samples) if (found := cache.get(sample)) is not None)
+    assert 0 < seen[-1] < samples and seen == sorted(seen)
+    dies_at = 0
+    assert os.waitpid(children(1, work)[0], 0)[1] == 0
+    assert all(np.array_equal(PixelCache(tmp_path, "k", samples).get(sample), image_of(sample)) for sample in range(samples))
+
+
+# ---------------------------------------------------------------------------------------------------------------- bounded
+def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
+    """A third of the pixels fits: the cache holds that and no more, and the batches are still the same."""
+    whole = PixelCache(tmp_path, "whole", len(split))
+    plain = epochs(MicroBatches(split, train=True, cache=whole, **VIEW), 2)
+    most = sum(whole.get(i).nbytes for i in range(len(split))) // 3
+    small = PixelCache(tmp_path, "k", len(split), most)
+    assert_equal(epochs(MicroBatches(split, train=True, cache=small, **VIEW), 2), plain)
+    assert 0.2 * len(split) < len(small) < 0.5 * len(split)
+    assert sum(found.nbytes for i in range(len(split)) if (found := small.get(i)) is not None) <= most
+    assert (small.folder / "pixels").stat().st_blocks * 512 <= most + 4096 * 2
+
+
+def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says so; the rest is decoded each time."""
+    plain, cache, written = epochs(MicroBatches(split, train=True, **VIEW), 0), PixelCache(tmp_path, "k", len(split)), [0]
+    real = pixel_cache._write
+
+    def refuses(*args) -> None:
+        written[0] += 1
+        if written[0] > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*args)
+
+    monkeypatch.setattr(pixel_cache, "_write", refuses)
+    assert_equal(epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0), plain)
+    assert len(cache) == 20 and written == [21]
+    assert capsys.readouterr().err == f"{cache.folder} takes no more (No space left on device): the rest is decoded each time\n"
+
+
+# ------------------------------------------------------------------------------------------------------------- not trusted
+def test_what_was_written_before_a_crash_of_the_machine_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under another boot id the cache is empty, and the older one is removed; another kind's stays."""
+    PixelCache(tmp_path, "k", 10).put(3, image_of(3))
+    PixelCache(tmp_path, "other", 10).put(4, image_of(4))
+    assert np.array_equal(PixelCache(tmp_path, "k", 10).get(3), image_of(3))
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *args, **kwargs: "another boot" if self.name == "boot_id" else real(self, *args, **kwargs))
+    assert PixelCache(tmp_path, "k", 10).get(3) is None and len(list(tmp_path.iterdir())) == 2
+
+
+def test_foreign_and_impossible_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one sentence that names the key."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="^data.cache_folder=.*/file/x cannot be made"):
+        cache_folder(str(tmp_path / "file" / "x"))
+    assert cache_folder(str(tmp_path / "new")).stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: 4242)
+    with pytest.raises(DataError, match="belongs to another user"):
+        cache_folder(str(tmp_path))
