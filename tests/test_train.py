@@ -268,11 +268,11 @@ def test_a_nodes_cache_changes_no_bit(tiny_root: Path, tmp_path: Path) -> None:
 def test_a_run_keeps_the_decoder_that_it_began_with(tiny_root: Path, tmp_path: Path) -> None:
     """The best that both ranks have, noted in meta.json; where it is missing later, or would be another, all ranks stop with a sentence. A pinned one is
     another run's name."""
-    recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH)
+    recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL)
     _run(2, recipe, tmp_path)
     meta = json.loads((tmp_path / "meta.json").read_text())
     assert meta["decoder"] == available()[0] != "pillow"
-    assert _recipe(tiny_root, "glt_ifl", *BN_BATCH, "data.decoder=pillow").hash8 != recipe.hash8
+    assert _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, "data.decoder=pillow").hash8 != recipe.hash8
     for stored, complaint in (("elsewhere", "began with the decoder elsewhere, and keeps it, and ranks 0, 1 of 2 lack it; all ranks have"), ("pillow", "was trained with decoder")):
         (tmp_path / "meta.json").write_text(json.dumps({**meta, "decoder": stored}))
         with pytest.raises(RankFailure, match=complaint):
