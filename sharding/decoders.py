@@ -164,13 +164,13 @@ class _Encoded:
 
     def region(self, box: Box) -> np.ndarray:
         left, top, right, bottom = box
-        # A block or two rows more on each side: chroma is interpolated from its neighbours, and the pixels must be those of the whole image.
-        start, end = max(0, left // self.block - 1) * self.block, min(self.size[0], right + self.block)
-        above, below = max(0, top - 2), min(self.size[1], bottom + 2)
-        pixels = self.turbo.region(self.data, (start, above, end, below))
+        # A block more on the left and two columns on the right: chroma is interpolated from its neighbours, and the pixels must be those of the
+        # whole image. (Above and below the library looks by itself.)
+        start, end = max(0, left // self.block - 1) * self.block, min(self.size[0], right + 2)
+        pixels = self.turbo.region(self.data, (start, top, end, bottom))
         if pixels is None:
             return _pillow_opened(self.data).region(box)
-        return pixels[top - above : bottom - above, left - start : right - start]
+        return pixels[:, left - start : right - start]
 
 
 def _turbojpeg() -> Decoder:

@@ -9,6 +9,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from sharding import decoders
@@ -37,19 +38,22 @@ def jpeg(image: Image.Image, **style: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", [*STYLES, "440", "411"])
 @pytest.mark.parametrize("name", FAST)
 def test_pixels_are_pillows_to_the_bit(name: str, style: str) -> None:
-    """All pixels, and those of any box alone: at edges, one pixel large, of odd sizes."""
-    fast, pillow = decoder(name), decoder("pillow")
-    for width, height in ((160, 120), (161, 119), (33, 47), (16, 16), (7, 5), (1, 1)):
-        data = jpeg(photo(width, height), **STYLES[style])
+    """All pixels, and those of boxes alone: with edges on, beside and between the blocks in which a JPEG is coded, one pixel large, of odd sizes. The
+    colours are noise, so that a wrong neighbour shows."""
+    fast, pillow, rng = decoder(name), decoder("pillow"), np.random.default_rng(0)
+    for width, height in ((83, 70), (33, 47), (16, 16), (7, 5), (1, 1)):
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        data = jpeg(Image.fromarray(noise), **STYLES[style]) if style in STYLES else simplejpeg.encode_jpeg(noise, 95, colorsubsampling=style)
         mine, reference = fast.opened(data), whole(pillow.opened(data))
         assert mine.size == (width, height) and np.array_equal(whole(mine), reference)
-        for draw in range(30):
-            left, top, right, bottom = crop_box(width, height, draw_rng(0, 0, draw), (0.001, 1.0))
-            found = mine.region((left, top, right, bottom))
-            assert found.dtype == np.uint8 and np.array_equal(found, reference[top:bottom, left:right]), (width, height, left, top, right, bottom)
+        for left, top in ((left, top) for left in {0, 1, 15, 16, 17, 31, 32, width - 1} for top in {0, 1, 15, 16, 17, height - 1} if left < width and top < height):
+            for right, bottom in {(left + 1, top + 1), (left + 15, top + 2), (left + 16, top + 16), (width, height), (width - 1, height - 1)}:
+                if left < right <= width and top < bottom <= height:
+                    found = mine.region((left, top, right, bottom))
+                    assert found.dtype == np.uint8 and np.array_equal(found, reference[top:bottom, left:right]), (width, height, left, top, right, bottom)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
