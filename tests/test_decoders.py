@@ -49,7 +49,7 @@ def test_pixels_are_pillows_to_the_bit(name: str, style: str) -> None:
         data = jpeg(Image.fromarray(noise), **STYLES[style]) if style in STYLES else simplejpeg.encode_jpeg(noise, 95, colorsubsampling=style)
         mine, reference = fast.opened(data), whole(pillow.opened(data))
         assert mine.size == (width, height) and np.array_equal(whole(mine), reference)
-        for left, top in ((left, top) for left in {0, 1, 15, 16, 17, 31, 32, width - 1} for top in {0, 1, 15, 16, 17, height - 1} if left < width and top < height):
+        for left, top in ((left, top) for left in {0, 1, 15, 16, 17, 31, 32, 80, width - 1} for top in {0, 1, 15, 16, 17, height - 1} if left < width and top < height):
             for right, bottom in {(left + 1, top + 1), (left + 15, top + 2), (left + 16, top + 16), (width, height), (width - 1, height - 1)}:
                 if left < right <= width and top < bottom <= height:
                     found = mine.region((left, top, right, bottom))
