@@ -46,18 +46,18 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
             ids[done[0]] = kept.pop("rows")
             super().start(at, **wishes)
 
-    class Noted(loop.Reader):
+    class Noted(setup.Reader):
         def read(self, draws: Any) -> Any:
             for batch in super().read(draws):
                 kept["rows"] = kept.get("rows", []) + batch.ids.tolist()
                 yield batch
 
-    real = setup.Engine, loop.StepSync, loop.Reader
-    setup.Engine, loop.StepSync, loop.Reader = Kept, Placed, Noted
+    real = setup.Engine, loop.StepSync, setup.Reader
+    setup.Engine, loop.StepSync, setup.Reader = Kept, Placed, Noted
     try:
         finished = loop.train(Recipe.model_validate_json(recipe), Path(folder), lambda: done[0] + 2 >= stop_at)  # asked before the step under way starts its reduction
     finally:
-        setup.Engine, loop.StepSync, loop.Reader = real
+        setup.Engine, loop.StepSync, setup.Reader = real
     return {"finished": finished, "ids": ids, "loaded": kept["loaded"], "now": tensors(kept["engine"])}
 
 
