@@ -72,7 +72,7 @@ class Engine:
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
-            "zero_optimization": {"stage": optim.zero},
+            "zero_optimization": {"stage": optim.zero, "reduce_bucket_size": sum(map(torch.numel, trained))},  # its default would take 2 GB
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale most steps down without a word
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added

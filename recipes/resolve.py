@@ -133,7 +133,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         merge(tree, layer, origins, origin)
     if not _is_on(recipe, *(specific.get(block, {}) for block in (preset, data, f"{data}/{train}")), command):
         tree["ifl"] = None
-    for folder in ("runs", "data.root"):
+    for folder in ("runs", "data.root", "data.cache_folder"):
         _absolute(tree, folder)
     try:
         result = Recipe.model_validate(tree)
@@ -222,6 +222,8 @@ def _written_out(recipe: Recipe) -> Recipe:
     """Fill in what depends on other fields, and check what spans sections. Null asks for the preset's choice."""
     values = recipe.model_dump()
     values["runs"], values["data"]["root"] = str(recipe.run_folder.parent), str(recipe.data_root)  # a job runs from a copy of the project
+    if recipe.data.workers is None:
+        values["data"]["workers"] = 2 if recipe.cluster == "local" else min(max(1, recipe.slurm.cpus_per_task - 1), 64)
     for section, choices in load_yaml(named(RECIPES / "presets", recipe.preset, "preset")).items():
         for key, choice in choices.items() if isinstance(choices, dict) and values[section] else ():
             if values[section][key] is None:

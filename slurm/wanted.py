@@ -19,10 +19,11 @@ from slurm.several import Run
 from slurm.site_file import Site
 
 OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
-WITH_A_TABLE = ("slurm.", "log.", "data.root", "data.workers", "nodes", "tasks_per_node", "seed", "runs", "cluster", "optim.zero")
+CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
+WITH_A_TABLE = ("slurm.", "log.", "data.root=", "data.workers=", *CACHE, "nodes=", "tasks_per_node=", "seed=", "runs=", "cluster=", "optim.zero=")
 """Words, or beginnings of words, that a table's runs take: how they run, and not what they are. A second stage would else build on another first
 stage than the table's row."""
-CARRIED = ("slurm.", "log.", "data.workers", "optim.zero")
+CARRIED = ("slurm.", "log.", "data.workers=", *CACHE, "optim.zero=")
 """Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
 
 
@@ -43,8 +44,8 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         layout = _layout(values["table"])
         if own := next((key for key, _, _ in (word.partition("=") for word in rest) if key in OF_THE_TABLE), None):
             raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
-        if science := next((word for word in rest if not word.partition("=")[0].startswith(WITH_A_TABLE)), None):
-            raise RecipeError(f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, nodes, tasks_per_node, runs, cluster and optim.zero go with it")
+        if science := next((word for word in rest if not word.startswith(WITH_A_TABLE)), None):
+            raise RecipeError(f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, cluster and optim.zero go with it")
         commands = [[*command, *rest] for command in _of_table(layout)]
         if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
             values["seeds"] = ",".join(map(str, layout.seeds))

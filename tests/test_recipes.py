@@ -481,10 +481,17 @@ def test_every_field_is_described_and_marked(path: tuple[str, ...], field: Any) 
 def test_what_the_design_calls_operation_is_operation() -> None:
     """Nodes, tasks, cluster, slurm, log, workers, roots and what stands in the name are operation; the learning is science."""
     marks = {".".join(path): field.json_schema_extra["science"] for path, field in LEAVES}
-    away = {"recipe", "train", "seed", "nodes", "tasks_per_node", "cluster", "runs", "data.name", "data.root", "data.workers"}
+    away = {"recipe", "train", "seed", "nodes", "tasks_per_node", "cluster", "runs", "data.name", "data.root", "data.workers", "data.cache", "data.cache_folder", "data.cache_gb"}
     assert not any(marks[key] for key in marks if key in away or key.startswith(("slurm.", "log.")))
     assert all(marks[key] for key in marks if key == "preset" or key.startswith(("model.", "method.", "ifl.", "augment.", "schedule.", "batch.")))
     assert marks["optim.lr"] and marks["optim.precision"] and marks["data.image_size"] and marks["data.shuffle_window"]
+    assert marks["data.decoder"] and marks["data.cache_short_side"], "what changes pixels is science"
+
+
+def test_workers_default_to_the_tasks_cores() -> None:
+    """One core trains and the others load on SLURM, two processes load here; the resolved recipe says how many."""
+    assert resolve(["data=imagenet_glt"]).data.workers == 7 and resolve(["data=imagenet_glt", "slurm.cpus_per_task=1"]).data.workers == 1
+    assert resolve(["data=imagenet_glt", "cluster=local"]).data.workers == 2 and resolve(["data=imagenet_glt", "data.workers=0"]).data.workers == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- resolved values
