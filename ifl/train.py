@@ -126,7 +126,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         batches = ready.reader.read(rank_draws(plan, mine, recipe.seed, start=state.step))
         timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
-            step_labels = torch.from_numpy(labels[plan.ids[step]]).to(device)
+            step_ids = plan.batch(step)
+            step_labels = torch.from_numpy(labels[step_ids]).to(device)
             share = share_of_step(mixup, step_seed(recipe.seed, epoch, step, batch.size)) if mixup else 1.0
             for micro in range(len(mine)):
                 torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
@@ -162,7 +163,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
                 added = to_float(totals.class_sums, FEATURE_BITS)
                 state.class_means = added if state.class_means is None else state.class_means + added
             if totals.notes is not None:
-                method.remember(torch.from_numpy(plan.ids[step]).to(device), step_labels, totals.notes)
+                method.remember(torch.from_numpy(step_ids).to(device), step_labels, totals.notes)
                 state.memory = method.memory
             state.step, due, stop = step + 1, totals.save, totals.stop
             beat(f"epoch {epoch}, step {step + 1}")

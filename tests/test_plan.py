@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tracemalloc
 from fractions import Fraction
 from math import ceil, floor, sqrt
 
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sharding.plan import Draws, EpochPlan, PlanError, draw_ids, micro_batches, plan_epoch, rank_draws
+import sharding.plan as plan_module
+from sharding.plan import Draws, EpochPlan, PlanError, draw_ids, last_need, micro_batches, needs, plan_epoch, rank_draws
 
 seeds = st.integers(0, 2**32 - 1)
 epochs = st.integers(0, 10_000)
@@ -290,7 +292,7 @@ def same(left: list[Draws], right: list[Draws]) -> bool:
 
 
 @pytest.mark.parametrize("group, rank, ranks", [(0, 0, 1), (0, 2, 3), (4, 0, 1), (4, 1, 3), (4, 0, 3)])
-@pytest.mark.parametrize("window, replacement", [(0, False), (2, False), (0, True)])
+@pytest.mark.parametrize("window, replacement", [(0, False), (2, False), (0, True), (2, True)])
 def test_resume_at_every_step_and_twice(group: int, rank: int, ranks: int, window: int, replacement: bool) -> None:
     """A restart at any step t, with a plan computed anew, gives the tail of the epoch exactly; so does a second restart at any later step of the same epoch; a
     restart at the epoch's end gives nothing."""
@@ -341,14 +343,15 @@ def test_window_is_an_exact_permutation_of_windows_of_shards(shards: np.ndarray,
 @bounded
 @given(shards=sharded(), window=st.integers(1, 14), replacement=st.booleans(), data=st.data())
 def test_window_draws_what_the_whole_epoch_draws(shards: np.ndarray, window: int, replacement: bool, data: st.DataObject) -> None:
-    """The window changes the order and never the counts, for weighted streams too; and it takes the shards in the same order for all streams, so that they are
-    asked for together."""
+    """The window changes the order and never the counts, for weighted streams too (of independent draws those of the shards: inside a shard they are drawn anew);
+    and it takes the shards in the same order for all streams, so that they are asked for together."""
     samples = len(shards)
     weights = data.draw(weight_vectors(samples))
     options = {"seed": 5, "epoch": 6, "replacement": replacement}
     whole = draw_ids(weights, samples, 2 * samples, stream=1, **options)
     windowed = draw_ids(weights, samples, 2 * samples, stream=1, shards=shards, window=window, **options)
-    assert np.array_equal(counts_of(whole, samples), counts_of(windowed, samples))
+    drawn = (lambda ids: counts_of(shards[ids], int(shards[-1]) + 1)) if replacement else (lambda ids: counts_of(ids, samples))
+    assert np.array_equal(drawn(whole), drawn(windowed))
 
     def visits(ids: np.ndarray) -> list[int]:
         return list(dict.fromkeys(shards[ids].tolist()))
@@ -369,6 +372,79 @@ def test_window_shuffles_shards_and_samples_anew_each_epoch() -> None:
         assert (np.diff(order[:200]) != 1).mean() > 0.9
     one_window = [draw_ids(None, 1000, 1000, seed=0, epoch=epoch, shards=shards, window=20) for epoch in range(2)]
     assert len(set(shards[one_window[0][:100]].tolist())) > 10 and not np.array_equal(*one_window)
+
+
+@bounded
+@given(shards=sharded(), window=st.integers(1, 14), draws=st.integers(1, 300), seed=seeds)
+def test_window_shares_out_what_does_not_divide(shards: np.ndarray, window: int, draws: int, seed: int) -> None:
+    """Of a uniform stream of any length every id is drawn the floor or the ceiling of its share, and so is every shard."""
+    samples = len(shards)
+    counts = counts_of(draw_ids(None, samples, draws, seed=seed, epoch=0, shards=shards, window=window), samples)
+    assert counts.sum() == draws and set(counts.tolist()) <= {draws // samples, -(-draws // samples)}
+    expected = draws * np.bincount(shards) / samples
+    drawn = np.bincount(shards, weights=counts)
+    assert (drawn >= np.floor(expected - 1e-9)).all() and (drawn <= np.ceil(expected + 1e-9)).all()
+
+
+def test_window_favours_no_id_over_the_epochs() -> None:
+    """Half an epoch of 40 samples, 2,000 times: each id comes half of the times, to 5 sigma."""
+    shards = np.repeat(np.arange(5), [3, 12, 1, 20, 4])
+    total = sum(counts_of(draw_ids(None, 40, 20, seed=1, epoch=epoch, shards=shards, window=2), 40) for epoch in range(2000))
+    assert (np.abs(total - 1000) <= 5 * np.sqrt(500)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"replacement": True}, {"matched": True}], ids=["shuffle", "replacement", "matched"])
+def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> None:
+    """Besides the weights, which are given, a plan takes less than 200 bytes a shard and some windows, however many samples there are: at 400,000 samples a
+    quarter of what their ids alone would take."""
+    peaks = {}
+    for samples in (40_000, 400_000):
+        shards, weights = np.arange(samples) // 200, np.linspace(0, 1, samples)
+        tracemalloc.start()
+        plan = plan_epoch([None, weights], samples, batch=64, group=0, seed=0, epoch=0, shards=shards, window=4, **options)
+        for step in (0, plan.steps // 2, plan.steps - 1):
+            plan.batch(step)
+        peaks[samples] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert all(peak < 200 * samples / 200 + 2**20 for samples, peak in peaks.items()), peaks
+
+
+def test_any_step_costs_the_windows_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start in mid-epoch makes the ids of one or two windows of each stream, and going on makes each window once."""
+    made: list[int] = []
+    real = plan_module._Windowed._make
+    monkeypatch.setattr(plan_module._Windowed, "_make", lambda self, number: (made.append(number), real(self, number))[1])
+    shards = np.arange(4000) // 50
+
+    def fresh() -> EpochPlan:
+        return plan_epoch([None, np.linspace(0, 1, 4000)], 4000, batch=40, group=0, seed=0, epoch=0, shards=shards, window=4)
+
+    whole = fresh()
+    sequential = [whole.batch(step) for step in range(whole.steps)]
+    assert sorted(made) == sorted([*range(20), *range(20)])
+    for step in (0, 57, 123, 199, 3):
+        made.clear()
+        assert np.array_equal(fresh().batch(step), sequential[step]) and len(made) <= 4
+
+
+@bounded
+@given(shards=sharded(), window=st.integers(0, 5), units=st.sampled_from([0.3, 1.0, 2.0]), replacement=st.booleans(), start=st.integers(0, 5), data=st.data())
+def test_shards_are_known_to_be_needed_before_they_are(shards: np.ndarray, window: int, units: float, replacement: bool, start: int, data: st.DataObject) -> None:
+    """From any step on, each shard that a step draws from was named at or before it, once, and is not said to be done with before its last draw. With a window a
+    shard is named at most the length of its window before its first draw."""
+    samples = len(shards)
+    plan = plan_epoch([None, data.draw(weight_vectors(samples))], samples, batch=8, group=0, draws_per_epoch=units, replacement=replacement, seed=3, epoch=1, shards=shards, window=window)
+    named: dict[int, int] = {}
+    for step, there in needs(plan, shards, start):
+        assert step >= start and not set(there.tolist()) & set(named)
+        named |= dict.fromkeys(there.tolist(), step)
+    assert list(named.values()) == sorted(named.values())
+    last = last_need(plan, shards)
+    for step in range(start, plan.steps):
+        for shard in set(shards[plan.batch(step)].tolist()):
+            assert named[shard] <= step <= last[shard]
+    if window and units == 1.0 and int(shards[-1]) + 1 > 2 * window:
+        assert len({step for step in named.values()}) > 1 or plan.steps - start <= 2, "not all at once"
 
 
 # ----------------------------------------------------------------------------------------------- seeds, known answers
