@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ifl.files import write_arrays
 from ifl.method import BaseMethod
 from ifl.metrics import evaluate
 from sharding.dataset import Split
+from sharding.node_cache import Ahead
 from sharding.reader import MicroBatches, Reader, evaluation_draws
 
 EVAL_BATCH = 256
@@ -25,6 +27,8 @@ class Evaluator:
 
     def __init__(self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool) -> None:
         self.split, self.comm, self.device = crops.split, comm, device
+        first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        self.fetcher = Ahead(crops.split) if crops.split.afar and first_here else None
         self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()
@@ -37,7 +41,8 @@ class Evaluator:
         # Ranks may hold one sample less: the rest of a rank's rows keep the id -1 and are dropped.
         rows = torch.full((3, share), -1, dtype=torch.float64, device=self.device)
         done = 0
-        for batch in self.reader.read(evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)):
+        draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
+        for batch in self.reader.read(self.fetcher.all(draws) if self.fetcher else draws):
             confidence, prediction = method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from ifl.weights import load_run, start_from
 from ifl.watchdog import patience_s
 from recipes.schema import Recipe
 from sharding import decoders
+from sharding.afar import is_afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
+from sharding.node_cache import Ahead
 from sharding.pixel_cache import PixelCache, cache_folder
 from sharding.plan import micro_batches
 from sharding.reader import MicroBatches, Reader
@@ -36,6 +39,7 @@ class Setup:
         counts: int64 [K], training samples of each class.
         mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
         reader: of the training set's micro-batches.
+        fetcher: of shards from afar, on each node's first rank.
         evaluators: by split, val first.
         belongs: what a checkpoint of this run must say of itself; equal on all ranks.
     """
@@ -51,6 +55,7 @@ class Setup:
     statistics: RunningStatistics
     mine: list[np.ndarray]
     reader: Reader
+    fetcher: Ahead | None
     evaluators: dict[str, Evaluator]
     belongs: dict[str, Any]
 
@@ -71,7 +76,10 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     comm = Comm(patience_s=patience)
     boot.part("data")
     fence = Fence(folder) if comm.rank == 0 else None
-    dataset = open_dataset(recipe.data_root, recipe.data.name)
+    cache_gb = recipe.data.cache_gb
+    if cache_gb and recipe.data.cache == "decoded" and is_afar(recipe.data_root):
+        cache_gb /= 2  # half for what was fetched, half for what was decoded
+    dataset = open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, cache_gb)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
     fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
@@ -94,9 +102,14 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     decoder = _agreed_decoder(recipe, folder, comm, device)
     crops = views(recipe, decoder, {name: dataset.split(recipe.train, name) if name != "train" else train_split for name in ("train", "val", *tests)})
     evaluators = {name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val") for name in ("val", *tests)}
+    fetcher = None
+    if dataset.cache is not None:
+        dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window)
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            fetcher = Ahead(train_split, lag=2 * recipe.data.workers + 1)
     reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda")
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
-    return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, evaluators, belongs)
+    return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, fetcher, evaluators, belongs)
 
 
 def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device) -> str:
@@ -118,7 +131,7 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         place, side = cache_folder(data.cache_folder), data.image_size
-        budget = None if data.cache_gb is None else data.cache_gb * 1e9
+        budget = None if data.cache_gb is None else data.cache_gb * (5e8 if is_afar(recipe.data_root) else 1e9)
         for name, split in sorted(splits.items(), key=lambda item: item[0] == "train"):  # the test crops first, of which the size is known
             if name != "train":
                 kind, most = f"test crop {side} of {data.test_resize}", float(len(split) * 3 * side**2)

@@ -123,7 +123,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         averaging = ifl is not None and ifl.center_init == "class_means" and epoch + 1 == ifl.milestones[0]
         engine.set_lr(lr)
         plan = plan_of(epoch, state.weights)
-        batches = ready.reader.read(rank_draws(plan, mine, recipe.seed, start=state.step))
+        draws = rank_draws(plan, mine, recipe.seed, start=state.step)
+        batches = ready.reader.read(ready.fetcher.follow(plan, state.step, draws, len(mine)) if ready.fetcher else draws)
         timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
             step_ids = plan.batch(step)
@@ -180,6 +181,8 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             if stop:
                 return False
         state.spend("train", time.monotonic() - epoch_began)
+        if ready.dataset.cache:
+            log("fetched", **ready.dataset.cache.counts())
 
         # ------------------------------------------------------------------------------------------- the epoch's end
         began = time.monotonic()

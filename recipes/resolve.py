@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from recipes.methods import declaration, model_forms
 from recipes.schema import PROJECT, Recipe, RecipeError, TooManyTasks
-from recipes.words import nearest
+from recipes.words import is_afar, nearest
 from recipes.yaml_text import read_yaml
 
 RECIPES = PROJECT / "recipes"
@@ -80,7 +80,7 @@ def merge(base: dict[str, Any], layer: dict[str, Any], origins: dict[str, str], 
 
 # ------------------------------------------------------------------------------------------------------------ resolve
 def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_name: str = "the site file") -> Recipe:
-    """The recipe that a command means. `site` holds values of the `slurm.` section, `site_name` names it in messages.
+    """The recipe that a command means. `site` holds values of the `slurm.` section, and under `data` of that one; `site_name` names it in messages.
 
     Raises:
         RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
@@ -121,7 +121,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     for origin, layer in (
         (f"recipes/data/{data}.yaml", load_yaml(named(RECIPES / "data", data, "data"))),
         (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
-        (site_name, {"slurm": site} if site else {}),
+        (site_name, {"slurm": {key: value for key, value in site.items() if key != "data"}, "data": site.get("data", {})} if site else {}),
         (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
         (f"on: {preset}", specific.get(preset, {})),
         (f"on: {data}", specific.get(data, {})),
@@ -135,6 +135,9 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         tree["ifl"] = None
     for folder in ("runs", "data.root", "data.cache_folder"):
         _absolute(tree, folder)
+    root = tree.get("data", {}).get("root")
+    if isinstance(root, str) and root.startswith("pipe:") and root != (site or {}).get("data", {}).get("root"):
+        raise RecipeError(f"data.root of {origins['data.root']} is a pipe: command, and only the site file may bring one: write it there, under `data:`, as `root:`")
     try:
         result = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -215,13 +218,14 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
             raise RecipeError(f"{dotted}={tree[key]} is too long for a folder's name: up to 2000 characters are legal")
         if dotted == "runs" and set("%\\") & set(tree[key]):
             raise RecipeError(f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal")
-        tree[key] = str(Path(tree[key]).expanduser().resolve())
+        if not is_afar(tree[key]):
+            tree[key] = str(Path(tree[key]).expanduser().resolve())
 
 
 def _written_out(recipe: Recipe) -> Recipe:
     """Fill in what depends on other fields, and check what spans sections. Null asks for the preset's choice."""
     values = recipe.model_dump()
-    values["runs"], values["data"]["root"] = str(recipe.run_folder.parent), str(recipe.data_root)  # a job runs from a copy of the project
+    values["runs"], values["data"]["root"] = str(recipe.run_folder.parent), recipe.data_root  # a job runs from a copy of the project
     if recipe.data.workers is None:
         values["data"]["workers"] = 2 if recipe.cluster == "local" else min(max(1, recipe.slurm.cpus_per_task - 1), 64)
     for section, choices in load_yaml(named(RECIPES / "presets", recipe.preset, "preset")).items():

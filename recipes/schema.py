@@ -322,8 +322,9 @@ class Recipe(Section):
         return Path(self.runs or PROJECT / "runs") / self.run_name
 
     @property
-    def data_root(self) -> Path:
-        return Path(self.data.root or PROJECT / "data")
+    def data_root(self) -> str:
+        """A folder, or an address (sharding/afar.py)."""
+        return self.data.root or str(PROJECT / "data")
 
 
 def departures(recipe: Recipe, other: Recipe) -> list[str]:

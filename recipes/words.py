@@ -20,3 +20,8 @@ def one_line(sentence: str) -> str:
     """The sentence as a terminal can show it: what is not printable is written out, and a long quotation is cut in the middle."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
+
+
+def is_afar(root: object) -> bool:
+    """Whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
+    return str(root).startswith(("http://", "https://", "pipe:"))

@@ -1,4 +1,4 @@
-"""Opens a built data set: which splits there are, where they lie, and the bytes of any image in them.
+"""Opens a built data set: which splits there are, where they lie, and the bytes of any image in them. A data set from afar comes through the node's cache.
 
 Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is a `DataError` of one sentence.
 """
@@ -10,18 +10,23 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.words import nearest
+from sharding.afar import fetch_small, is_afar
 from sharding.index import DataError, Index, load_index
+
+if TYPE_CHECKING:
+    from sharding.node_cache import NodeCache
 
 __all__ = ["DATASET_FILE", "DataError", "Dataset", "Index", "Split", "build_command", "open_dataset"]
 
 DATASET_FILE = "dataset.json"
 
 
-def build_command(root: Path, name: str) -> str:
+def build_command(root: Path | str, name: str) -> str:
     """The command that builds data set `name` under `root`, and whether it exists."""
     from sharding.request import builders, declared  # which needs this package's DataError
 
@@ -32,10 +37,12 @@ def build_command(root: Path, name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split on disk: `folder` holds the shards, `index` says what lies where in them."""
+    """One split: `folder` holds the shards, `index` says what lies where in them. Of a split from afar, `afar` holds the node's cache and the split's place in the
+    data set, and shards come into `folder` when they are needed."""
 
     folder: Path
     index: Index
+    afar: tuple[NodeCache, str] | None = None
     _files: dict[int, dict[int, int]] = field(default_factory=dict, init=False, repr=False)  # pid -> shard -> fd
 
     def __len__(self) -> int:
@@ -80,17 +87,30 @@ class Split:
         if files is None:  # a fresh process: what a fork brought along belongs to the parent
             files = self._files.setdefault(os.getpid(), {})
         if shard not in files:
-            path = self.folder / str(self.index.shard_name[shard])
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                raise DataError(f"shard {path} is missing") from None
+            fd = self._opened(shard) if self.afar is None else self._fetched(shard, files)
             if files.setdefault(shard, fd) != fd:  # another thread was first
                 os.close(fd)
         return files[shard]
 
+    def _opened(self, shard: int) -> int:
+        path = self.folder / str(self.index.shard_name[shard])
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DataError(f"shard {path} is missing") from None
+
+    def _fetched(self, shard: int, files: dict[int, int]) -> int:
+        for other in [other for other, fd in files.items() if not os.fstat(fd).st_nlink]:  # evicted: its bytes are free when nobody has it open
+            os.close(files.pop(other))
+        cache, relative = self.afar
+        while True:
+            try:
+                return os.open(cache.shard(relative, self.index, shard), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # evicted before it could be opened
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "index": self.index}
+        return {"folder": self.folder, "index": self.index, "afar": self.afar}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "_files": {}}.items():
@@ -103,16 +123,29 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A built data set: `root` is DATA_ROOT, the data lie in `root/name`, `meta` is the parsed dataset.json."""
+    """A built data set: `root` is DATA_ROOT, the data lie in `root/name`, `meta` is the parsed dataset.json. Of one from afar, `root` is an address, and `kept`
+    says where the node keeps what it fetches and the bytes it may take."""
 
-    root: Path
+    root: Path | str
     name: str
     meta: dict[str, Any]
+    kept: tuple[str | None, float | None] = (None, None)
 
     @property
     def folder(self) -> Path:
-        """`root/name`."""
-        return self.root / self.name
+        """`root/name`, or its mirror in the node's cache."""
+        return self.root / self.name if isinstance(self.root, Path) else self.cache.folder
+
+    @cached_property
+    def cache(self) -> NodeCache | None:
+        """The node's cache of a data set from afar. Raises DataError where it has no folder."""
+        if isinstance(self.root, Path):
+            return None
+        from sharding.node_cache import NodeCache
+        from sharding.pixel_cache import cache_folder
+
+        place, most = self.kept
+        return NodeCache.made(self.root, self.name, self.fingerprint, cache_folder(place), most)
 
     @property
     def class_names(self) -> list[str]:
@@ -145,12 +178,16 @@ class Dataset:
         Raises DataError for an unknown edition or split, a missing or truncated shard, a foreign or damaged index.
         """
         relative = self._relative(edition, split)
-        opened = Split(self.folder / relative, load_index(self.folder / relative))
         recorded = self.meta["splits"][relative]["fingerprint"]
+        if self.cache is None:
+            opened = Split(self.folder / relative, load_index(self.folder / relative))
+        else:
+            opened = Split(self.folder / relative, self.cache.index(relative, recorded), (self.cache, relative))
         if opened.index.fingerprint != recorded:
             raise DataError(f"the index of {opened.folder} has fingerprint {opened.index.fingerprint[:12]}, "
                             f"{DATASET_FILE} records {recorded[:12]}; run: {build_command(self.root, self.name)}")
-        opened.check_shards()
+        if self.cache is None:
+            opened.check_shards()  # what comes from afar is checked as it comes
         return opened
 
     def fingerprint_of(self, edition: str, splits: Iterable[str]) -> str:
@@ -167,23 +204,36 @@ class Dataset:
         return splits[_known(split, splits, f"edition {edition} of {self.name} has no split")]
 
 
-def open_dataset(root: Path, name: str) -> Dataset:
-    """Opens the data set `name` under DATA_ROOT `root`. Raises DataError with the command that builds it."""
-    root = Path(root)
-    path = root / name / DATASET_FILE
+def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None) -> Dataset:
+    """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/afar.py); `cache_folder` and `cache_gb`: where a node keeps what it
+    fetches, and how much. Raises DataError with the command that builds it."""
+    if is_afar(root):
+        path, text = f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}", fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries=3).decode()
+    else:
+        root = Path(root)
+        path = root / name / DATASET_FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            state = "is not finished" if path.parent.exists() else "is not there"
+            raise DataError(f"data set {name!r} {state} under {root} (no {path}); run: {build_command(root, name)}") from None
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        state = "is not finished" if path.parent.exists() else "is not there"
-        raise DataError(f"data set {name!r} {state} under {root} (no {path}); "
-                        f"run: {build_command(root, name)}") from None
+        meta = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}); run: {build_command(root, name)}") from error
     needed = ("class_names", "class_groups", "editions", "splits", "statistics", "build", "fingerprint")
     missing = [key for key in needed if not isinstance(meta, dict) or key not in meta]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; run: {build_command(root, name)}")
-    return Dataset(root, name, meta)
+    return Dataset(root, name, meta, (cache_folder, None if cache_gb is None else cache_gb * 1e9))
+
+
+def _no_json(data: bytes) -> str:
+    try:
+        json.loads(data)
+    except ValueError as error:
+        return f"it is no JSON ({error})"
+    return ""
 
 
 def digest_of(value: Any) -> str:

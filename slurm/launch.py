@@ -43,12 +43,15 @@ def main(words: list[str]) -> int:
     from recipes.schema import RecipeError
     from slurm import finished, several, site_file
     from slurm.cost import cost
+    from sharding.afar import PIPE
     from slurm.wanted import wanted
 
     try:
+        here = site_file.load()
+        if here.pipe:
+            os.environ[PIPE] = here.pipe  # data may come by this command, and by no other
         if finished.asks(words):
             return finished.command(words)
-        here = site_file.load()
         if any(word.startswith("build=") for word in words):
             from slurm.build_job import launch
 
@@ -107,7 +110,7 @@ def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it."""
     from sharding.dataset import open_dataset
 
-    open_dataset(recipe.data_root, recipe.data.name)
+    open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, recipe.data.cache_gb)
 
 
 def _check_batch(recipe) -> None:

@@ -1,7 +1,8 @@
 """The site file: what is true of a cluster and of no recipe, written once.
 
 `slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the recipe's
-`slurm.` section and `setup:`, shell lines that the batch script runs before the ranks start. slurm/site.example.yaml shows all.
+`slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where data lie and what nodes keep of them.
+slurm/site.example.yaml shows all.
 Shell stands here alone: a recipe comes from others too, and must not be able to run any. Local runs do not use `setup`.
 `recipe=RUN_FOLDER` repeats a run with the `slurm.` values that are written out in its recipe, and with this file's `setup`.
 """
@@ -9,21 +10,33 @@ Shell stands here alone: a recipe comes from others too, and must not be able to
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recipes.resolve import load_yaml
 from recipes.schema import PROJECT, RecipeError
+from recipes.words import nearest
+from sharding.afar import PIPE
+
+DATA = ("root", "cache_folder", "cache_gb")
+"""Keys of the data section that are true of a cluster."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a site file says: `slurm` is checked together with the recipe that it is merged into."""
+    """What a site file says: `slurm`, with `data` in it, is checked together with the recipe that it is merged into."""
 
     path: Path | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
+
+    @property
+    def pipe(self) -> str | None:
+        """The one command by which data may come (`data: root: pipe:...`)."""
+        root = self.slurm.get("data", {}).get("root")
+        return root if isinstance(root, str) and root.startswith("pipe:") else None
 
 
 def load() -> Site:
@@ -46,4 +59,8 @@ def load() -> Site:
     setup = values.pop("setup", None) or []
     if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
         raise RecipeError(f"{path}: setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)")
-    return Site(path, values, tuple(setup))
+    data = values.get("data", {})
+    if not isinstance(data, dict) or (wrong := next((key for key in data if key not in DATA), None)):
+        raise RecipeError(f"{path}: data={data!r} is not legal: {', '.join(DATA)} are its keys" if not isinstance(data, dict) else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}")
+    site = Site(path, values, tuple(setup))
+    return site if site.pipe is None else Site(path, values, (*setup, f"export {PIPE}={shlex.quote(site.pipe)}"))

@@ -40,7 +40,7 @@ def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return twentieth(digits_root, tmp_path_factory.mktemp("tiny"))
 
 
-def twentieth(digits_root: Path, root: Path) -> Path:
+def twentieth(digits_root: Path, root: Path, shard_samples: int = 64) -> Path:
     """Fill `root` with the same editions, splits and classes, and at least three samples a class of each split: enough
     to train some steps and evaluate in a second."""
     whole = open_dataset(digits_root, "digits_glt")
@@ -51,7 +51,7 @@ def twentieth(digits_root: Path, root: Path) -> Path:
         index = split.index
         chosen = np.sort(np.concatenate([members[: max(3, len(members) // 20)] for members in (np.flatnonzero(index.label == k) for k in range(whole.num_classes))]))
         samples = (Sample(str(index.key[i]), str(index.source[i]), split.read(i), int(index.label[i]), int(index.group[i]), int(index.attribute[i])) for i in chosen.tolist())
-        write_split(folder / relative, samples, shard_samples=64)
+        write_split(folder / relative, samples, shard_samples=shard_samples)
     finish_dataset(root, "digits_glt", class_names=whole.class_names, class_groups=whole.class_groups, editions=whole.editions,
                    statistics=whole.meta["statistics"], options={"builder": "digits_glt", "seed": 0, "twentieth": True})
     return root

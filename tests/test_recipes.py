@@ -518,7 +518,7 @@ def test_paths_count_from_the_folder_of_the_command(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     recipe = resolve(["runs=here", "data.root=~/there"])
     assert recipe.runs == str(tmp_path / "here") and recipe.data.root == os.path.expanduser("~/there")
-    assert resolve([]).run_folder.parent == PROJECT / "runs" and resolve([]).data_root == PROJECT / "data"
+    assert resolve([]).run_folder.parent == PROJECT / "runs" and resolve([]).data_root == str(PROJECT / "data")
 
 
 def test_tasks_default_to_gpus_on_slurm_and_to_one_here() -> None:

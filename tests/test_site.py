@@ -121,10 +121,46 @@ def test_the_example_is_legal_and_complete(tmp_path: Path) -> None:
     """slurm/site.example.yaml works as it stands, shows every value of the slurm section, and its batch file is bash that sbatch would read."""
     example = PROJECT / "slurm" / "site.example.yaml"
     shown = yaml.safe_load(example.read_text())
-    assert set(shown) == {*Slurm.model_fields, "setup"}
+    assert set(shown) == {*Slurm.model_fields, "setup", "data"} and set(shown["data"]) == set(site_file.DATA)
     text = batch_part(dry(example, "nodes=2"))
     assert {key: flags(text)[key] for key in ("time", "mem", "gpus-per-node", "ntasks-per-node", "signal")} == {
         "time": "1440", "mem": "240G", "gpus-per-node": "4", "ntasks-per-node": "4", "signal": "USR2@180"}
+
+
+PIPED = "pipe:cat /store/{path}"
+
+
+def test_the_site_file_says_where_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `data:` goes below the recipe and the command; an address stays as it is written, and a command goes to the job's environment."""
+    path = tmp_path / "site.yaml"
+    monkeypatch.setenv("GLT_SITE", str(path))
+    path.write_text(f"data: {{root: '{PIPED}', cache_gb: 7, cache_folder: /local/glt}}\n")
+    site = site_file.load()
+    recipe = resolve(["data=digits_glt"], site.slurm)
+    assert (recipe.data.root, recipe.data.cache_gb, recipe.data.cache_folder, recipe.data.name) == (PIPED, 7, "/local/glt", "digits_glt")
+    assert resolve(["data=digits_glt", "data.root=https://host/glt"], site.slurm).data.root == "https://host/glt"
+    assert site.pipe == PIPED and f"export GLT_PIPE='{PIPED}'" in batch_part(dry(path))
+    path.write_text("data: {root: /shared/glt}\n")
+    assert site_file.load().pipe is None and "GLT_PIPE" not in batch_part(dry(path))
+    for text, words in (("data: {rot: x}", "data.rot is not legal: did you mean root"), ("data: 7", "data=7 is not legal: root, cache_folder, cache_gb")):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=words):
+            site_file.load()
+
+
+@pytest.mark.parametrize("site", [None, {"data": {"root": "pipe:cat /other/{path}"}}, {"partition": "gpu"}])
+def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -> None:
+    """A pipe: root of a recipe, of a run's written-out recipe or of the command line is refused, unless it is the site file's own."""
+    row = tmp_path / "row.yaml"
+    row.write_text(f"data: {{root: '{PIPED}'}}\n")
+    for words in (["data=digits_glt", f"data.root={PIPED}"], [f"recipe={row}"]):
+        with pytest.raises(RecipeError, match="is a pipe: command, and only the site file may bring one"):
+            resolve(words, site)
+        assert resolve(words, {"data": {"root": PIPED}}).data.root == PIPED
+    written = tmp_path / "recipe.yaml"
+    written.write_text(dump(resolve(["data=digits_glt", f"data.root={PIPED}"], {"data": {"root": PIPED}})))
+    with pytest.raises(RecipeError, match="only the site file"):
+        resolve([f"recipe={written}"], site)
 
 
 def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""Files of a data set that lies elsewhere: behind http(s), or behind a command of the user's own (`pipe:`). Standard library only.
+
+`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:COMMAND` runs COMMAND with {path} replaced by such a relative
+path and takes what it prints; a command runs only if the user's own site file names it, which the launcher hands on in GLT_PIPE.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+
+from recipes.words import is_afar
+from sharding.index import DataError
+
+__all__ = ["PIPE", "check_root", "fetch", "fetch_small", "is_afar", "plain"]
+
+STALL_S = 30.0
+"""A source that sends nothing for so long has failed."""
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+"""Between two tries; after the last one comes the error."""
+CHUNK = 1 << 20
+PIPE = "GLT_PIPE"
+"""Environment variable with the one `pipe:` root that may be run."""
+
+
+class _Failed(Exception):
+    """One try failed; its text says how."""
+
+
+def check_root(root: str) -> None:
+    """Raises DataError for an address that cannot be used: with a password in it, with `?` or `#`, or a command that the site file does not name."""
+    if root.startswith("pipe:"):
+        if root != os.environ.get(PIPE):
+            raise DataError("data.root is a pipe: command that this machine's site file does not name, and no other is run: write it under data: root: in slurm/site.yaml")
+        if "{path}" not in root:
+            raise DataError("data.root in the site file is a pipe: command without {path}, which stands for the file to print")
+    elif "@" in root.split("/")[2]:
+        raise DataError("data.root holds a user name or password: use an address without, or a pipe: command in the site file")
+    elif set("?#") & set(root):
+        raise DataError(f"data.root={root} holds ? or #: the address of a folder is legal")
+
+
+def plain(relative: str) -> str:
+    """A relative path of plain names, as it was; what a remote says is put into addresses, commands and the node's own paths. Raises DataError."""
+    parts = PurePosixPath(relative).parts
+    if not parts or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", part) for part in parts) or "/".join(parts) != relative:
+        raise DataError(f"{relative!r} is no plain path: letters, digits and _ . - are legal in its names, and they begin with a letter, digit or _")
+    return relative
+
+
+def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object]], check: Callable[[], str] = lambda: "", tries: int = len(PAUSES_S) + 1) -> None:
+    """Fetch one file, trying again after pauses.
+
+    Args:
+        begin: called before each try; what it returns is called with each piece of the file.
+        check: called after the last piece: what is wrong with the file, or nothing.
+
+    Raises:
+        DataError: all tries failed; names the file and the last cause.
+    """
+    check_root(root)
+    cause = ""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(PAUSES_S[min(attempt, len(PAUSES_S)) - 1])
+        try:
+            take = begin()
+            for piece in _pieces(root, plain(relative)):
+                take(piece)
+            if not (cause := check()):
+                return
+        except _Failed as failed:
+            cause = str(failed)
+    where = f"{root.rstrip('/')}/{relative}" if not root.startswith("pipe:") else f"{relative}, by the site file's pipe: command,"
+    raise DataError(f"{where} cannot be fetched: {cause} (tried {tries} times)")
+
+
+def fetch_small(root: str, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1) -> bytes:
+    """A small file, whole; `wrong` says what is wrong with it, or nothing."""
+    data = bytearray()
+
+    def begin() -> Callable[[bytes], object]:
+        data.clear()
+        return data.extend
+
+    fetch(root, relative, begin, lambda: wrong(bytes(data)), tries)
+    return bytes(data)
+
+
+def _pieces(root: str, relative: str) -> Iterator[bytes]:
+    return _printed(root.removeprefix("pipe:").replace("{path}", relative)) if root.startswith("pipe:") else _downloaded(f"{root.rstrip('/')}/{relative}")
+
+
+def _downloaded(url: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=STALL_S) as answer:
+            said, got = answer.headers.get("Content-Length"), 0
+            while piece := answer.read(CHUNK):
+                got += len(piece)
+                yield piece
+            if said is not None and got != int(said):
+                raise _Failed(f"only {got} of {said} bytes came")
+    except urllib.error.HTTPError as error:
+        raise _Failed(f"the server says {error.code} {error.reason}") from None
+    except TimeoutError:
+        raise _Failed(f"nothing came for {STALL_S:g} s") from None
+    except urllib.error.URLError as error:
+        raise _Failed(f"nothing came for {STALL_S:g} s" if isinstance(error.reason, TimeoutError) else f"{error.reason}") from None
+    except (OSError, ValueError) as error:  # resets; http.client's errors
+        raise _Failed(f"{type(error).__name__}: {error}") from None
+    except Exception as error:
+        if type(error).__module__ == "http.client":
+            raise _Failed(f"{type(error).__name__}: {error}") from None
+        raise
+
+
+def _printed(command: str) -> Iterator[bytes]:
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            while True:
+                if not select.select([process.stdout], [], [], STALL_S)[0]:
+                    raise _Failed(f"nothing came for {STALL_S:g} s")
+                if not (piece := os.read(process.stdout.fileno(), CHUNK)):
+                    break
+                yield piece
+        finally:
+            if process.poll() is None and not _ended(process):
+                os.killpg(process.pid, 9)
+        if process.wait():
+            raise _Failed(f"the command ended with {process.returncode}")
+
+
+def _ended(process: subprocess.Popen) -> bool:
+    """Whether a command whose output is at its end ends by itself soon."""
+    try:
+        process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -1,0 +1,281 @@
+"""What a node keeps of a data set from afar: whole shards, each fetched once for all the node's processes and verified before its use.
+
+Whoever needs a shard that is not there takes its lock, looks again, fetches it beside its place, compares its sha256 with the index's, and moves it there.
+A lock ends with its process: a kill at any moment leaves a part that the next one writes over. `Ahead` does the same before the readers ask, in the order of
+the epoch's plan. Shards that were opened longest ago make room for others; a process that has one open reads on. numpy and the standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from sharding import afar
+from sharding.index import INDEX_FILE, DataError, Index, load_index
+from sharding.pixel_cache import SHARE_OF_FREE
+from sharding.plan import EpochPlan, last_need, needs
+
+if TYPE_CHECKING:  # dataset imports this module
+    from sharding.dataset import Split
+
+LOOK_S = 0.1
+"""Between two looks for room."""
+AT_ONCE = 4
+"""Shards that are fetched ahead at the same time."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class NodeCache:
+    """A data set's part of a node's cache folder.
+
+    Attributes:
+        root: where the data set comes from; see sharding/afar.py.
+        name: the data set's.
+        folder: mirrors what lies under `root/name`.
+        most_bytes: of shards here, those on their way included.
+    """
+
+    root: str
+    name: str
+    folder: Path
+    most_bytes: int
+
+    @classmethod
+    def made(cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None) -> NodeCache:
+        """The cache of the data set of this fingerprint; other data have another place. `most_bytes` None: nine tenths of what is free."""
+        mine = folder / f"{afar.plain(name)}-{fingerprint[:12]}"
+        mine.mkdir(mode=0o700, parents=True, exist_ok=True)
+        room = os.statvfs(mine)
+        kept = sum(path.stat().st_blocks * 512 for path in mine.rglob("*.tar"))
+        return cls(root, name, mine, int(kept + SHARE_OF_FREE * room.f_bavail * room.f_frsize if most_bytes is None else most_bytes))
+
+    # ------------------------------------------------------------------------------------------------------------ a file
+    def index(self, relative: str, fingerprint: str) -> Index:
+        """The index of the split `relative`, which must have this fingerprint. Raises DataError where none of five tries brings it."""
+        folder = self.folder / afar.plain(relative)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "index.lock"):
+            if not (folder / INDEX_FILE).exists():
+                with tempfile.TemporaryDirectory(dir=folder) as part:
+
+                    def wrong(data: bytes) -> str:
+                        (Path(part) / INDEX_FILE).write_bytes(data)
+                        try:
+                            return "" if load_index(Path(part)).fingerprint == fingerprint else "it is not the index that dataset.json records"
+                        except DataError:
+                            return "it is damaged"
+
+                    afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
+                    os.replace(Path(part) / INDEX_FILE, folder / INDEX_FILE)
+        return load_index(folder)
+
+    def shard(self, relative: str, index: Index, shard: int, spare: Iterable[Path] = (), patient: bool = False) -> Path | None:
+        """The verified file of a shard of the split `relative`.
+
+        Args:
+            spare: shards that must not make room for this one.
+            patient: come back with None where there is no room without those.
+
+        Raises:
+            DataError: it cannot be fetched, or is another file than the index records.
+        """
+        path = self.folder / relative / afar.plain(str(index.shard_name[shard]))
+        if not path.exists():
+            began, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    if failed.exists() and failed.stat().st_mtime >= began:
+                        raise DataError(failed.read_text())  # while this one waited for its turn
+                    while not self._make_room(size, path.with_suffix(".part"), set(spare), patient):
+                        if patient:
+                            return None
+                        time.sleep(LOOK_S)  # for what is on its way
+                    try:
+                        self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
+                    except DataError as error:
+                        failed.write_text(str(error))
+                        raise
+                    failed.unlink(missing_ok=True)
+                    self._note(shards=1, bytes=size)
+            if not patient:
+                self._note(waited_s=time.time() - began)
+        _touch(path)
+        return path
+
+    def _fetch(self, relative: str, path: Path, size: int, sha256: bytes) -> None:
+        part = path.with_suffix(".part")
+        with open(part, "r+b") as file:
+            state = {}
+
+            def begin():
+                file.seek(0)
+                state.update(digest=hashlib.sha256(), got=0)
+
+                def take(piece: bytes) -> None:
+                    state["digest"].update(piece)
+                    state["got"] += len(piece)
+                    if state["got"] <= size:
+                        file.write(piece)
+
+                return take
+
+            def wrong() -> str:
+                if state["got"] != size:
+                    return f"it has {state['got']} bytes and the index records {size}"
+                return "" if state["digest"].digest() == sha256 else "its bytes do not have the recorded sha256"
+
+            afar.fetch(self.root, f"{self.name}/{relative}/{path.name}", begin, wrong)
+        os.replace(part, path)
+
+    # -------------------------------------------------------------------------------------------------------------- room
+    def _make_room(self, size: int, part: Path, spare: set[Path], patient: bool) -> bool:
+        """Take `size` bytes for a file on its way, `part`, evicting what was opened longest ago, and of `spare` only if not `patient`; whether there is room."""
+        if size > self.most_bytes:
+            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not even hold the shard {part.stem} ({size / 1e9:.3g} GB): more is legal")
+        with _locked(self.folder / "room.lock"):
+            part.unlink(missing_ok=True)
+            for left in self.folder.rglob("*.part"):  # of processes that were killed
+                if _is_free(left.with_suffix(".lock")):
+                    left.unlink(missing_ok=True)
+            there = {path: path.stat() for path in self.folder.rglob("*.tar")}
+            used = sum(stat.st_size for stat in there.values()) + sum(_size(path) for path in self.folder.rglob("*.part"))
+            victims = sorted(there.keys() - (spare if patient else set()), key=lambda path: (path in spare, there[path].st_mtime_ns))
+            while victims and used + size > self.most_bytes:
+                victim = victims.pop(0)
+                victim.unlink()
+                used -= there[victim].st_size
+            if used + size > self.most_bytes:
+                return False
+            try:
+                with open(part, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
+            return True
+
+    # ------------------------------------------------------------------------------------------------------------ counts
+    def _note(self, **more: float) -> None:
+        with _locked(self.folder / "counts.lock"):
+            path = self.folder / "counts.json"
+            counts = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")}))
+
+    def counts(self) -> dict[str, float]:
+        """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""
+        with _locked(self.folder / "counts.lock"):
+            path = self.folder / "counts.json"
+            return json.loads(path.read_text()) if path.exists() else {"shards": 0, "bytes": 0, "waited_s": 0.0}
+
+    def check_budget(self, index: Index, window: int) -> None:
+        """Raises DataError where the shards that an epoch needs at the same time do not fit."""
+        sizes = np.sort(index.shard_size)[::-1]
+        needed = int(sizes.sum() if not window else sizes[: 2 * window].sum())
+        if needed > self.most_bytes:
+            what = f"two windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
+            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window")
+
+
+class Ahead:
+    """Fetches a split's shards in the order in which they are needed, before they are. One process of a node has one.
+
+    Args:
+        lag: steps that were handed to the loader and may not have been read yet.
+    """
+
+    def __init__(self, split: Split, lag: int = 0) -> None:
+        assert split.afar is not None
+        self._split, self._lag = split, lag
+        self._step, self._turn = 0, 0
+
+    def follow(self, plan: EpochPlan, start: int, steps: Iterable[Item], a_step: int) -> Iterator[Item]:
+        """`steps` as they are, `a_step` of them each step from `start` on; meanwhile the plan's shards are fetched, and those that the rest of the epoch does
+        not need make room."""
+        shards = self._split.index.shard
+        self._begin([int(shard) for _, there in needs(plan, shards, start) for shard in there], last_need(plan, shards), start)
+        try:
+            for number, item in enumerate(steps):
+                self._step = start + number // a_step
+                yield item
+        finally:
+            self.stop()
+
+    def all(self, steps: Iterable[Item]) -> Iterator[Item]:
+        """`steps` as they are; meanwhile all shards are fetched, as far as there is room."""
+        number = len(self._split.index.shard_name)
+        self._begin(list(range(number)), np.zeros(number), 0)
+        try:
+            yield from steps
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Fetch no more."""
+        self._turn += 1
+
+    def _begin(self, order: list[int], last: np.ndarray, start: int) -> None:
+        self.stop()
+        self._step = start
+        wanted = iter(order)
+        for _ in range(AT_ONCE):
+            threading.Thread(target=self._work, args=(self._turn, wanted, last), name="ahead", daemon=True).start()
+
+    def _work(self, turn: int, wanted: Iterator[int], last: np.ndarray) -> None:
+        cache, relative = self._split.afar
+        names = [cache.folder / relative / str(name) for name in self._split.index.shard_name]
+        for shard in wanted:
+            while turn == self._turn:
+                spare = [names[i] for i in np.flatnonzero(last >= self._step - self._lag)]
+                try:
+                    if cache.shard(relative, self._split.index, shard, spare, patient=True):
+                        break
+                except DataError:
+                    return  # the reader that needs it meets the same, and says so
+                time.sleep(LOOK_S)
+            if turn != self._turn:
+                return
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out.
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_free(path: Path) -> bool:
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # it has arrived in this moment, or is given up
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        pass  # evicted in this moment; who opens it asks again

@@ -1,0 +1,364 @@
+"""Data from afar: the same bytes as from the folder whatever the server does, each shard fetched once a node, within the node's bytes, and never a hang."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import twentieth
+from ranks import RankFailure, started
+from sharding import afar, node_cache
+from sharding.dataset import DataError, Dataset, Split, open_dataset
+from sharding.node_cache import Ahead, NodeCache
+from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.reader import Batch, MicroBatches, Reader
+from test_train import BN_BATCH, IFL, _final, _recipe, trained
+
+FAULTS = ("reset", "stall", "short", "wrong", "503", "404", "closed")
+VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
+
+
+class Server:
+    """Serves a folder; a path's next answers follow a script of faults, and every answer is counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.faults, self.asked, self.bytes_s = folder, {}, Counter(), None
+        outer = self
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.lstrip("/")
+                outer.asked[path] += 1
+                script = outer.faults.get(path) or outer.faults.get("*") or []
+                fault = script.pop(0) if script else ""
+                try:
+                    data = (outer.folder / path).read_bytes()
+                except OSError:
+                    fault = "404"
+                if fault in ("503", "404"):
+                    return self.send_error(int(fault))
+                self.send_response(200)
+                if fault != "closed":
+                    self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                if fault == "wrong":
+                    data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+                half = data[: len(data) // 2]
+                if fault in ("reset", "stall", "short", "closed"):
+                    self.wfile.write(half)
+                    self.wfile.flush()
+                    if fault == "stall":
+                        time.sleep(2)
+                    if fault == "reset":
+                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    self.close_connection = True
+                    return
+                pieces = range(0, len(data), 1 << 14)
+                for first in pieces:
+                    self.wfile.write(data[first : first + (1 << 14)])
+                    if outer.bytes_s:
+                        time.sleep((1 << 14) / outer.bytes_s)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        class Quiet(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *args: object) -> None:
+                pass  # clients that are killed
+
+        self.server = Quiet(("127.0.0.1", 0), Answer)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def shards(self) -> dict[str, int]:
+        return {path: times for path, times in self.asked.items() if path.endswith(".tar")}
+
+
+@pytest.fixture(scope="session")
+def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A twentieth of digits_glt in many shards: 14 of the training set."""
+    return twentieth(digits_root, tmp_path_factory.mktemp("many"), shard_samples=16)
+
+
+@pytest.fixture
+def server(tiny_root: Path) -> Iterator[Server]:
+    made = Server(tiny_root)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses and stalls of tenths of a second."""
+    monkeypatch.setattr(afar, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
+    monkeypatch.setattr(afar, "STALL_S", 0.4)
+
+
+def opened(server: Server, folder: Path, gb: float | None = None) -> Dataset:
+    return open_dataset(server.url, "digits_glt", str(folder), gb)
+
+
+def draws_of(split: Split, window: int = 0, start: int = 0, epoch: int = 0) -> list:
+    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
+    return list(rank_draws(plan, micro_batches(24, 6, 0, 1), 1, start=start))
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected) > 0
+    assert all(torch.equal(mine, theirs) for left, right in zip(found, expected, strict=True) for mine, theirs in zip(left, right, strict=True))
+
+
+def local(tiny_root: Path) -> Split:
+    return open_dataset(tiny_root, "digits_glt").split("glt", "train")
+
+
+def children(number: int, work: Callable[[int], None]) -> list[int]:
+    pids = []
+    for k in range(number):
+        if (pid := os.fork()) == 0:
+            try:
+                work(k)
+                os._exit(0)
+            except BaseException as error:
+                print(error, flush=True)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    return pids
+
+
+# -------------------------------------------------------------------------------------------------------------- same bytes
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_folder(server: Server, tiny_root: Path, tmp_path: Path, workers: int) -> None:
+    """Bit for bit, with and without fetching ahead; the data set's names, classes and fingerprints too; a second epoch asks the server for nothing."""
+    here = local(tiny_root)
+    far = opened(server, tmp_path)
+    assert far.fingerprint_of("glt", ["train", "val"]) == open_dataset(tiny_root, "digits_glt").fingerprint_of("glt", ["train", "val"])
+    split = far.split("glt", "train")
+    expected = list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here)))
+    assert_equal(list(Reader(MicroBatches(split, **VIEW), workers).read(draws_of(split))), expected)
+    asked = dict(server.asked)
+    assert set(server.shards().values()) == {1} and len(server.shards()) == len(split.index.shard_name)
+    assert_equal(list(Reader(MicroBatches(opened(server, tmp_path).split("glt", "train"), **VIEW), workers).read(draws_of(split))), expected)
+    assert {**server.asked} == {**asked, "digits_glt/dataset.json": asked["digits_glt/dataset.json"] + 1}
+
+
+def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """Two processes with two workers each and one that fetches ahead start on an empty cache at the same time."""
+    server.bytes_s = 3e6
+    here, window = local(tiny_root), 2
+    expected = list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window)))
+
+    def work(rank: int) -> None:
+        split = opened(server, tmp_path).split("glt", "train")
+        draws = draws_of(split, window)
+        plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=window)
+        steps = Ahead(split).follow(plan, 0, draws, 4) if rank == 0 else draws
+        assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(steps)), expected)
+
+    assert [os.waitpid(pid, 0)[1] for pid in children(2, work)] == [0, 0]
+    assert set(server.shards().values()) == {1} and len(server.shards()) == len(here.index.shard_name)
+    cache = opened(server, tmp_path).cache
+    assert cache.counts()["shards"] == len(server.shards()) and cache.counts()["bytes"] == here.index.shard_size.sum() and cache.counts()["waited_s"] > 0
+
+
+def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """Two ranks, two epochs, a window, and a budget of a little more than two windows: parameters, centers and weights are those of the folder."""
+    gb = 1.1 * float(np.sort(local(tiny_root).index.shard_size)[-4:].sum()) / 1e9
+    more = ("data.shuffle_window=2", "data.decoder=pillow")
+    recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, *more, epochs=2)
+    _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))  # noqa: E731
+    (tmp_path / "here").mkdir()
+    (tmp_path / "far").mkdir()
+    assert all(answer["finished"] for answer in _run(recipe, tmp_path / "here"))
+    far = _recipe(server.url, "glt_ifl", *BN_BATCH, *IFL, *more, f"data.cache_folder={tmp_path / 'cache'}", f"data.cache_gb={gb}", epochs=2)
+    assert far.data.root == server.url and far.hash8 == recipe.hash8
+    assert all(answer["finished"] for answer in _run(far, tmp_path / "far"))
+    one, two = _final(tmp_path / "here"), _final(tmp_path / "far")
+    assert one.keys() == two.keys() and all(one[key].tobytes() == two[key].tobytes() for key in one)
+    fetched = [line for line in map(json.loads, (tmp_path / "far" / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "fetched"]
+    assert len(fetched) == 2 and fetched[-1]["bytes"] > 1.5 * local(tiny_root).index.shard_size.sum(), "the second epoch fetched again what had made room"
+
+
+# ------------------------------------------------------------------------------------------------------------------ faults
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path, fault: str) -> None:
+    """Every file's first answer has the fault (dataset.json's and the index's, too), every other shard's second one as well: no sample is wrong or lost."""
+    here = local(tiny_root)
+    names = [f"digits_glt/glt/train/{name}" for name in here.index.shard_name.tolist()]
+    faults = {**{name: [fault] * (1 + i % 2) for i, name in enumerate(names)}, "digits_glt/dataset.json": [fault], "digits_glt/glt/train/index.npz": [fault]}
+    injected = sum(map(len, faults.values()))
+    server.faults = faults
+    split = opened(server, tmp_path).split("glt", "train")
+    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    assert not any(server.faults.values()) and sum(server.shards().values()) == len(names) + injected - 2
+
+
+@pytest.mark.parametrize("fault, cause", [("reset", ""), ("stall", "nothing came for 0.4 s"), ("short", "bytes"), ("wrong", "do not have the recorded sha256"), ("503", "the server says 503"),
+                                          ("404", "the server says 404")])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_that_fails_for_good_ends_the_run(server: Server, tiny_root: Path, tmp_path: Path, workers: int, fault: str, cause: str) -> None:
+    """One sentence that names the file and the cause, soon, after five tries."""
+    split = opened(server, tmp_path).split("glt", "train")
+    shard = f"digits_glt/glt/train/{split.index.shard_name[1]}"
+    server.faults = {shard: [fault] * 1000}
+    began = time.monotonic()
+    with pytest.raises(DataError, match=f"{shard} cannot be fetched: .*{cause}.*tried 5 times"):
+        for batch in Reader(MicroBatches(split, **VIEW), workers).read(draws_of(split)):
+            del batch
+    assert time.monotonic() - began < 20 and not list(tmp_path.rglob(str(split.index.shard_name[1])))
+
+
+def test_ranks_end_together_when_a_source_fails(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """A shard that only one rank's rows need at that step: the run of two ranks ends, with the sentence."""
+    index = local(tiny_root).index
+    server.faults = {f"digits_glt/glt/train/{index.shard_name[-1]}": ["404"] * 1000}
+    recipe = _recipe(server.url, "glt_ifl", *BN_BATCH, *IFL, f"data.cache_folder={tmp_path / 'cache'}")
+    with pytest.raises(RankFailure, match=f"{index.shard_name[-1]} cannot be fetched: the server says 404"):
+        started(2).run(trained, recipe.model_dump_json(), str(tmp_path))
+
+
+def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """By its fingerprint, before anything is trained; so is a path that leaves the set's folder, and a set that is not there."""
+    server.faults = {"digits_glt/glt/train/index.npz": ["wrong"] * 5}
+    with pytest.raises(DataError, match="index.npz cannot be fetched: it is damaged"):
+        opened(server, tmp_path / "a").split("glt", "train")
+    with pytest.raises(DataError, match="no_such/dataset.json cannot be fetched: the server says 404"):
+        open_dataset(server.url, "no_such")
+    for path in ("../x", "a/../../x", "/etc/passwd", "a//b", "a b", "-x", "$(x)", ""):
+        with pytest.raises(DataError, match="no plain path"):
+            afar.plain(path)
+
+
+# -------------------------------------------------------------------------------------------------------- kills and budget
+def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """Processes killed while they fetch: what is there is whole, its left-over parts make room, and the next process goes on."""
+    server.bytes_s = 1e5
+    here = local(tiny_root)
+    most = float(here.index.shard_size.sum()) * 1.2 / 1e9
+
+    def work(_: int) -> None:
+        split = opened(server, tmp_path, most).split("glt", "train")
+        for i in range(0, len(split), 10):
+            split.read(i)
+
+    for attempt in range(4):
+        pids = children(2, work)
+        time.sleep(0.3 + 0.15 * attempt)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for path in tmp_path.rglob("*.tar"):
+            assert path.read_bytes() == (tiny_root / "digits_glt" / "glt" / "train" / path.name).read_bytes()
+    assert list(tmp_path.rglob("*.part"))
+    server.bytes_s = None
+    split = opened(server, tmp_path, most).split("glt", "train")
+    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Path, ahead: bool) -> None:
+    """At every look the shards, those on their way included, take no more than the budget, over two epochs of windows; an epoch's batches are right; and with
+    fetching ahead nothing is fetched twice in an epoch."""
+    here, window = local(tiny_root), 1
+    sizes = np.sort(here.index.shard_size)
+    most = int(sizes[-3:].sum())
+    assert most < sizes.sum()
+    split = opened(server, tmp_path, most / 1e9).split("glt", "train")
+    split.afar[0].check_budget(split.index, window)
+    seen, ended = [], threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            total = 0
+            for path in [*tmp_path.rglob("*.tar"), *tmp_path.rglob("*.part")]:
+                total += path.stat().st_size if path.exists() and path.parent.name == "train" else 0
+            seen.append(total)
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    fetcher = Ahead(split, lag=2)
+    try:
+        for epoch in range(2):
+            draws = draws_of(split, window, epoch=epoch)
+            plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
+            before = Counter(server.shards())
+            found = list(Reader(MicroBatches(split, **VIEW), 0).read(fetcher.follow(plan, 0, draws, 4) if ahead else draws))
+            assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window, epoch=epoch))))
+            fetched = (Counter(server.shards()) - before).values()
+            assert not ahead or sum(fetched) <= len(sizes) + window, "once each, and the first window's again where the last batch is completed from it"
+    finally:
+        fetcher.stop()
+        ended.set()
+        watcher.join()
+    assert max(seen) <= most + sizes[-1] * 0 and max(seen) > most / 2
+    assert all(os.fstat(fd).st_nlink for fd in list(split._files[os.getpid()].values())[-1:])
+
+
+def test_budgets_that_cannot_hold_what_is_needed_are_refused(server: Server, tmp_path: Path) -> None:
+    """One sentence with the key, what must fit, and what would be legal."""
+    split = opened(server, tmp_path, 0.0001).split("glt", "train")
+    for window, what in ((0, "the whole training set, which data.shuffle_window=0 needs at once"), (1, "two windows of data.shuffle_window=1 shards")):
+        with pytest.raises(DataError, match=f"^data.cache_gb=0.0001 does not hold {what}"):
+            split.afar[0].check_budget(split.index, window)
+    with pytest.raises(DataError, match="does not even hold the shard"):
+        opened(server, tmp_path, 1e-6).split("glt", "train").read(0)
+
+
+def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """The first batch of a windowed epoch comes when its own shards are there: fewer than half of the set's."""
+    server.bytes_s = 1e6
+    split = opened(server, tmp_path).split("glt", "train")
+    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
+    fetcher = Ahead(split)
+    batches = Reader(MicroBatches(split, **VIEW), 0).read(fetcher.follow(plan, 0, rank_draws(plan, micro_batches(24, 6, 0, 1), 1), 4))
+    next(batches)
+    assert len(list(tmp_path.rglob("*.tar"))) < len(split.index.shard_name)
+    fetcher.stop()
+
+
+# --------------------------------------------------------------------------------------------------------------- addresses
+def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Passwords are not printed; a command that the site file does not name is not run."""
+    with pytest.raises(DataError, match="^data.root holds a user name or password") as caught:
+        open_dataset("https://me:secret@host/glt", "digits_glt")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(DataError, match=r"holds \? or #"):
+        open_dataset("https://host/glt?key=1", "digits_glt")
+    canary = tmp_path / "canary"
+    for allowed in ("", "pipe:true {path}"):
+        monkeypatch.setenv("GLT_PIPE", allowed)
+        with pytest.raises(DataError, match="site file does not name"):
+            open_dataset(f"pipe:touch {canary} {{path}}", "digits_glt")
+    assert not canary.exists()
+
+
+def test_a_command_of_the_site_file_brings_the_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batches; one that fails, stalls or prints less is told with its exit code."""
+    here = local(tiny_root)
+    root = f"pipe:cat {tiny_root}/{{path}}"
+    monkeypatch.setenv("GLT_PIPE", root)
+    split = open_dataset(root, "digits_glt", str(tmp_path)).split("glt", "train")
+    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    for command, cause in (("false {path}", "the command ended with 1"), ("echo x; sleep 60; : {path}", "nothing came for 0.4 s"), ("cat /no/such/{path}", "the command ended with 1")):
+        monkeypatch.setenv("GLT_PIPE", f"pipe:{command}")
+        with pytest.raises(DataError, match=f"digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: {cause}"):
+            open_dataset(f"pipe:{command}", "digits_glt")
