@@ -46,23 +46,31 @@ class Centers:
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
         return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
 
-    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a move needs of some rows: fixed-point sums of features (for cosine: of unit features), then of shares.
+    def terms(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each of some rows adds to its class's sums, in fixed point: its feature (for cosine: its unit feature) times its share, then the share.
 
         Rows with label -1 are padding. `batch` is the number of rows that may be added up in all. With mixup a row
-        comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1 and add up to counts.
+        comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1.
 
         Returns:
-            int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
+            int64 [B, D + 1] and the number of values that did not fit (int64 scalar).
         """
         rows_BD = features_BD.detach().float()
         if self.distance == "cosine":
             rows_BD = F.normalize(rows_BD, dim=1)
         shares_B1 = rows_BD.new_ones(len(rows_BD), 1) if shares_B is None else shares_B[:, None].to(rows_BD)
         rows_BD = torch.cat([rows_BD * shares_B1, shares_B1], dim=1)
-        fixed_BD, bad = to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
+        return to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
+
+    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a move needs of some rows: the sums of their `terms` by class; shares of 1 add up to counts.
+
+        Returns:
+            int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
+        """
+        fixed_BD, bad = self.terms(features_BD, labels_B, batch, shares_B)
         classes, dim = self.centers_KD.shape
-        sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=rows_BD.device)
+        sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=fixed_BD.device)
         sums.index_add_(0, labels_B.clamp(min=0), fixed_BD)
         return sums, bad
 
