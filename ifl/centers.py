@@ -41,7 +41,7 @@ class Centers:
     def distances(self, features_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center. Differentiable in
         the features alone."""
-        centers_BD = self.centers_KD[labels_B]
+        centers_BD = self.centers_KD.index_select(0, labels_B)
         if self.distance == "l2":
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
         return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
@@ -74,22 +74,25 @@ class Centers:
         sums.index_add_(0, labels_B.clamp(min=0), fixed_BD)
         return sums, bad
 
-    def move(self, sums: torch.Tensor, batch: int) -> None:
+    def move(self, sums: torch.Tensor, batch: int, labels_B: torch.Tensor | None = None) -> None:
         """One SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
 
         For squared L2: C_k <- C_k - (2 lr / B) (n_k C_k - sum of the class's features); the reference's rate .5 makes
-        it a moving average of rate n_k / B.
+        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B], all
+        that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
         """
-        sums_KD = to_float(sums[:, :-1], FEATURE_BITS)
-        counts_K1 = to_float(sums[:, -1:], FEATURE_BITS)
-        centers = self.centers_KD.double()
+        some = labels_B is not None and len(labels_B) < len(self.centers_KD)
+        old, sums = (self.centers_KD.index_select(0, labels_B), sums.index_select(0, labels_B)) if some else (self.centers_KD, sums)
+        feature_sums, counts = to_float(sums[:, :-1], FEATURE_BITS), to_float(sums[:, -1:], FEATURE_BITS)
+        centers = old.double()
         if self.distance == "l2":
-            gradient = 2 * (counts_K1 * centers - sums_KD)
+            gradient = 2 * (counts * centers - feature_sums)
         else:
             norms = centers.norm(dim=1, keepdim=True).clamp_min(1e-8)
             units = centers / norms
-            gradient = ((sums_KD * units).sum(1, keepdim=True) * units - sums_KD) / norms
-        self.centers_KD.copy_(centers - self.lr / batch * gradient)
+            gradient = ((feature_sums * units).sum(1, keepdim=True) * units - feature_sums) / norms
+        moved = (centers - self.lr / batch * gradient).float()
+        self.centers_KD.index_copy_(0, labels_B, moved) if some else self.centers_KD.copy_(moved)
 
     def start_from_means(self, sums: torch.Tensor) -> None:
         """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps. A class of which

@@ -36,8 +36,8 @@ def decoder() -> str:
     return f"pillow {version('pillow')} libjpeg {features.version('jpg')}"
 
 
-def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int) -> dict[str, Any]:
-    """The contents of meta.json."""
+def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int, network: dict[str, int]) -> dict[str, Any]:
+    """The contents of meta.json; `network` is its size (ifl/network.py)."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -51,4 +51,5 @@ def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray,
         "class_counts": counts.tolist(),
         "decoder": decoder(),
         "steps_per_epoch": steps,
+        "network": network,
     }
