@@ -52,6 +52,11 @@ class Assumptions:
     boot_s: float = 15.0                  # from a start to its first step: `boot` in metrics.jsonl, 15 s at most is the aim
     save_s: float = 3.0                   # a checkpoint, during which nothing trains: 100 MB and its digests, tests/bench/safety.py
 
+    @property
+    def warned(self) -> bool:
+        """Whether an interruption leaves the time to save."""
+        return self.grace_s > 0 and self.grace_s >= self.save_s
+
 
 def suite_bytes(batch: int, classes: int, features: int) -> float:
     """Bytes of the suite's reduction as a sum over ranks would count them: class sums as int64, or the features gathered, which is
@@ -114,7 +119,7 @@ def run_s(given: Assumptions, work_s: float, every_s: float, nodes: int, trials:
     for _ in range(INTERRUPTIONS):
         struck = random.exponential(mean_s, trials) if given.interruptions_h else np.full(trials, math.inf)
         up = np.minimum(struck, given.limit_s)
-        warned = (struck > given.limit_s) | (given.grace_s >= given.save_s)
+        warned = (struck > given.limit_s) | given.warned
         room = np.maximum(up - given.boot_s, 0.0)
         needed = left + given.save_s * np.maximum(np.ceil(left / every_s) - 1, 0)
         ends = needed <= room
@@ -132,7 +137,7 @@ def best_every_s(given: Assumptions, nodes: int, work_s: float = 30 * 86400.0) -
     """The seconds between two checkpoints with which a long run is shortest, of 33 tried from an eighth to the eightfold of `young_daly_s`; the same
     interruptions befall all of them. Infinite where nothing is ever lost."""
     middle = young_daly_s(given, nodes)
-    if not math.isfinite(middle) or given.grace_s >= given.save_s:
+    if not math.isfinite(middle) or given.warned:
         return math.inf
     tried = middle * 2.0 ** np.linspace(-3, 3, 33)
     length = min(work_s, 200 * 3600 / (given.interruptions_h * nodes))  # 200 interruptions tell as much as more
