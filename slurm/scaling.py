@@ -74,15 +74,20 @@ def reduction_s(given: Assumptions, size: float, ranks: int, nodes: int) -> floa
 def step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, streams: int = 1, steps: int = 200, seed: int = 0) -> float:
     """Seconds of a step, the mean of `steps` after as many as the loader is ahead.
 
+    Args:
+        ranks: equally many on each node.
+
     Raises:
         PlanError: the ranks cannot share the batch.
     """
     micro_batches(batch, group, 0, ranks, synchronised=True, streams=streams)
     share, random, warm = batch / ranks, np.random.default_rng(seed), given.prefetch + 1
     sharing = max(1, ranks * group // batch)  # ranks that take a group's statistics together
-    slowed = max(1.0, ranks / nodes / given.cores)
     norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes) if sharing > 1 else 0.0
-    computing = slowed * (given.fixed_s + share * given.image_s) * _lognormal(random, given.jitter, (warm + steps, ranks)) + norms_s
+    computing = (given.fixed_s + share * given.image_s) * _lognormal(random, given.jitter, (warm + steps, ranks))
+    of_node = computing.reshape(warm + steps, nodes, -1)  # cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done
+    of_node *= np.maximum(1.0, of_node.sum(2, keepdims=True) / given.cores / of_node.max(2, keepdims=True))
+    computing = of_node.reshape(warm + steps, ranks) + norms_s
     loading = share / given.loader_images_s * _lognormal(random, given.loader_jitter, (warm + steps, ranks))
     suite, bucket = (reduction_s(given, size, ranks, nodes) for size in (given.suite_bytes, given.gradient_bytes / given.buckets))
     clock, since, loaded = 0.0, 0.0, np.zeros(ranks)

@@ -52,6 +52,13 @@ def test_jitter_waits_for_the_slowest() -> None:
         assert step_s(given, 1024, 1024 // ranks, ranks, 1, steps=2000) == pytest.approx(0.05 * largest, rel=0.01)
 
 
+def test_shared_cores_are_never_idle() -> None:
+    """Four ranks on two cores take half of their work together, not four times the slowest's share of a core: jitter costs them nothing; on a node each they have no need to share."""
+    given = replace(STILL, fixed_s=0.05, image_s=0.0, jitter=0.1, cores=2.0)
+    assert step_s(given, 128, 32, 4, 1, steps=2000) == pytest.approx(0.1, rel=0.01)
+    assert step_s(given, 128, 32, 4, 4) == step_s(replace(given, cores=math.inf), 128, 32, 4, 1)
+
+
 def test_a_slow_loader_sets_the_pace() -> None:
     """Where the loader makes fewer images/s than the step takes, the step takes as long as the loader; a faster one is not noticed, jitter or not."""
     for rate, wanted in ((500.0, 128 / 2 / 500), (1e6, 0.004 + 0.064)):

@@ -92,39 +92,38 @@ def main(words: list[str]) -> None:
         groups = {"one": Ranks(1), "other": Ranks(1), "two": Ranks(2), "four": Ranks(4)}
         places = iter(range(10**6))
 
-        def mean_s(group: str, batch: int = BATCH) -> list[float]:
+        def steps_s(group: str, batch: int = BATCH) -> list[float]:
             """Seconds of each step, the slowest rank's."""
             answers = groups[group].run(stepped, [*WORDS, f"batch.size={batch}", f"batch.bn={GROUP}", f"data.root={root}", f"runs={scratch}/{next(places)}"], n, timeout=300)
             return [max(together) for together in zip(*answers)]
 
-        alone, small, beside, measured = [], [], [], {1: [], 2: [], 4: []}
+        rounds_of, measured = [], {1: [], 2: [], 4: []}
         try:
             for _ in range(rounds):
-                alone += mean_s("one")
-                small += mean_s("one", GROUP)
+                alone, small = steps_s("one"), steps_s("one", GROUP)
                 with ThreadPoolExecutor(2) as pool:
-                    beside += sum(pool.map(mean_s, ("one", "other")), [])
+                    beside = sum(pool.map(steps_s, ("one", "other")), [])
+                low, middle, high = quantiles(alone, n=4)
+                rounds_of.append((middle, median(small), 2 * middle / median(beside), (high - low) / 1.349 / middle))
                 for ranks, group in ((1, "one"), (2, "two"), (4, "four")):
-                    measured[ranks].append(float(np.mean(mean_s(group))))
+                    measured[ranks].append(median(steps_s(group)))
             curve = {size: median(groups["two"].run(summed, size, 30)[0]) for size in SIZES}
             size = groups["one"].run(size_of_network)[0]
         finally:
             for group in groups.values():
                 group.close()
-    whole, quarter = median(alone), median(small)
-    fixed_s = max(0.0, (quarter * BATCH / GROUP - whole) / (BATCH / GROUP - 1))
-    cores = min(float(os.cpu_count() or 1), 2 * whole / median(beside))
-    low, _, high = quantiles(alone, n=4)
+    whole, quarter, cores, jitter = (median(column) for column in zip(*rounds_of))
+    fixed_s, cores = max(0.0, (quarter * BATCH / GROUP - whole) / (BATCH / GROUP - 1)), min(float(os.cpu_count() or 1), cores)
     latency_s, speed = fitted_link(curve)
-    given = Assumptions(image_s=(whole - fixed_s) / BATCH, fixed_s=fixed_s, jitter=(high - low) / 1.349 / whole, cores=cores, gradient_bytes=4.0 * size["trained_parameters"],
+    given = Assumptions(image_s=(whole - fixed_s) / BATCH, fixed_s=fixed_s, jitter=jitter, cores=cores, gradient_bytes=4.0 * size["trained_parameters"],
                         suite_bytes=suite_bytes(BATCH, CLASSES, size["features"]), latency_s=latency_s, node_bytes_s=speed)
-    print(f"fitted, n = {len(alone)} steps: {1e3 * given.image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {given.jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores")
+    print(f"fitted, n = {rounds} rounds of {n} steps: {1e3 * given.image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {given.jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores")
     for nbytes, seconds in curve.items():
         print(f"  sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(given, nbytes, 2, 1):7.3f} ms")
     print(f"  latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {given.gradient_bytes / 1e3:.0f} kB of gradients and {given.suite_bytes / 1e3:.1f} kB of ours")
     for ranks, seconds in measured.items():
         predicted, rates = 1 / step_s(given, BATCH, GROUP, ranks, 1, STREAMS), [1 / value for value in seconds]
-        print(f"{ranks} rank{'s' * (ranks > 1)}: predicted {predicted:6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}, n = {len(rates)} runs of {n} steps), "
+        print(f"{ranks} rank{'s' * (ranks > 1)}: predicted {predicted:6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}, n = {len(rates)} runs of {n} steps, each by its median), "
               f"error {100 * (predicted / median(rates) - 1):+.0f} %")
     for name, rate, share, gradient_bytes, faster in PUBLISHED:
         gpus = Assumptions(image_s=1 / rate, fixed_s=0.0, gradient_bytes=gradient_bytes, buckets=4, suite_bytes=0.0)
