@@ -1,4 +1,4 @@
-"""Whether slurm/scaling.py foretells what is measured: `python -m tests.bench.scaling [n=30] [rounds=3] [data=DIR]` prints predicted and measured steps/s on 1, 2 and
+"""Whether slurm/scaling.py foretells what is measured: `python -m tests.bench.scaling [n=20] [rounds=5] [data=DIR]` prints predicted and measured steps/s on 1, 2 and
 4 gloo ranks of this machine, small_resnet on digits_glt, 128 images a step.
 
 The model sees one rank's steps alone, at 128 and 32 images a step; the same beside a second process, without communication, which tells how many cores two
@@ -80,7 +80,7 @@ def fitted_link(curve: dict[int, float]) -> tuple[float, float]:
 
 def main(words: list[str]) -> None:
     options = dict(word.split("=", 1) for word in words)
-    n, rounds = int(options.get("n", 30)), int(options.get("rounds", 3))
+    n, rounds = int(options.get("n", 20)), int(options.get("rounds", 5))
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(options.get("data", f"{scratch}/data"))
         if "data" not in options:
@@ -97,34 +97,35 @@ def main(words: list[str]) -> None:
             answers = groups[group].run(stepped, [*WORDS, f"batch.size={batch}", f"batch.bn={GROUP}", f"data.root={root}", f"runs={scratch}/{next(places)}"], n, timeout=300)
             return [max(together) for together in zip(*answers)]
 
-        rounds_of, measured = [], {1: [], 2: [], 4: []}
+        fits, measured = [], {1: [], 2: [], 4: []}
+        print(f"{os.cpu_count()} cores, of which others used {os.getloadavg()[0]:.1f} in the last minute")
         try:
             for _ in range(rounds):
                 alone, small = steps_s("one"), steps_s("one", GROUP)
                 with ThreadPoolExecutor(2) as pool:
                     beside = sum(pool.map(steps_s, ("one", "other")), [])
-                low, middle, high = quantiles(alone, n=4)
-                rounds_of.append((middle, median(small), 2 * middle / median(beside), (high - low) / 1.349 / middle))
+                low, whole, high = quantiles(alone, n=4)
+                fixed_s = max(0.0, (median(small) * BATCH / GROUP - whole) / (BATCH / GROUP - 1))
+                fits.append((fixed_s, (whole - fixed_s) / BATCH, min(float(os.cpu_count() or 1), 2 * whole / median(beside)), (high - low) / 1.349 / whole))
                 for ranks, group in ((1, "one"), (2, "two"), (4, "four")):
-                    measured[ranks].append(median(steps_s(group)))
+                    measured[ranks].append(1 / median(steps_s(group)))
             curve = {size: median(groups["two"].run(summed, size, 30)[0]) for size in SIZES}
             size = groups["one"].run(size_of_network)[0]
         finally:
             for group in groups.values():
                 group.close()
-    whole, quarter, cores, jitter = (median(column) for column in zip(*rounds_of))
-    fixed_s, cores = max(0.0, (quarter * BATCH / GROUP - whole) / (BATCH / GROUP - 1)), min(float(os.cpu_count() or 1), cores)
     latency_s, speed = fitted_link(curve)
-    given = Assumptions(image_s=(whole - fixed_s) / BATCH, fixed_s=fixed_s, jitter=jitter, cores=cores, gradient_bytes=4.0 * size["trained_parameters"],
-                        suite_bytes=suite_bytes(BATCH, CLASSES, size["features"]), latency_s=latency_s, node_bytes_s=speed)
-    print(f"fitted, n = {rounds} rounds of {n} steps: {1e3 * given.image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {given.jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores")
+    link = {"gradient_bytes": 4.0 * size["trained_parameters"], "suite_bytes": suite_bytes(BATCH, CLASSES, size["features"]), "latency_s": latency_s, "node_bytes_s": speed}
     for nbytes, seconds in curve.items():
-        print(f"  sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(given, nbytes, 2, 1):7.3f} ms")
-    print(f"  latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {given.gradient_bytes / 1e3:.0f} kB of gradients and {given.suite_bytes / 1e3:.1f} kB of ours")
-    for ranks, seconds in measured.items():
-        predicted, rates = 1 / step_s(given, BATCH, GROUP, ranks, 1, STREAMS), [1 / value for value in seconds]
-        print(f"{ranks} rank{'s' * (ranks > 1)}: predicted {predicted:6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}, n = {len(rates)} runs of {n} steps, each by its median), "
-              f"error {100 * (predicted / median(rates) - 1):+.0f} %")
+        print(f"sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(Assumptions(0.0, **link), nbytes, 2, 1):7.3f} ms")
+    print(f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours")
+    fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits))
+    print(f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)")
+    for ranks, rates in measured.items():
+        predicted = [1 / step_s(Assumptions(image_s=image_s, fixed_s=fixed_s, cores=cores, jitter=jitter, **link), BATCH, GROUP, ranks, 1, STREAMS) for fixed_s, image_s, cores, jitter in fits]
+        errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates)]
+        print(f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
+              f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its own fit")
     for name, rate, share, gradient_bytes, faster in PUBLISHED:
         gpus = Assumptions(image_s=1 / rate, fixed_s=0.0, gradient_bytes=gradient_bytes, buckets=4, suite_bytes=0.0)
         predicted = 8 * step_s(gpus, share, share, 1, 1) / step_s(gpus, 8 * share, share, 8, 1)
