@@ -31,7 +31,7 @@ class Assumptions:
 
     image_s: float                        # computing an image, forward and backward: from a run's images/s
     fixed_s: float = 0.005                # the part of a step that does not shrink with a rank's share (launches, optimizer): assumed, tests/bench/scaling.py measures it on CPUs
-    jitter: float = 0.05                  # coefficient of variation of a rank's computing time: tests/bench/scaling.py, an idle machine
+    jitter: float = 0.05                  # coefficient of variation of a rank's computing time: tests/bench/scaling.py found 0.04 to 0.06
     forward: float = 1 / 3                # share of the computing before the last backward pass: a backward pass is two forward passes' arithmetic
     cores: float = math.inf               # ranks of a node that compute at full speed at the same time; fewer than its ranks where these share CPU cores
     norms: int = 53                       # layers whose statistics are reduced, in the forward and the backward pass, where ranks share a group: ResNeXt-50's
@@ -50,7 +50,7 @@ class Assumptions:
     limit_s: float = math.inf             # time limit of a job, which warns in time
     queue_s: float = 120.0                # from an interruption to the next start: assumed
     boot_s: float = 15.0                  # from a start to its first step: `boot` in metrics.jsonl, 15 s at most is the aim
-    save_s: float = 3.0                   # a checkpoint, during which nothing trains: 100 MB and its digests, tests/bench/safety.py
+    save_s: float = 3.0                   # a checkpoint, during which nothing trains: ResNeXt-50's 300 MB at 100 MB/s of a shared disk, assumed; tests/bench/safety.py measures 100 MB here
 
     @property
     def warned(self) -> bool:
@@ -83,7 +83,7 @@ def step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, s
     micro_batches(batch, group, 0, ranks, synchronised=True, streams=streams)
     share, random, warm = batch / ranks, np.random.default_rng(seed), given.prefetch + 1
     sharing = max(1, ranks * group // batch)  # ranks that take a group's statistics together
-    norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes) if sharing > 1 else 0.0
+    norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes)
     computing = (given.fixed_s + share * given.image_s) * _lognormal(random, given.jitter, (warm + steps, ranks))
     of_node = computing.reshape(warm + steps, nodes, -1)  # cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done
     of_node *= np.maximum(1.0, of_node.sum(2, keepdims=True) / given.cores / of_node.max(2, keepdims=True))
