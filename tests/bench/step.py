@@ -159,7 +159,7 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
     for part in DIGESTS:
         extra = median([value for value in mine[part] if value]) - median([value for value in its[part] if value])
         print(f"  {'digests, every 50 steps':30} {extra / 50:9.3f} ms a step more than the baseline's: {2 * extra / usual:6.2f} % of a step")
-    print(f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms ({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})")
+    print(f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms ({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})", flush=True)
 
 
 def shares(runs: Path) -> None:
