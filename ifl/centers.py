@@ -41,47 +41,58 @@ class Centers:
     def distances(self, features_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center. Differentiable in
         the features alone."""
-        centers_BD = self.centers_KD[labels_B]
+        centers_BD = self.centers_KD.index_select(0, labels_B)
         if self.distance == "l2":
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
         return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
 
-    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a move needs of some rows: fixed-point sums of features (for cosine: of unit features), then of shares.
+    def terms(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each of some rows adds to its class's sums, in fixed point: its feature (for cosine: its unit feature) times its share, then the share.
 
         Rows with label -1 are padding. `batch` is the number of rows that may be added up in all. With mixup a row
-        comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1 and add up to counts.
+        comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1.
 
         Returns:
-            int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
+            int64 [B, D + 1] and the number of values that did not fit (int64 scalar).
         """
         rows_BD = features_BD.detach().float()
         if self.distance == "cosine":
             rows_BD = F.normalize(rows_BD, dim=1)
         shares_B1 = rows_BD.new_ones(len(rows_BD), 1) if shares_B is None else shares_B[:, None].to(rows_BD)
         rows_BD = torch.cat([rows_BD * shares_B1, shares_B1], dim=1)
-        fixed_BD, bad = to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
+        return to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
+
+    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a move needs of some rows: the sums of their `terms` by class; shares of 1 add up to counts.
+
+        Returns:
+            int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
+        """
+        fixed_BD, bad = self.terms(features_BD, labels_B, batch, shares_B)
         classes, dim = self.centers_KD.shape
-        sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=rows_BD.device)
+        sums = torch.zeros(classes, dim + 1, dtype=torch.int64, device=fixed_BD.device)
         sums.index_add_(0, labels_B.clamp(min=0), fixed_BD)
         return sums, bad
 
-    def move(self, sums: torch.Tensor, batch: int) -> None:
+    def move(self, sums: torch.Tensor, batch: int, labels_B: torch.Tensor | None = None) -> None:
         """One SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
 
         For squared L2: C_k <- C_k - (2 lr / B) (n_k C_k - sum of the class's features); the reference's rate .5 makes
-        it a moving average of rate n_k / B.
+        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B], all
+        that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
         """
-        sums_KD = to_float(sums[:, :-1], FEATURE_BITS)
-        counts_K1 = to_float(sums[:, -1:], FEATURE_BITS)
-        centers = self.centers_KD.double()
+        some = labels_B is not None and len(labels_B) < len(self.centers_KD)
+        old, sums = (self.centers_KD.index_select(0, labels_B), sums.index_select(0, labels_B)) if some else (self.centers_KD, sums)
+        feature_sums, counts = to_float(sums[:, :-1], FEATURE_BITS), to_float(sums[:, -1:], FEATURE_BITS)
+        centers = old.double()
         if self.distance == "l2":
-            gradient = 2 * (counts_K1 * centers - sums_KD)
+            gradient = 2 * (counts * centers - feature_sums)
         else:
             norms = centers.norm(dim=1, keepdim=True).clamp_min(1e-8)
             units = centers / norms
-            gradient = ((sums_KD * units).sum(1, keepdim=True) * units - sums_KD) / norms
-        self.centers_KD.copy_(centers - self.lr / batch * gradient)
+            gradient = ((feature_sums * units).sum(1, keepdim=True) * units - feature_sums) / norms
+        moved = (centers - self.lr / batch * gradient).float()
+        self.centers_KD.index_copy_(0, labels_B, moved) if some else self.centers_KD.copy_(moved)
 
     def start_from_means(self, sums: torch.Tensor) -> None:
         """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps. A class of which

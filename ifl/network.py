@@ -35,6 +35,11 @@ class Network(nn.Module):
         out = self.head(features)
         return (features, *out) if isinstance(out, tuple) else (features, out)
 
+    @property
+    def size(self) -> dict[str, int]:
+        """What the ranks' reductions depend on: parameters that are trained, and D."""
+        return {"trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad), "features": self.backbone.feature_dim}
+
     def freeze_backbone(self, still: bool) -> None:
         """Train the head alone. The backbone's batch normalisation goes on with the batch's statistics and moves its
         running ones, or, `still`, is used as it stands."""

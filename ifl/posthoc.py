@@ -47,7 +47,7 @@ def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None],
 
     run, first = folder.parent / recipe.method.eval_of, ready.comm.rank == 0
     if first:
-        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, ready.belongs["data_fingerprint"], ready.counts, 0, ready.comm.size, ready.belongs["decoder"]))
+        write_json(folder / "meta.json", provenance.meta(recipe, ready, steps=0))
     for select in ("best", "last"):
         start_from(ready.engine.network, ready.method, load_run(run, select))
         if not predict_all(ready, folder / "preds" / select, beat, stop_agreed, Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None):

@@ -8,12 +8,13 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 
 from recipes.schema import PROJECT, Recipe
-from sharding.dataset import Dataset
+
+if TYPE_CHECKING:  # setup comes after
+    from ifl.setup import Setup
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
@@ -30,19 +31,20 @@ def commit() -> str:
     return head + ("+changes" if changed else "")
 
 
-def meta(recipe: Recipe, dataset: Dataset, fingerprint: str, counts: np.ndarray, steps: int, ranks: int, decoder: str) -> dict[str, Any]:
-    """The contents of meta.json."""
+def meta(recipe: Recipe, ready: Setup, steps: int) -> dict[str, Any]:
+    """The contents of meta.json; `steps`: of an epoch."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
         "argv": json.loads(os.environ.get("GLT_ARGV", "null")) or sys.argv,
-        "world": ranks,
+        "world": ready.comm.size,
         "hash": recipe.hash8,
-        "data_fingerprint": fingerprint,
-        "class_names": dataset.class_names,
-        "class_groups": dataset.class_groups,
-        "class_counts": counts.tolist(),
-        "decoder": decoder,
+        "data_fingerprint": ready.belongs["data_fingerprint"],
+        "class_names": ready.dataset.class_names,
+        "class_groups": ready.dataset.class_groups,
+        "class_counts": ready.counts.tolist(),
+        "decoder": ready.belongs["decoder"],
         "steps_per_epoch": steps,
+        "network": ready.engine.network.size,
     }

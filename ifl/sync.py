@@ -104,6 +104,7 @@ class StepSync:
                 padding = rows - len(labels)
                 block = torch.cat([features, shares[:, None], labels.to(features)[:, None]], dim=1)  # float32 is exact for labels below 2**24
                 self._gathered = self.comm.start_gather(F.pad(block, (0, 0, 0, padding), value=-1.0))
+                self._head[_BAD] += self.centers.terms(features, labels, self.batch * self.targets, shares)[1]  # counted here: of what is gathered, `wait` would have to ask the device once more
             else:
                 sums, bad = self.centers.class_sums(features, labels, self.batch * self.targets, shares)
                 self._head[_BAD] += bad
@@ -126,11 +127,10 @@ class StepSync:
                                  "one of them left a collective out or made it twice")
         notes = None if self._notes is None else to_float(more.pop().view(self.batch, -1), LOSS_BITS)
         class_sums = more[0].view(len(self.centers.centers_KD), -1) if more else None
-        bad_rows = 0
         if self._gathered is not None:
             rows = self._gathered.wait().flatten(0, 1)
-            class_sums, bad_rows = self.centers.class_sums(rows[:, :-2], rows[:, -1].long(), self.batch * self.targets, rows[:, -2])
-        totals = StepTotals(save > 0, stop > 0, bad + int(bad_rows), loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
+            class_sums, _ = self.centers.class_sums(rows[:, :-2], rows[:, -1].long(), self.batch * self.targets, rows[:, -2])
+        totals = StepTotals(save > 0, stop > 0, bad, loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
                             to_float(statistics, STATISTIC_BITS) / groups, class_sums, notes)
         self._reset()
         return totals

@@ -87,7 +87,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(recipe, ready.dataset, belongs["data_fingerprint"], ready.counts, steps, comm.size, belongs["decoder"]))
+        write_json(folder / "meta.json", provenance.meta(recipe, ready, steps))
     metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
@@ -159,7 +159,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             engine.step()
             statistics.move(totals.statistics)
             if alpha:
-                centers.move(totals.class_sums, batch.size)
+                centers.move(totals.class_sums, batch.size, step_labels)
             if averaging:
                 added = to_float(totals.class_sums, FEATURE_BITS)
                 state.class_means = added if state.class_means is None else state.class_means + added

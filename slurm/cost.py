@@ -31,13 +31,14 @@ class Cost:
 def cost(runs: Sequence[Run]) -> Cost:
     """What the runs that are not finished cost; those begun count as a whole."""
     todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
-    measured = {source: _measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
+    known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
     images, hours = 0, 0.0
     for recipe in todo:
         own = images_of(recipe)
         images += own
-        rate = _rate(recipe, measured[recipe.run_folder.parent, recipe.data.name]) if own else 1.0
-        hours = None if hours is None or rate is None else hours + own / rate / 3600
+        rates = [run.rate for run in alike(recipe, known[recipe.run_folder.parent, recipe.data.name])]
+        if own:
+            hours = hours + own / statistics.median(rates) / 3600 if hours is not None and rates else None
     return Cost(len(todo), images, hours)
 
 
@@ -53,35 +54,54 @@ def images_of(recipe: Recipe) -> int:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What a run says about speed: its recipe and its median images/s of one process."""
+class Measured:
+    """What a run says about speed.
+
+    Attributes:
+        rate: its median images/s of one process.
+        world: number of processes that it began with.
+        boot_s: seconds of a start; 0 where none was noted.
+        seconds: those of its parts, as `done` has them; empty where it is not finished.
+        parameters, features, classes: of its network, those that are trained; 0 where its meta.json does not say.
+    """
 
     recipe: Recipe
     rate: float
+    world: int
+    boot_s: float
+    seconds: dict[str, float]
+    parameters: int
+    features: int
+    classes: int
 
 
-def _measured(runs: Path, data: str) -> list[_Measured]:
+def measured(runs: Path, data: str) -> list[Measured]:
     """Of all runs of a data set in a folder that have trained some steps."""
     found = []
     for metrics in sorted(runs.glob(f"*-{data}-*/metrics.jsonl")):
+        folder = metrics.parent
         try:
-            recipe = load_resolved(metrics.parent / "recipe.yaml")
+            recipe = load_resolved(folder / "recipe.yaml")
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            meta, done = (json.loads(path.read_text()) if path.exists() else {} for path in (folder / "meta.json", folder / "done"))
         except (RecipeError, OSError, ValueError):
             continue  # half a line, or a recipe of other code: an estimate can do without
-        world = next((line["world"] for line in lines if line["kind"] == "boot"), 1)
+        boots = [line for line in lines if line["kind"] == "boot"]
+        world = boots[0]["world"] if boots else 1
+        network = meta.get("network", {})
         if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
-            found.append(_Measured(recipe, statistics.median(rates)))
+            found.append(Measured(recipe, statistics.median(rates), world, statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]), done.get("seconds", {}),
+                                  network.get("trained_parameters", 0), network.get("features", 0), len(meta.get("class_counts", []))))
     return found
 
 
-def _rate(recipe: Recipe, measured: Sequence[_Measured]) -> float | None:
-    """Median images/s of the runs on the same network that are most like this one: of the same method; or whose methods need the same form
-    of the network and train as much of it; or of any."""
+def alike(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
+    """Of the runs on the same network those that are most like this one: of the same method; or whose methods need the same form
+    of the network and train as much of it; or any."""
 
     def likeness(other: Recipe) -> int:
         mine, its = declaration(recipe.method.name), declaration(other.method.name)
         return 2 if other.method.name == recipe.method.name else int((its.FORM, its.TRAINS) == (mine.FORM, mine.TRAINS))
 
-    grades = [(likeness(run.recipe), run.rate) for run in measured if run.recipe.model == recipe.model]
-    return statistics.median(rate for grade, rate in grades if grade == max(grades)[0]) if grades else None
+    grades = [(likeness(run.recipe), run) for run in among if run.recipe.model == recipe.model]
+    return [run for grade, run in grades if grade == max(grade for grade, _ in grades)]

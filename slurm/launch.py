@@ -65,12 +65,12 @@ def main(words: list[str]) -> int:
         remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
-                print(f"# site file: {here.path or 'none'}\n# {_cost(runs)}", *(f"# {remark}" for remark in remarks), several.preview(runs, at_once), sep="\n")
+                print(f"# site file: {here.path or 'none'}", *(f"# {line}" for line in (*_estimates(runs), *remarks)), several.preview(runs, at_once), sep="\n")
                 return 0
             from slurm.snapshot import place
             from slurm.submit import batch_file
 
-            print(f"# {first.folder}\n# site file: {here.path or 'none'}\n{dump(first.recipe)}")
+            print(f"# {first.folder}\n# site file: {here.path or 'none'}", *(f"# {line}" for line in _estimates(runs)), dump(first.recipe), sep="\n")
             print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
@@ -90,14 +90,15 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def _cost(runs) -> str:
+def _estimates(runs) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
     from slurm.cost import cost
+    from slurm.forecast import forecast
 
     try:
-        return str(cost(runs))
+        return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
     except _data_error() as error:
-        return f"cost unknown: {error}"
+        return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
 def _data_error() -> type[Exception]:

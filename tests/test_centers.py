@@ -166,6 +166,18 @@ def test_move_is_the_literal_move(distance: str) -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
+def test_a_batch_smaller_than_the_classes_moves_its_own_alone(distance: str) -> None:
+    """With the batch's labels, fewer than the classes and some of them twice, the centers get the same bits as without; with more, too."""
+    for classes, batch in ((40, 24), (10, 24)):
+        plain, told = Centers(classes, DIM, distance, 0.5, SEED), Centers(classes, DIM, distance, 0.5, SEED)
+        for step in range(5):
+            features, labels = _features(batch, step), np.random.default_rng(step).integers(0, classes // 2, batch)
+            plain.move(_sums(plain, features, labels), batch)
+            told.move(_sums(told, features, labels), batch, torch.from_numpy(labels))
+        assert torch.equal(plain.centers_KD, told.centers_KD) and len(set(labels.tolist())) < batch
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("lr", [0.5, 0.05])
 def test_move_equals_sgd_on_the_mean_distance(distance: str, lr: float) -> None:
     """Centers move as torch.optim.SGD moves an nn.Parameter under the batch's mean distance."""

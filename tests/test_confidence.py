@@ -130,3 +130,13 @@ def test_a_score_that_is_no_number_does_not_spoil_the_table() -> None:
     table = ConfidenceTable(3)
     table.add(torch.tensor([0, 1, 1]), torch.tensor([0.5, math.nan, 0.25]))
     assert table.table.tolist() == [[2**29, 2**28, 0], [1, 2, 0]]
+
+
+def test_any_number_of_micro_batches_is_added_up() -> None:
+    """Draw by draw, more of them than the table holds before it adds them up, gives the dictionary's sums, also where somebody looks on the way."""
+    table, (ids, scores) = ConfidenceTable(SAMPLES), _draws()
+    for i in range(DRAWS):
+        table.add(torch.from_numpy(ids[i : i + 1]), torch.from_numpy(scores[i : i + 1]))
+        assert i % 97 or int(table.table[1].sum()) == i + 1
+    sums, counts = _literal()
+    assert table.table.tolist() == [[part.get(i, 0) for i in range(SAMPLES)] for part in (sums, counts)]

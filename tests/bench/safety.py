@@ -56,7 +56,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
             images, labels = torch.randint(0, 256, (len(rows), 3, side, side), dtype=torch.uint8), torch.from_numpy(rows % 10)
             output = engine.forward(images)
             losses, distances = torch.nn.functional.cross_entropy(output.logits_BK, labels, reduction="none"), centers.distances(output.features_BD, labels)
-            sync.add(losses, distances, torch.tensor(0), statistics.of_group(), output.features_BD, labels)
+            sync.add(losses, distances, torch.tensor(0), statistics.of_group(), output.features_BD, [(1.0, labels)])
             last = micro + 1 == len(mine)
             if last:
                 sync.start((0, 0), save=False, stop=False)
@@ -147,10 +147,11 @@ def main(n: int = 30, boots: int = 5) -> None:
         from conftest import twentieth
 
         from sharding.digits_glt import build
+        from sharding.request import Request
 
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "whole").mkdir()
-            build(Path(folder) / "whole", None, 0, None)
+            build(Request(Path(folder) / "whole"))
             (Path(folder) / "tiny").mkdir()
             root = twentieth(Path(folder) / "whole", Path(folder) / "tiny")
             for size in (1, 2):
