@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -20,9 +19,9 @@ import torch
 
 from conftest import twentieth
 from ranks import RankFailure, started
-from sharding import afar, node_cache
+from sharding import afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.node_cache import Ahead, NodeCache
+from sharding.node_cache import Ahead
 from sharding.plan import micro_batches, plan_epoch, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
@@ -249,7 +248,7 @@ def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_
 # -------------------------------------------------------------------------------------------------------- kills and budget
 def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_root: Path, tmp_path: Path) -> None:
     """Processes killed while they fetch: what is there is whole, its left-over parts make room, and the next process goes on."""
-    server.bytes_s = 1e5
+    server.bytes_s = 2e5
     here = local(tiny_root)
     most = float(here.index.shard_size.sum()) * 1.2 / 1e9
 
@@ -258,15 +257,20 @@ def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_roo
         for i in range(0, len(split), 10):
             split.read(i)
 
+    left: list[int] = []
     for attempt in range(4):
         pids = children(2, work)
-        time.sleep(0.3 + 0.15 * attempt)
+        had = len(server.asked)
+        while not list(tmp_path.rglob("*.part")) or len(server.asked) == had:
+            time.sleep(0.005)
+        time.sleep(0.02 * attempt)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        left.append(len(list(tmp_path.rglob("*.part"))))
         for path in tmp_path.rglob("*.tar"):
             assert path.read_bytes() == (tiny_root / "digits_glt" / "glt" / "train" / path.name).read_bytes()
-    assert list(tmp_path.rglob("*.part"))
+    assert sum(left)
     server.bytes_s = None
     split = opened(server, tmp_path, most).split("glt", "train")
     assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
@@ -309,7 +313,7 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
         fetcher.stop()
         ended.set()
         watcher.join()
-    assert max(seen) <= most + sizes[-1] * 0 and max(seen) > most / 2
+    assert most / 2 < max(seen) <= most
     assert all(os.fstat(fd).st_nlink for fd in list(split._files[os.getpid()].values())[-1:])
 
 
