@@ -9,6 +9,7 @@ of 256 (quality 90), and beside each `glt/train`, the suite's shards of the same
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SHARES = (0.56, 0.2, 0.12, 0.06, 0.06)
 CLASSES = 100
 NOISE = 6.5  # grey levels: with it a file of full size weighs about what ImageNet's do
 IMAGES, SHARD = 2000, 250
+SETS = ("full", "short256")
 
 
 def detail(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -57,7 +59,7 @@ def labels_of(images: int) -> np.ndarray:
 
 
 def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
-    """Write both sets, unless they are there."""
+    """Write both sets, unless they are there; others that are there go, with what was made from them."""
     from sklearn.datasets import load_sample_images
 
     from sharding.imagenet_glt import Copies
@@ -67,8 +69,10 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
 
     if (folder / "made").exists() and (folder / "made").read_text() == str(images):
         return
+    for name in SETS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    plans: dict[str, list[Planned]] = {"full": [], "short256": []}
+    plans: dict[str, list[Planned]] = {name: [] for name in SETS}
     for number, label in enumerate(labels_of(images).tolist()):
         rng = np.random.default_rng((number, 1))
         image = picture(number, photos)

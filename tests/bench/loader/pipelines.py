@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench.loader.data import SETS
 from tests.bench.loader.measure import cores_s, voice
 
 WORKERS, BATCH = 2, 128
@@ -246,7 +247,7 @@ PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {"streaming": ("mds", s
 
 def prepare(peer: str, root: Path) -> None:
     name, write = PREPARE[peer]
-    for folder in (root / "full", root / "short256"):
+    for folder in (root / kind for kind in SETS):
         if not (folder / f"{name}.made").exists():
             shutil.rmtree(folder / name, ignore_errors=True)
             write(folder)

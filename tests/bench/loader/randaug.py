@@ -29,9 +29,9 @@ def section(root: Path, rounds: int) -> None:
     torch.set_num_threads(1)
     folder = root / "full" / "glt" / "train"
     split = Split(folder, load_index(folder))
-    arrays = [np.ascontiguousarray(by_pillow(split.read(i), i, SIZE)) for i in range(min(IMAGES, len(split)))]
+    arrays = [by_pillow(split.read(i), i, SIZE).copy() for i in range(min(IMAGES, len(split)))]
     images = [Image.fromarray(array) for array in arrays]
-    tensors = [torch.from_numpy(array).permute(2, 0, 1).contiguous() for array in arrays]
+    tensors = [torch.tensor(array).permute(2, 0, 1).contiguous() for array in arrays]
     policy = v2.RandAugment(2, 9)
     ways: dict[str, tuple[Callable, list]] = {
         "ours, array to array": (lambda array, draw: np.asarray(apply_policy(Image.fromarray(array), draw_rng(0, 0, draw))), arrays),

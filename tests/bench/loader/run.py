@@ -1,9 +1,9 @@
 """The loader beside what people would use instead: same files, same crops, two workers, in turns.
 
-    python -m tests.bench.loader.run [data=out/bench-loader] [rounds=5] [only=224,112,short256,randaug,pixels,policy,access,memory]
+    python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5] [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
 
 `data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that warms up with an epoch; then they take turns,
-an epoch of 2,000 images at a time, and a row's figure is the median of its rounds. Only ratios inside one table count. About 20 minutes on two cores.
+an epoch of `images` at a time, and a row's figure is the median of its rounds. Only ratios inside one table count. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Loader:
         return statistics.median(each[name] for each in self.figures)
 
 
-def ready(root: Path, wanted: set[str]) -> dict[str, str]:
+def ready(root: Path, images: int, wanted: set[str]) -> dict[str, str]:
     """The images and the wanted peers' forms of them; by peer, why it cannot take part."""
-    data.make(root)
+    data.make(root, images)
     reasons = {}
     for peer in sorted(wanted):
         if not (reason := install(peer)):
@@ -118,12 +118,13 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
 
 def main(words: list[str]) -> None:
     values = dict(word.split("=", 1) for word in words)
-    unknown = set(values) - {"data", "rounds", "only"}
+    unknown = set(values) - {"data", "images", "rounds", "only"}
     wanted = values["only"].split(",") if "only" in values else [*TABLES, *SECTIONS]
     if unknown or not set(wanted) <= {*TABLES, *SECTIONS}:
-        sys.exit(f"legal are data=FOLDER, rounds=N and only= some of {','.join([*TABLES, *SECTIONS])}")
+        sys.exit(f"legal are data=FOLDER, images=N, rounds=N and only= some of {','.join([*TABLES, *SECTIONS])}")
     root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
-    reasons = ready(root, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""})
+    images = int(values.get("images", data.IMAGES))
+    reasons = ready(root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""})
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")))
     for name in wanted:
         if name in TABLES:
