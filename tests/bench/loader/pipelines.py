@@ -1,10 +1,11 @@
 """One loader in a process of its own, timed whenever it is asked.
 
-    python -m tests.bench.loader.pipelines NAME FOLDER SIZE | PEER FOLDER prepare
+    python -m tests.bench.loader.pipelines NAME ROOT/SET SIZE
+    python -m tests.bench.loader.pipelines PEER ROOT prepare
 
-FOLDER holds the sets `full` and `short256` of `data.py`, SIZE is the crop's side. After an epoch to warm up it says its batches' shape and type, and then, for
+ROOT holds the sets `full` and `short256` of `data.py`, SIZE is the crop's side. After an epoch to warm up it says its batches' shape and type, and then, for
 each line on standard input, an epoch's images/s and core-ms an image (JSON). Each peer is used as its documentation says: two workers, shuffled, random resized
-crop and flip, uint8 [128, 3, SIZE, SIZE] out of the loader unless its name says otherwise. `prepare` writes the peer's own form of the sets, once.
+crop and flip, uint8 [128, 3, SIZE, SIZE] out of the loader unless its name says otherwise. `prepare` writes the peer's own form of both sets, once.
 """
 
 from __future__ import annotations
@@ -178,54 +179,57 @@ def ffcv_prepare(folder: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------- floor
-class _Crops:
-    """libjpeg-turbo's decoding of the crop alone: nothing is read, resized, flipped or sent."""
+class Crops:
+    """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no more, neither resized nor flipped."""
 
-    def __init__(self, folder: Path) -> None:
-        self.files = [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))]
+    def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
+        from sharding import decoders
+
+        self.files, self.opened, self.size = [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))], decoders.decoder(decoder).opened, size
 
     def __call__(self, task: tuple[int, int]) -> int:
-        """Decode the crops of up to BATCH files from the `first` on; returns their number."""
+        """Makes the crops of up to BATCH files from the `first` on in an `epoch`; returns their number."""
         from sharding.augment import crop_box, draw_rng
-        from sharding.decoders import decoder
+        from sharding.views import train_pixels
 
-        (epoch, first), opened = task, decoder("turbojpeg").opened
+        epoch, first = task
         for number, data in enumerate(self.files[first : first + BATCH], first):
-            picture = opened(data)
-            picture.region(crop_box(*picture.size, draw_rng(0, epoch, number), (0.08, 1.0)))
+            picture, rng = self.opened(data), draw_rng(0, epoch, number)
+            if self.size is None:
+                picture.region(crop_box(*picture.size, rng, (0.08, 1.0)))
+            else:
+                train_pixels(picture, rng, size=self.size, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
         return len(self.files[first : first + BATCH])
 
 
-def floor(folder: Path, processes: int) -> Batches:
-    from sharding.decoders import decoder
+_crops: Crops  # of this process; a fork inherits it
 
-    decoder("turbojpeg")  # DataError where it is not
-    crops, epochs = _Crops(folder), iter(range(10**6))
-    if processes == 1:
-        in_turn = map
-    else:
-        global _crops
-        _crops = crops  # inherited by the fork
-        in_turn = multiprocessing.get_context("fork").Pool(processes).imap_unordered
+
+def _made(task: tuple[int, int]) -> int:
+    return _crops(task)
+
+
+def alone(folder: Path, decoder: str, size: int | None, processes: int) -> Batches:
+    """`Crops` in this process, or in so many others."""
+    import torch
+
+    global _crops
+    torch.set_num_threads(1)
+    _crops, epochs = Crops(folder, decoder, size), iter(range(10**6))
+    in_turn = map if processes == 1 else multiprocessing.get_context("fork").Pool(processes).imap_unordered
 
     def epoch() -> Iterator[int]:
         number = next(epochs)
-        return in_turn(_crops_of if processes > 1 else crops, [(number, first) for first in range(0, len(crops.files), BATCH)])
+        return in_turn(_made, [(number, first) for first in range(0, len(_crops.files), BATCH)])
 
     return epoch
 
 
-_crops: _Crops
-
-
-def _crops_of(task: tuple[int, int]) -> int:
-    return _crops(task)
-
-
 # -------------------------------------------------------------------------------------------------------------------- by name
 MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
-    "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: floor(folder, 1)),
-    "floor, 2 processes": ("", lambda folder, size: floor(folder, 2)),
+    "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: alone(folder, "turbojpeg", None, 1)),
+    "floor, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", None, 2)),
+    "our decode and crop alone, turbojpeg, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", size, 2)),
     **{f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name)) for name in ("turbojpeg", "simplejpeg", "pillow")},
     **{f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind)) for kind in ("full", "256", "160")},
     **{f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True)) for name in ("turbojpeg", "simplejpeg")},
