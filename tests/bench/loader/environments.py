@@ -7,6 +7,7 @@ A peer is a file of tests/bench/loader/peers/, its pinned packages. Where one ca
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -39,9 +40,10 @@ def install(peer: str) -> str:
 
 
 def reason_of(text: str) -> str:
-    """The line of a program's last words that says most: its last one, or of pip's the first that speaks of an error."""
+    """What a program's last words say went wrong: the last line that names an error, of pip's the one that it hands on from a build."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
-    return next((line for line in lines if line.lower().startswith("error")), lines[-1])
+    errors = [line for line in lines if re.search(r"(error|exception): ", line, re.IGNORECASE) and "subprocess-exited" not in line and not line.startswith("note:")]
+    return (errors or lines)[-1]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5] [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
 
 `data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that warms up with an epoch; then they take turns,
-an epoch of `images` at a time, and a row's figure is the median of its rounds. Only ratios inside one table count. About 20 minutes on two cores.
+an epoch of `images` at a time, and a row's figure is the median of its rounds. Only ratios inside one table count: by images/s, and in
+brackets by the cores' time for an image, which other work on the machine hardly moves. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     print("|---|---|---|---|" + "---|" * len(peers))
     for row, loader in there.items():
         rates = [each["images_s"] for each in loader.figures]
-        ratios = "".join(f" {loader.median('images_s') / there[peer].median('images_s'):.2f} |" for peer in peers)
+        ratios = "".join(f" {loader.median('images_s') / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / loader.median('core_ms'):.2f}) |" for peer in peers)
         print(f"| {row} | {loader.median('images_s'):,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {loader.median('core_ms'):.2f} |{ratios}")
     for row in rows:
         if row not in there:
@@ -117,7 +118,7 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
 
 
 def main(words: list[str]) -> None:
-    values = dict(word.split("=", 1) for word in words)
+    values = {key: value for key, _, value in (word.partition("=") for word in words)}
     unknown = set(values) - {"data", "images", "rounds", "only"}
     wanted = values["only"].split(",") if "only" in values else [*TABLES, *SECTIONS]
     if unknown or not set(wanted) <= {*TABLES, *SECTIONS}:
