@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -96,8 +97,9 @@ def ready(root: Path, images: int, wanted: set[str]) -> dict[str, str]:
 def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     kind, size, rows = TABLES[name]
     loaders = {row: Loader(row, root / kind, size) for row in rows if MAKERS[row][0] not in reasons}
-    for _ in range(rounds):
-        for loader in loaders.values():
+    for number in range(rounds):
+        # Each round in an order of its own: other work on the machine comes and goes, and would hit the same neighbours each time.
+        for loader in random.Random(number).sample(list(loaders.values()), len(loaders)):
             if not loader.reason:
                 loader.time()
     for loader in loaders.values():
