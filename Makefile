@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full system venv operators cluster cluster-down chaos clean
+.PHONY: help demo test test-full bench system venv operators cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,7 @@ help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 6 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
 	@echo "make test-full  also the long tests"
+	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
 	@echo "make system     Debian packages (as root): compiler, git, and for reports and tests SLURM, LaTeX and Chromium"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
@@ -30,6 +31,9 @@ test: operators
 
 test-full: operators
 	$(BIN)/python -m pytest -m ""
+
+bench: venv
+	$(BIN)/python -m tests.bench.loader.run rounds=$(or $(rounds),5) $(if $(only),only=$(only))
 
 system:
 	apt-get update

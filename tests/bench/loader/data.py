@@ -1,14 +1,15 @@
 """JPEGs like ImageNet's for the loader's bench: cut from the two photographs that scikit-learn brings, with detail of a photograph's spectrum on top.
 
-    python -m tests.bench.loader.data DIR [images=2000]
+    python -m tests.bench.loader.data out=DIR [images=2000]
 
 DIR/full/tree/CLASS/N.jpg (56 % are 500 x 375, quality 90 to 96, 85 % with colours at half resolution), DIR/short256/tree the same with a shorter side
-of 256 (quality 90), and beside each `glt/train`, the suite's shards of the same bytes. 100 classes, long-tailed. The same bytes for the same number.
+of 256 (quality 90), and beside each `glt/train`, the suite's shards of the same bytes. 100 classes, long-tailed. The same bytes every time.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from PIL import Image
 SHAPES = ((500, 375), (375, 500), (500, 333), (640, 480), (400, 400))
 SHARES = (0.56, 0.2, 0.12, 0.06, 0.06)
 CLASSES = 100
-SHARD = 250
+NOISE = 6.5  # grey levels: with it a file of full size weighs about what ImageNet's do
+IMAGES, SHARD = 2000, 250
+SETS = ("full", "short256")
 
 
 def detail(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
@@ -39,7 +42,7 @@ def picture(number: int, photos: list[Image.Image]) -> Image.Image:
     left, top = rng.uniform(0, photo.width - cut_w), rng.uniform(0, photo.height - cut_h)
     lean = rng.uniform(-0.1, 0.1)
     image = photo.transform((width, height), Image.Transform.AFFINE, (cut_w / width, lean, left, lean, cut_h / height, top), Image.Resampling.BICUBIC)
-    fine = detail(rng, width, height)[..., None] * 12 + rng.normal(0, 3.2, (height, width, 1))
+    fine = detail(rng, width, height)[..., None] * 12 + rng.normal(0, NOISE, (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(image) + fine, 0, 255).astype(np.uint8))
 
 
@@ -49,8 +52,14 @@ def jpeg(image: Image.Image, quality: int, subsampling: str) -> bytes:
     return buffer.getvalue()
 
 
-def make(folder: Path, images: int) -> None:
-    """Write both sets, unless they are there."""
+def labels_of(images: int) -> np.ndarray:
+    """int64 [images], ascending: class k has about .955^k times as many images as class 0."""
+    edges = np.cumsum(0.955 ** np.arange(CLASSES))
+    return np.searchsorted(edges, (np.arange(images) + 0.5) / images * edges[-1])
+
+
+def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
+    """Write both sets, unless they are there; others that are there go, with what was made from them."""
     from sklearn.datasets import load_sample_images
 
     from sharding.imagenet_glt import Copies
@@ -60,11 +69,11 @@ def make(folder: Path, images: int) -> None:
 
     if (folder / "made").exists() and (folder / "made").read_text() == str(images):
         return
+    for name in SETS:
+        shutil.rmtree(folder / name, ignore_errors=True)
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    sizes = np.maximum(1, (images / 12 * 0.955 ** np.arange(CLASSES)).astype(int))
-    labels = np.resize(np.repeat(np.arange(CLASSES), sizes), images)
-    plans: dict[str, list[Planned]] = {"full": [], "short256": []}
-    for number, label in enumerate(labels.tolist()):
+    plans: dict[str, list[Planned]] = {name: [] for name in SETS}
+    for number, label in enumerate(labels_of(images).tolist()):
         rng = np.random.default_rng((number, 1))
         image = picture(number, photos)
         small = image.resize(tuple(round(side * 256 / min(image.size)) for side in image.size), Image.Resampling.BILINEAR)
@@ -77,11 +86,11 @@ def make(folder: Path, images: int) -> None:
     for name, planned in plans.items():
         order = np.random.default_rng(0).permutation(images)  # as a builder's, so that a shard holds all classes
         plan = {"glt/train": [planned[i] for i in order]}
-        finish(folder / name, pack(folder / name, plan, Copies(StoredSize()), options={}, workers=1, shard_samples=SHARD))
-        print(f"{name}: {images} images, {sum(place.where.read().__len__() for place in planned) / images / 1000:.0f} kB each")
+        finish(folder / name, pack(folder / name, plan, Copies(StoredSize()), options={}, workers=1, shard_samples=shard))
+        print(f"{name}: {images} images, {sum(len(image.where.read()) for image in planned) / images / 1000:.0f} kB each")
     (folder / "made").write_text(str(images))
 
 
 if __name__ == "__main__":
-    values = dict(word.split("=") for word in sys.argv[2:])
-    make(Path(sys.argv[1]), int(values.get("images", 2000)))
+    values = dict(word.split("=", 1) for word in sys.argv[1:])
+    make(Path(values["out"]), int(values.get("images", IMAGES)))

@@ -2,11 +2,12 @@
 
     python -m tests.bench.loader.environments [PEER ...]
 
-A peer is a file of tests/bench/loader/peers/, its pinned packages. What cannot be installed is said with the last line of pip, and its rows are left out.
+A peer is a file of tests/bench/loader/peers/, its pinned packages. Where one cannot be installed, pip's reason stands in place of its rows.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -33,10 +34,16 @@ def install(peer: str) -> str:
     words = ["-m", "pip", "install", "--disable-pip-version-check", "-r", str(HERE / "peers" / f"{peer}.txt")]
     done = subprocess.run([str(python_of(peer)), *words], capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no word from pip")
+        return reason_of(done.stdout + done.stderr)
     (folder / "installed").touch()
     return ""
+
+
+def reason_of(text: str) -> str:
+    """What a program's last words say went wrong: the last line that names an error, of pip's the one that it hands on from a build."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
+    errors = [line for line in lines if re.search(r"(error|exception): ", line, re.IGNORECASE) and "subprocess-exited" not in line and not line.startswith("note:")]
+    return (errors or lines)[-1]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,30 @@
-"""One loader in a process of its own, timed: the images of an epoch after an epoch to warm up.
+"""One loader in a process of its own, timed whenever it is asked.
 
-    python -m tests.bench.loader.pipelines NAME SET_FOLDER SIZE [prepare]
+    python -m tests.bench.loader.pipelines NAME ROOT/SET SIZE
+    python -m tests.bench.loader.pipelines PEER ROOT prepare
 
-Prints JSON: images/s and core-ms an image. Each peer is used as its documentation says, with two workers, shuffled, batches of 128 out of the loader: random
-resized crop and flip, uint8 [128, 3, SIZE, SIZE] unless its name says otherwise. `prepare` writes the peer's own form of the set, once.
+ROOT holds the sets `full` and `short256` of `data.py`, SIZE is the crop's side. After an epoch to warm up it says its batches' shape and type, and then, for
+each line on standard input, an epoch's images/s and core-ms an image (JSON). Each peer is used as its documentation says: two workers, shuffled, random resized
+crop and flip, uint8 [128, 3, SIZE, SIZE] out of the loader unless its name says otherwise. `prepare` writes the peer's own form of both sets, once.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import atexit
+import io
+import multiprocessing
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bench.loader.data import SETS
+from tests.bench.loader.measure import cores_s, voice
 
 WORKERS, BATCH = 2, 128
 Batches = Callable[[], Iterable]
@@ -22,7 +32,8 @@ Batches = Callable[[], Iterable]
 
 
 # ---------------------------------------------------------------------------------------------------------------- the suite
-def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", randaug: bool = False) -> Batches:
+def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", ifl: bool = False, batch: int = BATCH, workers: int = WORKERS) -> Batches:
+    """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two environments in batches of 2 x 128."""
     from sharding.dataset import Split
     from sharding.index import load_index
     from sharding.pixel_cache import PixelCache
@@ -30,58 +41,69 @@ def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", rand
     from sharding.reader import MicroBatches, Reader
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
-    short = int(cache) if cache.isdigit() else None
-    kept = PixelCache(folder, f"bench {decoder} {cache}", len(split)) if cache else None
-    crops = MicroBatches(split, train=True, image_size=size, crop_scale=(0.08, 1.0), hflip=True, randaug=randaug, decoder=decoder, short_side=short, cache=kept)
-    reader, epochs = Reader(crops, WORKERS), iter(range(10**6))
+    kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
+    crops = MicroBatches(split, train=True, image_size=size, crop_scale=(0.08, 1.0), hflip=True, randaug=ifl, decoder=decoder,
+                         short_side=int(cache) if cache.isdigit() else None, cache=kept)
+    reader, epochs = Reader(crops, workers), iter(range(10**6))
+    weights = [None, 1 / np.bincount(split.index.label)[split.index.label]] if ifl else [None]
 
     def epoch() -> Iterable:
-        plan = plan_epoch([None], len(split), batch=BATCH, group=0, seed=0, epoch=next(epochs))
-        return reader.read(rank_draws(plan, micro_batches(BATCH, 0, 0, 1), 0))
+        plan = plan_epoch(weights, len(split), batch=batch * len(weights), group=batch, draws_per_epoch=1 / len(weights), seed=0, epoch=next(epochs))
+        return reader.read(rank_draws(plan, micro_batches(batch * len(weights), batch, 0, 1), 0))
 
     return epoch
 
 
+def _scratch(folder: Path) -> Path:
+    """A folder that is gone when this process has ended."""
+    path = Path(tempfile.mkdtemp(dir=folder, prefix="cache-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 # --------------------------------------------------------------------------------------------------------------------- peers
-def usual(size: int, *more: str) -> Callable:
-    """torchvision's transforms of a Pillow image, as its documentation writes them."""
+def usual(size: int, form: str = "") -> Callable:
+    """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first. `pillow`: on Pillow images, as many still
+    write them; `float`: to normalised float32; `randaug`: RandAugment on Pillow images, to float32, as in torchvision's reference recipes."""
     import torch
 
-    from sharding.torchvision_cpu import torchvision  # noqa: F401
+    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from torchvision.transforms import v2
 
     torch.set_num_threads(1)
-    steps = [v2.ToImage(), v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-    if "randaug" in more:
-        steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.RandAugment(2, 9), v2.ToImage()]
-    if "float" in more:
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]
-    return v2.Compose(steps)
+    crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+    normal = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]
+    return v2.Compose({"": [v2.ToImage(), *crop], "float": [v2.ToImage(), *crop, *normal], "pillow": [*crop, v2.ToImage()],
+                       "randaug": [*crop, v2.RandAugment(2, 9), v2.ToImage(), *normal]}[form])
 
 
-def webdataset(folder: Path, size: int, *more: str) -> Batches:
+def webdataset(folder: Path, size: int, form: str = "", batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import webdataset as wds
 
     urls = [str(path) for path in sorted((folder / "glt" / "train").glob("*.tar"))]
-    samples = wds.WebDataset(urls, shardshuffle=100).shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(usual(size, *more), int).batched(BATCH, partial=False)
-    loader = wds.WebLoader(samples, batch_size=None, num_workers=WORKERS, persistent_workers=True)
+    samples = wds.WebDataset(urls, shardshuffle=100).shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(usual(size, form), int).batched(batch)
+    loader = wds.WebLoader(samples, batch_size=None, num_workers=workers, persistent_workers=True)
     return lambda: loader
 
 
-def imagefolder(folder: Path, size: int) -> Batches:
+def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import torch
 
     from sharding.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder / "tree", usual(size))
-    loader = torch.utils.data.DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(images, batch, shuffle=True, num_workers=workers, persistent_workers=True)
     return lambda: loader
 
 
 def streaming(folder: Path, size: int) -> Batches:
     import torch
-    from streaming import StreamingDataset
 
+    import sharding.torchvision_cpu  # noqa: F401, before torchvision
+    from streaming import StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
+
+    clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
 
     class Images(StreamingDataset):
@@ -90,11 +112,12 @@ def streaming(folder: Path, size: int) -> Batches:
             return transform(sample["image"].convert("RGB")), sample["label"]
 
     images = Images(local=str(folder / "mds"), shuffle=True, batch_size=BATCH)
-    loader = torch.utils.data.DataLoader(images, BATCH, num_workers=WORKERS, persistent_workers=True, drop_last=True)
+    loader = torch.utils.data.DataLoader(images, BATCH, num_workers=WORKERS, persistent_workers=True)
     return lambda: loader
 
 
 def streaming_prepare(folder: Path) -> None:
+    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from PIL import Image
     from streaming import MDSWriter
 
@@ -108,8 +131,7 @@ def _litdata_sample(path: str) -> dict:
 
 
 def litdata(folder: Path, size: int) -> Batches:
-    import io
-
+    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
 
@@ -120,11 +142,12 @@ def litdata(folder: Path, size: int) -> Batches:
             sample = super().__getitem__(index)
             return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
 
-    loader = StreamingDataLoader(Images(str(folder / "litdata"), shuffle=True, drop_last=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True, drop_last=True)
+    loader = StreamingDataLoader(Images(str(folder / "litdata"), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
     return lambda: loader
 
 
 def litdata_prepare(folder: Path) -> None:
+    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import optimize
 
     optimize(fn=_litdata_sample, inputs=[str(path) for path in sorted(folder.glob("tree/*/*.jpg"))], output_dir=str(folder / "litdata"), chunk_bytes="32MB", num_workers=1)
@@ -137,8 +160,9 @@ def ffcv(folder: Path, size: int, form: str) -> Batches:
     from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
     image = [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(), ToTensor(), ToTorchImage()]
-    return lambda loader=Loader(str(folder / f"{form}.beton"), batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, drop_last=True, os_cache=True,
-                                pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]}): loader
+    loader = Loader(str(folder / "ffcv" / f"{form}.beton"), batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, drop_last=True, os_cache=True,
+                    pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]})
+    return lambda: loader
 
 
 def ffcv_prepare(folder: Path) -> None:
@@ -147,95 +171,127 @@ def ffcv_prepare(folder: Path) -> None:
 
     from sharding.torchvision_cpu import torchvision
 
+    (folder / "ffcv").mkdir()
     images = torchvision.datasets.ImageFolder(folder / "tree")
-    for form, options in (("jpg", {"write_mode": "jpg", "jpeg_quality": 95}), ("raw", {"write_mode": "raw", "max_resolution": None})):
+    for form in ("jpg", "raw"):  # encoded again at its default quality, 90; a raw one of full size is not what anybody keeps
         if form == "jpg" or folder.name == "short256":
-            DatasetWriter(str(folder / f"{form}.beton"), {"image": RGBImageField(**options), "label": IntField()}, num_workers=1).from_indexed_dataset(images)
+            DatasetWriter(str(folder / "ffcv" / f"{form}.beton"), {"image": RGBImageField(write_mode=form), "label": IntField()}, num_workers=1).from_indexed_dataset(images)
 
 
 # --------------------------------------------------------------------------------------------------------------------- floor
-def floor(folder: Path, size: int) -> Batches:
-    """libjpeg-turbo's decoding of the crop alone, in one process: nothing is read, resized, flipped or sent."""
-    from sharding.augment import crop_box, draw_rng
-    from sharding.decoders import decoder
+class Crops:
+    """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no more, neither resized nor flipped."""
 
-    opened, files, epochs = decoder("turbojpeg").opened, [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))], iter(range(10**6))
+    def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
+        from sharding import decoders
 
-    def epoch() -> Iterator:
+        self.files, self.opened, self.size = [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))], decoders.decoder(decoder).opened, size
+
+    def __call__(self, task: tuple[int, int]) -> int:
+        """Makes the crops of up to BATCH files from the `first` on in an `epoch`; returns their number."""
+        from sharding.augment import crop_box, draw_rng
+        from sharding.views import train_pixels
+
+        epoch, first = task
+        for number, data in enumerate(self.files[first : first + BATCH], first):
+            picture, rng = self.opened(data), draw_rng(0, epoch, number)
+            if self.size is None:
+                picture.region(crop_box(*picture.size, rng, (0.08, 1.0)))
+            else:
+                train_pixels(picture, rng, size=self.size, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
+        return len(self.files[first : first + BATCH])
+
+
+_crops: Crops  # of this process; a fork inherits it
+
+
+def _made(task: tuple[int, int]) -> int:
+    return _crops(task)
+
+
+def alone(folder: Path, decoder: str, size: int | None, processes: int) -> Batches:
+    """`Crops` in this process, or in so many others."""
+    import torch
+
+    global _crops
+    torch.set_num_threads(1)
+    _crops, epochs = Crops(folder, decoder, size), iter(range(10**6))
+    in_turn = map if processes == 1 else multiprocessing.get_context("fork").Pool(processes).imap_unordered
+
+    def epoch() -> Iterator[int]:
         number = next(epochs)
-        for first in range(0, len(files) - BATCH + 1, BATCH):
-            for i in range(first, first + BATCH):
-                picture = opened(files[i])
-                picture.region(crop_box(*picture.size, draw_rng(0, number, i), (0.08, 1.0)))
-            yield None
+        return in_turn(_made, [(number, first) for first in range(0, len(_crops.files), BATCH)])
 
     return epoch
 
 
+# -------------------------------------------------------------------------------------------------------------------- by name
 MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
-    "floor: TurboJPEG's region decode, 1 process": ("", floor),
+    "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: alone(folder, "turbojpeg", None, 1)),
+    "floor, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", None, 2)),
+    "our decode and crop alone, turbojpeg, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", size, 2)),
     **{f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name)) for name in ("turbojpeg", "simplejpeg", "pillow")},
     **{f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind)) for kind in ("full", "256", "160")},
-    **{f"ours + RandAug, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, randaug=True)) for name in ("turbojpeg", "simplejpeg")},
-    "ours + RandAug, cache 256": ("", lambda folder, size: ours(folder, size, "simplejpeg", "256", randaug=True)),
+    **{f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True)) for name in ("turbojpeg", "simplejpeg")},
+    "ours, RandAug + IFL, cache 256": ("", lambda folder, size: ours(folder, size, "simplejpeg", "256", ifl=True)),
     "webdataset + Pillow": ("", webdataset),
+    "webdataset + Pillow, its resize too": ("", lambda folder, size: webdataset(folder, size, "pillow")),
     "webdataset + Pillow, float32": ("", lambda folder, size: webdataset(folder, size, "float")),
-    "webdataset + Pillow + RandAugment, float32": ("", lambda folder, size: webdataset(folder, size, "randaug", "float")),
+    "webdataset + Pillow + RandAugment, float32": ("", lambda folder, size: webdataset(folder, size, "randaug")),
     "ImageFolder + DataLoader": ("", imagefolder),
     "mosaicml-streaming": ("streaming", streaming),
     "litdata": ("litdata", litdata),
     "ffcv, jpg": ("ffcv", lambda folder, size: ffcv(folder, size, "jpg")),
-    "ffcv, raw": ("ffcv", lambda folder, size: ffcv(folder, size, "raw")),
+    "ffcv, raw 256": ("ffcv", lambda folder, size: ffcv(folder.parent / "short256", size, "raw")),
 }
 """By name: the peer whose environment is used (the project's own where empty), and how it is made from a set's folder and the crop's side."""
-PREPARE = {"streaming": ("mds", streaming_prepare), "litdata": ("litdata", litdata_prepare), "ffcv": ("jpg.beton", ffcv_prepare)}
+PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {"streaming": ("mds", streaming_prepare), "litdata": ("litdata", litdata_prepare), "ffcv": ("ffcv", ffcv_prepare)}
+"""By peer: the folder of its own form of a set, and what writes it."""
+
+
+def prepare(peer: str, root: Path) -> None:
+    name, write = PREPARE[peer]
+    for folder in (root / kind for kind in SETS):
+        if not (folder / f"{name}.made").exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            write(folder)
+            (folder / f"{name}.made").touch()
 
 
 # -------------------------------------------------------------------------------------------------------------------- timing
-def cores_s() -> float:
-    """CPU seconds of this process and of all below it, so far."""
-    ticks, parents = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        pid = int(path.parent.name)
-        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
-    mine, found = {os.getpid()}, True
-    while found:
-        found = {pid for pid, parent in parents.items() if parent in mine} - mine
-        mine |= found
-    return sum(ticks.get(pid, 0) for pid in mine) / os.sysconf("SC_CLK_TCK")
+def images_of(batch: Any) -> Any:
+    """The images of a batch of any loader; the floor gives their number alone."""
+    return batch["image"] if isinstance(batch, dict) else batch if isinstance(batch, int) else batch[0]
 
 
-def timed(batches: Batches) -> dict[str, float]:
-    for _ in batches():
-        pass
-    images, cores, began = 0, cores_s(), time.perf_counter()
+def epoch(batches: Batches) -> tuple[int, Any]:
+    """The images of an epoch, and the first batch's."""
+    count, first = 0, None
     for batch in batches():
-        images += BATCH
-        last = batch
-    seconds, cores = time.perf_counter() - began, cores_s() - cores
-    if last is not None:
-        pixels = last[0] if isinstance(last, (tuple, list)) else last["image"]
-        assert pixels.shape[1] == 3 and pixels.shape[0] <= BATCH, pixels.shape
-    return {"images_s": images / seconds, "core_ms": cores / images * 1000}
+        images = images_of(batch)
+        first = images if first is None else first
+        count += images if isinstance(images, int) else len(images)
+    return count, first
 
 
-def main(words: list[str]) -> None:
-    import sharding.torchvision_cpu  # noqa: F401, before a peer imports torchvision by itself
+def serve(batches: Batches) -> None:
+    say = voice()
+    _, images = epoch(batches)
+    say([None, None] if isinstance(images, int) else [list(images.shape), str(images.dtype)])
+    del images
+    for _ in sys.stdin:
+        cores, began = cores_s(), time.perf_counter()
+        count, _ = epoch(batches)
+        seconds = time.perf_counter() - began
+        say({"images_s": count / seconds, "core_ms": (cores_s() - cores) / count * 1000})
 
-    name, folder = words[0], Path(words[1])
-    if words[2:] == ["prepare"]:
-        there, prepare = PREPARE[name]
-        if not (folder / f"{there}.made").exists():
-            shutil.rmtree(folder / there, ignore_errors=True)
-            prepare(folder)
-            (folder / f"{there}.made").touch()
-        return
-    print(json.dumps(timed(MAKERS[name][1](folder, int(words[2])))), flush=True)
+
+def main(name: str, folder: str, size: str) -> None:
+    if size == "prepare":
+        prepare(name, Path(folder))
+    else:
+        serve(MAKERS[name][1](Path(folder), int(size)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,96 +1,139 @@
 """The loader beside what people would use instead: same files, same crops, two workers, in turns.
 
-    python -m tests.bench.loader.run [FOLDER] [rounds=5] [only=224,112,short256,randaug,pixels,draws,access,memory]
+    python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5] [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
 
-FOLDER (default /tmp/glt-bench) gets the images, each peer's own form of them, and is used again. Every figure is an epoch of 2,000 images after one to
-warm up, in a process of its own; a table's rows take turns, and a row's figure is the median of its rounds. Only ratios inside one table count. About 25
-minutes on two cores.
+`data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that warms up with an epoch; then they take turns,
+an epoch of `images` at a time, and a row's figure is the median of its rounds. Only ratios inside one table count: by images/s, and in
+brackets by the cores' time for an image, which other work on the machine hardly moves. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import random
 import statistics
 import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from tests.bench.loader import data, details
-from tests.bench.loader.environments import PROJECT, install, python_of
-from tests.bench.loader.pipelines import BATCH, MAKERS, PREPARE, WORKERS
+from tests.bench.loader import access, data, memory, pixels, randaug
+from tests.bench.loader.environments import PROJECT, install, python_of, reason_of
+from tests.bench.loader.pipelines import BATCH, MAKERS, WORKERS
 
-TABLES: dict[str, tuple[str, int, list[str]]] = {
-    "224": ("full", 224, [name for name in MAKERS if "RandAug" not in name and name != "ffcv, raw"]),
-    "112": ("full", 112, ["floor: TurboJPEG's region decode, 1 process", "ours, turbojpeg", "ours, simplejpeg", "ours, cache 160", "webdataset + Pillow", "ImageFolder + DataLoader"]),
-    "short256": ("short256", 224, ["ours, turbojpeg", "ours, simplejpeg", "ours, cache full", "webdataset + Pillow", "ImageFolder + DataLoader", "ffcv, jpg", "ffcv, raw"]),
-    "randaug": ("full", 224, [name for name in MAKERS if "RandAug" in name]),
-}
-"""By name: which images, the crop's side, and the rows."""
 PEERS = ("webdataset + Pillow", "ImageFolder + DataLoader", "webdataset + Pillow + RandAugment, float32")
-DETAILS = {"pixels": details.pixels, "draws": details.draws, "access": details.access, "memory": details.memory}
+FLOORS = tuple(name for name in MAKERS if "alone" in name or "floor" in name)
+USUAL = ("webdataset + Pillow", "ImageFolder + DataLoader")
+RANDAUG = tuple(name for name in MAKERS if "RandAug" in name)
+TABLES: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "224": ("full", 224, tuple(name for name in MAKERS if name not in RANDAUG)),
+    "112": ("full", 112, ("ours, turbojpeg", "ours, simplejpeg", "ours, cache full", "ours, cache 160", *USUAL)),
+    "short256": ("short256", 224, (*FLOORS, "ours, turbojpeg", "ours, simplejpeg", "ours, pillow", "ours, cache full", *USUAL, "mosaicml-streaming", "litdata", "ffcv, jpg", "ffcv, raw 256")),
+    "randaug": ("full", 112, RANDAUG),
+    "randaug224": ("full", 224, RANDAUG),
+}
+"""By name: the set, the crop's side, and the rows."""
+SECTIONS = {"pixels": pixels.section, "policy": randaug.section, "access": access.section, "memory": memory.section}
 
 
-def run(name: str, folder: Path, size: int) -> dict[str, float] | str:
-    """A pipeline's figures, or why there are none."""
-    words = [str(python_of(MAKERS[name][0])), "-m", "tests.bench.loader.pipelines", name, str(folder), str(size)]
-    done = subprocess.run(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no word"])[-1]
+class Loader:
+    """A pipeline in its process, warmed up. `reason` says why there is none."""
+
+    def __init__(self, name: str, folder: Path, size: int) -> None:
+        words = [str(python_of(MAKERS[name][0])), "-m", "tests.bench.loader.pipelines", name, str(folder), str(size)]
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self.figures: list[dict[str, float]] = []
+        self.reason = ""
+        shape, dtype = self._heard() or (None, None)
+        wanted = [[BATCH, 3, size, size], "torch.float32" if "float32" in name else "torch.uint8"]
+        if not self.reason and shape is not None and [shape, dtype] != wanted:
+            self.reason = f"its batches are {dtype} {shape}, not {wanted[1]} {wanted[0]}"
+
+    def time(self) -> None:
+        """One more epoch into `figures`."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        if figures := self._heard():
+            self.figures.append(figures)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _heard(self) -> Any:
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        self._errors.seek(0)
+        self.reason = reason_of(self._errors.read())
+        return None
+
+    def median(self, name: str) -> float:
+        return statistics.median(each[name] for each in self.figures)
 
 
-def ready(root: Path) -> dict[str, str]:
-    """The images and the peers' forms of them; by peer, why it cannot take part."""
-    data.make(root, 2000)
+def ready(root: Path, images: int, wanted: set[str]) -> dict[str, str]:
+    """The images and the wanted peers' forms of them; by peer, why it cannot take part."""
+    data.make(root, images)
     reasons = {}
-    for peer in sorted({peer for peer, _ in MAKERS.values() if peer}):
-        if reason := install(peer):
-            reasons[peer] = reason
-            continue
-        for kind in ("full", "short256"):
-            words = [str(python_of(peer)), "-m", "tests.bench.loader.pipelines", peer, str(root / kind), "prepare"]
+    for peer in sorted(wanted):
+        if not (reason := install(peer)):
+            words = [str(python_of(peer)), "-m", "tests.bench.loader.pipelines", peer, str(root), "prepare"]
             done = subprocess.run(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
-            if done.returncode:
-                reasons[peer] = done.stderr.strip().splitlines()[-1]
+            reason = reason_of(done.stderr) if done.returncode else ""
+        if reason:
+            reasons[peer] = reason
     return reasons
 
 
 def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     kind, size, rows = TABLES[name]
-    found: dict[str, list[dict[str, float]]] = {}
-    for _ in range(rounds):
-        for row in rows:
-            if (peer := MAKERS[row][0]) in reasons:
-                continue
-            figures = run(row, root / kind, size)
-            if isinstance(figures, str):
-                reasons[row] = figures
-            else:
-                found.setdefault(row, []).append(figures)
-    rate = {row: statistics.median(each["images_s"] for each in figures) for row, figures in found.items()}
-    peers = [peer for peer in PEERS if peer in rate]
+    loaders = {row: Loader(row, root / kind, size) for row in rows if MAKERS[row][0] not in reasons}
+    for number in range(rounds):
+        # Each round in an order of its own: other work on the machine comes and goes, and would hit the same neighbours each time.
+        for loader in random.Random(number).sample(list(loaders.values()), len(loaders)):
+            if not loader.reason:
+                loader.time()
+    for loader in loaders.values():
+        loader.close()
+    there = {row: loader for row, loader in loaders.items() if not loader.reason}
+    peers = [peer for peer in PEERS if peer in there]
     print(f"\n**{name}**: {kind} images, crops of {size}, batches of {BATCH}, {WORKERS} workers, n = {rounds}\n")
     print("| loader | images/s, median | min to max | core-ms an image |" + "".join(f" x {peer} |" for peer in peers))
     print("|---|---|---|---|" + "---|" * len(peers))
-    for row, figures in found.items():
-        rates = [each["images_s"] for each in figures]
-        print(f"| {row} | {rate[row]:,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {statistics.median(each['core_ms'] for each in figures):.2f} |" + "".join(f" {rate[row] / rate[peer]:.2f} |" for peer in peers))
+    for row, loader in there.items():
+        rates = [each["images_s"] for each in loader.figures]
+        ratios = "".join(f" {loader.median('images_s') / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / loader.median('core_ms'):.2f}) |" for peer in peers)
+        print(f"| {row} | {loader.median('images_s'):,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {loader.median('core_ms'):.2f} |{ratios}")
     for row in rows:
-        if row not in found:
-            print(f"\n{row}: {reasons.get(row) or reasons.get(MAKERS[row][0])}")
+        if row not in there:
+            print(f"\n{row}: not measured, {reasons.get(MAKERS[row][0]) or loaders[row].reason}")
     sys.stdout.flush()
 
 
 def main(words: list[str]) -> None:
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    root = Path(next((word for word in words if "=" not in word), "/tmp/glt-bench"))
-    rounds = int(values.get("rounds", 5))
-    wanted = values["only"].split(",") if "only" in values else [*TABLES, *DETAILS]
-    reasons = ready(root)
+    values = {key: value for key, _, value in (word.partition("=") for word in words)}
+    unknown = set(values) - {"data", "images", "rounds", "only"}
+    wanted = values["only"].split(",") if "only" in values else [*TABLES, *SECTIONS]
+    if unknown or not set(wanted) <= {*TABLES, *SECTIONS}:
+        sys.exit(f"legal are data=FOLDER, images=N, rounds=N and only= some of {','.join([*TABLES, *SECTIONS])}")
+    root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
+    images = int(values.get("images", data.IMAGES))
+    reasons = ready(root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""})
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")))
     for name in wanted:
         if name in TABLES:
             table(root, name, rounds, reasons)
         else:
-            DETAILS[name](root, rounds)
+            SECTIONS[name](root, rounds)
 
 
 if __name__ == "__main__":
