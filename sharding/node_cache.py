@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,28 +82,31 @@ class NodeCache:
                     os.replace(Path(part) / INDEX_FILE, folder / INDEX_FILE)
         return load_index(folder)
 
-    def shard(self, relative: str, index: Index, shard: int, spare: Iterable[Path] = (), patient: bool = False) -> Path | None:
+    def shard(self, relative: str, index: Index, shard: int, turns: Mapping[Path, int] | None = None, began: float = 0.0, granted: Callable[[], object] = lambda: None) -> Path | None:
         """The verified file of a shard of the split `relative`.
 
         Args:
-            spare: shards that must not make room for this one.
-            patient: come back with None where there is no room without those.
+            turns: for who fetches ahead: when each shard's turn comes, of those that are still needed. Only shards that are not needed, or later and not
+                opened or fetched since `began`, make room, and where that is not enough the answer is None. Without, what was opened longest ago makes room.
+            began: when the epoch did, in seconds since 1970.
+            granted: called once there is room, before anything is fetched.
 
         Raises:
             DataError: it cannot be fetched, or is another file than the index records.
         """
         path = self.folder / relative / afar.plain(str(index.shard_name[shard]))
         if not path.exists():
-            began, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
+            asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_suffix(".lock")):
                 if not path.exists():
-                    if failed.exists() and failed.stat().st_mtime >= began:
+                    if failed.exists() and failed.stat().st_mtime >= asked:
                         raise DataError(failed.read_text())  # while this one waited for its turn
-                    while not self._make_room(size, path.with_suffix(".part"), set(spare), patient):
-                        if patient:
+                    while not self._make_room(size, path, turns, began):
+                        if turns is not None:
                             return None
                         time.sleep(LOOK_S)  # for what is on its way
+                    granted()
                     try:
                         self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
                     except DataError as error:
@@ -111,8 +114,8 @@ class NodeCache:
                         raise
                     failed.unlink(missing_ok=True)
                     self._note(shards=1, bytes=size)
-            if not patient:
-                self._note(waited_s=time.time() - began)
+            if turns is None:
+                self._note(waited_s=time.time() - asked)
         _touch(path)
         return path
 
@@ -142,18 +145,21 @@ class NodeCache:
         os.replace(part, path)
 
     # -------------------------------------------------------------------------------------------------------------- room
-    def _make_room(self, size: int, part: Path, spare: set[Path], patient: bool) -> bool:
-        """Take `size` bytes for a file on its way, `part`, evicting what was opened longest ago, and of `spare` only if not `patient`; whether there is room."""
+    def _make_room(self, size: int, path: Path, turns: Mapping[Path, int] | None, began: float) -> bool:
+        """Take `size` bytes for a shard on its way, evicting others as `shard` says; whether there is room."""
         if size > self.most_bytes:
-            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not even hold the shard {part.stem} ({size / 1e9:.3g} GB): more is legal")
+            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not even hold the shard {path.stem} ({size / 1e9:.3g} GB): more is legal")
+        part, never = path.with_suffix(".part"), len(turns or ()) + 1
         with _locked(self.folder / "room.lock"):
             part.unlink(missing_ok=True)
             for left in self.folder.rglob("*.part"):  # of processes that were killed
                 if _is_free(left.with_suffix(".lock")):
                     left.unlink(missing_ok=True)
-            there = {path: path.stat() for path in self.folder.rglob("*.tar")}
-            used = sum(stat.st_size for stat in there.values()) + sum(_size(path) for path in self.folder.rglob("*.part"))
-            victims = sorted(there.keys() - (spare if patient else set()), key=lambda path: (path in spare, there[path].st_mtime_ns))
+            there = {shard: shard.stat() for shard in self.folder.rglob("*.tar")}
+            used = sum(stat.st_size for stat in there.values()) + sum(_size(other) for other in self.folder.rglob("*.part"))
+            turn = {shard: (turns or {}).get(shard, never) for shard in there}
+            free = [shard for shard in there if turns is None or turn[shard] == never or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
+            victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
             while victims and used + size > self.most_bytes:
                 victim = victims.pop(0)
                 victim.unlink()
@@ -165,7 +171,7 @@ class NodeCache:
                     os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
                 part.unlink(missing_ok=True)
-                raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
+                raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {path.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
             return True
 
     # ------------------------------------------------------------------------------------------------------------ counts
@@ -230,24 +236,33 @@ class Ahead:
     def _begin(self, order: list[int], last: np.ndarray, start: int) -> None:
         self.stop()
         self._step = start
-        wanted = iter(order)
+        wanted, began, door = iter(order), time.time(), threading.Semaphore()
         for _ in range(AT_ONCE):
-            threading.Thread(target=self._work, args=(self._turn, wanted, last), name="ahead", daemon=True).start()
+            threading.Thread(target=self._work, args=(self._turn, wanted, door, order, last, began), name="ahead", daemon=True).start()
 
-    def _work(self, turn: int, wanted: Iterator[int], last: np.ndarray) -> None:
+    def _work(self, turn: int, wanted: Iterator[int], door: threading.Semaphore, order: list[int], last: np.ndarray, began: float) -> None:
+        """One of several that fetch at the same time; they get room one after the other, so that no later shard takes the room of an earlier one."""
         cache, relative = self._split.afar
         names = [cache.folder / relative / str(name) for name in self._split.index.shard_name]
-        for shard in wanted:
-            while turn == self._turn:
-                spare = [names[i] for i in np.flatnonzero(last >= self._step - self._lag)]
-                try:
-                    if cache.shard(relative, self._split.index, shard, spare, patient=True):
+        while turn == self._turn:
+            door.acquire()
+            shut = [door]
+
+            def let_in(shut: list[threading.Semaphore] = shut) -> None:
+                if shut:
+                    shut.pop().release()
+
+            try:
+                shard = next(wanted)
+                while turn == self._turn:
+                    turns = {names[other]: place for place, other in enumerate(order) if other == shard or last[other] >= self._step - self._lag}
+                    if cache.shard(relative, self._split.index, shard, turns, began, let_in):
                         break
-                except DataError:
-                    return  # the reader that needs it meets the same, and says so
-                time.sleep(LOOK_S)
-            if turn != self._turn:
-                return
+                    time.sleep(LOOK_S)
+            except (StopIteration, DataError):
+                return  # the reader that needs what cannot be had meets the same, and says so
+            finally:
+                let_in()
 
 
 @contextmanager
