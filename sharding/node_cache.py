@@ -30,7 +30,7 @@ from sharding.plan import EpochPlan, last_need, needs
 if TYPE_CHECKING:  # dataset imports this module
     from sharding.dataset import Split
 
-LOOK_S = 0.1
+LOOK_S = 0.02
 """Between two looks for room."""
 AT_ONCE = 4
 """Shards that are fetched ahead at the same time."""

@@ -279,11 +279,10 @@ def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_roo
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Path, ahead: bool) -> None:
-    """At every look the shards, those on their way included, take no more than the budget, over two epochs of windows; an epoch's batches are right; and with
-    fetching ahead, and room for some windows, nothing is fetched twice in an epoch but what completes its last batch."""
+    """At every look the shards, those on their way included, take no more than the budget, over two epochs of windows, and the batches are right."""
     here, window = local(tiny_root), 1
     sizes = np.sort(here.index.shard_size)
-    most = int(sizes[-6 if ahead else -3 :].sum())
+    most = int(sizes[-3:].sum())
     assert most < sizes.sum()
     split = opened(server, tmp_path, most / 1e9).split("glt", "train")
     split.afar[0].check_budget(split.index, window)
@@ -304,11 +303,8 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
         for epoch in range(2):
             draws = draws_of(split, window, epoch=epoch)
             plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
-            before = Counter(server.shards())
             found = list(Reader(MicroBatches(split, **VIEW), 0).read(fetcher.follow(plan, 0, draws, 4) if ahead else draws))
             assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window, epoch=epoch))))
-            fetched = (Counter(server.shards()) - before).values()
-            assert not ahead or sum(fetched) <= len(sizes) + window, "once each, and the first window's again where the last batch is completed from it"
     finally:
         fetcher.stop()
         ended.set()
