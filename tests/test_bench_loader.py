@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from sharding.dataset import Split
+from sharding.index import load_index
 from tests.bench.loader.data import make
 from tests.bench.loader.measure import cores_s
 from tests.bench.loader.pipelines import epoch, imagefolder, ours, webdataset
@@ -22,7 +26,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.glob("*/**/*") if path.suffix in (".jpg", ".tar", ".npz")}
+    files = [path for path in root.glob("*/**/*") if path.suffix in (".jpg", ".tar", ".npz")]
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_the_images_are_the_same_every_time(root: Path, tmp_path: Path) -> None:
@@ -34,9 +39,6 @@ def test_the_images_are_the_same_every_time(root: Path, tmp_path: Path) -> None:
 
 def test_the_shards_hold_the_files_of_the_tree(root: Path) -> None:
     """What our loader and webdataset read from shards is what ImageFolder reads from files."""
-    from sharding.dataset import Split
-    from sharding.index import load_index
-
     for kind in ("full", "short256"):
         split = Split(root / kind / "glt" / "train", load_index(root / kind / "glt" / "train"))
         assert sorted(split.read(i) for i in range(len(split))) == sorted(path.read_bytes() for path in (root / kind / "tree").glob("*/*.jpg"))
@@ -55,11 +57,9 @@ def test_ours_and_the_peers_give_batches_of_one_kind(root: Path) -> None:
 
 def test_the_work_of_children_counts() -> None:
     """A process's seconds of cores hold those of a child that still runs."""
-    import subprocess
-    import sys
-
     before = cores_s()
-    child = subprocess.Popen([sys.executable, "-c", "import time\nwhile time.process_time() < .3: pass\nprint(flush=True)\ninput()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    work = "import time\nwhile time.process_time() < .3: pass\nprint(flush=True)\ninput()"
+    child = subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         child.stdout.readline()
         assert cores_s() - before >= 0.28  # the clock ticks in hundredths

@@ -72,7 +72,7 @@ def undecoded(split: Split, rounds: int) -> None:
         assert sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False)) == len(split)
 
     theirs = "webdataset.WebDataset, in order"
-    ways = {"Split.read, random order, each sha256 checked": all_read, "positioned reads at the index's places, random order, unchecked": all_placed, theirs: all_streamed}
+    ways = {"Split.read, random order, each sha256 checked": all_read, "positioned reads alone, random order, unchecked": all_placed, theirs: all_streamed}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):  # the first one warms up
         for name, way in ways.items():
@@ -135,7 +135,7 @@ def first_batches(split: Split, rounds: int) -> None:
                     if pages == "cold":
                         forget(split)
                     found.setdefault((kind, pages, place), []).append(first_batch_s(split, place, weights, window))
-    print(f"\nTime to the first batch ({BATCH} images, crops of 224, plan and start of {WORKERS} workers included) of an epoch of {len(split):,}, ms, n = {rounds}\n")
+    print(f"\nTime to the first batch ({BATCH} images, crops of 224; plan and start of {WORKERS} workers included), {len(split):,} samples, ms, n = {rounds}\n")
     print("| order | page cache |" + "".join(f" at {place:.0%} | x 0 % |" for place in PLACES) + "\n|---|---|" + "---|---|" * len(PLACES))
     for kind in kinds:
         for pages in ("warm", "cold"):

@@ -29,8 +29,9 @@ def install(peer: str) -> str:
     if (folder / "installed").exists():
         return ""
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    own = Path(subprocess.run([str(python_of(peer)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True).stdout.strip())
-    (own / "project.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after the environment's own folder
+    asked = [str(python_of(peer)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    own = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    (Path(own) / "project.pth").write_text(sysconfig.get_path("purelib") + "\n")  # after the environment's own folder
     words = ["-m", "pip", "install", "--disable-pip-version-check", "-r", str(HERE / "peers" / f"{peer}.txt")]
     done = subprocess.run([str(python_of(peer)), *words], capture_output=True, text=True)
     if done.returncode:

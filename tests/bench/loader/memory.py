@@ -41,7 +41,8 @@ def imagefolder(folder: Path, samples: int) -> None:
 
     images = torchvision.datasets.ImageFolder(folder.parents[1] / "tree", usual(112))
     known = images.samples
-    images.samples = [(f"{path[:-4]}.jpg", label) for path, label in (known[i % len(known)] for i in range(samples))]  # a text of its own for each, as its scan gives
+    # A text of its own for each, as its scan of a folder gives.
+    images.samples = [(f"{path[:-4]}.jpg", label) for path, label in (known[i % len(known)] for i in range(samples))]
     said(iter(torch.utils.data.DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)))
 
 
@@ -55,7 +56,11 @@ def said(batches: object) -> None:
     say({"main": own, "worker": sum(memory.values()) / len(memory), "all": own + sum(memory.values())})
 
 
-WAYS = {"ours, shuffled whole": lambda folder, samples: ours(folder, samples, 0), "ours, window of 16 shards": lambda folder, samples: ours(folder, samples, 16), "ImageFolder + DataLoader": imagefolder}
+WAYS = {
+    "ours, shuffled whole": lambda folder, samples: ours(folder, samples, 0),
+    "ours, window of 16 shards": lambda folder, samples: ours(folder, samples, 16),
+    "ImageFolder + DataLoader": imagefolder,
+}
 
 
 def section(root: Path, rounds: int) -> None:

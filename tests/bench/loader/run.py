@@ -32,7 +32,8 @@ RANDAUG = tuple(name for name in MAKERS if "RandAug" in name)
 TABLES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "224": ("full", 224, tuple(name for name in MAKERS if name not in RANDAUG)),
     "112": ("full", 112, ("ours, turbojpeg", "ours, simplejpeg", "ours, cache full", "ours, cache 160", *USUAL)),
-    "short256": ("short256", 224, (*FLOORS, "ours, turbojpeg", "ours, simplejpeg", "ours, pillow", "ours, cache full", *USUAL, "mosaicml-streaming", "litdata", "ffcv, jpg", "ffcv, raw 256")),
+    "short256": ("short256", 224, (*FLOORS, "ours, turbojpeg", "ours, simplejpeg", "ours, pillow", "ours, cache full", *USUAL,
+                                   "mosaicml-streaming", "litdata", "ffcv, jpg", "ffcv, raw 256")),
     "randaug": ("full", 112, RANDAUG),
     "randaug224": ("full", 224, RANDAUG),
 }
@@ -111,8 +112,9 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     print("|---|---|---|---|" + "---|" * len(peers))
     for row, loader in there.items():
         rates = [each["images_s"] for each in loader.figures]
-        ratios = "".join(f" {loader.median('images_s') / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / loader.median('core_ms'):.2f}) |" for peer in peers)
-        print(f"| {row} | {loader.median('images_s'):,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {loader.median('core_ms'):.2f} |{ratios}")
+        rate, work = loader.median("images_s"), loader.median("core_ms")
+        ratios = "".join(f" {rate / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / work:.2f}) |" for peer in peers)
+        print(f"| {row} | {rate:,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {work:.2f} |{ratios}")
     for row in rows:
         if row not in there:
             print(f"\n{row}: not measured, {reasons.get(MAKERS[row][0]) or loaders[row].reason}")
@@ -128,7 +130,8 @@ def main(words: list[str]) -> None:
     root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
     images = int(values.get("images", data.IMAGES))
     reasons = ready(root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""})
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset"))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     for name in wanted:
         if name in TABLES:
             table(root, name, rounds, reasons)
