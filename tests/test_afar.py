@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from afar_server import FAULTS, Server
 from conftest import twentieth
 from ranks import RankFailure, started
 from sharding import afar
@@ -26,66 +25,7 @@ from sharding.plan import micro_batches, plan_epoch, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
 
-FAULTS = ("reset", "stall", "short", "wrong", "503", "404", "closed")
 VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
-
-
-class Server:
-    """Serves a folder; a path's next answers follow a script of faults, and every answer is counted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.faults, self.asked, self.bytes_s = folder, {}, Counter(), None
-        outer = self
-
-        class Answer(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.lstrip("/")
-                outer.asked[path] += 1
-                script = outer.faults.get(path) or outer.faults.get("*") or []
-                fault = script.pop(0) if script else ""
-                try:
-                    data = (outer.folder / path).read_bytes()
-                except OSError:
-                    fault = "404"
-                if fault in ("503", "404"):
-                    return self.send_error(int(fault))
-                self.send_response(200)
-                if fault != "closed":
-                    self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if fault == "wrong":
-                    data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
-                half = data[: len(data) // 2]
-                if fault in ("reset", "stall", "short", "closed"):
-                    self.wfile.write(half)
-                    self.wfile.flush()
-                    if fault == "stall":
-                        time.sleep(2)
-                    if fault == "reset":
-                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    self.close_connection = True
-                    return
-                pieces = range(0, len(data), 1 << 14)
-                for first in pieces:
-                    self.wfile.write(data[first : first + (1 << 14)])
-                    if outer.bytes_s:
-                        time.sleep((1 << 14) / outer.bytes_s)
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        class Quiet(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *args: object) -> None:
-                pass  # clients that are killed
-
-        self.server = Quiet(("127.0.0.1", 0), Answer)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def shards(self) -> dict[str, int]:
-        return {path: times for path, times in self.asked.items() if path.endswith(".tar")}
 
 
 @pytest.fixture(scope="session")
