@@ -142,7 +142,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         result = Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(" ".join(_sentence(error, origins).split())) from None
-    return _written_out(_with_source(result))
+    return _written_out(_with_source(result, site))
 
 
 def source_of(recipe: Recipe) -> str | None:
@@ -150,7 +150,7 @@ def source_of(recipe: Recipe) -> str | None:
     return recipe.method.init_from or recipe.method.eval_of
 
 
-def _with_source(recipe: Recipe) -> Recipe:
+def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
     """`init_from` and `eval_of` as the name of a run: a recipe means its run on the same data, edition, seed and preset."""
     values = recipe.model_dump()
     for key in ("init_from", "eval_of"):
@@ -160,7 +160,7 @@ def _with_source(recipe: Recipe) -> Recipe:
         named(RECIPES, name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
-        values["method"][key] = resolve(source_words(recipe, name)).run_name
+        values["method"][key] = resolve(source_words(recipe, name), site).run_name
     return Recipe.model_validate(values)
 
 

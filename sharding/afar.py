@@ -19,18 +19,20 @@ from pathlib import PurePosixPath
 from recipes.words import is_afar
 from sharding.index import DataError
 
-__all__ = ["PIPE", "check_root", "fetch", "fetch_small", "is_afar", "plain"]
+__all__ = ["PIPE", "Failed", "check_root", "fetch", "fetch_small", "is_afar", "plain"]
 
 STALL_S = 30.0
 """A source that sends nothing for so long has failed."""
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 """Between two tries; after the last one comes the error."""
 CHUNK = 1 << 20
+LARGEST_SMALL = 1 << 33
+"""Bytes of a file whose size nobody recorded."""
 PIPE = "GLT_PIPE"
 """Environment variable with the one `pipe:` root that may be run."""
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """One try failed; its text says how."""
 
 
@@ -59,7 +61,7 @@ def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object
     """Fetch one file, trying again after pauses.
 
     Args:
-        begin: called before each try; what it returns is called with each piece of the file.
+        begin: called before each try; what it returns is called with each piece of the file, and may raise Failed.
         check: called after the last piece: what is wrong with the file, or nothing.
 
     Raises:
@@ -76,7 +78,7 @@ def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object
                 take(piece)
             if not (cause := check()):
                 return
-        except _Failed as failed:
+        except Failed as failed:
             cause = str(failed)
     where = f"{root.rstrip('/')}/{relative}" if not root.startswith("pipe:") else f"{relative}, by the site file's pipe: command,"
     raise DataError(f"{where} cannot be fetched: {cause} (tried {tries} times)")
@@ -88,7 +90,13 @@ def fetch_small(root: str, relative: str, wrong: Callable[[bytes], str] = lambda
 
     def begin() -> Callable[[bytes], object]:
         data.clear()
-        return data.extend
+
+        def take(piece: bytes) -> None:
+            if len(data) > LARGEST_SMALL:
+                raise Failed("it does not end")
+            data.extend(piece)
+
+        return take
 
     fetch(root, relative, begin, lambda: wrong(bytes(data)), tries)
     return bytes(data)
@@ -106,18 +114,18 @@ def _downloaded(url: str) -> Iterator[bytes]:
                 got += len(piece)
                 yield piece
             if said is not None and got != int(said):
-                raise _Failed(f"only {got} of {said} bytes came")
+                raise Failed(f"only {got} of {said} bytes came")
     except urllib.error.HTTPError as error:
-        raise _Failed(f"the server says {error.code} {error.reason}") from None
+        raise Failed(f"the server says {error.code} {error.reason}") from None
     except TimeoutError:
-        raise _Failed(f"nothing came for {STALL_S:g} s") from None
+        raise Failed(f"nothing came for {STALL_S:g} s") from None
     except urllib.error.URLError as error:
-        raise _Failed(f"nothing came for {STALL_S:g} s" if isinstance(error.reason, TimeoutError) else f"{error.reason}") from None
+        raise Failed(f"nothing came for {STALL_S:g} s" if isinstance(error.reason, TimeoutError) else f"{error.reason}") from None
     except (OSError, ValueError) as error:  # resets; http.client's errors
-        raise _Failed(f"{type(error).__name__}: {error}") from None
+        raise Failed(f"{type(error).__name__}: {error}") from None
     except Exception as error:
         if type(error).__module__ == "http.client":
-            raise _Failed(f"{type(error).__name__}: {error}") from None
+            raise Failed(f"{type(error).__name__}: {error}") from None
         raise
 
 
@@ -126,7 +134,7 @@ def _printed(command: str) -> Iterator[bytes]:
         try:
             while True:
                 if not select.select([process.stdout], [], [], STALL_S)[0]:
-                    raise _Failed(f"nothing came for {STALL_S:g} s")
+                    raise Failed(f"nothing came for {STALL_S:g} s")
                 if not (piece := os.read(process.stdout.fileno(), CHUNK)):
                     break
                 yield piece
@@ -134,7 +142,7 @@ def _printed(command: str) -> Iterator[bytes]:
             if process.poll() is None and not _ended(process):
                 os.killpg(process.pid, 9)
         if process.wait():
-            raise _Failed(f"the command ended with {process.returncode}")
+            raise Failed(f"the command ended with {process.returncode}")
 
 
 def _ended(process: subprocess.Popen) -> bool:

@@ -60,6 +60,9 @@ class Split:
             raise IndexError(f"sample {i} of {self.folder} does not exist; 0 to {len(index) - 1} do")
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
         data = _pread(self._open(shard), size, offset)
+        if self.afar and hashlib.sha256(data).digest() != index.sha256[i].tobytes():
+            self._drop(shard)  # what a node kept went bad; what comes again is verified as a whole
+            data = _pread(self._open(shard), size, offset)
         if hashlib.sha256(data).digest() != index.sha256[i].tobytes():
             raise DataError(f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
                             f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)")
@@ -98,6 +101,11 @@ class Split:
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise DataError(f"shard {path} is missing") from None
+
+    def _drop(self, shard: int) -> None:
+        (self.folder / str(self.index.shard_name[shard])).unlink(missing_ok=True)
+        if (fd := self._files.get(os.getpid(), {}).pop(shard, None)) is not None:
+            os.close(fd)
 
     def _fetched(self, shard: int, files: dict[int, int]) -> int:
         for other in [other for other, fd in files.items() if not os.fstat(fd).st_nlink]:  # evicted: its bytes are free when nobody has it open
@@ -190,6 +198,10 @@ class Dataset:
             opened.check_shards()  # what comes from afar is checked as it comes
         return opened
 
+    def samples(self, edition: str, split: str) -> int:
+        """Number of samples of a split, as recorded: its index is not opened."""
+        return int(self.meta["splits"][self._relative(edition, split)]["samples"])
+
     def fingerprint_of(self, edition: str, splits: Iterable[str]) -> str:
         """Hex sha256 over the named splits' indices and the classes, whatever the order of the names.
 
@@ -204,11 +216,11 @@ class Dataset:
         return splits[_known(split, splits, f"edition {edition} of {self.name} has no split")]
 
 
-def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None) -> Dataset:
+def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None, tries: int = 5) -> Dataset:
     """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/afar.py); `cache_folder` and `cache_gb`: where a node keeps what it
-    fetches, and how much. Raises DataError with the command that builds it."""
+    fetches, and how much; `tries`: how often an address is asked. Raises DataError with the command that builds it."""
     if is_afar(root):
-        path, text = f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}", fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries=3).decode()
+        path, text = f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}", fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries).decode()
     else:
         root = Path(root)
         path = root / name / DATASET_FILE

@@ -56,7 +56,7 @@ class NodeCache:
     @classmethod
     def made(cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None) -> NodeCache:
         """The cache of the data set of this fingerprint; other data have another place. `most_bytes` None: nine tenths of what is free."""
-        mine = folder / f"{afar.plain(name)}-{fingerprint[:12]}"
+        mine = folder / f"{afar.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
         mine.mkdir(mode=0o700, parents=True, exist_ok=True)
         room = os.statvfs(mine)
         kept = sum(path.stat().st_blocks * 512 for path in mine.rglob("*.tar"))
@@ -68,15 +68,12 @@ class NodeCache:
         folder = self.folder / afar.plain(relative)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "index.lock"):
-            if not (folder / INDEX_FILE).exists():
+            if _what_is_wrong(folder, fingerprint):
                 with tempfile.TemporaryDirectory(dir=folder) as part:
 
                     def wrong(data: bytes) -> str:
                         (Path(part) / INDEX_FILE).write_bytes(data)
-                        try:
-                            return "" if load_index(Path(part)).fingerprint == fingerprint else "it is not the index that dataset.json records"
-                        except DataError:
-                            return "it is damaged"
+                        return _what_is_wrong(Path(part), fingerprint)
 
                     afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
                     os.replace(Path(part) / INDEX_FILE, folder / INDEX_FILE)
@@ -129,10 +126,11 @@ class NodeCache:
                 state.update(digest=hashlib.sha256(), got=0)
 
                 def take(piece: bytes) -> None:
-                    state["digest"].update(piece)
                     state["got"] += len(piece)
-                    if state["got"] <= size:
-                        file.write(piece)
+                    if state["got"] > size:
+                        raise afar.Failed(f"it has more than the {size} bytes that the index records")
+                    state["digest"].update(piece)
+                    file.write(piece)
 
                 return take
 
@@ -142,6 +140,8 @@ class NodeCache:
                 return "" if state["digest"].digest() == sha256 else "its bytes do not have the recorded sha256"
 
             afar.fetch(self.root, f"{self.name}/{relative}/{path.name}", begin, wrong)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
 
     # -------------------------------------------------------------------------------------------------------------- room
@@ -155,8 +155,9 @@ class NodeCache:
             for left in self.folder.rglob("*.part"):  # of processes that were killed
                 if _is_free(left.with_suffix(".lock")):
                     left.unlink(missing_ok=True)
+            on_their_way = sum(map(_size, self.folder.rglob("*.part")))  # looked at first: one that arrives now counts twice, not never
             there = {shard: shard.stat() for shard in self.folder.rglob("*.tar")}
-            used = sum(stat.st_size for stat in there.values()) + sum(_size(other) for other in self.folder.rglob("*.part"))
+            used = on_their_way + sum(stat.st_size for stat in there.values())
             turn = {shard: (turns or {}).get(shard, never) for shard in there}
             free = [shard for shard in there if turns is None or turn[shard] == never or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
             victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
@@ -179,7 +180,9 @@ class NodeCache:
         with _locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
-            path.write_text(json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")}))
+            whole = path.with_suffix(".new")
+            whole.write_text(json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")}))
+            os.replace(whole, path)
 
     def counts(self) -> dict[str, float]:
         """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""
@@ -267,10 +270,14 @@ class Ahead:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out.
+    # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out. And let go by name: a process forked
+    # meanwhile has the descriptor open, and closing it here alone would leave the lock to that one.
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _is_free(path: Path) -> bool:
@@ -279,7 +286,16 @@ def _is_free(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        fcntl.flock(file, fcntl.LOCK_UN)
         return True
+
+
+def _what_is_wrong(folder: Path, fingerprint: str) -> str:
+    """With the index in a folder, or nothing."""
+    try:
+        return "" if load_index(folder).fingerprint == fingerprint else "it is not the index that dataset.json records"
+    except DataError:
+        return "it is damaged"
 
 
 def _size(path: Path) -> int:

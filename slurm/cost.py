@@ -48,9 +48,9 @@ def images_of(recipe: Recipe) -> int:
         return 0
     from sharding.dataset import open_dataset
 
-    dataset = open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, recipe.data.cache_gb)
+    dataset = open_dataset(recipe.data_root, recipe.data.name, tries=1)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams
-    return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * len(dataset.split(recipe.train, "train")))
+    return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
 
 
 @dataclass(frozen=True)

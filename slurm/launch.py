@@ -111,7 +111,7 @@ def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it."""
     from sharding.dataset import open_dataset
 
-    open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, recipe.data.cache_gb)
+    open_dataset(recipe.data_root, recipe.data.name, tries=1)
 
 
 def _check_batch(recipe) -> None:

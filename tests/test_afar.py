@@ -18,7 +18,7 @@ import torch
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from ranks import RankFailure, started
-from sharding import afar
+from sharding import afar, node_cache
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
 from sharding.plan import micro_batches, plan_epoch, rank_draws
@@ -149,7 +149,7 @@ def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path,
     assert not any(server.faults.values()) and sum(server.shards().values()) == len(names) + injected - 2
 
 
-@pytest.mark.parametrize("fault, cause", [("reset", ""), ("stall", "nothing came for 0.4 s"), ("short", "bytes"), ("wrong", "do not have the recorded sha256"), ("503", "the server says 503"),
+@pytest.mark.parametrize("fault, cause", [("reset", ""), ("stall", "nothing came for 0.4 s"), ("short", ""), ("wrong", "do not have the recorded sha256"), ("503", "the server says 503"),
                                           ("404", "the server says 404")])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_source_that_fails_for_good_ends_the_run(server: Server, tiny_root: Path, tmp_path: Path, workers: int, fault: str, cause: str) -> None:
@@ -164,6 +164,7 @@ def test_a_source_that_fails_for_good_ends_the_run(server: Server, tiny_root: Pa
     assert time.monotonic() - began < 20 and not list(tmp_path.rglob(str(split.index.shard_name[1])))
 
 
+@pytest.mark.full
 def test_ranks_end_together_when_a_source_fails(server: Server, tiny_root: Path, tmp_path: Path) -> None:
     """A shard that only one rank's rows need at that step: the run of two ranks ends, with the sentence."""
     index = local(tiny_root).index
@@ -173,10 +174,45 @@ def test_ranks_end_together_when_a_source_fails(server: Server, tiny_root: Path,
         started(2).run(trained, recipe.model_dump_json(), str(tmp_path))
 
 
+def test_what_a_node_kept_and_went_bad_is_fetched_again(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """A bit of a kept shard, and a kept index that is cut off: the batches are right, and each file was fetched once more."""
+    here = local(tiny_root)
+    split = opened(server, tmp_path).split("glt", "train")
+    split.read(0)
+    kept = split.folder / str(split.index.shard_name[0])
+    data = bytearray(kept.read_bytes())
+    data[int(split.index.offset[3]) + 20] ^= 1
+    kept.write_bytes(data)
+    (split.folder / "index.npz").write_bytes(b"PK")
+    split = opened(server, tmp_path).split("glt", "train")
+    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    assert server.shards()[f"digits_glt/glt/train/{kept.name}"] == 2 and server.asked["digits_glt/glt/train/index.npz"] == 2
+
+
+def test_a_lock_ends_where_it_is_let_go(tmp_path: Path) -> None:
+    """Also where a process was forked while it was held, and lives on."""
+    with node_cache._locked(tmp_path / "x.lock"):
+        pid = children(1, lambda _: time.sleep(30))[0]
+    began = time.monotonic()
+    with node_cache._locked(tmp_path / "x.lock"):
+        assert time.monotonic() - began < 5 and node_cache._is_free(tmp_path / "y.lock") and not node_cache._is_free(tmp_path / "x.lock")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first byte more than is recorded, and not when the disk is full."""
+    monkeypatch.setenv("GLT_PIPE", root := f"pipe:case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac")
+    split = open_dataset(root, "digits_glt", str(tmp_path)).split("glt", "train")
+    with pytest.raises(DataError, match="it has more than the [0-9]+ bytes that the index records"):
+        split.read(0)
+    assert not list(tmp_path.rglob("*.tar"))
+
+
 def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_path: Path) -> None:
     """By its fingerprint, before anything is trained; so is a path that leaves the set's folder, and a set that is not there."""
     server.faults = {"digits_glt/glt/train/index.npz": ["wrong"] * 5}
-    with pytest.raises(DataError, match="index.npz cannot be fetched: it is damaged"):
+    with pytest.raises(DataError, match="index.npz cannot be fetched: it is (damaged|not the index)"):
         opened(server, tmp_path / "a").split("glt", "train")
     with pytest.raises(DataError, match="no_such/dataset.json cannot be fetched: the server says 404"):
         open_dataset(server.url, "no_such")

@@ -157,6 +157,7 @@ def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -
         with pytest.raises(RecipeError, match="is a pipe: command, and only the site file may bring one"):
             resolve(words, site)
         assert resolve(words, {"data": {"root": PIPED}}).data.root == PIPED
+    assert resolve(["recipe=glt_crt", "data=digits_glt"], {"data": {"root": PIPED}}).method.init_from.startswith("glt_baseline-"), "a second stage's first one, too"
     written = tmp_path / "recipe.yaml"
     written.write_text(dump(resolve(["data=digits_glt", f"data.root={PIPED}"], {"data": {"root": PIPED}})))
     with pytest.raises(RecipeError, match="only the site file"):
