@@ -1,0 +1,128 @@
+"""How the epoch plan, the environments and the confidence table grow: `python -m tests.bench.growth [most=1e7] [classes=1000] [n=3]`.
+
+For N = 1e5, 1e6, ... `most`: seconds and the peak of new memory (beside what is given: labels, weights, the index) of a plan of two streams, the second weighted,
+shuffled whole and in windows of 16 shards of 1,000 samples (the plan, then the first batch, one in the middle and the last), of the weights of environment 2,
+and of a confidence table's reduction. A power law a * N^b is fitted to the seconds from 1e6 on and carried to 1e9, marked as such. And at N = 1e5 the same
+work by the literal algorithm: dictionaries and lists, an index at a time, as the reference is described.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import tracemalloc
+from collections import defaultdict
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+
+from ifl.comm import Comm
+from ifl.confidence import ConfidenceTable, mean_scores
+from ifl.environments import environment_weights
+from sharding.plan import EpochPlan, plan_epoch
+
+BATCH, SHARD, WINDOW = 256, 1000, 16
+
+
+def labels_of(samples: int, classes: int) -> np.ndarray:
+    """int64 [N]: a long tail from 1,000 to 1, in random order."""
+    share = 1000.0 ** (-np.arange(classes) / max(classes - 1, 1))
+    return np.random.default_rng(0).permutation(np.searchsorted(np.cumsum(share / share.sum()), np.arange(samples) / samples, side="right").clip(0, classes - 1))
+
+
+def planned(weights: np.ndarray, window: int) -> EpochPlan:
+    samples = len(weights)
+    plan = plan_epoch([None, weights], samples, batch=BATCH, group=128, replacement=True, seed=0, epoch=0, shards=np.arange(samples) // SHARD, window=window)
+    for step in (0, plan.steps // 2, plan.steps - 1):
+        plan.batch(step)
+    return plan
+
+
+def reduced(ids: torch.Tensor, scores: torch.Tensor) -> np.ndarray:
+    table = ConfidenceTable(len(ids))
+    for first in range(0, len(ids), 1 << 20):
+        table.add(ids[first : first + (1 << 20)], scores[first : first + (1 << 20)])
+    return mean_scores(table.total(Comm()))
+
+
+def literal(scores: list[float], labels: list[int], scan: bool) -> tuple[list[float], list[int]]:
+    """Environment 2's weights and its draws, with nothing but dictionaries, lists and an index at a time; with `scan` each class looks for its samples among all."""
+    by_index = dict(enumerate(scores))  # index -> p, filled in the order of the draws
+    by_class: dict[int, dict[int, float]] = defaultdict(dict)
+    if scan:
+        by_class = {label: {index: p for index, p in by_index.items() if labels[index] == label} for label in sorted(set(labels))}
+    else:
+        for index, p in by_index.items():
+            by_class[labels[index]][index] = p
+    weights = {index: 0.0 for index in by_index}
+    for members in by_class.values():
+        if len(members) < 5:
+            for index in members:
+                weights[index] = 1 / len(members)
+            continue
+        low, high = min(members.values()), max(members.values())
+        mine = {index: abs(1 - (p - low) / (high - low + 1e-9)) + 1e-5 for index, p in members.items()}
+        ordered = sorted(mine.values())
+        top, rest = ordered[-int(0.2 * len(ordered)) :], ordered[: int(0.8 * len(ordered))]
+        ratio = (sum(top) / len(top)) / (sum(rest) / len(rest)) + 1e-5
+        beta = min(max(np.log(4.0) / np.log(ratio), 1), 10)
+        mine = {index: weight**beta + 1e-12 for index, weight in mine.items()}
+        total = sum(mine.values())
+        for index, weight in mine.items():
+            weights[index] = weight / total
+    listed = [weights[index] for index in range(len(labels))]
+    order = list(range(len(labels)))
+    random.Random(0).shuffle(order)
+    total = sum(listed)
+    drawn = torch.multinomial(torch.tensor([weight / total for weight in listed], dtype=torch.float64), len(listed), replacement=True).tolist()
+    return listed, order + drawn
+
+
+def timed(work: Callable[[], object], n: int) -> tuple[float, float]:
+    """Median seconds of n, and the peak of new memory, MB (measured apart: measuring slows)."""
+    seconds = []
+    for _ in range(n):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return median(seconds), peak
+
+
+def main(words: list[str]) -> None:
+    values = {"most": "1e7", "classes": "1000", "n": "3"} | dict(word.split("=", 1) for word in words)
+    classes, n = int(values["classes"]), int(values["n"])
+    sizes = [10**power for power in range(5, int(np.log10(float(values["most"])) + 1.5))]
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for samples in sizes:
+        labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
+        weights = environment_weights(scores, labels, scale=4.0)
+        ids, held = torch.randperm(samples), torch.from_numpy(scores).float()
+        for name, work in {"plan, whole shuffle": lambda: planned(weights, 0), f"plan, windows of {WINDOW} shards": lambda: planned(weights, WINDOW),
+                           "weights of environment 2": lambda: environment_weights(scores, labels, scale=4.0), "confidence table, added and reduced": lambda: reduced(ids, held)}.items():
+            found[name].append(timed(work, n))
+            print(f"N = {samples:.0e}, {name}: {found[name][-1][0]:.3g} s, {found[name][-1][1]:.3g} MB", flush=True)
+    print(f"\nK = {classes}, batch {BATCH}, n = {n}; 1e9 by the law of the sizes from 1e6 on\n")
+    print("| | " + " | ".join(f"N = {samples:.0e}" for samples in sizes) + " | N^b | (1e9) |\n|---|" + "---|" * (len(sizes) + 2))
+    for name, rows in found.items():
+        power, log_a = np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1) if len(sizes) > 2 else (float("nan"), float("nan"))
+        print(f"| {name} | " + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows) + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |")
+    labels, scores = labels_of(sizes[0], classes), np.random.default_rng(1).random(sizes[0])
+    ours = found["weights of environment 2"][0][0] + found["plan, whole shuffle"][0][0]
+    print(f"\nThe literal algorithm at N = {sizes[0]:.0e}, ours (weights and plan) {ours:.3f} s, and the weights agree:")
+    for scan, how in ((False, "samples put into their classes' dictionaries"), (True, "each class looks through all samples")):
+        began = time.perf_counter()
+        weights, _ = literal(scores.tolist(), labels.tolist(), scan)
+        theirs = time.perf_counter() - began
+        assert np.allclose(weights, environment_weights(scores, labels, scale=4.0), rtol=1e-6, atol=1e-12)
+        print(f"{how}: {theirs:.2f} s, {theirs / ours:.0f} times ours")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
