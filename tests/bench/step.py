@@ -31,7 +31,7 @@ from ranks import PROJECT, Ranks, my_rank
 CORES = 2
 RECIPES = {"baseline": ["recipe=glt_baseline"], "ifl": ["recipe=glt_ifl", "ifl.milestones=[0,1]", "ifl.rebuild=every_epoch", "batch.budget=matched"]}
 QUIET = ["log.every=100000", "log.save_every_s=100000", "cluster=local", "schedule.epochs=2", "data.workers=0"]
-NETWORKS = {"small_resnet": ["data=digits_glt", "batch.draws_per_epoch=32"], "resnext50_32x4d": ["data=imagenet_glt", "batch.size=64", "batch.bn=32", "log.digest_every=3"]}
+NETWORKS = {"small_resnet": ["data=digits_glt", "batch.draws_per_epoch=32", "log.digest_every=10"], "resnext50_32x4d": ["data=imagenet_glt", "batch.size=64", "batch.bn=32", "log.digest_every=3"]}
 DIGESTS = ("digests",)
 LARGE, CLASSES = 115_000, 1000
 
