@@ -10,7 +10,6 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-
 from recipes.schema import PROJECT, Recipe
 
 if TYPE_CHECKING:  # setup comes after

@@ -71,6 +71,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     centers = Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
     confidence = ConfidenceTable(len(labels), device) if ifl else None
     sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
+
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
         return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
                           replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
