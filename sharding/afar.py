@@ -11,8 +11,6 @@ import re
 import select
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
@@ -107,6 +105,9 @@ def _pieces(root: str, relative: str) -> Iterator[bytes]:
 
 
 def _downloaded(url: str) -> Iterator[bytes]:
+    import urllib.error  # here, for the launcher need not wait for them
+    import urllib.request
+
     try:
         with urllib.request.urlopen(url, timeout=STALL_S) as answer:
             said, got = answer.headers.get("Content-Length"), 0
