@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -139,17 +140,10 @@ def _printed(command: str) -> Iterator[bytes]:
                 if not (piece := os.read(process.stdout.fileno(), CHUNK)):
                     break
                 yield piece
+            if process.wait(STALL_S):
+                raise Failed(f"the command ended with {process.returncode}")
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the command did not end within {STALL_S:g} s of its last byte") from None
         finally:
-            if process.poll() is None and not _ended(process):
-                os.killpg(process.pid, 9)
-        if process.wait():
-            raise Failed(f"the command ended with {process.returncode}")
-
-
-def _ended(process: subprocess.Popen) -> bool:
-    """Whether a command whose output is at its end ends by itself soon."""
-    try:
-        process.wait(1.0)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
