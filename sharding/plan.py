@@ -216,10 +216,10 @@ def _counts(weights: np.ndarray | None, samples: int, draws: int, uniforms: np.n
     # cumsum adds from left to right on every machine; sum() may not.
     edges = np.cumsum(weights, dtype=np.float64)
     _check_sum(edges[-1])
-    if replacement:
-        ids = np.searchsorted(edges, uniforms * edges[-1], side="right")
-        last = np.flatnonzero(weights)[-1]  # u * total may round up to the total itself
-        return np.bincount(np.minimum(ids, last), minlength=samples)
+    if replacement:  # the number of draws below each edge: sorted, since a search for each in turn would miss the processor's caches
+        points = np.searchsorted(np.sort(uniforms * edges[-1]), edges, side="left")
+        points[np.flatnonzero(weights)[-1] :] = draws  # u * total may round up to the total itself
+        return np.diff(points, prepend=0)
     # Systematic sampling: the number of grid points u + j below each edge. A uniform stream is exact in integers.
     if np.all(weights == weights[0]):
         whole, rest = divmod(draws, samples)

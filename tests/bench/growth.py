@@ -33,9 +33,8 @@ def labels_of(samples: int, classes: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(np.searchsorted(np.cumsum(share / share.sum()), np.arange(samples) / samples, side="right").clip(0, classes - 1))
 
 
-def planned(weights: np.ndarray, window: int) -> EpochPlan:
-    samples = len(weights)
-    plan = plan_epoch([None, weights], samples, batch=BATCH, group=128, replacement=True, seed=0, epoch=0, shards=np.arange(samples) // SHARD, window=window)
+def planned(weights: np.ndarray, shards: np.ndarray, window: int) -> EpochPlan:
+    plan = plan_epoch([None, weights], len(weights), batch=BATCH, group=128, replacement=True, seed=0, epoch=0, shards=shards, window=window)
     for step in (0, plan.steps // 2, plan.steps - 1):
         plan.batch(step)
     return plan
@@ -102,9 +101,9 @@ def main(words: list[str]) -> None:
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for samples in sizes:
         labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
-        weights = environment_weights(scores, labels, scale=4.0)
+        weights, shards = environment_weights(scores, labels, scale=4.0), np.arange(samples) // SHARD
         ids, held = torch.randperm(samples), torch.from_numpy(scores).float()
-        for name, work in {"plan, whole shuffle": lambda: planned(weights, 0), f"plan, windows of {WINDOW} shards": lambda: planned(weights, WINDOW),
+        for name, work in {"plan, whole shuffle": lambda: planned(weights, shards, 0), f"plan, windows of {WINDOW} shards": lambda: planned(weights, shards, WINDOW),
                            "weights of environment 2": lambda: environment_weights(scores, labels, scale=4.0), "confidence table, added and reduced": lambda: reduced(ids, held)}.items():
             found[name].append(timed(work, n))
             print(f"N = {samples:.0e}, {name}: {found[name][-1][0]:.3g} s, {found[name][-1][1]:.3g} MB", flush=True)
