@@ -218,7 +218,7 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
             raise RecipeError(f"{dotted}={tree[key]} is too long for a folder's name: up to 2000 characters are legal")
         if dotted == "runs" and set("%\\") & set(tree[key]):
             raise RecipeError(f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal")
-        if not is_afar(tree[key]):
+        if dotted != "data.root" or not is_afar(tree[key]):
             tree[key] = str(Path(tree[key]).expanduser().resolve())
 
 

@@ -124,7 +124,7 @@ def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> 
             assert yaml.safe_load(dump(recipe)) == recipe.model_dump(mode="json")
             _batch_is_inert(recipe, tmp_path)
     plain = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}|\[('[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}'(, )?)*\]")
-    assert key in ("runs", "data.root") or all(plain.fullmatch(value) for value in legal), legal
+    assert key in ("runs", "data.root", "data.cache_folder") or all(plain.fullmatch(value) for value in legal), legal
     _no_trace(tmp_path, sandbox)
 
 
