@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 help:
-	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 6 minutes after set-up)"
+	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 4 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
 	@echo "make test-full  also the long tests"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
