@@ -55,6 +55,9 @@ class PixelCache:
         kind: says what the pixels are made from and how; other pixels have another kind.
         samples: N, the split's size.
         most_bytes: of pixels; None: nine tenths of what is free there.
+
+    Raises:
+        DataError: the folder's file system does not do for it.
     """
 
     def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None) -> None:
@@ -62,17 +65,26 @@ class PixelCache:
         self.folder = folder / (mine + _digest(Path("/proc/sys/kernel/random/boot_id").read_text()))
         for older in set(folder.glob(mine + "*")) - {self.folder}:
             shutil.rmtree(older, ignore_errors=True)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._full = False
-        self._files = {part: os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for part in ("pixels", "entries", "end")}
-        with self._locked():
-            used = os.fstat(self._files["pixels"]).st_blocks * 512
-            self.most_bytes = int(used + SHARE_OF_FREE * shutil.disk_usage(self.folder).free if most_bytes is None else most_bytes)
-            # Longer than what is in it: the pages in between take no room until they are written.
-            self._grow("pixels", max(self.most_bytes, mmap.PAGESIZE))
-            self._grow("entries", max(samples, 1) * _ENTRY.itemsize)
-        self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
-        self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
+        self._full, self._files = False, {}
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in ("pixels", "entries", "end"):
+                self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with self._locked():
+                used = os.fstat(self._files["pixels"]).st_blocks * 512
+                self.most_bytes = int(used + SHARE_OF_FREE * shutil.disk_usage(self.folder).free if most_bytes is None else most_bytes)
+                # Longer than what is in it: the pages in between take no room until they are written.
+                self._grow("pixels", max(self.most_bytes, mmap.PAGESIZE))
+                self._grow("entries", max(samples, 1) * _ENTRY.itemsize)
+            self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
+            self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
+        except OSError as error:
+            raise DataError(f"data.cache_folder={folder} cannot hold a cache of decoded images ({error.strerror}): another folder, a smaller data.cache_gb or data.cache=none is legal") from None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether this process has not found it full yet."""
+        return not self._full
 
     def get(self, sample: int) -> np.ndarray | None:
         """uint8 [H, W, 3] of a sample, read-only and not copied; None if it is not here (yet)."""

@@ -88,7 +88,7 @@ def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
             else:
                 if short_side:
                     sample["image"] = shrunk(sample["image"], short_side)
-                if cache is not None:
+                if cache is not None and cache.takes_more:  # a full one would cost whole images where crops do
                     sample["image"] = Pixels(whole(sample["image"]))
                     cache.put(sample["id"], sample["image"].array)
             yield sample

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,17 @@ def test_what_was_written_before_a_crash_of_the_machine_is_dropped(tmp_path: Pat
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self, *args, **kwargs: "another boot" if self.name == "boot_id" else real(self, *args, **kwargs))
     assert PixelCache(tmp_path, "k", 10).get(3) is None and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_system_that_cannot_is_said(tmp_path: Path) -> None:
+    """A limit on the size of files, for one: a sentence with the keys, and not a signal."""
+    def work(_: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(DataError, match="cannot hold a cache of decoded images .File too large.: another folder"):
+            PixelCache(tmp_path, "k", 10, 1e6)
+
+    assert os.waitpid(children(1, work)[0], 0)[1] == 0
 
 
 def test_foreign_and_impossible_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
