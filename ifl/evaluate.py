@@ -15,7 +15,6 @@ from ifl.engine import Engine
 from ifl.files import write_arrays
 from ifl.method import BaseMethod
 from ifl.metrics import evaluate
-from sharding.dataset import Split
 from sharding.node_cache import Ahead
 from sharding.reader import MicroBatches, Reader, evaluation_draws
 
