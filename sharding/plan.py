@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def _shuffled(values: np.ndarray, words: np.ndarray) -> np.ndarray:
     return values[np.argsort(words, kind="stable")]
 
 
-class _Order:
+class _Order(Protocol):
     """The ids that one stream draws in one epoch, block by block. Without a window there is one block, and it holds them all.
 
     Attributes:
@@ -53,46 +54,42 @@ class _Order:
     """
 
     ends: np.ndarray
-    shards: list[np.ndarray] | None = None
-
-    def __init__(self) -> None:
-        self._made: dict[int, np.ndarray] = {}
+    shards: list[np.ndarray] | None
 
     def block(self, number: int) -> np.ndarray:
         """int64: the ids of a block, in order."""
-        if number not in self._made:
-            while len(self._made) > 2:  # this one, the next, and at an epoch's end the first
-                del self._made[next(iter(self._made))]
-            self._made[number] = self._make(number)
-        return self._made[number]
-
-    def _make(self, number: int) -> np.ndarray:
-        raise NotImplementedError
-
-    def take(self, first: int, last: int) -> np.ndarray:
-        """int64 [last - first]: the ids at these places of the order, which begins anew where it ends."""
-        parts, draws = [], int(self.ends[-1])
-        while first < last:
-            place = first % draws
-            number = int(np.searchsorted(self.ends, place, side="right"))
-            begin = int(self.ends[number - 1]) if number else 0
-            part = self.block(number)[place - begin : place - begin + last - first]
-            parts.append(part)
-            first += len(part)
-        return np.concatenate(parts)
+        ...
 
 
-class _Whole(_Order):
+def _taken(order: _Order, first: int, last: int) -> np.ndarray:
+    """int64 [last - first]: the ids at these places of the order, which begins anew where it ends."""
+    parts, draws = [], int(order.ends[-1])
+    while first < last:
+        place = first % draws
+        number = int(np.searchsorted(order.ends, place, side="right"))
+        begin = int(order.ends[number - 1]) if number else 0
+        part = order.block(number)[place - begin : place - begin + last - first]
+        parts.append(part)
+        first += len(part)
+    return np.concatenate(parts)
+
+
+class _Whole:
     """The whole epoch is shuffled: O(N) of state."""
 
+    shards = None
+
     def __init__(self, weights: np.ndarray | None, samples: int, draws: int, seed: int, epoch: int, stream: int, replacement: bool) -> None:
-        super().__init__()
         self.ends = np.array([draws])
         counts = _counts(weights, samples, draws, _uniforms(_words(draws if replacement else 1, seed, epoch, stream, _DRAW)), replacement)
-        self._made[0] = _shuffled(np.repeat(np.arange(samples, dtype=np.int64), counts), _words(draws, seed, epoch, stream, _ORDER))
+        self._ids = _shuffled(np.repeat(np.arange(samples, dtype=np.int64), counts), _words(draws, seed, epoch, stream, _ORDER))
+
+    def block(self, number: int) -> np.ndarray:
+        assert number == 0
+        return self._ids
 
 
-class _Windowed(_Order):
+class _Windowed:
     """Shards are permuted, and samples shuffled inside windows of so many of them: besides the weights, which are given, the state is O(shards), and a
     window's ids are made when they are asked for.
 
@@ -103,7 +100,7 @@ class _Windowed(_Order):
     BLOCK = 1 << 14  # words made at a time
 
     def __init__(self, weights: np.ndarray | None, samples: int, draws: int, seed: int, epoch: int, stream: int, replacement: bool, bounds: np.ndarray, window: int) -> None:
-        super().__init__()
+        self._made: dict[int, np.ndarray] = {}
         self._weights, self._bounds, self._window, self._key, self._draws, self._replacement = weights, bounds, window, (seed, epoch, stream), draws, replacement
         number = len(bounds) - 1
         order = _shuffled(np.arange(number), _words(number, seed, epoch, 0, _SHARDS))
@@ -160,6 +157,13 @@ class _Windowed(_Order):
             counts[np.argsort(_words(end - begin, *words), kind="stable")[: drawn - counts.sum()]] += 1
             return counts
         return np.diff(self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=self._points[shard - 1] if shard else 0)
+
+    def block(self, number: int) -> np.ndarray:
+        if number not in self._made:
+            while len(self._made) > 2:  # this one, the next, and at an epoch's end the first
+                del self._made[next(iter(self._made))]
+            self._made[number] = self._make(number)
+        return self._made[number]
 
     def _make(self, number: int) -> np.ndarray:
         ids = [np.repeat(np.arange(self._bounds[shard], self._bounds[shard + 1], dtype=np.int64), self._counts_in(shard)) for shard in self.shards[number].tolist()]
@@ -263,7 +267,7 @@ def draw_ids(weights: np.ndarray | None, samples: int, draws: int, *, seed: int,
     Returns:
         int64 [draws].
     """
-    return _ordered(weights, samples, draws, seed, epoch, stream, replacement, shards, window).take(0, draws)
+    return _taken(_ordered(weights, samples, draws, seed, epoch, stream, replacement, shards, window), 0, draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +289,7 @@ class EpochPlan:
     def batch(self, step: int) -> np.ndarray:
         """int64 [B]: the sample ids of a step, in canonical row order. Any step may be asked for; it costs no more than one later on."""
         share = len(self.streams) // len(self._orders)
-        rows = [order.take(step * share, (step + 1) * share).reshape(self._groups, -1) for order in self._orders]
+        rows = [_taken(order, step * share, (step + 1) * share).reshape(self._groups, -1) for order in self._orders]
         return np.concatenate(rows, axis=1).reshape(-1)
 
     @property
