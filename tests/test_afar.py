@@ -7,21 +7,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from afar_server import FAULTS, Server
 from conftest import twentieth
+from nodes import assert_equal, children
 from ranks import RankFailure, started
 from sharding import afar, node_cache
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
 from sharding.plan import micro_batches, plan_epoch, rank_draws
-from sharding.reader import Batch, MicroBatches, Reader
+from sharding.reader import MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
 
 VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
@@ -57,28 +57,8 @@ def draws_of(split: Split, window: int = 0, start: int = 0, epoch: int = 0) -> l
     return list(rank_draws(plan, micro_batches(24, 6, 0, 1), 1, start=start))
 
 
-def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected) > 0
-    assert all(torch.equal(mine, theirs) for left, right in zip(found, expected, strict=True) for mine, theirs in zip(left, right, strict=True))
-
-
 def local(tiny_root: Path) -> Split:
     return open_dataset(tiny_root, "digits_glt").split("glt", "train")
-
-
-def children(number: int, work: Callable[[int], None]) -> list[int]:
-    pids = []
-    for k in range(number):
-        if (pid := os.fork()) == 0:
-            try:
-                work(k)
-                os._exit(0)
-            except BaseException as error:
-                print(error, flush=True)
-            finally:
-                os._exit(1)
-        pids.append(pid)
-    return pids
 
 
 # -------------------------------------------------------------------------------------------------------------- same bytes

@@ -6,14 +6,13 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ifl.setup import views
+from nodes import assert_equal, children
 from recipes.resolve import resolve
 from sharding import pixel_cache
 from sharding.dataset import DataError, Split, open_dataset
@@ -39,28 +38,9 @@ def epochs(crops: MicroBatches, workers: int, number: int = 2) -> list[Batch]:
     return [batch for plan in plans for batch in reader.read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1))]
 
 
-def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected) > 0
-    assert all(torch.equal(mine, theirs) for left, right in zip(found, expected, strict=True) for mine, theirs in zip(left, right, strict=True))
-
-
 def image_of(sample: int) -> np.ndarray:
     """A picture that can be no other sample's, of a size of its own."""
     return np.random.default_rng(sample).integers(0, 256, (20 + sample % 7, 30 + sample % 11, 3), dtype=np.uint8)
-
-
-def children(number: int, work: Callable[[int], None]) -> list[int]:
-    """Processes that do `work(k)` and leave without cleaning up."""
-    pids = []
-    for k in range(number):
-        if (pid := os.fork()) == 0:
-            try:
-                work(k)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        pids.append(pid)
-    return pids
 
 
 # ------------------------------------------------------------------------------------------------------------ same pixels
