@@ -25,9 +25,10 @@ from sharding import decoders
 from sharding.afar import is_afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
-from sharding.pixel_cache import PixelCache, cache_folder
+from sharding.pixel_cache import SHARE_OF_FREE, PixelCache, cache_folder
 from sharding.plan import micro_batches
 from sharding.reader import MicroBatches, Reader
+from sharding.views import origin
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -76,10 +77,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     comm = Comm(patience_s=patience)
     boot.part("data")
     fence = Fence(folder) if comm.rank == 0 else None
-    cache_gb = recipe.data.cache_gb
-    if cache_gb and recipe.data.cache == "decoded" and is_afar(recipe.data_root):
-        cache_gb /= 2  # half for what was fetched, half for what was decoded
-    dataset = open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, cache_gb)
+    dataset = open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, recipe.data.cache_gb, share=_share(recipe))
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
     fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
@@ -121,6 +119,11 @@ def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.devi
     return decoders.agreed(comm.gather_objects(decoders.available(), device), pinned or stored, why)
 
 
+def _share(recipe: Recipe) -> float:
+    """Of a node's bytes, what its decoded images may take, and what its shards from afar may."""
+    return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
+
+
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:
     """The training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
 
@@ -130,17 +133,16 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     data, augment = recipe.data, recipe.augment
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
-        place, side = cache_folder(data.cache_folder), data.image_size
-        budget = None if data.cache_gb is None else data.cache_gb * (5e8 if is_afar(recipe.data_root) else 1e9)
-        for name, split in sorted(splits.items(), key=lambda item: item[0] == "train"):  # the test crops first, of which the size is known
-            if name != "train":
-                kind, most = f"test crop {side} of {data.test_resize}", float(len(split) * 3 * side**2)
-                budget = None if budget is None else budget - most
-            else:
-                kind, most = f"short side {data.cache_short_side}", budget
-            if budget is not None and budget < 0:
-                raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops; more is legal, or data.cache=none")
-            caches[name] = PixelCache(place, f"{split.index.fingerprint} {decoder} {kind}", len(split), most)
+        place, side, share = cache_folder(data.cache_folder), data.image_size, _share(recipe)
+        most = None if data.cache_gb is None else data.cache_gb * 1e9 * share
+        # The test crops first: their size is known, and set aside.
+        sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
+        if most is not None and sum(sizes.values()) > most:
+            raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none")
+        for name in [*sizes, *(splits.keys() - sizes)]:
+            split, view = splits[name], f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}"
+            kind = f"{split.index.fingerprint} {origin(decoder)} {view}"
+            caches[name] = PixelCache(place, kind, len(split), most, set_aside=sizes.get(name, 0), share=share * SHARE_OF_FREE)
     train = {"crop_scale": augment.crop_scale, "hflip": augment.hflip, "randaug": augment.randaug, "short_side": data.cache_short_side}
     return {name: MicroBatches(split, train=name == "train", image_size=data.image_size, decoder=decoder, cache=caches[name],
                                **(train if name == "train" else {"test_resize": data.test_resize})) for name, split in splits.items()}

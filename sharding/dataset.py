@@ -132,12 +132,12 @@ class Split:
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A built data set: `root` is DATA_ROOT, the data lie in `root/name`, `meta` is the parsed dataset.json. Of one from afar, `root` is an address, and `kept`
-    says where the node keeps what it fetches and the bytes it may take."""
+    says where the node keeps what it fetches, the bytes it may take, and the share of these or of what is free."""
 
     root: Path | str
     name: str
     meta: dict[str, Any]
-    kept: tuple[str | None, float | None] = (None, None)
+    kept: tuple[str | None, float | None, float] = (None, None, 1.0)
 
     @property
     def folder(self) -> Path:
@@ -152,8 +152,8 @@ class Dataset:
         from sharding.node_cache import NodeCache
         from sharding.pixel_cache import cache_folder
 
-        place, most = self.kept
-        return NodeCache.made(self.root, self.name, self.fingerprint, cache_folder(place), most)
+        place, most, share = self.kept
+        return NodeCache.made(self.root, self.name, self.fingerprint, cache_folder(place), most, share)
 
     @property
     def class_names(self) -> list[str]:
@@ -216,9 +216,9 @@ class Dataset:
         return splits[_known(split, splits, f"edition {edition} of {self.name} has no split")]
 
 
-def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None, tries: int = 5) -> Dataset:
+def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None, tries: int = 5, share: float = 1.0) -> Dataset:
     """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/afar.py); `cache_folder` and `cache_gb`: where a node keeps what it
-    fetches, and how much; `tries`: how often an address is asked. Raises DataError with the command that builds it."""
+    fetches, and how much; `share`: of these bytes, the part for this; `tries`: how often an address is asked. Raises DataError with the command that builds it."""
     if is_afar(root):
         path, text = f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}", fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries).decode()
     else:
@@ -237,7 +237,7 @@ def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, c
     missing = [key for key in needed if not isinstance(meta, dict) or key not in meta]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; run: {build_command(root, name)}")
-    return Dataset(root, name, meta, (cache_folder, None if cache_gb is None else cache_gb * 1e9))
+    return Dataset(root, name, meta, (cache_folder, None if cache_gb is None else cache_gb * 1e9, share))
 
 
 def _no_json(data: bytes) -> str:

@@ -126,7 +126,9 @@ def _simplejpeg() -> Decoder:
 def _torchvision() -> Decoder:
     import torch
 
-    for library in Path(find_spec("torchvision").origin).parent.glob("image*.so"):  # a second saved where it does not load
+    if (installed := find_spec("torchvision")) is None:
+        raise ImportError("torchvision is not installed")
+    for library in Path(installed.origin).parent.glob("image*.so"):  # a second saved where it does not load
         ctypes.CDLL(str(library))
     import sharding.torchvision_cpu  # noqa: F401, without which the next line may fail
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -174,7 +176,7 @@ class _Encoded:
 
 
 def _turbojpeg() -> Decoder:
-    turbo, place = find_turbojpeg()
+    turbo, digest = find_turbojpeg()
 
     def opened(data: bytes) -> Picture:
         found = turbo.header(data)
@@ -182,7 +184,7 @@ def _turbojpeg() -> Decoder:
             return _pillow_opened(data)
         return _Encoded(turbo, data, found[:2], found[2])
 
-    return Decoder("turbojpeg", place, opened)
+    return Decoder("turbojpeg", digest, opened)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the choice

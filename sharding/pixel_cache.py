@@ -1,11 +1,12 @@
 """Decoded images that a node keeps: memory-mapped, shared by all its processes, filled as they are first read.
 
-A folder holds `pixels` (uint8 [H, W, 3] images one after the other, in the order in which they came), `entries` (for each sample where its
-pixels begin, their height and width) and `end` (how much of `pixels` is given away). A process reserves a place under a lock, writes the pixels,
-then the entry; so whatever has an entry is whole, and a process killed in between leaves a gap and no more. What the machine wrote before it was
-last started is not trusted: its pages may not have reached the disk.
+A kind of view has a folder. It holds `pixels` (uint8 [H, W, 3] images one after the other, in the order in which they came), `entries` (for each sample
+where its pixels begin, their height and width), `end` (how much of `pixels` is given away) and `allowed` (how much may be). A process claims a sample, reserves
+a place, writes the pixels, then the entry; so whatever has an entry is whole, and a process killed in between leaves a gap and no more. What the machine wrote
+before it was last started is not trusted, for its pages may not have reached the disk, and is removed.
 
-Once the bytes that it may hold are used up, or its disk is full, the rest is decoded each time. numpy only.
+All kinds of a node share the bytes that it may hold: each is allowed a step more when it needs it, and kinds that no process has open make room. Once they are
+used up, or the disk is full, the rest is decoded each time. numpy only.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ from pathlib import Path
 import numpy as np
 
 from sharding.index import DataError
+from sharding.locks import is_free, locked
 
 _ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])  # place is the first byte's number plus 1; 0: not there
 SHARE_OF_FREE = 0.9
+STEP = 1 << 26
+"""Bytes by which a kind's allowance grows."""
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -54,28 +58,32 @@ class PixelCache:
         folder: the node's cache folder; `kind`'s own is made in it.
         kind: says what the pixels are made from and how; other pixels have another kind.
         samples: N, the split's size.
-        most_bytes: of pixels; None: nine tenths of what is free there.
+        most_bytes: of pixels of all kinds that this node keeps in `folder`; None: what is there and `share` of what is free.
+        set_aside: bytes of them that this kind is to have whatever others need.
 
     Raises:
         DataError: the folder's file system does not do for it.
     """
 
-    def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None) -> None:
-        mine = f"pixels-{_digest(kind)}-{_digest(platform.node())}-"
-        self.folder = folder / (mine + _digest(Path("/proc/sys/kernel/random/boot_id").read_text()))
-        for older in set(folder.glob(mine + "*")) - {self.folder}:
-            shutil.rmtree(older, ignore_errors=True)
+    def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None, *, set_aside: int = 0, share: float = SHARE_OF_FREE) -> None:
+        node, boot = _digest(platform.node()), _digest(Path("/proc/sys/kernel/random/boot_id").read_text())
+        self.folder, self._ours, self._lock = folder / f"pixels-{_digest(kind)}-{node}-{boot}", f"pixels-*-{node}-{boot}", folder / f"pixels-{node}.lock"
         self._full, self._files = False, {}
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for part in ("pixels", "entries", "end"):
-                self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with self._locked():
-                used = os.fstat(self._files["pixels"]).st_blocks * 512
-                self.most_bytes = int(used + SHARE_OF_FREE * shutil.disk_usage(self.folder).free if most_bytes is None else most_bytes)
+            with locked(self._lock):
+                for older in set(folder.glob(f"pixels-*-{node}-*")) - set(folder.glob(self._ours)):
+                    shutil.rmtree(older, ignore_errors=True)
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for part in ("pixels", "entries", "end", "allowed"):
+                    self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._files["allowed"], fcntl.LOCK_SH)  # shared with forked workers, for as long as one of them lives
+                os.utime(self._files["allowed"])
+                kept = sum(pixels.stat().st_blocks * 512 for pixels in folder.glob(f"{self._ours}/pixels"))
+                self.most_bytes = round(kept + share * shutil.disk_usage(folder).free if most_bytes is None else most_bytes)
                 # Longer than what is in it: the pages in between take no room until they are written.
                 self._grow("pixels", max(self.most_bytes, mmap.PAGESIZE))
                 self._grow("entries", max(samples, 1) * _ENTRY.itemsize)
+            self._allow(set_aside)
             self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
             self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
         except OSError as error:
@@ -89,33 +97,72 @@ class PixelCache:
     def get(self, sample: int) -> np.ndarray | None:
         """uint8 [H, W, 3] of a sample, read-only and not copied; None if it is not here (yet)."""
         place, height, width = self._entries[sample].item()
-        end = place - 1 + height * width * 3
-        if not place or end > len(self._pixels):  # another process, allowed more, has put it where this one does not look
+        size = height * width * 3
+        # no size: its entry is being written; beyond the end: another process, allowed more, has put it where this one does not look
+        if not place or not size or place - 1 + size > len(self._pixels):
             return None
-        return self._pixels[place - 1 : end].reshape(height, width, 3)
+        return self._pixels[place - 1 : place - 1 + size].reshape(height, width, 3)
 
     def put(self, sample: int, pixels: np.ndarray) -> None:
-        """Keep uint8 [H, W, 3] for a sample, if there is room."""
+        """Keep uint8 [H, W, 3] for a sample, unless there is no room or another process keeps it."""
         if self._full:
             return
-        with self._locked():
-            begin = int.from_bytes(os.pread(self._files["end"], 8, 0), "little")
-            self._full = begin + pixels.nbytes > self.most_bytes
-            if self._full:
-                return
-            os.pwrite(self._files["end"], (begin + pixels.nbytes).to_bytes(8, "little"), 0)
         try:
-            _write(self._files["pixels"], np.ascontiguousarray(pixels), begin)
+            with self._claimed(sample) as mine:
+                if mine and (begin := self._reserved(pixels.nbytes)) is not None:
+                    _write(self._files["pixels"], np.ascontiguousarray(pixels), begin)
+                    entry = np.array((begin + 1, *pixels.shape[:2]), dtype=_ENTRY).tobytes()
+                    for first, last in ((8, 16), (0, 8)):  # the place last, for it says that the entry is there
+                        os.pwrite(self._files["entries"], entry[first:last], sample * _ENTRY.itemsize + first)
         except OSError as error:
             self._full = True
             print(f"{self.folder} takes no more ({error.strerror}): the rest is decoded each time", file=sys.stderr, flush=True)
-            return
-        entry = np.array((begin + 1, *pixels.shape[:2]), dtype=_ENTRY)
-        os.pwrite(self._files["entries"], entry.tobytes(), sample * _ENTRY.itemsize)
 
     def __len__(self) -> int:
         """How many samples are here."""
         return int(np.count_nonzero(self._entries["place"]))
+
+    # ------------------------------------------------------------------------------------------------------------------ room
+    def _reserved(self, size: int) -> int | None:
+        """Where the next `size` bytes may be written; None where there is no room."""
+        with self._locked():
+            begin = _number(self._files["end"])
+            self._full = not self._allow(begin + size)
+            if self._full:
+                return None
+            _write(self._files["end"], _bytes(begin + size), 0)
+        return begin
+
+    def _allow(self, needed: int) -> bool:
+        """Whether this kind may use so many bytes, once others have made room: of those that no process has open, what was opened longest ago first."""
+        if needed <= _number(self._files["allowed"]):
+            return True
+        with locked(self._lock):
+            # Read by path, which `end` must not be: a file closed here takes this process's record locks of it along.
+            allowed = {file: int.from_bytes(file.read_bytes(), "little") for file in self._lock.parent.glob(f"{self._ours}/allowed")}
+            left = self.most_bytes - sum(allowed.values())
+            more = needed - allowed.pop(self.folder / "allowed")
+            for file in sorted(allowed, key=lambda file: file.stat().st_mtime_ns):
+                if left < more and is_free(file):
+                    shutil.rmtree(file.parent, ignore_errors=True)
+                    left += allowed[file]
+            if 0 < more <= left:
+                _write(self._files["allowed"], _bytes(needed - more + min(left, max(more, STEP))), 0)
+            return more <= max(left, 0)
+
+    @contextmanager
+    def _claimed(self, sample: int) -> Iterator[bool]:
+        """Whether this process is the one that puts a sample: it is not there, and no other is at it."""
+        span = (_ENTRY.itemsize, sample * _ENTRY.itemsize)
+        try:
+            fcntl.lockf(self._files["entries"], fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        try:
+            yield not self._entries[sample]["place"]
+        finally:
+            fcntl.lockf(self._files["entries"], fcntl.LOCK_UN, *span)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -135,12 +182,20 @@ class PixelCache:
             os.ftruncate(self._files[part], size)
 
 
+def _bytes(number: int) -> memoryview:
+    return memoryview(number.to_bytes(8, "little"))
+
+
+def _number(file: int) -> int:
+    return int.from_bytes(os.pread(file, 8, 0), "little")
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _write(file: int, pixels: np.ndarray, place: int) -> None:
-    data = memoryview(pixels).cast("B")
+def _write(file: int, values: np.ndarray | memoryview, place: int) -> None:
+    data = memoryview(values).cast("B")
     while data:
         done = os.pwrite(file, data, place)
         data, place = data[done:], place + done

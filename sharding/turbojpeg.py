@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -69,13 +70,21 @@ class TurboJpeg:
 
 
 def find_turbojpeg() -> tuple[TurboJpeg, str]:
-    """The library and where it lies. Raises ImportError, with the reason, where there is none."""
+    """The library and its version. Raises ImportError, with the reason, where there is none."""
     named = os.environ.get("GLT_TURBOJPEG")
     places = [named] if named else [*sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*"))), ctypes.util.find_library("turbojpeg")]
     problems = []
     for place in filter(None, places):
         try:
-            return TurboJpeg(place), place
+            return TurboJpeg(place), _version(place)
         except OSError as error:
             problems.append(str(error))
     raise ImportError("; ".join(problems) or "no library libturbojpeg was found")
+
+
+def _version(place: str) -> str:
+    """Of the library that was loaded from a path or by its name: the digest of its bytes, for it does not tell."""
+    if "/" not in place:
+        mapped = [line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if place in line]
+        place = mapped[0]
+    return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:12]

@@ -6,14 +6,25 @@ through resize and centre crop. Pixels stay uint8 in [0, 255]: the normalisation
 
 from __future__ import annotations
 
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from sharding.augment import Dice, crop_box
+from sharding import decoders, turbojpeg
 from sharding.decoders import Picture, Pixels, whole
 from sharding.randaug import apply_policy
+
+
+def origin(decoder: str) -> str:
+    """What the pixels of a test view or of a whole picture are made by: the code, the decoder (Pillow takes what others do not), torch. They are not kept beyond it."""
+    code = b"".join(Path(file).read_bytes() for file in (__file__, decoders.__file__, turbojpeg.__file__))
+    return f"{hashlib.sha256(code).hexdigest()} {decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
 
 
 def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import resource
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import sharding.views
 from ifl.setup import views
 from nodes import assert_equal, children
 from recipes.resolve import resolve
-from sharding import pixel_cache
+from sharding import decoders, pixel_cache
 from sharding.dataset import DataError, Split, open_dataset
 from sharding.decoders import available
 from sharding.pixel_cache import PixelCache, cache_folder
@@ -86,6 +90,17 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
     assert folders("data.cache_short_side=20")[0] != base[0] and folders("data.cache_short_side=20")[1] == base[1]
     assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base))
     assert folders("data.test_resize=40")[1] != base[1] and folders("data.test_resize=40")[0] == base[0]
+    made = decoders.decoder("pillow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoders, "_made", lambda name: replace(made, version="another"))
+        assert all(mine != theirs for mine, theirs in zip(folders(), base)), "another version of the decoder"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "__version__", "another")
+        assert all(mine != theirs for mine, theirs in zip(folders(), base)), "another torch, which resizes"
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "views.py").write_text("# other code")
+        patch.setattr(sharding.views, "__file__", str(tmp_path / "views.py"))
+        assert all(mine != theirs for mine, theirs in zip(folders(), base)), "other code"
     assert all(crops.cache is None for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values())
     with pytest.raises(DataError, match="^data.cache_gb=1e-05 does not even hold the test crops"):
         folders("data.cache_gb=1e-5")
@@ -112,14 +127,14 @@ def test_processes_fill_one_cache(tmp_path: Path) -> None:
 
 
 def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes killed before, in and after the writing of an image's pixels, of its place and of its entry: what is there then is right, and the next
-    one goes on."""
+    """Processes killed before, in and after the writing of an image's pixels, of its place and of either half of its entry: what is there then is right, and the
+    next one goes on."""
     samples, real, calls = 40, os.pwrite, [0]
 
     def deadly(file: int, data: bytes, place: int) -> int:
         calls[0] += 1
         if calls[0] == dies_at:
-            real(file, bytes(data)[: len(data) // 2], place) if half else None
+            real(file, bytes(data)[: len(data) // 2], place) if half and len(data) > 8 else None  # 8 bytes come at once
             os.kill(os.getpid(), signal.SIGKILL)
         return real(file, data, place)
 
@@ -131,7 +146,7 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
                 cache.put(sample, image_of(sample))
 
     seen = []
-    for dies_at, half in [(at, half) for at in range(1, 10) for half in ((False, True) if at % 3 != 0 else (False,))]:
+    for dies_at, half in [(at, half) for at in range(1, 12) for half in (False, True)]:
         assert os.waitpid(children(1, work)[0], 0)[1] == signal.SIGKILL
         cache = PixelCache(tmp_path, "k", samples)
         seen.append(len(cache))
@@ -142,10 +157,42 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(np.array_equal(PixelCache(tmp_path, "k", samples).get(sample), image_of(sample)) for sample in range(samples))
 
 
+def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process writes an image another leaves it alone, and so does one that came too late: the place is not used twice. A claim ends with its process."""
+    cache, real = PixelCache(tmp_path, "k", 10), pixel_cache._write
+
+    def work(die: bool) -> None:
+        mine = PixelCache(tmp_path, "k", 10)
+        monkeypatch.setattr(pixel_cache, "_write", lambda file, *rest: os.kill(os.getpid(), signal.SIGKILL) if die and file == mine._files["pixels"] else real(file, *rest))
+        mine.put(3, image_of(3))
+
+    def meanwhile(file: int, *rest: object) -> None:
+        if file == cache._files["pixels"]:
+            assert os.waitpid(children(1, lambda _: work(die=False))[0], 0)[1] == 0
+        real(file, *rest)
+
+    monkeypatch.setattr(pixel_cache, "_write", meanwhile)
+    cache.put(3, image_of(3))
+    monkeypatch.setattr(pixel_cache, "_write", real)
+    work(die=False)
+    assert pixel_cache._number(cache._files["end"]) == image_of(3).nbytes and np.array_equal(cache.get(3), image_of(3))
+    os.pwrite(cache._files["entries"], bytes(16), 3 * 16)
+    assert os.waitpid(children(1, lambda _: work(die=True))[0], 0)[1] == signal.SIGKILL and cache.get(3) is None
+    cache.put(3, image_of(3))
+    assert np.array_equal(cache.get(3), image_of(3)) and pixel_cache._number(cache._files["end"]) == 3 * image_of(3).nbytes
+
+
+def test_an_entry_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None:
+    """Its place without its size, as another processor may see it."""
+    cache = PixelCache(tmp_path, "k", 10)
+    os.pwrite(cache._files["entries"], (1).to_bytes(8, "little"), 3 * 16)
+    assert cache.get(3) is None
+
+
 # ---------------------------------------------------------------------------------------------------------------- bounded
 def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
     """A third of the pixels fits: the cache holds that and no more, and the batches are still the same."""
-    whole = PixelCache(tmp_path, "whole", len(split))
+    whole = PixelCache(cache_folder(str(tmp_path / "whole")), "k", len(split))
     plain = epochs(MicroBatches(split, train=True, cache=whole, **VIEW), 2)
     most = sum(whole.get(i).nbytes for i in range(len(split))) // 3
     small = PixelCache(tmp_path, "k", len(split), most)
@@ -155,32 +202,64 @@ def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
     assert (small.folder / "pixels").stat().st_blocks * 512 <= most + 4096 * 2
 
 
-def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line says so; the rest is decoded each time."""
+@pytest.mark.parametrize("part", ["allowed", "end", "pixels", "entries"])
+def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str) -> None:
+    """Whichever file meets it. One line says so; the rest is decoded each time."""
     plain, cache, written = epochs(MicroBatches(split, train=True, **VIEW), 0), PixelCache(tmp_path, "k", len(split)), [0]
-    real = pixel_cache._write
+    real = os.pwrite
 
-    def refuses(*args) -> None:
-        written[0] += 1
-        if written[0] > 20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(*args)
+    def refuses(file: int, data: bytes, place: int) -> int:
+        if file == cache._files[part]:
+            written[0] += 1
+            if written[0] > (0 if part == "allowed" else 20):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data, place)
 
-    monkeypatch.setattr(pixel_cache, "_write", refuses)
+    monkeypatch.setattr(os, "pwrite", refuses)
     assert_equal(epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0), plain)
-    assert len(cache) == 20 and written == [21]
+    assert len(cache) == {"allowed": 0, "end": 20, "pixels": 20, "entries": 10}[part]
     assert capsys.readouterr().err == f"{cache.folder} takes no more (No space left on device): the rest is decoded each time\n"
+
+
+def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that are open together keep within them, what was set aside for one included; one that nobody has open makes room, and that of a living worker does not."""
+    monkeypatch.setattr(pixel_cache, "STEP", 4000)
+    size, most = image_of(0).nbytes, 10 * image_of(0).nbytes  # 7 x 11 samples later there is one of the same size
+    same = [sample for sample in range(10000) if image_of(sample).nbytes == size][:40]
+
+    def filled(cache: PixelCache, samples: list[int]) -> PixelCache:
+        for sample in samples:
+            cache.put(sample, image_of(sample))
+        return cache
+
+    aside = PixelCache(tmp_path, "aside", 10000, most, set_aside=3 * size)
+    first = filled(PixelCache(tmp_path, "first", 10000, most), same)
+    assert len(first) == 7 and len(filled(aside, same)) == 3 and not first.takes_more
+    second = PixelCache(tmp_path, "second", 10000, most)
+    assert len(filled(second, same)) == 0, "both others are open"
+    pid = children(1, lambda _: signal.pause())[0]  # has all three open
+    del first, second
+    assert len(filled(PixelCache(tmp_path, "third", 10000, most), same)) == 0
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    fourth = filled(PixelCache(tmp_path, "fourth", 10000, most), same)
+    assert len(fourth) == 7 and all(np.array_equal(fourth.get(sample), image_of(sample)) for sample in same[:7])
+    assert sum((path / "pixels").stat().st_blocks * 512 for path in tmp_path.glob("pixels-*/")) <= most + 3 * 4096
+    assert len(PixelCache(tmp_path, "first", 10000, most)) == 0, "it made room"
 
 
 # ------------------------------------------------------------------------------------------------------------- not trusted
 def test_what_was_written_before_a_crash_of_the_machine_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under another boot id the cache is empty, and the older one is removed; another kind's stays."""
+    """Under another boot id the caches of all kinds are removed; another node's, where the folder is shared, stay."""
     PixelCache(tmp_path, "k", 10).put(3, image_of(3))
     PixelCache(tmp_path, "other", 10).put(4, image_of(4))
-    assert np.array_equal(PixelCache(tmp_path, "k", 10).get(3), image_of(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "node", lambda: "elsewhere")
+        PixelCache(tmp_path, "k", 10).put(5, image_of(5))
+    assert np.array_equal(PixelCache(tmp_path, "k", 10).get(3), image_of(3)) and len(list(tmp_path.glob("pixels-*/"))) == 3
     real = Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self, *args, **kwargs: "another boot" if self.name == "boot_id" else real(self, *args, **kwargs))
-    assert PixelCache(tmp_path, "k", 10).get(3) is None and len(list(tmp_path.iterdir())) == 2
+    assert PixelCache(tmp_path, "k", 10).get(3) is None and len(list(tmp_path.glob("pixels-*/"))) == 2
 
 
 def test_a_file_system_that_cannot_is_said(tmp_path: Path) -> None:
