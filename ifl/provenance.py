@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from recipes.schema import PROJECT, Recipe
@@ -30,11 +30,18 @@ def commit() -> str:
     return head + ("+changes" if changed else "")
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def meta(recipe: Recipe, ready: Setup, steps: int) -> dict[str, Any]:
     """The contents of meta.json; `steps`: of an epoch."""
     return {
         "commit": commit(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
         "argv": json.loads(os.environ.get("GLT_ARGV", "null")) or sys.argv,
         "world": ready.comm.size,

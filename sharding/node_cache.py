@@ -7,15 +7,15 @@ the epoch's plan. Shards that were opened longest ago make room for others; a pr
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,6 +24,7 @@ import numpy as np
 
 from sharding import afar
 from sharding.index import INDEX_FILE, DataError, Index, load_index
+from sharding.locks import is_free, locked
 from sharding.pixel_cache import SHARE_OF_FREE
 from sharding.plan import EpochPlan, last_need, needs
 
@@ -45,7 +46,7 @@ class NodeCache:
         root: where the data set comes from; see sharding/afar.py.
         name: the data set's.
         folder: mirrors what lies under `root/name`.
-        most_bytes: of shards here, those on their way included.
+        most_bytes: of shards of all data sets that the node keeps, those on their way included.
     """
 
     root: str
@@ -54,20 +55,31 @@ class NodeCache:
     most_bytes: int
 
     @classmethod
-    def made(cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None) -> NodeCache:
-        """The cache of the data set of this fingerprint; other data have another place. `most_bytes` None: nine tenths of what is free."""
-        mine = folder / f"{afar.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
-        mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-        room = os.statvfs(mine)
-        kept = sum(path.stat().st_blocks * 512 for path in mine.rglob("*.tar"))
-        return cls(root, name, mine, int(kept + SHARE_OF_FREE * room.f_bavail * room.f_frsize if most_bytes is None else most_bytes))
+    def made(cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0) -> NodeCache:
+        """The cache of the data set of this fingerprint; other data have another place.
+
+        Args:
+            folder: the node's cache folder.
+            most_bytes: that the node may keep in it; None: what is here and nine tenths of what is free.
+            share: of these, the part for shards.
+
+        Raises:
+            DataError: it cannot be made there.
+        """
+        mine = folder / "shards" / f"{afar.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
+        try:
+            mine.mkdir(mode=0o700, parents=True, exist_ok=True)
+            kept, free = sum(map(_size, mine.parent.rglob("*.tar"))), shutil.disk_usage(mine).free
+        except OSError as error:
+            raise DataError(f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal") from None
+        return cls(root, name, mine, round(kept + share * SHARE_OF_FREE * free if most_bytes is None else share * most_bytes))
 
     # ------------------------------------------------------------------------------------------------------------ a file
     def index(self, relative: str, fingerprint: str) -> Index:
         """The index of the split `relative`, which must have this fingerprint. Raises DataError where none of five tries brings it."""
         folder = self.folder / afar.plain(relative)
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "index.lock"):
+        with locked(folder / "index.lock"):
             if _what_is_wrong(folder, fingerprint):
                 with tempfile.TemporaryDirectory(dir=folder) as part:
 
@@ -95,7 +107,7 @@ class NodeCache:
         if not path.exists():
             asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock")):
                 if not path.exists():
                     if failed.exists() and failed.stat().st_mtime >= asked:
                         raise DataError(failed.read_text())  # while this one waited for its turn
@@ -148,36 +160,42 @@ class NodeCache:
     def _make_room(self, size: int, path: Path, turns: Mapping[Path, int] | None, began: float) -> bool:
         """Take `size` bytes for a shard on its way, evicting others as `shard` says; whether there is room."""
         if size > self.most_bytes:
-            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not even hold the shard {path.stem} ({size / 1e9:.3g} GB): more is legal")
-        part, never = path.with_suffix(".part"), len(turns or ()) + 1
-        with _locked(self.folder / "room.lock"):
+            raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal")
+        part, never, all_sets = path.with_suffix(".part"), len(turns or ()) + 1, self.folder.parent
+        with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
-            for left in self.folder.rglob("*.part"):  # of processes that were killed
-                if _is_free(left.with_suffix(".lock")):
+            for left in all_sets.rglob("*.part"):  # of processes that were killed
+                if is_free(left.with_suffix(".lock")):
                     left.unlink(missing_ok=True)
-            on_their_way = sum(map(_size, self.folder.rglob("*.part")))  # looked at first: one that arrives now counts twice, not never
-            there = {shard: shard.stat() for shard in self.folder.rglob("*.tar")}
+            on_their_way = sum(map(_size, all_sets.rglob("*.part")))  # looked at first: one that arrives now counts twice, not never
+            there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
             turn = {shard: (turns or {}).get(shard, never) for shard in there}
             free = [shard for shard in there if turns is None or turn[shard] == never or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
             victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
-            while victims and used + size > self.most_bytes:
+            while used + size > self.most_bytes or not self._allocated(part, size, patient=bool(victims or on_their_way)):
+                if not victims:
+                    return False
                 victim = victims.pop(0)
-                victim.unlink()
+                victim.unlink(missing_ok=True)
                 used -= there[victim].st_size
-            if used + size > self.most_bytes:
-                return False
-            try:
-                with open(part, "wb") as file:
-                    os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {path.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
             return True
+
+    def _allocated(self, part: Path, size: int, patient: bool) -> bool:
+        """Take `size` bytes of the disk, of which less may be left than when the run began; where there are none, whether to wait for some is `patient`."""
+        try:
+            with open(part, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+            return True
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if patient and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return False
+            raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
 
     # ------------------------------------------------------------------------------------------------------------ counts
     def _note(self, **more: float) -> None:
-        with _locked(self.folder / "counts.lock"):
+        with locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
             whole = path.with_suffix(".new")
@@ -186,17 +204,18 @@ class NodeCache:
 
     def counts(self) -> dict[str, float]:
         """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""
-        with _locked(self.folder / "counts.lock"):
+        with locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
             return json.loads(path.read_text()) if path.exists() else {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
     def check_budget(self, index: Index, window: int) -> None:
         """Raises DataError where the shards that an epoch needs at the same time do not fit."""
         sizes = np.sort(index.shard_size)[::-1]
-        needed = int(sizes.sum() if not window else sizes[: 2 * window].sum())
+        # A window's and the next one's, and to the last step the first one's: a last batch that is not full is completed from it.
+        needed = int(sizes.sum() if not window else sizes[: 3 * window].sum())
         if needed > self.most_bytes:
-            what = f"two windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
-            raise DataError(f"data.cache_gb={self.most_bytes / 1e9:.3g} does not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window")
+            what = f"three windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
+            raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window")
 
 
 class Ahead:
@@ -268,28 +287,6 @@ class Ahead:
                 let_in()
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out. And let go by name: a process forked
-    # meanwhile has the descriptor open, and closing it here alone would leave the lock to that one.
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _is_free(path: Path) -> bool:
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        fcntl.flock(file, fcntl.LOCK_UN)
-        return True
-
-
 def _what_is_wrong(folder: Path, fingerprint: str) -> str:
     """With the index in a folder, or nothing."""
     try:
@@ -298,11 +295,15 @@ def _what_is_wrong(folder: Path, fingerprint: str) -> str:
         return "it is damaged"
 
 
-def _size(path: Path) -> int:
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_size
+        return path.stat()
     except FileNotFoundError:
-        return 0  # it has arrived in this moment, or is given up
+        return None  # it has arrived in this moment, made room, or is given up
+
+
+def _size(path: Path) -> int:
+    return stat.st_size if (stat := _stat(path)) else 0
 
 
 def _touch(path: Path) -> None:

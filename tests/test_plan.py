@@ -447,6 +447,17 @@ def test_shards_are_known_to_be_needed_before_they_are(shards: np.ndarray, windo
         assert len({step for step in named.values()}) > 1 or plan.steps - start <= 2, "not all at once"
 
 
+def test_what_completes_the_last_batch_is_named_last() -> None:
+    """In mid-epoch the first window's shards, which are drawn from again at the end, do not come before those that are needed now; from the start they stay needed."""
+    shards = np.repeat(np.arange(10), 10)
+    plan = plan_epoch([None], 100, batch=8, group=0, seed=3, epoch=1, shards=shards, window=2)  # 13 steps, 4 draws too many
+    (first, there), *rest = needs(plan, shards, 7)
+    assert first == 7 and set(shards[plan.batch(7)].tolist()) <= set(there.tolist()) and len(there) == 4, "those of step 7's windows"
+    again = set(needs(plan, shards).__next__()[1].tolist()) & set(shards[plan.batch(0)].tolist())
+    assert rest[-1][0] == plan.steps - 1 and again <= set(rest[-1][1][-2:].tolist())
+    assert (last_need(plan, shards)[list(again)] == plan.steps - 1).all()
+
+
 # ----------------------------------------------------------------------------------------------- seeds, known answers
 def test_seed_epoch_and_stream_each_change_the_order() -> None:
     """Every seed, epoch and stream has an order of its own, at the ends of their ranges too; so has each window's block."""
