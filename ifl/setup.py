@@ -77,7 +77,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     comm = Comm(patience_s=patience)
     boot.part("data")
     fence = Fence(folder) if comm.rank == 0 else None
-    dataset = open_dataset(recipe.data_root, recipe.data.name, recipe.data.cache_folder, recipe.data.cache_gb, share=_share(recipe))
+    dataset = opened(recipe)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
     fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
@@ -122,6 +122,12 @@ def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.devi
 def _share(recipe: Recipe) -> float:
     """Of a node's bytes, what its decoded images may take, and what its shards from afar may."""
     return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
+
+
+def opened(recipe: Recipe) -> Dataset:
+    """The recipe's data set, with the node's cache for what comes from afar."""
+    data = recipe.data
+    return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe))
 
 
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:

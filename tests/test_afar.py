@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,7 +19,9 @@ import pytest
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from nodes import assert_equal, children
+from ifl import setup
 from ranks import RankFailure, started
+from recipes.resolve import resolve
 from sharding import afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.locks import is_free, locked
@@ -270,6 +274,57 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
         watcher.join()
     assert most / 2 < max(seen) <= most
     assert all(os.fstat(fd).st_nlink for fd in list(split._files[os.getpid()].values())[-1:])
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_disk_that_fills_up_makes_room(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
+    """It takes fewer bytes than were free when the run began: shards that were opened longest ago go, and the batches are right. One that takes none is said."""
+    here, real = local(tiny_root), os.posix_fallocate
+    disk = int(np.sort(here.index.shard_size)[-4:].sum())
+
+    def fallocate(file: int, begin: int, size: int) -> None:
+        if size + sum(path.stat().st_size for path in tmp_path.rglob("*.tar")) > disk:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file, begin, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    split = opened(server, tmp_path).split("glt", "train")
+    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
+    draws = draws_of(split, window=1)
+    found = list(Reader(MicroBatches(split, **VIEW), 0).read(Ahead(split).follow(plan, 0, draws, 4) if ahead else draws))
+    assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window=1))))
+    disk = 0
+    with pytest.raises(DataError, match=r"does not take the .* GB of the shard .* \(No space left on device\)"):
+        opened(server, tmp_path).split("glt", "val").read(0)
+
+
+def test_all_data_sets_share_the_node_s_bytes(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """Another set's shards count, and make room where they were opened longest ago; a shard that another run evicts in this moment is no error."""
+    sizes = local(tiny_root).index.shard_size
+    other = tmp_path / "shards" / "other-0123" / "glt" / "train"
+    other.mkdir(parents=True)
+    for name in "ab":
+        (other / f"{name}.tar").write_bytes(bytes(int(sizes.max())))
+        os.utime(other / f"{name}.tar", (1, 1 + (name == "b")))
+    (other / "gone.tar").symlink_to("nowhere")  # listed, and not there when it is looked at
+    split = opened(server, tmp_path, float(3 * sizes.max()) / 1e9).split("glt", "train")
+    order = [int(np.flatnonzero(split.index.shard == shard)[0]) for shard in range(3)]
+    for read, there in zip(order, [{"a", "b"}, {"b"}, set()]):
+        split.read(read)
+        assert {path.stem for path in other.glob("?.tar")} == there
+
+
+def test_with_both_caches_each_has_half(server: Server, tiny_root: Path, tmp_path: Path) -> None:
+    """Of data.cache_gb, and of what is free where it is not given; alone each has all."""
+    free = shutil.disk_usage(tmp_path).free
+    for words, share in (([], 1.0), (["data.cache=decoded"], 0.5)):
+        for gb in (None, 0.01):
+            recipe = resolve(["data=digits_glt", f"data.root={server.url}", f"data.cache_folder={tmp_path}", *words, *([f"data.cache_gb={gb}"] if gb else [])])
+            far = setup.opened(recipe)
+            most = 0.9 * share * free if gb is None else 1e9 * gb * share
+            assert far.cache.most_bytes == pytest.approx(most, rel=0.2)
+            crops = setup.views(recipe, "pillow", {"train": far.split("glt", "train")})["train"]
+            assert crops.cache is None if not words else crops.cache.most_bytes == pytest.approx(most, rel=0.2)
 
 
 def test_budgets_that_cannot_hold_what_is_needed_are_refused(server: Server, tmp_path: Path) -> None:
