@@ -112,8 +112,9 @@ class Split:
             os.close(files.pop(other))
         cache, relative = self.afar
         while True:
+            path = cache.shard(relative, self.index, shard)
             try:
-                return os.open(cache.shard(relative, self.index, shard), os.O_RDONLY | os.O_CLOEXEC)
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # evicted before it could be opened
 
