@@ -21,8 +21,8 @@ from ifl.network import RunningStatistics, build_network, synchronise_groups
 from ifl.weights import load_run, start_from
 from ifl.watchdog import patience_s
 from recipes.schema import Recipe
+from recipes.words import is_afar
 from sharding import decoders
-from sharding.afar import is_afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
 from sharding.pixel_cache import SHARE_OF_FREE, PixelCache, cache_folder

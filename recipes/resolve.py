@@ -6,6 +6,7 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site f
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from recipes.methods import declaration, model_forms
 from recipes.schema import PROJECT, Recipe, RecipeError, TooManyTasks
-from recipes.words import is_afar, nearest
+from recipes.words import PIPE, is_afar, nearest
 from recipes.yaml_text import read_yaml
 
 RECIPES = PROJECT / "recipes"
@@ -114,6 +115,9 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
             if value != own:
                 raise RecipeError(f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead")
         _refuse_half_changes(command, recipe, recipe_file)
+        for key in (site or {}).get("data", {}):
+            if recipe["data"].get(key) is None:  # left open
+                recipe["data"].pop(key, None)
     specific = recipe.pop("on", None) or {}
     _check_blocks(specific, recipe_file)
     tree: dict[str, Any] = {}
@@ -135,9 +139,11 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         tree["ifl"] = None
     for folder in ("runs", "data.root", "data.cache_folder"):
         _absolute(tree, folder)
-    root = tree.get("data", {}).get("root")
-    if isinstance(root, str) and root.startswith("pipe:") and root != (site or {}).get("data", {}).get("root"):
-        raise RecipeError(f"data.root of {origins['data.root']} is a pipe: command, and only the site file may bring one: write it there, under `data:`, as `root:`")
+    root, own = tree.get("data", {}).get("root"), (site or {}).get("data", {}).get("root")
+    if isinstance(root, str) and root.startswith(PIPE):
+        if root not in (PIPE, own) or not str(own).startswith(PIPE):
+            raise RecipeError(f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it")
+        tree["data"]["root"] = PIPE  # no recipe tells a command, which may be nobody else's business
     try:
         result = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -167,7 +173,8 @@ def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
 def source_words(recipe: Recipe, name: str) -> list[str]:
     """The command that launches the run of recipe `name` that `recipe` builds on: the same axes and budget, and nothing else of it."""
     words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"batch.budget={recipe.batch.budget}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
-    words += [f"{key}={value}" for key, value in (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node)) if value is not None]
+    operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
+    words += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None]  # quoted: a folder's name may be no plain YAML
     return words
 
 
@@ -218,8 +225,17 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
             raise RecipeError(f"{dotted}={tree[key]} is too long for a folder's name: up to 2000 characters are legal")
         if dotted == "runs" and set("%\\") & set(tree[key]):
             raise RecipeError(f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal")
-        if dotted != "data.root" or not is_afar(tree[key]):
-            tree[key] = str(Path(tree[key]).expanduser().resolve())
+        if dotted == "data.root" and is_afar(tree[key]):
+            return
+        if "://" in tree[key]:
+            raise RecipeError(f"{dotted}={tree[key]} is not legal: " + ("an http:// or https:// address, a folder, or a command of the site file (pipe:) is" if dotted == "data.root" else "a folder is"))
+        if "$" in tree[key]:
+            raise RecipeError(f"{dotted}={tree[key]} holds $, which nothing here replaces: " + ("null, the temporary folder of each node (TMPDIR)," if dotted == "data.cache_folder" else "the folder's whole name") + " is legal")
+        try:
+            path = Path(tree[key]).expanduser()
+        except RuntimeError:
+            raise RecipeError(f"{dotted}={tree[key]} begins with the home folder of a user who is not here: the folder's whole name is legal") from None
+        tree[key] = str(path.absolute() if dotted == "data.cache_folder" else path.resolve())  # a link of this machine says nothing of the nodes' own disks
 
 
 def _written_out(recipe: Recipe) -> Recipe:

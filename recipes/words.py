@@ -22,6 +22,10 @@ def one_line(sentence: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
 
 
+PIPE = "pipe:"
+"""The data root that means the site file's command; there alone the command follows."""
+
+
 def is_afar(root: object) -> bool:
     """Whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
-    return str(root).startswith(("http://", "https://", "pipe:"))
+    return str(root).startswith(("http://", "https://", PIPE))

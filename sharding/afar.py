@@ -1,7 +1,7 @@
 """Files of a data set that lies elsewhere: behind http(s), or behind a command of the user's own (`pipe:`). Standard library only.
 
-`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:COMMAND` runs COMMAND with {path} replaced by such a relative
-path and takes what it prints; a command runs only if the user's own site file names it, which the launcher hands on in GLT_PIPE.
+`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:` runs the command of the user's own site file, which the launcher
+hands on in GLT_PIPE, with {path} replaced by such a relative path, and takes what it prints; a root can bring no command of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
-from recipes.words import is_afar
+from recipes.words import PIPE
 from sharding.index import DataError
-
-__all__ = ["PIPE", "Failed", "check_root", "fetch", "fetch_small", "is_afar", "plain"]
 
 STALL_S = 30.0
 """A source that sends nothing for so long has failed."""
@@ -27,8 +25,8 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 CHUNK = 1 << 20
 LARGEST_SMALL = 1 << 33
 """Bytes of a file whose size nobody recorded."""
-PIPE = "GLT_PIPE"
-"""Environment variable with the one `pipe:` root that may be run."""
+COMMAND = "GLT_PIPE"
+"""Environment variable with the site file's command."""
 
 
 class Failed(Exception):
@@ -36,12 +34,12 @@ class Failed(Exception):
 
 
 def check_root(root: str) -> None:
-    """Raises DataError for an address that cannot be used: with a password in it, with `?` or `#`, or a command that the site file does not name."""
-    if root.startswith("pipe:"):
-        if root != os.environ.get(PIPE):
-            raise DataError("data.root is a pipe: command that this machine's site file does not name, and no other is run: write it under data: root: in slurm/site.yaml")
-        if "{path}" not in root:
-            raise DataError("data.root in the site file is a pipe: command without {path}, which stands for the file to print")
+    """Raises DataError for an address that cannot be used: with a password in it, with `?` or `#`, or `pipe:` where the site file has no command."""
+    if root.startswith(PIPE):
+        if root != PIPE:
+            raise DataError("data.root brings a command of its own, and only the site file's is run: write it there, under data: root:, and `pipe:` alone elsewhere")
+        if "{path}" not in os.environ.get(COMMAND, ""):
+            raise DataError("data.root=pipe: means the command of the site file, which here names none: write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print")
     elif "@" in root.split("/")[2]:
         raise DataError("data.root holds a user name or password: use an address without, or a pipe: command in the site file")
     elif set("?#") & set(root):
@@ -79,7 +77,7 @@ def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object
                 return
         except Failed as failed:
             cause = str(failed)
-    where = f"{root.rstrip('/')}/{relative}" if not root.startswith("pipe:") else f"{relative}, by the site file's pipe: command,"
+    where = f"{root.rstrip('/')}/{relative}" if root != PIPE else f"{relative}, by the site file's pipe: command,"
     raise DataError(f"{where} cannot be fetched: {cause} (tried {tries} times)")
 
 
@@ -102,7 +100,7 @@ def fetch_small(root: str, relative: str, wrong: Callable[[bytes], str] = lambda
 
 
 def _pieces(root: str, relative: str) -> Iterator[bytes]:
-    return _printed(root.removeprefix("pipe:").replace("{path}", relative)) if root.startswith("pipe:") else _downloaded(f"{root.rstrip('/')}/{relative}")
+    return _printed(os.environ[COMMAND].replace("{path}", relative)) if root == PIPE else _downloaded(f"{root.rstrip('/')}/{relative}")
 
 
 def _downloaded(url: str) -> Iterator[bytes]:

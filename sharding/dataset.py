@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.words import nearest
-from sharding.afar import fetch_small, is_afar
+from recipes.words import is_afar, nearest
+from sharding.afar import fetch_small
 from sharding.index import DataError, Index, load_index
 
 if TYPE_CHECKING:

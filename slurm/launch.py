@@ -43,13 +43,13 @@ def main(words: list[str]) -> int:
     from recipes.schema import RecipeError
     from slurm import finished, several, site_file
     from slurm.cost import cost
-    from sharding.afar import PIPE
+    from sharding.afar import COMMAND
     from slurm.wanted import wanted
 
     try:
         here = site_file.load()
         if here.pipe:
-            os.environ[PIPE] = here.pipe  # data may come by this command, and by no other
+            os.environ[COMMAND] = here.pipe  # data may come by this command, and by no other
         if finished.asks(words):
             return finished.command(words)
         if any(word.startswith("build=") for word in words):
@@ -108,10 +108,16 @@ def _data_error() -> type[Exception]:
 
 
 def _check_data(recipe) -> None:
-    """Data that are not there are found before the queue, not after it."""
-    from sharding.dataset import open_dataset
+    """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
+    from recipes.words import PIPE
+    from sharding.dataset import DataError, open_dataset
 
-    open_dataset(recipe.data_root, recipe.data.name, tries=1)
+    try:
+        open_dataset(recipe.data_root, recipe.data.name, tries=1)
+    except DataError as error:
+        if recipe.data_root != PIPE or recipe.cluster == "local":
+            raise
+        print(f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes", file=sys.stderr, flush=True)
 
 
 def _check_batch(recipe) -> None:

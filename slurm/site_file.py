@@ -4,7 +4,8 @@
 `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where data lie and what nodes keep of them.
 slurm/site.example.yaml shows all.
 Shell stands here alone: a recipe comes from others too, and must not be able to run any. Local runs do not use `setup`.
-`recipe=RUN_FOLDER` repeats a run with the `slurm.` values that are written out in its recipe, and with this file's `setup`.
+`recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its recipe; from this file come `setup` and what the run
+left open under `data:`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 
 from recipes.resolve import load_yaml
 from recipes.schema import PROJECT, RecipeError
-from recipes.words import nearest
-from sharding.afar import PIPE
+from recipes.words import PIPE, nearest
+from sharding.afar import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
@@ -34,9 +35,9 @@ class Site:
 
     @property
     def pipe(self) -> str | None:
-        """The one command by which data may come (`data: root: pipe:...`)."""
+        """The one command by which data may come (`data: root: pipe:COMMAND`)."""
         root = self.slurm.get("data", {}).get("root")
-        return root if isinstance(root, str) and root.startswith("pipe:") else None
+        return root.removeprefix(PIPE) if isinstance(root, str) and root.startswith(PIPE) else None
 
 
 def load() -> Site:
@@ -63,4 +64,8 @@ def load() -> Site:
     if not isinstance(data, dict) or (wrong := next((key for key in data if key not in DATA), None)):
         raise RecipeError(f"{path}: data={data!r} is not legal: {', '.join(DATA)} are its keys" if not isinstance(data, dict) else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}")
     site = Site(path, values, tuple(setup))
-    return site if site.pipe is None else Site(path, values, (*setup, f"export {PIPE}={shlex.quote(site.pipe)}"))
+    if site.pipe is None:
+        return site
+    if "{path}" not in site.pipe:
+        raise RecipeError(f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is to print")
+    return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))

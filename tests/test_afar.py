@@ -188,8 +188,8 @@ def test_a_lock_ends_where_it_is_let_go(tmp_path: Path) -> None:
 
 def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first byte more than is recorded, and not when the disk is full."""
-    monkeypatch.setenv("GLT_PIPE", root := f"pipe:case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac")
-    split = open_dataset(root, "digits_glt", str(tmp_path)).split("glt", "train")
+    monkeypatch.setenv("GLT_PIPE", f"case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac")
+    split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
     with pytest.raises(DataError, match="it has more than the [0-9]+ bytes that the index records"):
         split.read(0)
     assert not list(tmp_path.rglob("*.tar"))
@@ -358,21 +358,24 @@ def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=r"holds \? or #"):
         open_dataset("https://host/glt?key=1", "digits_glt")
     canary = tmp_path / "canary"
-    for allowed in ("", "pipe:true {path}"):
+    for allowed in ("", "true {path}"):
         monkeypatch.setenv("GLT_PIPE", allowed)
-        with pytest.raises(DataError, match="site file does not name"):
+        with pytest.raises(DataError, match="brings a command of its own, and only the site file's is run"):
             open_dataset(f"pipe:touch {canary} {{path}}", "digits_glt")
+    for nothing in ("", f"touch {canary}"):
+        monkeypatch.setenv("GLT_PIPE", nothing)
+        with pytest.raises(DataError, match="the command of the site file, which here names none"):
+            open_dataset("pipe:", "digits_glt")
     assert not canary.exists()
 
 
 def test_a_command_of_the_site_file_brings_the_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same batches; one that fails, stalls or prints less is told with its exit code."""
     here = local(tiny_root)
-    root = f"pipe:cat {tiny_root}/{{path}}"
-    monkeypatch.setenv("GLT_PIPE", root)
-    split = open_dataset(root, "digits_glt", str(tmp_path)).split("glt", "train")
+    monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
+    split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
     assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
     for command, cause in (("false {path}", "the command ended with 1"), ("echo x; sleep 60; : {path}", "nothing came for 0.4 s"), ("cat /no/such/{path}", "the command ended with 1")):
-        monkeypatch.setenv("GLT_PIPE", f"pipe:{command}")
+        monkeypatch.setenv("GLT_PIPE", command)
         with pytest.raises(DataError, match=f"digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: {cause}"):
-            open_dataset(f"pipe:{command}", "digits_glt")
+            open_dataset("pipe:", "digits_glt")

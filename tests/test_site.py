@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.resolve import dump, resolve
+from recipes.resolve import dump, resolve, source_words
 from recipes.schema import PROJECT, RecipeError, Slurm
+from sharding.index import DataError
+from slurm import launch as launcher
 from slurm import site_file
 from slurm.submit import batch_file, parameters
 from test_launch import batch_part, flags, launch, refused
@@ -137,12 +140,13 @@ def test_the_site_file_says_where_data_lie(tmp_path: Path, monkeypatch: pytest.M
     path.write_text(f"data: {{root: '{PIPED}', cache_gb: 7, cache_folder: /local/glt}}\n")
     site = site_file.load()
     recipe = resolve(["data=digits_glt"], site.slurm)
-    assert (recipe.data.root, recipe.data.cache_gb, recipe.data.cache_folder, recipe.data.name) == (PIPED, 7, "/local/glt", "digits_glt")
+    assert (recipe.data.root, recipe.data.cache_gb, recipe.data.cache_folder, recipe.data.name) == ("pipe:", 7, "/local/glt", "digits_glt"), "the command stays in the site file"
     assert resolve(["data=digits_glt", "data.root=https://host/glt"], site.slurm).data.root == "https://host/glt"
-    assert site.pipe == PIPED and f"export GLT_PIPE='{PIPED}'" in batch_part(dry(path))
+    assert site.pipe == "cat /store/{path}" and f"export GLT_PIPE='{site.pipe}'" in batch_part(dry(path))
     path.write_text("data: {root: /shared/glt}\n")
     assert site_file.load().pipe is None and "GLT_PIPE" not in batch_part(dry(path))
-    for text, words in (("data: {rot: x}", "data.rot is not legal: did you mean root"), ("data: 7", "data=7 is not legal: root, cache_folder, cache_gb")):
+    for text, words in (("data: {rot: x}", "data.rot is not legal: did you mean root"), ("data: 7", "data=7 is not legal: root, cache_folder, cache_gb"),
+                        ("data: {root: 'pipe:cat /store'}", "without {path}, which stands for the file")):
         path.write_text(text)
         with pytest.raises(RecipeError, match=words):
             site_file.load()
@@ -150,18 +154,65 @@ def test_the_site_file_says_where_data_lie(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("site", [None, {"data": {"root": "pipe:cat /other/{path}"}}, {"partition": "gpu"}])
 def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -> None:
-    """A pipe: root of a recipe, of a run's written-out recipe or of the command line is refused, unless it is the site file's own."""
+    """One in a recipe or on the command line is refused, unless it is the site file's own; what a run writes down is `pipe:`, which means the site file's."""
     row = tmp_path / "row.yaml"
     row.write_text(f"data: {{root: '{PIPED}'}}\n")
     for words in (["data=digits_glt", f"data.root={PIPED}"], [f"recipe={row}"]):
-        with pytest.raises(RecipeError, match="is a pipe: command, and only the site file may bring one"):
+        with pytest.raises(RecipeError, match="^data.root=pipe:cat .* is not legal: only the site file may bring a command"):
             resolve(words, site)
-        assert resolve(words, {"data": {"root": PIPED}}).data.root == PIPED
+        assert resolve(words, {"data": {"root": PIPED}}).data.root == "pipe:"
     assert resolve(["recipe=glt_crt", "data=digits_glt"], {"data": {"root": PIPED}}).method.init_from.startswith("glt_baseline-"), "a second stage's first one, too"
     written = tmp_path / "recipe.yaml"
     written.write_text(dump(resolve(["data=digits_glt", f"data.root={PIPED}"], {"data": {"root": PIPED}})))
-    with pytest.raises(RecipeError, match="only the site file"):
-        resolve([f"recipe={written}"], site)
+    assert PIPED not in written.read_text()
+    if "data" in (site or {}):
+        assert resolve([f"recipe={written}"], site).data.root == "pipe:"
+    else:
+        with pytest.raises(RecipeError, match="only the site file"):
+            resolve([f"recipe={written}"], site)
+
+
+def test_a_command_that_fails_here_does_not_refuse_the_launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may need what the setup lines load on the nodes: one warning; where the run starts here, or the data are no command's, it is an error."""
+    monkeypatch.setenv("GLT_PIPE", "no_such_command {path}")
+    site = {"data": {"root": "pipe:no_such_command {path}"}}
+    launcher._check_data(resolve(["data=digits_glt"], site))
+    assert re.fullmatch("launch.py: warning: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: the command ended with 127 .*\n", capsys.readouterr().err.split("not found\n")[-1])
+    for words in (["cluster=local"], ["data.root=/no/such"]):
+        with pytest.raises(DataError):
+            launcher._check_data(resolve(["data=digits_glt", *words], site))
+
+
+def test_a_run_is_repeated_with_what_it_left_open(tmp_path: Path) -> None:
+    """Its written-out root stays; the node's folder and bytes, which it did not say, are the site file's."""
+    written = tmp_path / "recipe.yaml"
+    written.write_text(dump(resolve(["data=digits_glt", "data.root=/mine", "data.cache_gb=3"])))
+    again = resolve([f"recipe={written}"], {"data": {"root": "/site", "cache_folder": "/local/glt", "cache_gb": 7}})
+    assert (again.data.root, again.data.cache_folder, again.data.cache_gb) == ("/mine", "/local/glt", 3)
+
+
+@pytest.mark.parametrize("name", ["a 'b' \"c\" #d", "x: y", "[1]", "é😀", "null", "1"])
+def test_a_second_stage_finds_data_in_any_folder(name: str) -> None:
+    """Names that are no plain YAML are handed on as they are."""
+    assert resolve(["recipe=glt_crt", "data=digits_glt"], {"data": {"root": f"/data/{name}"}}).data.root == f"/data/{name}"
+    recipe = resolve(["data=digits_glt"], {"data": {"root": f"/data/{name}"}})
+    assert resolve(source_words(recipe, "glt_baseline")).data.root == f"/data/{name}"
+
+
+@pytest.mark.parametrize("key", ["data.root", "data.cache_folder", "runs"])
+def test_what_is_no_folder_is_refused(key: str) -> None:
+    """An address of another kind, and a variable that nothing would replace."""
+    for value, words in (("s3://bucket/glt", "is not legal"), ("HTTPS://host/glt", "is not legal"), ("/local/$TMPDIR/glt", "holds [$], which nothing here replaces"), ("~nobody-here/x", "who is not here")):
+        with pytest.raises(RecipeError, match=f"^{key}={re.escape(value)} .*{words}"):
+            resolve(["data=digits_glt", f"{key}={value}"])
+
+
+def test_a_node_s_folder_is_not_looked_up_here(tmp_path: Path) -> None:
+    """A link of the launching machine stays a link in data.cache_folder."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    assert resolve([f"data.cache_folder={tmp_path}/link"]).data.cache_folder == f"{tmp_path}/link"
+    assert resolve([f"data.root={tmp_path}/link"]).data.root == f"{tmp_path}/here"
 
 
 def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:
