@@ -229,8 +229,8 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
             return
         if "://" in tree[key]:
             raise RecipeError(f"{dotted}={tree[key]} is not legal: " + ("an http:// or https:// address, a folder, or a command of the site file (pipe:) is" if dotted == "data.root" else "a folder is"))
-        if "$" in tree[key]:
-            raise RecipeError(f"{dotted}={tree[key]} holds $, which nothing here replaces: " + ("null, the temporary folder of each node (TMPDIR)," if dotted == "data.cache_folder" else "the folder's whole name") + " is legal")
+        if dotted == "data.cache_folder" and "$" in tree[key]:
+            raise RecipeError(f"{dotted}={tree[key]} holds $, and nothing replaces variables there: null, each node's temporary folder (TMPDIR), is legal, or a whole name")
         try:
             path = Path(tree[key]).expanduser()
         except RuntimeError:
