@@ -35,7 +35,9 @@ def evaluate(run: Path, select: Select) -> dict[str, int]:
     """
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
-    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False)
+    # This machine is not the run's node, and what is read once need not be kept.
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none", "cache_folder": None, "cache_gb": None})})
+    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
     if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
         raise CheckpointError(f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ")
     if recipe.method.eval_of:

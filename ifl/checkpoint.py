@@ -213,9 +213,10 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
             raise CheckpointError(f"{folder / name} was saved with optim.zero={manifest['zero']}, and this start has optim.zero={engine.zero}: start it as it was")
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
         for what, now in (belongs or {}).items():
-            if state[what] != now:
+            before = state.get(what, "not recorded")  # older code's checkpoints say less
+            if before != now:
                 words = what.replace("_", " ")
-                raise CheckpointError(f"{folder.parent} was trained with {words} {state[what][:12]}, and this is {now[:12]}: a run goes on only with what it began with")
+                raise CheckpointError(f"{folder.parent} was trained with {words} {before[:12]}, and this is {now[:12]}: a run goes on only with what it began with")
         engine.load(folder / name, manifest["ranks"])
         if comm.rank == 0:
             for beside in manifest["needs"]:

@@ -39,7 +39,7 @@ def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None],
     Raises:
         CheckpointError: that run is not finished, or another network's.
     """
-    ready = set_up(recipe, folder, boot, fresh=True)
+    ready = set_up(recipe, folder, boot, fresh=True, trains=False)
     boot.over()
 
     def stop_agreed() -> bool:

@@ -39,8 +39,8 @@ class Setup:
         fence: rank 0's, against an older start of the same run; None elsewhere.
         counts: int64 [K], training samples of each class.
         mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
-        reader: of the training set's micro-batches.
-        fetcher: of shards from afar, on each node's first rank.
+        reader: of the training set's micro-batches; None where nothing is trained.
+        fetcher: of their shards from afar, on each node's first rank.
         evaluators: by split, val first.
         belongs: what a checkpoint of this run must say of itself; equal on all ranks.
     """
@@ -55,7 +55,7 @@ class Setup:
     engine: Engine
     statistics: RunningStatistics
     mine: list[np.ndarray]
-    reader: Reader
+    reader: Reader | None
     fetcher: Ahead | None
     evaluators: dict[str, Evaluator]
     belongs: dict[str, Any]
@@ -65,11 +65,12 @@ class Setup:
         return [name for name in self.evaluators if name != "val"]
 
 
-def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
+def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool = True) -> Setup:
     """Join the other ranks and make everything ready. A collective.
 
     Args:
         fresh: the run has no history, so a second stage starts from its first stage's weights.
+        trains: the training set's images are needed, and not only those of the splits that judge.
     """
     patience = patience_s(recipe.log.stuck_after_s)
     boot.part("connect")
@@ -97,23 +98,30 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool) -> Setup:
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
         raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
-    decoder = _agreed_decoder(recipe, folder, comm, device)
-    crops = views(recipe, decoder, {name: dataset.split(recipe.train, name) if name != "train" else train_split for name in ("train", "val", *tests)})
+    decoder = _agreed_decoder(recipe, folder, comm, device, trains)
+    crops = views(recipe, decoder, {**({"train": train_split} if trains else {}), **{name: dataset.split(recipe.train, name) for name in ("val", *tests)}})
     evaluators = {name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val") for name in ("val", *tests)}
+    reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda") if trains else None
     fetcher = None
-    if dataset.cache is not None:
+    if trains and dataset.cache is not None:
         dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window)
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             fetcher = Ahead(train_split, lag=2 * recipe.data.workers + 1)
-    reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda")
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
     return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, fetcher, evaluators, belongs)
 
 
-def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device) -> str:
+def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device, trains: bool) -> str:
     """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
     begun = folder / "meta.json"
     stored = comm.from_first(json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device)
+    if stored is not None and stored not in decoders.ORDER:
+        if trains:
+            raise DataError(f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
+                            "go on with the commit that its meta.json names, or move it away to start anew")
+        if comm.rank == 0:
+            print(f"{folder.name} was trained by older code, whose pixels were other ones by a few grey levels", flush=True)
+        stored = None
     pinned = recipe.data.decoder
     why = f"data.decoder={pinned} is asked for" if pinned else f"{folder.name} began with the decoder {stored}, and keeps it"
     return decoders.agreed(comm.gather_objects(decoders.available(), device), pinned or stored, why)

@@ -157,13 +157,36 @@ class Reader:
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = _Handover()
-        self._loader = DataLoader(dataset, batch_size=None, sampler=self._handover, num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
+        self._loader = DataLoader(_Telling(dataset), batch_size=None, sampler=self._handover, num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
                                   persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker, multiprocessing_context=_Fork() if workers else None)
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
-        """The batches of `draws`, one each, in order. The iterator must be used up before the next call."""
+        """The batches of `draws`, one each, in order. The iterator must be used up before the next call.
+
+        Raises:
+            DataError: what is wrong with the data of the next batch, in one sentence.
+        """
         self._handover.draws = draws
-        return iter(self._loader)
+        return map(_good, iter(self._loader))
+
+
+class _Telling(torch.utils.data.Dataset):
+    """Hands over what is wrong with the data instead of raising it: a worker's exception would reach its process as the text of a traceback."""
+
+    def __init__(self, dataset: MicroBatches) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, draws: Draws) -> Batch | DataError:
+        try:
+            return self._dataset[draws]
+        except DataError as error:
+            return error
+
+
+def _good(batch: Batch | DataError) -> Batch:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
 
 
 class _Handover:

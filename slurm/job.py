@@ -35,6 +35,7 @@ class TrainJob:
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
         from ifl.files import RunError, disk_of
         from ifl.watchdog import Watchdog
+        from sharding.index import DataError
 
         try:
             from slurm.rendezvous import export_rank
@@ -58,7 +59,7 @@ class TrainJob:
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, RunError):
+                if isinstance(error, (RunError, DataError)):  # sentences for users; all others are for whoever mends the code
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from afar_server import Server
 from mini import recipe_of, trained
 from ranks import started
-from recipes.schema import Recipe
+from recipes.schema import PROJECT, Recipe
+from sharding.index import load_index
 from test_launch import launch, refused
 from test_methods import mini_root  # noqa: F401 (a fixture)
 
@@ -48,6 +54,38 @@ def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
     after = predictions(run, select)
     assert before.keys() == after.keys() and all(np.array_equal(before[key], after[key]) for key in before if not key.endswith("confidence"))
     assert all(np.allclose(before[key], after[key], atol=1e-6) for key in before)  # another number of threads adds up in another order
+
+
+def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, tmp_path: Path) -> None:
+    """Neither its cache folder nor its bytes there, also where the data come from afar; and one that older code trained is judged, and told."""
+    server = Server(mini_root)
+    folder = tmp_path / run.run_name
+    shutil.copytree(run.run_folder, folder)
+    recipe, meta = yaml.safe_load((folder / "recipe.yaml").read_text()), json.loads((folder / "meta.json").read_text())
+    recipe["data"] |= {"root": server.url, "cache": "decoded", "cache_folder": "/dev/null/node", "cache_gb": 1e-6}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "meta.json").write_text(json.dumps({**meta, "decoder": "pillow 13.0.0 libjpeg 6.2"}))
+    result = launch(f"eval={folder}", "select=last", TMPDIR=str(tmp_path))
+    server.server.shutdown()
+    server.server.server_close()
+    assert result.returncode == 0, result.stderr
+    assert f"{folder.name} was trained by older code" in result.stdout and result.stdout.count("(as before)") == 4, result.stdout
+
+
+def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
+    """On the stderr of a rank and in the run's events, without a traceback, though a loader worker found it."""
+    shutil.copytree(mini_root, tmp_path / "data")
+    recipe = recipe_of(tmp_path / "data", tmp_path / "runs", "data.workers=1")
+    shard = next((tmp_path / "data" / "digits_glt" / "glt" / "train").glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    index = load_index(shard.parent)
+    for begin in index.offset.tolist():
+        data[begin + 9] ^= 1
+    shard.write_bytes(data)
+    job = subprocess.run([sys.executable, "-m", "slurm.job", str(recipe.run_folder)], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    sentence = [line for line in job.stderr.splitlines() if str(shard) in line]
+    assert job.returncode == 1 and len(sentence) == 1 and "is damaged" in sentence[0] and "Traceback" not in job.stderr, job.stderr
+    assert sentence[0] in (recipe.run_folder / "log" / "events.jsonl").read_text()
 
 
 def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:

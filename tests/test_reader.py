@@ -238,12 +238,13 @@ def whole_epoch(split: Split) -> Iterator[Draws]:
 
 
 def refusal(batches: Iterator[Batch], found: list[Batch]) -> str:
-    """The message of the DataError that ends `batches`; what came before goes into `found`. The error's frames would keep the reader
+    """The message of the DataError that ends `batches`, one sentence; what came before goes into `found`. The error's frames would keep the reader
     alive until a garbage collection, which would wait some seconds for each worker, so they are cleared."""
     with pytest.raises(DataError) as caught:
         for batch in batches:
             found.append(batch)
     message = str(caught.value)
+    assert "\n" not in message
     traceback.clear_frames(caught.tb)
     del batches, caught
     return message
