@@ -56,7 +56,7 @@ def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
     assert all(np.allclose(before[key], after[key], atol=1e-6) for key in before)  # another number of threads adds up in another order
 
 
-def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, tmp_path: Path) -> None:
+def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """Neither its cache folder nor its bytes there, also where the data come from afar; and one that older code trained is judged, and told."""
     server = Server(mini_root)
     folder = tmp_path / run.run_name
