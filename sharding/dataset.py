@@ -234,11 +234,24 @@ def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, c
         meta = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}); run: {build_command(root, name)}") from error
-    needed = ("class_names", "class_groups", "editions", "splits", "statistics", "build", "fingerprint")
-    missing = [key for key in needed if not isinstance(meta, dict) or key not in meta]
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(missing)}; run: {build_command(root, name)}")
+    if wrong := _what_is_wrong(meta):
+        raise DataError(f"{path} {wrong}; run: {build_command(root, name)}")
     return Dataset(root, name, meta, (cache_folder, None if cache_gb is None else cache_gb * 1e9, share))
+
+
+def _what_is_wrong(meta: Any) -> str:
+    """With the contents of a dataset.json, or nothing."""
+    kinds = {"class_names": list, "class_groups": list, "editions": dict, "splits": dict, "statistics": dict, "build": dict, "fingerprint": str}
+    if missing := [key for key in kinds if not isinstance(meta, dict) or key not in meta]:
+        return f"lacks {', '.join(missing)}"
+    if other := next((key for key, kind in kinds.items() if not isinstance(meta[key], kind)), None):
+        return f"is damaged ({other} is {type(meta[other]).__name__})"
+    for edition, splits in meta["editions"].items():
+        for name in splits if isinstance(splits, dict) else [""]:
+            recorded = meta["splits"].get(splits[name]) if name and isinstance(splits[name], str) else None
+            if not isinstance(recorded, dict) or not isinstance(recorded.get("fingerprint"), str) or not isinstance(recorded.get("samples"), int):
+                return f"is damaged (it records no samples and fingerprint of the split {edition}/{name})"
+    return ""
 
 
 def _no_json(data: bytes) -> str:

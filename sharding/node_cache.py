@@ -89,7 +89,10 @@ class NodeCache:
 
                     afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
                     os.replace(Path(part) / INDEX_FILE, folder / INDEX_FILE)
-        return load_index(folder)
+        index = load_index(folder)
+        if other := next((name for name in index.shard_name.tolist() if not afar.plain(name).endswith(".tar")), None):
+            raise DataError(f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept")
+        return index
 
     def shard(self, relative: str, index: Index, shard: int, turns: Mapping[Path, int] | None = None, began: float = 0.0, granted: Callable[[], object] = lambda: None) -> Path | None:
         """The verified file of a shard of the split `relative`.

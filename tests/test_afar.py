@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ranks import RankFailure, started
 from recipes.resolve import resolve
 from sharding import afar
 from sharding.dataset import DataError, Dataset, Split, open_dataset
+from sharding.index import load_index, save_index
 from sharding.locks import is_free, locked
 from sharding.node_cache import Ahead
 from sharding.plan import micro_batches, plan_epoch, rank_draws
@@ -205,6 +207,26 @@ def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_
     for path in ("../x", "a/../../x", "/etc/passwd", "a//b", "a b", "-x", "$(x)", ""):
         with pytest.raises(DataError, match="no plain path"):
             afar.plain(path)
+
+
+def test_a_set_that_is_not_what_it_says_is_refused(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset.json of another shape, and shards of other names than those that are kept: one sentence each."""
+    shutil.copytree(tiny_root / "digits_glt", tmp_path / "far" / "digits_glt")
+    monkeypatch.setenv("GLT_PIPE", f"cat {tmp_path / 'far'}/{{path}}")
+    file = tmp_path / "far" / "digits_glt" / "dataset.json"
+    right = json.loads(file.read_text())
+    for wrong, words in (([], "lacks class_names, "), ({**right, "splits": []}, "splits is list"), ({**right, "editions": {"glt": {"train": "elsewhere"}}}, "of the split glt/train"),
+                         ({**right, "editions": {"glt": []}}, "of the split glt/"), ({**right, "splits": dict.fromkeys(right["splits"], {"samples": 3})}, "records no samples and fingerprint")):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=f"digits_glt/dataset.json .*{words}"):
+            open_dataset("pipe:", "digits_glt", str(tmp_path / "cache"))
+    train = tmp_path / "far" / "digits_glt" / "glt" / "train"
+    index = load_index(train)
+    save_index(train, index := replace(index, shard_name=np.char.replace(index.shard_name, ".tar", ".data")))
+    right["splits"]["glt/train"]["fingerprint"] = index.fingerprint
+    file.write_text(json.dumps(right))
+    with pytest.raises(DataError, match="the shard shard-000000.data of digits_glt/glt/train is not called NAME.tar"):
+        open_dataset("pipe:", "digits_glt", str(tmp_path / "cache")).split("glt", "train")
 
 
 # -------------------------------------------------------------------------------------------------------- kills and budget

@@ -6,13 +6,15 @@ Tried are the decoders that this machine has: `python -m pytest tests/test_decod
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
-from sharding import decoders
+from ifl import provenance
+from sharding import decoders, turbojpeg
 from sharding.augment import crop_box, draw_rng
 from sharding.decoders import ORDER, agreed, available, decoder, whole
 from sharding.index import DataError
@@ -130,3 +132,26 @@ def test_a_decoder_that_is_not_here_is_named_with_the_reason(monkeypatch: pytest
     monkeypatch.setattr(decoders, "_made", lambda name: "no library" if name == "turbojpeg" else decoders._MAKERS["pillow"]())
     with pytest.raises(DataError, match=r"^data.decoder=turbojpeg is not on this machine \(no library\); it has torchvision, simplejpeg, pillow$"):
         decoder("turbojpeg")
+
+
+def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain goes on without torchvision, and the provenance says what is not there."""
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    decoders._made.cache_clear()
+    try:
+        assert "torchvision" not in available() and "pillow" in available()
+        with pytest.raises(DataError, match="^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"):
+            decoder("torchvision")
+    finally:
+        decoders._made.cache_clear()
+    assert provenance._version("no-such-package") == "not installed" != provenance._version("numpy")
+
+
+def test_another_library_is_another_version(tmp_path: Path) -> None:
+    """TurboJPEG's is known by its bytes, by whatever name it was found."""
+    if "turbojpeg" not in available():
+        pytest.skip("TurboJPEG 3 is not on this machine")
+    (place,) = {line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if "libturbojpeg" in line}
+    assert turbojpeg._version(place) == turbojpeg._version(Path(place).name) == decoder("turbojpeg").version
+    (tmp_path / "libturbojpeg.so").write_bytes(Path(place).read_bytes() + b"newer")
+    assert turbojpeg._version(str(tmp_path / "libturbojpeg.so")) != turbojpeg._version(place)
