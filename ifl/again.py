@@ -1,6 +1,6 @@
 """A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
 
-`python -m ifl.again evaluate RUN_FOLDER last|best` and `python -m ifl.again export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=`
+`python -m ifl.again evaluate RUN_FOLDER last|best KEPT` and `python -m ifl.again export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=`
 check the words and start them.
 """
 
@@ -24,8 +24,11 @@ from recipes.resolve import load_resolved
 Select = Literal["last", "best"]
 
 
-def evaluate(run: Path, select: Select) -> dict[str, int]:
+def evaluate(run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None) -> dict[str, int]:
     """Judge every split by a finished run's weights, write preds/SELECT anew and print the accuracies.
+
+    Args:
+        cache_folder, cache_gb: this machine's, for data from afar.
 
     Returns:
         For each split, how many predictions are not those that stood there; -1 where none stood there.
@@ -35,8 +38,8 @@ def evaluate(run: Path, select: Select) -> dict[str, int]:
     """
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
-    # This machine is not the run's node, and what is read once need not be kept.
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none", "cache_folder": None, "cache_gb": None})})
+    # This machine is not the run's node, and pixels that are read once need not be kept.
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})})
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
     if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
         raise CheckpointError(f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ")
@@ -77,9 +80,9 @@ def export(run: Path, select: Select, file: Path) -> None:
 
 
 def main(words: list[str]) -> int:
-    what, run, select, *file = words
+    what, run, select, last = words
     try:
-        evaluate(Path(run), select) if what == "evaluate" else export(Path(run), select, Path(*file))
+        evaluate(Path(run), select, **json.loads(last)) if what == "evaluate" else export(Path(run), select, Path(last))
     except (RunError, ValueError, OSError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2

@@ -41,7 +41,8 @@ class Evaluator:
         rows = torch.full((3, share), -1, dtype=torch.float64, device=self.device)
         done = 0
         draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
-        for batch in self.reader.read(self.fetcher.all(draws) if self.fetcher else draws):
+        batches = self.reader.read(draws)
+        for batch in self.fetcher.all(batches) if self.fetcher else batches:
             confidence, prediction = method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence

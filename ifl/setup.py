@@ -25,7 +25,7 @@ from recipes.words import is_afar
 from sharding import decoders
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
-from sharding.pixel_cache import SHARE_OF_FREE, PixelCache, cache_folder
+from sharding.pixel_cache import PixelCache, cache_folder
 from sharding.plan import micro_batches
 from sharding.reader import MicroBatches, Reader
 from sharding.views import origin
@@ -106,7 +106,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     if trains and dataset.cache is not None:
         dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window)
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            fetcher = Ahead(train_split, lag=2 * recipe.data.workers + 1)
+            fetcher = Ahead(train_split)
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
     return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, fetcher, evaluators, belongs)
 
@@ -148,15 +148,15 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         place, side, share = cache_folder(data.cache_folder), data.image_size, _share(recipe)
-        most = None if data.cache_gb is None else data.cache_gb * 1e9 * share
+        most = None if data.cache_gb is None else data.cache_gb * 1e9
         # The test crops first: their size is known, and set aside.
         sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
-        if most is not None and sum(sizes.values()) > most:
+        if most is not None and sum(sizes.values()) > share * most:
             raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none")
         for name in [*sizes, *(splits.keys() - sizes)]:
             split, view = splits[name], f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}"
             kind = f"{split.index.fingerprint} {origin(decoder)} {view}"
-            caches[name] = PixelCache(place, kind, len(split), most, set_aside=sizes.get(name, 0), share=share * SHARE_OF_FREE)
+            caches[name] = PixelCache(place, kind, len(split), most, share=share, set_aside=sizes.get(name, 0))
     train = {"crop_scale": augment.crop_scale, "hflip": augment.hflip, "randaug": augment.randaug, "short_side": data.cache_short_side}
     return {name: MicroBatches(split, train=name == "train", image_size=data.image_size, decoder=decoder, cache=caches[name],
                                **(train if name == "train" else {"test_resize": data.test_resize})) for name, split in splits.items()}

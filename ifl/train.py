@@ -125,7 +125,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         engine.set_lr(lr)
         plan = plan_of(epoch, state.weights)
         draws = rank_draws(plan, mine, recipe.seed, start=state.step)
-        batches = ready.reader.read(ready.fetcher.follow(plan, state.step, draws, len(mine)) if ready.fetcher else draws)
+        batches = ready.reader.read(draws)
+        if ready.fetcher:
+            batches = ready.fetcher.follow(plan, state.step, batches, len(mine))
         timed_from, timed_at = state.step, time.monotonic()
         for step in range(state.step, steps):
             step_ids = plan.batch(step)

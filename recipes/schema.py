@@ -116,7 +116,7 @@ class Data(Section):
     cache: Literal["none", "decoded"] = operation("none", "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, for all its ranks and later runs")
     cache_short_side: int | None = science(None, "training images are first made this small (shorter side, pixels, never enlarged), which makes a decoded cache small too", ge=8, le=4096)
     cache_folder: str | None = operation(None, "folder on a node's own disk or in its memory for what it decoded or fetched; default: glt-cache-UID in the temporary folder")
-    cache_gb: float | None = operation(None, "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a run has both, GB; default: nine tenths of what is free", gt=0)
+    cache_gb: float | None = operation(None, "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a run has both, GB; default: nine tenths of what is free", gt=0, le=1e6)
     workers: int | None = operation(None, "loader processes of each rank; 0 loads in the training process; default: on SLURM one less than slurm.cpus_per_task, here 2", ge=0, le=64)
     image_size: int = science(112, "side of the training and test crops, pixels", ge=8, le=1024)
     test_resize: int = science(128, "shorter side before the central test crop, pixels", ge=8, le=1024)

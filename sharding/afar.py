@@ -6,6 +6,7 @@ hands on in GLT_PIPE, with {path} replaced by such a relative path, and takes wh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -19,10 +20,12 @@ from recipes.words import PIPE
 from sharding.index import DataError
 
 STALL_S = 30.0
-"""A source that sends nothing for so long has failed."""
+"""A source that sends nothing for so long, or less than LEAST, has failed."""
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 """Between two tries; after the last one comes the error."""
 CHUNK = 1 << 20
+LEAST = 1 << 16
+"""Bytes that must come in STALL_S."""
 LARGEST_SMALL = 1 << 33
 """Bytes of a file whose size nobody recorded."""
 COMMAND = "GLT_PIPE"
@@ -71,7 +74,7 @@ def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object
             time.sleep(PAUSES_S[min(attempt, len(PAUSES_S)) - 1])
         try:
             take = begin()
-            for piece in _pieces(root, plain(relative)):
+            for piece in _flowing(_pieces(root, plain(relative))):
                 take(piece)
             if not (cause := check()):
                 return
@@ -103,6 +106,18 @@ def _pieces(root: str, relative: str) -> Iterator[bytes]:
     return _printed(os.environ[COMMAND].replace("{path}", relative)) if root == PIPE else _downloaded(f"{root.rstrip('/')}/{relative}")
 
 
+def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, as long as they are not a trickle."""
+    since, came = time.monotonic(), 0
+    for piece in pieces:
+        yield piece
+        came += len(piece)
+        if came >= LEAST:
+            since, came = time.monotonic(), 0
+        elif time.monotonic() - since > STALL_S:
+            raise Failed(f"only {came} bytes came in {STALL_S:g} s")
+
+
 def _downloaded(url: str) -> Iterator[bytes]:
     import urllib.error  # here, for the launcher need not wait for them
     import urllib.request
@@ -110,7 +125,7 @@ def _downloaded(url: str) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(url, timeout=STALL_S) as answer:
             said, got = answer.headers.get("Content-Length"), 0
-            while piece := answer.read(CHUNK):
+            while piece := answer.read1(CHUNK):  # what is there, not when all of it is
                 got += len(piece)
                 yield piece
             if said is not None and got != int(said):
@@ -143,5 +158,5 @@ def _printed(command: str) -> Iterator[bytes]:
         except subprocess.TimeoutExpired:
             raise Failed(f"the command did not end within {STALL_S:g} s of its last byte") from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it left in the background, too

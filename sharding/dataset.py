@@ -59,10 +59,10 @@ class Split:
         if not 0 <= i < len(index):
             raise IndexError(f"sample {i} of {self.folder} does not exist; 0 to {len(index) - 1} do")
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
-        data = _pread(self._open(shard), size, offset)
+        data = _pread(self._open(shard), size, offset) if self.afar is None else self._read_afar(shard, size, offset)
         if self.afar and hashlib.sha256(data).digest() != index.sha256[i].tobytes():
-            self._drop(shard)  # what a node kept went bad; what comes again is verified as a whole
-            data = _pread(self._open(shard), size, offset)
+            (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)  # what a node kept went bad; what comes again is verified as a whole
+            data = self._read_afar(shard, size, offset)
         if hashlib.sha256(data).digest() != index.sha256[i].tobytes():
             raise DataError(f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
                             f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)")
@@ -90,7 +90,7 @@ class Split:
         if files is None:  # a fresh process: what a fork brought along belongs to the parent
             files = self._files.setdefault(os.getpid(), {})
         if shard not in files:
-            fd = self._opened(shard) if self.afar is None else self._fetched(shard, files)
+            fd = self._opened(shard)
             if files.setdefault(shard, fd) != fd:  # another thread was first
                 os.close(fd)
         return files[shard]
@@ -102,21 +102,19 @@ class Split:
         except FileNotFoundError:
             raise DataError(f"shard {path} is missing") from None
 
-    def _drop(self, shard: int) -> None:
-        (self.folder / str(self.index.shard_name[shard])).unlink(missing_ok=True)
-        if (fd := self._files.get(os.getpid(), {}).pop(shard, None)) is not None:
-            os.close(fd)
-
-    def _fetched(self, shard: int, files: dict[int, int]) -> int:
-        for other in [other for other, fd in files.items() if not os.fstat(fd).st_nlink]:  # evicted: its bytes are free when nobody has it open
-            os.close(files.pop(other))
+    def _read_afar(self, shard: int, size: int, offset: int) -> bytes:
+        # Opened for each sample: what a process keeps open takes room on the node's disk after it was evicted.
         cache, relative = self.afar
         while True:
             path = cache.shard(relative, self.index, shard)
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # evicted before it could be opened
+            try:
+                return _pread(file, size, offset)
+            finally:
+                os.close(file)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "index": self.index, "afar": self.afar}

@@ -113,9 +113,9 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     os.replace(temporary, path)
 
 
-def load_index(folder: Path) -> Index:
-    """Reads `folder/index.npz`. Raises DataError, naming the file, where it is missing, damaged or incomplete."""
-    path = Path(folder) / INDEX_FILE
+def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
+    """Reads `folder/name`. Raises DataError, naming the file, where it is missing, damaged or incomplete."""
+    path = Path(folder) / name
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _LAYOUT if name not in archive.files]

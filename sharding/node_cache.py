@@ -7,12 +7,11 @@ the epoch's plan. Shards that were opened longest ago make room for others; a pr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ import numpy as np
 from sharding import afar
 from sharding.index import INDEX_FILE, DataError, Index, load_index
 from sharding.locks import is_free, locked
-from sharding.pixel_cache import SHARE_OF_FREE
+from sharding.pixel_cache import bytes_of_a_node
 from sharding.plan import EpochPlan, last_need, needs
 
 if TYPE_CHECKING:  # dataset imports this module
@@ -60,8 +59,7 @@ class NodeCache:
 
         Args:
             folder: the node's cache folder.
-            most_bytes: that the node may keep in it; None: what is here and nine tenths of what is free.
-            share: of these, the part for shards.
+            most_bytes, share: as for `bytes_of_a_node`.
 
         Raises:
             DataError: it cannot be made there.
@@ -69,10 +67,9 @@ class NodeCache:
         mine = folder / "shards" / f"{afar.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
         try:
             mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-            kept, free = sum(map(_size, mine.parent.rglob("*.tar"))), shutil.disk_usage(mine).free
+            return cls(root, name, mine, bytes_of_a_node(mine, sum(map(_size, mine.parent.rglob("*.tar"))), most_bytes, share))
         except OSError as error:
             raise DataError(f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal") from None
-        return cls(root, name, mine, round(kept + share * SHARE_OF_FREE * free if most_bytes is None else share * most_bytes))
 
     # ------------------------------------------------------------------------------------------------------------ a file
     def index(self, relative: str, fingerprint: str) -> Index:
@@ -80,15 +77,18 @@ class NodeCache:
         folder = self.folder / afar.plain(relative)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "index.lock"):
-            if _what_is_wrong(folder, fingerprint):
-                with tempfile.TemporaryDirectory(dir=folder) as part:
+            if _what_is_wrong(folder / INDEX_FILE, fingerprint):
+                part = folder / f"{INDEX_FILE}.new"
 
-                    def wrong(data: bytes) -> str:
-                        (Path(part) / INDEX_FILE).write_bytes(data)
-                        return _what_is_wrong(Path(part), fingerprint)
+                def wrong(data: bytes) -> str:
+                    part.write_bytes(data)
+                    return _what_is_wrong(part, fingerprint)
 
+                try:
                     afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
-                    os.replace(Path(part) / INDEX_FILE, folder / INDEX_FILE)
+                    os.replace(part, folder / INDEX_FILE)
+                except OSError as error:
+                    raise DataError(f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): another data.cache_folder is legal") from None
         index = load_index(folder)
         if other := next((name for name in index.shard_name.tolist() if not afar.plain(name).endswith(".tar")), None):
             raise DataError(f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept")
@@ -106,7 +106,7 @@ class NodeCache:
         Raises:
             DataError: it cannot be fetched, or is another file than the index records.
         """
-        path = self.folder / relative / afar.plain(str(index.shard_name[shard]))
+        path = self.folder / relative / str(index.shard_name[shard])
         if not path.exists():
             asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,8 @@ class NodeCache:
                     try:
                         self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
                     except DataError as error:
-                        failed.write_text(str(error))
+                        with contextlib.suppress(OSError):
+                            failed.write_text(str(error))
                         raise
                     failed.unlink(missing_ok=True)
                     self._note(shards=1, bytes=size)
@@ -176,7 +177,7 @@ class NodeCache:
             turn = {shard: (turns or {}).get(shard, never) for shard in there}
             free = [shard for shard in there if turns is None or turn[shard] == never or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
             victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
-            while used + size > self.most_bytes or not self._allocated(part, size, patient=bool(victims or on_their_way)):
+            while used + size > self.most_bytes or not self._allocated(part, size, patient=bool(turns is not None or victims or on_their_way)):
                 if not victims:
                     return False
                 victim = victims.pop(0)
@@ -198,7 +199,7 @@ class NodeCache:
 
     # ------------------------------------------------------------------------------------------------------------ counts
     def _note(self, **more: float) -> None:
-        with locked(self.folder / "counts.lock"):
+        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # a disk that is full loses counts, and no run
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
             whole = path.with_suffix(".new")
@@ -212,7 +213,8 @@ class NodeCache:
             return json.loads(path.read_text()) if path.exists() else {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
     def check_budget(self, index: Index, window: int) -> None:
-        """Raises DataError where the shards that an epoch needs at the same time do not fit."""
+        """Raises DataError where the shards that an epoch of one stream needs at the same time do not fit. (Streams of other weights are in the same windows but for
+        their ends; what does not fit is fetched more than once.)"""
         sizes = np.sort(index.shard_size)[::-1]
         # A window's and the next one's, and to the last step the first one's: a last batch that is not full is completed from it.
         needed = int(sizes.sum() if not window else sizes[: 3 * window].sum())
@@ -222,40 +224,38 @@ class NodeCache:
 
 
 class Ahead:
-    """Fetches a split's shards in the order in which they are needed, before they are. One process of a node has one.
+    """Fetches a split's shards in the order in which they are needed, before they are. One process of a node has one."""
 
-    Args:
-        lag: steps that were handed to the loader and may not have been read yet.
-    """
-
-    def __init__(self, split: Split, lag: int = 0) -> None:
+    def __init__(self, split: Split) -> None:
         assert split.afar is not None
-        self._split, self._lag = split, lag
+        self._split = split
         self._step, self._turn = 0, 0
 
-    def follow(self, plan: EpochPlan, start: int, steps: Iterable[Item], a_step: int) -> Iterator[Item]:
-        """`steps` as they are, `a_step` of them each step from `start` on; meanwhile the plan's shards are fetched, and those that the rest of the epoch does
+    def follow(self, plan: EpochPlan, start: int, batches: Iterable[Item], a_step: int) -> Iterator[Item]:
+        """`batches` as they are, `a_step` of them each step from `start` on; meanwhile the plan's shards are fetched, and those that the rest of the epoch does
         not need make room."""
         shards = self._split.index.shard
         self._begin([int(shard) for _, there in needs(plan, shards, start) for shard in there], last_need(plan, shards), start)
-        try:
-            for number, item in enumerate(steps):
-                self._step = start + number // a_step
-                yield item
-        finally:
-            self.stop()
+        return self._passed_on(batches, start, a_step)
 
-    def all(self, steps: Iterable[Item]) -> Iterator[Item]:
-        """`steps` as they are; meanwhile all shards are fetched, as far as there is room."""
+    def all(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """`batches` as they are; meanwhile all shards are fetched, as far as there is room."""
         number = len(self._split.index.shard_name)
-        self._begin(list(range(number)), np.zeros(number), 0)
+        self._begin(list(range(number)), np.full(number, np.inf), 0)
+        return self._passed_on(batches, 0, 1)
+
+    def _passed_on(self, batches: Iterable[Item], start: int, a_step: int) -> Iterator[Item]:
+        turn = self._turn
         try:
-            yield from steps
+            for number, batch in enumerate(batches):
+                self._step = start + number // a_step
+                yield batch
         finally:
-            self.stop()
+            if turn == self._turn:
+                self.stop()
 
     def stop(self) -> None:
-        """Fetch no more."""
+        """Begin to fetch no other shard."""
         self._turn += 1
 
     def _begin(self, order: list[int], last: np.ndarray, start: int) -> None:
@@ -280,7 +280,7 @@ class Ahead:
             try:
                 shard = next(wanted)
                 while turn == self._turn:
-                    turns = {names[other]: place for place, other in enumerate(order) if other == shard or last[other] >= self._step - self._lag}
+                    turns = {names[other]: place for place, other in enumerate(order) if other == shard or last[other] >= self._step - 1}  # another rank may be a step behind
                     if cache.shard(relative, self._split.index, shard, turns, began, let_in):
                         break
                     time.sleep(LOOK_S)
@@ -290,10 +290,10 @@ class Ahead:
                 let_in()
 
 
-def _what_is_wrong(folder: Path, fingerprint: str) -> str:
-    """With the index in a folder, or nothing."""
+def _what_is_wrong(file: Path, fingerprint: str) -> str:
+    """With an index, or nothing."""
     try:
-        return "" if load_index(folder).fingerprint == fingerprint else "it is not the index that dataset.json records"
+        return "" if load_index(file.parent, file.name).fingerprint == fingerprint else "it is not the index that dataset.json records"
     except DataError:
         return "it is damaged"
 

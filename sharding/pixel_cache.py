@@ -51,6 +51,15 @@ def cache_folder(folder: str | None) -> Path:
     return path
 
 
+def bytes_of_a_node(folder: Path, kept: int, most_bytes: float | None, share: float) -> int:
+    """What a node may keep of one sort in its cache folder: `share` of `most_bytes`, or where that is None of nine tenths of what it keeps and what is free.
+
+    Args:
+        kept: bytes of this sort that are there.
+    """
+    return round(share * (SHARE_OF_FREE * (kept + shutil.disk_usage(folder).free) if most_bytes is None else most_bytes))
+
+
 class PixelCache:
     """The pixels of one split's samples, as one `kind` of view.
 
@@ -58,14 +67,14 @@ class PixelCache:
         folder: the node's cache folder; `kind`'s own is made in it.
         kind: says what the pixels are made from and how; other pixels have another kind.
         samples: N, the split's size.
-        most_bytes: of pixels of all kinds that this node keeps in `folder`; None: what is there and `share` of what is free.
+        most_bytes, share: of pixels of all kinds that this node keeps in `folder`; see `bytes_of_a_node`.
         set_aside: bytes of them that this kind is to have whatever others need.
 
     Raises:
         DataError: the folder's file system does not do for it.
     """
 
-    def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None, *, set_aside: int = 0, share: float = SHARE_OF_FREE) -> None:
+    def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None, *, share: float = 1.0, set_aside: int = 0) -> None:
         node, boot = _digest(platform.node()), _digest(Path("/proc/sys/kernel/random/boot_id").read_text())
         self.folder, self._ours, self._lock = folder / f"pixels-{_digest(kind)}-{node}-{boot}", f"pixels-*-{node}-{boot}", folder / f"pixels-{node}.lock"
         self._full, self._files = False, {}
@@ -73,16 +82,19 @@ class PixelCache:
             with locked(self._lock):
                 for older in set(folder.glob(f"pixels-*-{node}-*")) - set(folder.glob(self._ours)):
                     shutil.rmtree(older, ignore_errors=True)
+                if most_bytes is not None and self._allowed(self.folder) > share * most_bytes and is_free(self.folder / "allowed"):
+                    shutil.rmtree(self.folder)  # it was allowed more
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for part in ("pixels", "entries", "end", "allowed"):
                     self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._files["allowed"], fcntl.LOCK_SH)  # shared with forked workers, for as long as one of them lives
                 os.utime(self._files["allowed"])
                 kept = sum(pixels.stat().st_blocks * 512 for pixels in folder.glob(f"{self._ours}/pixels"))
-                self.most_bytes = round(kept + share * shutil.disk_usage(folder).free if most_bytes is None else most_bytes)
-                # Longer than what is in it: the pages in between take no room until they are written.
-                self._grow("pixels", max(self.most_bytes, mmap.PAGESIZE))
-                self._grow("entries", max(samples, 1) * _ENTRY.itemsize)
+                self.most_bytes = bytes_of_a_node(folder, kept, most_bytes, share)
+                # All of `entries`, for a page that is not there could not be read once the disk is full.
+                os.posix_fallocate(self._files["entries"], 0, max(samples, 1) * _ENTRY.itemsize)
+                if os.fstat(self._files["pixels"]).st_size < (most := max(self.most_bytes, mmap.PAGESIZE)):
+                    os.ftruncate(self._files["pixels"], most)  # longer than what is in it: the pages in between take no room until they are written
             self._allow(set_aside)
             self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
             self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
@@ -138,17 +150,28 @@ class PixelCache:
         if needed <= _number(self._files["allowed"]):
             return True
         with locked(self._lock):
-            # Read by path, which `end` must not be: a file closed here takes this process's record locks of it along.
-            allowed = {file: int.from_bytes(file.read_bytes(), "little") for file in self._lock.parent.glob(f"{self._ours}/allowed")}
-            left = self.most_bytes - sum(allowed.values())
-            more = needed - allowed.pop(self.folder / "allowed")
-            for file in sorted(allowed, key=lambda file: file.stat().st_mtime_ns):
-                if left < more and is_free(file):
-                    shutil.rmtree(file.parent, ignore_errors=True)
-                    left += allowed[file]
-            if 0 < more <= left:
-                _write(self._files["allowed"], _bytes(needed - more + min(left, max(more, STEP))), 0)
-            return more <= max(left, 0)
+            allowed = {kind: self._allowed(kind) for kind in self._lock.parent.glob(self._ours)}
+            mine = allowed.pop(self.folder, None)
+            if mine is None or needed <= mine:  # removed by somebody; or allowed meanwhile
+                return mine is not None
+            left = self.most_bytes - mine - sum(allowed.values())
+            idle = [kind for kind in allowed if left < needed - mine and is_free(kind / "allowed")]
+            if left + sum(allowed[kind] for kind in idle) < needed - mine:
+                return False
+            for kind in sorted(idle, key=lambda kind: (kind / "allowed").stat().st_mtime_ns):
+                if left < needed - mine:
+                    shutil.rmtree(kind, ignore_errors=True)
+                    left += allowed[kind]
+            _write(self._files["allowed"], _bytes(mine + min(left, max(needed - mine, STEP))), 0)
+            return True
+
+    @staticmethod
+    def _allowed(kind: Path) -> int:
+        """The bytes that a kind may use. (Read by path, which `end` must not be: a file closed here takes this process's record locks of it along.)"""
+        try:
+            return int.from_bytes((kind / "allowed").read_bytes(), "little")
+        except FileNotFoundError:
+            return 0
 
     @contextmanager
     def _claimed(self, sample: int) -> Iterator[bool]:
@@ -176,10 +199,6 @@ class PixelCache:
     def __del__(self) -> None:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
-
-    def _grow(self, part: str, size: int) -> None:
-        if os.fstat(self._files[part]).st_size < size:
-            os.ftruncate(self._files[part], size)
 
 
 def _bytes(number: int) -> memoryview:

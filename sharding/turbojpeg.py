@@ -86,5 +86,7 @@ def _version(place: str) -> str:
     """Of the library that was loaded from a path or by its name: the digest of its bytes, for it does not tell."""
     if "/" not in place:
         mapped = [line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if place in line]
+        if not mapped:
+            raise OSError(f"{place} was loaded, and from where is not told")
         place = mapped[0]
     return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:12]

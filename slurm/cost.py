@@ -6,12 +6,17 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.methods import declaration
 from recipes.resolve import load_resolved
 from recipes.schema import Recipe, RecipeError
 from slurm.several import Run
+
+if TYPE_CHECKING:
+    from sharding.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,16 @@ def images_of(recipe: Recipe) -> int:
     """Training images of a run: epochs x draws of all streams; none where another run's weights are judged."""
     if recipe.method.eval_of:
         return 0
-    from sharding.dataset import open_dataset
-
-    dataset = open_dataset(recipe.data_root, recipe.data.name, tries=1)
+    dataset = _opened(recipe.data_root, recipe.data.name)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams
     return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
+
+
+@cache
+def _opened(root: str, name: str) -> Dataset:
+    from sharding.dataset import open_dataset
+
+    return open_dataset(root, name, tries=1)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.resolve import resolve
 from recipes.schema import PROJECT, RecipeError
 from recipes.words import nearest
+from slurm.site_file import Site
 
 SELECTS = ("last", "best")
 
@@ -19,8 +22,8 @@ def asks(words: Sequence[str]) -> bool:
     return any(word.partition("=")[0] in ("eval", "export") for word in words)
 
 
-def command(words: Sequence[str]) -> int:
-    """Run it; returns the exit code.
+def command(words: Sequence[str], site: Site) -> int:
+    """Run it; returns the exit code. What comes from afar is kept where the site file says.
 
     Raises:
         RecipeError: a word that does not go with it, or a run that is not there or not finished.
@@ -40,5 +43,6 @@ def command(words: Sequence[str]) -> int:
     if not (run / "done").is_file():
         raise RecipeError(f"{what}={values[what]}: the run is not finished")
     environment = {key: value for key, value in os.environ.items() if key != "RANK"}  # without it the process is the only rank (ifl/engine.py)
-    job = ["evaluate", run.resolve(), select] if what == "eval" else ["export", run.resolve(), select, Path(values["out"]).absolute()]
+    kept = resolve([], site.slurm, str(site.path)).data
+    job = ["evaluate", run.resolve(), select, json.dumps({"cache_folder": kept.cache_folder, "cache_gb": kept.cache_gb})] if what == "eval" else ["export", run.resolve(), select, Path(values["out"]).absolute()]
     return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env=environment).returncode

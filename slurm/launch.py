@@ -22,6 +22,7 @@ What is true of your cluster (partition, account, ...) goes once into slurm/site
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -42,7 +43,6 @@ def main(words: list[str]) -> int:
     from recipes.resolve import dump
     from recipes.schema import RecipeError
     from slurm import finished, several, site_file
-    from slurm.cost import cost
     from sharding.afar import COMMAND
     from slurm.wanted import wanted
 
@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
         if here.pipe:
             os.environ[COMMAND] = here.pipe  # data may come by this command, and by no other
         if finished.asks(words):
-            return finished.command(words)
+            return finished.command(words, here)
         if any(word.startswith("build=") for word in words):
             from slurm.build_job import launch
 
@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
         if len(runs) > 1:
-            print(cost(runs), *remarks, sep="\n", flush=True)
+            print(_cost(runs), *remarks, sep="\n", flush=True)
         if first.recipe.cluster == "local":
             from slurm.local_queue import run_all
 
@@ -92,13 +92,21 @@ def main(words: list[str]) -> int:
 
 def _estimates(runs) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
-    from slurm.cost import cost
     from slurm.forecast import forecast
 
     try:
-        return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
+        return [*([_cost(runs)] if len(runs) > 1 else []), *forecast(runs)]
     except _data_error() as error:
-        return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
+        return [f"hours unknown: {error}"]
+
+
+def _cost(runs) -> str:
+    from slurm.cost import cost
+
+    try:
+        return str(cost(runs))
+    except _data_error() as error:
+        return f"cost unknown: {error}"
 
 
 def _data_error() -> type[Exception]:
@@ -110,12 +118,18 @@ def _data_error() -> type[Exception]:
 def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
     from recipes.words import PIPE
+
+    _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
+
+
+@functools.cache  # a table's runs share theirs
+def _check_set(root, name, lenient) -> None:
     from sharding.dataset import DataError, open_dataset
 
     try:
-        open_dataset(recipe.data_root, recipe.data.name, tries=1)
+        open_dataset(root, name, tries=1)
     except DataError as error:
-        if recipe.data_root != PIPE or recipe.cluster == "local":
+        if not lenient:
             raise
         print(f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes", file=sys.stderr, flush=True)
 

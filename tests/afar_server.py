@@ -17,7 +17,7 @@ class Server:
     """Serves a folder; a path's next answers follow a script of faults, and every answer is counted."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.faults, self.asked, self.bytes_s = folder, {}, Counter(), None
+        self.folder, self.faults, self.asked, self.bytes_s, self.piece = folder, {}, Counter(), None, 1 << 14
         outer = self
 
         class Answer(http.server.BaseHTTPRequestHandler):
@@ -48,11 +48,10 @@ class Server:
                         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     self.close_connection = True
                     return
-                pieces = range(0, len(data), 1 << 14)
-                for first in pieces:
-                    self.wfile.write(data[first : first + (1 << 14)])
+                for first in range(0, len(data), outer.piece):
+                    self.wfile.write(data[first : first + outer.piece])
                     if outer.bytes_s:
-                        time.sleep((1 << 14) / outer.bytes_s)
+                        time.sleep(outer.piece / outer.bytes_s)
 
             def log_message(self, *words: object) -> None:
                 pass

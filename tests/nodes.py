@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import torch
 
 from sharding.reader import Batch
@@ -31,3 +35,14 @@ def children(number: int, work: Callable[[int], object]) -> list[int]:
                 os._exit(1)
         pids.append(pid)
     return pids
+
+
+def on_a_disk_of(megabytes: float, folder: Path, script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a Python script, which can import the tests' modules, while a file system of so many MB is mounted for it alone on `folder`, its first word."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("a process may not mount a file system for itself here")
+    folder.mkdir(exist_ok=True)
+    mount = f'mount -t tmpfs -o size={round(megabytes * 1024)}k none "$1" && exec "$0" -c "$2" "$1" "${{@:3}}"'
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    return subprocess.run(["unshare", "-rm", "bash", "-c", mount, sys.executable, str(folder), script, *map(str, words)], env=environment, capture_output=True, text=True, timeout=120)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from afar_server import FAULTS, Server
 from conftest import twentieth
-from nodes import assert_equal, children
+from nodes import assert_equal, children, on_a_disk_of
 from ifl import setup
 from ranks import RankFailure, started
 from recipes.resolve import resolve
@@ -95,8 +96,8 @@ def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_pat
         split = opened(server, tmp_path).split("glt", "train")
         draws = draws_of(split, window)
         plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=window)
-        steps = Ahead(split).follow(plan, 0, draws, 4) if rank == 0 else draws
-        assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(steps)), expected)
+        batches = Reader(MicroBatches(split, **VIEW), 2).read(draws)
+        assert_equal(list(Ahead(split).follow(plan, 0, batches, 4) if rank == 0 else batches), expected)
 
     assert [os.waitpid(pid, 0)[1] for pid in children(2, work)] == [0, 0]
     assert set(server.shards().values()) == {1} and len(server.shards()) == len(here.index.shard_name)
@@ -186,6 +187,55 @@ def test_a_lock_ends_where_it_is_let_go(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5 and is_free(tmp_path / "y.lock") and not is_free(tmp_path / "x.lock")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    """Also where that had forked another one while it held it, which lives on."""
+
+    def work(_: int) -> None:
+        with locked(tmp_path / "x.lock"):
+            (tmp_path / "pid").write_text(str(children(1, lambda _: time.sleep(30))[0]))
+            os.replace(tmp_path / "pid", tmp_path / "forked")
+            signal.pause()
+
+    pid = children(1, work)[0]
+    while not (tmp_path / "forked").exists():
+        time.sleep(0.01)
+    assert not is_free(tmp_path / "x.lock")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    free = is_free(tmp_path / "x.lock")
+    os.kill(int((tmp_path / "forked").read_text()), signal.SIGKILL)
+    assert free
+
+
+def test_a_trickle_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that never stop coming, and never are many; what a command leaves running is ended, too."""
+    for command in ("while :; do echo x; sleep .05; done; : {path}", f"(sleep 60; touch {tmp_path}/left) & echo {{path}}"):
+        monkeypatch.setenv("GLT_PIPE", command)
+        began = time.monotonic()
+        with pytest.raises(DataError, match="cannot be fetched: (only [0-9]+ bytes came in 0.4 s|nothing came for 0.4 s)"):
+            open_dataset("pipe:", "digits_glt", str(tmp_path))
+        assert time.monotonic() - began < 10
+    assert f"touch {tmp_path}/left" not in subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
+    server.bytes_s, server.piece = 100, 10
+    with pytest.raises(DataError, match="only [0-9]+ bytes came in 0.4 s"):
+        opened(server, tmp_path)
+
+
+def test_an_evaluation_s_shards_come_though_few_batches_are_left(server: Server, tmp_path: Path) -> None:
+    """A rank of many has few batches, all of which its loader has been asked for at once: its node's shards are fetched all the same, until they are used up."""
+    split = opened(server, tmp_path).split("glt", "train")
+    ahead = Ahead(split)
+    batches = ahead.all(Reader(MicroBatches(split, **VIEW), 2).read(iter(draws_of(split)[:2])))
+    next(batches)
+    until = time.monotonic() + 20
+    while len(server.shards()) < len(split.index.shard_name) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert set(server.shards().values()) == {1} and len(server.shards()) == len(split.index.shard_name)
+    turn = ahead._turn
+    list(batches)
+    assert ahead._turn == turn + 1, "stopped"
 
 
 def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,14 +338,55 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
         for epoch in range(2):
             draws = draws_of(split, window, epoch=epoch)
             plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
-            found = list(Reader(MicroBatches(split, **VIEW), 0).read(fetcher.follow(plan, 0, draws, 4) if ahead else draws))
+            batches = Reader(MicroBatches(split, **VIEW), 0).read(draws)
+            found = list(fetcher.follow(plan, 0, batches, 4) if ahead else batches)
             assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window, epoch=epoch))))
     finally:
         fetcher.stop()
         ended.set()
         watcher.join()
     assert most / 2 < max(seen) <= most
-    assert all(os.fstat(fd).st_nlink for fd in list(split._files[os.getpid()].values())[-1:])
+
+
+SMALL = """
+import os, sys
+from pathlib import Path
+from test_afar import *
+folder, root, gb = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+os.environ["GLT_PIPE"] = f"cat {root}/{{path}}"
+here, split = local(Path(root)), open_dataset("pipe:", "digits_glt", str(folder), gb).split("glt", "train")
+ahead = Ahead(split)
+for epoch in range(2):
+    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=1)
+    batches = ahead.follow(plan, 0, Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split, 1, epoch=epoch)), 4)
+    assert_equal(list(batches), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, 1, epoch=epoch))))
+print("alive", split.afar[0].counts())
+"""
+
+
+@pytest.mark.parametrize("gb", [None, 1])
+def test_a_set_larger_than_the_disk_streams_through(tiny_root: Path, tmp_path: Path, gb: float | None) -> None:
+    """A real file system that holds a third of the shards, with the default budget and with one that it cannot keep: what makes room gives its bytes back at once,
+    though two workers read it."""
+    done = on_a_disk_of(local(tiny_root).index.shard_size.sum() / 3e6, tmp_path / "disk", SMALL, tiny_root, json.dumps(gb))
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
+def test_a_disk_without_room_for_notes_ends_nothing(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and the note for those who wait are lost, and no sample."""
+    real = Path.write_text
+
+    def full(self: Path, *words: object, **options: object) -> int:
+        if self.suffix in (".new", ".failed"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, *words, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    split = opened(server, tmp_path).split("glt", "train")
+    server.faults = {f"digits_glt/glt/train/{split.index.shard_name[1]}": ["404"] * 5}
+    with pytest.raises(DataError, match="the server says 404"):
+        split.read(int(np.flatnonzero(split.index.shard == 1)[0]))
+    assert [split.read(i) for i in range(0, len(split), 20)] == [local(tiny_root).read(i) for i in range(0, len(split), 20)]
 
 
 @pytest.mark.parametrize("ahead", [False, True])
@@ -313,7 +404,13 @@ def test_a_disk_that_fills_up_makes_room(server: Server, tiny_root: Path, tmp_pa
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
     draws = draws_of(split, window=1)
-    found = list(Reader(MicroBatches(split, **VIEW), 0).read(Ahead(split).follow(plan, 0, draws, 4) if ahead else draws))
+    batches = Reader(MicroBatches(split, **VIEW), 0).read(draws)
+    if ahead:
+        batches = Ahead(split).follow(plan, 0, batches, 4)
+    found = [next(batches) for _ in range(4)]
+    time.sleep(0.2)
+    assert not ahead or any(thread.name == "ahead" for thread in threading.enumerate()), "it waits for room"
+    found += batches
     assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window=1))))
     disk = 0
     with pytest.raises(DataError, match=r"does not take the .* GB of the shard .* \(No space left on device\)"):
@@ -365,7 +462,7 @@ def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Pat
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
     fetcher = Ahead(split)
-    batches = Reader(MicroBatches(split, **VIEW), 0).read(fetcher.follow(plan, 0, rank_draws(plan, micro_batches(24, 6, 0, 1), 1), 4))
+    batches = fetcher.follow(plan, 0, Reader(MicroBatches(split, **VIEW), 0).read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1)), 4)
     next(batches)
     assert len(list(tmp_path.rglob("*.tar"))) < len(split.index.shard_name)
     fetcher.stop()

@@ -65,11 +65,13 @@ def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, 
     recipe["data"] |= {"root": server.url, "cache": "decoded", "cache_folder": "/dev/null/node", "cache_gb": 1e-6}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "meta.json").write_text(json.dumps({**meta, "decoder": "pillow 13.0.0 libjpeg 6.2"}))
-    result = launch(f"eval={folder}", "select=last", TMPDIR=str(tmp_path))
+    (tmp_path / "site.yaml").write_text(f"data: {{cache_folder: {tmp_path / 'here'}, cache_gb: 1}}")
+    result = launch(f"eval={folder}", "select=last", GLT_SITE=str(tmp_path / "site.yaml"))
     server.server.shutdown()
     server.server.server_close()
     assert result.returncode == 0, result.stderr
     assert f"{folder.name} was trained by older code" in result.stdout and result.stdout.count("(as before)") == 4, result.stdout
+    assert list((tmp_path / "here").rglob("*.tar")), "kept where this machine's site file says"
 
 
 def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811

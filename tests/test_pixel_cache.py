@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,12 @@ import torch
 
 import sharding.views
 from ifl.setup import views
-from nodes import assert_equal, children
+from nodes import assert_equal, children, on_a_disk_of
 from recipes.resolve import resolve
 from sharding import decoders, pixel_cache
 from sharding.dataset import DataError, Split, open_dataset
 from sharding.decoders import available
-from sharding.pixel_cache import PixelCache, cache_folder
+from sharding.pixel_cache import PixelCache, bytes_of_a_node, cache_folder
 from sharding.plan import micro_batches, plan_epoch, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
 
@@ -219,6 +220,54 @@ def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Pa
     assert_equal(epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0), plain)
     assert len(cache) == {"allowed": 0, "end": 20, "pixels": 20, "entries": 10}[part]
     assert capsys.readouterr().err == f"{cache.folder} takes no more (No space left on device): the rest is decoded each time\n"
+
+
+FULL = """
+import sys
+from pathlib import Path
+import numpy as np
+from sharding.pixel_cache import PixelCache
+test, train = (PixelCache(Path(sys.argv[1]), kind, 20000, 50e6) for kind in ("test", "train"))
+picture, sample = np.full((100, 100, 3), 7, np.uint8), 0
+while train.takes_more:
+    train.put(sample, picture)
+    sample += 1
+assert 60 < len(train) < sample and all((train.get(k) == 7).all() for k in range(len(train)))
+assert test.get(15000) is None and len(test) == 0
+print("alive")
+"""
+
+
+def test_a_full_file_system_ends_no_process(tmp_path: Path) -> None:
+    """A real one, in memory as /dev/shm is: entries can be read though no page is left."""
+    done = on_a_disk_of(4, tmp_path / "disk", FULL)
+    assert done.returncode == 0 and done.stdout == "alive\n" and "takes no more (No space left on device)" in done.stderr, done.stderr
+
+
+def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tenths of what is there and free, however often a run is started; of a smaller budget than before nothing more is kept than it holds."""
+    usage = shutil.disk_usage(tmp_path)
+    for kept in (0, 50, 90):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100 - kept))
+        assert bytes_of_a_node(tmp_path, kept, None, 1.0) == 90 and bytes_of_a_node(tmp_path, kept, None, 0.5) == 45 and bytes_of_a_node(tmp_path, kept, 30, 0.5) == 15
+    monkeypatch.undo()
+    cache = PixelCache(tmp_path, "k", 10, 1e6)
+    cache.put(3, image_of(3))
+    again = PixelCache(tmp_path, "k", 10, 1e5)
+    assert again.get(3) is not None, "others have it open"
+    del cache, again
+    assert PixelCache(tmp_path, "k", 10, 2e6).get(3) is not None
+    assert PixelCache(tmp_path, "k", 10, 1e5).get(3) is None
+
+
+def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever tidies up: what is kept is still read, no more comes, and the run goes on."""
+    monkeypatch.setattr(pixel_cache, "STEP", 1)
+    cache = PixelCache(tmp_path, "k", 10)
+    cache.put(3, image_of(3))
+    shutil.rmtree(cache.folder)
+    cache.put(4, image_of(4))
+    assert np.array_equal(cache.get(3), image_of(3)) and cache.get(4) is None and not cache.takes_more
 
 
 def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

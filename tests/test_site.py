@@ -15,6 +15,7 @@ from recipes.schema import PROJECT, RecipeError, Slurm
 from sharding.index import DataError
 from slurm import launch as launcher
 from slurm import site_file
+from slurm.wanted import wanted
 from slurm.submit import batch_file, parameters
 from test_launch import batch_part, flags, launch, refused
 
@@ -176,11 +177,20 @@ def test_a_command_that_fails_here_does_not_refuse_the_launch(monkeypatch: pytes
     """It may need what the setup lines load on the nodes: one warning; where the run starts here, or the data are no command's, it is an error."""
     monkeypatch.setenv("GLT_PIPE", "no_such_command {path}")
     site = {"data": {"root": "pipe:no_such_command {path}"}}
+    launcher._check_set.cache_clear()
     launcher._check_data(resolve(["data=digits_glt"], site))
     assert re.fullmatch("launch.py: warning: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: the command ended with 127 .*\n", capsys.readouterr().err.split("not found\n")[-1])
     for words in (["cluster=local"], ["data.root=/no/such"]):
         with pytest.raises(DataError):
             launcher._check_data(resolve(["data=digits_glt", *words], site))
+
+
+def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no reason to refuse them."""
+    monkeypatch.setenv("GLT_PIPE", "false {path}")
+    site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
+    runs, _ = wanted(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
+    assert launcher._cost(runs).startswith("cost unknown: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched")
 
 
 def test_a_run_is_repeated_with_what_it_left_open(tmp_path: Path) -> None:

@@ -40,13 +40,14 @@ class Epochs:
     def __init__(self, split: Split, window: int) -> None:
         self.split, self.window, self.number = split, window, 0
         self.reader = Reader(MicroBatches(split, decoder=available()[0], **VIEW), WORKERS)
-        self.fetcher = Ahead(split, lag=2 * WORKERS + 1) if split.afar else None
+        self.fetcher = Ahead(split) if split.afar else None
 
     def __iter__(self):
         plan = plan_epoch([None], len(self.split), batch=BATCH, group=0, seed=0, epoch=self.number, shards=self.split.index.shard, window=self.window)
         self.number += 1
         draws = rank_draws(plan, micro_batches(BATCH, 0, 0, 1), 0)
-        yield from self.reader.read(self.fetcher.follow(plan, 0, draws, 1) if self.fetcher else draws)
+        batches = self.reader.read(draws)
+        yield from self.fetcher.follow(plan, 0, batches, 1) if self.fetcher else batches
 
     def timed(self) -> tuple[float, float]:
         """Images/s of the next epoch, and its seconds to the first batch."""
