@@ -104,14 +104,16 @@ class Split:
 
     def _read_afar(self, shard: int, size: int, offset: int) -> bytes:
         # Opened for each sample: what a process keeps open takes room on the node's disk after it was evicted.
-        cache, relative = self.afar
+        path = f"{self.folder}/{self.index.shard_name[shard]}"
         while True:
-            path = cache.shard(relative, self.index, shard)
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                continue  # evicted before it could be opened
+                cache, relative = self.afar
+                cache.shard(relative, self.index, shard)  # and perhaps evicted before it is opened
+                continue
             try:
+                os.utime(file)  # what was read longest ago makes room
                 return _pread(file, size, offset)
             finally:
                 os.close(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,13 +12,17 @@ _held: set[int] = set()
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that the file `path` stands for; the file is made if it is not there."""
+def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock that the file `path` stands for; the file is made if it is not there. `busy` is called before a wait for somebody else who holds it."""
     # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out.
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _held.add(file)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)  # by name, for a process may be forked in this moment

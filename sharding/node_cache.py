@@ -101,7 +101,7 @@ class NodeCache:
             turns: for who fetches ahead: when each shard's turn comes, of those that are still needed. Only shards that are not needed, or later and not
                 opened or fetched since `began`, make room, and where that is not enough the answer is None. Without, what was opened longest ago makes room.
             began: when the epoch did, in seconds since 1970.
-            granted: called once there is room, before anything is fetched.
+            granted: called once there is room, before anything is fetched; or before a wait for somebody else who fetches it.
 
         Raises:
             DataError: it cannot be fetched, or is another file than the index records.
@@ -110,7 +110,7 @@ class NodeCache:
         if not path.exists():
             asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_suffix(".lock")):
+            with locked(path.with_suffix(".lock"), busy=granted):
                 if not path.exists():
                     if failed.exists() and failed.stat().st_mtime >= asked:
                         raise DataError(failed.read_text())  # while this one waited for its turn

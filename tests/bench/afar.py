@@ -75,7 +75,7 @@ def same(one: Batch, two: Batch) -> bool:
 
 def main(words: list[str]) -> None:
     values = {"data": "out/bench-loader", "mb_s": "8", "rounds": "3", "faults": "300"} | dict(word.split("=", 1) for word in words)
-    folder, rounds, faults = Path(values["data"]), int(values["rounds"]), int(values["faults"])
+    folder, rounds, faults = Path(values["data"]).resolve(), int(values["rounds"]), int(values["faults"])
     data.make(folder, 2000)
     root = as_data_set(folder)
     here = Split(root / "short256" / "glt" / "train", load_index(root / "short256" / "glt" / "train"))
