@@ -104,7 +104,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda") if trains else None
     fetcher = None
     if trains and dataset.cache is not None:
-        dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window)
+        dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window, batch.size // recipe.streams)
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             fetcher = Ahead(train_split)
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
@@ -115,16 +115,16 @@ def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.devi
     """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
     begun = folder / "meta.json"
     stored = comm.from_first(json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device)
-    if stored is not None and stored not in decoders.ORDER:
-        if trains:
-            raise DataError(f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
-                            "go on with the commit that its meta.json names, or move it away to start anew")
+    offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
+    if trains and stored is not None and stored not in decoders.ORDER:
+        raise DataError(f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
+                        "go on with the commit that its meta.json names, or move it away to start anew")
+    if not trains and (wanted := pinned or stored) and not all(wanted in names for names in offers):
         if comm.rank == 0:
-            print(f"{folder.name} was trained by older code, whose pixels were other ones by a few grey levels", flush=True)
-        stored = None
-    pinned = recipe.data.decoder
+            print(f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey levels", flush=True)
+        pinned = stored = None
     why = f"data.decoder={pinned} is asked for" if pinned else f"{folder.name} began with the decoder {stored}, and keeps it"
-    return decoders.agreed(comm.gather_objects(decoders.available(), device), pinned or stored, why)
+    return decoders.agreed(offers, pinned or stored, why)
 
 
 def _share(recipe: Recipe) -> float:

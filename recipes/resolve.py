@@ -171,7 +171,7 @@ def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
 
 
 def source_words(recipe: Recipe, name: str) -> list[str]:
-    """The command that launches the run of recipe `name` that `recipe` builds on: the same axes and budget, and nothing else of it."""
+    """The command that launches the run of recipe `name` that `recipe` builds on: the same axes, budget, folders and tasks, and nothing else of it."""
     words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"batch.budget={recipe.batch.budget}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
     operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
     words += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None]  # quoted: a folder's name may be no plain YAML

@@ -146,9 +146,11 @@ def _downloaded(url: str) -> Iterator[bytes]:
 
 def _printed(command: str) -> Iterator[bytes]:
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as process:
+        ready = select.poll()
+        ready.register(process.stdout, select.POLLIN)
         try:
             while True:
-                if not select.select([process.stdout], [], [], STALL_S)[0]:
+                if not ready.poll(STALL_S * 1000):
                     raise Failed(f"nothing came for {STALL_S:g} s")
                 if not (piece := os.read(process.stdout.fileno(), CHUNK)):
                     break

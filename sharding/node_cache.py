@@ -2,15 +2,15 @@
 
 Whoever needs a shard that is not there takes its lock, looks again, fetches it beside its place, compares its sha256 with the index's, and moves it there.
 A lock ends with its process: a kill at any moment leaves a part that the next one writes over. `Ahead` does the same before the readers ask, in the order of
-the epoch's plan. Shards that were opened longest ago make room for others; a process that has one open reads on. numpy and the standard library only.
+the epoch's plan. Shards that were read or fetched longest ago make room for others. numpy and the standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
+import math
 import os
 import threading
 import time
@@ -24,14 +24,14 @@ import numpy as np
 from sharding import afar
 from sharding.index import INDEX_FILE, DataError, Index, load_index
 from sharding.locks import is_free, locked
-from sharding.pixel_cache import bytes_of_a_node
+from sharding.pixel_cache import FULL, SHARDS, bytes_of_a_node
 from sharding.plan import EpochPlan, last_need, needs
 
 if TYPE_CHECKING:  # dataset imports this module
     from sharding.dataset import Split
 
-LOOK_S = 0.02
-"""Between two looks for room."""
+LOOK_S, AHEAD_LOOK_S = 0.02, 0.25
+"""Between two looks for room, of who needs a shard now and of who fetches ahead."""
 AT_ONCE = 4
 """Shards that are fetched ahead at the same time."""
 Item = TypeVar("Item")
@@ -67,7 +67,7 @@ class NodeCache:
         mine = folder / "shards" / f"{afar.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
         try:
             mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(root, name, mine, bytes_of_a_node(mine, sum(map(_size, mine.parent.rglob("*.tar"))), most_bytes, share))
+            return cls(root, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
         except OSError as error:
             raise DataError(f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal") from None
 
@@ -75,31 +75,37 @@ class NodeCache:
     def index(self, relative: str, fingerprint: str) -> Index:
         """The index of the split `relative`, which must have this fingerprint. Raises DataError where none of five tries brings it."""
         folder = self.folder / afar.plain(relative)
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "index.lock"):
-            if _what_is_wrong(folder / INDEX_FILE, fingerprint):
-                part = folder / f"{INDEX_FILE}.new"
-
-                def wrong(data: bytes) -> str:
-                    part.write_bytes(data)
-                    return _what_is_wrong(part, fingerprint)
-
-                try:
-                    afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
-                    os.replace(part, folder / INDEX_FILE)
-                except OSError as error:
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with locked(folder / "index.lock"):
+                    if _what_is_wrong(folder / INDEX_FILE, fingerprint):
+                        self._fetch_index(relative, folder, fingerprint)
+                break
+            except OSError as error:
+                if error.errno not in FULL or not self._evict_one():
                     raise DataError(f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): another data.cache_folder is legal") from None
         index = load_index(folder)
         if other := next((name for name in index.shard_name.tolist() if not afar.plain(name).endswith(".tar")), None):
             raise DataError(f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept")
         return index
 
+    def _fetch_index(self, relative: str, folder: Path, fingerprint: str) -> None:
+        part = folder / f"{INDEX_FILE}.new"
+
+        def wrong(data: bytes) -> str:
+            part.write_bytes(data)
+            return _what_is_wrong(part, fingerprint)
+
+        afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
+        os.replace(part, folder / INDEX_FILE)
+
     def shard(self, relative: str, index: Index, shard: int, turns: Mapping[Path, int] | None = None, began: float = 0.0, granted: Callable[[], object] = lambda: None) -> Path | None:
         """The verified file of a shard of the split `relative`.
 
         Args:
             turns: for who fetches ahead: when each shard's turn comes, of those that are still needed. Only shards that are not needed, or later and not
-                opened or fetched since `began`, make room, and where that is not enough the answer is None. Without, what was opened longest ago makes room.
+                read or fetched since `began`, make room, and where that is not enough the answer is None. Without, what was read longest ago makes room.
             began: when the epoch did, in seconds since 1970.
             granted: called once there is room, before anything is fetched; or before a wait for somebody else who fetches it.
 
@@ -165,7 +171,7 @@ class NodeCache:
         """Take `size` bytes for a shard on its way, evicting others as `shard` says; whether there is room."""
         if size > self.most_bytes:
             raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal")
-        part, never, all_sets = path.with_suffix(".part"), len(turns or ()) + 1, self.folder.parent
+        part, all_sets = path.with_suffix(".part"), self.folder.parent
         with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
             for left in all_sets.rglob("*.part"):  # of processes that were killed
@@ -174,8 +180,8 @@ class NodeCache:
             on_their_way = sum(map(_size, all_sets.rglob("*.part")))  # looked at first: one that arrives now counts twice, not never
             there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
-            turn = {shard: (turns or {}).get(shard, never) for shard in there}
-            free = [shard for shard in there if turns is None or turn[shard] == never or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
+            turn = {shard: (turns or {}).get(shard, math.inf) for shard in there}  # inf: never
+            free = [shard for shard in there if turns is None or turn[shard] == math.inf or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
             victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
             while used + size > self.most_bytes or not self._allocated(part, size, patient=bool(turns is not None or victims or on_their_way)):
                 if not victims:
@@ -193,9 +199,17 @@ class NodeCache:
             return True
         except OSError as error:
             part.unlink(missing_ok=True)
-            if patient and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if patient and error.errno in FULL:
                 return False
             raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
+
+    def _evict_one(self) -> bool:
+        """Give the disk the bytes of the shard that was read longest ago; whether there was one."""
+        with locked(self.folder.parent / "room.lock"):
+            there = {shard: stat.st_mtime_ns for shard in self.folder.parent.rglob("*.tar") if (stat := _stat(shard))}
+            if there:
+                min(there, key=there.__getitem__).unlink(missing_ok=True)
+            return bool(there)
 
     # ------------------------------------------------------------------------------------------------------------ counts
     def _note(self, **more: float) -> None:
@@ -208,18 +222,23 @@ class NodeCache:
 
     def counts(self) -> dict[str, float]:
         """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""
-        with locked(self.folder / "counts.lock"):
-            path = self.folder / "counts.json"
-            return json.loads(path.read_text()) if path.exists() else {"shards": 0, "bytes": 0, "waited_s": 0.0}
+        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # whoever tidies up ends no run
+            return json.loads((self.folder / "counts.json").read_text())
+        return {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
-    def check_budget(self, index: Index, window: int) -> None:
+    def check_budget(self, index: Index, window: int, a_step: int) -> None:
         """Raises DataError where the shards that an epoch of one stream needs at the same time do not fit. (Streams of other weights are in the same windows but for
-        their ends; what does not fit is fetched more than once.)"""
-        sizes = np.sort(index.shard_size)[::-1]
-        # A window's and the next one's, and to the last step the first one's: a last batch that is not full is completed from it.
-        needed = int(sizes.sum() if not window else sizes[: 3 * window].sum())
+        their ends; what does not fit is fetched more than once.)
+
+        Args:
+            a_step: draws of a stream in a global batch, which the node's ranks read at the same time.
+        """
+        sizes, windows = np.sort(index.shard_size)[::-1], 0
+        if window:  # those of a step and the next one, and to the last step the first one: a last batch that is not full is completed from it
+            windows = 2 + math.ceil(a_step / (window * len(index) / len(sizes)))
+        needed = int(sizes[: windows * window or None].sum())
         if needed > self.most_bytes:
-            what = f"three windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
+            what = f"{windows} windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
             raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window")
 
 
@@ -239,7 +258,7 @@ class Ahead:
         return self._passed_on(batches, start, a_step)
 
     def all(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """`batches` as they are; meanwhile all shards are fetched, as far as there is room."""
+        """`batches` as they are; meanwhile all shards are fetched in their order, as far as there is room for all of them."""
         number = len(self._split.index.shard_name)
         self._begin(list(range(number)), np.full(number, np.inf), 0)
         return self._passed_on(batches, 0, 1)
@@ -279,11 +298,11 @@ class Ahead:
 
             try:
                 shard = next(wanted)
-                while turn == self._turn:
+                while turn == self._turn and last[shard] >= self._step - 1:
                     turns = {names[other]: place for place, other in enumerate(order) if other == shard or last[other] >= self._step - 1}  # another rank may be a step behind
                     if cache.shard(relative, self._split.index, shard, turns, began, let_in):
                         break
-                    time.sleep(LOOK_S)
+                    time.sleep(AHEAD_LOOK_S)
             except (StopIteration, DataError):
                 return  # the reader that needs what cannot be had meets the same, and says so
             finally:

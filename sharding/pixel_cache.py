@@ -11,6 +11,7 @@ used up, or the disk is full, the rest is decoded each time. numpy only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -20,7 +21,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ from sharding.index import DataError
 from sharding.locks import is_free, locked
 
 _ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])  # place is the first byte's number plus 1; 0: not there
+SHARDS, PIXELS = "shards/**/*.tar", "pixels-*/pixels"
+"""What a node keeps in its cache folder, by sort."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SHARE_OF_FREE = 0.9
 STEP = 1 << 26
 """Bytes by which a kind's allowance grows."""
@@ -51,13 +55,16 @@ def cache_folder(folder: str | None) -> Path:
     return path
 
 
-def bytes_of_a_node(folder: Path, kept: int, most_bytes: float | None, share: float) -> int:
-    """What a node may keep of one sort in its cache folder: `share` of `most_bytes`, or where that is None of nine tenths of what it keeps and what is free.
-
-    Args:
-        kept: bytes of this sort that are there.
-    """
-    return round(share * (SHARE_OF_FREE * (kept + shutil.disk_usage(folder).free) if most_bytes is None else most_bytes))
+def bytes_of_a_node(folder: Path, sort: str, most_bytes: float | None, share: float) -> int:
+    """What a node may keep of one sort (`SHARDS`, `PIXELS`) in its cache folder: `share` of `most_bytes`, or where that is None of nine tenths of what is free or was until
+    this sort was kept; both sorts, where they share it."""
+    if most_bytes is not None:
+        return round(share * most_bytes)
+    kept = 0
+    for path in (path for each in ((sort,) if share == 1 else (SHARDS, PIXELS)) for path in folder.glob(each)):
+        with suppress(FileNotFoundError):  # another run's may make room in this moment
+            kept += path.stat().st_blocks * 512
+    return round(share * SHARE_OF_FREE * (kept + shutil.disk_usage(folder).free))
 
 
 class PixelCache:
@@ -89,8 +96,7 @@ class PixelCache:
                     self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._files["allowed"], fcntl.LOCK_SH)  # shared with forked workers, for as long as one of them lives
                 os.utime(self._files["allowed"])
-                kept = sum(pixels.stat().st_blocks * 512 for pixels in folder.glob(f"{self._ours}/pixels"))
-                self.most_bytes = bytes_of_a_node(folder, kept, most_bytes, share)
+                self.most_bytes = bytes_of_a_node(folder, PIXELS, most_bytes, share)
                 # All of `entries`, for a page that is not there could not be read once the disk is full.
                 os.posix_fallocate(self._files["entries"], 0, max(samples, 1) * _ENTRY.itemsize)
                 if os.fstat(self._files["pixels"]).st_size < (most := max(self.most_bytes, mmap.PAGESIZE)):
@@ -99,6 +105,9 @@ class PixelCache:
             self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
             self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
         except OSError as error:
+            if error.errno in FULL:
+                self._entries, self._pixels = np.zeros(samples, _ENTRY), np.empty(0, np.uint8)
+                return self._stop(error)
             raise DataError(f"data.cache_folder={folder} cannot hold a cache of decoded images ({error.strerror}): another folder, a smaller data.cache_gb or data.cache=none is legal") from None
 
     @property
@@ -127,8 +136,11 @@ class PixelCache:
                     for first, last in ((8, 16), (0, 8)):  # the place last, for it says that the entry is there
                         os.pwrite(self._files["entries"], entry[first:last], sample * _ENTRY.itemsize + first)
         except OSError as error:
-            self._full = True
-            print(f"{self.folder} takes no more ({error.strerror}): the rest is decoded each time", file=sys.stderr, flush=True)
+            self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        self._full = True
+        print(f"{self.folder} takes no more ({error.strerror}): the rest is decoded each time", file=sys.stderr, flush=True)
 
     def __len__(self) -> int:
         """How many samples are here."""

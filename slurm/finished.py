@@ -43,6 +43,9 @@ def command(words: Sequence[str], site: Site) -> int:
     if not (run / "done").is_file():
         raise RecipeError(f"{what}={values[what]}: the run is not finished")
     environment = {key: value for key, value in os.environ.items() if key != "RANK"}  # without it the process is the only rank (ifl/engine.py)
-    kept = resolve([], site.slurm, str(site.path)).data
-    job = ["evaluate", run.resolve(), select, json.dumps({"cache_folder": kept.cache_folder, "cache_gb": kept.cache_gb})] if what == "eval" else ["export", run.resolve(), select, Path(values["out"]).absolute()]
+    if what == "eval":
+        here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
+        job = ["evaluate", run.resolve(), select, json.dumps({"cache_folder": here.cache_folder, "cache_gb": here.cache_gb})]
+    else:
+        job = ["export", run.resolve(), select, Path(values["out"]).absolute()]
     return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env=environment).returncode

@@ -92,20 +92,25 @@ def main(words: list[str]) -> int:
 
 def _estimates(runs) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
+    from slurm.cost import cost
     from slurm.forecast import forecast
 
     try:
-        return [*([_cost(runs)] if len(runs) > 1 else []), *forecast(runs)]
+        return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
     except _data_error() as error:
-        return [f"hours unknown: {error}"]
+        return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
 def _cost(runs) -> str:
+    """Of runs to be made. Where a command brings the data, it may fail here; see `_check_data`."""
+    from recipes.words import PIPE
     from slurm.cost import cost
 
     try:
         return str(cost(runs))
     except _data_error() as error:
+        if runs[0].recipe.data_root != PIPE:
+            raise
         return f"cost unknown: {error}"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.index import load_index, save_index
 from sharding.locks import is_free, locked
 from sharding.node_cache import Ahead
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.plan import last_need, micro_batches, needs, plan_epoch, rank_draws
 from sharding.reader import MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
 
@@ -47,6 +48,9 @@ def server(tiny_root: Path) -> Iterator[Server]:
     made = Server(tiny_root)
     yield made
     made.server.shutdown()
+    for thread in threading.enumerate():
+        if thread.name == "ahead":
+            thread.join(10)
     made.server.server_close()
 
 
@@ -106,8 +110,8 @@ def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_pat
 
 
 def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """Two ranks, two epochs, a window, and a budget of a little more than three windows: parameters, centers and weights are those of the folder."""
-    gb = 1.1 * float(np.sort(local(tiny_root).index.shard_size)[-6:].sum()) / 1e9
+    """Two ranks, two epochs, a window, and a budget of what a step of them needs at once: parameters, centers and weights are those of the folder."""
+    gb = 1.01 * float(np.sort(local(tiny_root).index.shard_size)[-10:].sum()) / 1e9
     more = ("data.shuffle_window=2", "data.decoder=pillow")
     recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, *more, epochs=2)
     _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))  # noqa: E731
@@ -120,7 +124,7 @@ def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: P
     one, two = _final(tmp_path / "here"), _final(tmp_path / "far")
     assert one.keys() == two.keys() and all(one[key].tobytes() == two[key].tobytes() for key in one)
     fetched = [line for line in map(json.loads, (tmp_path / "far" / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "fetched"]
-    assert len(fetched) == 2 and fetched[-1]["bytes"] > 1.5 * local(tiny_root).index.shard_size.sum(), "the second epoch fetched again what had made room"
+    assert len(fetched) == 2 and fetched[-1]["bytes"] > 1.1 * local(tiny_root).index.shard_size.sum(), "the second epoch fetched again what had made room"
 
 
 # ------------------------------------------------------------------------------------------------------------------ faults
@@ -319,7 +323,7 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
     most = int(sizes[-3:].sum())
     assert most < sizes.sum()
     split = opened(server, tmp_path, most / 1e9).split("glt", "train")
-    split.afar[0].check_budget(split.index, window)
+    split.afar[0].check_budget(split.index, window, 14)
     seen, ended = [], threading.Event()
 
     def watch() -> None:
@@ -370,6 +374,68 @@ def test_a_set_larger_than_the_disk_streams_through(tiny_root: Path, tmp_path: P
     though two workers read it."""
     done = on_a_disk_of(local(tiny_root).index.shard_size.sum() / 3e6, tmp_path / "disk", SMALL, tiny_root, json.dumps(gb))
     assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
+def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path) -> None:
+    """Late in an epoch, when the places of what is still needed are larger than their number: not what was fetched ahead for later."""
+    split = opened(server, tmp_path).split("glt", "train")
+    cache, relative = split.afar
+    paths = [cache.shard(relative, split.index, shard) for shard in range(3)]
+    began = time.time()
+    small = replace(cache, most_bytes=int(split.index.shard_size[:3].sum() + 1))
+    for turns in ({paths[0]: 90, cache.folder / relative / str(split.index.shard_name[3]): 91, paths[2]: 99}, {paths[0]: 1, cache.folder / relative / str(split.index.shard_name[3]): 2, paths[2]: 4}):
+        assert small.shard(relative, split.index, 3, turns, began) and paths[0].exists() and paths[2].exists() and not paths[1].exists()
+        (cache.folder / relative / str(split.index.shard_name[3])).unlink()
+        cache.shard(relative, split.index, 1)
+    only = {paths[0]: 1, paths[1]: 2, cache.folder / relative / str(split.index.shard_name[3]): 3, paths[2]: 4}
+    assert small.shard(relative, split.index, 3, only, 0.0) is None and all(path.exists() for path in paths), "all are needed, and were fetched for this epoch"
+
+
+def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -> None:
+    """Overtaken by the readers it does not fetch for a step that is past."""
+    split = opened(server, tmp_path).split("glt", "train")
+    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
+    ahead = Ahead(split)
+    ahead._begin([int(shard) for _, there in needs(plan, split.index.shard, 0) for shard in there], last := last_need(plan, split.index.shard), plan.steps - 1)
+    while any(thread.name == "ahead" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    wanted = {f"digits_glt/glt/train/{name}" for name in split.index.shard_name[last >= plan.steps - 2]}
+    assert set(server.shards()) == wanted and len(wanted) < len(split.index.shard_name)
+
+
+def test_a_full_disk_or_a_folder_that_is_gone_refuses_no_start(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another set's shards make room for an index; counts of a folder that somebody removed are none."""
+    other = tmp_path / "shards" / "other" / "x.tar"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"x")
+    real = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if self.suffix == ".new" and other.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    far = opened(server, tmp_path)
+    assert len(far.split("glt", "train")) == len(local(tiny_root)) and not other.exists()
+    shutil.rmtree(tmp_path / "shards")
+    assert far.cache.counts() == {"shards": 0, "bytes": 0, "waited_s": 0.0}
+
+
+def test_a_command_is_read_however_many_files_are_open(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a thousand, as ranks with many connections have."""
+    monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("no process may open so many files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        assert open_dataset("pipe:", "digits_glt", str(tmp_path)).num_classes == 10
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_disk_without_room_for_notes_ends_nothing(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,12 +501,11 @@ def test_all_data_sets_share_the_node_s_bytes(server: Server, tiny_root: Path, t
 
 def test_with_both_caches_each_has_half(server: Server, tiny_root: Path, tmp_path: Path) -> None:
     """Of data.cache_gb, and of what is free where it is not given; alone each has all."""
-    free = shutil.disk_usage(tmp_path).free
     for words, share in (([], 1.0), (["data.cache=decoded"], 0.5)):
         for gb in (None, 0.01):
             recipe = resolve(["data=digits_glt", f"data.root={server.url}", f"data.cache_folder={tmp_path}", *words, *([f"data.cache_gb={gb}"] if gb else [])])
             far = setup.opened(recipe)
-            most = 0.9 * share * free if gb is None else 1e9 * gb * share
+            most = 0.9 * share * shutil.disk_usage(tmp_path).free if gb is None else 1e9 * gb * share
             assert far.cache.most_bytes == pytest.approx(most, rel=0.2)
             crops = setup.views(recipe, "pillow", {"train": far.split("glt", "train")})["train"]
             assert crops.cache is None if not words else crops.cache.most_bytes == pytest.approx(most, rel=0.2)
@@ -449,9 +514,10 @@ def test_with_both_caches_each_has_half(server: Server, tiny_root: Path, tmp_pat
 def test_budgets_that_cannot_hold_what_is_needed_are_refused(server: Server, tmp_path: Path) -> None:
     """One sentence with the key, what must fit, and what would be legal."""
     split = opened(server, tmp_path, 0.0001).split("glt", "train")
-    for window, what in ((0, "the whole training set, which data.shuffle_window=0 needs at once"), (1, "three windows of data.shuffle_window=1 shards")):
+    for window, a_step, what in ((0, 14, "the whole training set, which data.shuffle_window=0 needs at once"), (1, 14, "3 windows of data.shuffle_window=1 shards"),
+                                 (1, 50, "6 windows of data.shuffle_window=1 shards")):
         with pytest.raises(DataError, match=f"^data.cache_gb leaves 0.0001 GB for shards, which do not hold {what}"):
-            split.afar[0].check_budget(split.index, window)
+            split.afar[0].check_budget(split.index, window, a_step)
     with pytest.raises(DataError, match="which do not even hold shard-0"):
         opened(server, tmp_path, 1e-6).split("glt", "train").read(0)
 
