@@ -74,6 +74,7 @@ def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, 
     assert list((tmp_path / "here").rglob("*.tar")), "kept where this machine's site file says"
 
 
+@pytest.mark.full
 def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """On the stderr of a rank and in the run's events, without a traceback, though a loader worker found it."""
     shutil.copytree(mini_root, tmp_path / "data")

@@ -151,6 +151,7 @@ def test_never_more_than_the_limit_and_needs_first(tmp_path_factory: pytest.Temp
         assert machine.most == at_once
 
 
+@pytest.mark.full
 def test_company_changes_no_bit(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs at once end with the bits of each alone, with as many threads; their ends are told, and nothing is done twice."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -78,8 +78,7 @@ def run(name: str, data: str, root: Path) -> Recipe:
     return recipe
 
 
-@pytest.mark.parametrize("data", CLASSES)
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "glt_randaug_ifl" else [pytest.mark.full]) for name in ROWS])
+@pytest.mark.parametrize(("name", "data"), [pytest.param(name, data, marks=[] if (name, data) == ("glt_randaug_ifl", "imagenet_glt") else [pytest.mark.full]) for data in CLASSES for name in ROWS])
 def test_row_takes_two_steps_on_the_papers_shapes(name: str, data: str, shards: Path) -> None:
     """Two real steps through the loop (or a judgement of another row's weights): finite losses, the paper's network and classes, predictions of every split."""
     recipe = run(name, data, shards)

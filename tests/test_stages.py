@@ -386,6 +386,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- stops
+@pytest.mark.full
 def test_a_stop_is_heard_wherever_the_run_asks(mini_root: Path, tmp_path: Path) -> None:
     """In a step, before and between the splits of an evaluation, at an epoch's end, before the best epoch's tests: stopped at the k-th question, for every k, and started again, a run with
     environments and centers from class means ends with the bits of an undisturbed one and evaluates nothing twice."""
