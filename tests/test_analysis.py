@@ -457,6 +457,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """Every file repeats byte for byte: at another time, hash seed, place and order of folders."""
     first = command(f"runs={digits(tmp_path / 'a')}", f"out={tmp_path / 'one'}", "table=digits_clt_glt", "seeds=0,1", PYTHONHASHSEED="1")

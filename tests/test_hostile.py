@@ -154,7 +154,7 @@ def test_keys_everywhere(tmp_path: Path, sandbox: Path, where: str) -> None:
     _no_trace(tmp_path, sandbox)
 
 
-@pytest.mark.parametrize("payloads", [[BOMB, "[" * 1500, PAYLOADS[0]], pytest.param(PAYLOADS, marks=pytest.mark.full)], ids=["three", "all"])
+@pytest.mark.parametrize("payloads", [[BOMB, PAYLOADS[0]], pytest.param(PAYLOADS, marks=pytest.mark.full)], ids=["two", "all"])
 def test_files_that_are_payloads(tmp_path: Path, sandbox: Path, payloads: list[str]) -> None:
     """A payload as a whole file or as an unquoted value in it: recipes, a run's recipe.yaml and tables refuse it in one sentence,
     within seconds, whatever it would expand to."""

@@ -62,6 +62,7 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*.tar"))}
 
 
+@pytest.mark.full
 def test_same_bytes_for_any_number_of_workers_and_parts(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """One worker, four, and three parts in any order with a last look give every file byte for byte; so do the statistics."""
     packed(tmp_path / "one", plan)

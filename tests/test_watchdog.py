@@ -63,6 +63,7 @@ def test_a_suspended_process_is_not_stuck() -> None:
     assert (process.returncode, out, err) == (0, "alive\n", "")
 
 
+@pytest.mark.full
 def test_last_words_that_hang_do_not_hold_it_up() -> None:
     """What is noted goes to a disk, which may be why there is no progress: the process ends all the same, 5 s later."""
     process = _script("watchdog.beat('saving'); time.sleep(60)", on_stuck="time.sleep(60)")
