@@ -27,7 +27,8 @@ import torch
 from ifl.comm import Comm
 from ifl.engine import Engine
 from ifl.fence import Fence
-from ifl.files import FULL, RunError, sha256, storage_error, sync_folder, write_json, write_synced, write_whole
+from ifl.files import RunError, sha256, storage_error, sync_folder, write_json, write_synced, write_whole
+from sharding.room import FULL
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from sharding.room import FULL
 
 
 class RunError(RuntimeError):

@@ -25,9 +25,10 @@ from recipes.words import is_afar
 from sharding import decoders
 from sharding.dataset import DataError, Dataset, Split, open_dataset
 from sharding.node_cache import Ahead
-from sharding.pixel_cache import PixelCache, cache_folder
+from sharding.pixel_cache import PixelCache
 from sharding.plan import micro_batches
 from sharding.reader import MicroBatches, Reader
+from sharding.room import cache_folder
 from sharding.views import origin
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")

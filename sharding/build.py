@@ -9,7 +9,6 @@ records of shards); it may be deleted once the data set is finished.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import importlib
 import sys
@@ -23,6 +22,7 @@ if __name__ == "__main__":
 
 from sharding.index import DataError
 from sharding.request import HELP, Request, builders, declared, parse
+from sharding.room import FULL
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -91,7 +91,7 @@ def _where(arguments: Sequence[str]) -> str:
 
 
 def _why(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in FULL
     return "no space left on device, the same command goes on when there is room" if full else str(error.strerror or error)
 
 

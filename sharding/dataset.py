@@ -151,7 +151,7 @@ class Dataset:
         if isinstance(self.root, Path):
             return None
         from sharding.node_cache import NodeCache
-        from sharding.pixel_cache import cache_folder
+        from sharding.room import cache_folder
 
         place, most, share = self.kept
         return NodeCache.made(self.root, self.name, self.fingerprint, cache_folder(place), most, share)

@@ -24,8 +24,8 @@ import numpy as np
 from sharding import afar
 from sharding.index import INDEX_FILE, DataError, Index, load_index
 from sharding.locks import is_free, locked
-from sharding.pixel_cache import FULL, SHARDS, bytes_of_a_node
 from sharding.plan import EpochPlan, last_need, needs
+from sharding.room import FULL, SHARDS, bytes_of_a_node
 
 if TYPE_CHECKING:  # dataset imports this module
     from sharding.dataset import Split

@@ -11,7 +11,6 @@ used up, or the disk is full, the rest is decoded each time. numpy only.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import mmap
@@ -19,52 +18,19 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from sharding.index import DataError
 from sharding.locks import is_free, locked
+from sharding.room import FULL, PIXELS, bytes_of_a_node
 
 _ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])  # place is the first byte's number plus 1; 0: not there
-SHARDS, PIXELS = "shards/**/*.tar", "pixels-*/pixels"
-"""What a node keeps in its cache folder, by sort."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
-SHARE_OF_FREE = 0.9
 STEP = 1 << 26
 """Bytes by which a kind's allowance grows."""
-
-
-def cache_folder(folder: str | None) -> Path:
-    """The node's folder for what was decoded or fetched: `folder`, or glt-cache-UID in the temporary folder; made if it is not there.
-
-    Raises:
-        DataError: it cannot be made, or is somebody else's.
-    """
-    path = Path(folder) if folder else Path(tempfile.gettempdir()) / f"glt-cache-{os.getuid()}"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = path.stat().st_uid
-    except OSError as error:
-        raise DataError(f"data.cache_folder={path} cannot be made ({error.strerror}); name a folder on the node's own disk or in its memory") from None
-    if owner != os.getuid():
-        raise DataError(f"data.cache_folder={path} belongs to another user; name a folder of your own")
-    return path
-
-
-def bytes_of_a_node(folder: Path, sort: str, most_bytes: float | None, share: float) -> int:
-    """What a node may keep of one sort (`SHARDS`, `PIXELS`) in its cache folder: `share` of `most_bytes`, or where that is None of nine tenths of what is free or was until
-    this sort was kept; both sorts, where they share it."""
-    if most_bytes is not None:
-        return round(share * most_bytes)
-    kept = 0
-    for path in (path for each in ((sort,) if share == 1 else (SHARDS, PIXELS)) for path in folder.glob(each)):
-        with suppress(FileNotFoundError):  # another run's may make room in this moment
-            kept += path.stat().st_blocks * 512
-    return round(share * SHARE_OF_FREE * (kept + shutil.disk_usage(folder).free))
 
 
 class PixelCache:

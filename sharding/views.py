@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sharding.augment import Dice, crop_box
 from sharding import decoders, turbojpeg
+from sharding.augment import Dice, crop_box
 from sharding.decoders import Picture, Pixels, whole
 from sharding.randaug import apply_policy
 

@@ -22,9 +22,10 @@ from recipes.resolve import resolve
 from sharding import decoders, pixel_cache
 from sharding.dataset import DataError, Split, open_dataset
 from sharding.decoders import available
-from sharding.pixel_cache import PIXELS, SHARDS, PixelCache, bytes_of_a_node, cache_folder
+from sharding.pixel_cache import PixelCache
 from sharding.plan import micro_batches, plan_epoch, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
+from sharding.room import PIXELS, SHARDS, bytes_of_a_node, cache_folder
 
 VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
 
