@@ -89,7 +89,9 @@ class Cables(clusters.Cluster):
         _ip("link", "set", self._network(node), "down")
 
     def heal(self, node: int) -> None:
+        """Plug it in again. What this machine asked meanwhile and nobody answered is forgotten, or it would ask again only a second later."""
         _ip("link", "set", self._network(node), "up")
+        _ip("neigh", "flush", "to", f"{self.network}.{node}", "dev", self.name)
 
     def kill(self, node: int) -> None:
         """The node dies: its slurmd, its steps and their tasks end at once, without a word. `boot` brings it back."""
