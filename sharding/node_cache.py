@@ -174,10 +174,12 @@ class NodeCache:
         part, all_sets = path.with_suffix(".part"), self.folder.parent
         with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
-            for left in all_sets.rglob("*.part"):  # of processes that were killed
-                if is_free(left.with_suffix(".lock")):
-                    left.unlink(missing_ok=True)
-            on_their_way = sum(map(_size, all_sets.rglob("*.part")))  # looked at first: one that arrives now counts twice, not never
+            on_their_way = 0
+            for other in all_sets.rglob("*.part"):  # before those that are there: one that arrives now counts twice, not never
+                if is_free(other.with_suffix(".lock")):  # it has arrived, or its process was killed
+                    other.unlink(missing_ok=True)
+                else:
+                    on_their_way += _size(other)
             there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
             turn = {shard: (turns or {}).get(shard, math.inf) for shard in there}  # inf: never
@@ -226,16 +228,16 @@ class NodeCache:
             return json.loads((self.folder / "counts.json").read_text())
         return {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
-    def check_budget(self, index: Index, window: int, a_step: int) -> None:
+    def check_budget(self, index: Index, window: int, draws: int) -> None:
         """Raises DataError where the shards that an epoch of one stream needs at the same time do not fit. (Streams of other weights are in the same windows but for
         their ends; what does not fit is fetched more than once.)
 
         Args:
-            a_step: draws of a stream in a global batch, which the node's ranks read at the same time.
+            draws: of a stream in a global batch, which the node's ranks read at the same time.
         """
         sizes, windows = np.sort(index.shard_size)[::-1], 0
         if window:  # those of a step and the next one, and to the last step the first one: a last batch that is not full is completed from it
-            windows = 2 + math.ceil(a_step / (window * len(index) / len(sizes)))
+            windows = 2 + math.ceil(draws / (window * len(index) / len(sizes)))
         needed = int(sizes[: windows * window or None].sum())
         if needed > self.most_bytes:
             what = f"{windows} windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
