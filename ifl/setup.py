@@ -148,7 +148,7 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     data, augment = recipe.data, recipe.augment
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
-        place, side, share = cache_folder(data.cache_folder), data.image_size, _share(recipe)
+        place, side, share, made_by = cache_folder(data.cache_folder), data.image_size, _share(recipe), origin(decoder)
         most = None if data.cache_gb is None else data.cache_gb * 1e9
         # The test crops first: their size is known, and set aside.
         sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
@@ -156,8 +156,7 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
             raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none")
         for name in [*sizes, *(splits.keys() - sizes)]:
             split, view = splits[name], f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}"
-            kind = f"{split.index.fingerprint} {origin(decoder)} {view}"
-            caches[name] = PixelCache(place, kind, len(split), most, share=share, set_aside=sizes.get(name, 0))
+            caches[name] = PixelCache(place, f"{split.index.fingerprint} {made_by} {view}", len(split), most, share=share, set_aside=sizes.get(name, 0))
     train = {"crop_scale": augment.crop_scale, "hflip": augment.hflip, "randaug": augment.randaug, "short_side": data.cache_short_side}
     return {name: MicroBatches(split, train=name == "train", image_size=data.image_size, decoder=decoder, cache=caches[name],
                                **(train if name == "train" else {"test_resize": data.test_resize})) for name, split in splits.items()}
