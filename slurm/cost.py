@@ -51,13 +51,14 @@ def images_of(recipe: Recipe) -> int:
     """Training images of a run: epochs x draws of all streams; none where another run's weights are judged."""
     if recipe.method.eval_of:
         return 0
-    dataset = _opened(recipe.data_root, recipe.data.name)
+    dataset = opened(recipe.data_root, recipe.data.name)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams
     return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
 
 
 @cache
-def _opened(root: str, name: str) -> Dataset:
+def opened(root: str, name: str) -> Dataset:
+    """A data set, asked for once in a command however many runs are on it. Raises DataError."""
     from sharding.dataset import open_dataset
 
     return open_dataset(root, name, tries=1)

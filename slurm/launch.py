@@ -129,11 +129,11 @@ def _check_data(recipe) -> None:
 
 @functools.cache  # a table's runs share theirs
 def _check_set(root, name, lenient) -> None:
-    from sharding.dataset import DataError, open_dataset
+    from slurm.cost import opened
 
     try:
-        open_dataset(root, name, tries=1)
-    except DataError as error:
+        opened(root, name)
+    except _data_error() as error:
         if not lenient:
             raise
         print(f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes", file=sys.stderr, flush=True)
