@@ -111,6 +111,8 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
 
     data, train, preset = chosen("data", "name", "imagenet_glt"), chosen("train", None, "glt"), chosen("preset", None, "paper")
     if set(Recipe.model_fields) <= set(recipe):  # a run's, written out: another data set's or preset's values would not come in
+        if not isinstance(recipe["data"], dict) or "name" not in recipe["data"]:
+            raise RecipeError(f"{recipe_file}: data={recipe['data']!r} is not legal: a recipe that is written out tells its data set's name and values")
         for key, value, own in (("data", data, recipe["data"]["name"]), ("preset", preset, recipe["preset"])):
             if value != own:
                 raise RecipeError(f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead")
@@ -139,7 +141,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
         tree["ifl"] = None
     for folder in ("runs", "data.root", "data.cache_folder"):
         _absolute(tree, folder)
-    root, own = tree.get("data", {}).get("root"), (site or {}).get("data", {}).get("root")
+    root, own = (tree.get("data") or {}).get("root"), (site or {}).get("data", {}).get("root")
     if isinstance(root, str) and root.startswith(PIPE):
         if root not in (PIPE, own) or not str(own).startswith(PIPE):
             raise RecipeError(f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it")

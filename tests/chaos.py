@@ -250,12 +250,9 @@ def main(faults: int, seed: int, hits: int, kinds: str) -> int:
 
 def _tiny(place: Path) -> Path:
     """The tests' small data set."""
-    from conftest import twentieth
+    from conftest import digits, twentieth
 
-    from sharding.digits_glt import build
-
-    build(place / "digits", None, 0, None)
-    return twentieth(place / "digits", place / "tiny")
+    return twentieth(digits(place / "digits"), place / "tiny")
 
 
 if __name__ == "__main__":

@@ -26,18 +26,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds the whole of digits_glt."""
-    from sharding.digits_glt import build
-    from sharding.request import Request
-
-    root = tmp_path_factory.mktemp("digits")
-    build(Request(root))
-    return root
+    return digits(tmp_path_factory.mktemp("digits"))
 
 
 @pytest.fixture(scope="session")
 def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds a twentieth of digits_glt."""
     return twentieth(digits_root, tmp_path_factory.mktemp("tiny"))
+
+
+def digits(root: Path) -> Path:
+    """Fill `root` with the whole of digits_glt."""
+    from sharding.digits_glt import build
+    from sharding.request import Request
+
+    build(Request(root))
+    return root
 
 
 def twentieth(digits_root: Path, root: Path, shard_samples: int = 64) -> Path:

@@ -83,7 +83,9 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
     if not tools.exists():
         tools.mkdir()
         (tools / "srun").write_text(f'#!/bin/sh\necho "$#" >> {shlex.quote(str(tools / "calls"))}\nfor word; do printf "%s\\0" "$word"; done > {shlex.quote(str(tools / "words"))}\n')
-        (tools / "srun").chmod(stat.S_IRWXU)
+        (tools / "module").write_text("#!/bin/sh\n")  # a shell's function on a cluster
+        for tool in ("srun", "module"):
+            (tools / tool).chmod(stat.S_IRWXU)
     (tools / "calls").unlink(missing_ok=True)
     folder = recipe.run_folder
     text = batch_file(recipe, folder, tmp_path / "code")
@@ -123,9 +125,22 @@ def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> 
             assert recipe.run_folder.name.isascii() and recipe.run_folder.parent == Path(recipe.runs or PROJECT / "runs")
             assert yaml.safe_load(dump(recipe)) == recipe.model_dump(mode="json")
             _batch_is_inert(recipe, tmp_path)
+    if key == "slurm.constraint":  # an expression; the batch file quotes its signs
+        legal = {re.sub(r"[][|&*()]", "", value) for value in legal}
     plain = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}|\[('[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}'(, )?)*\]")
     assert key in ("runs", "data.root", "data.cache_folder") or all(plain.fullmatch(value) for value in legal), legal
     _no_trace(tmp_path, sandbox)
+
+
+def test_sections_without_a_value(tmp_path: Path) -> None:
+    """`data=` and the like are refused in a sentence, on the command line and in a run's own recipe; `ifl=` alone is legal, it means no IFL."""
+    sections = [key for key, value in resolve(BASE).model_dump().items() if isinstance(value, dict)]
+    assert [section for section in sections if _outcome([*BASE, f"{section}="])] == ["ifl"]
+    whole, file = resolve(BASE).model_dump(mode="json"), tmp_path / "recipe.yaml"
+    for value in (None, [], "digits_glt", {"root": "data"}):
+        file.write_text(json.dumps({**whole, "data": value}))
+        with pytest.raises(RecipeError, match=r"data=.* is not legal: a recipe that is written out"):
+            resolve([f"recipe={file}"])
 
 
 @pytest.mark.parametrize("where", ["command line", "recipe section", *(pytest.param(w, marks=pytest.mark.full) for w in ("section", "recipe file", "on block", "on section", "run folder", "data set"))])
