@@ -9,7 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 4 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
-	@echo "make test-full  also the long tests"
+	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
 	@echo "make system     Debian packages (as root): compiler, git, and for reports and tests SLURM, LaTeX and Chromium"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
