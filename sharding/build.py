@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from sharding.index import DataError
 from sharding.request import HELP, Request, builders, declared, parse
-from sharding.room import FULL
+from sharding.room import why
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sharding.build: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
-        print(f"sharding.build: {error.filename or _where(arguments)}: {_why(error)}", file=sys.stderr)
+        print(f"sharding.build: {error.filename or _where(arguments)}: {why(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sharding.build: stopped; the same command goes on", file=sys.stderr)
@@ -88,11 +88,6 @@ def main(arguments: Sequence[str]) -> int:
 def _where(arguments: Sequence[str]) -> str:
     """What an error of reading or writing is about where Python does not say: an open file that could not be written, below out=."""
     return next((f"a file below {argument}" for argument in arguments if argument.startswith("out=")), "a file")
-
-
-def _why(error: OSError) -> str:
-    full = error.errno in FULL
-    return "no space left on device, the same command goes on when there is room" if full else str(error.strerror or error)
 
 
 if __name__ == "__main__":

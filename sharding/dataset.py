@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.words import is_afar, nearest
 from sharding.afar import fetch_small
 from sharding.index import DataError, Index, load_index
+from sharding.room import cache_folder
 
 if TYPE_CHECKING:
     from sharding.node_cache import NodeCache
@@ -151,7 +152,6 @@ class Dataset:
         if isinstance(self.root, Path):
             return None
         from sharding.node_cache import NodeCache
-        from sharding.room import cache_folder
 
         place, most, share = self.kept
         return NodeCache.made(self.root, self.name, self.fingerprint, cache_folder(place), most, share)

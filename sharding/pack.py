@@ -24,7 +24,7 @@ from sharding.decoders import decode
 from sharding.dataset import DATASET_FILE, digest_of
 from sharding.index import INDEX_FILE, DataError, Index, save_index
 from sharding.parallel import in_order
-from sharding.room import FULL
+from sharding.room import why
 from sharding.stored import StoredSize
 from sharding.write import Sample, file_digest, index_of_shard, joined, shard_name, sync_folder, whole_file, write_shard
 
@@ -192,8 +192,7 @@ def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
             file.write(json.dumps({"plan": shard.plan, "sha256": digest}).encode())
         index = index_of_shard(shard.path)
     except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
-        why = "no space left on device, the same command goes on when there is room" if error.errno in FULL else str(error.strerror).lower()
-        raise DataError(f"shard {shard.path} cannot be written: {why}") from None
+        raise DataError(f"shard {shard.path} cannot be written: {why(error).lower()}") from None
     if index.shard_sha256[0].tobytes().hex() != digest or len(index) != len(shard.images):
         raise DataError(f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it")
     return index, False

@@ -18,6 +18,11 @@ SHARDS, PIXELS = "shards/**/*.tar", "pixels-*/pixels"
 SHARE_OF_FREE = 0.9
 
 
+def why(error: OSError) -> str:
+    """What ended a build, for the end of a sentence."""
+    return "no space left on device, the same command goes on when there is room" if error.errno in FULL else str(error.strerror or error)
+
+
 def cache_folder(folder: str | None) -> Path:
     """The node's folder for what was decoded or fetched: `folder`, or glt-cache-UID in the temporary folder; made if it is not there.
 

@@ -144,16 +144,10 @@ def main(n: int = 30, boots: int = 5) -> None:
         print(f"flags and places, in the reduction that is made anyway: {1e3 * extra:.0f} us, {100 * extra / began:.2f} %")
         started(size).close()
     if boots:
-        from conftest import twentieth
-
-        from sharding.digits_glt import build
-        from sharding.request import Request
+        from conftest import digits, twentieth
 
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "whole").mkdir()
-            build(Request(Path(folder) / "whole"))
-            (Path(folder) / "tiny").mkdir()
-            root = twentieth(Path(folder) / "whole", Path(folder) / "tiny")
+            root = twentieth(digits(Path(folder) / "whole"), Path(folder) / "tiny")
             for size in (1, 2):
                 print(f"\na restart on {size} rank{'s' * (size > 1)} (tiny data set)")
                 for part, seconds in restarts(size, boots, root, Path(folder) / f"runs-{size}").items():

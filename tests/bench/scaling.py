@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import digits
 from ranks import PROJECT, Ranks, comm_of, my_rank
 
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
@@ -84,11 +85,7 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(options.get("data", f"{scratch}/data"))
         if "data" not in options:
-            from sharding.digits_glt import build
-            from sharding.request import Request
-
-            root.mkdir()
-            build(Request(root))
+            digits(root)
         groups = {"one": Ranks(1), "other": Ranks(1), "two": Ranks(2), "four": Ranks(4)}
         places = iter(range(10**6))
 

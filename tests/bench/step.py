@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import digits
 from ranks import PROJECT, Ranks, my_rank
 
 CORES = 2
@@ -181,11 +182,7 @@ def main(words: list[str]) -> None:
         roots = {"small_resnet": Path(options.get("data", f"{scratch}/digits")), "resnext50_32x4d": Path(scratch) / "painted"}
         for network in networks:
             if network == "small_resnet" and "data" not in options:
-                from sharding.digits_glt import build
-                from sharding.request import Request
-
-                roots[network].mkdir()
-                build(Request(roots[network]))
+                digits(roots[network])
             elif network == "resnext50_32x4d":
                 import toy
 
