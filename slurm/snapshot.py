@@ -64,9 +64,10 @@ def _today() -> dict[str, bytes]:
 
 
 def _read(root: Path) -> dict[str, bytes]:
-    """The suite's files by their relative names, without the site file, which is this user's and no code."""
+    """The suite's files by their relative names, without what is no code: the site file, which is this user's, and the runs that are examples."""
     paths = [root / "COMMIT", *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}"))]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != root / "slurm" / "site.yaml"}
+    site, examples = root / "slurm" / "site.yaml", root / "analysis" / "examples"
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != site and examples not in path.parents}
 
 
 def _digest(files: dict[str, bytes]) -> str:

@@ -40,12 +40,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> None:
-    """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no site file and no temporary folder beside it."""
+    """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no site file, no example runs and no temporary folder beside it."""
     (project / "slurm" / "site.yaml").write_text("setup: [export TOKEN=secret]\n")
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
     code = snapshot.take(tmp_path / "runs")
-    expected = {name: text for name, text in contents(project).items() if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", "slurm/site.yaml"))}
+    expected = {name: text for name, text in contents(project).items() if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", "slurm/site.yaml", "analysis/examples/"))}
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in code.rglob("*") if path.is_file()} == {0o444}
