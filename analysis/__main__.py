@@ -117,7 +117,9 @@ def _light(options: dict[str, str]) -> None:
     """Copies the light part of finished runs."""
     from analysis.light import light
 
-    names, size = light(Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ())
+    names, size = light(
+        Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
+    )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
@@ -138,7 +140,11 @@ def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tupl
     }
     for table in made:
         name = table.layout.name
-        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {
+            f"{name}.tex": text.latex(table),
+            f"{name}.csv": text.csv(table),
+            f"{name}.md": text.markdown(table),
+        }
         contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
         beside = {"paper": compare.beside(table, later), "gains": compare.gains(table), "shape": compare.summary(table)}
         contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
@@ -205,7 +211,9 @@ def _layouts(names: str | None, data: set[str]) -> list[Layout]:
     if names is None:
         layouts = [load_layout(file) for file in files.values()]
         layouts = [layout for layout in layouts if data & {column.data for column in layout.columns}]
-        layouts.sort(key=lambda layout: (not layout.published, layout.published))  # those laid out as the paper's tables first, in its order
+        layouts.sort(
+            key=lambda layout: (not layout.published, layout.published)
+        )  # those laid out as the paper's tables first, in its order
         if not layouts:
             raise ValueError(f"recipes/tables has no table on the data of these runs ({', '.join(sorted(data))})")
         return layouts

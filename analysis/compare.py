@@ -28,9 +28,17 @@ def _sections(layout: Layout) -> list[list[_Section]]:
     found = blocks(layout)
     if alone(found):
         names = tuple(block.short_title for block in found)
-        return [[_Section(metric, names, tuple(block.columns[i] for block in found)) for i, metric in enumerate(found[0].metrics)]]
+        return [
+            [
+                _Section(metric, names, tuple(block.columns[i] for block in found))
+                for i, metric in enumerate(found[0].metrics)
+            ]
+        ]
     return [
-        [_Section(f"{block.title}, {metric}", block.subsets, tuple(unit[i] for unit in block.units)) for i, metric in enumerate(block.metrics)]
+        [
+            _Section(f"{block.title}, {metric}", block.subsets, tuple(unit[i] for unit in block.units))
+            for i, metric in enumerate(block.metrics)
+        ]
         for block in found
     ]
 
@@ -44,7 +52,9 @@ def beside(table: Table, later: bool = False) -> str:
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
         for section in sections:
-            same = [i for i, column in enumerate(section.columns) if shape.same_data(table, table.layout.columns[column])]
+            same = [
+                i for i, column in enumerate(section.columns) if shape.same_data(table, table.layout.columns[column])
+            ]
             if same:
                 tabulars.append(_beside(table, section, same, later))
         if tabulars:
@@ -62,7 +72,16 @@ def _beside(table: Table, section: _Section, which: list[int], later: bool) -> l
         [(word, 1) for _ in which for word in ("paper", "ours", "diff")],
     ]
     body = [
-        (group, [(table.layout.rows[row].label, list(itertools.chain(*(_triple(table, row, column) for column in columns)))) for row in rows])
+        (
+            group,
+            [
+                (
+                    table.layout.rows[row].label,
+                    list(itertools.chain(*(_triple(table, row, column) for column in columns))),
+                )
+                for row in rows
+            ],
+        )
         for group, rows in groups(table.layout)
     ]
     if later:
@@ -81,17 +100,29 @@ def _triple(table: Table, row: int, column: int) -> tuple[str, str, str]:
 
 def _sources(table: Table) -> dict[str, int]:
     """{later paper: its number from 1}, in the order of the file."""
-    return {source: index for index, source in enumerate(dict.fromkeys(number.source for number in published.later(table.layout)), start=1)}
+    return {
+        source: index
+        for index, source in enumerate(
+            dict.fromkeys(number.source for number in published.later(table.layout)), start=1
+        )
+    }
 
 
 def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
     """Rows of later papers' methods, each with its source's number: several print the same method."""
     numbers, sources, rows = published.later(table.layout), _sources(table), []
     for method, source in dict.fromkeys((number.method, number.source) for number in numbers):
-        at = {number.place[1:]: number.value for number in numbers if (number.method, number.source) == (method, source)}
-        places = [(column.protocol, column.subset, column.metric) for column in (table.layout.columns[index] for index in columns)]
+        at = {
+            number.place[1:]: number.value for number in numbers if (number.method, number.source) == (method, source)
+        }
+        places = [
+            (column.protocol, column.subset, column.metric)
+            for column in (table.layout.columns[index] for index in columns)
+        ]
         if any(place in at for place in places):
-            cells = itertools.chain(*((f"{100 * at[place]:.2f}" if place in at else MISSING, "", "") for place in places))
+            cells = itertools.chain(
+                *((f"{100 * at[place]:.2f}" if place in at else MISSING, "", "") for place in places)
+            )
             rows.append((f"{method} [{sources[source]}]", list(cells)))
     return rows
 
@@ -103,7 +134,9 @@ def gains(table: Table) -> str:
     if not any(claim.ours is not None for claim in found.values()):
         return ""
     more = more_images(table.layout)
-    said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}." + (f" {more}." if more else "")
+    said = f"{table.layout.name}: what IFL adds to each method, in points{shape.other_data(table)}." + (
+        f" {more}." if more else ""
+    )
     arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
@@ -141,7 +174,10 @@ def summary(table: Table) -> str:
     if not lines:
         return ""
     metrics = list(dict.fromkeys(metric for _, _, metric, _ in lines))
-    heads = [[(escape(metric), len(HEADS)) for metric in metrics], [(escape(head).replace("tau", r"$\tau$"), 1) for head in HEADS * len(metrics)]]
+    heads = [
+        [(escape(metric), len(HEADS)) for metric in metrics],
+        [(escape(head).replace("tau", r"$\tau$"), 1) for head in HEADS * len(metrics)],
+    ]
     body = []
     for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line[0]):
         at = {(subset, metric): cells for _, subset, metric, cells in of_protocol}
@@ -154,7 +190,13 @@ def summary(table: Table) -> str:
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
     )
-    return wrapped("table*", said, f"tab:{table.layout.name}:shape", [tabular("rrrrrrr" * len(metrics), heads, body, first="Subset")], [])
+    return wrapped(
+        "table*",
+        said,
+        f"tab:{table.layout.name}:shape",
+        [tabular("rrrrrrr" * len(metrics), heads, body, first="Subset")],
+        [],
+    )
 
 
 def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
@@ -190,7 +232,23 @@ def csv(tables: list[Table]) -> str:
                 "low": test and round(100 * test.low, 4), "high": test and round(100 * test.high, 4),
                 "p": test and float(f"{test.p:.4g}"), "test": test and test.method, "verdict": claim.verdict,
             })  # fmt: skip
-    columns = ("table", "row", "twin", "protocol", "subset", "metric", "paper_data", "our_data", "paper", "ours", "low", "high", "p", "test", "verdict")
+    columns = (
+        "table",
+        "row",
+        "twin",
+        "protocol",
+        "subset",
+        "metric",
+        "paper_data",
+        "our_data",
+        "paper",
+        "ours",
+        "low",
+        "high",
+        "p",
+        "test",
+        "verdict",
+    )
     return pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n")
 
 
@@ -206,4 +264,6 @@ def rankings_csv(tables: list[Table]) -> str:
         for ranking in shape.rankings(table)
         for column in [table.layout.columns[ranking.column]]
     ]  # fmt: skip
-    return pd.DataFrame(records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(
+        records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
+    ).to_csv(index=False, lineterminator="\n")

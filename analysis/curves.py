@@ -81,7 +81,11 @@ def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dic
 
 def series(lines: list[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
     """(epochs trained, overall value in percent) at each evaluation of the split that has a value."""
-    values = [(line["epoch"] + 1, line.get(metric, {}).get("overall")) for line in lines if line["kind"] == "eval" and line.get("split") == split]
+    values = [
+        (line["epoch"] + 1, line.get(metric, {}).get("overall"))
+        for line in lines
+        if line["kind"] == "eval" and line.get("split") == split
+    ]
     return [(epochs, 100 * value) for epochs, value in values if value is not None]
 
 

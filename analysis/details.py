@@ -55,7 +55,9 @@ def classes_of(run: Run) -> Classes:
         ValueError: its meta.json lacks them.
     """
     if not run.classes:
-        raise ValueError(f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together")
+        raise ValueError(
+            f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
+        )
     names, groups, counts = zip(*run.classes)
     return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
 
@@ -66,7 +68,11 @@ def environments_of(run: Run) -> list[Environments]:
     Raises:
         ValueError: a file cannot be read, or has no labels and attributes (runs of before they were stored).
     """
-    files = {int(found[1]): file for file in (run.path / "env").glob("epoch-*.npz") if (found := re.fullmatch(r"epoch-(\d+)\.npz", file.name))}
+    files = {
+        int(found[1]): file
+        for file in (run.path / "env").glob("epoch-*.npz")
+        if (found := re.fullmatch(r"epoch-(\d+)\.npz", file.name))
+    }
     rebuilds = []
     for epoch, file in sorted(files.items()):
         where = f"{run.name}: env/{file.name}"
@@ -78,8 +84,12 @@ def environments_of(run: Run) -> list[Environments]:
         lacking = [key for key in ("weights", "labels", "attributes") if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}")
-        if arrays["weights"].ndim != 2 or not arrays["weights"].shape[1] == len(arrays["labels"]) == len(arrays["attributes"]):
-            raise ValueError(f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels")
+        if arrays["weights"].ndim != 2 or not arrays["weights"].shape[1] == len(arrays["labels"]) == len(
+            arrays["attributes"]
+        ):
+            raise ValueError(
+                f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels"
+            )
         pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
         if pictures[0] is None or pictures[1] is None:
             pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)

@@ -61,9 +61,14 @@ def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDAr
     for key in ("norm", "from_start"):
         values = [line.get(key) for line in found]
         if any(not isinstance(value, list) or len(value) != len(classes) for value in values):
-            raise ValueError(f"metrics.jsonl: a line about centers has not the {len(classes)} values of {key}, one for each class")
+            raise ValueError(
+                f"metrics.jsonl: a line about centers has not the {len(classes)} values of {key}, one for each class"
+            )
         table = np.array(values, dtype=np.float64).reshape(len(found), len(classes))
-        means = [table[:, classes.groups == g].mean(1) if (classes.groups == g).any() else np.full(len(found), np.nan) for g in range(len(GROUPS))]
+        means = [
+            table[:, classes.groups == g].mean(1) if (classes.groups == g).any() else np.full(len(found), np.nan)
+            for g in range(len(GROUPS))
+        ]
         result[key] = epochs, np.stack(means, axis=1)
     return result
 
@@ -82,10 +87,14 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
             remarks.append(f"environments of {title} are left out: {error}")
             continue
         if not rebuilds or not (rebuilds[0].attributes >= 0).any():
-            remarks.append(f"environments of {title} are left out: {run.name} has {'no attributes' if rebuilds else 'rebuilt none'}")
+            remarks.append(
+                f"environments of {title} are left out: {run.name} has {'no attributes' if rebuilds else 'rebuilt none'}"
+            )
             continue
         if not len(moved["norm"][0]):
-            remarks.append(f"drift of the centers of {title} is left out: {run.name} has no lines about centers in metrics.jsonl")
+            remarks.append(
+                f"drift of the centers of {title} is left out: {run.name} has no lines about centers in metrics.jsonl"
+            )
         ready.append((title, run, rebuilds, moved))
     if not ready:
         return None, remarks
@@ -102,20 +111,62 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
             for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS)):
                 line = {"color": look["color"], "linestyle": look["linestyle"]}
                 held = [100 * step.shares[g] for step in steps]
-                shares.step(at, [*held, held[-1]], where="post", label=f"{name}_A", marker=look["marker"], markersize=3, markevery=slice(0, -1), linewidth=1.2, **line)
-                shares.plot([steps[1].start, end], [100 * steps[1].level[g]] * 2, color=look["color"], linewidth=2.5, alpha=0.25, solid_capstyle="butt")
+                shares.step(
+                    at,
+                    [*held, held[-1]],
+                    where="post",
+                    label=f"{name}_A",
+                    marker=look["marker"],
+                    markersize=3,
+                    markevery=slice(0, -1),
+                    linewidth=1.2,
+                    **line,
+                )
+                shares.plot(
+                    [steps[1].start, end],
+                    [100 * steps[1].level[g]] * 2,
+                    color=look["color"],
+                    linewidth=2.5,
+                    alpha=0.25,
+                    solid_capstyle="butt",
+                )
             shares.set_ylabel("share of the draws (%)")
             shares.set_title(f"({next(letters)}) {title}: environment 2", fontsize=8)
             shares.set_ylim(bottom=0)
             held = [100 * step.size for step in steps]
-            sizes.step(at, [*held, held[-1]], where="post", color="#000000", linewidth=1.2, marker="o", markersize=3, markevery=slice(0, -1))
-            sizes.plot([steps[1].start, end], [100 * steps[1].level_size] * 2, color="#000000", linewidth=2.5, alpha=0.25, solid_capstyle="butt")
+            sizes.step(
+                at,
+                [*held, held[-1]],
+                where="post",
+                color="#000000",
+                linewidth=1.2,
+                marker="o",
+                markersize=3,
+                markevery=slice(0, -1),
+            )
+            sizes.plot(
+                [steps[1].start, end],
+                [100 * steps[1].level_size] * 2,
+                color="#000000",
+                linewidth=2.5,
+                alpha=0.25,
+                solid_capstyle="butt",
+            )
             sizes.set_ylabel("% of the training images")
             sizes.set_ylim(0, 105)
             sizes.set_title(f"({next(letters)}) effective sample size", fontsize=8)
             epochs, means = moved["from_start"]
             for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS)):
-                centers.plot(epochs, means[:, g], label=f"{name}_C", color=look["color"], linestyle=look["linestyle"], marker=look["marker"], markersize=3, linewidth=1.2)
+                centers.plot(
+                    epochs,
+                    means[:, g],
+                    label=f"{name}_C",
+                    color=look["color"],
+                    linestyle=look["linestyle"],
+                    marker=look["marker"],
+                    markersize=3,
+                    linewidth=1.2,
+                )
             centers.set_title(f"({next(letters)}) way of the centers", fontsize=8)
             centers.set_ylabel("distance from the start (L2)")
             centers.set_ylim(bottom=0)
@@ -129,8 +180,16 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
             shares.legend(fontsize=7, handlelength=2.5, loc="best")
             shares.set_xlim(right=end)
             centers.legend(fontsize=7, handlelength=2.5, loc="lower right")
-        said = (("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}), ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET))
-        figure.legend(handles=[Line2D([], [], label=label, **look) for label, look in said], loc="outside lower center", ncols=2, fontsize=7)
+        said = (
+            ("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}),
+            ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET),
+        )
+        figure.legend(
+            handles=[Line2D([], [], label=label, **look) for label, look in said],
+            loc="outside lower center",
+            ncols=2,
+            fontsize=7,
+        )
     return figure, remarks
 
 
@@ -144,7 +203,9 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
         return None, [f"images of environment 2 of {title} are left out: {run.name} rebuilt none"]
     last = rebuilds[-1]
     if not len(last.classes):
-        return None, [f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has none; see thumbnails= of light)"]
+        return None, [
+            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has none; see thumbnails= of light)"
+        ]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))
     images = last.thumbnails[rows]  # [rows, least and most, E, H, W, 3]
     side, each = images.shape[3], images.shape[2]
@@ -152,13 +213,19 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
         figure = Figure(figsize=(PAGE if each > 4 else COLUMN, 0.55 + 0.5 * len(rows)), layout="constrained")
         panels = figure.subplots(1, 2)
         for axes, which, what in zip(panels, (1, 0), ("most", "least")):
-            axes.imshow(images[:, which].transpose(0, 2, 1, 3, 4).reshape(len(rows) * side, each * side, 3), interpolation="nearest")
+            axes.imshow(
+                images[:, which].transpose(0, 2, 1, 3, 4).reshape(len(rows) * side, each * side, 3),
+                interpolation="nearest",
+            )
             axes.grid(False)
             axes.spines[:].set_visible(False)
             for line in range(1, len(rows)):
                 axes.axhline(line * side - 0.5, color="white", linewidth=2)
             axes.set_xticks([])
-            axes.set_yticks([(row + 0.5) * side for row in range(len(rows))], [short(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]])
+            axes.set_yticks(
+                [(row + 0.5) * side for row in range(len(rows))],
+                [short(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
+            )
             axes.tick_params(length=0)
             axes.set_title(f"{title}: weigh {what}", fontsize=8)
         panels[1].tick_params(labelleft=False)

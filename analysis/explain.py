@@ -10,7 +10,9 @@ from recipes.layout import Column, Layout
 from recipes.words import nearest
 
 
-def behind(table: Table, row: int, column: int, judged: Callable[[Run, str, str], Judged] = Run.judged) -> dict[str, Any]:
+def behind(
+    table: Table, row: int, column: int, judged: Callable[[Run, str, str], Judged] = Run.judged
+) -> dict[str, Any]:
     """Everything behind `table.cells[row][column]` as JSON can hold it.
 
     Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`, `std`,
@@ -25,7 +27,13 @@ def behind(table: Table, row: int, column: int, judged: Callable[[Run, str, str]
     said, of = layout.rows[row], layout.columns[column]
     return {
         "table": layout.name,
-        "row": {"label": layout.full_label(said), "group": said.group, "recipe": said.recipe, "budget": said.budget, "twin": said.twin},
+        "row": {
+            "label": layout.full_label(said),
+            "group": said.group,
+            "recipe": said.recipe,
+            "budget": said.budget,
+            "twin": said.twin,
+        },
         "column": {**of.model_dump(), "name": column_name(of), "split": of.split},
         "select": layout.select,
         "preset": layout.preset,
@@ -38,14 +46,18 @@ def behind(table: Table, row: int, column: int, judged: Callable[[Run, str, str]
         "notes": list(cell.notes),
         "paper": _paper(cell, of),
         "twin": _twin(cell),
-        "runs": [_run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)],
+        "runs": [
+            _run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)
+        ],
     }
 
 
 def _paper(cell: Cell, column: Column) -> dict[str, Any] | None:
     if cell.paper is None:
         return None
-    difference = None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value  # of other data it means nothing
+    difference = (
+        None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value
+    )  # of other data it means nothing
     return {"source": cell.paper.source, "data": cell.paper.data, "value": cell.paper.value, "difference": difference}
 
 
@@ -93,8 +105,12 @@ def _place(key: str, word: str, *names: list[str]) -> int:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ValueError(f"{key}={word}: {len(found)} of the table's are so called; legal is also a number, here {' or '.join(str(i + 1) for i in found)}")
-    raise ValueError(f"{key}={word}: the table has none so called; {nearest(word, [name for words in names for name in words])}")
+            raise ValueError(
+                f"{key}={word}: {len(found)} of the table's are so called; legal is also a number, here {' or '.join(str(i + 1) for i in found)}"
+            )
+    raise ValueError(
+        f"{key}={word}: the table has none so called; {nearest(word, [name for words in names for name in words])}"
+    )
 
 
 def lines(fact: dict[str, Any]) -> list[str]:
@@ -113,7 +129,9 @@ def lines(fact: dict[str, Any]) -> list[str]:
         said.append(f"paper   {100 * paper['value']:.2f} ({paper['source']}{other}{difference})")
     if fact["twin"]:
         twin = fact["twin"]
-        counts = "" if twin["gained"] is None else f"; right here alone {twin['gained']}, right there alone {twin['lost']}"
+        counts = (
+            "" if twin["gained"] is None else f"; right here alone {twin['gained']}, right there alone {twin['lost']}"
+        )
         said.append(
             f"twin    {100 * twin['difference']:+.2f} against {twin['label']} [{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
             f"p = {twin['p']:.2g} ({twin['method']}, {twin['samples']} samples{counts})"
@@ -131,5 +149,9 @@ def _number(fact: dict[str, Any]) -> str:
     if fact["mean"] is None:
         return f"none: {fact['state']}"
     spread = "" if fact["std"] is None else f" ± {100 * fact['std']:.2f} (standard deviation over seeds)"
-    between = "" if fact["interval"] is None else f", 95 % interval {100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}"
+    between = (
+        ""
+        if fact["interval"] is None
+        else f", 95 % interval {100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}"
+    )
     return f"{100 * fact['mean']:.2f}{spread}{between}"

@@ -66,13 +66,25 @@ def short(text: str, most: int = 28) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
-def heat(axes: Axes, values: NDArray[np.float64], rows: list[str], columns: list[str], *, low: float, high: float, colours: str, signed: bool = False) -> AxesImage:
+def heat(
+    axes: Axes,
+    values: NDArray[np.float64],
+    rows: list[str],
+    columns: list[str],
+    *,
+    low: float,
+    high: float,
+    colours: str,
+    signed: bool = False,
+) -> AxesImage:
     """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left white with a dash.
 
     Args:
         values: [rows, columns], in percent or points.
     """
-    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+    )
     axes.grid(False)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -80,7 +92,17 @@ def heat(axes: Axes, values: NDArray[np.float64], rows: list[str], columns: list
     axes.spines[:].set_visible(False)
     for (down, across), value in np.ndenumerate(values):
         red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
-        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179  # relative luminance where black and white text read alike
+        dark = (
+            0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
+        )  # relative luminance where black and white text read alike
         text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
-        axes.text(across, down, "0" if text in ("-0", "+0") else text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+        axes.text(
+            across,
+            down,
+            "0" if text in ("-0", "+0") else text,
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if dark else "black",
+        )
     return image

@@ -45,7 +45,11 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
                 except ValueError as error:
                     problems[run.name, select, protocol] = str(error)
                     continue
-                there = [(subset, metric, float(scores[subset, metric][0])) for subset, metric in KEYS if (subset, metric) in scores]
+                there = [
+                    (subset, metric, float(scores[subset, metric][0]))
+                    for subset, metric in KEYS
+                    if (subset, metric) in scores
+                ]
                 there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
                 for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
                     columns[name] += [value] * len(there)
@@ -73,9 +77,16 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
                 continue
             counts, classes = judged.counts(), judged.classes.tolist()
             known = [run.classes[label] if label < len(run.classes) else (str(label), -1, -1) for label in classes]
-            slots = [slot for slot in range(len(ATTRIBUTES)) if counts["true"][slot].any() or counts["predicted"][slot].any()]
+            slots = [
+                slot for slot in range(len(ATTRIBUTES)) if counts["true"][slot].any() or counts["predicted"][slot].any()
+            ]
             for slot in slots:
-                for name, value in (*_about(run), ("protocol", protocol), ("select", select), ("attribute", ATTRIBUTES[slot])):
+                for name, value in (
+                    *_about(run),
+                    ("protocol", protocol),
+                    ("select", select),
+                    ("attribute", ATTRIBUTES[slot]),
+                ):
                     if name in columns:
                         columns[name] += [value] * len(classes)
                 columns["label"] += classes

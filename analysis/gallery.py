@@ -38,7 +38,13 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
     for table in tables:
         figure, said = curves.learning_curves([table])
         remarks += said
-        drawn.append(Drawn(f"curves_{table.layout.name}", f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run that counts; vertical lines: IFL sets in.", figure))
+        drawn.append(
+            Drawn(
+                f"curves_{table.layout.name}",
+                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run that counts; vertical lines: IFL sets in.",
+                figure,
+            )
+        )
     return drawn, list(dict.fromkeys(remarks))
 
 
@@ -52,23 +58,58 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
             drawn.append(Drawn(name, caption, figure))
 
     pair = study.chosen(recipe)
-    images = " With the paper's budget the run with IFL sees twice the images from its first epoch on." if pair and pair.ifl.budget == "paper" else ""
-    add("figure5", "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains; (c, d) every method's overall improvement on the first row's, "
-        f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}", twins.figure5(study, pair, tables))
+    images = (
+        " With the paper's budget the run with IFL sees twice the images from its first epoch on."
+        if pair and pair.ifl.budget == "paper"
+        else ""
+    )
+    add(
+        "figure5",
+        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains; (c, d) every method's overall improvement on the first row's, "
+        f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}",
+        twins.figure5(study, pair, tables),
+    )
     for protocol in study.protocols:
-        add(f"pairs_{protocol}", f"Every method without and with IFL over epochs, {protocol.upper()}.", (twins.all_pairs(study, protocol), []))
-        add(f"classes_{protocol}", f"Accuracy of every method by class along the long tail, overall, and by attribute group, {protocol.upper()} ({study.select} epoch, mean over seeds).",
-            tail.all_methods(study, protocol))
+        add(
+            f"pairs_{protocol}",
+            f"Every method without and with IFL over epochs, {protocol.upper()}.",
+            (twins.all_pairs(study, protocol), []),
+        )
+        add(
+            f"classes_{protocol}",
+            f"Accuracy of every method by class along the long tail, overall, and by attribute group, {protocol.upper()} ({study.select} epoch, mean over seeds).",
+            tail.all_methods(study, protocol),
+        )
     if pair is None:
         remarks.append(f"{study.data}: no figures of a method and its twin with IFL, they need finished runs of both")
         return drawn
     for protocol in study.protocols:
-        add(f"tail_{protocol}", f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above its number of training images, (b) accuracy of each attribute group, "
-            "(c-e) accuracy of each class and attribute group, and what IFL changes in it.", tail.one_pair(study, pair, protocol))
-        add(f"confusion_{protocol}", f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of each true class are taken for which.", tail.confusions(study, pair, protocol))
-    runs = [(f"Train-{train.upper()}", pair.ifl.runs[train][0]) for train in dict.fromkeys(train for train, _ in PROTOCOLS.values()) if pair.ifl.runs.get(train)]
-    add("environments", f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it amounts to, and how far the class centers moved (mean of each class group). "
-        "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.", environments.contents(runs))
+        add(
+            f"tail_{protocol}",
+            f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above its number of training images, (b) accuracy of each attribute group, "
+            "(c-e) accuracy of each class and attribute group, and what IFL changes in it.",
+            tail.one_pair(study, pair, protocol),
+        )
+        add(
+            f"confusion_{protocol}",
+            f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of each true class are taken for which.",
+            tail.confusions(study, pair, protocol),
+        )
+    runs = [
+        (f"Train-{train.upper()}", pair.ifl.runs[train][0])
+        for train in dict.fromkeys(train for train, _ in PROTOCOLS.values())
+        if pair.ifl.runs.get(train)
+    ]
+    add(
+        "environments",
+        f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it amounts to, and how far the class centers moved (mean of each class group). "
+        "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.",
+        environments.contents(runs),
+    )
     for title, run in runs:
-        add(f"images_{run.train}", f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last rebuild, of some classes from head to tail.", environments.strip(title, run))
+        add(
+            f"images_{run.train}",
+            f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last rebuild, of some classes from head to tail.",
+            environments.strip(title, run),
+        )
     return drawn

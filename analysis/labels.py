@@ -25,7 +25,13 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
     spots = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_extents(x - 3 * pixels, y - 3 * pixels, x + 3 * pixels, y + 3 * pixels) for x, y in spots]
     inside, lines = axes.bbox, []
-    crowded = sorted(range(len(points)), key=lambda i: (sum((spots[i][0] - x) ** 2 + (spots[i][1] - y) ** 2 < (60 * pixels) ** 2 for x, y in spots) * -1, i))
+    crowded = sorted(
+        range(len(points)),
+        key=lambda i: (
+            sum((spots[i][0] - x) ** 2 + (spots[i][1] - y) ** 2 < (60 * pixels) ** 2 for x, y in spots) * -1,
+            i,
+        ),
+    )
     for index in crowded:
         best: tuple[float, tuple[float, float], Bbox, np.ndarray, str, str] | None = None
         probe = axes.text(0, 0, names[index], fontsize=size)
@@ -37,11 +43,23 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
             left = x - extent.width * (1 - right) / 2
             below = y - extent.height * (1 - up) / 2
             box = Bbox.from_extents(left - pixels, below, left + extent.width + pixels, below + extent.height)
-            covered = 3 * sum(_shared(box, other) for i, other in enumerate(taken) if i != index) + 100 * (box.width * box.height - _shared(box, inside))
+            covered = 3 * sum(_shared(box, other) for i, other in enumerate(taken) if i != index) + 100 * (
+                box.width * box.height - _shared(box, inside)
+            )
             line = np.linspace(spots[index], (x, y), 24)[2:] if ring > RINGS[0] else np.empty((0, 2))
-            covered += CROSSED * (sum(_meets(line, other) for i, other in enumerate(taken) if i != index) + sum(_meets(other, box) for other in lines))
+            covered += CROSSED * (
+                sum(_meets(line, other) for i, other in enumerate(taken) if i != index)
+                + sum(_meets(other, box) for other in lines)
+            )
             if best is None or covered < best[0] - 0.5:
-                best = covered, (right * ring, up * ring), box, line, ("right", "center", "left")[right + 1], ("top", "center", "bottom")[up + 1]
+                best = (
+                    covered,
+                    (right * ring, up * ring),
+                    box,
+                    line,
+                    ("right", "center", "left")[right + 1],
+                    ("top", "center", "bottom")[up + 1],
+                )
             if best[0] <= 0.5:
                 break
         assert best is not None
@@ -49,8 +67,19 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
         taken.append(box)
         lines.append(line)
         far = max(map(abs, offset)) > RINGS[0]
-        axes.annotate(names[index], points[index], xytext=offset, textcoords="offset points", fontsize=size, ha=side, va=height, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3} if far else None)
+        axes.annotate(
+            names[index],
+            points[index],
+            xytext=offset,
+            textcoords="offset points",
+            fontsize=size,
+            ha=side,
+            va=height,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+            if far
+            else None,
+        )
 
 
 def _meets(line: np.ndarray, box: Bbox) -> bool:

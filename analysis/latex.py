@@ -7,7 +7,20 @@ import itertools
 import unicodedata
 from collections.abc import Sequence
 
-from analysis.shown import MISSING, Block, alone, blocks, explained, groups, heading, more_images, percent, ranks, short, twin_mark
+from analysis.shown import (
+    MISSING,
+    Block,
+    alone,
+    blocks,
+    explained,
+    groups,
+    heading,
+    more_images,
+    percent,
+    ranks,
+    short,
+    twin_mark,
+)
 from analysis.tables import Cell, Table
 
 _LATEX = {
@@ -59,25 +72,42 @@ def latex(table: Table, stacked: bool = False) -> str:
         caption(table),
         f"tab:{table.layout.name}{':stacked' if stacked else ''}",
         tabulars,
-        explained(table, brief=True) if table.notes or any(twin_mark(cell) for line in table.cells for cell in line) else [],
+        explained(table, brief=True)
+        if table.notes or any(twin_mark(cell) for line in table.cells for cell in line)
+        else [],
     )
 
 
 def caption(table: Table) -> str:
     """What the numbers are, as plain text."""
     metrics = dict.fromkeys(" | ".join(block.metrics) for block in blocks(table.layout))
-    trained = dict.fromkeys(f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns)
+    trained = dict.fromkeys(
+        f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
+    )
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
-    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (f" {more}." if (more := more_images(table.layout)) else "")
+    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (
+        f" {more}." if (more := more_images(table.layout)) else ""
+    )
 
 
 def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """A float around tabulars (lists of lines), each as wide as it is or at most as the line, and notes below."""
-    lines = [PACKAGES, rf"\begin{{{float_}}}", r"\centering\footnotesize", rf"\caption{{{escape(said)}}}", rf"\label{{{label}}}"]
+    lines = [
+        PACKAGES,
+        rf"\begin{{{float_}}}",
+        r"\centering\footnotesize",
+        rf"\caption{{{escape(said)}}}",
+        rf"\label{{{label}}}",
+    ]
     lines += [r"\setlength{\tabcolsep}{3.5pt}"]
     for number, tabular in enumerate(tabulars):
         lines += [r"\par\medskip"] if number else []
-        lines += [r"\sbox0{%", *tabular, "}%", r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+        lines += [
+            r"\sbox0{%",
+            *tabular,
+            "}%",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        ]
     if notes:
         lines += [r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines += [rf"{escape(note)}.\par" for note in notes]
@@ -88,9 +118,20 @@ def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]
 def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
     order = [index for block in part for index in block.columns]
     places = ranks(table)
-    spec = "".join("r" if i == 0 else r"@{\hspace{3pt}$|$\hspace{3pt}}r" for block in part for unit in block.units for i in range(len(unit)))
+    spec = "".join(
+        "r" if i == 0 else r"@{\hspace{3pt}$|$\hspace{3pt}}r"
+        for block in part
+        for unit in block.units
+        for i in range(len(unit))
+    )
     body = [
-        (group, [(table.layout.rows[row].label, [_cell(table.cells[row][index], places[row][index]) for index in order]) for row in rows])
+        (
+            group,
+            [
+                (table.layout.rows[row].label, [_cell(table.cells[row][index], places[row][index]) for index in order])
+                for row in rows
+            ],
+        )
         for group, rows in groups(table.layout)
     ]
     return tabular(spec, _heads(part), body)
@@ -98,7 +139,9 @@ def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
 
 def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     """Header levels of blocks side by side: protocols, their metrics, subsets; as few as say it."""
-    metrics = [escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part]
+    metrics = [
+        escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part
+    ]
     widths = [len(block.columns) for block in part]
     subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
     if len(part) == 1:
@@ -106,7 +149,11 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     if alone(part):  # a header wider than its numbers would tear them apart
         return [[(metrics[0], sum(widths))], [(escape(block.short_title), width) for block, width in zip(part, widths)]]
     titles = itertools.groupby(zip(part, widths), key=lambda entry: entry[0].title)
-    return [[(escape(title), sum(width for _, width in members)) for title, members in titles], list(zip(metrics, widths)), subsets]
+    return [
+        [(escape(title), sum(width for _, width in members)) for title, members in titles],
+        list(zip(metrics, widths)),
+        subsets,
+    ]
 
 
 Body = Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]

@@ -26,7 +26,11 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
     """Copy a finished run's light part to `out/NAME`, replacing what stands there; returns its bytes."""
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
-    for path in [*(run / name for name in FILES if (run / name).is_file()), *sorted(run.glob("preds/last/*.npz")), *sorted(run.glob("env/*.npz"))]:
+    for path in [
+        *(run / name for name in FILES if (run / name).is_file()),
+        *sorted(run.glob("preds/last/*.npz")),
+        *sorted(run.glob("env/*.npz")),
+    ]:
         copy = target / path.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:
@@ -63,5 +67,7 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
         raise ValueError(f"thumbnails={unknown[0]}: no finished run of that name in {runs}")
     for run in finished:  # a copy begins by removing what stands in its place
         if (target := out.resolve() / run.name).resolve() == run.resolve() or run.resolve() in target.resolve().parents:
-            raise ValueError(f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other than runs={runs}")
+            raise ValueError(
+                f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other than runs={runs}"
+            )
     return names, sum(copy_light(run, out, run.name in thumbnails) for run in finished)

@@ -23,7 +23,9 @@ COLOURS = 128
 TEMPLATE = Path(__file__).resolve().parent / "page.html"
 
 
-def page(title: str, tables: list[Table], drawn: list[Drawn], images: Path, runs: list[Run], left_out: list[str]) -> str:
+def page(
+    title: str, tables: list[Table], drawn: list[Drawn], images: Path, runs: list[Run], left_out: list[str]
+) -> str:
     """The whole page. Names of runs, recipes and classes are text in it, whatever they hold.
 
     Args:
@@ -38,7 +40,15 @@ def page(title: str, tables: list[Table], drawn: list[Drawn], images: Path, runs
         about=f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent.",
         tables=[_table(table, place, index) for index, table in enumerate(tables)],
         figures=[{"name": one.name, "caption": one.caption, **_image(images / f"{one.name}.png")} for one in drawn],
-        runs=[{"name": run.name, "finished": run.finished, "facts": _provenance(run), "recipe": _text(run.path / "recipe.yaml")} for run in runs],
+        runs=[
+            {
+                "name": run.name,
+                "finished": run.finished,
+                "facts": _provenance(run),
+                "recipe": _text(run.path / "recipe.yaml"),
+            }
+            for run in runs
+        ],
         left_out=left_out,
         facts={"runs": [run.name for run in runs], "tables": [_facts(table, place) for table in tables]},
     )
@@ -51,7 +61,13 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
     rows = []
     for index, (row, cells) in enumerate(zip(layout.rows, table.cells)):
         new = index == 0 or row.group != layout.rows[index - 1].group
-        rows.append({"label": row.label, "group": row.group if new else None, "cells": [_cell(cells[column], best[index][column], place, number, column) for column in shown]})
+        rows.append(
+            {
+                "label": row.label,
+                "group": row.group if new else None,
+                "cells": [_cell(cells[column], best[index][column], place, number, column) for column in shown],
+            }
+        )
     ranges = "below a number its 95 % interval; " if any(cell.interval for line in table.cells for cell in line) else ""
     return {
         "name": layout.name,
@@ -60,8 +76,15 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
         "blocks": [(part.title, len(part.columns)) for part in parts],
         "subsets": [(subset, len(part.metrics)) for part in parts for subset in part.subsets],
         "columns": [
-            {"name": metric, "said": f"{layout.columns[part.columns[0]].protocol.upper()} {subset} {metric}", "lower": layout.columns[column].lower_is_better, "first": column in starts}
-            for part in parts for subset, unit in zip(part.subsets, part.units) for metric, column in zip(part.metrics, unit)
+            {
+                "name": metric,
+                "said": f"{layout.columns[part.columns[0]].protocol.upper()} {subset} {metric}",
+                "lower": layout.columns[column].lower_is_better,
+                "first": column in starts,
+            }
+            for part in parts
+            for subset, unit in zip(part.subsets, part.units)
+            for metric, column in zip(part.metrics, unit)
         ],
         "rows": rows,
         "notes": table.notes,
@@ -79,7 +102,11 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
         "best": rank == 1,
         "marked": cell.marked,
         "twin": twin_mark(cell),
-        "href": f"#run-{place[cell.runs[0].name]}" if cell.runs else f"#notes-{number}" if cell.notes else f"#table-{number}",
+        "href": f"#run-{place[cell.runs[0].name]}"
+        if cell.runs
+        else f"#notes-{number}"
+        if cell.notes
+        else f"#table-{number}",
     }
 
 
@@ -94,11 +121,19 @@ def _facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
             fact = behind(table, row, column, judged)
             kept = {key: fact[key] for key in ("mean", "std", "interval", "state", "paper", "twin")}
             said = [notes[note] for note in fact["notes"] if note in notes]
-            of = [{"run": place[run["name"]], **{key: run[key] for key in ("seed", "value", "right", "samples")}} for run in fact["runs"]]
+            of = [
+                {"run": place[run["name"]], **{key: run[key] for key in ("seed", "value", "right", "samples")}}
+                for run in fact["runs"]
+            ]
             line.append(_rounded({**kept, "notes": said, "runs": of}))
         cells.append(line)
     layout = table.layout
-    return {"rows": [layout.full_label(row) for row in layout.rows], "columns": [column_name(column) for column in layout.columns], "notes": table.notes, "cells": cells}
+    return {
+        "rows": [layout.full_label(row) for row in layout.rows],
+        "columns": [column_name(column) for column in layout.columns],
+        "notes": table.notes,
+        "cells": cells,
+    }
 
 
 def _rounded(value: Any) -> Any:
@@ -122,9 +157,17 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
         ("command", " ".join(map(str, meta["argv"])) if isinstance(meta.get("argv"), list) else ""),
         ("ranks", str(meta.get("world", ""))),
         ("machine", ", ".join(f"{key} {value}" for key, value in machine.items()) if isinstance(machine, dict) else ""),
-        ("versions", ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else ""),
+        (
+            "versions",
+            ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else "",
+        ),
         ("decoder", str(meta.get("decoder", ""))),
-        ("finished", f"{done.get('epochs', '?')} epochs, best on val {done.get('best_epoch', '–')}, {done.get('wall_s', '?')} s" if run.finished else f"no: {run.ended() or 'it has no file named done'}"),
+        (
+            "finished",
+            f"{done.get('epochs', '?')} epochs, best on val {done.get('best_epoch', '–')}, {done.get('wall_s', '?')} s"
+            if run.finished
+            else f"no: {run.ended() or 'it has no file named done'}",
+        ),
         ("not as the recipe", "; ".join(run.departures())),
     ]
     return [(key, value) for key, value in facts if value]
@@ -151,4 +194,8 @@ def _image(file: Path) -> dict[str, Any]:
     with Image.open(file) as image:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         width, height = image.size
-    return {"data": base64.b64encode(buffer.getvalue()).decode(), "width": round(width * 0.7), "height": round(height * 0.7)}
+    return {
+        "data": base64.b64encode(buffer.getvalue()).decode(),
+        "width": round(width * 0.7),
+        "height": round(height * 0.7),
+    }

@@ -28,14 +28,21 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
     Args:
         each: steps of an epoch.
     """
-    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in ("loss", "method_loss", "center_loss", "accuracy", "val", "lr", "alpha", "images_per_s", "restarts")}
+    curves: dict[str, list[tuple[float, float]]] = {
+        name: []
+        for name in ("loss", "method_loss", "center_loss", "accuracy", "val", "lr", "alpha", "images_per_s", "restarts")
+    }
     for line in lines:
         at = line["step"] / each
         if line["kind"] == "train":
             for name in ("loss", "method_loss", "center_loss", "accuracy", "lr", "alpha", "images_per_s"):
                 if isinstance(line.get(name), int | float):
                     curves[name].append((at, 100 * line[name] if name == "accuracy" else line[name]))
-        elif line["kind"] == "eval" and line.get("split") == "val" and line.get("accuracy", {}).get("overall") is not None:
+        elif (
+            line["kind"] == "eval"
+            and line.get("split") == "val"
+            and line.get("accuracy", {}).get("overall") is not None
+        ):
             curves["val"].append((at, 100 * line["accuracy"]["overall"]))
         elif line["kind"] == "boot" and line["step"] > 0:
             curves["restarts"].append((at, line.get("world", 1)))
@@ -55,7 +62,14 @@ def progress(run: Run) -> Figure:
         _line(accuracy, curves["val"], "#0072B2", "--", "val", marker="^")
         for axes, name in ((center, "center_loss"), (alpha, "alpha"), (lr, "lr"), (speed, "images_per_s")):
             _line(axes, curves[name], "#000000", "-", "")
-        titles = ("(a) loss", "(b) accuracy (%)", "(c) center term, before alpha", "(d) alpha", "(e) learning rate", "(f) images/s")
+        titles = (
+            "(a) loss",
+            "(b) accuracy (%)",
+            "(c) center term, before alpha",
+            "(d) alpha",
+            "(e) learning rate",
+            "(f) images/s",
+        )
         for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles):
             axes.set_title(title, fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -70,9 +84,15 @@ def progress(run: Run) -> Figure:
             if axes.lines:
                 axes.legend(fontsize=7, loc="best")
         state = "finished" if run.finished else "not finished"
-        figure.suptitle(f"{short(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8)
+        figure.suptitle(
+            f"{short(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
+        )
         if curves["restarts"]:
-            figure.legend(handles=[Line2D([], [], label=f"restarts ({len(curves['restarts'])})", **RESTART)], loc="outside lower right", fontsize=7)
+            figure.legend(
+                handles=[Line2D([], [], label=f"restarts ({len(curves['restarts'])})", **RESTART)],
+                loc="outside lower right",
+                fontsize=7,
+            )
     return figure
 
 
@@ -90,6 +110,17 @@ def write_progress(folder: Path, out: Path) -> list[Path]:
     return save(progress(run), out, f"progress-{run.name}")
 
 
-def _line(axes: Axes, points: list[tuple[float, float]], colour: str, dashes: str, label: str, marker: str = "") -> None:
+def _line(
+    axes: Axes, points: list[tuple[float, float]], colour: str, dashes: str, label: str, marker: str = ""
+) -> None:
     if points:
-        axes.plot(*zip(*points), color=colour, linestyle=dashes, linewidth=1, marker=marker, markersize=3, markevery=1 + len(points) // 15, label=label or None)
+        axes.plot(
+            *zip(*points),
+            color=colour,
+            linestyle=dashes,
+            linewidth=1,
+            marker=marker,
+            markersize=3,
+            markevery=1 + len(points) // 15,
+            label=label or None,
+        )

@@ -13,7 +13,9 @@ from analysis.tables import Table
 TITLE = "Generalized long-tailed classification: results"
 
 
-def publish(out: Path, tables: list[Table], runs: list[Run], inputs: list[str], left_out: list[str], pair: str | None = None) -> tuple[list[Path], list[str]]:
+def publish(
+    out: Path, tables: list[Table], runs: list[Run], inputs: list[str], left_out: list[str], pair: str | None = None
+) -> tuple[list[Path], list[str]]:
     """Writes NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
     Args:

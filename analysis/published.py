@@ -48,7 +48,9 @@ def read(name: str) -> tuple[Number, ...]:
         legal = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv")))
         raise ValueError(f"published: {name}: no such file in recipes/published; legal: {legal}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"recipes/published/{name}.csv: a line is not legal ({type(error).__name__}: {error})") from None
+        raise ValueError(
+            f"recipes/published/{name}.csv: a line is not legal ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _number(line: dict[str, str]) -> Number:

@@ -10,9 +10,23 @@ from analysis.gallery import Drawn
 from analysis.latex import escape
 
 ENGINES = {
-    "latexmk": ("latexmk", "-norc", "-pdf", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "-outdir=FOLDER"),
+    "latexmk": (
+        "latexmk",
+        "-norc",
+        "-pdf",
+        "-halt-on-error",
+        "-interaction=nonstopmode",
+        "-no-shell-escape",
+        "-outdir=FOLDER",
+    ),
     "tectonic": ("tectonic", "--untrusted", "--chatter=minimal", "--keep-logs", "--outdir=FOLDER"),
-    "pdflatex": ("pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "-output-directory=FOLDER"),
+    "pdflatex": (
+        "pdflatex",
+        "-halt-on-error",
+        "-interaction=nonstopmode",
+        "-no-shell-escape",
+        "-output-directory=FOLDER",
+    ),
 }
 """Command -> what stands before the file's name, with a folder for all that it writes; the first that is installed is used."""
 
@@ -32,7 +46,11 @@ _HEAD = r"""\documentclass[10pt,a4paper]{article}
 
 def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
     r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all beside it."""
-    lines = [_HEAD + rf"\section*{{{escape(title)}}}\suppressfloats", *(rf"{escape(said)}\par\smallskip" for said in paragraphs), r"\clearpage"]
+    lines = [
+        _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
+        *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
+        r"\clearpage",
+    ]
     lines += [rf"\input{{{name}}}" for name in inputs] + [r"\clearpage"]
     for one in drawn:
         lines += [
@@ -49,7 +67,10 @@ def typeset(source: Path) -> tuple[Path | None, str]:
     """
     engine = next((command for name, command in ENGINES.items() if shutil.which(name)), None)
     if engine is None:
-        return None, f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install latexmk texlive-latex-recommended)"
+        return (
+            None,
+            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install latexmk texlive-latex-recommended)",
+        )
     made, log = source.with_suffix(".pdf"), source.with_suffix(".log")
     for old in (made, log):
         old.unlink(missing_ok=True)
@@ -58,12 +79,28 @@ def typeset(source: Path) -> tuple[Path | None, str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [word.replace("FOLDER", folder) for word in engine]
         try:
-            done = subprocess.run([*command, source.name], cwd=source.parent, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=LIMIT_S)
-            said = next((line for line in done.stdout.splitlines() if line.startswith("!")), f"{engine[0]} ended with {done.returncode}")
+            done = subprocess.run(
+                [*command, source.name],
+                cwd=source.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=LIMIT_S,
+            )
+            said = next(
+                (line for line in done.stdout.splitlines() if line.startswith("!")),
+                f"{engine[0]} ended with {done.returncode}",
+            )
         except subprocess.TimeoutExpired:
             done, said = None, f"{engine[0]} took longer than {LIMIT_S} s"
         for file in (made, log):
             inside = Path(folder) / file.name
             if inside.exists() and (file == made) == (done is not None and done.returncode == 0):
                 shutil.copyfile(inside, file)
-    return (made, "") if made.exists() else (None, f"{source.name} is not typeset: {said}{f'; see {log.name}' if log.exists() else ''}")
+    return (
+        (made, "")
+        if made.exists()
+        else (None, f"{source.name} is not typeset: {said}{f'; see {log.name}' if log.exists() else ''}")
+    )

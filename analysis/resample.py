@@ -93,7 +93,9 @@ class Resamples:
         self._weights: dict[int, NDArray[np.unsignedinteger]] = {}
         self._known: dict[tuple[str, str, str], _Judgement] = {}
         self._lacks: dict[tuple[str, str, str], set[Key]] = {}  # keys that a run's predictions cannot give
-        self._true: dict[str, NDArray[np.unsignedinteger]] = {}  # digest -> true samples by attribute, class and resample
+        self._true: dict[
+            str, NDArray[np.unsignedinteger]
+        ] = {}  # digest -> true samples by attribute, class and resample
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
@@ -109,7 +111,11 @@ class Resamples:
 
     def seeds(self, runs: int) -> NDArray[np.int64]:
         """Which of `runs` runs each resample averages: [runs, R]."""
-        return np.random.default_rng((self.seed, runs, 1)).integers(0, runs, (runs, self.number)) if runs > 1 else np.zeros((1, self.number), np.int64)
+        return (
+            np.random.default_rng((self.seed, runs, 1)).integers(0, runs, (runs, self.number))
+            if runs > 1
+            else np.zeros((1, self.number), np.int64)
+        )
 
     def values(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> dict[Key, NDArray[np.float32]]:
         """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has no sample of the subset.
@@ -146,7 +152,11 @@ class Resamples:
         sides = [run for run, _ in pairs], [other for _, other in pairs]
         known = [[self._judgement(run, select, split, (key,)) for run in side] for side in sides]
         replicates = [self.averaged(side, select, split, key) for side in sides]
-        if len({each.samples for side in known for each in side}) != 1 or replicates[0] is None or replicates[1] is None:
+        if (
+            len({each.samples for side in known for each in side}) != 1
+            or replicates[0] is None
+            or replicates[1] is None
+        ):
             return None
         differences = replicates[0] - replicates[1]
         means = [math.fsum(each.points[key] for each in side) / len(side) for side in known]
@@ -174,7 +184,9 @@ class Resamples:
                 for name in ("id", "label", "group", "attribute"):
                     said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes())
                 known = self._known[place] = _Judgement(said.hexdigest(), judged.right)
-                self._inside.setdefault(known.samples, {subset: judged.inside(subset) for subset in (*SUBSETS, "overall_a")})
+                self._inside.setdefault(
+                    known.samples, {subset: judged.inside(subset) for subset in (*SUBSETS, "overall_a")}
+                )
             weights = self.weights(len(judged.label))
             if known.samples not in self._true:
                 self._true[known.samples] = judged.true_counts(weights)

@@ -63,7 +63,9 @@ class Run:
         RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
-        event = next((event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {})
+        event = next(
+            (event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {}
+        )
         kind = event.get("verdict", event.get("event"))
         if event.get("event") == "failed":
             said.append(f"failed, rank {event.get('rank', '?')}: {' '.join(str(event.get('error', '')).split())}")
@@ -111,7 +113,13 @@ class Run:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
-            now = _as_it_stands(f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}", f"batch.budget={self.budget}")
+            now = _as_it_stands(
+                f"recipe={self.recipe}",
+                f"data={self.data}",
+                f"train={self.train}",
+                f"preset={self.preset}",
+                f"batch.budget={self.budget}",
+            )
             return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
         except (RecipeError, ValidationError):
             return ()

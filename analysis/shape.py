@@ -39,7 +39,9 @@ class Claim:
             return "no number"
         if self.ours * self.paper == 0:
             return "equal"
-        return ("agrees" if self.ours * self.paper > 0 else "disagrees") + (" surely" if self.p is not None and self.p < ALPHA else "")
+        return ("agrees" if self.ours * self.paper > 0 else "disagrees") + (
+            " surely" if self.p is not None and self.p < ALPHA else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ def claims(table: Table) -> list[Claim]:
     """Every claim of the paper that the layout's rows can speak of, in the order of rows and columns."""
     layout, found = table.layout, []
     for index, row in enumerate(layout.rows):
-        twins = [place for place, other in enumerate(layout.rows) if other.recipe == row.twin and other.budget == row.budget]
+        twins = [
+            place for place, other in enumerate(layout.rows) if other.recipe == row.twin and other.budget == row.budget
+        ]
         for column in range(len(layout.columns)) if twins else ():
             cell, twin = table.cells[index][column], table.cells[twins[0]][column]
             if cell.paper is None or twin.paper is None:
@@ -80,8 +84,16 @@ def rankings(table: Table) -> list[Ranking]:
             continue
         both = [cell for cell in column if cell.paper and cell.mean is not None and cell.replicates is not None]
         paper = np.array([cell.paper.value for cell in both if cell.paper])
-        tau = kendall(paper, np.array([[cell.mean] for cell in both], float).reshape(-1, 1))[0] if len(both) > 1 else np.nan
-        bounds = interval(kendall(paper, np.stack([cell.replicates for cell in both if cell.replicates is not None]))) if len(both) > 1 else None
+        tau = (
+            kendall(paper, np.array([[cell.mean] for cell in both], float).reshape(-1, 1))[0]
+            if len(both) > 1
+            else np.nan
+        )
+        bounds = (
+            interval(kendall(paper, np.stack([cell.replicates for cell in both if cell.replicates is not None])))
+            if len(both) > 1
+            else None
+        )
         low, high = bounds or (None, None)
         found.append(Ranking(index, len(both), None if np.isnan(tau) else float(tau), low, high))
     return found
@@ -127,7 +139,12 @@ def sentence(table: Table) -> str:
 
 def other_data(table: Table) -> str:
     """Says so where the paper's numbers are of other data than ours; empty where not."""
-    pairs = {(cell.paper.data, column.data) for line in table.cells for cell, column in zip(line, table.layout.columns) if cell.paper}
+    pairs = {
+        (cell.paper.data, column.data)
+        for line in table.cells
+        for cell, column in zip(line, table.layout.columns)
+        if cell.paper
+    }
     other = sorted({theirs for theirs, ours in pairs if theirs != ours})
     return f" (the paper's numbers are of {', '.join(other)}: only the shape compares)" if other else ""
 

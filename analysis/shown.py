@@ -37,16 +37,25 @@ def more_images(layout: Layout) -> str:
     """A sentence where rows draw more images than the twin that they are compared with; empty where none does."""
     (data, train), factors = layout.sources[0], set()
     for row in layout.rows:
-        own, twin = (_draws(recipe, data, train, layout.preset, budget) for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper")))
+        own, twin = (
+            _draws(recipe, data, train, layout.preset, budget)
+            for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper"))
+        )
         factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
-    return f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times the images and steps of their twins; the table controls compares at equal images" if factors else ""
+    return (
+        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times the images and steps of their twins; the table controls compares at equal images"
+        if factors
+        else ""
+    )
 
 
 @functools.cache
 def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> float:
     """Images of an epoch in units of the training set; those of a stage that the row builds on are not counted."""
     try:
-        resolved = resolve([f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"])
+        resolved = resolve(
+            [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"]
+        )
     except RecipeError:
         return 1.0  # a row whose recipe is gone has no number either
     return resolved.batch.draws_per_epoch * (1 if budget == "matched" else resolved.streams)
@@ -75,7 +84,9 @@ def heading(table: Table) -> str:
 def levels(column: Column) -> tuple[str, str, str]:
     """The three header levels of a column as plain text; equal neighbours are merged."""
     name, _, attribute = column.subset.partition("_")
-    subset = ("Med" if name == "medium" else name.capitalize()) + ("_A" if attribute else "" if name == "overall" else "_C")
+    subset = ("Med" if name == "medium" else name.capitalize()) + (
+        "_A" if attribute else "" if name == "overall" else "_C"
+    )
     return column.title, METRICS.get(column.metric, column.metric.capitalize()), subset
 
 
@@ -121,7 +132,15 @@ def blocks(layout: Layout) -> list[Block]:
     for (_, metrics), units in found.items():
         first = layout.columns[next(iter(units.values()))[0]]
         where = f", {first.data}" if several else ""
-        made.append(Block(PROTOCOLS[first.protocol] + where, first.protocol.upper() + where, metrics, tuple(units), tuple(itertools.chain(*units.values()))))
+        made.append(
+            Block(
+                PROTOCOLS[first.protocol] + where,
+                first.protocol.upper() + where,
+                metrics,
+                tuple(units),
+                tuple(itertools.chain(*units.values())),
+            )
+        )
     return made
 
 
@@ -132,7 +151,10 @@ def alone(part: Sequence[Block]) -> bool:
 
 def groups(layout: Layout) -> list[tuple[str, list[int]]]:
     """[(group, its rows)] of neighbours in one group."""
-    return [(group, list(rows)) for group, rows in itertools.groupby(range(len(layout.rows)), key=lambda index: layout.rows[index].group)]
+    return [
+        (group, list(rows))
+        for group, rows in itertools.groupby(range(len(layout.rows)), key=lambda index: layout.rows[index].group)
+    ]
 
 
 def ranks(table: Table) -> list[list[int]]:
@@ -156,7 +178,9 @@ def legend(table: Table) -> list[str]:
     """What the marks mean, of those that occur in cells."""
     cells = [cell for line in table.cells for cell in line]
     tested = [cell.twin_test for cell in cells if twin_mark(cell) and cell.twin_test is not None]
-    methods = " or ".join(sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested}))
+    methods = " or ".join(
+        sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
+    )
     return [
         text
         for text, used in (

@@ -43,7 +43,11 @@ class Study:
     @property
     def protocols(self) -> list[str]:
         """Those under which any method has runs."""
-        return [protocol for protocol, (train, _) in PROTOCOLS.items() if any(method.runs.get(train) for method in self.methods)]
+        return [
+            protocol
+            for protocol, (train, _) in PROTOCOLS.items()
+            if any(method.runs.get(train) for method in self.methods)
+        ]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -67,7 +71,14 @@ class Study:
                 legal = ", ".join(dict.fromkeys(pair.ifl.recipe for pair in self.pairs)) or "none in these tables"
                 raise ValueError(f"pair={recipe}: no row with a twin on {self.data} has this recipe; legal is {legal}")
             return of[0]
-        return next((pair for pair in self.pairs if any(pair.plain.runs.get(train) and pair.ifl.runs.get(train) for train in ("glt", "cbl"))), None)
+        return next(
+            (
+                pair
+                for pair in self.pairs
+                if any(pair.plain.runs.get(train) and pair.ifl.runs.get(train) for train in ("glt", "cbl"))
+            ),
+            None,
+        )
 
 
 def studies(tables: list[Table]) -> list[Study]:
@@ -86,9 +97,22 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
             row = table.layout.rows[index]
             if source == data and counted:
                 runs.setdefault((row.recipe, row.budget, train), counted)
-    largest = max(tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)).layout  # the first of those of equal length
+    largest = max(
+        tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)
+    ).layout  # the first of those of equal length
     methods = [
-        Method(row.recipe, row.budget, largest.full_label(row), row.group, row.twin, {train: runs[row.recipe, row.budget, train] for train in ("glt", "cbl") if (row.recipe, row.budget, train) in runs})
+        Method(
+            row.recipe,
+            row.budget,
+            largest.full_label(row),
+            row.group,
+            row.twin,
+            {
+                train: runs[row.recipe, row.budget, train]
+                for train in ("glt", "cbl")
+                if (row.recipe, row.budget, train) in runs
+            },
+        )
         for row in largest.rows
     ]
     return Study(data, preset, select, methods)

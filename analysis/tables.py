@@ -82,7 +82,9 @@ class _Choice:
     """(run, why)."""
 
 
-def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None) -> Table:
+def build(
+    layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None
+) -> Table:
     """Fills a layout from the runs and their tidy frame (`analysis.frame.tidy`).
 
     `resamples`: given to several calls, each run is resampled once for all of them.
@@ -96,10 +98,7 @@ def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Proble
         for source in layout.sources
     }
     notes = _other_data(layout, choices)
-    twins = {
-        (index, source): _twins(layout, index, source, choices, runs)
-        for index, source in choices
-    }
+    twins = {(index, source): _twins(layout, index, source, choices, runs) for index, source in choices}
     numbers = published.beside(layout)
     cells: list[list[Cell]] = []
     for index, row in enumerate(layout.rows):
@@ -119,15 +118,23 @@ def build(layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Proble
     return Table(layout, cells, notes, counted, _brief(layout, choices, notes, _unused(layout, runs)))
 
 
-def _brief(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]) -> list[str]:
+def _brief(
+    layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]
+) -> list[str]:
     """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no row as one."""
     merged = {note for note, _ in unused}
     said = []
     for data, train in layout.sources:
-        of_source = [(layout.full_label(layout.rows[i]), choice) for (i, source), choice in choices.items() if source == (data, train)]
+        of_source = [
+            (layout.full_label(layout.rows[i]), choice)
+            for (i, source), choice in choices.items()
+            if source == (data, train)
+        ]
         missing = [(label, choice) for label, choice in of_source if choice.state == "missing"]
         if missing:
-            said.append(f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}")
+            said.append(
+                f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}"
+            )
             merged.update(note for _, choice in missing for note in choice.notes)
     reasons: dict[str, list[str]] = {}
     for choice in choices.values():
@@ -162,7 +169,9 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         if not state:
             choice.runs.append(run)
         else:
-            choice.state = state if choice.state in ("", "foreign") else choice.state  # one of the recipe's own says more
+            choice.state = (
+                state if choice.state in ("", "foreign") else choice.state
+            )  # one of the recipe's own says more
             choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     unlike = _unlike(choice.runs)
@@ -274,7 +283,11 @@ Twins = tuple[str, list[Run]]
 
 
 def _twins(
-    layout: Layout, index: int, source: tuple[str, str], choices: dict[tuple[int, tuple[str, str]], _Choice], runs: list[Run]
+    layout: Layout,
+    index: int,
+    source: tuple[str, str],
+    choices: dict[tuple[int, tuple[str, str]], _Choice],
+    runs: list[Run],
 ) -> Twins | None:
     """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has none, the
     recipe's runs at the paper's budget, chosen as for a row."""

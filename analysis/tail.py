@@ -65,14 +65,19 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 1.5 + 0.19 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        image = heat(axes, values, [short(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis")
+        image = heat(
+            axes, values, [short(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
+        )
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
         for edge in (len(bins) - 0.5, len(bins) + 0.5):
             axes.axvline(edge, color="white", linewidth=3)
         groups = [method.group for method, _ in rows]
         for index in (i for i in range(1, len(groups)) if groups[i] != groups[i - 1]):
             axes.axhline(index - 0.5, color="white", linewidth=2)
-        axes.set_title(f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, attribute groups", fontsize=8)
+        axes.set_title(
+            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, attribute groups",
+            fontsize=8,
+        )
         figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.01, aspect=40)
     return figure, remarks
 
@@ -98,7 +103,14 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         top, bottom = figure.subfigures(2, 1, height_ratios=(2.3, 3.1))
         by_class, by_attribute = top.subplots(1, 2, width_ratios=(3, 1.4))
         counts = by_class.twinx()
-        counts.bar(range(len(bins)), [classes.counts[part].mean() for part in bins], color="#dddddd", edgecolor="#bbbbbb", linewidth=0.5, width=0.8)
+        counts.bar(
+            range(len(bins)),
+            [classes.counts[part].mean() for part in bins],
+            color="#dddddd",
+            edgecolor="#bbbbbb",
+            linewidth=0.5,
+            width=0.8,
+        )
         counts.set_yscale("log")
         counts.yaxis.set_major_formatter("{x:g}")
         counts.yaxis.set_minor_formatter(NullFormatter())
@@ -121,10 +133,24 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         top.legend(*by_class.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
         attributes = [f"{INITIALS[name]}_A" for name in GROUPS]
         panels = bottom.subplots(1, 3, sharey=True)
-        for axes, letter, title, table in zip(panels, "cde", (short(pair.plain.label), short(pair.ifl.label), "difference, in points"), (plain, ifl, ifl - plain)):
+        for axes, letter, title, table in zip(
+            panels,
+            "cde",
+            (short(pair.plain.label), short(pair.ifl.label), "difference, in points"),
+            (plain, ifl, ifl - plain),
+        ):
             signed = letter == "e"
             bound = max(1.0, float(np.nanmax(np.abs(table[:-1, :-1]), initial=0))) if signed else 100
-            heat(axes, table[:-1, :-1], names, attributes, low=-bound if signed else 0, high=bound, colours="PuOr" if signed else "cividis", signed=signed)
+            heat(
+                axes,
+                table[:-1, :-1],
+                names,
+                attributes,
+                low=-bound if signed else 0,
+                high=bound,
+                colours="PuOr" if signed else "cividis",
+                signed=signed,
+            )
             axes.set_title(f"({letter}) {title}", fontsize=8)
         for axes in panels[1:]:
             axes.tick_params(labelleft=False)
@@ -139,7 +165,13 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
         return None, [f"{what}: left out, it or its twin has no run on Train-{train.upper()}"]
     try:
         classes = classes_of(pair.plain.runs[train][0])
-        plain, ifl = (100 * np.mean([confusion(run.predictions(study.select, split), len(classes)) for run in method.runs[train]], axis=0) for method in pair)
+        plain, ifl = (
+            100
+            * np.mean(
+                [confusion(run.predictions(study.select, split), len(classes)) for run in method.runs[train]], axis=0
+            )
+            for method in pair
+        )
     except ValueError as error:
         return None, [f"{what}: left out: {error}"]
     order = np.concatenate(tail_bins(_tail(study, classes), len(classes)))

@@ -56,8 +56,8 @@ def _block(table: Table, part: slice) -> list[str]:
     names = [levels(column)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown)]
-    join: Callable[[str, list[str]], str] = lambda label, cells: label.ljust(left) + "".join(
-        " " + text.rjust(width) for text, width in zip(cells, widths)
+    join: Callable[[str, list[str]], str] = lambda label, cells: (
+        label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths))
     )
     above, start = "", 0
     for metric, count in merged(columns, 1):
@@ -115,7 +115,11 @@ def _sure(cell: Cell) -> dict[str, Any]:
 
 def _paper(cell: Cell) -> dict[str, Any]:
     paper = cell.paper
-    return {"paper": paper and round(100 * paper.value, 4), "paper_data": paper and paper.data, "paper_source": paper and paper.source}
+    return {
+        "paper": paper and round(100 * paper.value, 4),
+        "paper_data": paper and paper.data,
+        "paper_source": paper and paper.source,
+    }
 
 
 # --- Markdown --------------------------------------------------------------------------------------
@@ -135,8 +139,13 @@ def markdown(table: Table) -> str:
         lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
         for group, rows in groups(layout):
             for place, row in enumerate(rows):
-                cells = (_PAIR.join(_markdown_cell(table.cells[row][index], places[row][index]) for index in unit) for unit in block.units)
-                lines.append(f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |")
+                cells = (
+                    _PAIR.join(_markdown_cell(table.cells[row][index], places[row][index]) for index in unit)
+                    for unit in block.units
+                )
+                lines.append(
+                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |"
+                )
         lines.append("")
     lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]
     return "\n".join(lines).rstrip() + "\n"
@@ -149,4 +158,6 @@ def _markdown_cell(cell: Cell, place: int) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown prints as it is, on one line."""
-    return "".join("\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split()))
+    return "".join(
+        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())
+    )

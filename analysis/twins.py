@@ -35,7 +35,11 @@ def mean_series(curves: list[list[tuple[int, float]]]) -> list[tuple[int, float,
     """(epochs, mean, lowest, highest) over seeds, at the epochs at which every curve has a value."""
     values = [dict(curve) for curve in curves]
     common = set.intersection(*(set(curve) for curve in values)) if values else set()
-    return [(epochs, statistics.fmean(of), min(of), max(of)) for epochs in sorted(common) if (of := [curve[epochs] for curve in values])]
+    return [
+        (epochs, statistics.fmean(of), min(of), max(of))
+        for epochs in sorted(common)
+        if (of := [curve[epochs] for curve in values])
+    ]
 
 
 def improvements(study: Study, tables: list[Table], metric: str) -> list[Improvement]:
@@ -44,9 +48,13 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
     for table in tables:
         if (table.layout.preset, table.layout.select) != (study.preset, study.select):
             continue
-        for (row, cells) in zip(table.layout.rows, table.cells):
+        for row, cells in zip(table.layout.rows, table.cells):
             for column, cell in zip(table.layout.columns, cells):
-                if (column.data, column.subset, column.metric) == (study.data, "overall", metric) and cell.mean is not None:
+                if (column.data, column.subset, column.metric) == (
+                    study.data,
+                    "overall",
+                    metric,
+                ) and cell.mean is not None:
                     means.setdefault((row.recipe, row.budget, column.protocol), 100 * cell.mean)
     base, *others = study.methods
     zero = [means.get((base.recipe, base.budget, protocol)) for protocol in ("clt", "alt")]
@@ -63,7 +71,14 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
 
     Returns None, and why, where neither half has anything to show.
     """
-    protocol = next((p for p in ("glt", "clt", "alt") if pair and pair.plain.runs.get(PROTOCOLS[p][0]) and pair.ifl.runs.get(PROTOCOLS[p][0])), None)
+    protocol = next(
+        (
+            p
+            for p in ("glt", "clt", "alt")
+            if pair and pair.plain.runs.get(PROTOCOLS[p][0]) and pair.ifl.runs.get(PROTOCOLS[p][0])
+        ),
+        None,
+    )
     points = {metric: improvements(study, tables, metric) for metric in METRICS}
     if protocol is None and not any(points.values()):
         return None, [f"{study.data}: no figure 5 yet: it needs finished runs of a method and its twin with IFL"]
@@ -72,7 +87,11 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
         figure = Figure(figsize=(PAGE, 5.9), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(2.1, 3.2))
         for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS):
-            axes.set_title(f"({letter}) overall {metric}" + (f", {protocol.upper()} ({PROTOCOLS[protocol][1]})" if protocol else ""), fontsize=8)
+            axes.set_title(
+                f"({letter}) overall {metric}"
+                + (f", {protocol.upper()} ({PROTOCOLS[protocol][1]})" if protocol else ""),
+                fontsize=8,
+            )
             if pair is None or protocol is None:
                 axes.text(0.5, 0.5, "no finished runs of a method and its twin", transform=axes.transAxes, ha="center")
                 continue
@@ -80,7 +99,9 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
             axes.set_xlabel("epochs trained")
             axes.set_ylabel(f"{metric} (%)")
             if not drawn:
-                remarks.append(f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never evaluated on {PROTOCOLS[protocol][1]} while they trained")
+                remarks.append(
+                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never evaluated on {PROTOCOLS[protocol][1]} while they trained"
+                )
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
         for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS):
@@ -89,7 +110,12 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
             axes.set_ylabel("attribute-wise: ALT, overall")
             _scatter(axes, points[metric])
         for axes, metric in zip(below.axes, METRICS):
-            place(figure, axes, [(p.class_wise, p.attribute_wise) for p in points[metric]], [short(p.label) for p in points[metric]])
+            place(
+                figure,
+                axes,
+                [(p.class_wise, p.attribute_wise) for p in points[metric]],
+                [short(p.label) for p in points[metric]],
+            )
     return figure, remarks
 
 
@@ -115,8 +141,19 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
             axes.set_ylabel("percent")
         for column in panels.T:
             [axes for axes in column if axes.axison][-1].set_xlabel("epochs trained")
-        handles = [Line2D([], [], label=f"{metric}, {name}", **_look(look, faint)) for look, name in ((PLAIN_LOOK, "the method"), (IFL_LOOK, "with IFL")) for metric, faint in zip(METRICS, (False, True))]
-        figure.legend(handles=[*handles, Line2D([], [], label="IFL sets in", **ONSET)], loc="outside lower center", ncols=5, handlelength=3, columnspacing=1, fontsize=7)
+        handles = [
+            Line2D([], [], label=f"{metric}, {name}", **_look(look, faint))
+            for look, name in ((PLAIN_LOOK, "the method"), (IFL_LOOK, "with IFL"))
+            for metric, faint in zip(METRICS, (False, True))
+        ]
+        figure.legend(
+            handles=[*handles, Line2D([], [], label="IFL sets in", **ONSET)],
+            loc="outside lower center",
+            ncols=5,
+            handlelength=3,
+            columnspacing=1,
+            fontsize=7,
+        )
     return figure
 
 
@@ -126,7 +163,9 @@ def _mean_of(method: Method, protocol: str, metric: str) -> list[tuple[int, floa
 
 
 def _legend(pair: Pair) -> list[Line2D]:
-    lines = [Line2D([], [], label=short(method.label, 40), **look) for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK))]
+    lines = [
+        Line2D([], [], label=short(method.label, 40), **look) for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK))
+    ]
     return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]
 
 
@@ -146,7 +185,9 @@ def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint:
         drawn = True
         axes.plot(epochs, mean, **_look(look, faint), markevery=1 + len(curve) // MARKS)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)  # of no height with one seed
-        for first in sorted({first for run in method.runs[PROTOCOLS[protocol][0]] for first in onset(run.metrics()[0])}):
+        for first in sorted(
+            {first for run in method.runs[PROTOCOLS[protocol][0]] for first in onset(run.metrics()[0])}
+        ):
             axes.axvline(first, **ONSET)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return drawn
@@ -158,7 +199,9 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
     for with_ifl, look, label in ((False, PLAIN_LOOK, "method"), (True, IFL_LOOK, "with IFL")):
         of = [(point.class_wise, point.attribute_wise) for point in points if point.with_ifl == with_ifl]
         if of:
-            axes.plot(*zip(*of), linestyle="", marker=look["marker"], markersize=5, color=look["color"], label=label, zorder=3)
+            axes.plot(
+                *zip(*of), linestyle="", marker=look["marker"], markersize=5, color=look["color"], label=label, zorder=3
+            )
     axes.margins(0.18, 0.12)
     if points:
         axes.legend(loc="lower right", handletextpad=0.2)

@@ -25,7 +25,9 @@ from recipes.resolve import load_resolved
 Select = Literal["last", "best"]
 
 
-def evaluate(run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None) -> dict[str, int]:
+def evaluate(
+    run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None
+) -> dict[str, int]:
     """Judge every split by a finished run's weights, write preds/SELECT anew and print the accuracies.
 
     Args:
@@ -40,10 +42,16 @@ def evaluate(run: Path, select: Select, cache_folder: str | None = None, cache_g
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not the run's node, and pixels that are read once need not be kept.
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})})
+    recipe = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})
+        }
+    )
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
     if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
-        raise CheckpointError(f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ")
+        raise CheckpointError(
+            f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
+        )
     if recipe.method.eval_of:
         start_from(ready.engine.network, ready.method, weights)
     else:
@@ -58,8 +66,13 @@ def evaluate(run: Path, select: Select, cache_folder: str | None = None, cache_g
                 changed[split] = int((before["prediction"] != predictions["prediction"]).sum())
         write_predictions(run / "preds" / select, split, predictions)
         found = scores(predictions)
-        what = {-1: "new", 0: "as before"}.get(changed[split], f"{changed[split]} of {len(predictions['id'])} predictions differ from before")
-        print(f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} ({what})", flush=True)
+        what = {-1: "new", 0: "as before"}.get(
+            changed[split], f"{changed[split]} of {len(predictions['id'])} predictions differ from before"
+        )
+        print(
+            f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} ({what})",
+            flush=True,
+        )
     return changed
 
 
@@ -74,9 +87,20 @@ def export(run: Path, select: Select, file: Path) -> None:
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
-    about = {"run": run.name, "select": select, "commit": meta["commit"], "model": recipe.model.name, "method": recipe.method.name,
-             "mean": json.dumps(recipe.data.mean), "std": json.dumps(recipe.data.std), "image_size": str(recipe.data.image_size), "class_names": json.dumps(meta["class_names"])}
-    write_whole(file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about))
+    about = {
+        "run": run.name,
+        "select": select,
+        "commit": meta["commit"],
+        "model": recipe.model.name,
+        "method": recipe.method.name,
+        "mean": json.dumps(recipe.data.mean),
+        "std": json.dumps(recipe.data.std),
+        "image_size": str(recipe.data.image_size),
+        "class_names": json.dumps(meta["class_names"]),
+    }
+    write_whole(
+        file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
+    )
     print(f"{file}: {recipe.model.name} of {run.name}, {select}")
 
 

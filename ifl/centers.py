@@ -24,7 +24,15 @@ FEATURE_BITS = 30
 class Centers:
     """`centers_KD`: float32 [K, D], drawn from N(0, 1) with the run's seed as in the reference."""
 
-    def __init__(self, classes: int, features: int, distance: Literal["l2", "cosine"], lr: float, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        classes: int,
+        features: int,
+        distance: Literal["l2", "cosine"],
+        lr: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.distance, self.lr = distance, lr
         self._shape, self._seed = (classes, features), seed
         self.centers_KD = self._drawn().to(device)
@@ -46,7 +54,9 @@ class Centers:
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
         return 1 - F.cosine_similarity(features_BD.float(), centers_BD, dim=1)
 
-    def terms(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def terms(
+        self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What each of some rows adds to its class's sums, in fixed point: its feature (for cosine: its unit feature) times its share, then the share.
 
         Rows with label -1 are padding. `batch` is the number of rows that may be added up in all. With mixup a row
@@ -62,7 +72,9 @@ class Centers:
         rows_BD = torch.cat([rows_BD * shares_B1, shares_B1], dim=1)
         return to_fixed(torch.where((labels_B >= 0)[:, None], rows_BD, 0.0), FEATURE_BITS, batch)
 
-    def class_sums(self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def class_sums(
+        self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What a move needs of some rows: the sums of their `terms` by class; shares of 1 add up to counts.
 
         Returns:
@@ -82,7 +94,11 @@ class Centers:
         that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
         """
         some = labels_B is not None and len(labels_B) < len(self.centers_KD)
-        old, sums = (self.centers_KD.index_select(0, labels_B), sums.index_select(0, labels_B)) if some else (self.centers_KD, sums)
+        old, sums = (
+            (self.centers_KD.index_select(0, labels_B), sums.index_select(0, labels_B))
+            if some
+            else (self.centers_KD, sums)
+        )
         feature_sums, counts = to_float(sums[:, :-1], FEATURE_BITS), to_float(sums[:, -1:], FEATURE_BITS)
         centers = old.double()
         if self.distance == "l2":
@@ -98,5 +114,6 @@ class Centers:
         """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps. A class of which
         nothing was seen keeps its center."""
         shares_K1 = sums[:, -1:]
-        self.centers_KD.copy_(torch.where(shares_K1 > 0, sums[:, :-1] / shares_K1.clamp_min(1e-300), self.centers_KD.double()))
-
+        self.centers_KD.copy_(
+            torch.where(shares_K1 > 0, sums[:, :-1] / shares_K1.clamp_min(1e-300), self.centers_KD.double())
+        )

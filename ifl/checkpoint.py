@@ -38,7 +38,16 @@ class CheckpointError(RunError):
     """The run cannot go on from what is on disk; the message says what is wrong and what to do."""
 
 
-def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: Comm, needs: Mapping[str, str] | None = None, fence: Fence | None = None, milestones: Collection[int] = ()) -> Path:
+def save(
+    folder: Path,
+    engine: Engine,
+    state: dict[str, Any],
+    step: int,
+    comm: Comm,
+    needs: Mapping[str, str] | None = None,
+    fence: Fence | None = None,
+    milestones: Collection[int] = (),
+) -> Path:
     """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept, and those
     of the steps `milestones`.
 
@@ -72,10 +81,18 @@ def save(folder: Path, engine: Engine, state: dict[str, Any], step: int, comm: C
         for name, digest in (needs or {}).items():
             data = (folder / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
-                raise CheckpointError(f"{folder / name} is not what was written: start the run again, and it is put back from the newest checkpoint")
+                raise CheckpointError(
+                    f"{folder / name} is not what was written: start the run again, and it is put back from the newest checkpoint"
+                )
             write_synced(temporary / name, data)
             entries[name] = {"size": len(data), "sha256": digest}
-        manifest = {"step": step, "ranks": comm.size, "zero": engine.zero, "files": entries, "needs": sorted(needs or {})}
+        manifest = {
+            "step": step,
+            "ranks": comm.size,
+            "zero": engine.zero,
+            "files": entries,
+            "needs": sorted(needs or {}),
+        }
         write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
         if fence:
             fence.check()
@@ -177,7 +194,11 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
     path = checkpoint / MANIFEST
     try:
         manifest = _manifest(checkpoint)
-        files = {checkpoint / name: entry for name, entry in manifest["files"].items() if manifest["ranks"] != ranks or not _of_other(name, rank)}
+        files = {
+            checkpoint / name: entry
+            for name, entry in manifest["files"].items()
+            if manifest["ranks"] != ranks or not _of_other(name, rank)
+        }
         for path, entry in files.items():
             if not path.is_file():
                 return f"{path.name} is missing"
@@ -188,7 +209,9 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
     return None
 
 
-def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belongs: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+def load_newest(
+    folder: Path, engine: Engine, comm: Comm, *, history: bool, belongs: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
     """Load the newest checkpoint that is whole on all ranks, and return its `state`; None for a new run.
 
     Args:
@@ -211,13 +234,17 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
             continue
         manifest = _manifest(folder / name)
         if manifest["zero"] != engine.zero:
-            raise CheckpointError(f"{folder / name} was saved with optim.zero={manifest['zero']}, and this start has optim.zero={engine.zero}: start it as it was")
+            raise CheckpointError(
+                f"{folder / name} was saved with optim.zero={manifest['zero']}, and this start has optim.zero={engine.zero}: start it as it was"
+            )
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
         for what, now in (belongs or {}).items():
             before = state.get(what, "not recorded")  # older code's checkpoints say less
             if before != now:
                 words = what.replace("_", " ")
-                raise CheckpointError(f"{folder.parent} was trained with {words} {before[:12]}, and this is {now[:12]}: a run goes on only with what it began with")
+                raise CheckpointError(
+                    f"{folder.parent} was trained with {words} {before[:12]}, and this is {now[:12]}: a run goes on only with what it began with"
+                )
         engine.load(folder / name, manifest["ranks"])
         if comm.rank == 0:
             for beside in manifest["needs"]:
@@ -227,5 +254,7 @@ def load_newest(folder: Path, engine: Engine, comm: Comm, *, history: bool, belo
         return state
     if history:
         why = f" ({'; '.join(reasons)})" if reasons else ""
-        raise CheckpointError(f"{folder} holds no whole checkpoint although the run has made steps{why}: restore one, or move {folder.parent} away to start anew")
+        raise CheckpointError(
+            f"{folder} holds no whole checkpoint although the run has made steps{why}: restore one, or move {folder.parent} away to start anew"
+        )
     return None

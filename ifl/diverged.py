@@ -23,5 +23,7 @@ def refuse_pollution(engine: Engine, comm: Comm, state: State, lr: float) -> Non
         Diverged: on all ranks.
     """
     if comm.sum(torch.tensor([int(not engine.finite())], device=engine.device)):
-        raise Diverged(f"epoch {state.epoch}, step {state.step}: gradients overflowed in a step since the last checkpoint, so parameters or optimizer state "
-                       f"are lost; that checkpoint stays, and a lower optim.lr={lr} may help")
+        raise Diverged(
+            f"epoch {state.epoch}, step {state.step}: gradients overflowed in a step since the last checkpoint, so parameters or optimizer state "
+            f"are lost; that checkpoint stays, and a lower optim.lr={lr} may help"
+        )

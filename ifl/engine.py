@@ -45,7 +45,12 @@ def connect(patience_s: float) -> torch.device:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
     if not torch.cuda.is_available():
         load_operator()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=patience_s),
+    )
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -63,16 +68,23 @@ def free_port() -> int:
 class Engine:
     """A network under training."""
 
-    def __init__(self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device
+    ) -> None:
         import deepspeed
 
         self.batch, self.device, self.zero = batch, device, optim.zero
         trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
-        self._sgd = torch.optim.SGD(trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
+        self._sgd = torch.optim.SGD(
+            trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay
+        )
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
-            "zero_optimization": {"stage": optim.zero, "reduce_bucket_size": sum(map(torch.numel, trained))},  # its default would take 2 GB
+            "zero_optimization": {
+                "stage": optim.zero,
+                "reduce_bucket_size": sum(map(torch.numel, trained)),
+            },  # its default would take 2 GB
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale most steps down without a word
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
@@ -83,7 +95,11 @@ class Engine:
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=self._sgd, config=config)
         self.ranks = self.engine.dp_world_size
         files = self.engine.checkpoint_engine
-        files.save, files.makedirs, self.engine._copy_recovery_script = self._collect, lambda *_, **__: None, lambda folder: None
+        files.save, files.makedirs, self.engine._copy_recovery_script = (
+            self._collect,
+            lambda *_, **__: None,
+            lambda folder: None,
+        )
 
     @property
     def network(self) -> nn.Module:
@@ -111,12 +127,26 @@ class Engine:
         """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients never did:
         ZeRO leaves such a step out without a word."""
         kept = [value for state in self._sgd.state.values() for value in state.values()]
-        held = [tensor.detach() for tensor in (*self.network.state_dict().values(), *kept) if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()]
-        return self.engine.skipped_steps == 0 and bool(torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all())
+        held = [
+            tensor.detach()
+            for tensor in (*self.network.state_dict().values(), *kept)
+            if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()
+        ]
+        return self.engine.skipped_steps == 0 and bool(
+            torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all()
+        )
 
     def checksum(self) -> int:
         """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after any one change."""
-        return int(torch.stack([tensor.view(torch.int32).sum() for tensor in self.network.state_dict().values() if tensor.dtype == torch.float32]).sum())
+        return int(
+            torch.stack(
+                [
+                    tensor.view(torch.int32).sum()
+                    for tensor in self.network.state_dict().values()
+                    if tensor.dtype == torch.float32
+                ]
+            ).sum()
+        )
 
     def save(self) -> dict[str, memoryview]:
         """The files of parameters, buffers and optimizer state that this rank has to write, by their paths in a
@@ -151,7 +181,9 @@ class Engine:
                 whole = torch.cat(pieces)[self.engine.global_rank * size :][:size].to(self.device)
                 return F.pad(whole, (0, size - len(whole)))
 
-            assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), "DeepSpeed lays its parameters out otherwise"
+            assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), (
+                "DeepSpeed lays its parameters out otherwise"
+            )
             momenta = [shard["base_optimizer_state"]["state"].get(group, {}).get("momentum_buffer") for shard in shards]
             if momenta[0] is not None:
                 self._sgd.state[piece]["momentum_buffer"] = mine(momenta)

@@ -35,7 +35,14 @@ def class_weights(scores: np.ndarray, scale: float) -> np.ndarray:
     return weights / weights.sum()
 
 
-def environment_weights(scores: np.ndarray, labels: np.ndarray, *, scale: float, class_balanced: bool = True, unseen: Literal["zero", "class_mean"] = "zero") -> np.ndarray:
+def environment_weights(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    scale: float,
+    class_balanced: bool = True,
+    unseen: Literal["zero", "class_mean"] = "zero",
+) -> np.ndarray:
     """float64 [N]: the weights of one environment.
 
     Args:
@@ -70,9 +77,19 @@ def scales(environments: int, sample_scale: float) -> list[float]:
     return [max(sample_scale * e / (environments - 1), 1 + 1e-6) for e in range(1, environments)]
 
 
-def stream_weights(environments: int, scores: np.ndarray | None, labels: np.ndarray, *, sample_scale: float, class_balanced: bool,
-                   unseen: Literal["zero", "class_mean"]) -> list[np.ndarray | None]:
+def stream_weights(
+    environments: int,
+    scores: np.ndarray | None,
+    labels: np.ndarray,
+    *,
+    sample_scale: float,
+    class_balanced: bool,
+    unseen: Literal["zero", "class_mean"],
+) -> list[np.ndarray | None]:
     """One entry for each environment: None (uniform) for the first and, before anything was scored, for all."""
     if scores is None:
         return [None] * environments
-    return [None] + [environment_weights(scores, labels, scale=s, class_balanced=class_balanced, unseen=unseen) for s in scales(environments, sample_scale)]
+    return [None] + [
+        environment_weights(scores, labels, scale=s, class_balanced=class_balanced, unseen=unseen)
+        for s in scales(environments, sample_scale)
+    ]

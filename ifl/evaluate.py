@@ -24,14 +24,18 @@ EVAL_BATCH = 256
 class Evaluator:
     """One split, read again for each evaluation."""
 
-    def __init__(self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool) -> None:
+    def __init__(
+        self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool
+    ) -> None:
         self.split, self.comm, self.device = crops.split, comm, device
         first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
         self.fetcher = Ahead(crops.split) if crops.split.afar and first_here else None
         self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()
-    def predict(self, engine: Engine, method: BaseMethod, beat: Callable[[], None] = lambda: None) -> dict[str, np.ndarray]:
+    def predict(
+        self, engine: Engine, method: BaseMethod, beat: Callable[[], None] = lambda: None
+    ) -> dict[str, np.ndarray]:
         """The contents of preds/*/SPLIT.npz: id, label, group, attribute, prediction int64 [N], confidence float32 [N]
         (the softmax's maximum), in the order of the index. Equal on all ranks. `beat` is called after each batch."""
         network, samples = engine.engine, len(self.split)
@@ -43,7 +47,9 @@ class Evaluator:
         draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
         batches = self.reader.read(draws)
         for batch in self.fetcher.all(batches) if self.fetcher else batches:
-            confidence, prediction = method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
+            confidence, prediction = (
+                method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
+            )
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence
             done = end
@@ -54,8 +60,14 @@ class Evaluator:
         gathered = gathered[np.argsort(gathered[:, 0])]
         assert np.array_equal(gathered[:, 0], np.arange(samples))
         index = self.split.index
-        return {"id": np.arange(samples), "label": index.label, "group": index.group, "attribute": index.attribute,
-                "prediction": gathered[:, 1].astype(np.int64), "confidence": gathered[:, 2].astype(np.float32)}
+        return {
+            "id": np.arange(samples),
+            "label": index.label,
+            "group": index.group,
+            "attribute": index.attribute,
+            "prediction": gathered[:, 1].astype(np.int64),
+            "confidence": gathered[:, 2].astype(np.float32),
+        }
 
 
 def scores(predictions: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -30,12 +30,22 @@ class Fence:
 
     def __init__(self, folder: Path) -> None:
         # Job ids begin anew on another cluster; where the cluster's address is known it tells them apart.
-        job = f"{os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_WORKING_CLUSTER', '')}" if "SLURM_JOB_ID" in os.environ else None
+        job = (
+            f"{os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_WORKING_CLUSTER', '')}"
+            if "SLURM_JOB_ID" in os.environ
+            else None
+        )
         self._path = folder / "FENCE"
-        self._claim = {"job": job, "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")), "token": secrets.token_hex(8)}
+        self._claim = {
+            "job": job,
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "token": secrets.token_hex(8),
+        }
         held = self._held() or {}
         if job and held.get("job") == job and held["restart"] > self._claim["restart"]:
-            raise Fenced(f"{self._path}: start {held['restart']} of this job has the run, and this is start {self._claim['restart']}")
+            raise Fenced(
+                f"{self._path}: start {held['restart']} of this job has the run, and this is start {self._claim['restart']}"
+            )
         write_json(self._path, self._claim)
         metrics = folder / "metrics.jsonl"
         if metrics.exists():  # an older start that has it open goes on writing, into a file that no longer has a name
@@ -52,6 +62,10 @@ class Fence:
         """Raises Fenced if a newer start has claimed the folder since, and RunError if that cannot be told."""
         held = self._held()
         if held is None:
-            raise RunError(f"{self._path} cannot be read: whether this start still has the run cannot be told, so it commits nothing more")
+            raise RunError(
+                f"{self._path} cannot be read: whether this start still has the run cannot be told, so it commits nothing more"
+            )
         if held != self._claim:
-            raise Fenced(f"{self._path} holds another token: a newer start of this run has taken over, and this one leaves without a commit")
+            raise Fenced(
+                f"{self._path} holds another token: a newer start of this run has taken over, and this one leaves without a commit"
+            )

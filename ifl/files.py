@@ -36,7 +36,11 @@ def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageErro
     newest = max((manifest.parent.name for manifest in run.glob("ckpt/step-*/MANIFEST.json")), default=None)
     goes_on = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint"
     if error.errno in FULL:
-        needs = f"{folder} needs {-(-lacking // 2**20)} MB more" if lacking > 0 else f"{error.filename or folder} cannot be written"
+        needs = (
+            f"{folder} needs {-(-lacking // 2**20)} MB more"
+            if lacking > 0
+            else f"{error.filename or folder} cannot be written"
+        )
         return StorageError(f"no space left on device: {needs}; {goes_on}, launch again when there is room")
     what = (error.strerror or type(error).__name__).lower()
     return StorageError(f"{what}: {error.filename or folder}; {goes_on}, launch again when the disk can be used")
@@ -111,7 +115,10 @@ class Metrics:
     def __init__(self, path: Path, offset: int) -> None:
         path.touch()
         if path.stat().st_size < offset:
-            print(f"{path} is shorter than the checkpoint knows it: lines were lost, and the run goes on without them", flush=True)
+            print(
+                f"{path} is shorter than the checkpoint knows it: lines were lost, and the run goes on without them",
+                flush=True,
+            )
         os.truncate(path, min(offset, path.stat().st_size))
         self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
 

@@ -20,8 +20,8 @@ class Experts(nn.Module):
 
     def __init__(self, trunk: nn.Module, experts: Iterable[nn.Module], dim: int) -> None:
         """Args:
-            experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
-            dim: D.
+        experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
+        dim: D.
         """
         super().__init__()
         self.trunk, self.experts = trunk, nn.ModuleList(experts)
@@ -43,8 +43,8 @@ class Branches(nn.Module):
 
     def __init__(self, trunk: nn.Module, cb_block: nn.Module, rb_block: nn.Module, dim: int) -> None:
         """Args:
-            cb_block, rb_block: float [B, C, H', W'] -> [B, dim, H'', W''].
-            dim: D.
+        cb_block, rb_block: float [B, C, H', W'] -> [B, dim, H'', W''].
+        dim: D.
         """
         super().__init__()
         self.trunk, self.cb_block, self.rb_block = trunk, cb_block, rb_block
@@ -53,7 +53,9 @@ class Branches(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         shared_BCHW = self.trunk(images)
         if not self.training:
-            return torch.cat([self.cb_block(shared_BCHW).mean(dim=(2, 3)), self.rb_block(shared_BCHW).mean(dim=(2, 3))], dim=1)
+            return torch.cat(
+                [self.cb_block(shared_BCHW).mean(dim=(2, 3)), self.rb_block(shared_BCHW).mean(dim=(2, 3))], dim=1
+            )
         assert len(images) % 2 == 0, f"{len(images)} rows are no pairs of a uniform and a class_inverse one"
         uniform, inverse = shared_BCHW.chunk(2)
         pairs = torch.cat([self.cb_block(uniform).mean(dim=(2, 3)), self.rb_block(inverse).mean(dim=(2, 3))], dim=1)

@@ -43,13 +43,17 @@ class ExpertHeads(nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features_BED = features.unflatten(1, (len(self.vectors_EKD), -1))
-        logits_BEK = self.scale * torch.einsum("bed,ekd->bek", F.normalize(features_BED, dim=2), F.normalize(self.vectors_EKD, dim=2))
+        logits_BEK = self.scale * torch.einsum(
+            "bed,ekd->bek", F.normalize(features_BED, dim=2), F.normalize(self.vectors_EKD, dim=2)
+        )
         return logits_BEK.mean(dim=1), logits_BEK
 
 
 def expert_losses(logits_BEK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
     """float [B, E]: each expert's cross-entropy of each row."""
-    return F.cross_entropy(logits_BEK.transpose(1, 2), labels_B[:, None].expand(-1, logits_BEK.shape[1]), reduction="none")
+    return F.cross_entropy(
+        logits_BEK.transpose(1, 2), labels_B[:, None].expand(-1, logits_BEK.shape[1]), reduction="none"
+    )
 
 
 def ldam_margins(class_counts: np.ndarray, largest: float) -> torch.Tensor:

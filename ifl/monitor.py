@@ -42,8 +42,16 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
         settings["tensorboard"] = {"enabled": True, "output_path": str(folder), "job_name": files.name}
     if recipe.log.wandb is not None:
         settings["wandb"] = {"enabled": True, "project": recipe.log.wandb, "group": recipe.recipe}
-        unique = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]  # a copy of the folder elsewhere is another run
-        own = {"WANDB_RUN_ID": f"{recipe.run_name}-{unique}", "WANDB_NAME": recipe.run_name, "WANDB_RESUME": "allow", "WANDB_DIR": str(folder), "WANDB_SILENT": "true"}
+        unique = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[
+            :8
+        ]  # a copy of the folder elsewhere is another run
+        own = {
+            "WANDB_RUN_ID": f"{recipe.run_name}-{unique}",
+            "WANDB_NAME": recipe.run_name,
+            "WANDB_RESUME": "allow",
+            "WANDB_DIR": str(folder),
+            "WANDB_SILENT": "true",
+        }
         for name, value in own.items():
             os.environ.setdefault(name, value)
     try:
@@ -52,7 +60,9 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
         if recipe.log.wandb is None or isinstance(error, OSError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise RunError(f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); WANDB_MODE=offline works without an account and without internet") from error
+        raise RunError(
+            f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); WANDB_MODE=offline works without an account and without internet"
+        ) from error
     return Monitored(folder / "metrics.jsonl", offset, monitor)
 
 
@@ -74,7 +84,11 @@ class Monitored(Metrics):
 def events(line: dict[str, Any]) -> Iterator[Event]:
     """The scalars of a line of metrics.jsonl at its step: `train/loss`, `test_gbl/accuracy/overall`, `boot/seconds`, ... Lists are none."""
     head = line["split"] if line["kind"] == "eval" else line["kind"]
-    rest = {key: value for key, value in line.items() if key not in ("kind", "split", "step") and not (key == "epoch" and line["kind"] != "train")}
+    rest = {
+        key: value
+        for key, value in line.items()
+        if key not in ("kind", "split", "step") and not (key == "epoch" and line["kind"] != "train")
+    }
     yield from _scalars(head, rest, int(line["step"]))
 
 

@@ -38,7 +38,10 @@ class Network(nn.Module):
     @property
     def size(self) -> dict[str, int]:
         """What the ranks' reductions depend on: parameters that are trained, and D."""
-        return {"trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad), "features": self.backbone.feature_dim}
+        return {
+            "trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad),
+            "features": self.backbone.feature_dim,
+        }
 
     def freeze_backbone(self, still: bool) -> None:
         """Train the head alone. The backbone's batch normalisation goes on with the batch's statistics and moves its
@@ -78,7 +81,9 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     backbone = build_backbone(recipe.model.name, declared.FORM)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
-    method = load_method(recipe.method.name, Task(class_counts, backbone.feature_dim, recipe.schedule.epochs, recipe.method.args))
+    method = load_method(
+        recipe.method.name, Task(class_counts, backbone.feature_dim, recipe.schedule.epochs, recipe.method.args)
+    )
     network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
     if declared.TRAINS == "head":
         network.freeze_backbone(still=bool(recipe.method.args.get("frozen_bn", False)))
@@ -95,16 +100,24 @@ class RunningStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [layer for layer in network.modules() if layer.training and (isinstance(layer, _BatchNorm) or hasattr(layer, "running_mean"))]
+        layers = [
+            layer
+            for layer in network.modules()
+            if layer.training and (isinstance(layer, _BatchNorm) or hasattr(layer, "running_mean"))
+        ]
         self.normalises = any(isinstance(layer, _BatchNorm) for layer in layers)
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
-                layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)  # counts micro-batches: no state
+                layer.register_buffer(
+                    "num_batches_tracked", layer.num_batches_tracked, persistent=False
+                )  # counts micro-batches: no state
         self._device = next(network.parameters()).device
         self._buffers, momenta = [], []
         for layer in layers:
             if layer.momentum is None:
-                raise ValueError("a batch-normalisation layer without momentum keeps no running statistics that could be shared")
+                raise ValueError(
+                    "a batch-normalisation layer without momentum keeps no running statistics that could be shared"
+                )
             buffers = [buffer for name, buffer in layer.named_buffers(recurse=False) if name.startswith("running_")]
             self._buffers += buffers
             momenta += [torch.full((buffer.numel(),), layer.momentum, device=self._device) for buffer in buffers]
@@ -117,7 +130,11 @@ class RunningStatistics:
         self._running = self._flat()
 
     def _flat(self) -> torch.Tensor:
-        return torch.cat([buffer.detach().flatten() for buffer in self._buffers]) if self._buffers else torch.zeros(0, device=self._device)
+        return (
+            torch.cat([buffer.detach().flatten() for buffer in self._buffers])
+            if self._buffers
+            else torch.zeros(0, device=self._device)
+        )
 
     def of_group(self) -> torch.Tensor:
         """float32 [2 x channels of all layers]: the statistics of the forward pass just made in training mode."""
@@ -134,6 +151,11 @@ class RunningStatistics:
 
 def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> nn.Module:
     """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
-    process_groups = [torch.distributed.new_group(list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=timedelta(seconds=patience_s)) for g in range(groups)]
+    process_groups = [
+        torch.distributed.new_group(
+            list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=timedelta(seconds=patience_s)
+        )
+        for g in range(groups)
+    ]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
     return nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)

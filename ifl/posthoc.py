@@ -17,7 +17,13 @@ from ifl.weights import load_run, start_from
 from recipes.schema import Recipe
 
 
-def predict_all(ready: Setup, folder: Path, beat: Callable[[str], None], stop_agreed: Callable[[], bool], metrics: Metrics | None = None) -> bool:
+def predict_all(
+    ready: Setup,
+    folder: Path,
+    beat: Callable[[str], None],
+    stop_agreed: Callable[[], bool],
+    metrics: Metrics | None = None,
+) -> bool:
     """Write the predictions of every split into a folder; False if a stop was agreed before all were there. A collective; rank 0
     writes."""
     for name, evaluator in ready.evaluators.items():
@@ -32,7 +38,9 @@ def predict_all(ready: Setup, folder: Path, beat: Callable[[str], None], stop_ag
     return True
 
 
-def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None], stop_requested: Callable[[], bool]) -> bool:
+def judge(
+    recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None], stop_requested: Callable[[], bool]
+) -> bool:
     """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like any
     other. False if it was stopped: a judgement that was cut off is made anew. A collective.
 
@@ -50,7 +58,13 @@ def judge(recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None],
         write_json(folder / "meta.json", provenance.meta(recipe, ready, steps=0))
     for select in ("best", "last"):
         start_from(ready.engine.network, ready.method, load_run(run, select))
-        if not predict_all(ready, folder / "preds" / select, beat, stop_agreed, Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None):
+        if not predict_all(
+            ready,
+            folder / "preds" / select,
+            beat,
+            stop_agreed,
+            Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None,
+        ):
             return False
     if ready.fence:
         ready.fence.check()

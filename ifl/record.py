@@ -49,7 +49,20 @@ def write_environment(path: Path, weights: list[np.ndarray | None], split: Split
         members = np.flatnonzero(labels == label)
         members = members[np.argsort(table[-1][members], kind="stable")]
         extremes[row] = np.resize(members, EXTREMES), np.resize(members[::-1], EXTREMES)
-    thumbnails = np.stack([test_pixels(decoder("pillow").opened(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE) for i in extremes.flat])
+    thumbnails = np.stack(
+        [
+            test_pixels(decoder("pillow").opened(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE)
+            for i in extremes.flat
+        ]
+    )
     split.close()  # its shards may have to make room
-    write_arrays(path, ids=np.arange(samples), labels=labels, attributes=split.index.attribute, weights=table, extreme_classes=classes, extremes=extremes,
-                 thumbnails=thumbnails.reshape(*extremes.shape, THUMB_SIDE, THUMB_SIDE, 3))
+    write_arrays(
+        path,
+        ids=np.arange(samples),
+        labels=labels,
+        attributes=split.index.attribute,
+        weights=table,
+        extreme_classes=classes,
+        extremes=extremes,
+        thumbnails=thumbnails.reshape(*extremes.shape, THUMB_SIDE, THUMB_SIDE, 3),
+    )

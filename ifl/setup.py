@@ -37,13 +37,13 @@ TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 @dataclass(frozen=True)
 class Setup:
     """Attributes:
-        fence: rank 0's, against an older start of the same run; None elsewhere.
-        counts: int64 [K], training samples of each class.
-        mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
-        reader: of the training set's micro-batches; None where nothing is trained.
-        fetcher: of their shards from afar, on each node's first rank.
-        evaluators: by split, val first.
-        belongs: what a checkpoint of this run must say of itself; equal on all ranks.
+    fence: rank 0's, against an older start of the same run; None elsewhere.
+    counts: int64 [K], training samples of each class.
+    mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
+    reader: of the training set's micro-batches; None where nothing is trained.
+    fetcher: of their shards from afar, on each node's first rank.
+    evaluators: by split, val first.
+    belongs: what a checkpoint of this run must say of itself; equal on all ranks.
     """
 
     device: torch.device
@@ -88,7 +88,14 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     boot.part("network")
     batch = recipe.batch
     groups = batch.size // batch.bn if batch.bn else 1
-    mine = micro_batches(batch.size, batch.bn, comm.rank, comm.size, synchronised=device.type == "cuda", streams=recipe.streams if batch.bn_by == "mix" else 1)
+    mine = micro_batches(
+        batch.size,
+        batch.bn,
+        comm.rank,
+        comm.size,
+        synchronised=device.type == "cuda",
+        streams=recipe.streams if batch.bn_by == "mix" else 1,
+    )
     network, method = build_network(recipe, counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
@@ -98,10 +105,22 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     method.to(device)
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
-        raise ValueError(f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group")
+        raise ValueError(
+            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group"
+        )
     decoder = _agreed_decoder(recipe, folder, comm, device, trains)
-    crops = views(recipe, decoder, {**({"train": train_split} if trains else {}), **{name: dataset.split(recipe.train, name) for name in ("val", *tests)}})
-    evaluators = {name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val") for name in ("val", *tests)}
+    crops = views(
+        recipe,
+        decoder,
+        {
+            **({"train": train_split} if trains else {}),
+            **{name: dataset.split(recipe.train, name) for name in ("val", *tests)},
+        },
+    )
+    evaluators = {
+        name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val")
+        for name in ("val", *tests)
+    }
     reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda") if trains else None
     fetcher = None
     if trains and dataset.cache is not None:
@@ -109,22 +128,48 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             fetcher = Ahead(train_split)
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
-    return Setup(device, comm, fence, dataset, train_split, counts, method, engine, statistics, mine, reader, fetcher, evaluators, belongs)
+    return Setup(
+        device,
+        comm,
+        fence,
+        dataset,
+        train_split,
+        counts,
+        method,
+        engine,
+        statistics,
+        mine,
+        reader,
+        fetcher,
+        evaluators,
+        belongs,
+    )
 
 
 def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device, trains: bool) -> str:
     """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
     begun = folder / "meta.json"
-    stored = comm.from_first(json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device)
+    stored = comm.from_first(
+        json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
+    )
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
-        raise DataError(f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
-                        "go on with the commit that its meta.json names, or move it away to start anew")
+        raise DataError(
+            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
+            "go on with the commit that its meta.json names, or move it away to start anew"
+        )
     if not trains and (wanted := pinned or stored) and not all(wanted in names for names in offers):
         if comm.rank == 0:
-            print(f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey levels", flush=True)
+            print(
+                f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey levels",
+                flush=True,
+            )
         pinned = stored = None
-    why = f"data.decoder={pinned} is asked for" if pinned else f"{folder.name} began with the decoder {stored}, and keeps it"
+    why = (
+        f"data.decoder={pinned} is asked for"
+        if pinned
+        else f"{folder.name} began with the decoder {stored}, and keeps it"
+    )
     return decoders.agreed(offers, pinned or stored, why)
 
 
@@ -153,10 +198,36 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
         # The test crops first: their size is known, and set aside.
         sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
         if most is not None and sum(sizes.values()) > share * most:
-            raise DataError(f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none")
+            raise DataError(
+                f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
+            )
         for name in [*sizes, *(splits.keys() - sizes)]:
-            split, view = splits[name], f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}"
-            caches[name] = PixelCache(place, f"{split.index.fingerprint} {made_by} {view}", len(split), most, share=share, set_aside=sizes.get(name, 0))
-    train = {"crop_scale": augment.crop_scale, "hflip": augment.hflip, "randaug": augment.randaug, "short_side": data.cache_short_side}
-    return {name: MicroBatches(split, train=name == "train", image_size=data.image_size, decoder=decoder, cache=caches[name],
-                               **(train if name == "train" else {"test_resize": data.test_resize})) for name, split in splits.items()}
+            split, view = (
+                splits[name],
+                f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}",
+            )
+            caches[name] = PixelCache(
+                place,
+                f"{split.index.fingerprint} {made_by} {view}",
+                len(split),
+                most,
+                share=share,
+                set_aside=sizes.get(name, 0),
+            )
+    train = {
+        "crop_scale": augment.crop_scale,
+        "hflip": augment.hflip,
+        "randaug": augment.randaug,
+        "short_side": data.cache_short_side,
+    }
+    return {
+        name: MicroBatches(
+            split,
+            train=name == "train",
+            image_size=data.image_size,
+            decoder=decoder,
+            cache=caches[name],
+            **(train if name == "train" else {"test_resize": data.test_resize}),
+        )
+        for name, split in splits.items()
+    }

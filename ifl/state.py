@@ -67,7 +67,9 @@ class State:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
-def pack(state: State, centers: Centers | None, confidence: ConfidenceTable | None, comm: Comm, **more: Any) -> dict[str, Any]:
+def pack(
+    state: State, centers: Centers | None, confidence: ConfidenceTable | None, comm: Comm, **more: Any
+) -> dict[str, Any]:
     """Plain values and tensors, equal on all ranks. A collective; changes nothing."""
     return {
         **{key: value for key, value in vars(state).items() if key != "weights"},
@@ -97,7 +99,9 @@ def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
     """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and nothing
     random has a state that a checkpoint would have to hold."""
     key = np.array([seed << 32 | epoch, step << 32 | row], dtype=np.uint64)
-    counter = np.array([0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64)  # apart from the plan's and the augmentation's words
+    counter = np.array(
+        [0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64
+    )  # apart from the plan's and the augmentation's words
     return int(np.random.Philox(key=key, counter=counter).random_raw())
 
 

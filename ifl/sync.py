@@ -65,13 +65,25 @@ class StepSync:
         self._shares: list[torch.Tensor] = []
         self._notes: torch.Tensor | None = None
 
-    def add(self, losses_B: torch.Tensor, distances_B: torch.Tensor | None, correct: torch.Tensor, statistics: torch.Tensor, features_BD: torch.Tensor | None,
-            targets: Sequence[tuple[float, torch.Tensor]], counts: bool = True, notes_BC: torch.Tensor | None = None, rows_B: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        losses_B: torch.Tensor,
+        distances_B: torch.Tensor | None,
+        correct: torch.Tensor,
+        statistics: torch.Tensor,
+        features_BD: torch.Tensor | None,
+        targets: Sequence[tuple[float, torch.Tensor]],
+        counts: bool = True,
+        notes_BC: torch.Tensor | None = None,
+        rows_B: np.ndarray | None = None,
+    ) -> None:
         """One micro-batch: its rows' losses and center distances, the number of right rows, its group's batch
         statistics (and whether the running ones move by them), with centers its features and labels (with mixup more
         than one, each with its share), and what the method notes of its canonical rows `rows_B`."""
         loss, bad_loss = to_fixed(losses_B, LOSS_BITS, self.batch)
-        center, bad_center = to_fixed(losses_B.new_zeros(1) if distances_B is None else distances_B, LOSS_BITS, self.batch)
+        center, bad_center = to_fixed(
+            losses_B.new_zeros(1) if distances_B is None else distances_B, LOSS_BITS, self.batch
+        )
         group, bad_group = to_fixed(statistics * counts, STATISTIC_BITS, self.batch)
         self._head[_GROUPS] += int(counts)
         self._head[_LOSS] += loss.sum()
@@ -100,11 +112,17 @@ class StepSync:
         if self._features:
             features, labels, shares = torch.cat(self._features), torch.cat(self._labels), torch.cat(self._shares)
             if self.gathers:
-                rows = self.targets * -(-self.batch // self.comm.size)  # ranks may hold one row less: padded, with label -1
+                rows = self.targets * -(
+                    -self.batch // self.comm.size
+                )  # ranks may hold one row less: padded, with label -1
                 padding = rows - len(labels)
-                block = torch.cat([features, shares[:, None], labels.to(features)[:, None]], dim=1)  # float32 is exact for labels below 2**24
+                block = torch.cat(
+                    [features, shares[:, None], labels.to(features)[:, None]], dim=1
+                )  # float32 is exact for labels below 2**24
                 self._gathered = self.comm.start_gather(F.pad(block, (0, 0, 0, padding), value=-1.0))
-                self._head[_BAD] += self.centers.terms(features, labels, self.batch * self.targets, shares)[1]  # counted here: of what is gathered, `wait` would have to ask the device once more
+                self._head[_BAD] += self.centers.terms(features, labels, self.batch * self.targets, shares)[
+                    1
+                ]  # counted here: of what is gathered, `wait` would have to ask the device once more
             else:
                 sums, bad = self.centers.class_sums(features, labels, self.batch * self.targets, shares)
                 self._head[_BAD] += bad
@@ -123,22 +141,38 @@ class StepSync:
         head, statistics, *more = self._pending.wait().split(self._sizes)
         save, stop, bad, loss, center, correct, groups, *places = head.tolist()
         if set(places) != {self._place}:
-            raise Desynchronised(f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "
-                                 "one of them left a collective out or made it twice")
+            raise Desynchronised(
+                f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "
+                "one of them left a collective out or made it twice"
+            )
         notes = None if self._notes is None else to_float(more.pop().view(self.batch, -1), LOSS_BITS)
         class_sums = more[0].view(len(self.centers.centers_KD), -1) if more else None
         if self._gathered is not None:
             rows = self._gathered.wait().flatten(0, 1)
-            class_sums, _ = self.centers.class_sums(rows[:, :-2], rows[:, -1].long(), self.batch * self.targets, rows[:, -2])
-        totals = StepTotals(save > 0, stop > 0, bad, loss * 2.0**-LOSS_BITS, center * 2.0**-LOSS_BITS, correct,
-                            to_float(statistics, STATISTIC_BITS) / groups, class_sums, notes)
+            class_sums, _ = self.centers.class_sums(
+                rows[:, :-2], rows[:, -1].long(), self.batch * self.targets, rows[:, -2]
+            )
+        totals = StepTotals(
+            save > 0,
+            stop > 0,
+            bad,
+            loss * 2.0**-LOSS_BITS,
+            center * 2.0**-LOSS_BITS,
+            correct,
+            to_float(statistics, STATISTIC_BITS) / groups,
+            class_sums,
+            notes,
+        )
         self._reset()
         return totals
 
 
 def _standing(places: list[int]) -> str:
     ranks_at = {place: [rank for rank, other in enumerate(places) if other == place] for place in places}
-    return ", ".join(f"{ranks_of(ranks)} in {f'epoch {place - 1 >> 32}, step {place - 1 & 0xFFFFFFFF}' if place else 'no step'}" for place, ranks in ranks_at.items())
+    return ", ".join(
+        f"{ranks_of(ranks)} in {f'epoch {place - 1 >> 32}, step {place - 1 & 0xFFFFFFFF}' if place else 'no step'}"
+        for place, ranks in ranks_at.items()
+    )
 
 
 def ranks_of(ranks: list[int]) -> str:

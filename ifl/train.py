@@ -51,7 +51,12 @@ def center_weight(epoch: int, ifl: Ifl | None) -> float:
     return reached[-1] if reached else 0.0
 
 
-def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False, beat: Callable[..., None] = lambda section=None: None) -> bool:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+    beat: Callable[..., None] = lambda section=None: None,
+) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
     Args:
@@ -65,16 +70,41 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     if recipe.method.eval_of:
         return judge(recipe, folder, boot, beat, stop_requested)
     ready = set_up(recipe, folder, boot, fresh=not _history(folder))
-    device, comm, fence, method, engine, statistics, mine, belongs = ready.device, ready.comm, ready.fence, ready.method, ready.engine, ready.statistics, ready.mine, ready.belongs
+    device, comm, fence, method, engine, statistics, mine, belongs = (
+        ready.device,
+        ready.comm,
+        ready.fence,
+        ready.method,
+        ready.engine,
+        ready.statistics,
+        ready.mine,
+        ready.belongs,
+    )
     ifl, batch, mixup = recipe.ifl, recipe.batch, recipe.augment.mixup
     labels, shards = ready.train_split.index.label, ready.train_split.index.shard
-    centers = Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
+    centers = (
+        Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device)
+        if ifl
+        else None
+    )
     confidence = ConfidenceTable(len(labels), device) if ifl else None
     sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
 
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-        return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
-                          replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
+        return plan_epoch(
+            weights,
+            len(labels),
+            batch=batch.size,
+            group=batch.bn,
+            draws_per_epoch=batch.draws_per_epoch,
+            matched=batch.budget == "matched",
+            by_stream=batch.bn_by == "env",
+            replacement=bool(batch.replacement),
+            seed=recipe.seed,
+            epoch=epoch,
+            shards=shards,
+            window=recipe.data.shuffle_window,
+        )
 
     # -------------------------------------------------------------------------------------------------- new or resumed
     boot.part("load")
@@ -105,7 +135,16 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         refuse_pollution(engine, comm, state, recipe.optim.lr)
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
-        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence, [(e + 1) * steps for e in recipe.kept_epochs])
+        checkpoint.save(
+            folder / "ckpt",
+            engine,
+            pack(state, centers, confidence, comm, **more),
+            state.epoch * steps + state.step,
+            comm,
+            needs,
+            fence,
+            [(e + 1) * steps for e in recipe.kept_epochs],
+        )
         state.spend("save", time.monotonic() - began)
         beat(f"epoch {state.epoch}, step {state.step}")
 
@@ -134,31 +173,55 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             step_labels = torch.from_numpy(labels[step_ids]).to(device)
             share = share_of_step(mixup, step_seed(recipe.seed, epoch, step, batch.size)) if mixup else 1.0
             for micro in range(len(mine)):
-                torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
+                torch.manual_seed(
+                    step_seed(recipe.seed, epoch, step, int(mine[micro][0]))
+                )  # for methods that use torch's own randomness
                 read = next(batches)
                 beat()
                 images, *columns = (column.to(device, non_blocking=True) for column in read)
                 rows = Rows(*columns, epoch, step_labels)
-                images, targets = mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step)) if mixup else (images, [(1.0, rows.labels)])
+                images, targets = (
+                    mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step))
+                    if mixup
+                    else (images, [(1.0, rows.labels)])
+                )
                 output = engine.forward(images)
                 losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
-                distances_B = sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
+                distances_B = (
+                    sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
+                )
                 if scoring:
                     confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
                 correct = (method.predict(output).argmax(1) == rows.labels).sum()
-                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha or averaging else None, targets,
-                         counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams, notes_BC=method.notes(output, rows), rows_B=mine[micro])
+                sync.add(
+                    losses_B,
+                    distances_B,
+                    correct,
+                    statistics.of_group(),
+                    output.features_BD if alpha or averaging else None,
+                    targets,
+                    counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams,
+                    notes_BC=method.notes(output, rows),
+                    rows_B=mine[micro],
+                )
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
-                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
+                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (
+                        recipe.log.save_every_steps is not None
+                        and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0
+                    )
                     sync.start((epoch, step), save=wish and comm.rank == 0, stop=stop_requested())
-                engine.backward(losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last)
+                engine.backward(
+                    losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last
+                )
                 if not last:
                     engine.step()
             totals = sync.wait()
             if totals.bad:
                 refuse_pollution(engine, comm, state, recipe.optim.lr)  # by a step before: the better sentence
-                raise Diverged(f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help")
+                raise Diverged(
+                    f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help"
+                )
             engine.step()
             statistics.move(totals.statistics)
             if alpha:
@@ -173,11 +236,21 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             beat(f"epoch {epoch}, step {step + 1}")
             state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
-                log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
+                log(
+                    "train",
+                    lr=lr,
+                    alpha=alpha,
+                    **state.means(alpha),
+                    images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1),
+                )
                 timed_from, timed_at = state.step, time.monotonic()
             if (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"parameters, centers and weights after step {epoch * steps + state.step}",
-                            f"{engine.checksum()} {digest(centers, state.weights, state.class_means, *state.memory.values())}", comm, device)
+                check_equal(
+                    f"parameters, centers and weights after step {epoch * steps + state.step}",
+                    f"{engine.checksum()} {digest(centers, state.weights, state.class_means, *state.memory.values())}",
+                    comm,
+                    device,
+                )
             if due or stop:
                 save()
                 saved_at = time.monotonic()
@@ -203,7 +276,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
                 state.best_epoch, state.best_accuracy = epoch, accuracy
-                state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
+                state.best_sha256 = comm.from_first(
+                    save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device
+                )
             if final and fence:
                 fence.check()
                 write_predictions(folder / "preds" / "last", name, predictions)
@@ -216,8 +291,20 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         if scoring:
             total = confidence.total(comm)
             first = recipe.stream_names.index("environment")
-            state.weights[first : first + ifl.environments] = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
-            check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total, *state.memory.values()), comm, device)
+            state.weights[first : first + ifl.environments] = stream_weights(
+                ifl.environments,
+                mean_scores(total),
+                labels,
+                sample_scale=ifl.sample_scale,
+                class_balanced=ifl.class_balanced,
+                unseen=ifl.unseen,
+            )
+            check_equal(
+                f"confidence and environment weights after epoch {epoch}",
+                digest(centers, state.weights, total, *state.memory.values()),
+                comm,
+                device,
+            )
             confidence.restart()
             if comm.rank == 0:
                 write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, ready.train_split)
@@ -243,8 +330,14 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     state.spend("evaluate", time.monotonic() - began)
     if fence:
         fence.check()
-        done = {"epochs": state.epoch, "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]}, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
-                "seconds": {part: round(value, 2) for part, value in state.seconds.items()}, "wall_s": round(sum(state.seconds.values()), 2)}
+        done = {
+            "epochs": state.epoch,
+            "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]},
+            "best_epoch": state.best_epoch,
+            "best_val_accuracy": state.best_accuracy,
+            "seconds": {part: round(value, 2) for part, value in state.seconds.items()},
+            "wall_s": round(sum(state.seconds.values()), 2),
+        }
         write_json(folder / "done", done)
     comm.gather_objects(None, device)  # nobody leaves before `done` is there
     return True

@@ -59,8 +59,14 @@ def start_from(network: Network, method: BaseMethod, weights: Weights) -> None:
     """
     adopted, own = method.adopt(weights), network.state_dict()
     unfit = sorted(name for name, value in adopted.items() if name not in own or own[name].shape != value.shape)
-    missing = sorted(name for name in own if name not in adopted and not name.startswith("head.") and not name.endswith(".num_batches_tracked"))  # no state: see RunningStatistics
+    missing = sorted(
+        name
+        for name in own
+        if name not in adopted and not name.startswith("head.") and not name.endswith(".num_batches_tracked")
+    )  # no state: see RunningStatistics
     if unfit or missing:
-        raise CheckpointError(f"the first stage's network is another: {(unfit + missing)[0]} {'does not fit' if unfit else 'is not in it'}; method.init_from or method.eval_of must name a run of the same model.name and form")
+        raise CheckpointError(
+            f"the first stage's network is another: {(unfit + missing)[0]} {'does not fit' if unfit else 'is not in it'}; method.init_from or method.eval_of must name a run of the same model.name and form"
+        )
     own.update(adopted)  # in place: a plain dict would lack the versions that torch keeps beside the tensors
     network.load_state_dict(own)

@@ -13,7 +13,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 def in_environment() -> None:
     """Replace this process by the same command in .venv, unless it is there already or has the packages anyway."""
     environment = PROJECT / ".venv"
-    if Path(sys.prefix).resolve() == environment.resolve() or all(importlib.util.find_spec(name) for name in ("deepspeed", "pydantic", "submitit", "webdataset")):
+    if Path(sys.prefix).resolve() == environment.resolve() or all(
+        importlib.util.find_spec(name) for name in ("deepspeed", "pydantic", "submitit", "webdataset")
+    ):
         return
     if not (environment / ".installed").exists():
         sys.exit(f"the project's packages are not installed: run `make venv` in {PROJECT}")

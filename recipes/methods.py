@@ -35,7 +35,9 @@ def _literals(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
             try:
                 found[target.id] = ast.literal_eval(node.value)
             except ValueError:
-                raise ValueError(f"{path}: {target.id} must be a literal, for it is read without running the file") from None
+                raise ValueError(
+                    f"{path}: {target.id} must be a literal, for it is read without running the file"
+                ) from None
     return found
 
 
@@ -67,7 +69,12 @@ def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
     if not path.is_file():
         return Declaration()
     declared = Declaration(**_literals(path, tuple(Declaration.__dataclass_fields__)))
-    for key, value, legal in (("FORM", [declared.FORM], FORMS), ("TRAINS", [declared.TRAINS], ("all", "head")), ("COUNTS", [declared.COUNTS], (True, False)), ("STREAMS", declared.STREAMS, STREAMS)):
+    for key, value, legal in (
+        ("FORM", [declared.FORM], FORMS),
+        ("TRAINS", [declared.TRAINS], ("all", "head")),
+        ("COUNTS", [declared.COUNTS], (True, False)),
+        ("STREAMS", declared.STREAMS, STREAMS),
+    ):
         if not value or not set(value) <= set(legal) or len(set(value)) != len(value):
             raise ValueError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
     return declared

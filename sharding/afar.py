@@ -40,11 +40,17 @@ def check_root(root: str) -> None:
     """Raises DataError for an address that cannot be used: with a password in it, with `?` or `#`, or `pipe:` where the site file has no command."""
     if root.startswith(PIPE):
         if root != PIPE:
-            raise DataError("data.root brings a command of its own, and only the site file's is run: write it there, under data: root:, and `pipe:` alone elsewhere")
+            raise DataError(
+                "data.root brings a command of its own, and only the site file's is run: write it there, under data: root:, and `pipe:` alone elsewhere"
+            )
         if "{path}" not in os.environ.get(COMMAND, ""):
-            raise DataError("data.root=pipe: means the command of the site file, which here names none: write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print")
+            raise DataError(
+                "data.root=pipe: means the command of the site file, which here names none: write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print"
+            )
     elif "@" in root.split("/")[2]:
-        raise DataError("data.root holds a user name or password: use an address without, or a pipe: command in the site file")
+        raise DataError(
+            "data.root holds a user name or password: use an address without, or a pipe: command in the site file"
+        )
     elif set("?#") & set(root):
         raise DataError(f"data.root={root} holds ? or #: the address of a folder is legal")
 
@@ -52,12 +58,24 @@ def check_root(root: str) -> None:
 def plain(relative: str) -> str:
     """A relative path of plain names, as it was; what a remote says is put into addresses, commands and the node's own paths. Raises DataError."""
     parts = PurePosixPath(relative).parts
-    if not parts or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", part) for part in parts) or "/".join(parts) != relative:
-        raise DataError(f"{relative!r} is no plain path: letters, digits and _ . - are legal in its names, and they begin with a letter, digit or _")
+    if (
+        not parts
+        or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", part) for part in parts)
+        or "/".join(parts) != relative
+    ):
+        raise DataError(
+            f"{relative!r} is no plain path: letters, digits and _ . - are legal in its names, and they begin with a letter, digit or _"
+        )
     return relative
 
 
-def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object]], check: Callable[[], str] = lambda: "", tries: int = len(PAUSES_S) + 1) -> None:
+def fetch(
+    root: str,
+    relative: str,
+    begin: Callable[[], Callable[[bytes], object]],
+    check: Callable[[], str] = lambda: "",
+    tries: int = len(PAUSES_S) + 1,
+) -> None:
     """Fetch one file, trying again after pauses.
 
     Args:
@@ -84,7 +102,9 @@ def fetch(root: str, relative: str, begin: Callable[[], Callable[[bytes], object
     raise DataError(f"{where} cannot be fetched: {cause} (tried {tries} times)")
 
 
-def fetch_small(root: str, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1) -> bytes:
+def fetch_small(
+    root: str, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
+) -> bytes:
     """A small file, whole; `wrong` says what is wrong with it, or nothing."""
     data = bytearray()
 
@@ -103,7 +123,11 @@ def fetch_small(root: str, relative: str, wrong: Callable[[bytes], str] = lambda
 
 
 def _pieces(root: str, relative: str) -> Iterator[bytes]:
-    return _printed(os.environ[COMMAND].replace("{path}", relative)) if root == PIPE else _downloaded(f"{root.rstrip('/')}/{relative}")
+    return (
+        _printed(os.environ[COMMAND].replace("{path}", relative))
+        if root == PIPE
+        else _downloaded(f"{root.rstrip('/')}/{relative}")
+    )
 
 
 def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -135,7 +159,9 @@ def _downloaded(url: str) -> Iterator[bytes]:
     except TimeoutError:
         raise Failed(f"nothing came for {STALL_S:g} s") from None
     except urllib.error.URLError as error:
-        raise Failed(f"nothing came for {STALL_S:g} s" if isinstance(error.reason, TimeoutError) else f"{error.reason}") from None
+        raise Failed(
+            f"nothing came for {STALL_S:g} s" if isinstance(error.reason, TimeoutError) else f"{error.reason}"
+        ) from None
     except (OSError, ValueError) as error:  # resets; http.client's errors
         raise Failed(f"{type(error).__name__}: {error}") from None
     except Exception as error:
@@ -145,7 +171,9 @@ def _downloaded(url: str) -> Iterator[bytes]:
 
 
 def _printed(command: str) -> Iterator[bytes]:
-    with subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
         ready = select.poll()
         ready.register(process.stdout, select.POLLIN)
         try:

@@ -37,7 +37,9 @@ class Rows:
 
     def same(self, other: Rows) -> bool:
         """Whether both hold the same images with the same labels and attributes."""
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("source", "label", "attribute"))
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("source", "label", "attribute")
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +67,24 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
         raise DataError(f"annotation={path} is not JSON ({error})") from None
     needed = ("cat2id", "id2cat", *SPLITS)
     missing = [key for key in needed if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
-    missing += [f"{key}.{field}" for key in SPLITS if not missing for field in _OF_AN_IMAGE if not isinstance(found[key].get(field), dict)]
+    missing += [
+        f"{key}.{field}"
+        for key in SPLITS
+        if not missing
+        for field in _OF_AN_IMAGE
+        if not isinstance(found[key].get(field), dict)
+    ]
     if missing:
-        raise DataError(f"annotation={path} lacks {', '.join(missing)}: the authors' split file of ImageNet-GLT is looked for")
+        raise DataError(
+            f"annotation={path} lacks {', '.join(missing)}: the authors' split file of ImageNet-GLT is looked for"
+        )
     names = {int(number): name for number, name in found["id2cat"].items() if str(number).isdigit()}
-    if sorted(names) != list(range(len(names))) or any(str(found["cat2id"].get(name)) != str(number) for number, name in names.items()):
-        raise DataError(f"annotation={path}: id2cat and cat2id do not name the classes 0 to {len(found['id2cat']) - 1} alike")
+    if sorted(names) != list(range(len(names))) or any(
+        str(found["cat2id"].get(name)) != str(number) for number, name in names.items()
+    ):
+        raise DataError(
+            f"annotation={path}: id2cat and cat2id do not name the classes 0 to {len(found['id2cat']) - 1} alike"
+        )
     classes = tuple(names[number] for number in range(len(names)))
     splits, groups = {}, np.full(len(classes), -1)
     for theirs, ours in SPLITS.items():
@@ -82,15 +96,27 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     for name, rows in splits.items():
         for source in rows.source.tolist():
             if source in owner:  # seen here: the last check of a build would refuse it too, hours later
-                raise DataError(f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split of an edition, and once")
+                raise DataError(
+                    f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split of an edition, and once"
+                )
             owner[source] = name
     empty = [name for name, rows in splits.items() if not len(rows)]
     if empty or (groups < 0).any():
-        raise DataError(f"annotation={path} has no images of " + (f"split {empty[0]}" if empty else f"class {classes[int(np.argmin(groups))]}"))
+        raise DataError(
+            f"annotation={path} has no images of "
+            + (f"split {empty[0]}" if empty else f"class {classes[int(np.argmin(groups))]}")
+        )
     return Annotation(edition, classes, tuple(groups.tolist()), splits, found.get("build", {}))
 
 
-def _rows(path: Path, split: str, found: Mapping[str, Mapping[str, Any]], prefixes: Sequence[tuple[str, str]], classes: Sequence[str], groups: np.ndarray) -> Rows:
+def _rows(
+    path: Path,
+    split: str,
+    found: Mapping[str, Mapping[str, Any]],
+    prefixes: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    groups: np.ndarray,
+) -> Rows:
     """A split's rows; `groups` [K] learns the classes' frequency groups."""
     names = sorted(found["label"])
     clusters = found.get("cluster", {})
@@ -99,15 +125,23 @@ def _rows(path: Path, split: str, found: Mapping[str, Mapping[str, Any]], prefix
         try:
             label, group, attribute = (int(found[field][name]) for field in _OF_AN_IMAGE)
         except (KeyError, TypeError, ValueError):
-            raise DataError(f"annotation={path}: image {name} of {split} needs label, frequency and attribute, whole numbers all") from None
+            raise DataError(
+                f"annotation={path}: image {name} of {split} needs label, frequency and attribute, whole numbers all"
+            ) from None
         if not (0 <= label < len(classes) and 0 <= group <= 2 and 0 <= attribute <= 2):
-            raise DataError(f"annotation={path}: image {name} of {split} has label {label}, frequency {group}, attribute {attribute}; 0 to {len(classes) - 1}, 0 to 2, 0 to 2 are legal")
+            raise DataError(
+                f"annotation={path}: image {name} of {split} has label {label}, frequency {group}, attribute {attribute}; 0 to {len(classes) - 1}, 0 to 2, 0 to 2 are legal"
+            )
         if groups[label] not in (-1, group):
-            raise DataError(f"annotation={path}: class {classes[label]} is of frequency {groups[label]} and of {group}; one of them is legal")
+            raise DataError(
+                f"annotation={path}: class {classes[label]} is of frequency {groups[label]} and of {group}; one of them is legal"
+            )
         groups[label] = group
         source = mapped(name, prefixes, path)
         if source.partition("/")[0] != classes[label]:
-            raise DataError(f"annotation={path}: image {name} of {split} has label {label}, which is class {classes[label]}, and lies elsewhere")
+            raise DataError(
+                f"annotation={path}: image {name} of {split} has label {label}, which is class {classes[label]}, and lies elsewhere"
+            )
         sources.append(source)
         table[row] = label, attribute, int(clusters.get(name, -1))
     order = np.argsort(np.array(sources), kind="stable") if sources else np.zeros(0, np.int64)
@@ -119,22 +153,34 @@ def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
     if prefixes:
         fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
         if not fitting:
-            raise DataError(f"annotation={file}: path {name} begins with none of {', '.join(old for old, _ in prefixes)}; prefix=OLD=NEW with a beginning of it would be legal")
+            raise DataError(
+                f"annotation={file}: path {name} begins with none of {', '.join(old for old, _ in prefixes)}; prefix=OLD=NEW with a beginning of it would be legal"
+            )
         old, new = fitting[0]
-        name = (new + name[len(old):]).lstrip("/")
+        name = (new + name[len(old) :]).lstrip("/")
         if name.count("/") != 1:
-            raise DataError(f"annotation={file}: with prefix={old}={new} a path becomes {name}; CLASS/FILE, as in the source, would be legal")
+            raise DataError(
+                f"annotation={file}: with prefix={old}={new} a path becomes {name}; CLASS/FILE, as in the source, would be legal"
+            )
     return "/".join(name.split("/")[-2:])
 
 
 def write(path: Path, annotation: Annotation) -> None:
     """Writes a split file that `read` gives back."""
     theirs = {ours: name for name, ours in SPLITS.items()}
-    content: dict[str, Any] = {"cat2id": {name: str(k) for k, name in enumerate(annotation.classes)}, "id2cat": {str(k): name for k, name in enumerate(annotation.classes)},
-                               **{name: {field: {} for field in _OF_AN_IMAGE} for name in SPLITS}, "build": dict(annotation.build)}
+    content: dict[str, Any] = {
+        "cat2id": {name: str(k) for k, name in enumerate(annotation.classes)},
+        "id2cat": {str(k): name for k, name in enumerate(annotation.classes)},
+        **{name: {field: {} for field in _OF_AN_IMAGE} for name in SPLITS},
+        "build": dict(annotation.build),
+    }
     for ours, rows in annotation.splits.items():
         sources = rows.source.tolist()
-        content[theirs[ours]] = {"label": dict(zip(sources, map(str, rows.label.tolist()))), "frequency": dict(zip(sources, np.array(annotation.groups)[rows.label].tolist())),
-                                 "attribute": dict(zip(sources, rows.attribute.tolist())), "cluster": dict(zip(sources, rows.cluster.tolist()))}
+        content[theirs[ours]] = {
+            "label": dict(zip(sources, map(str, rows.label.tolist()))),
+            "frequency": dict(zip(sources, np.array(annotation.groups)[rows.label].tolist())),
+            "attribute": dict(zip(sources, rows.attribute.tolist())),
+            "cluster": dict(zip(sources, rows.cluster.tolist())),
+        }
     with whole_file(path) as file:
         file.write(json.dumps(content).encode())

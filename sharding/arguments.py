@@ -12,7 +12,9 @@ def folder_and_options(arguments: Sequence[str], keys: Sequence[str]) -> tuple[s
     """(the one folder, option -> text). Raises DataError for no or a second folder, an unknown, repeated or empty option."""
     folders = [argument for argument in arguments if "=" not in argument]
     if len(folders) != 1:
-        raise DataError(f"{len(folders)} folders are given{''.join(f' {name!r}' for name in folders)}; exactly one would be legal (--help says more)")
+        raise DataError(
+            f"{len(folders)} folders are given{''.join(f' {name!r}' for name in folders)}; exactly one would be legal (--help says more)"
+        )
     options: dict[str, str] = {}
     for argument in (argument for argument in arguments if "=" in argument):
         key, _, value = argument.partition("=")

@@ -63,9 +63,7 @@ def draw_rng(seed: int, epoch: int, draw: int) -> Dice:
     return Dice(np.random.Philox(key=key, counter=counter))
 
 
-def crop_box(
-    width: int, height: int, rng: Dice, scale: tuple[float, float]
-) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> tuple[int, int, int, int]:
     """Draw the (left, top, right, bottom) in pixels that a random resized crop keeps.
 
     The area is uniform in ``scale`` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3,

@@ -39,12 +39,22 @@ def _alone(name: str, request: Request) -> Iterator[None]:
     and no part twice."""
     side_by_side = request.part != (1, 1)
     with contextlib.ExitStack() as locks:
-        _lock(locks, request.out / f".{name}.lock", fcntl.LOCK_SH if side_by_side else fcntl.LOCK_EX, f"another build of {name} in {request.out}")
+        _lock(
+            locks,
+            request.out / f".{name}.lock",
+            fcntl.LOCK_SH if side_by_side else fcntl.LOCK_EX,
+            f"another build of {name} in {request.out}",
+        )
         if side_by_side:
             work = request.out / name / ".work"
             work.mkdir(parents=True, exist_ok=True)
             text = f"part {request.part[0]} of {request.part[1]} of {request.stage}"
-            _lock(locks, work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock", fcntl.LOCK_EX, f"{text} of {name} in {request.out}")
+            _lock(
+                locks,
+                work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock",
+                fcntl.LOCK_EX,
+                f"{text} of {name} in {request.out}",
+            )
         yield
 
 
@@ -62,7 +72,9 @@ def help_text() -> str:
     lines = [__doc__.strip(), "", *(f"    {f'{key}={value}':<26} {text}" for key, (value, text) in HELP.items()), ""]
     for name in builders():
         takes, stages = declared(name)
-        lines.append(f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else ""))
+        lines.append(
+            f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
+        )
     return "\n".join(lines)
 
 

@@ -48,7 +48,9 @@ class _State:
     seed: int
 
 
-def cluster_all(classes: Sequence[ClassImages], numbers: Sequence[int], work: Path, weights: str, seed: int, workers: int) -> None:
+def cluster_all(
+    classes: Sequence[ClassImages], numbers: Sequence[int], work: Path, weights: str, seed: int, workers: int
+) -> None:
     """Writes `work/clusters/CLASS.npz` for each class that is not there yet. `numbers`: of each class among all.
 
     Raises DataError where a class's features are missing, or it has fewer images than clusters.
@@ -65,12 +67,19 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
     number, images = job
     found = features.read(state.features, images, state.weights)
     if found is None:
-        raise DataError(f"{state.features / images.name}.npz does not hold the features of class {images.name} as it is now; stage=features comes first")
+        raise DataError(
+            f"{state.features / images.name}.npz does not hold the features of class {images.name} as it is now; stage=features comes first"
+        )
     if len(images) < CLUSTERS:
         raise DataError(f"class {images.name} has {len(images)} images; {CLUSTERS} clusters need at least as many")
     ranks = cluster(found, state.seed, number)
     with whole_file(state.folder / f"{images.name}.npz") as file:
-        np.savez(file, ranks=ranks.astype(np.int8), names=np.array(images.names), identity=_identity(state.weights, state.seed))
+        np.savez(
+            file,
+            ranks=ranks.astype(np.int8),
+            names=np.array(images.names),
+            identity=_identity(state.weights, state.seed),
+        )
 
 
 def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
@@ -89,7 +98,9 @@ def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int
     for images in classes:
         ranks = read(work, images, weights, seed)
         if ranks is None:
-            raise DataError(f"{work / 'clusters' / images.name}.npz does not hold the clusters of class {images.name} for this seed and these weights; stage=clusters comes first")
+            raise DataError(
+                f"{work / 'clusters' / images.name}.npz does not hold the clusters of class {images.name} for this seed and these weights; stage=clusters comes first"
+            )
         yield ranks
 
 

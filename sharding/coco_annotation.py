@@ -45,22 +45,38 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
     for path in files:
         edition, names, splits = _read(path)
         if edition in editions:
-            raise DataError(f"{editions[edition][0]} and {path} are both of edition {edition}; one file for each edition is legal")
+            raise DataError(
+                f"{editions[edition][0]} and {path} are both of edition {edition}; one file for each edition is legal"
+            )
         if editions and names != next(iter(editions.values()))[1]:
-            raise DataError(f"{next(iter(editions.values()))[0]} and {path} have different classes; the files of one data set share them")
+            raise DataError(
+                f"{next(iter(editions.values()))[0]} and {path} have different classes; the files of one data set share them"
+            )
         editions[edition] = path, names, splits
-    tables = {f"{edition}/{name}": rows for edition in sorted(editions, reverse=True) for name, rows in editions[edition][2]}
+    tables = {
+        f"{edition}/{name}": rows for edition in sorted(editions, reverse=True) for name, rows in editions[edition][2]
+    }
     numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in tables.values()])
     keys, labels, attributes, paths, scores = zip(*(row for rows in tables.values() for row in rows))
-    return Authors(list(tables), names, numbers, np.array(keys), np.array([_mapped(path, prefix) for path in paths]), np.array(labels, np.int64),
-                   np.array(attributes, np.int64), np.array(scores, np.float64))
+    return Authors(
+        list(tables),
+        names,
+        numbers,
+        np.array(keys),
+        np.array([_mapped(path, prefix) for path in paths]),
+        np.array(labels, np.int64),
+        np.array(attributes, np.int64),
+        np.array(scores, np.float64),
+    )
 
 
 def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
-    fitting = [new + path[len(old):] for old, new in prefix if path.startswith(old)]
+    fitting = [new + path[len(old) :] for old, new in prefix if path.startswith(old)]
     if prefix and not fitting:
-        raise DataError(f"path {path} in the authors' files begins with none of {', '.join(old for old, _ in prefix)}; "
-                        f"prefix=OLD=NEW with a beginning of it would be legal")
+        raise DataError(
+            f"path {path} in the authors' files begins with none of {', '.join(old for old, _ in prefix)}; "
+            f"prefix=OLD=NEW with a beginning of it would be legal"
+        )
     return fitting[0] if prefix else path
 
 
@@ -77,13 +93,21 @@ def _read(path: Path) -> tuple[str, list[str], list[tuple[str, list[tuple[Any, .
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: it lacks {', '.join(missing)}")
     try:
         names = [str(document["id2cat"][str(k)]) for k in range(len(document["id2cat"]))]
-        splits = [(ours, rows) for theirs, ours in SPLITS.items() if (rows := _rows(document[theirs], theirs, len(names), path))]
+        splits = [
+            (ours, rows)
+            for theirs, ours in SPLITS.items()
+            if (rows := _rows(document[theirs], theirs, len(names), path))
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(one_line(f"{path} is not MSCOCO-GLT's annotation file: {type(error).__name__} {error}")) from None
+        raise DataError(
+            one_line(f"{path} is not MSCOCO-GLT's annotation file: {type(error).__name__} {error}")
+        ) from None
     if len(names) != CLASSES:
-        raise DataError(f"{path} is not MSCOCO-GLT's annotation file: it has {len(names)} classes, {CLASSES} would be legal")
+        raise DataError(
+            f"{path} is not MSCOCO-GLT's annotation file: it has {len(names)} classes, {CLASSES} would be legal"
+        )
     lacking = [name for name in ("train", "val", "test_cbl", "test_gbl") if name not in dict(splits)]
     if lacking:
         raise DataError(f"{path} has no samples in split {lacking[0]}; at least one is needed")
@@ -103,8 +127,12 @@ def _rows(table: Any, name: str, classes: int, path: Path) -> list[tuple[Any, ..
     for key, value in table.get("label", {}).items():
         label, frequency, attribute = int(value), int(table["frequency"][key]), int(table["attribute"][key])
         if not 0 <= label < classes or attribute not in (0, 1, 2):
-            raise DataError(f"{path}: id {key} of {name} has label {value} and attribute {attribute}; 0 to {classes - 1} and 0 to 2 are legal")
+            raise DataError(
+                f"{path}: id {key} of {name} has label {value} and attribute {attribute}; 0 to {classes - 1} and 0 to 2 are legal"
+            )
         if frequency != class_group(label):
-            raise DataError(f"{path}: id {key} of {name} has frequency {frequency}; class {label} is in group {class_group(label)}")
+            raise DataError(
+                f"{path}: id {key} of {name} has frequency {frequency}; class {label} is in group {class_group(label)}"
+            )
         rows.append((str(key), label, attribute, str(table["path"][key]), float(scores.get(key, 0.0))))
     return rows

@@ -69,15 +69,24 @@ def load_arrays(path: Path) -> Attributes:
                 raise DataError(f"it lacks {', '.join(missing)}")
             found = Attributes(*(archive[name] for name in _FIELDS[:4]), str(archive["sha256"]))
     except FileNotFoundError:
-        raise DataError(f"{path} is not there; attributes= names cocottributes_py3.jbl, or the .npz made from it") from None
+        raise DataError(
+            f"{path} is not there; attributes= names cocottributes_py3.jbl, or the .npz made from it"
+        ) from None
     except (DataError, ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(one_line(f"{path} cannot be used as arrays of COCO-Attributes: {error}")) from error
     count, width = len(found.patch), len(found.name)
-    legal = {"patch": ("i", (count,)), "annotation": ("i", (count,)), "present": ("b", (count, width)), "name": ("U", (width,))}
+    legal = {
+        "patch": ("i", (count,)),
+        "annotation": ("i", (count,)),
+        "present": ("b", (count, width)),
+        "name": ("U", (width,)),
+    }
     for field, (kind, shape) in legal.items():
         array = getattr(found, field)
         if array.dtype.kind != kind or array.shape != shape or not count or not width:
-            raise DataError(f"{path} cannot be used as arrays of COCO-Attributes: {field} has shape {array.shape} of {array.dtype}")
+            raise DataError(
+                f"{path} cannot be used as arrays of COCO-Attributes: {field} has shape {array.shape} of {array.dtype}"
+            )
     if len(np.unique(found.patch)) != count:
         raise DataError(f"{path} cannot be used as arrays of COCO-Attributes: a patch id occurs twice")
     return found
@@ -105,18 +114,34 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
         pass  # none yet, or one of a format gone by
     print(f"attributes: reading {path.name} once, in a process of its own, to {arrays}")
     if digest != ORIGINAL:
-        print(f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not {ORIGINAL[:12]}): "
-              f"counts may differ from the paper's")
+        print(
+            f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not {ORIGINAL[:12]}): "
+            f"counts may differ from the paper's"
+        )
     # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address space
     project = str(Path(__file__).resolve().parents[1])
     start = f"import sys; sys.path.insert(0, {project!r}); from sharding.coco_attributes import alone; sys.exit(alone(sys.argv[1:]))"
-    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}
-    result = subprocess.run([sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest], env=environment,
-                            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    environment = {
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+    }
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if result.returncode:
         last = (result.stderr.strip().splitlines() or [""])[-1]
-        raise DataError(last if result.returncode == 2 and last else
-                        one_line(f"{path} could not be read: the process that reads it ended with status {result.returncode} {last}"))
+        raise DataError(
+            last
+            if result.returncode == 2 and last
+            else one_line(
+                f"{path} could not be read: the process that reads it ended with status {result.returncode} {last}"
+            )
+        )
     return load_arrays(arrays)
 
 
@@ -125,11 +150,15 @@ def _digest(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             if file.read(64).startswith(b"version https://git-lfs"):
-                raise DataError(f"{path} is git's stand-in for a large file, not the file itself; `git lfs pull` in its repository fetches that")
+                raise DataError(
+                    f"{path} is git's stand-in for a large file, not the file itself; `git lfs pull` in its repository fetches that"
+                )
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); attributes= names cocottributes_py3.jbl, or the .npz made from it") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); attributes= names cocottributes_py3.jbl, or the .npz made from it"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------------ the restricted reader
@@ -232,7 +261,9 @@ class _Unpickler(pickle._Unpickler):
         for n in shape:
             count *= n
         if count * kind.dtype.itemsize > self._size - self._file.tell():
-            raise EOFError(f"an array of {count * kind.dtype.itemsize} bytes at byte {self._file.tell()} is longer than the rest of the file")
+            raise EOFError(
+                f"an array of {count * kind.dtype.itemsize} bytes at byte {self._file.tell()} is longer than the rest of the file"
+            )
         array = np.frombuffer(self._file.read(count * kind.dtype.itemsize), kind.dtype, count)
         return array.reshape(shape, order="F" if header["order"] == "F" else "C")
 
@@ -246,12 +277,20 @@ def read_pickle(path: Path) -> Any:
         with open(path, "rb") as file:
             return _Unpickler(file).load()
     except Refused as error:
-        raise DataError(one_line(f"{path} is refused: its pickle asks for {error}, which plain data do not need; nothing of it was run")) from None
+        raise DataError(
+            one_line(
+                f"{path} is refused: its pickle asks for {error}, which plain data do not need; nothing of it was run"
+            )
+        ) from None
     except MemoryError:
-        raise DataError(f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file") from None
+        raise DataError(
+            f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file"
+        ) from None
     except Exception as error:  # pickle raises some ten unrelated types for damaged bytes
         why = f"{type(error).__name__}: {error}"
-        raise DataError(one_line(f"{path} is cut off, damaged or no joblib pickle ({why}); the published file has 1261766525 bytes")) from None
+        raise DataError(
+            one_line(f"{path} is cut off, damaged or no joblib pickle ({why}); the published file has 1261766525 bytes")
+        ) from None
 
 
 def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
@@ -262,13 +301,17 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
         raise DataError(f"{path} is not COCO-Attributes' file: it lacks {', '.join(missing)}")
     vectors, instances, listed = (content[key] for key in needed)
     if not isinstance(vectors, dict) or not isinstance(instances, dict) or not vectors or not listed:
-        raise DataError(f"{path} is not COCO-Attributes' file: ann_vecs and patch_id_to_ann_id must be dictionaries, ann_vecs and attributes not empty")
+        raise DataError(
+            f"{path} is not COCO-Attributes' file: ann_vecs and patch_id_to_ann_id must be dictionaries, ann_vecs and attributes not empty"
+        )
     try:
         names = np.array([str(entry["name"]) for entry in listed])
         patch = np.array([_id(key) for key in vectors], dtype=np.int64)
         instance = {_id(key): _id(value) for key, value in instances.items()}
     except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise DataError(one_line(f"{path} is not COCO-Attributes' file: an id or an attribute's name is not legal ({error})")) from None
+        raise DataError(
+            one_line(f"{path} is not COCO-Attributes' file: an id or an attribute's name is not legal ({error})")
+        ) from None
     present = np.zeros((len(vectors), len(names)), bool)
     for row, (key, vector) in enumerate(vectors.items()):
         try:
@@ -276,9 +319,13 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
         except (TypeError, ValueError):
             values = np.empty(0)
         if values.shape != names.shape or not (values >= 0).all() or not (values <= 1).all():
-            raise DataError(f"{path} is not COCO-Attributes' file: ann_vecs of patch {key} is not a vector of {len(names)} numbers in 0 to 1")
+            raise DataError(
+                f"{path} is not COCO-Attributes' file: ann_vecs of patch {key} is not a vector of {len(names)} numbers in 0 to 1"
+            )
         present[row] = values > 0.5
-    return Attributes(patch, np.array([instance.get(p, -1) for p in patch.tolist()], dtype=np.int64), present, names, digest)
+    return Attributes(
+        patch, np.array([instance.get(p, -1) for p in patch.tolist()], dtype=np.int64), present, names, digest
+    )
 
 
 def _id(value: Any) -> int:
@@ -303,7 +350,10 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except MemoryError:
-        print(f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file", file=sys.stderr)
+        print(
+            f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         print(f"{error.filename or arrays}: {error.strerror}", file=sys.stderr)

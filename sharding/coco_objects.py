@@ -63,21 +63,39 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
     for folder in FOLDERS:
         for annotation, *rest in _instances(source, folder, wanted):
             if annotation in found:
-                raise DataError(f"annotation {annotation} occurs twice in {source / 'annotations'}; the two instances files of COCO 2014 share none")
+                raise DataError(
+                    f"annotation {annotation} occurs twice in {source / 'annotations'}; the two instances files of COCO 2014 share none"
+                )
             found[annotation] = (*rest,)
     rows = [row for row, annotation in enumerate(attributes.annotation.tolist()) if annotation in found]
     lost = len(attributes) - len(rows)
     if lost > LOST * len(attributes):
-        raise DataError(f"{lost} of {len(attributes)} patches of the attribute file have no annotation in {source / 'annotations'}; "
-                        f"instances_train2014.json and instances_val2014.json of COCO 2014 and its attribute file belong together")
-    images, files, sizes, boxes, categories = zip(*(found[annotation] for annotation in attributes.annotation[rows].tolist()))
+        raise DataError(
+            f"{lost} of {len(attributes)} patches of the attribute file have no annotation in {source / 'annotations'}; "
+            f"instances_train2014.json and instances_val2014.json of COCO 2014 and its attribute file belong together"
+        )
+    images, files, sizes, boxes, categories = zip(
+        *(found[annotation] for annotation in attributes.annotation[rows].tolist())
+    )
     names, counts = np.unique(categories, return_counts=True)
     if len(names) != CLASSES:
-        raise DataError(f"the objects with attributes are of {len(names)} categories ({', '.join(names[:3].tolist())} ...); COCO-Attributes has {CLASSES}")
+        raise DataError(
+            f"the objects with attributes are of {len(names)} categories ({', '.join(names[:3].tolist())} ...); COCO-Attributes has {CLASSES}"
+        )
     order = np.lexsort((names, -counts))
     label_of = {str(names[k]): label for label, k in enumerate(order)}
-    return Objects(attributes.patch[rows], attributes.annotation[rows], np.array(images, np.int64), np.array([label_of[c] for c in categories], np.int64),
-                   np.array(boxes, np.float64), np.array(sizes, np.int64), np.array(files), attributes.present[rows], list(label_of), lost)
+    return Objects(
+        attributes.patch[rows],
+        attributes.annotation[rows],
+        np.array(images, np.int64),
+        np.array([label_of[c] for c in categories], np.int64),
+        np.array(boxes, np.float64),
+        np.array(sizes, np.int64),
+        np.array(files),
+        attributes.present[rows],
+        list(label_of),
+        lost,
+    )
 
 
 def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tuple[Any, ...]]:
@@ -86,7 +104,10 @@ def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tu
     document = _load(path)
     try:
         names = {category["id"]: str(category["name"]) for category in document["categories"]}
-        images = {image["id"]: (f"{folder}/{image['file_name']}", (int(image["width"]), int(image["height"]))) for image in document["images"]}
+        images = {
+            image["id"]: (f"{folder}/{image['file_name']}", (int(image["width"]), int(image["height"])))
+            for image in document["images"]
+        }
         chosen = [entry for entry in document["annotations"] if entry["id"] in wanted]
         del document
         there = _listing(source / folder)
@@ -101,24 +122,38 @@ def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tu
                 raise DataError(f"{who} is of image {source / file}, which is not there")
             box = [float(value) for value in entry["bbox"]]
             if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:
-                raise DataError(f"{who} has the box {box}, which has no size; left, top, width and height in pixels are legal, width and height above 0")
+                raise DataError(
+                    f"{who} has the box {box}, which has no size; left, top, width and height in pixels are legal, width and height above 0"
+                )
             if box[0] >= size[0] or box[1] >= size[1] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
                 raise DataError(f"{who} has the box {box}, which lies outside its image of {size[0]}x{size[1]} pixels")
             yield entry["id"], entry["image_id"], file, size, box, names[entry["category_id"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(one_line(f"{path} is no instances file of COCO: {type(error).__name__} {error}; it needs images, annotations and categories")) from None
+        raise DataError(
+            one_line(
+                f"{path} is no instances file of COCO: {type(error).__name__} {error}; it needs images, annotations and categories"
+            )
+        ) from None
 
 
 def _load(path: Path) -> Any:
     """The JSON document, without the segmentations that make up most of it."""
+
     def slim(entry: dict[str, Any]) -> dict[str, Any]:
-        return {key: entry[key] for key in ("id", "image_id", "category_id", "bbox")} if entry.keys() >= {"bbox", "image_id", "category_id", "id"} else entry
+        return (
+            {key: entry[key] for key in ("id", "image_id", "category_id", "bbox")}
+            if entry.keys() >= {"bbox", "image_id", "category_id", "id"}
+            else entry
+        )
+
     try:
         return json.loads(path.read_bytes(), object_hook=slim)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014"
+        ) from None
     except ValueError as error:
         raise DataError(one_line(f"{path} is no whole JSON file: {error}")) from None
 
@@ -128,7 +163,9 @@ def _listing(folder: Path) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
     except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014") from None
+        raise DataError(
+            f"{folder} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014"
+        ) from None
 
 
 # ----------------------------------------------------------------------------------------------------------- one crop
@@ -160,4 +197,3 @@ def crop(data: bytes, box: tuple[float, float, float, float], size: tuple[int, i
     if image.size != tuple(size):
         raise ValueError(f"the image has {image.width}x{image.height} pixels, its annotation says {size[0]}x{size[1]}")
     return image.crop(crop_box(box, *image.size))
-

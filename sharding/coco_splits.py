@@ -36,11 +36,16 @@ class Sizes:
 
     def times(self, scale: float) -> Sizes:
         """The same edition `scale` times as large, 0 < scale <= 1; whatever there is keeps at least 1 object."""
-        return Sizes(tail=self.tail, **{name: min(n, max(1, int(n * scale + 1e-9))) for name, n in asdict(self).items() if name != "tail"})
+        return Sizes(
+            tail=self.tail,
+            **{name: min(n, max(1, int(n * scale + 1e-9))) for name, n in asdict(self).items() if name != "tail"},
+        )
 
 
-PAPER: Mapping[str, Sizes] = {"glt": Sizes(test=200, pool=64600, tail=0.005, val=100, test_glt=200),
-                              "cbl": Sizes(test=100, pool=1158, tail=1.0, val=50, test_glt=0)}
+PAPER: Mapping[str, Sizes] = {
+    "glt": Sizes(test=200, pool=64600, tail=0.005, val=100, test_glt=200),
+    "cbl": Sizes(test=100, pool=1158, tail=1.0, val=50, test_glt=0),
+}
 """The paper's editions: 188,426 objects give 144,573 and 32,132 for training."""
 
 
@@ -95,7 +100,9 @@ def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int
     """The first row of the least spread / (sums + EPSILON)^2, exactly; `ratio` is the same to within float64's rounding, inf where a row is out."""
     near = np.flatnonzero(ratio <= ratio.min() * (1 + 1e-12))
     pairs, first = np.unique(np.stack([spread[near], sums[near]], 1), axis=0, return_index=True)
-    least = min(range(len(pairs)), key=lambda j: (Fraction(int(pairs[j, 0])) / (int(pairs[j, 1]) + EPSILON) ** 2, first[j]))
+    least = min(
+        range(len(pairs)), key=lambda j: (Fraction(int(pairs[j, 0])) / (int(pairs[j, 1]) + EPSILON) ** 2, first[j])
+    )
     return int(near[first[least]])
 
 
@@ -105,7 +112,9 @@ def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
     return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there)]
 
 
-def split(labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER) -> dict[str, dict[str, Part]]:
+def split(
+    labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER
+) -> dict[str, dict[str, Part]]:
     """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool; `names` [K] are the classes'.
 
     Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so that a few shards show
@@ -127,8 +136,16 @@ def split(labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: i
     return found
 
 
-def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: Sequence[str], sizes: Sizes, edition: str, dice: Dice) -> dict[str, np.ndarray]:
+def _rows(
+    members: Sequence[np.ndarray],
+    balanced: Sequence[np.ndarray],
+    names: Sequence[str],
+    sizes: Sizes,
+    edition: str,
+    dice: Dice,
+) -> dict[str, np.ndarray]:
     """split -> rows of one edition; `balanced` [K] are the classes' picks for Test-GBL."""
+
     def shuffled(some: np.ndarray) -> np.ndarray:
         return some[dice.permutation(len(some))]
 
@@ -140,12 +157,16 @@ def _rows(members: Sequence[np.ndarray], balanced: Sequence[np.ndarray], names: 
     wanted = pool_sizes(sizes, [len(rows) for rows in rest])
     for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
         if len(picked) < sizes.test or len(free) < count or count < 1:
-            raise DataError(f"class {name!r} has {len(rows)} objects, too few for edition {edition}: "
-                            f"{2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed")
+            raise DataError(
+                f"class {name!r} has {len(rows)} objects, too few for edition {edition}: "
+                f"{2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed"
+            )
     pool = shuffled(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
     test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
     if len(pool) <= test_glt + val:
-        raise DataError(f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} are needed")
+        raise DataError(
+            f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} are needed"
+        )
     found = {"train": pool[test_glt + val :], "val": pool[test_glt : test_glt + val]}
     if test_glt:
         found["test_glt"] = pool[:test_glt]
@@ -162,7 +183,9 @@ def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes:
     score = np.zeros(len(labels))
     for k in range(classes):
         rows = np.flatnonzero((labels == k) & (ones > 0))
-        score[rows] = (present[rows].astype(np.float64) @ counts[k].astype(np.float64)) / (max(1, total[k]) * ones[rows])
+        score[rows] = (present[rows].astype(np.float64) @ counts[k].astype(np.float64)) / (
+            max(1, total[k]) * ones[rows]
+        )
     return score
 
 

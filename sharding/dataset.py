@@ -33,7 +33,9 @@ def build_command(root: Path | str, name: str) -> str:
 
     if name not in builders():
         return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
-    return f"python -m sharding.build data={name} out={root}" + (" source=RAW_DATA" if "source" in declared(name)[0] else "")
+    return f"python -m sharding.build data={name} out={root}" + (
+        " source=RAW_DATA" if "source" in declared(name)[0] else ""
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +64,15 @@ class Split:
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
         data = _pread(self._open(shard), size, offset) if self.afar is None else self._read_afar(shard, size, offset)
         if self.afar and hashlib.sha256(data).digest() != index.sha256[i].tobytes():
-            (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)  # what a node kept went bad; what comes again is verified as a whole
+            (self.folder / str(index.shard_name[shard])).unlink(
+                missing_ok=True
+            )  # what a node kept went bad; what comes again is verified as a whole
             data = self._read_afar(shard, size, offset)
         if hashlib.sha256(data).digest() != index.sha256[i].tobytes():
-            raise DataError(f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
-                            f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)")
+            raise DataError(
+                f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
+                f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)"
+            )
         return data
 
     def check_shards(self) -> None:
@@ -193,8 +199,10 @@ class Dataset:
         else:
             opened = Split(self.folder / relative, self.cache.index(relative, recorded), (self.cache, relative))
         if opened.index.fingerprint != recorded:
-            raise DataError(f"the index of {opened.folder} has fingerprint {opened.index.fingerprint[:12]}, "
-                            f"{DATASET_FILE} records {recorded[:12]}; run: {build_command(self.root, self.name)}")
+            raise DataError(
+                f"the index of {opened.folder} has fingerprint {opened.index.fingerprint[:12]}, "
+                f"{DATASET_FILE} records {recorded[:12]}; run: {build_command(self.root, self.name)}"
+            )
         if self.cache is None:
             opened.check_shards()  # what comes from afar is checked as it comes
         return opened
@@ -217,11 +225,21 @@ class Dataset:
         return splits[_known(split, splits, f"edition {edition} of {self.name} has no split")]
 
 
-def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, cache_gb: float | None = None, tries: int = 5, share: float = 1.0) -> Dataset:
+def open_dataset(
+    root: Path | str,
+    name: str,
+    cache_folder: str | None = None,
+    cache_gb: float | None = None,
+    tries: int = 5,
+    share: float = 1.0,
+) -> Dataset:
     """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/afar.py); `cache_folder` and `cache_gb`: where a node keeps what it
     fetches, and how much; `share`: of these bytes, the part for this; `tries`: how often an address is asked. Raises DataError with the command that builds it."""
     if is_afar(root):
-        path, text = f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}", fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries).decode()
+        path, text = (
+            f"{str(root).rstrip('/')}/{name}/{DATASET_FILE}",
+            fetch_small(str(root), f"{name}/{DATASET_FILE}", _no_json, tries).decode(),
+        )
     else:
         root = Path(root)
         path = root / name / DATASET_FILE
@@ -229,7 +247,9 @@ def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, c
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             state = "is not finished" if path.parent.exists() else "is not there"
-            raise DataError(f"data set {name!r} {state} under {root} (no {path}); run: {build_command(root, name)}") from None
+            raise DataError(
+                f"data set {name!r} {state} under {root} (no {path}); run: {build_command(root, name)}"
+            ) from None
     try:
         meta = json.loads(text)
     except ValueError as error:
@@ -241,7 +261,15 @@ def open_dataset(root: Path | str, name: str, cache_folder: str | None = None, c
 
 def _what_is_wrong(meta: Any) -> str:
     """With the contents of a dataset.json, or nothing."""
-    kinds = {"class_names": list, "class_groups": list, "editions": dict, "splits": dict, "statistics": dict, "build": dict, "fingerprint": str}
+    kinds = {
+        "class_names": list,
+        "class_groups": list,
+        "editions": dict,
+        "splits": dict,
+        "statistics": dict,
+        "build": dict,
+        "fingerprint": str,
+    }
     if missing := [key for key in kinds if not isinstance(meta, dict) or key not in meta]:
         return f"lacks {', '.join(missing)}"
     if other := next((key for key, kind in kinds.items() if not isinstance(meta[key], kind)), None):
@@ -249,7 +277,11 @@ def _what_is_wrong(meta: Any) -> str:
     for edition, splits in meta["editions"].items():
         for name in splits if isinstance(splits, dict) else [""]:
             recorded = meta["splits"].get(splits[name]) if name and isinstance(splits[name], str) else None
-            if not isinstance(recorded, dict) or not isinstance(recorded.get("fingerprint"), str) or not isinstance(recorded.get("samples"), int):
+            if (
+                not isinstance(recorded, dict)
+                or not isinstance(recorded.get("fingerprint"), str)
+                or not isinstance(recorded.get("samples"), int)
+            ):
                 return f"is damaged (it records no samples and fingerprint of the split {edition}/{name})"
     return ""
 

@@ -26,6 +26,7 @@ from sharding.turbojpeg import Box, TurboJpeg, find_turbojpeg
 MAX_PIXELS = 64_000_000
 """Images of more pixels than this are refused before they are decoded (192 MB as RGB)."""
 
+
 class Picture(Protocol):
     """An image of which pixels can be had; `size` is (width, height)."""
 
@@ -65,7 +66,7 @@ def whole(picture: Picture) -> np.ndarray:
 @dataclass(frozen=True)
 class Decoder:
     """Attributes:
-        opened: the picture in the bytes of a JPEG or PNG file. Raises ValueError, in one sentence, where there is none.
+    opened: the picture in the bytes of a JPEG or PNG file. Raises ValueError, in one sentence, where there is none.
     """
 
     name: str
@@ -140,7 +141,11 @@ def _torchvision() -> Decoder:
             with Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
                 (width, height), mode = header.size, header.mode
             if mode in ("RGB", "L") and width * height <= MAX_PIXELS:
-                return Pixels(decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0).numpy())
+                return Pixels(
+                    decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+                    .permute(1, 2, 0)
+                    .numpy()
+                )
         except Exception:  # as with Pillow, of many types; Pillow says what it is
             pass
         return _pillow_opened(data)
@@ -188,7 +193,12 @@ def _turbojpeg() -> Decoder:
 
 
 # ----------------------------------------------------------------------------------------------------------------- the choice
-_MAKERS: dict[str, Callable[[], Decoder]] = {"turbojpeg": _turbojpeg, "torchvision": _torchvision, "simplejpeg": _simplejpeg, "pillow": _pillow}
+_MAKERS: dict[str, Callable[[], Decoder]] = {
+    "turbojpeg": _turbojpeg,
+    "torchvision": _torchvision,
+    "simplejpeg": _simplejpeg,
+    "pillow": _pillow,
+}
 ORDER = tuple(_MAKERS)
 """From the fastest to the one that is always there."""
 
@@ -229,8 +239,10 @@ def agreed(offers: Sequence[Sequence[str]], wanted: str | None, why: str) -> str
     if wanted is not None:
         lacking = [rank for rank, names in enumerate(offers) if wanted not in names]
         if lacking:
-            raise DataError(f"{why}, and rank{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))} of {len(offers)} lack{'s' * (len(lacking) == 1)} it; "
-                            f"all ranks have {', '.join(_common(offers))}")
+            raise DataError(
+                f"{why}, and rank{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))} of {len(offers)} lack{'s' * (len(lacking) == 1)} it; "
+                f"all ranks have {', '.join(_common(offers))}"
+            )
         return wanted
     return _common(offers)[0]
 

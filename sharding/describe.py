@@ -73,11 +73,18 @@ def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
             for member in tar:
                 key, _, part = member.name.partition(".")
                 if part == "jpg":
-                    sizes[row_of[key]] = _header_size(tar.extractfile(member), f"{split.folder / name}: the image of key {key!r}")
+                    sizes[row_of[key]] = _header_size(
+                        tar.extractfile(member), f"{split.folder / name}: the image of key {key!r}"
+                    )
                     bar.update()
                 elif part == "json":
                     _count(json.load(tar.extractfile(member)), entries)
-    return Contents(counts, sizes, index.size, {word: counter for word, counter in sorted(entries.items()) if len(counter) <= DISTINCT})
+    return Contents(
+        counts,
+        sizes,
+        index.size,
+        {word: counter for word, counter in sorted(entries.items()) if len(counter) <= DISTINCT},
+    )
 
 
 def _count(entry: dict[str, Any], entries: dict[str, Counter[Any]]) -> None:
@@ -94,7 +101,9 @@ def _header_size(file: Any, what: str) -> tuple[int, int]:
     try:
         return Image.open(file, formats=["JPEG", "PNG"]).size
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        raise DataError(f"{what} has no readable header ({' '.join(str(error).split())}); python -m sharding.verify finds what is damaged") from error
+        raise DataError(
+            f"{what} has no readable header ({' '.join(str(error).split())}); python -m sharding.verify finds what is damaged"
+        ) from error
 
 
 def share_std(counts: Sequence[int] | np.ndarray) -> float:
@@ -115,19 +124,43 @@ def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
         listed = [split.entries.get(LIST, Counter())[value] for value in values]
         has = bool(sum(listed))
         described[relative] = {
-            "images": int(split.counts.sum()), "per_class": split.counts.sum(1).tolist(), "per_class_attribute": split.counts[:, :3].tolist(),
-            "attribute_groups": split.groups.tolist(), "without_attribute": int(split.counts[:, 3].sum()),
-            "attributes_std": {"value": share_std(listed if has else split.groups), "of": f"{len(values)} attributes" if has else "3 attribute groups"},
-            "entries": {word: {str(value): counter[value] for value in sorted(counter, key=str)} for word, counter in split.entries.items()},
-            "sizes": {what: _quantiles(array) for what, array in measures(split).items()}}
-    return {"name": dataset.name, "fingerprint": dataset.fingerprint, "class_names": dataset.class_names, "class_groups": dataset.class_groups, "editions": dataset.editions,
-            "attribute_names": attribute_names(dataset, values), "splits": described}
+            "images": int(split.counts.sum()),
+            "per_class": split.counts.sum(1).tolist(),
+            "per_class_attribute": split.counts[:, :3].tolist(),
+            "attribute_groups": split.groups.tolist(),
+            "without_attribute": int(split.counts[:, 3].sum()),
+            "attributes_std": {
+                "value": share_std(listed if has else split.groups),
+                "of": f"{len(values)} attributes" if has else "3 attribute groups",
+            },
+            "entries": {
+                word: {str(value): counter[value] for value in sorted(counter, key=str)}
+                for word, counter in split.entries.items()
+            },
+            "sizes": {what: _quantiles(array) for what, array in measures(split).items()},
+        }
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "class_names": dataset.class_names,
+        "class_groups": dataset.class_groups,
+        "editions": dataset.editions,
+        "attribute_names": attribute_names(dataset, values),
+        "splits": described,
+    }
 
 
 def attribute_values(dataset: Dataset, splits: dict[str, Contents]) -> list[Any]:
     """The attributes that lists may name: ids 0 to A - 1 where dataset.json names A attributes, else those that occur, sorted."""
     named = dataset.meta.get("notes", {}).get("attribute_names")
-    return list(range(len(named))) if named else sorted({value for split in splits.values() for value in split.entries.get(LIST, ())}, key=lambda value: (isinstance(value, str), value))
+    return (
+        list(range(len(named)))
+        if named
+        else sorted(
+            {value for split in splits.values() for value in split.entries.get(LIST, ())},
+            key=lambda value: (isinstance(value, str), value),
+        )
+    )
 
 
 def attribute_names(dataset: Dataset, values: Sequence[Any]) -> list[str]:
@@ -137,12 +170,20 @@ def attribute_names(dataset: Dataset, values: Sequence[Any]) -> list[str]:
 
 def measures(split: Contents) -> dict[str, np.ndarray]:
     """Of each image its width, height, shorter side and bytes, [N] each."""
-    return {"width": split.sizes[:, 0], "height": split.sizes[:, 1], "shorter side": split.sizes.min(1), "bytes": split.bytes}
+    return {
+        "width": split.sizes[:, 0],
+        "height": split.sizes[:, 1],
+        "shorter side": split.sizes.min(1),
+        "bytes": split.bytes,
+    }
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     points = np.percentile(values, QUANTILES, method="nearest").tolist()
-    return {**{f"p{quantile}": point for quantile, point in zip(QUANTILES, points)}, "mean": round(float(values.mean()), 2)}
+    return {
+        **{f"p{quantile}": point for quantile, point in zip(QUANTILES, points)},
+        "mean": round(float(values.mean()), 2),
+    }
 
 
 def tables(said: dict[str, Any]) -> dict[str, list[list[Any]]]:
@@ -152,12 +193,26 @@ def tables(said: dict[str, Any]) -> dict[str, list[list[Any]]]:
     sizes: list[list[Any]] = [["split", "measure", *(f"p{quantile}" for quantile in QUANTILES), "mean"]]
     for relative, split in said["splits"].items():
         for label, (images, groups) in enumerate(zip(split["per_class"], split["per_class_attribute"])):
-            classes.append([relative, label, said["class_names"][label], GROUP_NAMES[said["class_groups"][label]], images, *groups, images - sum(groups)])
+            classes.append(
+                [
+                    relative,
+                    label,
+                    said["class_names"][label],
+                    GROUP_NAMES[said["class_groups"][label]],
+                    images,
+                    *groups,
+                    images - sum(groups),
+                ]
+            )
         counted = {"attribute group": dict(zip(range(3), split["attribute_groups"])), **split["entries"]}
         for entry, values in counted.items():
             whole = sum(values.values()) or 1
             for value, images in values.items():
-                name = GROUP_NAMES[value] if entry == "attribute group" else _listed_name(said["attribute_names"], entry, value)
+                name = (
+                    GROUP_NAMES[value]
+                    if entry == "attribute group"
+                    else _listed_name(said["attribute_names"], entry, value)
+                )
                 attributes.append([relative, entry, value, name, images, f"{images / whole:.6f}"])
         sizes += [[relative, what, *values.values()] for what, values in split["sizes"].items()]
     return {"classes": classes, "attributes": attributes, "images": sizes}
@@ -176,15 +231,30 @@ def spread(counts: Sequence[int] | np.ndarray, wanted: int) -> list[int]:
 
 def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
     """folder -> split, opened, and folder -> what it holds; each folder once, training before validation before tests."""
-    places = {relative: (edition, split) for edition, named in dataset.editions.items() for split, relative in named.items()}
-    opened = {relative: dataset.split(*place) for relative, place in sorted(places.items(), key=lambda item: _rank(item[0]))}
-    with tqdm(total=sum(map(len, opened.values())), desc=f"reading {dataset.name}", unit="img", mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    places = {
+        relative: (edition, split) for edition, named in dataset.editions.items() for split, relative in named.items()
+    }
+    opened = {
+        relative: dataset.split(*place) for relative, place in sorted(places.items(), key=lambda item: _rank(item[0]))
+    }
+    with tqdm(
+        total=sum(map(len, opened.values())),
+        desc=f"reading {dataset.name}",
+        unit="img",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
         return opened, {relative: contents(split, dataset.num_classes, bar) for relative, split in opened.items()}
 
 
 def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 3) -> list[Path]:
     """Writes numbers and pictures of `root/name` to `out` and returns the files' paths. Raises DataError where the data set does not open."""
-    from sharding.portrait import attribute_bars, class_histogram, contact_sheet, save, size_histograms  # slow to import
+    from sharding.portrait import (
+        attribute_bars,
+        class_histogram,
+        contact_sheet,
+        save,
+        size_histograms,
+    )  # slow to import
 
     dataset = open_dataset(root, name)
     opened, splits = read(dataset)
@@ -197,10 +267,19 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
         csv.writer(text, lineterminator="\n").writerows(rows)
         written.append(out / f"{table}.csv")
         written[-1].write_text(text.getvalue(), encoding="utf-8")
-    figures = {"classes": class_histogram(said), "attributes": attribute_bars(said), "sizes": size_histograms({relative: measures(split) for relative, split in splits.items()})}
+    figures = {
+        "classes": class_histogram(said),
+        "attributes": attribute_bars(said),
+        "sizes": size_histograms({relative: measures(split) for relative, split in splits.items()}),
+    }
     for relative, split in opened.items():
         if relative.endswith(("/train", "/test_gbl")):
-            rows = spread(splits[relative].counts.sum(1) if relative.endswith("/train") else splits[next(iter(splits))].counts.sum(1), classes)
+            rows = spread(
+                splits[relative].counts.sum(1)
+                if relative.endswith("/train")
+                else splits[next(iter(splits))].counts.sum(1),
+                classes,
+            )
             figures[f"contact-{relative.replace('/', '-')}"] = contact_sheet(split, said, relative, rows, images)
     for figure, drawn in figures.items():
         written += save(drawn, out, figure)
@@ -209,7 +288,19 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
 
 def _rank(relative: str) -> tuple[int, str]:
     """Splits in the order of reading: training, validation, tests."""
-    order = ("glt/train", "glt/val", "glt/test_glt", "glt/test_cbl", "glt/test_gbl", "cbl/train", "cbl/val", "cbl/test_cbl", "cbl/test_gbl", "shared/test_cbl", "shared/test_gbl")
+    order = (
+        "glt/train",
+        "glt/val",
+        "glt/test_glt",
+        "glt/test_cbl",
+        "glt/test_gbl",
+        "cbl/train",
+        "cbl/val",
+        "cbl/test_cbl",
+        "cbl/test_gbl",
+        "shared/test_cbl",
+        "shared/test_gbl",
+    )
     return (order.index(relative) if relative in order else len(order), relative)
 
 

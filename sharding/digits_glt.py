@@ -46,9 +46,18 @@ GROUPS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)  # class id -> frequency group
 LOOKS = ("pen", "chalk", "neon", "hatch", "poster", "plate")
 # class id -> looks by rank. Digits that are easily confused (3 and 8, 1 and 9, 4 and 9) have different frequent looks,
 # and each has its rare ones where the other is frequent: what the look suggests there is wrong.
-RANKS = ((0, 3, 5, 4, 2, 1), (4, 1, 0, 3, 5, 2), (2, 5, 3, 0, 1, 4), (1, 2, 4, 5, 3, 0),
-         (5, 2, 3, 0, 4, 1), (5, 4, 0, 3, 2, 1), (3, 0, 5, 2, 1, 4), (4, 5, 2, 1, 0, 3),
-         (4, 3, 1, 0, 5, 2), (1, 3, 4, 5, 0, 2))
+RANKS = (
+    (0, 3, 5, 4, 2, 1),
+    (4, 1, 0, 3, 5, 2),
+    (2, 5, 3, 0, 1, 4),
+    (1, 2, 4, 5, 3, 0),
+    (5, 2, 3, 0, 4, 1),
+    (5, 4, 0, 3, 2, 1),
+    (3, 0, 5, 2, 1, 4),
+    (4, 5, 2, 1, 0, 3),
+    (4, 3, 1, 0, 5, 2),
+    (1, 3, 4, 5, 0, 2),
+)
 
 SIDE = 32
 SHARD_SAMPLES = 500
@@ -66,8 +75,13 @@ SPLITS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...]]] = {
     "shared/test_gbl": ("test_gbl", (240,) * 10, EQUAL),
 }
 EDITIONS = {
-    "glt": {"train": "glt/train", "val": "glt/val", "test_glt": "glt/test_glt",
-            "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"},
+    "glt": {
+        "train": "glt/train",
+        "val": "glt/val",
+        "test_glt": "glt/test_glt",
+        "test_cbl": "shared/test_cbl",
+        "test_gbl": "shared/test_gbl",
+    },
     "cbl": {"train": "cbl/train", "val": "cbl/val", "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"},
 }
 
@@ -97,8 +111,15 @@ def build(request: Request) -> None:
             bar.set_postfix_str(relative)
             write_split(folder / relative, _counted(_samples(relative, number, scans, pools, seed), bar), SHARD_SAMPLES)
     statistics = {edition: _statistics(folder / splits["train"]) for edition, splits in EDITIONS.items()}
-    finish_dataset(out, NAME, class_names=[f"digit {d}" for d in DIGITS], class_groups=GROUPS, editions=EDITIONS,
-                   statistics=statistics, options=options)
+    finish_dataset(
+        out,
+        NAME,
+        class_names=[f"digit {d}" for d in DIGITS],
+        class_groups=GROUPS,
+        editions=EDITIONS,
+        statistics=statistics,
+        options=options,
+    )
     print(f"{NAME}: {total} images in {folder}")
 
 
@@ -107,7 +128,7 @@ def apportion(count: int, proportion: Sequence[int]) -> list[int]:
     whole = sum(proportion)
     parts = [count * p // whole for p in proportion]
     rest = sorted(range(len(parts)), key=lambda i: (-(count * proportion[i] % whole), i))
-    for i in rest[:count - sum(parts)]:
+    for i in rest[: count - sum(parts)]:
         parts[i] += 1
     return parts
 
@@ -139,14 +160,15 @@ def _load_scans(seed: int) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
         rows = np.flatnonzero(digits.target == digit)
         rows, start = rows[dice.permutation(len(rows))], 0
         for name, count in POOLS.items():
-            pools[name].append(rows[start:start + count])
+            pools[name].append(rows[start : start + count])
             start += count
         pools["train"].append(rows[start:])
     return digits.images.astype(np.int64), pools
 
 
-def _samples(relative: str, number: int, scans: np.ndarray, pools: Mapping[str, list[np.ndarray]],
-             seed: int) -> Iterator[Sample]:
+def _samples(
+    relative: str, number: int, scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed: int
+) -> Iterator[Sample]:
     """The samples of one split in a shuffled order; `number` gives each split its own random stream."""
     pool, per_class, proportion = SPLITS[relative]
     dice = Dice(seed, number)
@@ -155,25 +177,36 @@ def _samples(relative: str, number: int, scans: np.ndarray, pools: Mapping[str, 
         for attribute, wanted in enumerate(apportion(count, proportion)):
             scan = pools[pool][label]
             scan = np.resize(scan[dice.permutation(len(scan))], wanted)  # each scan equally often
-            look = np.repeat(RANKS[label][2 * attribute:2 * attribute + 2], apportion(wanted, (3, 2)))
+            look = np.repeat(RANKS[label][2 * attribute : 2 * attribute + 2], apportion(wanted, (3, 2)))
             rows.append(np.stack([np.full(wanted, label), np.full(wanted, attribute), look, scan], 1))
     table = np.concatenate(rows)
     table = table[dice.permutation(len(table))]
     for start in range(0, len(table), 256):  # whole arrays are fast, a part at a time bounds the memory
-        part = table[start:start + 256]
+        part = table[start : start + 256]
         images = render(scans[part[:, 3]], part[:, 2], dice)
         for i, (label, attribute, look, scan) in enumerate(part.tolist()):
-            yield Sample(key=f"{relative.replace('/', '-')}-{start + i:06d}", source=f"scan-{scan:04d}",
-                         jpg=_jpeg(images[i]), label=label, group=GROUPS[label], attribute=attribute,
-                         extra={"look": LOOKS[look]})
+            yield Sample(
+                key=f"{relative.replace('/', '-')}-{start + i:06d}",
+                source=f"scan-{scan:04d}",
+                jpg=_jpeg(images[i]),
+                label=label,
+                group=GROUPS[label],
+                attribute=attribute,
+                extra={"look": LOOKS[look]},
+            )
 
 
 def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
     """Draws `scans` [B, 8, 8] int64 (0..16) under `looks` [B] int64 (0..5): uint8 [B, 32, 32, 3], RGB."""
     count = len(scans)
     slant = np.array([70, -70, 0, 30, 100, -30])[looks]  # 1/256: how far the look leans
-    ink = _warp(scans, inverse=dice.integers(1150, 1400, count), slant=slant + dice.integers(-50, 50, count),
-                turn=dice.integers(-35, 35, count), shift=dice.integers(-2000, 2000, 2, count))
+    ink = _warp(
+        scans,
+        inverse=dice.integers(1150, 1400, count),
+        slant=slant + dice.integers(-50, 50, count),
+        turn=dice.integers(-35, 35, count),
+        shift=dice.integers(-2000, 2000, 2, count),
+    )
     image = np.zeros((count, SIDE, SIDE, 3), np.int64)
     for look, draw in enumerate((_pen, _chalk, _neon, _hatch, _poster, _plate)):
         chosen = np.flatnonzero(looks == look)
@@ -182,14 +215,15 @@ def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.ndarray,
-          shift: np.ndarray) -> np.ndarray:
+def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Ink [B, 32, 32] int64 of 0..4096: the scans enlarged, bilinear, in fixed point.
 
     `inverse` [B]: scan cells per pixel / 4096; `slant`, `turn` [B]: shear and rotation / 256; `shift` [2, B]: cells / 4096.
     """
+
     def lift(a: np.ndarray) -> np.ndarray:
         return a[:, None, None]
+
     half = np.arange(1 - SIDE, SIDE, 2)  # pixel centres in half pixels from the middle
     x, y = half[None, None, :], half[None, :, None]
     middle = (2 + 3) * 4096 + 2048  # of the scan with 2 empty cells around it
@@ -201,6 +235,7 @@ def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.nd
 
     def cell(step: int) -> np.ndarray:
         return np.take_along_axis(flat, (corner + step).reshape(len(flat), -1), 1).reshape(corner.shape)
+
     right, down = column & 4095, row & 4095
     top = cell(0) * (4096 - right) + cell(1) * right
     bottom = cell(12) * (4096 - right) + cell(13) * right

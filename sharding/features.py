@@ -32,13 +32,17 @@ def weights_file(given: Path | None) -> Path:
     """The weights to use. Raises DataError where they are not there; nothing is downloaded."""
     if given is not None:
         if not given.is_file():
-            raise DataError(f"weights={given} does not exist; a state dict of torchvision's ResNet-50, such as {FILE}, would be legal")
+            raise DataError(
+                f"weights={given} does not exist; a state dict of torchvision's ResNet-50, such as {FILE}, would be legal"
+            )
         return given
     import torch
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not cached.is_file():
-        raise DataError(f"the weights of ResNet-50 are not in torch's cache ({cached}): fetch https://download.pytorch.org/models/{FILE}, or say weights=FILE")
+        raise DataError(
+            f"the weights of ResNet-50 are not in torch's cache ({cached}): fetch https://download.pytorch.org/models/{FILE}, or say weights=FILE"
+        )
     return cached
 
 
@@ -55,14 +59,18 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
     if not todo:
         return
     forward = _network(weights)
-    jobs = (tuple(images.place(i) for i in range(start, min(start + BATCH, len(images)))) for images in todo for start in range(0, len(images), BATCH))  # made as they are needed
+    jobs = (
+        tuple(images.place(i) for i in range(start, min(start + BATCH, len(images))))
+        for images in todo
+        for start in range(0, len(images), BATCH)
+    )  # made as they are needed
     pixels = in_order(_pixels, None, jobs, workers)
     with tqdm(total=sum(map(len, todo)), desc="features", unit="img", mininterval=0.5, smoothing=0.05) as bar:
         for images in todo:
             features = np.empty((len(images), WIDTH), np.float16)
             for start in range(0, len(images), BATCH):
                 batch = next(pixels)
-                features[start:start + len(batch)] = forward(batch)
+                features[start : start + len(batch)] = forward(batch)
                 bar.update(len(batch))
             with whole_file(folder / f"{images.name}.npz") as file:
                 np.savez(file, features=features, names=np.array(images.names), weights=digest)
@@ -104,7 +112,9 @@ def _network(weights: Path):
         state: Mapping[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
     except Exception as error:  # a foreign file fails in any of torch's ways
-        raise DataError(f"weights={weights} are not those of torchvision's ResNet-50: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}") from None
+        raise DataError(
+            f"weights={weights} are not those of torchvision's ResNet-50: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+        ) from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 

@@ -68,8 +68,13 @@ def build(request: Request) -> None:
     if weights is not None:
         _attributes(request, list(classes.values()), work, weights, splitting)
     if request.does("split"):
-        for annotation in [read(path, request.prefix) for path in request.annotation] or _ours(request, list(classes.values()), work, splitting):
-            write(work / f"{annotation.edition}.json", Annotation(annotation.edition, annotation.classes, annotation.groups, annotation.splits, splitting))
+        for annotation in [read(path, request.prefix) for path in request.annotation] or _ours(
+            request, list(classes.values()), work, splitting
+        ):
+            write(
+                work / f"{annotation.edition}.json",
+                Annotation(annotation.edition, annotation.classes, annotation.groups, annotation.splits, splitting),
+            )
     if request.does("pack") or request.does("finish"):
         _pack(request, _splits(work, request, splitting), classes, options)
 
@@ -80,7 +85,9 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
     if weights is None:
         for path in request.annotation:
             if not path.is_file():
-                raise DataError(f"annotation={path} does not exist; the authors' split file of an edition would be legal")
+                raise DataError(
+                    f"annotation={path} does not exist; the authors' split file of an edition would be legal"
+                )
         return {**chosen, "annotation": sorted(file_digest(path).hex() for path in request.annotation)}
     return {**chosen, "weights": file_digest(weights).hex(), **({"scale": request.scale} if request.scale != 1 else {})}
 
@@ -90,13 +97,17 @@ def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None
         return  # the split files name what they need; a smaller data set takes what there is
     if len(classes) != CLASSES:
         what = "class folders" if request.source.is_dir() else "inner class tars"
-        raise DataError(f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has {CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)")
+        raise DataError(
+            f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has {CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
+        )
     count = sum(map(len, classes.values()))
     if count != IMAGES:
         print(f"the source has {count:,} images, ILSVRC2012's training set has {IMAGES:,}: going on with what there is")
 
 
-def _attributes(request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]) -> None:
+def _attributes(
+    request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]
+) -> None:
     """Stages `features` and `clusters`: every N-th class of a part."""
     numbers = range(request.part[0] - 1, len(classes), request.part[1])
     mine = [classes[number] for number in numbers]
@@ -106,7 +117,9 @@ def _attributes(request: Request, classes: Sequence[ClassImages], work: Path, we
         clusters.cluster_all(mine, numbers, work, splitting["weights"], request.seed, request.processes)
 
 
-def _ours(request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]) -> list[Annotation]:
+def _ours(
+    request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
+) -> list[Annotation]:
     """Both editions by our own splitting."""
     ranks = list(clusters.read_all(classes, work, splitting["weights"], request.seed))
     order = class_order([len(images) for images in classes], request.seed).tolist()
@@ -118,19 +131,35 @@ def _ours(request: Request, classes: Sequence[ClassImages], work: Path, splittin
         print(f"fewer than the paper's counts need: {len(short) - 5} more groups")
     names = tuple(images.name for images in ordered)
     groups = tuple(class_group(label, len(ordered)) for label in range(len(ordered)))
-    rows = {edition: {name: _rows(parts, ordered, ranks) for name, parts in named.items()} for edition, named in editions.items()}
+    rows = {
+        edition: {name: _rows(parts, ordered, ranks) for name, parts in named.items()}
+        for edition, named in editions.items()
+    }
     return [Annotation(edition, names, groups, splits, splitting) for edition, splits in rows.items()]
 
 
 def _rows(parts, classes: Sequence[ClassImages], ranks: Sequence[np.ndarray]) -> Rows:
-    sources = [f"{images.name}/{images.names[row]}" for images, part in zip(classes, parts) for row in part.rows.tolist()]
+    sources = [
+        f"{images.name}/{images.names[row]}" for images, part in zip(classes, parts) for row in part.rows.tolist()
+    ]
     label = np.repeat(np.arange(len(classes)), [len(part.rows) for part in parts])
-    return Rows(np.array(sources), label, np.concatenate([part.attribute for part in parts]), np.concatenate([rank[part.rows] for rank, part in zip(ranks, parts)]))
+    return Rows(
+        np.array(sources),
+        label,
+        np.concatenate([part.attribute for part in parts]),
+        np.concatenate([rank[part.rows] for rank, part in zip(ranks, parts)]),
+    )
 
 
 def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[str, Annotation]:
     """What stage `split` left. Raises DataError where it has not run, or with other words."""
-    expected = {"glt", "cbl"} if not request.annotation else {read(path, request.prefix).edition for path in request.annotation} if request.stage else None
+    expected = (
+        {"glt", "cbl"}
+        if not request.annotation
+        else {read(path, request.prefix).edition for path in request.annotation}
+        if request.stage
+        else None
+    )
     found = {}
     for edition in ("glt", "cbl"):
         path = work / f"{edition}.json"
@@ -139,13 +168,19 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
     lacking = sorted((expected or set()) - set(found))
     if lacking or not found:
         missing = work / f"{lacking[0] if lacking else 'glt'}.json"
-        raise DataError(f"{missing} is missing or was made with other words: stage=split comes before stage={request.stage}")
+        raise DataError(
+            f"{missing} is missing or was made with other words: stage=split comes before stage={request.stage}"
+        )
     if len({(annotation.classes, annotation.groups) for annotation in found.values()}) > 1:
-        raise DataError("the two split files do not name the same classes in the same order; files of one version of the data set would be legal")
+        raise DataError(
+            "the two split files do not name the same classes in the same order; files of one version of the data set would be legal"
+        )
     return found
 
 
-def _pack(request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]) -> None:
+def _pack(
+    request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]
+) -> None:
     """Stages `pack` and `finish`."""
     folders, rows = _folders(editions)
     groups = next(iter(editions.values())).groups
@@ -154,17 +189,34 @@ def _pack(request: Request, editions: Mapping[str, Annotation], classes: Mapping
     for stream, relative in enumerate(sorted(rows)):
         if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
             what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
-            raise DataError(f"split {relative} needs {missing}, and source={request.source} has no {what}" + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else ""))
-        plan[relative] = [_planned(rows[relative], row, groups, numbers) for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()]
+            raise DataError(
+                f"split {relative} needs {missing}, and source={request.source} has no {what}"
+                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
+            )
+        plan[relative] = [
+            _planned(rows[relative], row, groups, numbers)
+            for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
+        ]
     render = Copies(StoredSize(request.resize_short, request.quality))
     indices = pack(request.out / NAME, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
         return
     finish(request.out / NAME, indices)
-    statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in folders.items()}
+    statistics = {
+        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        for edition, splits in folders.items()
+    }
     one = next(iter(editions.values()))
-    finish_dataset(request.out, NAME, class_names=one.classes, class_groups=one.groups, editions=folders, statistics=statistics, options=options,
-                   notes={"plan": planned_counts(plan, len(one.classes))})
+    finish_dataset(
+        request.out,
+        NAME,
+        class_names=one.classes,
+        class_groups=one.groups,
+        editions=folders,
+        statistics=statistics,
+        options=options,
+        notes={"plan": planned_counts(plan, len(one.classes))},
+    )
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")
     print(f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}")

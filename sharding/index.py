@@ -22,10 +22,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the file's b
 
 # field -> (little-endian dtype, "U" = text; length: N samples or S shards; bytes per entry, None = one value)
 _LAYOUT: dict[str, tuple[str, str, int | None]] = {
-    "key": ("U", "N", None), "source": ("U", "N", None),
-    "shard": ("<i4", "N", None), "offset": ("<i8", "N", None), "size": ("<i8", "N", None), "sha256": ("|u1", "N", 32),
-    "label": ("<i8", "N", None), "group": ("<i8", "N", None), "attribute": ("<i8", "N", None),
-    "shard_name": ("U", "S", None), "shard_size": ("<i8", "S", None), "shard_sha256": ("|u1", "S", 32),
+    "key": ("U", "N", None),
+    "source": ("U", "N", None),
+    "shard": ("<i4", "N", None),
+    "offset": ("<i8", "N", None),
+    "size": ("<i8", "N", None),
+    "sha256": ("|u1", "N", 32),
+    "label": ("<i8", "N", None),
+    "group": ("<i8", "N", None),
+    "attribute": ("<i8", "N", None),
+    "shard_name": ("U", "S", None),
+    "shard_size": ("<i8", "S", None),
+    "shard_sha256": ("|u1", "S", 32),
 }
 
 
@@ -67,8 +75,14 @@ class Index:
                 raise DataError(f"index field {name!r} has shape {array.shape}; {shape} would be legal")
             array.setflags(write=False)  # the cached fingerprint must stay true
             object.__setattr__(self, name, array)
-        for name, low, high in (("shard", 0, lengths["S"] - 1), ("offset", 0, None), ("size", 1, None),
-                                ("label", 0, None), ("group", 0, 2), ("attribute", -1, 2)):
+        for name, low, high in (
+            ("shard", 0, lengths["S"] - 1),
+            ("offset", 0, None),
+            ("size", 1, None),
+            ("label", 0, None),
+            ("group", 0, 2),
+            ("attribute", -1, 2),
+        ):
             array = getattr(self, name)
             if len(array) and (array.min() < low or (high is not None and array.max() > high)):
                 legal = f"{low} to {high}" if high is not None else f"at least {low}"
@@ -85,8 +99,11 @@ class Index:
         for name, (dtype, _, _) in _LAYOUT.items():
             array = getattr(self, name)
             # text as UTF-8 with its length in front: numpy's own bytes would depend on the longest entry
-            data = (b"".join(b"%d:%s" % (len(t), t) for t in (s.encode() for s in array.tolist()))
-                    if dtype == "U" else np.ascontiguousarray(array).tobytes())
+            data = (
+                b"".join(b"%d:%s" % (len(t), t) for t in (s.encode() for s in array.tolist()))
+                if dtype == "U"
+                else np.ascontiguousarray(array).tobytes()
+            )
             digest.update(f"|{name} {dtype} {array.shape} {len(data)}|".encode())
             digest.update(data)
         return digest.hexdigest()

@@ -51,9 +51,17 @@ class Counts:
 
         def few(counts: Sequence[int]) -> tuple[int, ...]:
             return tuple(max(1, round(count * scale)) for count in counts)
+
         val = few(self.cbl_val)
-        return Counts(few([self.test_gbl])[0], few(self.test_cbl), few([self.test_glt])[0], few([self.val])[0],
-                      tuple(max(v + 1, c) for v, c in zip(val, few(self.cbl))), val, min(self.least, 9))
+        return Counts(
+            few([self.test_gbl])[0],
+            few(self.test_cbl),
+            few([self.test_glt])[0],
+            few([self.val])[0],
+            tuple(max(v + 1, c) for v, c in zip(val, few(self.cbl))),
+            val,
+            min(self.least, 9),
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np
     def targets(begin: float) -> np.ndarray:
         def rounded(power: float) -> np.ndarray:
             return np.maximum(np.rint(curve(power, begin, classes) * scale).astype(np.int64), least)
+
         return rounded(-_bisect(lambda minus: float(rounded(-minus).sum()), wanted_sum, -3.0, -0.05))
 
     def given(target: np.ndarray) -> np.ndarray:
@@ -117,7 +126,9 @@ def _bisect(falling, wanted: float, low: float, high: float) -> float:
     return high
 
 
-def split(ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Sequence[str] | None = None) -> tuple[Splits, list[str]]:
+def split(
+    ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Sequence[str] | None = None
+) -> tuple[Splits, list[str]]:
     """Cuts the classes, given in the order of their ids by the cluster ranks int64 [n] (0..5) of their images.
 
     Returns the splits, and a sentence for each (class, group) that has fewer images than the paper's counts need: it gives
@@ -133,19 +144,27 @@ def split(ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Seq
         least = min(map(len, groups))
         gbl = min(counts.test_gbl, least // 4)
         if gbl < 1:
-            raise DataError(f"class {names[label]} has {len(rank)} images, in attribute groups of {[len(g) for g in groups]}; at least 4 in each are needed")
+            raise DataError(
+                f"class {names[label]} has {len(rank)} images, in attribute groups of {[len(g) for g in groups]}; at least 4 in each are needed"
+            )
         tests["test_gbl"].append(_part([group[:gbl] for group in groups]))
-        tests["test_cbl"].append(_part([group[gbl:gbl + n] for group, n in zip(groups, counts.test_cbl)]))
-        left.append([group[gbl + n:] for group, n in zip(groups, counts.test_cbl)])
+        tests["test_cbl"].append(_part([group[gbl : gbl + n] for group, n in zip(groups, counts.test_cbl)]))
+        left.append([group[gbl + n :] for group, n in zip(groups, counts.test_cbl)])
         for group, (have, test, train) in enumerate(zip(map(len, groups), counts.test_cbl, counts.cbl)):
             need = max(counts.test_gbl + test + train, 4 * counts.test_gbl)
             if have < need:
                 short.append(f"class {names[label]}, attribute group {group}: {have} images, {need} are needed")
-    pool = [_part([group[:n] for group, n in zip(groups, given)])
-            for groups, given in zip(left, long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1])]
+    pool = [
+        _part([group[:n] for group, n in zip(groups, given)])
+        for groups, given in zip(
+            left, long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1]
+        )
+    ]
     glt = _drawn(pool, {"test_glt": counts.test_glt * len(ranks), "val": counts.val * len(ranks)}, seed)
-    cbl = {"train": [_part([group[v:n] for group, v, n in zip(groups, counts.cbl_val, counts.cbl)]) for groups in left],
-           "val": [_part([group[:v] for group, v in zip(groups, counts.cbl_val)]) for groups in left]}
+    cbl = {
+        "train": [_part([group[v:n] for group, v, n in zip(groups, counts.cbl_val, counts.cbl)]) for groups in left],
+        "val": [_part([group[:v] for group, v in zip(groups, counts.cbl_val)]) for groups in left],
+    }
     return {"glt": {**glt, **tests}, "cbl": {**cbl, **tests}}, short
 
 
@@ -158,10 +177,15 @@ def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str,
     labels = np.repeat(np.arange(len(pool)), [len(part.rows) for part in pool])
     rows, attributes = np.concatenate([part.rows for part in pool]), np.concatenate([part.attribute for part in pool])
     if sum(wanted.values()) >= len(rows):
-        raise DataError(f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= would be legal")
+        raise DataError(
+            f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= would be legal"
+        )
     order, start, splits = Dice(seed, 2).permutation(len(rows)), 0, {}
     for name, count in {**wanted, "train": len(rows) - sum(wanted.values())}.items():
-        chosen = np.sort(order[start:start + count])
-        splits[name] = [Part(rows[mine], attributes[mine]) for mine in np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(pool))))]
+        chosen = np.sort(order[start : start + count])
+        splits[name] = [
+            Part(rows[mine], attributes[mine])
+            for mine in np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(pool))))
+        ]
         start += count
     return splits

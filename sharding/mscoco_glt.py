@@ -54,7 +54,9 @@ def build(request: Request) -> None:
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     attributes = None
     if request.source and (request.does("attributes") or request.does("split")):
-        attributes = plain_arrays(request.attributes or request.source / "cocottributes_py3.jbl", folder / WORK / "coco_attributes.npz")
+        attributes = plain_arrays(
+            request.attributes or request.source / "cocottributes_py3.jbl", folder / WORK / "coco_attributes.npz"
+        )
     if request.does("split"):
         options = _options(request, attributes)
         if not request.stage and is_built(request.out, NAME, options):
@@ -65,7 +67,11 @@ def build(request: Request) -> None:
         return
     dealt, options = _load(folder / WORK / "split.npz", request)
     plan = planned(dealt, request.source)
-    render = Crops(request.resize_short, request.quality or QUALITY) if request.source else Copies(StoredSize(request.resize_short, request.quality))
+    render = (
+        Crops(request.resize_short, request.quality or QUALITY)
+        if request.source
+        else Copies(StoredSize(request.resize_short, request.quality))
+    )
     indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
         return
@@ -73,24 +79,46 @@ def build(request: Request) -> None:
     editions: dict[str, dict[str, str]] = {}
     for relative in dealt.relatives:
         editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
-    statistics = {edition: channel_statistics(plan[splits["train"]], render, request.processes) for edition, splits in editions.items()}
-    notes = {**dealt.notes, **_notes(dealt), "plan": planned_counts(plan, len(dealt.names)),
-             "duplicates": "warning"}  # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
+    statistics = {
+        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        for edition, splits in editions.items()
+    }
+    notes = {
+        **dealt.notes,
+        **_notes(dealt),
+        "plan": planned_counts(plan, len(dealt.names)),
+        "duplicates": "warning",
+    }  # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
     groups = [class_group(k) for k in range(len(dealt.names))]
-    finish_dataset(request.out, NAME, class_names=dealt.names, class_groups=groups, editions=editions, statistics=statistics, options=options, notes=notes)
+    finish_dataset(
+        request.out,
+        NAME,
+        class_names=dealt.names,
+        class_groups=groups,
+        editions=editions,
+        statistics=statistics,
+        options=options,
+        notes=notes,
+    )
     for relative, rows in dealt.rows():
         print(f"{relative}: {len(rows)} objects")
     for edition, count in notes.get("images_in_several_splits", {}).items():
-        print(f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the paper splits objects, not images")
+        print(
+            f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the paper splits objects, not images"
+        )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
 
 
 def _check(request: Request) -> None:
     if not request.source and not request.annotation:
-        raise DataError("source= is missing; legal is the folder that holds annotations/, train2014/ and val2014/ of COCO 2014, "
-                        "or annotation= with the authors' split files")
+        raise DataError(
+            "source= is missing; legal is the folder that holds annotations/, train2014/ and val2014/ of COCO 2014, "
+            "or annotation= with the authors' split files"
+        )
     if request.attributes and not request.source:
-        raise DataError(f"attributes={request.attributes} cannot be used without source=: crops that are there already need no attributes")
+        raise DataError(
+            f"attributes={request.attributes} cannot be used without source=: crops that are there already need no attributes"
+        )
     if request.annotation and (request.scale != 1 or request.seed):
         raise DataError("seed= and scale= cannot be used with annotation=: the authors' files say what goes where")
     if request.prefix and (request.source or not request.annotation):
@@ -99,22 +127,39 @@ def _check(request: Request) -> None:
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
     """All that the bytes depend on, as it is recorded: the words that were given, and digests of the files that say what goes where."""
-    files = [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
-    digests = {path.name: _digest(path) for path in files} | {f"annotation {n}": _digest(path) for n, path in enumerate(request.annotation)}
-    return {**_words(request), "files": digests, "attributes": "" if attributes is None else _digest_of_arrays(attributes)}
+    files = (
+        [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
+    )
+    digests = {path.name: _digest(path) for path in files} | {
+        f"annotation {n}": _digest(path) for n, path in enumerate(request.annotation)
+    }
+    return {
+        **_words(request),
+        "files": digests,
+        "attributes": "" if attributes is None else _digest_of_arrays(attributes),
+    }
 
 
 def _words(request: Request) -> dict[str, Any]:
-    return {"builder": NAME, "version": VERSION, "seed": request.seed, "scale": request.scale, "crops": "cut here" if request.source else "the authors'",
-            "splits": "the authors'" if request.annotation else "ours", **StoredSize(request.resize_short, request.quality).options}
+    return {
+        "builder": NAME,
+        "version": VERSION,
+        "seed": request.seed,
+        "scale": request.scale,
+        "crops": "cut here" if request.source else "the authors'",
+        "splits": "the authors'" if request.annotation else "ours",
+        **StoredSize(request.resize_short, request.quality).options,
+    }
 
 
 def _digest(path: Path) -> str:
     try:
         return file_digest(path).hex()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
-                        f"annotation= names the authors' files") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
+            f"annotation= names the authors' files"
+        ) from None
 
 
 def _digest_of_arrays(attributes: Attributes) -> str:
@@ -161,15 +206,30 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
     objects = read_objects(request.source, attributes) if request.source else None
     if objects is not None and objects.left_out:
         print(f"{objects.left_out} patches of the attribute file have no annotation in COCO 2014 and are left out")
-    notes = {"attribute_names": attributes.name.tolist() if attributes is not None else [], "patches_left_out": objects.left_out if objects is not None else 0}
+    notes = {
+        "attribute_names": attributes.name.tolist() if attributes is not None else [],
+        "patches_left_out": objects.left_out if objects is not None else 0,
+    }
     if request.annotation:
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
     editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
     found = split(objects.label, objects.present, objects.names, request.seed, editions)
     parts = {f"{edition}/{name}": part for edition, named in found.items() for name, part in named.items()}
     number = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    rows, attribute, score = (np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("rows", "attribute", "score"))
-    return Dealt(list(parts), objects.names, notes, number, objects.patch[rows].astype(str), objects.label[rows], attribute, score, **_of_objects(objects, rows))
+    rows, attribute, score = (
+        np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("rows", "attribute", "score")
+    )
+    return Dealt(
+        list(parts),
+        objects.names,
+        notes,
+        number,
+        objects.patch[rows].astype(str),
+        objects.label[rows],
+        attribute,
+        score,
+        **_of_objects(objects, rows),
+    )
 
 
 def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -180,20 +240,40 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
     """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files that the authors' paths lead to."""
     count = len(authors.key)
     if objects is None:
-        more = {"file": authors.path, "box": np.zeros((count, 4)), "size": np.zeros((count, 2), np.int64), "annotation": np.full(count, -1),
-                "image": np.full(count, -1), "present": np.zeros((count, 0), bool)}
+        more = {
+            "file": authors.path,
+            "box": np.zeros((count, 4)),
+            "size": np.zeros((count, 2), np.int64),
+            "annotation": np.full(count, -1),
+            "image": np.full(count, -1),
+            "present": np.zeros((count, 0), bool),
+        }
     else:
         row_of = {str(patch): row for row, patch in enumerate(objects.patch.tolist())}
         unknown = [key for key in authors.key.tolist() if key not in row_of]
         if unknown:
-            raise DataError(f"{len(unknown)} ids of the authors' files, {unknown[0]!r} among them, "
-                            f"are no patches of the attribute file with an annotation in COCO 2014")
+            raise DataError(
+                f"{len(unknown)} ids of the authors' files, {unknown[0]!r} among them, "
+                f"are no patches of the attribute file with an annotation in COCO 2014"
+            )
         rows = np.array([row_of[key] for key in authors.key.tolist()])
         here, there = np.array(objects.names)[objects.label[rows]], np.array(authors.names)[authors.label]
         for i in np.flatnonzero(here != there)[:1]:
-            raise DataError(f"id {authors.key[i]} is a {str(there[i])!r} in the authors' files and a {str(here[i])!r} in COCO 2014")
+            raise DataError(
+                f"id {authors.key[i]} is a {str(there[i])!r} in the authors' files and a {str(here[i])!r} in COCO 2014"
+            )
         more = _of_objects(objects, rows)
-    return Dealt(authors.relatives, authors.names, notes, authors.split, authors.key, authors.label, authors.attribute, authors.score, **more)
+    return Dealt(
+        authors.relatives,
+        authors.names,
+        notes,
+        authors.split,
+        authors.key,
+        authors.label,
+        authors.attribute,
+        authors.score,
+        **more,
+    )
 
 
 def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
@@ -214,8 +294,12 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
     words = _words(request)
     for name in (*words, "resize_short", "quality"):
         if options.get(name) != words.get(name):
-            raise DataError(f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same words are legal")
-    return Dealt(**{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}), options
+            raise DataError(
+                f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same words are legal"
+            )
+    return Dealt(
+        **{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
+    ), options
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
@@ -227,10 +311,17 @@ def _notes(dealt: Dealt) -> dict[str, Any]:
         images = splits_of.setdefault(relative.partition("/")[0], {})
         for image in np.unique(dealt.image[rows]).tolist():
             images.setdefault(image, set()).add(relative)
-    several = {edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()}
-    return {"images": {edition: len(images) for edition, images in splits_of.items()}, "images_in_several_splits": {edition: len(found) for edition, found in several.items()},
-            "of_these_in_train": {edition: sum(f"{edition}/train" in splits for splits in found) for edition, found in several.items()},
-            "attribute_std": {relative: round(unevenness(dealt.present[rows]), 6) for relative, rows in dealt.rows()}}
+    several = {
+        edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()
+    }
+    return {
+        "images": {edition: len(images) for edition, images in splits_of.items()},
+        "images_in_several_splits": {edition: len(found) for edition, found in several.items()},
+        "of_these_in_train": {
+            edition: sum(f"{edition}/train" in splits for splits in found) for edition, found in several.items()
+        },
+        "attribute_std": {relative: round(unevenness(dealt.present[rows]), 6) for relative, rows in dealt.rows()},
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------- the images
@@ -275,5 +366,12 @@ def _planned(dealt: Dealt, i: int, source: Path | None) -> Planned:
     where: Any = Place(str(dealt.file[i]))
     if source is not None:
         where = Cut(Place(str(source / str(dealt.file[i]))), annotation, tuple(box), tuple(dealt.size[i].tolist()))
-        more |= {"image": int(dealt.image[i]), "annotation": annotation, "box": box, "attributes": np.flatnonzero(dealt.present[i]).tolist()}
-    return Planned(str(dealt.key[i]), f"object-{dealt.key[i]}", where, label, class_group(label), int(dealt.attribute[i]), more)
+        more |= {
+            "image": int(dealt.image[i]),
+            "annotation": annotation,
+            "box": box,
+            "attributes": np.flatnonzero(dealt.present[i]).tolist(),
+        }
+    return Planned(
+        str(dealt.key[i]), f"object-{dealt.key[i]}", where, label, class_group(label), int(dealt.attribute[i]), more
+    )

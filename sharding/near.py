@@ -17,7 +17,9 @@ STEP = 3  # a smaller step is noise
 LEAST = 24  # of the 256 bits; an image with fewer is featureless
 LARGEST = 4096  # of one bucket: a bound on the time, which is quadratic inside buckets
 
-_ORDER = np.argsort(np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable")  # neighbouring bits are alike; bands want a mixture
+_ORDER = np.argsort(
+    np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable"
+)  # neighbouring bits are alike; bands want a mixture
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
@@ -35,7 +37,15 @@ def signatures(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         part = slice(start, start + 4096)
         colour = thumbs[part].astype(np.int16)
         grey = colour.sum(3)
-        steps = np.stack([np.roll(grey, -1, 2) - grey, np.roll(grey, -1, 1) - grey, 3 * (colour[..., 0] - colour[..., 1]), 3 * (colour[..., 2] - colour[..., 1])], 1)
+        steps = np.stack(
+            [
+                np.roll(grey, -1, 2) - grey,
+                np.roll(grey, -1, 1) - grey,
+                3 * (colour[..., 0] - colour[..., 1]),
+                3 * (colour[..., 2] - colour[..., 1]),
+            ],
+            1,
+        )
         signs = (steps > 3 * STEP).reshape(len(steps), -1)
         featured[part] = signs.sum(1) >= LEAST
         bits[part] = np.ascontiguousarray(np.packbits(signs[:, _ORDER], 1)).view("<u4")

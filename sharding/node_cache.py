@@ -54,7 +54,9 @@ class NodeCache:
     most_bytes: int
 
     @classmethod
-    def made(cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0) -> NodeCache:
+    def made(
+        cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0
+    ) -> NodeCache:
         """The cache of the data set of this fingerprint; other data have another place.
 
         Args:
@@ -69,7 +71,9 @@ class NodeCache:
             mine.mkdir(mode=0o700, parents=True, exist_ok=True)
             return cls(root, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
         except OSError as error:
-            raise DataError(f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal") from None
+            raise DataError(
+                f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal"
+            ) from None
 
     # ------------------------------------------------------------------------------------------------------------ a file
     def index(self, relative: str, fingerprint: str) -> Index:
@@ -84,10 +88,14 @@ class NodeCache:
                 break
             except OSError as error:
                 if error.errno not in FULL or not self._evict_one():
-                    raise DataError(f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): another data.cache_folder is legal") from None
+                    raise DataError(
+                        f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): another data.cache_folder is legal"
+                    ) from None
         index = load_index(folder)
         if other := next((name for name in index.shard_name.tolist() if not afar.plain(name).endswith(".tar")), None):
-            raise DataError(f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept")
+            raise DataError(
+                f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept"
+            )
         return index
 
     def _fetch_index(self, relative: str, folder: Path, fingerprint: str) -> None:
@@ -100,7 +108,15 @@ class NodeCache:
         afar.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
         os.replace(part, folder / INDEX_FILE)
 
-    def shard(self, relative: str, index: Index, shard: int, turns: Mapping[Path, int] | None = None, began: float = 0.0, granted: Callable[[], object] = lambda: None) -> Path | None:
+    def shard(
+        self,
+        relative: str,
+        index: Index,
+        shard: int,
+        turns: Mapping[Path, int] | None = None,
+        began: float = 0.0,
+        granted: Callable[[], object] = lambda: None,
+    ) -> Path | None:
         """The verified file of a shard of the split `relative`.
 
         Args:
@@ -170,12 +186,16 @@ class NodeCache:
     def _make_room(self, size: int, path: Path, turns: Mapping[Path, int] | None, began: float) -> bool:
         """Take `size` bytes for a shard on its way, evicting others as `shard` says; whether there is room."""
         if size > self.most_bytes:
-            raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal")
+            raise DataError(
+                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal"
+            )
         part, all_sets = path.with_suffix(".part"), self.folder.parent
         with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
             on_their_way = 0
-            for other in all_sets.rglob("*.part"):  # before those that are there: one that arrives now counts twice, not never
+            for other in all_sets.rglob(
+                "*.part"
+            ):  # before those that are there: one that arrives now counts twice, not never
                 if is_free(other.with_suffix(".lock")):  # it has arrived, or its process was killed
                     other.unlink(missing_ok=True)
                 else:
@@ -183,9 +203,17 @@ class NodeCache:
             there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
             turn = {shard: (turns or {}).get(shard, math.inf) for shard in there}  # inf: never
-            free = [shard for shard in there if turns is None or turn[shard] == math.inf or (turn[shard] > turns[path] and there[shard].st_mtime < began)]
+            free = [
+                shard
+                for shard in there
+                if turns is None
+                or turn[shard] == math.inf
+                or (turn[shard] > turns[path] and there[shard].st_mtime < began)
+            ]
             victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
-            while used + size > self.most_bytes or not self._allocated(part, size, patient=bool(turns is not None or victims or on_their_way)):
+            while used + size > self.most_bytes or not self._allocated(
+                part, size, patient=bool(turns is not None or victims or on_their_way)
+            ):
                 if not victims:
                     return False
                 victim = victims.pop(0)
@@ -203,7 +231,9 @@ class NodeCache:
             part.unlink(missing_ok=True)
             if patient and error.errno in FULL:
                 return False
-            raise DataError(f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal") from None
+            raise DataError(
+                f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal"
+            ) from None
 
     def _evict_one(self) -> bool:
         """Give the disk the bytes of the shard that was read longest ago; whether there was one."""
@@ -215,11 +245,16 @@ class NodeCache:
 
     # ------------------------------------------------------------------------------------------------------------ counts
     def _note(self, **more: float) -> None:
-        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # a disk that is full loses counts, and no run
+        with (
+            contextlib.suppress(OSError),
+            locked(self.folder / "counts.lock"),
+        ):  # a disk that is full loses counts, and no run
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
             whole = path.with_suffix(".new")
-            whole.write_text(json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")}))
+            whole.write_text(
+                json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")})
+            )
             os.replace(whole, path)
 
     def counts(self) -> dict[str, float]:
@@ -240,8 +275,14 @@ class NodeCache:
             windows = 2 + math.ceil(draws / (window * len(index) / len(sizes)))
         needed = int(sizes[: windows * window or None].sum())
         if needed > self.most_bytes:
-            what = f"{windows} windows of data.shuffle_window={window} shards" if window else "the whole training set, which data.shuffle_window=0 needs at once"
-            raise DataError(f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window")
+            what = (
+                f"{windows} windows of data.shuffle_window={window} shards"
+                if window
+                else "the whole training set, which data.shuffle_window=0 needs at once"
+            )
+            raise DataError(
+                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window"
+            )
 
 
 class Ahead:
@@ -256,7 +297,9 @@ class Ahead:
         """`batches` as they are, `a_step` of them each step from `start` on; meanwhile the plan's shards are fetched, and those that the rest of the epoch does
         not need make room."""
         shards = self._split.index.shard
-        self._begin([int(shard) for _, there in needs(plan, shards, start) for shard in there], last_need(plan, shards), start)
+        self._begin(
+            [int(shard) for _, there in needs(plan, shards, start) for shard in there], last_need(plan, shards), start
+        )
         return self._passed_on(batches, start, a_step)
 
     def all(self, batches: Iterable[Item]) -> Iterator[Item]:
@@ -284,9 +327,19 @@ class Ahead:
         self._step = start
         wanted, began, door = iter(order), time.time(), threading.Semaphore()
         for _ in range(AT_ONCE):
-            threading.Thread(target=self._work, args=(self._turn, wanted, door, order, last, began), name="ahead", daemon=True).start()
+            threading.Thread(
+                target=self._work, args=(self._turn, wanted, door, order, last, began), name="ahead", daemon=True
+            ).start()
 
-    def _work(self, turn: int, wanted: Iterator[int], door: threading.Semaphore, order: list[int], last: np.ndarray, began: float) -> None:
+    def _work(
+        self,
+        turn: int,
+        wanted: Iterator[int],
+        door: threading.Semaphore,
+        order: list[int],
+        last: np.ndarray,
+        began: float,
+    ) -> None:
         """One of several that fetch at the same time; they get room one after the other, so that no later shard takes the room of an earlier one."""
         cache, relative = self._split.afar
         names = [cache.folder / relative / str(name) for name in self._split.index.shard_name]
@@ -301,7 +354,11 @@ class Ahead:
             try:
                 shard = next(wanted)
                 while turn == self._turn and last[shard] >= self._step - 1:
-                    turns = {names[other]: place for place, other in enumerate(order) if other == shard or last[other] >= self._step - 1}  # another rank may be a step behind
+                    turns = {
+                        names[other]: place
+                        for place, other in enumerate(order)
+                        if other == shard or last[other] >= self._step - 1
+                    }  # another rank may be a step behind
                     if cache.shard(relative, self._split.index, shard, turns, began, let_in):
                         break
                     time.sleep(AHEAD_LOOK_S)
@@ -314,7 +371,11 @@ class Ahead:
 def _what_is_wrong(file: Path, fingerprint: str) -> str:
     """With an index, or nothing."""
     try:
-        return "" if load_index(file.parent, file.name).fingerprint == fingerprint else "it is not the index that dataset.json records"
+        return (
+            ""
+            if load_index(file.parent, file.name).fingerprint == fingerprint
+            else "it is not the index that dataset.json records"
+        )
     except DataError:
         return "it is damaged"
 

@@ -83,8 +83,16 @@ class _Shard:
         return self.folder / shard_name(self.number)
 
 
-def pack(folder: Path, plan: Mapping[str, Sequence[Planned]], render: Render, *, options: Mapping[str, Any], workers: int, shard_samples: int = SHARD_SAMPLES,
-         part: tuple[int, int] = (1, 1)) -> dict[str, Index]:
+def pack(
+    folder: Path,
+    plan: Mapping[str, Sequence[Planned]],
+    render: Render,
+    *,
+    options: Mapping[str, Any],
+    workers: int,
+    shard_samples: int = SHARD_SAMPLES,
+    part: tuple[int, int] = (1, 1),
+) -> dict[str, Index]:
     """Writes the shards of the splits `folder/RELATIVE` (relative folder -> its images in order) and returns the index of each.
 
     `options`: everything besides the plan that the bytes depend on. `part` (I, N): only every N-th shard, from the I-th on;
@@ -98,11 +106,17 @@ def pack(folder: Path, plan: Mapping[str, Sequence[Planned]], render: Render, *,
         (folder / relative).mkdir(parents=True, exist_ok=True)
         (folder / relative / INDEX_FILE).unlink(missing_ok=True)
         (folder / WORK / "shards" / relative).mkdir(parents=True, exist_ok=True)
-    mine = [shard for number, shard in enumerate(_shards(folder, plan, options, shard_samples)) if number % part[1] == part[0] - 1]
+    mine = [
+        shard
+        for number, shard in enumerate(_shards(folder, plan, options, shard_samples))
+        if number % part[1] == part[0] - 1
+    ]
     found: dict[str, list[Index]] = {relative: [] for relative in plan}
     kept = 0
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
-    with tqdm(total=sum(len(shard.images) for shard in mine), desc=text, unit="img", mininterval=0.5, smoothing=0.05) as bar:
+    with tqdm(
+        total=sum(len(shard.images) for shard in mine), desc=text, unit="img", mininterval=0.5, smoothing=0.05
+    ) as bar:
         for shard, (index, was_there) in zip(mine, in_order(_made, render, mine, workers)):
             found[shard.folder.relative_to(folder).as_posix()].append(index)
             kept += was_there
@@ -128,7 +142,9 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     splits hold what was meant, whatever their index says."""
     counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
     for relative, images in plan.items():
-        np.add.at(counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1)
+        np.add.at(
+            counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1
+        )
     return {relative: table[:, :3].tolist() for relative, table in counts.items()}
 
 
@@ -139,7 +155,7 @@ def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) ->
     chosen = [plan[i * len(plan) // count] for i in range(count)]
     sums = [0] * 7
     with tqdm(total=count, desc="channel statistics", unit="img", mininterval=0.5) as bar:
-        for found in in_order(_sums, render, (chosen[start:start + 100] for start in range(0, count, 100)), workers):
+        for found in in_order(_sums, render, (chosen[start : start + 100] for start in range(0, count, 100)), workers):
             sums = [a + b for a, b in zip(sums, found)]
             bar.update(min(100, count - bar.n))
     total, squares, pixels = np.array(sums[:3], dtype=object), np.array(sums[3:6], dtype=object), sums[6]
@@ -167,12 +183,21 @@ def _check_keys(plan: Mapping[str, Sequence[Planned]]) -> None:
             seen.add(planned.key)
 
 
-def _shards(folder: Path, plan: Mapping[str, Sequence[Planned]], options: Mapping[str, Any], shard_samples: int) -> Iterator[_Shard]:
+def _shards(
+    folder: Path, plan: Mapping[str, Sequence[Planned]], options: Mapping[str, Any], shard_samples: int
+) -> Iterator[_Shard]:
     for relative, images in plan.items():
         for number, first in enumerate(range(0, len(images), shard_samples)):
-            some = tuple(images[first:first + shard_samples])
+            some = tuple(images[first : first + shard_samples])
             digest = digest_of([dict(options), relative, first, [planned.identity for planned in some]])
-            yield _Shard(folder / relative, folder / WORK / "shards" / relative / f"{shard_name(number)}.json", digest, number, first, some)
+            yield _Shard(
+                folder / relative,
+                folder / WORK / "shards" / relative / f"{shard_name(number)}.json",
+                digest,
+                number,
+                first,
+                some,
+            )
 
 
 def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
@@ -194,7 +219,9 @@ def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
     except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
         raise DataError(f"shard {shard.path} cannot be written: {why(error).lower()}") from None
     if index.shard_sha256[0].tobytes().hex() != digest or len(index) != len(shard.images):
-        raise DataError(f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it")
+        raise DataError(
+            f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it"
+        )
     return index, False
 
 
@@ -213,7 +240,9 @@ def _is_there(shard: _Shard) -> bool:
 
 def _sample(render: Render, planned: Planned) -> Sample:
     jpg, more = _rendered(render, planned)
-    return Sample(planned.key, planned.source, jpg, planned.label, planned.group, planned.attribute, {**planned.extra, **more})
+    return Sample(
+        planned.key, planned.source, jpg, planned.label, planned.group, planned.attribute, {**planned.extra, **more}
+    )
 
 
 def _rendered(render: Render, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:

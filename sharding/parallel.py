@@ -19,7 +19,9 @@ State, Job, Result = TypeVar("State"), TypeVar("Job"), TypeVar("Result")
 _STATE: Any = None
 
 
-def in_order(function: Callable[[State, Job], Result], state: State, jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+def in_order(
+    function: Callable[[State, Job], Result], state: State, jobs: Iterable[Job], workers: int
+) -> Iterator[Result]:
     """`function(state, job)` for each job, in order; at most 2 x `workers` jobs and results are held at a time.
 
     `function` lies at the top of a module, `state` is sent to each process once, jobs and results are sent as pickles.
@@ -40,7 +42,9 @@ def in_order(function: Callable[[State, Job], Result], state: State, jobs: Itera
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise DataError(f"one of {workers} worker processes was killed, for want of memory perhaps; fewer workers= need less, and the same command goes on") from None
+        raise DataError(
+            f"one of {workers} worker processes was killed, for want of memory perhaps; fewer workers= need less, and the same command goes on"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

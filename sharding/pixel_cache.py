@@ -28,7 +28,9 @@ from sharding.index import DataError
 from sharding.locks import is_free, locked
 from sharding.room import FULL, PIXELS, bytes_of_a_node
 
-_ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])  # place is the first byte's number plus 1; 0: not there
+_ENTRY = np.dtype(
+    [("place", "<i8"), ("height", "<i4"), ("width", "<i4")]
+)  # place is the first byte's number plus 1; 0: not there
 STEP = 1 << 26
 """Bytes by which a kind's allowance grows."""
 
@@ -47,26 +49,47 @@ class PixelCache:
         DataError: the folder's file system does not do for it.
     """
 
-    def __init__(self, folder: Path, kind: str, samples: int, most_bytes: float | None = None, *, share: float = 1.0, set_aside: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        samples: int,
+        most_bytes: float | None = None,
+        *,
+        share: float = 1.0,
+        set_aside: int = 0,
+    ) -> None:
         node, boot = _digest(platform.node()), _digest(Path("/proc/sys/kernel/random/boot_id").read_text())
-        self.folder, self._ours, self._lock = folder / f"pixels-{_digest(kind)}-{node}-{boot}", f"pixels-*-{node}-{boot}", folder / f"pixels-{node}.lock"
+        self.folder, self._ours, self._lock = (
+            folder / f"pixels-{_digest(kind)}-{node}-{boot}",
+            f"pixels-*-{node}-{boot}",
+            folder / f"pixels-{node}.lock",
+        )
         self._full, self._files = False, {}
         try:
             with locked(self._lock):
                 for older in set(folder.glob(f"pixels-*-{node}-*")) - set(folder.glob(self._ours)):
                     shutil.rmtree(older, ignore_errors=True)
-                if most_bytes is not None and self._allowed(self.folder) > share * most_bytes and is_free(self.folder / "allowed"):
+                if (
+                    most_bytes is not None
+                    and self._allowed(self.folder) > share * most_bytes
+                    and is_free(self.folder / "allowed")
+                ):
                     shutil.rmtree(self.folder)  # it was allowed more
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for part in ("pixels", "entries", "end", "allowed"):
                     self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._files["allowed"], fcntl.LOCK_SH)  # shared with forked workers, for as long as one of them lives
+                fcntl.flock(
+                    self._files["allowed"], fcntl.LOCK_SH
+                )  # shared with forked workers, for as long as one of them lives
                 os.utime(self._files["allowed"])
                 self.most_bytes = bytes_of_a_node(folder, PIXELS, most_bytes, share)
                 # All of `entries`, for a page that is not there could not be read once the disk is full.
                 os.posix_fallocate(self._files["entries"], 0, max(samples, 1) * _ENTRY.itemsize)
                 if os.fstat(self._files["pixels"]).st_size < (most := max(self.most_bytes, mmap.PAGESIZE)):
-                    os.ftruncate(self._files["pixels"], most)  # longer than what is in it: the pages in between take no room until they are written
+                    os.ftruncate(
+                        self._files["pixels"], most
+                    )  # longer than what is in it: the pages in between take no room until they are written
             self._allow(set_aside)
             self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
             self._pixels = np.frombuffer(mmap.mmap(self._files["pixels"], 0, prot=mmap.PROT_READ), dtype=np.uint8)
@@ -74,7 +97,9 @@ class PixelCache:
             if error.errno in FULL:
                 self._entries, self._pixels = np.zeros(samples, _ENTRY), np.empty(0, np.uint8)
                 return self._stop(error)
-            raise DataError(f"data.cache_folder={folder} cannot hold a cache of decoded images ({error.strerror}): another folder, a smaller data.cache_gb or data.cache=none is legal") from None
+            raise DataError(
+                f"data.cache_folder={folder} cannot hold a cache of decoded images ({error.strerror}): another folder, a smaller data.cache_gb or data.cache=none is legal"
+            ) from None
 
     @property
     def takes_more(self) -> bool:
@@ -106,7 +131,11 @@ class PixelCache:
 
     def _stop(self, error: OSError) -> None:
         self._full = True
-        print(f"{self.folder} takes no more ({error.strerror}): the rest is decoded each time", file=sys.stderr, flush=True)
+        print(
+            f"{self.folder} takes no more ({error.strerror}): the rest is decoded each time",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def __len__(self) -> int:
         """How many samples are here."""

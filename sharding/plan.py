@@ -79,10 +79,27 @@ class _Whole:
 
     shards = None
 
-    def __init__(self, weights: np.ndarray | None, samples: int, draws: int, seed: int, epoch: int, stream: int, replacement: bool) -> None:
+    def __init__(
+        self,
+        weights: np.ndarray | None,
+        samples: int,
+        draws: int,
+        seed: int,
+        epoch: int,
+        stream: int,
+        replacement: bool,
+    ) -> None:
         self.ends = np.array([draws])
-        counts = _counts(weights, samples, draws, _uniforms(_words(draws if replacement else 1, seed, epoch, stream, _DRAW)), replacement)
-        self._ids = _shuffled(np.repeat(np.arange(samples, dtype=np.int64), counts), _words(draws, seed, epoch, stream, _ORDER))
+        counts = _counts(
+            weights,
+            samples,
+            draws,
+            _uniforms(_words(draws if replacement else 1, seed, epoch, stream, _DRAW)),
+            replacement,
+        )
+        self._ids = _shuffled(
+            np.repeat(np.arange(samples, dtype=np.int64), counts), _words(draws, seed, epoch, stream, _ORDER)
+        )
 
     def block(self, number: int) -> np.ndarray:
         assert number == 0
@@ -99,9 +116,27 @@ class _Windowed:
 
     BLOCK = 1 << 14  # words made at a time
 
-    def __init__(self, weights: np.ndarray | None, samples: int, draws: int, seed: int, epoch: int, stream: int, replacement: bool, bounds: np.ndarray, window: int) -> None:
+    def __init__(
+        self,
+        weights: np.ndarray | None,
+        samples: int,
+        draws: int,
+        seed: int,
+        epoch: int,
+        stream: int,
+        replacement: bool,
+        bounds: np.ndarray,
+        window: int,
+    ) -> None:
         self._made: dict[int, np.ndarray] = {}
-        self._weights, self._bounds, self._window, self._key, self._draws, self._replacement = weights, bounds, window, (seed, epoch, stream), draws, replacement
+        self._weights, self._bounds, self._window, self._key, self._draws, self._replacement = (
+            weights,
+            bounds,
+            window,
+            (seed, epoch, stream),
+            draws,
+            replacement,
+        )
         number = len(bounds) - 1
         order = _shuffled(np.arange(number), _words(number, seed, epoch, 0, _SHARDS))
         self.shards = [order[first : first + window] for first in range(0, number, window)]
@@ -134,7 +169,9 @@ class _Windowed:
 
     def _points_at(self, edges: np.ndarray, after: np.ndarray) -> np.ndarray:
         """int64: the draws without replacement up to these edges of the weights, which lie after so many samples."""
-        if self._weights is None:  # in integers: N draws are the whole part for each sample, and the rest is spread evenly
+        if (
+            self._weights is None
+        ):  # in integers: N draws are the whole part for each sample, and the rest is spread evenly
             samples = int(self._bounds[-1])
             whole, rest = divmod(self._draws, samples)
             return after * whole + (after * rest + int(self._uniform * samples)) // samples
@@ -146,7 +183,11 @@ class _Windowed:
         """int64: how often each sample of a shard is drawn."""
         begin, end, drawn = int(self._bounds[shard]), int(self._bounds[shard + 1]), int(self._drawn[shard])
         before = self._edges[shard - 1] if shard else 0.0
-        edges = np.arange(begin + 1.0, end + 1) if self._weights is None else np.cumsum(np.concatenate([[before], self._weights[begin:end]]))[1:]
+        edges = (
+            np.arange(begin + 1.0, end + 1)
+            if self._weights is None
+            else np.cumsum(np.concatenate([[before], self._weights[begin:end]]))[1:]
+        )
         words = (*self._key, _DRAW, shard + 1)
         if self._replacement:
             hit = np.searchsorted(edges, before + _uniforms(_words(drawn, *words)) * (edges[-1] - before), side="right")
@@ -156,7 +197,9 @@ class _Windowed:
             counts = np.full(end - begin, self._draws // int(self._bounds[-1]))
             counts[np.argsort(_words(end - begin, *words), kind="stable")[: drawn - counts.sum()]] += 1
             return counts
-        return np.diff(self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=self._points[shard - 1] if shard else 0)
+        return np.diff(
+            self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=self._points[shard - 1] if shard else 0
+        )
 
     def block(self, number: int) -> np.ndarray:
         if number not in self._made:
@@ -166,7 +209,10 @@ class _Windowed:
         return self._made[number]
 
     def _make(self, number: int) -> np.ndarray:
-        ids = [np.repeat(np.arange(self._bounds[shard], self._bounds[shard + 1], dtype=np.int64), self._counts_in(shard)) for shard in self.shards[number].tolist()]
+        ids = [
+            np.repeat(np.arange(self._bounds[shard], self._bounds[shard + 1], dtype=np.int64), self._counts_in(shard))
+            for shard in self.shards[number].tolist()
+        ]
         ids = np.concatenate(ids)
         return _shuffled(ids, _words(len(ids), *self._key, _ORDER, number * self._window + 1))
 
@@ -209,7 +255,9 @@ def _check_sum(total: float) -> None:
         raise PlanError("weights must add up to a finite number")
 
 
-def _counts(weights: np.ndarray | None, samples: int, draws: int, uniforms: np.ndarray, replacement: bool) -> np.ndarray:
+def _counts(
+    weights: np.ndarray | None, samples: int, draws: int, uniforms: np.ndarray, replacement: bool
+) -> np.ndarray:
     """int64 [N]: how often each id is drawn; the sum is `draws`."""
     if weights is None:
         weights = np.ones(samples)
@@ -220,7 +268,9 @@ def _counts(weights: np.ndarray | None, samples: int, draws: int, uniforms: np.n
     # cumsum adds from left to right on every machine; sum() may not.
     edges = np.cumsum(weights, dtype=np.float64)
     _check_sum(edges[-1])
-    if replacement:  # the number of draws below each edge: sorted, since a search for each in turn would miss the processor's caches
+    if (
+        replacement
+    ):  # the number of draws below each edge: sorted, since a search for each in turn would miss the processor's caches
         points = np.searchsorted(np.sort(uniforms * edges[-1]), edges, side="left")
         points[np.flatnonzero(weights)[-1] :] = draws  # u * total may round up to the total itself
         return np.diff(points, prepend=0)
@@ -241,7 +291,17 @@ def _extra(samples: int, rest: int, uniforms: np.ndarray) -> np.ndarray:
     return np.argsort(words, kind="stable")[:rest]
 
 
-def _ordered(weights: np.ndarray | None, samples: int, draws: int, seed: int, epoch: int, stream: int, replacement: bool, shards: np.ndarray | None, window: int) -> _Order:
+def _ordered(
+    weights: np.ndarray | None,
+    samples: int,
+    draws: int,
+    seed: int,
+    epoch: int,
+    stream: int,
+    replacement: bool,
+    shards: np.ndarray | None,
+    window: int,
+) -> _Order:
     if not window:
         return _Whole(weights, samples, draws, seed, epoch, stream, replacement)
     assert shards is not None
@@ -249,8 +309,18 @@ def _ordered(weights: np.ndarray | None, samples: int, draws: int, seed: int, ep
     return _Windowed(weights, samples, draws, seed, epoch, stream, replacement, bounds, window)
 
 
-def draw_ids(weights: np.ndarray | None, samples: int, draws: int, *, seed: int, epoch: int, stream: int = 0, replacement: bool = False,
-             shards: np.ndarray | None = None, window: int = 0) -> np.ndarray:
+def draw_ids(
+    weights: np.ndarray | None,
+    samples: int,
+    draws: int,
+    *,
+    seed: int,
+    epoch: int,
+    stream: int = 0,
+    replacement: bool = False,
+    shards: np.ndarray | None = None,
+    window: int = 0,
+) -> np.ndarray:
     """The ids that one stream draws in one epoch, in order.
 
     Without replacement every id occurs the floor or the ceiling of its expected number of times (systematic sampling):
@@ -335,8 +405,21 @@ def _spans(plan: EpochPlan, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return first, last, again
 
 
-def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int, group: int, draws_per_epoch: float = 1.0, matched: bool = False, by_stream: bool = False,
-               replacement: bool = False, seed: int, epoch: int, shards: np.ndarray | None = None, window: int = 0) -> EpochPlan:
+def plan_epoch(
+    weights: Sequence[np.ndarray | None],
+    samples: int,
+    *,
+    batch: int,
+    group: int,
+    draws_per_epoch: float = 1.0,
+    matched: bool = False,
+    by_stream: bool = False,
+    replacement: bool = False,
+    seed: int,
+    epoch: int,
+    shards: np.ndarray | None = None,
+    window: int = 0,
+) -> EpochPlan:
     """The plan of one epoch.
 
     Args:
@@ -361,13 +444,24 @@ def plan_epoch(weights: Sequence[np.ndarray | None], samples: int, *, batch: int
     share, groups = batch // number, batch // group
     if batch % group or batch % number or (share % group if by_stream else group % number):
         wanted = "each stream's share a multiple of the group" if by_stream else "the group a multiple of the streams"
-        raise PlanError(f"a batch of {batch} in groups of {group} cannot be shared out among {number} streams: the batch must be a multiple of both, and {wanted}")
-    orders = tuple(_ordered(weight, samples, draws, seed, epoch, stream, replacement, shards, window) for stream, weight in enumerate(weights))
-    rows = np.repeat(np.arange(number), share) if by_stream else np.tile(np.repeat(np.arange(number), group // number), groups)
+        raise PlanError(
+            f"a batch of {batch} in groups of {group} cannot be shared out among {number} streams: the batch must be a multiple of both, and {wanted}"
+        )
+    orders = tuple(
+        _ordered(weight, samples, draws, seed, epoch, stream, replacement, shards, window)
+        for stream, weight in enumerate(weights)
+    )
+    rows = (
+        np.repeat(np.arange(number), share)
+        if by_stream
+        else np.tile(np.repeat(np.arange(number), group // number), groups)
+    )
     return EpochPlan(-(-draws // share), rows, epoch, orders, 1 if by_stream else groups)
 
 
-def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False, streams: int = 1) -> list[np.ndarray]:
+def micro_batches(
+    batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False, streams: int = 1
+) -> list[np.ndarray]:
     """The canonical rows (int64) that one rank takes of every global batch, as a list of micro-batches.
 
     With batch normalisation (group > 0) a micro-batch is one group; where there are more ranks than groups, the ranks
@@ -386,13 +480,19 @@ def micro_batches(batch: int, group: int, rank: int, ranks: int, *, synchronised
     if ranks <= groups:
         if groups % ranks:
             legal = [r for r in range(1, groups + 1) if groups % r == 0]
-            raise PlanError(f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: {', '.join(map(str, legal))} ranks are legal")
+            raise PlanError(
+                f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: {', '.join(map(str, legal))} ranks are legal"
+            )
         mine = groups // ranks
         return [rows[g * group : (g + 1) * group] for g in range(rank * mine, (rank + 1) * mine)]
     if not synchronised:
-        raise PlanError(f"{ranks} ranks are more than the {groups} groups of batch.bn={group}, and synchronised batch normalisation needs a GPU: at most {groups} ranks are legal here")
+        raise PlanError(
+            f"{ranks} ranks are more than the {groups} groups of batch.bn={group}, and synchronised batch normalisation needs a GPU: at most {groups} ranks are legal here"
+        )
     if ranks % groups or ranks // groups > group // streams:
-        raise PlanError(f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: a multiple of {groups} up to {batch // streams} is legal")
+        raise PlanError(
+            f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: a multiple of {groups} up to {batch // streams} is legal"
+        )
     sharing = ranks // groups
     mine = rows[(rank // sharing) * group : (rank // sharing + 1) * group]
     return [np.concatenate([np.array_split(part, sharing)[rank % sharing] for part in np.split(mine, streams)])]

@@ -31,8 +31,18 @@ DASHES = ("-", "--", ":", "-.")
 CLASS_WORDS, ATTRIBUTE_WORDS = ("Many", "Medium", "Few"), ("Many_A", "Medium_A", "Few_A")
 WIDTH = 7.2
 BARS = 40  # up to so many classes have a bar and a name each
-STYLE: dict[str, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd", "grid.linewidth": 0.5,
-                         "legend.frameon": False, "hatch.linewidth": 0.5, "pdf.fonttype": 42}
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,
+}
 CELL = 102  # pixels of a contact sheet's image with its frame
 
 
@@ -58,27 +68,60 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
             for group, word in enumerate(CLASS_WORDS):
                 chosen = np.flatnonzero(groups == group)
                 label = f"{word} ({len(chosen)} classes, {int(counts[chosen].sum()):,} images)"
-                axis.bar(chosen, counts[chosen], width=0.8 if few else 1.0, color=GROUPS[group], hatch=HATCHES[group] if few else None, edgecolor="white" if few else GROUPS[group],
-                         linewidth=0.5 if few else 0.0, label=label)
+                axis.bar(
+                    chosen,
+                    counts[chosen],
+                    width=0.8 if few else 1.0,
+                    color=GROUPS[group],
+                    hatch=HATCHES[group] if few else None,
+                    edgecolor="white" if few else GROUPS[group],
+                    linewidth=0.5 if few else 0.0,
+                    label=label,
+                )
             edition = train.partition("/")[0]
-            others = {split: relative for split, relative in said["editions"].get(edition, {}).items() if relative != train and relative in said["splits"]}
+            others = {
+                split: relative
+                for split, relative in said["editions"].get(edition, {}).items()
+                if relative != train and relative in said["splits"]
+            }
             alike: dict[tuple[int, ...], list[str]] = {}  # equal counts are one line
             for split, relative in others.items():
                 alike.setdefault(tuple(said["splits"][relative]["per_class"]), []).append(split)
             for number, (per_class, names) in enumerate(alike.items()):
-                axis.stairs(per_class, np.arange(len(counts) + 1) - 0.5, baseline=None, color=LINES[(0, 2, 3, 5)[number % 4]], linestyle=DASHES[number % 4], linewidth=1.2, label=", ".join(names), zorder=3,
-                            path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()])
+                axis.stairs(
+                    per_class,
+                    np.arange(len(counts) + 1) - 0.5,
+                    baseline=None,
+                    color=LINES[(0, 2, 3, 5)[number % 4]],
+                    linestyle=DASHES[number % 4],
+                    linewidth=1.2,
+                    label=", ".join(names),
+                    zorder=3,
+                    path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()],
+                )
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_xlim(-0.7, len(counts) - 0.3)
             axis.set_ylim(bottom=0.7)
             axis.set_ylabel("images (log scale)")
-            axis.set_title(f"{said['name']}: {train}, {int(counts.sum()):,} images, {_range(counts)} a class", loc="left", fontsize=8)
+            axis.set_title(
+                f"{said['name']}: {train}, {int(counts.sum()):,} images, {_range(counts)} a class",
+                loc="left",
+                fontsize=8,
+            )
             axis.grid(axis="x", visible=False)
             handles, labels = axis.get_legend_handles_labels()
-            order = sorted(range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer))  # the bars first
-            axis.legend([handles[number] for number in order], [labels[number] for number in order], fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            order = sorted(
+                range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer)
+            )  # the bars first
+            axis.legend(
+                [handles[number] for number in order],
+                [labels[number] for number in order],
+                fontsize=6.5,
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+            )
             if few:
                 _named_ticks(axis, said["class_names"])
             elif train == trains[-1]:
@@ -107,7 +150,15 @@ def _group_shares(axis: Axes, splits: Mapping[str, Any]) -> None:
             share = images / whole
             axis.barh(row, share, left=left, color=GROUPS[group], hatch=HATCHES[group], edgecolor="white", height=0.75)
             if share > 0.06:
-                axis.text(left + share / 2, row, f"{share:.0%}", ha="center", va="center", fontsize=6.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+                axis.text(
+                    left + share / 2,
+                    row,
+                    f"{share:.0%}",
+                    ha="center",
+                    va="center",
+                    fontsize=6.5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                )
             left += share
         deviation = split["attributes_std"]
         axis.text(1.01, row, f"{deviation['value']:.4f}", va="center", fontsize=7)
@@ -118,27 +169,55 @@ def _group_shares(axis: Axes, splits: Mapping[str, Any]) -> None:
     axis.set_xlim(0, 1)
     axis.grid(visible=False)
     axis.set_xlabel(f"share of images; std: of the shares of {over}")
-    axis.legend(handles=[Patch(facecolor=GROUPS[group], hatch=HATCHES[group], edgecolor="white", label=word) for group, word in enumerate(ATTRIBUTE_WORDS)], ncols=3, fontsize=7,
-                loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.1)
+    axis.legend(
+        handles=[
+            Patch(facecolor=GROUPS[group], hatch=HATCHES[group], edgecolor="white", label=word)
+            for group, word in enumerate(ATTRIBUTE_WORDS)
+        ],
+        ncols=3,
+        fontsize=7,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.1,
+    )
 
 
 def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
     """A line a split over the values, sorted by the first split that has them."""
-    splits = {relative: split["entries"][entry] for relative, split in said["splits"].items() if split["entries"].get(entry)}
+    splits = {
+        relative: split["entries"][entry] for relative, split in said["splits"].items() if split["entries"].get(entry)
+    }
     listed = entry == "attributes" and said["attribute_names"]
     first = next(iter(splits.values()))
-    every = sorted({value for counted in splits.values() for value in counted}, key=lambda value: (not value.isdigit(), int(value) if value.isdigit() else 0, value))
+    every = sorted(
+        {value for counted in splits.values() for value in counted},
+        key=lambda value: (not value.isdigit(), int(value) if value.isdigit() else 0, value),
+    )
     order = sorted(every, key=lambda value: -first.get(value, 0))
     for number, (relative, counted) in enumerate(splits.items()):
         whole = sum(counted.values())
         many = len(order) > BARS
-        axis.plot(range(len(order)), [counted.get(value, 0) / whole for value in order], color=LINES[number % 7], linestyle=DASHES[number % 4], marker=None if many else "osD^vPX"[number % 7], markersize=3,
-                  linewidth=1 if many else 0.7, label=f"{relative}" + (f"  (std {said['splits'][relative]['attributes_std']['value']:.4f})" if listed else ""))
+        axis.plot(
+            range(len(order)),
+            [counted.get(value, 0) / whole for value in order],
+            color=LINES[number % 7],
+            linestyle=DASHES[number % 4],
+            marker=None if many else "osD^vPX"[number % 7],
+            markersize=3,
+            linewidth=1 if many else 0.7,
+            label=f"{relative}"
+            + (f"  (std {said['splits'][relative]['attributes_std']['value']:.4f})" if listed else ""),
+        )
     axis.set_ylim(0, 1.05 * max(max(counted.values()) / sum(counted.values()) for counted in splits.values()))
     axis.set_ylabel("share")
     axis.set_title(f"{entry}: {len(order)} values, by their share in {next(iter(splits))}", loc="left", fontsize=8)
     if len(order) <= BARS:
-        names = [said["attribute_names"][int(value)] if listed and value.isdigit() and int(value) < len(said["attribute_names"]) else value for value in order]
+        names = [
+            said["attribute_names"][int(value)]
+            if listed and value.isdigit() and int(value) < len(said["attribute_names"])
+            else value
+            for value in order
+        ]
         _named_ticks(axis, names)
     else:
         axis.set_xlabel(f"{entry}, from the most frequent to the least")
@@ -155,19 +234,30 @@ def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             low, high = int(everything.min()), int(everything.max())
             axis.set_xlabel(label)
             if low == high:
-                axis.text(0.5, 0.5, f"all {len(everything):,} images: {low:,}", ha="center", va="center", transform=axis.transAxes)
+                axis.text(
+                    0.5,
+                    0.5,
+                    f"all {len(everything):,} images: {low:,}",
+                    ha="center",
+                    va="center",
+                    transform=axis.transAxes,
+                )
                 axis.set_xticks([])
                 continue
             edges = np.geomspace(low, high * 1.001, 41)
             for number, (relative, measured) in enumerate(splits.items()):
                 shares = np.histogram(measured[what], edges)[0] / len(measured[what])
-                axis.stairs(shares, edges, color=LINES[number % 7], linestyle=DASHES[number % 4], linewidth=1, label=relative)
+                axis.stairs(
+                    shares, edges, color=LINES[number % 7], linestyle=DASHES[number % 4], linewidth=1, label=relative
+                )
             if high > 8 * low:
                 axis.set_xscale("log")
                 axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
                 axis.xaxis.set_minor_formatter(NullFormatter())
         axes[0].set_ylabel("share of the split's images")
-        handles, labels = next(((h, words) for h, words in (axis.get_legend_handles_labels() for axis in reversed(axes)) if h), ([], []))
+        handles, labels = next(
+            ((h, words) for h, words in (axis.get_legend_handles_labels() for axis in reversed(axes)) if h), ([], [])
+        )
         if handles:
             figure.legend(handles, labels, fontsize=6.5, loc="outside right center")
     return figure
@@ -181,8 +271,13 @@ def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes:
     sheet = Image.new("RGB", (len(has) * block - 14, len(classes) * (CELL + gap)), "white")
     for row, label in enumerate(classes):
         for column, group in enumerate(has):
-            for number, member in enumerate(np.flatnonzero((index.label == label) & (index.attribute == group))[:images].tolist()):
-                sheet.paste(_tile(split.read(member), GROUPS[group] if group >= 0 else "#888888"), (column * block + number * (CELL + gap), row * (CELL + gap)))
+            for number, member in enumerate(
+                np.flatnonzero((index.label == label) & (index.attribute == group))[:images].tolist()
+            ):
+                sheet.paste(
+                    _tile(split.read(member), GROUPS[group] if group >= 0 else "#888888"),
+                    (column * block + number * (CELL + gap), row * (CELL + gap)),
+                )
     with matplotlib.rc_context(STYLE):
         margin, top, width = 1.15, 0.42, WIDTH
         height = (width - margin) * sheet.height / sheet.width
@@ -193,11 +288,27 @@ def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes:
         counts = said["splits"][relative]["per_class"]
         train = next((said["splits"][name]["per_class"] for name in said["splits"] if name.endswith("/train")), counts)
         for row, label in enumerate(classes):
-            words = f"{_short(said['class_names'][label])}\n{CLASS_WORDS[said['class_groups'][label]]}, {counts[label]:,}" + (f"\n({train[label]:,} in training)" if not relative.endswith("/train") else "")
+            words = (
+                f"{_short(said['class_names'][label])}\n{CLASS_WORDS[said['class_groups'][label]]}, {counts[label]:,}"
+                + (f"\n({train[label]:,} in training)" if not relative.endswith("/train") else "")
+            )
             axis.text(-10, (row + 0.5) * (CELL + gap) - gap / 2, words, ha="right", va="center", fontsize=6.5)
         for column, group in enumerate(has):
-            frame = {"facecolor": "white", "edgecolor": GROUPS[group] if group >= 0 else "#888888", "pad": 1.5, "linewidth": 1.5}
-            axis.text(column * block, -8, ATTRIBUTE_WORDS[group] if group >= 0 else "no attribute", fontsize=8, color="black", va="bottom", bbox=frame)
+            frame = {
+                "facecolor": "white",
+                "edgecolor": GROUPS[group] if group >= 0 else "#888888",
+                "pad": 1.5,
+                "linewidth": 1.5,
+            }
+            axis.text(
+                column * block,
+                -8,
+                ATTRIBUTE_WORDS[group] if group >= 0 else "no attribute",
+                fontsize=8,
+                color="black",
+                va="bottom",
+                bbox=frame,
+            )
         figure.text(0.01, 1 - 0.06 / (height + top), f"{said['name']}\n{relative}", va="top", fontsize=8)
     return figure
 
@@ -210,7 +321,9 @@ def _tile(data: bytes, colour: str) -> Image.Image:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     else:
         scale = room / max(image.size)
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+        )
     tile = Image.new("RGB", (CELL, CELL), colour)
     tile.paste(Image.new("RGB", (CELL - 4, CELL - 4), "white"), (2, 2))
     tile.paste(image, ((CELL - image.width) // 2, (CELL - image.height) // 2))
@@ -220,7 +333,13 @@ def _tile(data: bytes, colour: str) -> Image.Image:
 def _named_ticks(axis: Axes, names: Sequence[str]) -> None:
     """A name under each place: level, slanted or upright, as they have room."""
     turn = 0 if len(names) * max(len(name) for name in names) < 60 else 45 if len(names) <= 15 else 90
-    axis.set_xticks(range(len(names)), [_short(name) for name in names], rotation=turn, ha="right" if turn == 45 else "center", fontsize=8 if turn < 90 else 6.5)
+    axis.set_xticks(
+        range(len(names)),
+        [_short(name) for name in names],
+        rotation=turn,
+        ha="right" if turn == 45 else "center",
+        fontsize=8 if turn < 90 else 6.5,
+    )
 
 
 def _range(counts: np.ndarray) -> str:

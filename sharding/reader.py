@@ -58,7 +58,14 @@ def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) 
         for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
             known = kept.get(sample) if kept is not None else None
             data = {"jpg": split.read(sample)} if known is None else {"pixels": known}
-            yield {"__key__": str(split.index.key[sample]), **data, "cls": int(split.index.label[sample]), "id": sample, "draw": draw, "stream": stream}
+            yield {
+                "__key__": str(split.index.key[sample]),
+                **data,
+                "cls": int(split.index.label[sample]),
+                "id": sample,
+                "draw": draw,
+                "stream": stream,
+            }
 
     return source
 
@@ -101,7 +108,9 @@ def augmented(draws: Draws, **options: Any) -> Stage:
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            sample["pixels"] = train_pixels(sample.pop("image"), draw_rng(draws.seed, draws.epoch, sample["draw"]), **options)
+            sample["pixels"] = train_pixels(
+                sample.pop("image"), draw_rng(draws.seed, draws.epoch, sample["draw"]), **options
+            )
             yield sample
 
     return stage
@@ -139,14 +148,42 @@ class MicroBatches(torch.utils.data.Dataset):
         cache: where the node keeps what it decoded: training pictures whole, test crops as they are.
     """
 
-    def __init__(self, split: Split, *, train: bool, image_size: int, test_resize: int = 0, crop_scale: tuple[float, float] = (1.0, 1.0), hflip: bool = False,
-                 randaug: bool = False, decoder: str = "pillow", short_side: int | None = None, cache: PixelCache | None = None) -> None:
-        self.split, self.train, self.decoder, self.short_side, self.cache = split, train, decoders.decoder(decoder), short_side, cache
-        self.options = {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug} if train else {"size": image_size, "resize": test_resize}
+    def __init__(
+        self,
+        split: Split,
+        *,
+        train: bool,
+        image_size: int,
+        test_resize: int = 0,
+        crop_scale: tuple[float, float] = (1.0, 1.0),
+        hflip: bool = False,
+        randaug: bool = False,
+        decoder: str = "pillow",
+        short_side: int | None = None,
+        cache: PixelCache | None = None,
+    ) -> None:
+        self.split, self.train, self.decoder, self.short_side, self.cache = (
+            split,
+            train,
+            decoders.decoder(decoder),
+            short_side,
+            cache,
+        )
+        self.options = (
+            {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug}
+            if train
+            else {"size": image_size, "resize": test_resize}
+        )
 
     def pipeline(self, draws: Draws) -> webdataset.DataPipeline:
-        view = [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)] if self.train else [centred(self.cache, **self.options)]
-        return webdataset.DataPipeline(planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled)
+        view = (
+            [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)]
+            if self.train
+            else [centred(self.cache, **self.options)]
+        )
+        return webdataset.DataPipeline(
+            planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled
+        )
 
     def __getitem__(self, draws: Draws) -> Batch:
         return next(iter(self.pipeline(draws)))
@@ -157,8 +194,17 @@ class Reader:
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = _Handover()
-        self._loader = DataLoader(_Telling(dataset), batch_size=None, sampler=self._handover, num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
-                                  persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker, multiprocessing_context=_Fork() if workers else None)
+        self._loader = DataLoader(
+            _Telling(dataset),
+            batch_size=None,
+            sampler=self._handover,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            persistent_workers=persistent and workers > 0,
+            worker_init_fn=_quiet_worker,
+            multiprocessing_context=_Fork() if workers else None,
+        )
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
         """The batches of `draws`, one each, in order. The iterator must be used up before the next call.

@@ -60,16 +60,25 @@ HELP = {
     "out": ("DIR", "where data sets lie (DATA_ROOT); the build goes to DIR/NAME"),
     "source": ("PATH", "the raw data, a folder or an archive"),
     "seed": ("N", "everything random in the build (default 0); the same seed gives the same bytes"),
-    "annotation": ("FILE[,FILE]", "the authors' split files in place of our own splitting; an edition without a file is not built"),
+    "annotation": (
+        "FILE[,FILE]",
+        "the authors' split files in place of our own splitting; an edition without a file is not built",
+    ),
     "prefix": ("OLD=NEW[,OLD=NEW]", "in the paths of the split files, OLD in front becomes NEW"),
     "attributes": ("FILE", "the attribute file"),
     "weights": ("FILE", "the network's weights (default: torch's cache of downloads)"),
     "resize_short": ("N", "store images with their shorter side at most N pixels (default: the original bytes)"),
-    "quality": ("N", "JPEG quality of images that are encoded again, 1 to 95 (default 90, mscoco_glt's crops 75); alone, all images are"),
+    "quality": (
+        "N",
+        "JPEG quality of images that are encoded again, 1 to 95 (default 90, mscoco_glt's crops 75); alone, all images are",
+    ),
     "scale": ("X", "X times the paper's counts in each class, 0 < X <= 1, to try things on a smaller source"),
     "workers": ("N", "processes (default: one a core); the bytes do not depend on it"),
     "stage": ("NAME", "only this stage of the build"),
-    "part": ("I/N", "only the I-th of N parts of the stage, I from 1; parts may be done at the same time, on any machines"),
+    "part": (
+        "I/N",
+        "only the I-th of N parts of the stage, I from 1; parts may be done at the same time, on any machines",
+    ),
     "preview": ("FILE", "also draw a contact sheet to this PNG"),
 }
 
@@ -79,6 +88,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
         if not re.fullmatch(r"[0-9]{1,19}", text) or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low}" + (f" to {high} is" if high < 2**63 - 1 else " is"))
         return int(text)
+
     return read
 
 
@@ -115,9 +125,21 @@ def _png(text: str) -> Path:
 
 
 _READ: dict[str, Callable[[str], Any]] = {
-    "out": Path, "source": Path, "seed": _number(0, 2**63 - 1), "annotation": lambda text: tuple(map(Path, text.split(","))), "prefix": _prefixes,
-    "attributes": Path, "weights": Path, "resize_short": _number(1, 16384), "quality": _number(1, 95), "scale": _scale, "workers": _number(1, 1024), "stage": str,
-    "part": _part, "preview": _png}
+    "out": Path,
+    "source": Path,
+    "seed": _number(0, 2**63 - 1),
+    "annotation": lambda text: tuple(map(Path, text.split(","))),
+    "prefix": _prefixes,
+    "attributes": Path,
+    "weights": Path,
+    "resize_short": _number(1, 16384),
+    "quality": _number(1, 95),
+    "scale": _scale,
+    "workers": _number(1, 1024),
+    "stage": str,
+    "part": _part,
+    "preview": _png,
+}
 assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"data"}, "words, fields and help differ"
 
 

@@ -20,7 +20,11 @@ SHARE_OF_FREE = 0.9
 
 def why(error: OSError) -> str:
     """What ended a build, for the end of a sentence."""
-    return "no space left on device, the same command goes on when there is room" if error.errno in FULL else str(error.strerror or error)
+    return (
+        "no space left on device, the same command goes on when there is room"
+        if error.errno in FULL
+        else str(error.strerror or error)
+    )
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -34,7 +38,9 @@ def cache_folder(folder: str | None) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = path.stat().st_uid
     except OSError as error:
-        raise DataError(f"data.cache_folder={path} cannot be made ({error.strerror}); name a folder on the node's own disk or in its memory") from None
+        raise DataError(
+            f"data.cache_folder={path} cannot be made ({error.strerror}); name a folder on the node's own disk or in its memory"
+        ) from None
     if owner != os.getuid():
         raise DataError(f"data.cache_folder={path} belongs to another user; name a folder of your own")
     return path

@@ -61,13 +61,22 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
     if source.is_dir():
         found = sorted(entry.name for entry in os.scandir(source) if CLASS.fullmatch(entry.name) and entry.is_dir())
         if not found:
-            raise DataError(f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as ILSVRC/Data/CLS-LOC/train")
-        jobs = [(name, str(source / name), 0, 0, f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found]
+            raise DataError(
+                f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as ILSVRC/Data/CLS-LOC/train"
+            )
+        jobs = [
+            (name, str(source / name), 0, 0, f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
+        ]
     elif source.is_file():
         stamp = source.stat()
-        jobs = [(name, str(source), offset, size, f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}") for name, offset, size in _inner_tars(source)]
+        jobs = [
+            (name, str(source), offset, size, f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}")
+            for name, offset, size in _inner_tars(source)
+        ]
     else:
-        raise DataError(f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be legal")
+        raise DataError(
+            f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be legal"
+        )
     folder = work / "source"
     folder.mkdir(parents=True, exist_ok=True)
     classes, todo = {}, []
@@ -101,9 +110,17 @@ def _listed(_: None, job: _Job) -> ClassImages:
                     if member.isfile() and IMAGE.fullmatch(tail):
                         rows.append((tail, offset + member.offset_data, member.size))
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path}: its inner tar {name}.tar is not a whole tar ({error or type(error).__name__})") from None
+            raise DataError(
+                f"{path}: its inner tar {name}.tar is not a whole tar ({error or type(error).__name__})"
+            ) from None
         rows.sort()
-        images = ClassImages(name, path, tuple(row[0] for row in rows), np.array([row[1] for row in rows], np.int64), np.array([row[2] for row in rows], np.int64))
+        images = ClassImages(
+            name,
+            path,
+            tuple(row[0] for row in rows),
+            np.array([row[1] for row in rows], np.int64),
+            np.array([row[2] for row in rows], np.int64),
+        )
     if not len(images):
         raise DataError(f"class {name} of {path} has no images; .JPEG files are looked for")
     if len(set(images.names)) < len(images):
@@ -121,9 +138,13 @@ def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
                 if member.isfile() and extension == ".tar" and CLASS.fullmatch(name):
                     found.append((name, member.offset_data, member.size))
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); ILSVRC2012_img_train.tar is looked for") from None
+        raise DataError(
+            f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); ILSVRC2012_img_train.tar is looked for"
+        ) from None
     if not found:
-        raise DataError(f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for")
+        raise DataError(
+            f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for"
+        )
     return sorted(found)
 
 
@@ -158,7 +179,9 @@ class _Window(io.RawIOBase):
 
 
 def _keep(path: Path, images: ClassImages, stamp: str) -> None:
-    columns: Mapping[str, np.ndarray] = {"offsets": images.offsets, "sizes": images.sizes} if images.offsets is not None else {}
+    columns: Mapping[str, np.ndarray] = (
+        {"offsets": images.offsets, "sizes": images.sizes} if images.offsets is not None else {}
+    )
     with whole_file(path) as file:
         np.savez(file, names=np.array(images.names), path=images.path, stamp=stamp, **columns)
 

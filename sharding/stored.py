@@ -31,7 +31,11 @@ class StoredSize:
     @property
     def options(self) -> dict[str, int]:
         """What the user chose, for the recorded options of a build."""
-        return {name: value for name, value in (("resize_short", self.resize_short), ("quality", self.quality)) if value is not None}
+        return {
+            name: value
+            for name, value in (("resize_short", self.resize_short), ("quality", self.quality))
+            if value is not None
+        }
 
     def __call__(self, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
         """The bytes to store for the raw image `data`, and entries for KEY.json that say what was done to it.
@@ -44,15 +48,21 @@ class StoredSize:
         image = opened(data, whole=again)
         if not again:
             if image.format == "PNG":  # ILSVRC has one under a JPEG's name
-                return encoded(image.convert("RGB"), TRANSCODED), {"stored": f"PNG encoded as JPEG of quality {TRANSCODED}"}
+                return encoded(image.convert("RGB"), TRANSCODED), {
+                    "stored": f"PNG encoded as JPEG of quality {TRANSCODED}"
+                }
             return data, {}
         short = min(image.size)
         rgb = image.convert("RGB")
         if self.resize_short is not None and short > self.resize_short:
-            rgb = rgb.resize(tuple(max(1, round(side * self.resize_short / short)) for side in image.size), Image.Resampling.BILINEAR)
+            rgb = rgb.resize(
+                tuple(max(1, round(side * self.resize_short / short)) for side in image.size), Image.Resampling.BILINEAR
+            )
         elif self.quality is None and image.format != "PNG":
             return data, {}
-        return encoded(rgb, self.quality or QUALITY), ({"stored": "PNG encoded as JPEG"} if image.format == "PNG" else {})
+        return encoded(rgb, self.quality or QUALITY), (
+            {"stored": "PNG encoded as JPEG"} if image.format == "PNG" else {}
+        )
 
 
 def opened(data: bytes, whole: bool = True) -> Image.Image:

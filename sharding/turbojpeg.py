@@ -28,7 +28,15 @@ class TurboJpeg:
 
     DECOMPRESS, STOPONWARNING, JPEGWIDTH, JPEGHEIGHT, SUBSAMP, COLORSPACE, RGB = 1, 0, 5, 6, 4, 8, 0
     COLOURS = (0, 1, 2)  # RGB, YCbCr, grey; not CMYK, YCCK
-    BLOCK_WIDTHS = (8, 16, 16, 8, 8, 32, 8)  # of an iMCU, by the kind of subsampling: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1
+    BLOCK_WIDTHS = (
+        8,
+        16,
+        16,
+        8,
+        8,
+        32,
+        8,
+    )  # of an iMCU, by the kind of subsampling: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
@@ -40,7 +48,11 @@ class TurboJpeg:
             ("tj3Get", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("tj3DecompressHeader", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
             ("tj3SetCroppingRegion", ctypes.c_int, [ctypes.c_void_p, _Region]),
-            ("tj3Decompress8", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]),
+            (
+                "tj3Decompress8",
+                ctypes.c_int,
+                [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
+            ),
         ):
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
@@ -64,15 +76,25 @@ class TurboJpeg:
         tj, handle = self._library, self._handle
         left, top, right, bottom = box
         pixels = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
-        failed = (tj.tj3DecompressHeader(handle, data, len(data)) or tj.tj3SetCroppingRegion(handle, _Region(left, top, right - left, bottom - top))
-                  or tj.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, pixels.strides[0], self.RGB))
+        failed = (
+            tj.tj3DecompressHeader(handle, data, len(data))
+            or tj.tj3SetCroppingRegion(handle, _Region(left, top, right - left, bottom - top))
+            or tj.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, pixels.strides[0], self.RGB)
+        )
         return None if failed else pixels
 
 
 def find_turbojpeg() -> tuple[TurboJpeg, str]:
     """The library and its version. Raises ImportError, with the reason, where there is none."""
     named = os.environ.get("GLT_TURBOJPEG")
-    places = [named] if named else [*sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*"))), ctypes.util.find_library("turbojpeg")]
+    places = (
+        [named]
+        if named
+        else [
+            *sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*"))),
+            ctypes.util.find_library("turbojpeg"),
+        ]
+    )
     problems = []
     for place in filter(None, places):
         try:
@@ -85,7 +107,11 @@ def find_turbojpeg() -> tuple[TurboJpeg, str]:
 def _version(place: str) -> str:
     """Of the library that was loaded from a path or by its name: the digest of its bytes, for it does not tell."""
     if "/" not in place:
-        mapped = [line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if place in line]
+        mapped = [
+            line.split(maxsplit=5)[5].strip()
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if place in line
+        ]
         if not mapped:
             raise OSError(f"{place} was loaded, and from where is not told")
         place = mapped[0]

@@ -85,7 +85,9 @@ def check_shard(task: Task) -> Report:
             if size != recorded:
                 what = "truncated" if size < recorded else "too long"
                 found.add(task.place, f"the shard is {what}: it has {size} bytes, the index records {recorded}")
-            digest = hashlib.file_digest(file, "sha256").digest()  # one pass in order; what follows finds the bytes in memory
+            digest = hashlib.file_digest(
+                file, "sha256"
+            ).digest()  # one pass in order; what follows finds the bytes in memory
             _Check(task, file.fileno(), size, found, thumbs, decoded).run(digest == rows.shard_sha256[0].tobytes())
         _read_plainly(task, found)
     except FileNotFoundError:
@@ -99,11 +101,21 @@ class _Check:
     """The walk through one shard."""
 
     def __init__(self, task: Task, fd: int, end: int, found: Findings, thumbs: np.ndarray, decoded: np.ndarray) -> None:
-        self.task, self.rows, self.fd, self.end, self.found, self.thumbs, self.decoded = task, task.rows, fd, end, found, thumbs, decoded
+        self.task, self.rows, self.fd, self.end, self.found, self.thumbs, self.decoded = (
+            task,
+            task.rows,
+            fd,
+            end,
+            found,
+            thumbs,
+            decoded,
+        )
         self.keys = self.rows.key.tolist()
         self.row = {key: number for number, key in enumerate(self.keys)}
         self.by_digest = {self.rows.sha256[number].tobytes(): key for number, key in enumerate(self.keys)}
-        self.extras: list[tuple[int, int, str, dict[str, Any]]] = []  # row, offset, KEY.json as read, what the index does not know
+        self.extras: list[
+            tuple[int, int, str, dict[str, Any]]
+        ] = []  # row, offset, KEY.json as read, what the index does not know
 
     def run(self, digest_holds: bool) -> None:
         """Walks the members, sample by sample, then says what is missing."""
@@ -123,12 +135,17 @@ class _Check:
                 parts = {}
             current = key
             if member and (part in parts or part not in PARTS):
-                self._say(key, member.start, f"has {'a second' if part in parts else 'an unknown'} part {member.name!r}")
+                self._say(
+                    key, member.start, f"has {'a second' if part in parts else 'an unknown'} part {member.name!r}"
+                )
             elif member:
                 parts[part] = member
         self._missing(whole)
         if not digest_holds:
-            self.found.add(self.task.place, "the shard's bytes do not have the recorded sha256" + ("" if self.found.count else self._suspects()))
+            self.found.add(
+                self.task.place,
+                "the shard's bytes do not have the recorded sha256" + ("" if self.found.count else self._suspects()),
+            )
 
     def _members(self) -> Iterator[Member]:
         """The tar's files in order. After a damaged header the walk goes on at the next good one, as the index says what was there."""
@@ -152,12 +169,20 @@ class _Check:
                 self._say(name.partition(".")[0], where, f"has a damaged tar header before {name}")
             position += BLOCK
             if position + info.size > self.end:
-                self._say(info.name.partition(".")[0], position, f"has its {info.name} cut off: {info.size} bytes should follow, {self.end - position} do")
+                self._say(
+                    info.name.partition(".")[0],
+                    position,
+                    f"has its {info.name} cut off: {info.size} bytes should follow, {self.end - position} do",
+                )
                 return
             padded = position + -(-info.size // BLOCK) * BLOCK
             padding = self._read(position + info.size, padded - position - info.size)
             if padding.strip(b"\0"):
-                self._say(info.name.partition(".")[0], position + info.size + _first_difference(padding, bytes(len(padding))), f"has damaged padding behind {info.name}")
+                self._say(
+                    info.name.partition(".")[0],
+                    position + info.size + _first_difference(padding, bytes(len(padding))),
+                    f"has damaged padding behind {info.name}",
+                )
             if info.block[156:157] == tarfile.XHDTYPE:  # the long name of the next member
                 match = _PAX_PATH.search(self._read(position, info.size))
                 long_name = match[1].decode("utf-8", "replace") if match else None
@@ -174,9 +199,15 @@ class _Check:
         damage = self._first_nonzero(position)
         if damage is None:
             if self.end - position < 2 * BLOCK:
-                self.found.add(self.task.place, f"the mark of the tar's end at byte offset {position} has {self.end - position} bytes; {2 * BLOCK} at least are needed", position)
+                self.found.add(
+                    self.task.place,
+                    f"the mark of the tar's end at byte offset {position} has {self.end - position} bytes; {2 * BLOCK} at least are needed",
+                    position,
+                )
             return True
-        if complete and not self._read(self._next_header(position + BLOCK, None), BLOCK).strip(b"\0"):  # no file follows
+        if complete and not self._read(self._next_header(position + BLOCK, None), BLOCK).strip(
+            b"\0"
+        ):  # no file follows
             self.found.add(self.task.place, f"the padding at the tar's end is damaged at byte offset {damage}", damage)
             return True
         return False
@@ -193,7 +224,9 @@ class _Check:
         """Offset of the next good header, the end mark, or the file's end."""
         while position + BLOCK <= self.end:
             block = self._read(position, BLOCK)
-            if (block[257:262] == b"ustar" and _header(block, model)) or (not block.strip(b"\0") and self._first_nonzero(position) is None):
+            if (block[257:262] == b"ustar" and _header(block, model)) or (
+                not block.strip(b"\0") and self._first_nonzero(position) is None
+            ):
                 return position
             position += BLOCK
         return self.end
@@ -224,7 +257,11 @@ class _Check:
         if "cls" in parts:
             written, meant = self._read(parts["cls"].start, parts["cls"].size), str(rows.label[number]).encode()
             if written != meant:
-                self._say(key, parts["cls"].start + _first_difference(written, meant), f"has {_shown(written)} in its .cls; the index says {meant.decode()}")
+                self._say(
+                    key,
+                    parts["cls"].start + _first_difference(written, meant),
+                    f"has {_shown(written)} in its .cls; the index says {meant.decode()}",
+                )
         if "json" in parts:
             self._json(number, parts["json"])
 
@@ -232,12 +269,20 @@ class _Check:
         rows, key = self.rows, self.keys[number]
         offset, size = int(rows.offset[number]), int(rows.size[number])
         if (member.start, member.size) != (offset, size):
-            self._say(key, member.start, f"has its image in {member.size} bytes there; the index says {size} bytes at {offset}")
+            self._say(
+                key,
+                member.start,
+                f"has its image in {member.size} bytes there; the index says {size} bytes at {offset}",
+            )
         data = self._read(member.start, member.size)
         digest = hashlib.sha256(data).digest()
         if digest != rows.sha256[number].tobytes():
             other = self.by_digest.get(digest)
-            what = f"holds the image of key {other!r}" if other else f"has a damaged image: its {member.size} bytes do not have the recorded sha256"
+            what = (
+                f"holds the image of key {other!r}"
+                if other
+                else f"has a damaged image: its {member.size} bytes do not have the recorded sha256"
+            )
             self._say(key, member.start, what)
             return
         try:
@@ -248,22 +293,43 @@ class _Check:
 
     def _json(self, number: int, member: Member) -> None:
         rows, key, data = self.rows, self.keys[number], self._read(member.start, member.size)
-        known = {"id": int(self.task.ids[number]), "source": str(rows.source[number]), "label": int(rows.label[number]),
-                 "group": int(rows.group[number]), "attribute": int(rows.attribute[number])}
+        known = {
+            "id": int(self.task.ids[number]),
+            "source": str(rows.source[number]),
+            "label": int(rows.label[number]),
+            "group": int(rows.group[number]),
+            "attribute": int(rows.attribute[number]),
+        }
         try:
             entry = json.loads(data)
             if not isinstance(entry, dict):
                 raise ValueError("it is not an object")
         except (ValueError, RecursionError) as error:
-            position = _torn(data, known) or (error.start if isinstance(error, UnicodeDecodeError) else getattr(error, "pos", 0))
+            position = _torn(data, known) or (
+                error.start if isinstance(error, UnicodeDecodeError) else getattr(error, "pos", 0)
+            )
             self._say(key, member.start + position, f"has a .json that cannot be read: {' '.join(str(error).split())}")
             return
         meant = json.dumps({**entry, **known}, sort_keys=True, separators=(",", ":")).encode()
         if data != meant:
-            wrong = [f"{name} {entry[name]!r} instead of {value!r}" if name in entry else f"no {name}" for name, value in known.items() if name not in entry or entry[name] != value or
-                     type(entry[name]) is not type(value)]
-            self._say(key, member.start + _first_difference(data, meant), f"has a .json with {', '.join(wrong) or 'bytes that its canonical form has not'}")
-        self.extras.append((number, member.start, data.decode("utf-8", "replace"), {name: value for name, value in entry.items() if name not in known}))
+            wrong = [
+                f"{name} {entry[name]!r} instead of {value!r}" if name in entry else f"no {name}"
+                for name, value in known.items()
+                if name not in entry or entry[name] != value or type(entry[name]) is not type(value)
+            ]
+            self._say(
+                key,
+                member.start + _first_difference(data, meant),
+                f"has a .json with {', '.join(wrong) or 'bytes that its canonical form has not'}",
+            )
+        self.extras.append(
+            (
+                number,
+                member.start,
+                data.decode("utf-8", "replace"),
+                {name: value for name, value in entry.items() if name not in known},
+            )
+        )
 
     def _missing(self, whole: set[str]) -> None:
         """One finding for each run of samples that the tar does not hold."""
@@ -271,7 +337,10 @@ class _Check:
         for position, number in enumerate(absent):
             if position and absent[position - 1] == number - 1:
                 continue
-            run = next((step for step in range(1, len(absent) - position) if absent[position + step] != number + step), len(absent) - position)
+            run = next(
+                (step for step in range(1, len(absent) - position) if absent[position + step] != number + step),
+                len(absent) - position,
+            )
             last = f" to {self.keys[number + run - 1]!r} ({run} samples) are" if run > 1 else " is"
             self._say(self.keys[number], int(self.rows.offset[number]), last.strip() + " not in the tar", recorded=True)
 
@@ -279,19 +348,29 @@ class _Check:
         """The end of a sentence: which entries beyond the index are unlike those of the shard's other samples."""
         shapes = Counter(_shape(extra) for *_, extra in self.extras)
         usual = shapes.most_common(1)[0][0] if shapes else None
-        words = Counter((name, value) for *_, extra in self.extras for name, value in extra.items() if isinstance(value, str))
+        words = Counter(
+            (name, value) for *_, extra in self.extras for name, value in extra.items() if isinstance(value, str)
+        )
         kinds = Counter(name for name, _ in words)
         odd = []
         for number, start, text, extra in self.extras:
-            strange = [name for name, value in extra.items() if isinstance(value, str) and words[name, value] == 1 and 4 * kinds[name] <= len(self.extras)]
+            strange = [
+                name
+                for name, value in extra.items()
+                if isinstance(value, str) and words[name, value] == 1 and 4 * kinds[name] <= len(self.extras)
+            ]
             if _shape(extra) != usual or strange:
                 name = strange[0] if strange else next(iter(extra), "")
-                odd.append(f"key {self.keys[number]!r} at byte offset {start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})")
+                odd.append(
+                    f"key {self.keys[number]!r} at byte offset {start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})"
+                )
         where = f"; unlike the others is {', '.join(odd[:3])}" if odd else ""
         return f", and all that the index records is as it should be: what changed is in what some .json says beyond it{where}"
 
     def _say(self, key: str, offset: int, what: str, recorded: bool = False) -> None:
-        self.found.add(self.task.place, f"key {key!r} at {'recorded ' if recorded else ''}byte offset {offset} {what}", offset)
+        self.found.add(
+            self.task.place, f"key {key!r} at {'recorded ' if recorded else ''}byte offset {offset} {what}", offset
+        )
 
     def _read(self, position: int, size: int) -> bytes:
         parts = []
@@ -307,7 +386,13 @@ def _header(block: bytes, model: bytes | None) -> Header | None:
     `model`: a good header of the same tar; nearly all are like it but for name and size, which is a tenth of a parser's work.
     """
     name, digits = block[:100].rstrip(b"\0"), block[124:135]
-    if model is not None and name and b"\0" not in name and _OCTAL.fullmatch(digits) and block == _rendered(model, name, int(digits, 8)):
+    if (
+        model is not None
+        and name
+        and b"\0" not in name
+        and _OCTAL.fullmatch(digits)
+        and block == _rendered(model, name, int(digits, 8))
+    ):
         return Header(name.decode("utf-8", "replace"), int(digits, 8), block)
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -330,21 +415,43 @@ def _read_plainly(task: Task, found: Findings) -> None:
     number = 0
     try:
         # all of the shard, wherever this runs: by default webdataset refuses on a job of several nodes
-        for number, sample in enumerate(webdataset.WebDataset([str(task.path)], shardshuffle=False, nodesplitter=lambda shards: shards, empty_check=False), 1):
+        for number, sample in enumerate(
+            webdataset.WebDataset(
+                [str(task.path)], shardshuffle=False, nodesplitter=lambda shards: shards, empty_check=False
+            ),
+            1,
+        ):
             key = sample["__key__"]
             parts = sorted(name for name in sample if not name.startswith("__"))
-            if number > len(keys) or (key, parts, len(sample.get("jpg", b""))) != (keys[number - 1], list(PARTS), sizes[number - 1]):
-                found.add(task.place, f"plain webdataset reads key {key!r} with {', '.join(parts) or 'nothing'} as sample {number}, unlike the index")
+            if number > len(keys) or (key, parts, len(sample.get("jpg", b""))) != (
+                keys[number - 1],
+                list(PARTS),
+                sizes[number - 1],
+            ):
+                found.add(
+                    task.place,
+                    f"plain webdataset reads key {key!r} with {', '.join(parts) or 'nothing'} as sample {number}, unlike the index",
+                )
                 return
     except Exception as error:  # whatever a reader's reader raises
-        found.add(task.place, f"plain webdataset stops behind sample {number} of {len(keys)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        found.add(
+            task.place,
+            f"plain webdataset stops behind sample {number} of {len(keys)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+        )
         return
     if number != len(keys):
         found.add(task.place, f"plain webdataset reads {number} samples of {len(keys)}, without an error")
 
 
 def _shape(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple((name, type(value).__name__, {type(item).__name__ for item in value}.__repr__() if isinstance(value, list) and value else "") for name, value in sorted(entry.items()))
+    return tuple(
+        (
+            name,
+            type(value).__name__,
+            {type(item).__name__ for item in value}.__repr__() if isinstance(value, list) and value else "",
+        )
+        for name, value in sorted(entry.items())
+    )
 
 
 def _first_difference(one: Sequence[int], two: Sequence[int]) -> int:

@@ -45,7 +45,9 @@ def shrunk(picture: Picture, short: int) -> Picture:
     return Pixels(resized(whole(picture), width, height))
 
 
-def train_pixels(picture: Picture, rng: Dice, *, size: int, crop_scale: tuple[float, float], hflip: bool, randaug: bool) -> np.ndarray:
+def train_pixels(
+    picture: Picture, rng: Dice, *, size: int, crop_scale: tuple[float, float], hflip: bool, randaug: bool
+) -> np.ndarray:
     """One training view: random resized crop, flip (p = 1/2) if ``hflip``, RandAug if ``randaug``.
 
     Returns uint8 [size, size, 3], RGB. ``crop_scale`` is the range of the crop's share of the area, 0 < low <= high <= 1, else

@@ -107,11 +107,25 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
         with tarfile.open(fileobj=file, mode="w|") as tar:
             for number, sample in enumerate(samples, first):
                 _check(sample)
-                entry = {**sample.extra, "id": number, "source": sample.source, "label": sample.label,
-                         "group": sample.group, "attribute": sample.attribute}
-                for extension, data in (("cls", str(sample.label).encode()), ("jpg", sample.jpg), ("json", _canonical(entry))):
+                entry = {
+                    **sample.extra,
+                    "id": number,
+                    "source": sample.source,
+                    "label": sample.label,
+                    "group": sample.group,
+                    "attribute": sample.attribute,
+                }
+                for extension, data in (
+                    ("cls", str(sample.label).encode()),
+                    ("jpg", sample.jpg),
+                    ("json", _canonical(entry)),
+                ):
                     member = tarfile.TarInfo(f"{sample.key}.{extension}")
-                    member.size, member.uname, member.gname = len(data), "glt", "glt"  # time 0, mode 0644: tarfile's own values
+                    member.size, member.uname, member.gname = (
+                        len(data),
+                        "glt",
+                        "glt",
+                    )  # time 0, mode 0644: tarfile's own values
                     tar.addfile(member, io.BytesIO(data))
         file.flush()
         os.fsync(file.fileno())
@@ -155,9 +169,20 @@ def index_of_shard(path: Path) -> Index:
         rows.append((key, entry["source"], *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
     columns = list(zip(*rows))
     digests = np.frombuffer(b"".join(columns[4]), dtype=np.uint8).reshape(-1, 32)
-    return Index(key=columns[0], source=columns[1], shard=np.zeros(len(rows)), offset=columns[2], size=columns[3],
-                 sha256=digests, label=columns[5], group=columns[6], attribute=columns[7], shard_name=[path.name],
-                 shard_size=[path.stat().st_size], shard_sha256=np.frombuffer(file_digest(path), np.uint8)[None])
+    return Index(
+        key=columns[0],
+        source=columns[1],
+        shard=np.zeros(len(rows)),
+        offset=columns[2],
+        size=columns[3],
+        sha256=digests,
+        label=columns[5],
+        group=columns[6],
+        attribute=columns[7],
+        shard_name=[path.name],
+        shard_size=[path.stat().st_size],
+        shard_sha256=np.frombuffer(file_digest(path), np.uint8)[None],
+    )
 
 
 def joined(shards: Sequence[Index]) -> Index:
@@ -176,9 +201,17 @@ def begin_dataset(root: Path, name: str) -> Path:
     return folder
 
 
-def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_groups: Sequence[int],
-                   editions: Mapping[str, Mapping[str, str]], statistics: Mapping[str, Mapping[str, Sequence[float]]],
-                   options: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def finish_dataset(
+    root: Path,
+    name: str,
+    *,
+    class_names: Sequence[str],
+    class_groups: Sequence[int],
+    editions: Mapping[str, Mapping[str, str]],
+    statistics: Mapping[str, Mapping[str, Sequence[float]]],
+    options: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Checks the written splits against each other and writes `root/name/dataset.json`, atomically; returns it.
 
     `editions`: edition -> split -> folder relative to `root/name`. `statistics`: edition -> {"mean": [3], "std": [3]}
@@ -194,15 +227,30 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
     for relative, index in indices.items():
         table = np.zeros((count, 4), np.int64)  # the last column: no attribute
         np.add.at(table, (index.label, index.attribute), 1)
-        splits[relative] = {"samples": len(index), "shards": len(index.shard_name), "fingerprint": index.fingerprint,
-                            "per_class": table.sum(1).tolist(), "per_class_attribute": table[:, :3].tolist()}
+        splits[relative] = {
+            "samples": len(index),
+            "shards": len(index.shard_name),
+            "fingerprint": index.fingerprint,
+            "per_class": table.sum(1).tolist(),
+            "per_class_attribute": table[:, :3].tolist(),
+        }
     meta: dict[str, Any] = {
-        "format": FORMAT, "name": name, "class_names": list(class_names), "class_groups": [int(g) for g in class_groups],
-        "editions": {edition: dict(named) for edition, named in editions.items()}, "splits": splits,
+        "format": FORMAT,
+        "name": name,
+        "class_names": list(class_names),
+        "class_groups": [int(g) for g in class_groups],
+        "editions": {edition: dict(named) for edition, named in editions.items()},
+        "splits": splits,
         "statistics": {edition: {k: list(v) for k, v in entry.items()} for edition, entry in statistics.items()},
-        "build": dict(options), "notes": dict(notes or {})}
-    meta["fingerprint"] = digest_of({**{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
-                                     "splits": {key: entry["fingerprint"] for key, entry in splits.items()}})
+        "build": dict(options),
+        "notes": dict(notes or {}),
+    }
+    meta["fingerprint"] = digest_of(
+        {
+            **{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
+            "splits": {key: entry["fingerprint"] for key, entry in splits.items()},
+        }
+    )
     meta["digest"] = digest_of(meta)  # of all that stands above: a damaged byte of this very file is seen
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
@@ -210,8 +258,9 @@ def finish_dataset(root: Path, name: str, *, class_names: Sequence[str], class_g
     return meta
 
 
-def _check_splits(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index],
-                  class_groups: Sequence[int], count: int) -> None:
+def _check_splits(
+    editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], class_groups: Sequence[int], count: int
+) -> None:
     groups = np.asarray(class_groups)
     if groups.shape != (count,):
         raise DataError(f"class_groups has {len(groups)} entries for {count} classes; one for each would be legal")
@@ -223,8 +272,10 @@ def _check_splits(editions: Mapping[str, Mapping[str, str]], indices: Mapping[st
         for split, relative in splits.items():
             for source in np.unique(indices[relative].source).tolist():
                 if owner.setdefault(source, split) != split:
-                    raise DataError(f"source {source!r} occurs in {owner[source]} and {split} of edition {edition}; "
-                                    f"one source may lie in one split only")
+                    raise DataError(
+                        f"source {source!r} occurs in {owner[source]} and {split} of edition {edition}; "
+                        f"one source may lie in one split only"
+                    )
 
 
 def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:

@@ -40,7 +40,9 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
         return "superseded"
     if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
         return "requeue"
-    fruitless = {mine}  # those that ended by themselves, whether they came as far as to note their start; one that SLURM threw out did not fail
+    fruitless = {
+        mine
+    }  # those that ended by themselves, whether they came as far as to note their start; one that SLURM threw out did not fail
     for event in reversed(events):
         if event["event"] == "submitted":
             break  # the user's wish to try again
@@ -63,7 +65,11 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
             return 1, "", "this node has no scontrol"
         except subprocess.TimeoutExpired:
             answer = 1, "", "no answer for 60 s"
-        if answer[0] == 0 or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE) or time.monotonic() > deadline:
+        if (
+            answer[0] == 0
+            or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE)
+            or time.monotonic() > deadline
+        ):
             return answer
         time.sleep(5)
 
@@ -89,13 +95,17 @@ def main(folder: Path, code: int) -> int:
     state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
-        verdict = "superseded"  # SLURM took this start for dead and has begun another: requeued, that one would be thrown out
+        verdict = (
+            "superseded"  # SLURM took this start for dead and has begun another: requeued, that one would be thrown out
+        )
     noted = note(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":
         return 0 if verdict == "finished" else code or 1
     if not noted:  # nor could its starts be counted, and it would come back for ever
-        print(f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True)
+        print(
+            f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
+        )
         return code or 1
     refused, _, reason = _scontrol("requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first

@@ -66,7 +66,15 @@ def stages(words: Sequence[str], tasks: int) -> list[Stage]:
     found = []
     for name, in_parts in stages_of(words).items():
         several = in_parts and tasks > 1
-        found.append(Stage(name, tuple((*words, f"stage={name}", *([f"part={i}/{tasks}"] if several else [])) for i in range(1, (tasks if several else 1) + 1))))
+        found.append(
+            Stage(
+                name,
+                tuple(
+                    (*words, f"stage={name}", *([f"part={i}/{tasks}"] if several else []))
+                    for i in range(1, (tasks if several else 1) + 1)
+                ),
+            )
+        )
     return found
 
 
@@ -75,16 +83,22 @@ def launch(words: Sequence[str], site: Site) -> int:
 
     Raises RecipeError or DataError, one sentence, for words that are not legal; then nothing was submitted.
     """
-    ours = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("build", "tasks", "cluster")}
+    ours = {
+        key: value for key, _, value in (word.partition("=") for word in words) if key in ("build", "tasks", "cluster")
+    }
     slurm_words = [word for word in words if word.startswith("slurm.")]
     rest = [word for word in words if word.partition("=")[0] not in ours and word not in slurm_words]
     cluster, tasks = ours.get("cluster", "slurm"), ours.get("tasks", "1")
     if cluster not in CLUSTERS:
         raise RecipeError(f"cluster={cluster} is not legal; {nearest(cluster, CLUSTERS)}")
     if not re.fullmatch(r"[1-9][0-9]{0,3}", tasks):
-        raise RecipeError(f"tasks={tasks} is not legal: it is the number of parts that are worked on at once, 1 or more")
+        raise RecipeError(
+            f"tasks={tasks} is not legal: it is the number of parts that are worked on at once, 1 or more"
+        )
     if taken := next((word for word in rest if word.startswith(("data=", "stage=", "part="))), None):
-        raise RecipeError(f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs")
+        raise RecipeError(
+            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs"
+        )
     options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
     given = [f"data={ours['build']}", *rest]
     name, request = parse(given)
@@ -97,7 +111,20 @@ def launch(words: Sequence[str], site: Site) -> int:
     if cluster == "dry":
         for number, stage in enumerate(plan):
             print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
-            print(_batch_file(_parameters(name, stage, options, place(work), site.setup, f"JOB_OF_{plan[number - 1].name.upper()}" if number else None), work, len(stage.parts)))
+            print(
+                _batch_file(
+                    _parameters(
+                        name,
+                        stage,
+                        options,
+                        place(work),
+                        site.setup,
+                        f"JOB_OF_{plan[number - 1].name.upper()}" if number else None,
+                    ),
+                    work,
+                    len(stage.parts),
+                )
+            )
         return 0
     if cluster == "local":
         from sharding.build import main
@@ -111,22 +138,46 @@ def launch(words: Sequence[str], site: Site) -> int:
 
 def _absolute(words: Sequence[str]) -> list[str]:
     """The same words with absolute paths: a job starts in a folder of its own choice."""
+
     def one(word: str) -> str:
         key, _, value = word.partition("=")
         if key in ("out", "source", "weights", "attributes", "preview"):
             return f"{key}={Path(value).absolute()}"
-        return f"{key}={','.join(str(Path(path).absolute()) for path in value.split(','))}" if key == "annotation" else word
+        return (
+            f"{key}={','.join(str(Path(path).absolute()) for path in value.split(','))}"
+            if key == "annotation"
+            else word
+        )
+
     return [one(word) for word in words]
 
 
-def _parameters(name: str, stage: Stage, slurm: Slurm, code: Path, setup: Sequence[str], after: str | None) -> dict[str, Any]:
+def _parameters(
+    name: str, stage: Stage, slurm: Slurm, code: Path, setup: Sequence[str], after: str | None
+) -> dict[str, Any]:
     """submitit's SLURM parameters. Only a stage called features asks for a GPU, and for one."""
-    optional = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint, "mem": slurm.mem,
-                "gpus_per_node": 1 if stage.name == "features" and slurm.gpus_per_node else None, "dependency": f"afterok:{after}" if after else None}
+    optional = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "mem": slurm.mem,
+        "gpus_per_node": 1 if stage.name == "features" and slurm.gpus_per_node else None,
+        "dependency": f"afterok:{after}" if after else None,
+    }
     return {
-        "job_name": f"build-{name}-{stage.name}", "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": slurm.cpus_per_task, "time": slurm.time, "signal_delay_s": slurm.signal_delay_s,
+        "job_name": f"build-{name}-{stage.name}",
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": slurm.cpus_per_task,
+        "time": slurm.time,
+        "signal_delay_s": slurm.signal_delay_s,
         "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if after else {})},
-        "setup": [*(f"module load {module} || exit 1" for module in slurm.modules), *setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "setup": [
+            *(f"module load {module} || exit 1" for module in slurm.modules),
+            *setup,
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        ],
         **{key: value for key, value in optional.items() if value is not None},
     }
 
@@ -135,7 +186,9 @@ def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(work / 'log'))}"
-    return _make_sbatch_string(command=command, folder=work / "log", map_count=parts if parts > 1 else None, **parameters)
+    return _make_sbatch_string(
+        command=command, folder=work / "log", map_count=parts if parts > 1 else None, **parameters
+    )
 
 
 def _submit(name: str, plan: Sequence[Stage], slurm: Slurm, work: Path, site: Site) -> None:
@@ -157,10 +210,17 @@ def _submit(name: str, plan: Sequence[Stage], slurm: Slurm, work: Path, site: Si
                 submitted = [executor.submit(BuildJob(part)) for part in stage.parts]
             jobs.append(submitted[0].job_id.partition("_")[0])
         except FailedJobError as error:
-            raise RecipeError(f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are in the queue: scancel {' '.join(jobs)})") from None
+            raise RecipeError(
+                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are in the queue: scancel {' '.join(jobs)})"
+            ) from None
         finally:
             (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
-        print(f"{stage.name}: job {jobs[-1]}" + (f", {len(stage.parts)} parts" if len(stage.parts) > 1 else "") + (f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""), flush=True)
+        print(
+            f"{stage.name}: job {jobs[-1]}"
+            + (f", {len(stage.parts)} parts" if len(stage.parts) > 1 else "")
+            + (f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""),
+            flush=True,
+        )
 
 
 def _in_the_queue(work: Path) -> list[str]:
@@ -173,6 +233,16 @@ def _in_the_queue(work: Path) -> list[str]:
         return []
     known = queue()
     if known is None:
-        raise RecipeError("SLURM does not answer (squeue), so nothing was submitted: an earlier build may be in its queue already")
+        raise RecipeError(
+            "SLURM does not answer (squeue), so nothing was submitted: an earlier build may be in its queue already"
+        )
     # An array's tasks stand there as 17_3 and 17_[4-15]. SLURM gives out ids anew, so the name decides too.
-    return sorted({job.partition("_")[0] for job, said in known.items() if job.partition("_")[0] in earlier["jobs"] and said.name.startswith(earlier["name"]) and said.state not in ENDED})
+    return sorted(
+        {
+            job.partition("_")[0]
+            for job, said in known.items()
+            if job.partition("_")[0] in earlier["jobs"]
+            and said.name.startswith(earlier["name"])
+            and said.state not in ENDED
+        }
+    )

@@ -29,7 +29,11 @@ class Cost:
     hours: float | None
 
     def __str__(self) -> str:
-        hours = "hours unknown until a run on the same network was measured" if self.hours is None else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
+        hours = (
+            "hours unknown until a run on the same network was measured"
+            if self.hours is None
+            else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
+        )
         return f"{self.runs} runs to make, {self.images:,} training images, {hours}"
 
 
@@ -94,15 +98,28 @@ def measured(runs: Path, data: str) -> list[Measured]:
         try:
             recipe = load_resolved(folder / "recipe.yaml")
             lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-            meta, done = (json.loads(path.read_text()) if path.exists() else {} for path in (folder / "meta.json", folder / "done"))
+            meta, done = (
+                json.loads(path.read_text()) if path.exists() else {}
+                for path in (folder / "meta.json", folder / "done")
+            )
         except (RecipeError, OSError, ValueError):
             continue  # half a line, or a recipe of other code: an estimate can do without
         boots = [line for line in lines if line["kind"] == "boot"]
         world = boots[0]["world"] if boots else 1
         network = meta.get("network", {})
         if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
-            found.append(Measured(recipe, statistics.median(rates), world, statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]), done.get("seconds", {}),
-                                  network.get("trained_parameters", 0), network.get("features", 0), len(meta.get("class_counts", []))))
+            found.append(
+                Measured(
+                    recipe,
+                    statistics.median(rates),
+                    world,
+                    statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
+                    done.get("seconds", {}),
+                    network.get("trained_parameters", 0),
+                    network.get("features", 0),
+                    len(meta.get("class_counts", [])),
+                )
+            )
     return found
 
 

@@ -36,16 +36,34 @@ def command(words: Sequence[str], site: Site) -> int:
     if (select := values.get("select", "last")) not in SELECTS:
         raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")
     if what == "export" and not values.get("out"):
-        raise RecipeError("out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors")
-    run = next((path for path in (Path(values[what]), Path(values.get("runs") or PROJECT / "runs") / values[what]) if values[what] and (path / "recipe.yaml").is_file()), None)
+        raise RecipeError(
+            "out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors"
+        )
+    run = next(
+        (
+            path
+            for path in (Path(values[what]), Path(values.get("runs") or PROJECT / "runs") / values[what])
+            if values[what] and (path / "recipe.yaml").is_file()
+        ),
+        None,
+    )
     if run is None:
-        raise RecipeError(f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path is legal")
+        raise RecipeError(
+            f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path is legal"
+        )
     if not (run / "done").is_file():
         raise RecipeError(f"{what}={values[what]}: the run is not finished")
-    environment = {key: value for key, value in os.environ.items() if key != "RANK"}  # without it the process is the only rank (ifl/engine.py)
+    environment = {
+        key: value for key, value in os.environ.items() if key != "RANK"
+    }  # without it the process is the only rank (ifl/engine.py)
     if what == "eval":
         here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
-        job = ["evaluate", run.resolve(), select, json.dumps({"cache_folder": here.cache_folder, "cache_gb": here.cache_gb})]
+        job = [
+            "evaluate",
+            run.resolve(),
+            select,
+            json.dumps({"cache_folder": here.cache_folder, "cache_gb": here.cache_gb}),
+        ]
     else:
         job = ["export", run.resolve(), select, Path(values["out"]).absolute()]
     return subprocess.run([sys.executable, "-m", "ifl.again", *map(str, job)], cwd=PROJECT, env=environment).returncode

@@ -63,11 +63,25 @@ def fitted(recipe: Recipe, like: Sequence[Measured], interruptions_h: float) -> 
         given = replace(given, boot_s=median(booted))
     if finished := [run for run in like if run.seconds.get("train")]:
         # saved at the start and the end, at the epochs that are kept, and by the clock
-        saves = [run.seconds.get("save", 0.0) / (2 + len(run.recipe.kept_epochs) + run.seconds["train"] // run.recipe.log.save_every_s) for run in finished]
-        given = replace(given, save_s=max(1e-3, median(saves)), evaluate_s=median(run.world * run.seconds.get("evaluate", 0.0) / run.recipe.schedule.epochs for run in finished))
+        saves = [
+            run.seconds.get("save", 0.0)
+            / (2 + len(run.recipe.kept_epochs) + run.seconds["train"] // run.recipe.log.save_every_s)
+            for run in finished
+        ]
+        given = replace(
+            given,
+            save_s=max(1e-3, median(saves)),
+            evaluate_s=median(
+                run.world * run.seconds.get("evaluate", 0.0) / run.recipe.schedule.epochs for run in finished
+            ),
+        )
     if sized := [run for run in like if run.parameters]:
         network = sized[-1]
-        given = replace(given, gradient_bytes=4.0 * network.parameters, suite_bytes=suite_bytes(recipe.batch.size, network.classes, network.features) if recipe.ifl else 0.0)
+        given = replace(
+            given,
+            gradient_bytes=4.0 * network.parameters,
+            suite_bytes=suite_bytes(recipe.batch.size, network.classes, network.features) if recipe.ifl else 0.0,
+        )
     return given
 
 
@@ -87,18 +101,31 @@ def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interrupt
             lacks = "hours and efficiency unknown until a run on the same network was measured"
             return [lacks] if len(todo) == 1 else []
         given, streams = fitted(recipe, runs, interruptions_h), recipe.streams if batch.bn_by == "mix" else 1
-        alone, together = (_step_s(given, batch.size, batch.bn, ranks, nodes, streams) for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes)))
+        alone, together = (
+            _step_s(given, batch.size, batch.bn, ranks, nodes, streams)
+            for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes))
+        )
         work_s = images / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks
         hours.append(run_s(given, work_s, recipe.log.save_every_s, recipe.nodes) / 3600)
         shares.append(alone / together / recipe.tasks)
         sources |= {str(run.recipe.run_folder): run.rate for run in runs}
     if not hours:
         return []
-    of = f"about {hours[0]:.2g} hours" if len(hours) == 1 else f"about {sum(hours):.2g} hours one after the other, the longest {max(hours):.2g},"
+    of = (
+        f"about {hours[0]:.2g} hours"
+        if len(hours) == 1
+        else f"about {sum(hours):.2g} hours one after the other, the longest {max(hours):.2g},"
+    )
     efficiency = " to ".join(dict.fromkeys(f"{share:.2f}" for share in (min(shares), max(shares))))
-    ranks = " to ".join(dict.fromkeys(str(tasks) for tasks in (min(recipe.tasks for recipe in todo), max(recipe.tasks for recipe in todo))))
-    return [f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank (model), "
-            f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier run{'s' * (len(sources) > 1)} on the same network)"]
+    ranks = " to ".join(
+        dict.fromkeys(
+            str(tasks) for tasks in (min(recipe.tasks for recipe in todo), max(recipe.tasks for recipe in todo))
+        )
+    )
+    return [
+        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank (model), "
+        f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier run{'s' * (len(sources) > 1)} on the same network)"
+    ]
 
 
 def _saves(recipe: Recipe, like: Sequence[Measured], interruptions_h: float, seen: int, hours: float) -> str:
@@ -107,5 +134,7 @@ def _saves(recipe: Recipe, like: Sequence[Measured], interruptions_h: float, see
     more = run_s(given, month_s, every_s, recipe.nodes) / run_s(given, month_s, best_s, recipe.nodes) - 1
     source = f"{seen} in {hours:.0f} hours of earlier jobs and one a day assumed" if hours >= 1 else "assumed"
     saved = "measured" if any(run.seconds.get("train") for run in like) else "assumed"
-    return (f"saving every {best_s / 60:.2g} min is best with an interruption in {1 / interruptions_h:.0f} hours ({source}) and {given.save_s:.2g} s a save ({saved}); "
-            f"log.save_every_s={every_s:g} costs {100 * max(0.0, more):.2g} % of the time more")
+    return (
+        f"saving every {best_s / 60:.2g} min is best with an interruption in {1 / interruptions_h:.0f} hours ({source}) and {given.save_s:.2g} s a save ({saved}); "
+        f"log.save_every_s={every_s:g} costs {100 * max(0.0, more):.2g} % of the time more"
+    )

@@ -45,7 +45,9 @@ class TrainJob:
 
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
-            watchdog = Watchdog(recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message))
+            watchdog = Watchdog(
+                recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message)
+            )
             from ifl.monitor import close_monitors
             from ifl.train import train
             from slurm.snapshot import running
@@ -59,11 +61,18 @@ class TrainJob:
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, (RunError, DataError)):  # sentences for users; all others are for whoever mends the code
+                if isinstance(
+                    error, (RunError, DataError)
+                ):  # sentences for users; all others are for whoever mends the code
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
-            note(Path(self.folder), "failed", rank=int(os.environ.get("RANK", "0")), error=f"{type(error).__name__}: {error}")
+            note(
+                Path(self.folder),
+                "failed",
+                rank=int(os.environ.get("RANK", "0")),
+                error=f"{type(error).__name__}: {error}",
+            )
         if code != FINISHED:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()

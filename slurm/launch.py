@@ -65,12 +65,22 @@ def main(words: list[str]) -> int:
         remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
-                print(f"# site file: {here.path or 'none'}", *(f"# {line}" for line in (*_estimates(runs), *remarks)), several.preview(runs, at_once), sep="\n")
+                print(
+                    f"# site file: {here.path or 'none'}",
+                    *(f"# {line}" for line in (*_estimates(runs), *remarks)),
+                    several.preview(runs, at_once),
+                    sep="\n",
+                )
                 return 0
             from slurm.snapshot import place
             from slurm.submit import batch_file
 
-            print(f"# {first.folder}\n# site file: {here.path or 'none'}", *(f"# {line}" for line in _estimates(runs)), dump(first.recipe), sep="\n")
+            print(
+                f"# {first.folder}\n# site file: {here.path or 'none'}",
+                *(f"# {line}" for line in _estimates(runs)),
+                dump(first.recipe),
+                sep="\n",
+            )
             print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
@@ -136,7 +146,11 @@ def _check_set(root, name, lenient) -> None:
     except _data_error() as error:
         if not lenient:
             raise
-        print(f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes", file=sys.stderr, flush=True)
+        print(
+            f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_batch(recipe) -> None:
@@ -147,7 +161,14 @@ def _check_batch(recipe) -> None:
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
-        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus, streams=recipe.streams if recipe.batch.bn_by == "mix" else 1)
+        micro_batches(
+            recipe.batch.size,
+            recipe.batch.bn,
+            0,
+            recipe.tasks,
+            synchronised=gpus,
+            streams=recipe.streams if recipe.batch.bn_by == "mix" else 1,
+        )
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 

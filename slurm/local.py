@@ -62,7 +62,9 @@ class LocalRun:
         codes = [process.poll() for process in self._processes]
         if self._failed_at is None and any(code not in (None, FINISHED, STOPPED) for code in codes):
             self._failed_at = time.monotonic()
-        if self.code is None and (None not in codes or (self._failed_at is not None and time.monotonic() - self._failed_at > LAST_WORDS_S)):
+        if self.code is None and (
+            None not in codes or (self._failed_at is not None and time.monotonic() - self._failed_at > LAST_WORDS_S)
+        ):
             self._draw()
             self.code = self._verdict(codes)
             self.end()
@@ -85,12 +87,18 @@ class LocalRun:
     def _draw(self) -> None:
         for line in next(self._lines):
             if self.steps is None and (self.folder / "meta.json").exists():
-                self.steps = self.bar.total = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"] * self.recipe.schedule.epochs
+                self.steps = self.bar.total = (
+                    json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"] * self.recipe.schedule.epochs
+                )
                 self.bar.set_description(self.recipe.recipe)
             if self.step == 0 and line["step"]:
                 self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
             if line["kind"] == "train":
-                self._seen.update(epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}", loss=f"{line['loss']:.3f}", img_s=f"{line['images_per_s']:.0f}")
+                self._seen.update(
+                    epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
+                    loss=f"{line['loss']:.3f}",
+                    img_s=f"{line['images_per_s']:.0f}",
+                )
             elif line["kind"] == "eval":
                 self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
             self.bar.set_postfix(self._seen, refresh=False)
@@ -101,9 +109,15 @@ class LocalRun:
         """The run's exit code from its ranks'; says what went wrong. The first to fail says why; what the others say is that they lost it."""
         bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
         if bad:
-            log, rank, code = min(((self.folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad), key=lambda entry: entry[0].stat().st_mtime_ns)
+            log, rank, code = min(
+                ((self.folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad),
+                key=lambda entry: entry[0].stat().st_mtime_ns,
+            )
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            self.bar.write(f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. The end of {log}:", file=sys.stderr)
+            self.bar.write(
+                f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. The end of {log}:",
+                file=sys.stderr,
+            )
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
             return FAILED
         if STOPPED in codes:
@@ -137,11 +151,32 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[su
     port, processes = free_port(), []
     (folder / "log").mkdir(exist_ok=True)
     for rank in range(recipe.tasks):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": recipe.tasks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **{key: str(value) for key, value in variables.items()}, "PYTHONUNBUFFERED": "1"}
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": recipe.tasks,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            **{key: str(value) for key, value in variables.items()},
+            "PYTHONUNBUFFERED": "1",
+        }
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
-            processes.append(subprocess.Popen([sys.executable, "-m", "slurm.job", str(folder)], cwd=PROJECT, env=environment, stdout=log, stderr=log,
-                                              stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()]))
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "slurm.job", str(folder)],
+                    cwd=PROJECT,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[lock.fileno()],
+                )
+            )
     return processes
 
 

@@ -108,14 +108,34 @@ class _View:
         self._bars: dict[int, tqdm] = {}
         self._began: dict[int, float] = {}
         self._ended, self._ended_images, self._start = 0, 0, time.monotonic()
-        self._all = tqdm(total=sum(self._images.values()), unit="img", unit_scale=True, position=at_once, dynamic_ncols=True, desc=f"{self._runs} runs", disable=not (self._several and self._terminal))
+        self._all = tqdm(
+            total=sum(self._images.values()),
+            unit="img",
+            unit_scale=True,
+            position=at_once,
+            dynamic_ncols=True,
+            desc=f"{self._runs} runs",
+            disable=not (self._several and self._terminal),
+        )
 
     def start(self, lane: int, run: Run) -> LocalRun:
         """Start a run in a lane. Raises RecipeError where it is being trained already."""
         run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.write(f"run folder: {run.folder}" + (f" ({self._ended + len(self._bars) + 1} of {self._runs})" if self._several else ""))
-        bar = functools.partial(tqdm, total=None, desc="starting", unit="step", dynamic_ncols=True, mininterval=0.1 if self._terminal else 2.0, position=lane, leave=not self._several,
-                                disable=self._several and not self._terminal)
+        self.write(
+            f"run folder: {run.folder}"
+            + (f" ({self._ended + len(self._bars) + 1} of {self._runs})" if self._several else "")
+        )
+        bar = functools.partial(
+            tqdm,
+            total=None,
+            desc="starting",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if self._terminal else 2.0,
+            position=lane,
+            leave=not self._several,
+            disable=self._several and not self._terminal,
+        )
         started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
         self._bars[lane], self._began[lane] = started.bar, time.monotonic()
         return started
@@ -127,7 +147,9 @@ class _View:
         if self._several:
             gone = time.monotonic() - self._start
             left = gone * (sum(self._images.values()) / max(1, self._ended_images) - 1)
-            self.write(f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} left)")
+            self.write(
+                f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} left)"
+            )
 
     def draw(self, under_way: Sequence[LocalRun]) -> None:
         """Show how far all are together."""
@@ -157,6 +179,10 @@ def _refuse_queued(folders: Sequence[Path]) -> None:
         events = read(folder)
         job = job_of(folder, events, known or {})
         if known and job and known[job].state not in ENDED:
-            raise RecipeError(f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py cancel={folder}` ends it, then cluster=local can go on")
+            raise RecipeError(
+                f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py cancel={folder}` ends it, then cluster=local can go on"
+            )
         if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
-            raise RecipeError(f"SLURM does not answer (squeue), so nothing was started: {folder.name} may be in its queue")
+            raise RecipeError(
+                f"SLURM does not answer (squeue), so nothing was started: {folder.name} may be in its queue"
+            )

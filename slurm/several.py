@@ -40,7 +40,9 @@ class Step:
 
 
 # --------------------------------------------------------------------------------------------------------------- order
-def arrange(runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Path], at_once: int | None = None) -> list[Step]:
+def arrange(
+    runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Path], at_once: int | None = None
+) -> list[Step]:
     """The runs that are neither finished nor queued, in an order in which each comes after what it needs.
 
     Args:
@@ -55,11 +57,17 @@ def arrange(runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Pa
     assert len(set(own)) == len(own), f"a run stands twice among {own}"
     todo = [run for run in runs if run.folder not in finished and run.folder not in queued]
     for run in todo:
-        if missing := next((need for need in run.needs if need not in finished and need not in queued and need not in own), None):
-            raise RecipeError(f"{run.folder.name} needs {missing}, which is neither finished nor in the queue nor part of this command")
+        if missing := next(
+            (need for need in run.needs if need not in finished and need not in queued and need not in own), None
+        ):
+            raise RecipeError(
+                f"{run.folder.name} needs {missing}, which is neither finished nor in the queue nor part of this command"
+            )
     under_way = [folder for folder in queued if folder in own]
     # If more are under way than may be, those that are too many come before every lane.
-    lanes = [[*under_way[:-at_once], *under_way[-at_once:][lane : lane + 1]] for lane in range(at_once)] if at_once else []
+    lanes = (
+        [[*under_way[:-at_once], *under_way[-at_once:][lane : lane + 1]] for lane in range(at_once)] if at_once else []
+    )
     steps: list[Step] = []
     ordered = {*finished, *queued}
     while todo:
@@ -78,12 +86,20 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
     """The run folders, each under the last one that it starts after; `settled` says of folders without a step why they have none."""
     lines = {folder: (None, f"{folder}  {why}") for folder, why in settled.items()}
     for step in steps:
-        after = [*(f"{folder.name} is finished" for folder in step.finished), *(f"{folder.name} has left the queue" for folder in step.left[-1:])]
+        after = [
+            *(f"{folder.name} is finished" for folder in step.finished),
+            *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
+        ]
         above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
         lines[step.run.folder] = (above, str(step.run.folder) + (f"  after {' and '.join(after)}" if after else ""))
 
     def below(above: Path | None, indent: str) -> list[str]:
-        return [text for folder, (parent, line) in lines.items() if parent == above for text in (indent + line, *below(folder, indent + "  "))]
+        return [
+            text
+            for folder, (parent, line) in lines.items()
+            if parent == above
+            for text in (indent + line, *below(folder, indent + "  "))
+        ]
 
     return "\n".join(below(None, ""))
 
@@ -134,7 +150,11 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         code = take(folder.parent)
         prepare(recipe, folder)
         print(f"run folder: {folder}", flush=True)
-        conditions = [f"{kind}:{':'.join(jobs[other] for other in others)}" for kind, others in (("afterok", step.finished), ("afterany", step.left)) if others]
+        conditions = [
+            f"{kind}:{':'.join(jobs[other] for other in others)}"
+            for kind, others in (("afterok", step.finished), ("afterany", step.left))
+            if others
+        ]
         jobs[folder] = submit(recipe, folder, code, site.setup, ",".join(conditions) or None)
         note(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
         print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
@@ -154,16 +174,25 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Pa
     known = queue()
     finished = finished_of(runs)
     settled, jobs = {folder: "finished" for folder in finished}, {}
-    for folder in dict.fromkeys(folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished):
+    for folder in dict.fromkeys(
+        folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished
+    ):
         events = read(folder)
         state = state_of(folder, events, known)
         if state == "unknown":
-            raise RecipeError(f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already")
+            raise RecipeError(
+                f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already"
+            )
         if state in LIVE:  # perhaps on this machine
             settled[folder] = state
             if job := job_of(folder, events, known or {}):
                 jobs[folder] = job
-    steps = arrange([run for run in runs if run.folder not in settled or run.folder in jobs], finished, sorted(jobs, key=lambda folder: int(jobs[folder])), at_once)
+    steps = arrange(
+        [run for run in runs if run.folder not in settled or run.folder in jobs],
+        finished,
+        sorted(jobs, key=lambda folder: int(jobs[folder])),
+        at_once,
+    )
     return steps, settled, jobs
 
 

@@ -40,13 +40,17 @@ def take(runs: Path) -> Path:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o444)  # an editor that finds its way here must not change what queued jobs will run
+                os.fchmod(
+                    file.fileno(), 0o444
+                )  # an editor that finds its way here must not change what queued jobs will run
         try:
             temporary.rename(folder)
         except OSError:  # another launcher was first
             shutil.rmtree(temporary)
     if _digest(_read(folder)) != folder.name:
-        raise RecipeError(f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it would fail) and submit again")
+        raise RecipeError(
+            f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it would fail) and submit again"
+        )
     return folder
 
 
@@ -65,9 +69,16 @@ def _today() -> dict[str, bytes]:
 
 def _read(root: Path) -> dict[str, bytes]:
     """The suite's files by their relative names, without what is no code: the site file, which is this user's, and the runs that are examples."""
-    paths = [root / "COMMIT", *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}"))]
+    paths = [
+        root / "COMMIT",
+        *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}")),
+    ]
     site, examples = root / "slurm" / "site.yaml", root / "analysis" / "examples"
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != site and examples not in path.parents}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in paths
+        if path.is_file() and path != site and examples not in path.parents
+    }
 
 
 def _digest(files: dict[str, bytes]) -> str:
@@ -77,5 +88,7 @@ def _digest(files: dict[str, bytes]) -> str:
 
 def _place(runs: Path, files: dict[str, bytes]) -> Path:
     if ":" in str(runs):
-        raise RecipeError(f"runs={runs} holds a colon, which cannot stand in the module path (PYTHONPATH) of a job: rename the folder")
+        raise RecipeError(
+            f"runs={runs} holds a colon, which cannot stand in the module path (PYTHONPATH) of a job: rename the folder"
+        )
     return runs / FOLDER / _digest(files)

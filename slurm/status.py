@@ -43,16 +43,37 @@ PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)
 
-COLOURS = {"finished": 32, "running": 36, "queued": 33, **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "timed out", "unreadable"), 31)}
+COLOURS = {
+    "finished": 32,
+    "running": 36,
+    "queued": 33,
+    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "timed out", "unreadable"), 31),
+}
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "REVOKED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "PREEMPTED",
+    "REVOKED",
+    "NODE_FAIL",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "OUT_OF_MEMORY",
+)
 HELD = r"HOLD|Hold|[Hh]eld|SPECIAL_EXIT"
 """SLURM's states and reasons of a job that waits to be released; not `QOSUsageThreshold`."""
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 """What reading a file meets in which something is missing or is of another kind."""
 STUCK_AFTER_S = 600.0
-EXAMPLES = {"runs": "a folder of run folders", "watch": "the seconds between two looks, as in watch=5", "why": "a run, as in why=NAME", "cancel": "a run, as in cancel=NAME"}
+EXAMPLES = {
+    "runs": "a folder of run folders",
+    "watch": "the seconds between two looks, as in watch=5",
+    "why": "a run, as in why=NAME",
+    "cancel": "a run, as in cancel=NAME",
+}
 FOLLOWS = r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting|Socket Timeout"
 """Errors that a rank meets because of another."""
 
@@ -92,7 +113,9 @@ def queue() -> dict[str, Job] | None:
     if shutil.which("squeue") is None:
         return None
     try:
-        shown = subprocess.run(["squeue", "-h", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"], capture_output=True, text=True, timeout=30)
+        shown = subprocess.run(
+            ["squeue", "-h", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"], capture_output=True, text=True, timeout=30
+        )
     except subprocess.TimeoutExpired:
         return None
     jobs = {}
@@ -100,7 +123,9 @@ def queue() -> dict[str, Job] | None:
         job, state, began, reason, name, batch_file = line.split("|", 5)
         if state == "PENDING" and (reason == "DependencyNeverSatisfied" or re.search(HELD, reason)):
             state = reason
-        jobs[job] = Job(state, datetime.fromisoformat(began).timestamp() if began[:1].isdigit() else 0.0, name, batch_file)
+        jobs[job] = Job(
+            state, datetime.fromisoformat(began).timestamp() if began[:1].isdigit() else 0.0, name, batch_file
+        )
     return None if shown.returncode else jobs
 
 
@@ -108,8 +133,12 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
     """The id of the run's job among `jobs`: the one noted last, or one that waits or runs although nothing was noted (a full
     disk, Ctrl-C after sbatch). SLURM gives out ids anew, so that the name decides too; runs in other folders have it as well."""
     noted, log = _noted(events), os.path.realpath(folder / "log")
-    own = [job for job, said in jobs.items()
-           if said.name == folder.name and (job == noted or (said.state not in ENDED and os.path.realpath(os.path.dirname(said.batch_file)) == log))]
+    own = [
+        job
+        for job, said in jobs.items()
+        if said.name == folder.name
+        and (job == noted or (said.state not in ENDED and os.path.realpath(os.path.dirname(said.batch_file)) == log))
+    ]
     return max(own, key=lambda job: (jobs[job].state not in ENDED, int(job)), default=None)
 
 
@@ -161,7 +190,9 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return "held"
     if known.state in ("SUSPENDED", "STOPPED"):
         return "suspended"
-    if known.state == "COMPLETING":  # on its way out, or back into the queue: what a rank said of its end decides neither
+    if (
+        known.state == "COMPLETING"
+    ):  # on its way out, or back into the queue: what a rank said of its end decides neither
         return "running" if not events or events[-1]["event"] != "verdict" else "queued" if said == "requeue" else said
     if known.state in ("CANCELLED", "TIMEOUT"):
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
@@ -234,14 +265,33 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     starts = sum(event["event"] == "start" for event in events)
     logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]
     log = str(max(logs, key=lambda path: path.stat().st_mtime)) if logs else "-"
-    return Status(folder.name, state, epoch, steps, max(0, starts - 1), rate, left if state == "running" else None, vals[-1] if vals else None, log)
+    return Status(
+        folder.name,
+        state,
+        epoch,
+        steps,
+        max(0, starts - 1),
+        rate,
+        left if state == "running" else None,
+        vals[-1] if vals else None,
+        log,
+    )
 
 
 def table(statuses: Sequence[Status], colour: bool) -> str:
     rows = [("run", "state", "epoch", "step", "restarts", "img/s", "left", "val %", "log")]
     for s in statuses:
-        left = "-" if s.left_s is None else time.strftime("%H:%M:%S", time.gmtime(s.left_s)) if s.left_s < 86400 else f"{s.left_s / 86400:.1f} d"
-        rate, val = "-" if s.images_per_s is None else f"{s.images_per_s:.0f}", "-" if s.val is None else f"{100 * s.val:.1f}"
+        left = (
+            "-"
+            if s.left_s is None
+            else time.strftime("%H:%M:%S", time.gmtime(s.left_s))
+            if s.left_s < 86400
+            else f"{s.left_s / 86400:.1f} d"
+        )
+        rate, val = (
+            "-" if s.images_per_s is None else f"{s.images_per_s:.0f}",
+            "-" if s.val is None else f"{100 * s.val:.1f}",
+        )
         rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), rate, left, val, s.log))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     out = []
@@ -263,8 +313,17 @@ def why(folder: Path) -> str:
     from slurm.events import read
 
     noted = read(folder)
-    events = [event for event in noted if event["event"] == "failed" or (event["event"] == "verdict" and event.get("ends"))]
-    newest = next((event for event in reversed(noted) if event["event"] in ("submitted", "start", "failed") or event.get("code") or event.get("ends")), None)
+    events = [
+        event for event in noted if event["event"] == "failed" or (event["event"] == "verdict" and event.get("ends"))
+    ]
+    newest = next(
+        (
+            event
+            for event in reversed(noted)
+            if event["event"] in ("submitted", "start", "failed") or event.get("code") or event.get("ends")
+        ),
+        None,
+    )
     if not events or events[-1]["incarnation"] != newest["incarnation"]:
         state = state_of(folder, noted, queue())
         if not events or state in ("gave up", "timed out", "cancelled", "blocked", "failed", "lost"):
@@ -273,13 +332,18 @@ def why(folder: Path) -> str:
     failures = [event for event in events if event["event"] == "failed"]
     cause = next((event for event in failures if not re.search(FOLLOWS, event["error"])), None)
     ends = [end for event in events if event["event"] == "verdict" for end in event["ends"]]
-    killed = next((match for end in ends if (match := re.search(r"tasks? ([\d,-]+): (?!Exited|Terminated)", end))), None)
+    killed = next(
+        (match for end in ends if (match := re.search(r"tasks? ([\d,-]+): (?!Exited|Terminated)", end))), None
+    )
     stuck = any(event["error"].startswith("Stuck") for event in failures)
     step = max(events[0]["step"], 0)
     if cause is not None:
         rank, sentence = cause["rank"], f"rank {cause['rank']} after step {step}: {cause['error']}"
     elif killed is not None and not stuck:
-        rank, sentence = int(re.split("[,-]", killed[1])[0]), f"rank {killed[1]} after step {step}, says srun: {killed.string}"
+        rank, sentence = (
+            int(re.split("[,-]", killed[1])[0]),
+            f"rank {killed[1]} after step {step}, says srun: {killed.string}",
+        )
     elif failures:
         # A rank that hung may speak after all when SLURM wakes it to end it, but not of waiting for the others.
         spoke = {event["rank"] for event in failures if event["error"].startswith("Stuck") or not stuck}
@@ -302,7 +366,10 @@ def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -
     verdict = next((event for event in reversed(events) if event["event"] == "verdict"), None)
     said = [f"{folder.name}: {state}, and no rank said why", *([f"it needs {', '.join(needs)}"] if needs else [])]
     if verdict:
-        said.append(f"the last verdict is `{verdict['verdict']}`" + (f" after srun ended with {verdict['code']}" if "code" in verdict else ""))
+        said.append(
+            f"the last verdict is `{verdict['verdict']}`"
+            + (f" after srun ended with {verdict['code']}" if "code" in verdict else "")
+        )
     logs = sorted(folder.glob("log/*_0_log.err"), key=lambda path: path.stat().st_mtime)
     tail = [f"{logs[-1]}:", *logs[-1].read_text(errors="replace").splitlines()[-20:]] if logs else []
     return "\n".join(["; ".join(said), *tail])
@@ -319,10 +386,14 @@ def cancel(folder: Path) -> str:
 
     jobs, events = queue(), read(folder)
     if jobs is None:
-        raise StatusError(f"SLURM does not answer (squeue), so nothing was cancelled: {folder.name} may have a job all the same")
+        raise StatusError(
+            f"SLURM does not answer (squeue), so nothing was cancelled: {folder.name} may have a job all the same"
+        )
     job = job_of(folder, events, jobs)
     if job is None or jobs[job].state in ENDED:
-        raise StatusError(f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends with Ctrl-C where it runs")
+        raise StatusError(
+            f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends with Ctrl-C where it runs"
+        )
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
@@ -355,10 +426,16 @@ def main(words: Sequence[str]) -> int:
         return 2
     for action, act in (("why", why), ("cancel", cancel)):
         if action in options:
-            folder = next((path for path in (Path(options[action]), runs / options[action]) if (path / "recipe.yaml").exists()), None)
+            folder = next(
+                (path for path in (Path(options[action]), runs / options[action]) if (path / "recipe.yaml").exists()),
+                None,
+            )
             if folder is None:
                 there = [path.parent.name for path in runs.glob("[!.]*/recipe.yaml")]
-                print(f"status.py: {action}={options[action]} is no run of {runs}; {nearest(options[action], sorted(there)) if there else 'there are none'}", file=sys.stderr)
+                print(
+                    f"status.py: {action}={options[action]} is no run of {runs}; {nearest(options[action], sorted(there)) if there else 'there are none'}",
+                    file=sys.stderr,
+                )
                 return 2
             try:
                 print(act(folder.absolute()))
@@ -366,12 +443,16 @@ def main(words: Sequence[str]) -> int:
                 print(f"status.py: {error}", file=sys.stderr)
                 return 2
             except DAMAGE as error:
-                print(f"status.py: {folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr)
+                print(
+                    f"status.py: {folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr
+                )
                 return 2
             return 0
     while True:
         jobs = queue()
-        shown = table([line_of(path.parent, jobs) for path in sorted(runs.glob("[!.]*/recipe.yaml"))], sys.stdout.isatty())
+        shown = table(
+            [line_of(path.parent, jobs) for path in sorted(runs.glob("[!.]*/recipe.yaml"))], sys.stdout.isatty()
+        )
         print(("\033[H\033[2J" if "watch" in options and sys.stdout.isatty() else "") + shown, flush=True)
         if "watch" not in options:
             return 0

@@ -16,7 +16,9 @@ PYTHON = f"{shlex.quote(sys.executable)} -P"
 """This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
 
 
-def parameters(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> dict[str, Any]:
+def parameters(
+    recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None
+) -> dict[str, Any]:
     """submitit's SLURM parameters. Values come from the checked recipe, shell lines from us and from the user's site file.
 
     Args:
@@ -25,8 +27,15 @@ def parameters(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = 
         dependency: as sbatch takes it, such as `afterok:17`; a job whose dependency can never be met is cancelled by SLURM.
     """
     slurm = recipe.slurm
-    optional = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "constraint": slurm.constraint,
-                "gpus_per_node": slurm.gpus_per_node or None, "mem": slurm.mem, "dependency": dependency}
+    optional = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "gpus_per_node": slurm.gpus_per_node or None,
+        "mem": slurm.mem,
+        "dependency": dependency,
+    }
     return {
         "job_name": recipe.run_name,
         "nodes": recipe.nodes,
@@ -37,7 +46,11 @@ def parameters(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = 
         "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if dependency else {})},
         "srun_args": ["-K1"],  # one dead rank ends the step; without it the others wait for ever
         # The suite's copy comes last, so that it is first on the path whatever modules and the site put there.
-        "setup": [*(f"module load {name} || exit 1" for name in slurm.modules), *setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "setup": [
+            *(f"module load {name} || exit 1" for name in slurm.modules),
+            *setup,
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        ],
         "teardown": ["code=$?", f"{PYTHON} -m slurm.after {shlex.quote(str(folder))} $code"],
         **{key: value for key, value in optional.items() if value is not None},
     }
@@ -54,7 +67,9 @@ def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = 
 def require_sbatch() -> None:
     """Raises RecipeError where this machine has no SLURM."""
     if shutil.which("sbatch") is None:
-        raise RecipeError("this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file")
+        raise RecipeError(
+            "this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file"
+        )
 
 
 def submit(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> str:

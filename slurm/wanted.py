@@ -20,7 +20,19 @@ from slurm.site_file import Site
 
 OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
-WITH_A_TABLE = ("slurm.", "log.", "data.root=", "data.workers=", *CACHE, "nodes=", "tasks_per_node=", "seed=", "runs=", "cluster=", "optim.zero=")
+WITH_A_TABLE = (
+    "slurm.",
+    "log.",
+    "data.root=",
+    "data.workers=",
+    *CACHE,
+    "nodes=",
+    "tasks_per_node=",
+    "seed=",
+    "runs=",
+    "cluster=",
+    "optim.zero=",
+)
 """Words, or beginnings of words, that a table's runs take: how they run, and not what they are. A second stage would else build on another first
 stage than the table's row."""
 CARRIED = ("slurm.", "log.", "data.workers=", *CACHE, "optim.zero=")
@@ -34,7 +46,9 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides, or
             a recipe that cannot be run.
     """
-    values = {key: value for key, _, value in (word.partition("=") for word in words) if key in ("table", "seeds", "max_jobs")}
+    values = {
+        key: value for key, _, value in (word.partition("=") for word in words) if key in ("table", "seeds", "max_jobs")
+    }
     rest = [word for word in words if word.partition("=")[0] not in values]
     at_once = values.get("max_jobs")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
@@ -45,7 +59,9 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         if own := next((key for key, _, _ in (word.partition("=") for word in rest) if key in OF_THE_TABLE), None):
             raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
         if science := next((word for word in rest if not word.startswith(WITH_A_TABLE)), None):
-            raise RecipeError(f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, cluster and optim.zero go with it")
+            raise RecipeError(
+                f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, cluster and optim.zero go with it"
+            )
         commands = [[*command, *rest] for command in _of_table(layout)]
         if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
             values["seeds"] = ",".join(map(str, layout.seeds))
@@ -55,7 +71,9 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         commands = [[*command, f"seed={seed}"] for seed in _seeds(values["seeds"]) for command in commands]
     runs: dict[Path, Run] = {}
     for command in commands:
-        recipe, remark = _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
+        recipe, remark = (
+            _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
+        )
         _add(runs, recipe, rest, site, remark)
     return list(runs.values()), int(at_once) if at_once else None
 
@@ -79,8 +97,15 @@ def _seeds(text: str) -> list[str]:
 def _of_table(layout: Layout) -> list[list[str]]:
     """The commands of a table's rows, without a seed."""
     return [
-        [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}", *([] if row.budget == "paper" else [f"batch.budget={row.budget}"])]
-        for row in layout.rows for data, train in layout.sources
+        [
+            f"recipe={row.recipe}",
+            f"data={data}",
+            f"train={train}",
+            f"preset={layout.preset}",
+            *([] if row.budget == "paper" else [f"batch.budget={row.budget}"]),
+        ]
+        for row in layout.rows
+        for data, train in layout.sources
     ]
 
 
@@ -93,7 +118,9 @@ def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
         asked = max(int(word.removeprefix("nodes=")) for word in [*command, "nodes=1"] if word.startswith("nodes="))
         for nodes in range(asked - 1, 0, -1):
             with contextlib.suppress(TooManyTasks):
-                return resolve([*command, f"nodes={nodes}"], site.slurm, str(site.path)), f"on {nodes} of the {asked} nodes, for {error}"
+                return resolve(
+                    [*command, f"nodes={nodes}"], site.slurm, str(site.path)
+                ), f"on {nodes} of the {asked} nodes, for {error}"
         raise
 
 
@@ -112,9 +139,18 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
     """The recipe of the run that another builds on: as it was prepared, or as its name says."""
     if (folder / "recipe.yaml").exists():
-        return load_resolved(folder / "recipe.yaml").model_copy(update={"cluster": recipe.cluster, "nodes": recipe.nodes, "tasks_per_node": recipe.tasks_per_node, "slurm": recipe.slurm})
+        return load_resolved(folder / "recipe.yaml").model_copy(
+            update={
+                "cluster": recipe.cluster,
+                "nodes": recipe.nodes,
+                "tasks_per_node": recipe.tasks_per_node,
+                "slurm": recipe.slurm,
+            }
+        )
     carried = [word for word in words if word.startswith(CARRIED)]
     source = resolve([*source_words(recipe, folder.name.partition("-")[0]), *carried], site.slurm, str(site.path))
     if source.run_folder != folder:
-        raise RecipeError(f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and recipe={source.recipe} alone makes another ({source.run_name}): launch it first")
+        raise RecipeError(
+            f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and recipe={source.recipe} alone makes another ({source.run_name}): launch it first"
+        )
     return source

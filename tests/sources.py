@@ -27,7 +27,9 @@ def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **optio
 def png(seed: int, mode: str = "RGB") -> bytes:
     """A PNG file; mode I;16 has 16 bits a pixel."""
     rng = np.random.default_rng(seed)
-    array = rng.integers(0, 2**16, (30, 40), np.uint16) if mode == "I;16" else rng.integers(0, 256, (30, 40, 3), np.uint8)
+    array = (
+        rng.integers(0, 2**16, (30, 40), np.uint16) if mode == "I;16" else rng.integers(0, 256, (30, 40, 3), np.uint8)
+    )
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()

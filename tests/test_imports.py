@@ -35,7 +35,11 @@ def modules_named(tree: ast.AST, package: str) -> set[str]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*above, *([base] if base else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__") and node.args:
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")
+            and node.args
+        ):
             first = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 names.add(first.value.rstrip("."))
@@ -58,7 +62,10 @@ def mentions(path: Path, *dotted: str) -> set[str]:
 
 
 def offenders(room: str, *forbidden: str) -> dict[str, list[str]]:
-    found = {str(path.relative_to(PROJECT)): sorted(name for name in imports(path) if under(name, *forbidden)) for path in files(room)}
+    found = {
+        str(path.relative_to(PROJECT)): sorted(name for name in imports(path) if under(name, *forbidden))
+        for path in files(room)
+    }
     return {path: names for path, names in found.items() if names}
 
 
@@ -92,11 +99,18 @@ def test_slurm_does_not_import_analysis() -> None:
 
 def test_analysis_needs_recipes_and_metrics_alone() -> None:
     """analysis imports of ours only recipes and ifl.metrics, and no torch, so that a table is made on a laptop without it."""
-    found = offenders("analysis", "sharding", "slurm", "ifl", "torch", "torchvision", "deepspeed", "webdataset", "submitit")
-    allowed = {path: [name for name in names if not under(name, "ifl.metrics") and name != "ifl"] for path, names in found.items()}
+    found = offenders(
+        "analysis", "sharding", "slurm", "ifl", "torch", "torchvision", "deepspeed", "webdataset", "submitit"
+    )
+    allowed = {
+        path: [name for name in names if not under(name, "ifl.metrics") and name != "ifl"]
+        for path, names in found.items()
+    }
     assert {path: names for path, names in allowed.items() if names} == {}
     for path in files("analysis"):  # `from ifl import X` names ifl too; X may be metrics alone
-        assert {name for name in imports(path) if under(name, "ifl")} <= {"ifl", "ifl.metrics"} | {name for name in imports(path) if under(name, "ifl.metrics")}
+        assert {name for name in imports(path) if under(name, "ifl")} <= {"ifl", "ifl.metrics"} | {
+            name for name in imports(path) if under(name, "ifl.metrics")
+        }
 
 
 def test_metrics_need_numpy_alone() -> None:
@@ -110,10 +124,18 @@ def test_metrics_need_numpy_alone() -> None:
 def test_one_module_owns_torch_distributed() -> None:
     """Only ifl/comm.py uses torch.distributed (and ifl/network.py, to make the process groups that torch's SyncBatchNorm takes): collectives called in one place
     keep one order on all ranks."""
-    users = {str(path.relative_to(PROJECT)): mentions(path, "torch.distributed", "torch.nn.parallel") for room in ROOMS for path in files(room)}
+    users = {
+        str(path.relative_to(PROJECT)): mentions(path, "torch.distributed", "torch.nn.parallel")
+        for room in ROOMS
+        for path in files(room)
+    }
     users = {path: names for path, names in users.items() if names}
     assert set(users) <= {"ifl/comm.py", "ifl/network.py"} and "ifl/comm.py" in users
-    used = [node for node in ast.walk(ast.parse((PROJECT / "ifl/network.py").read_text())) if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.distributed.")]
+    used = [
+        node
+        for node in ast.walk(ast.parse((PROJECT / "ifl/network.py").read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.distributed.")
+    ]
     assert {ast.unparse(node) for node in used} <= {"torch.distributed.new_group", "torch.distributed.get_rank"}
 
 
@@ -125,13 +147,20 @@ def test_one_module_owns_deepspeed() -> None:
 
 def test_one_room_owns_submitit() -> None:
     """Only slurm/ imports submitit."""
-    assert {str(path.relative_to(PROJECT)).split("/")[0] for room in ROOMS for path in files(room) if mentions(path, "submitit")} == {"slurm"}
+    assert {
+        str(path.relative_to(PROJECT)).split("/")[0]
+        for room in ROOMS
+        for path in files(room)
+        if mentions(path, "submitit")
+    } == {"slurm"}
 
 
 # --------------------------------------------------------------------------------------------------------------- names
 def test_no_file_of_slurm_hides_a_module() -> None:
     """`python slurm/launch.py` puts slurm/ first on the path: no file there bears the name of a standard or installed module, and no room does."""
-    installed = {name for name, owners in importlib.metadata.packages_distributions().items() if "glt-suite" not in owners}
+    installed = {
+        name for name, owners in importlib.metadata.packages_distributions().items() if "glt-suite" not in owners
+    }
     assert {"numpy", "submitit", "torch"} <= installed  # the list is a real one
     taken = set(sys.stdlib_module_names) | installed
     assert {path.stem for path in files("slurm") if path.stem != "__init__"} & taken == set()
@@ -147,10 +176,16 @@ def loaded(code: str) -> set[str]:
     return set(json.loads(result.stdout.splitlines()[-1]))
 
 
-LAUNCH = "import runpy; sys.argv = ['slurm/launch.py', *{words}]; runpy.run_path('slurm/launch.py', run_name='__main__')"
+LAUNCH = (
+    "import runpy; sys.argv = ['slurm/launch.py', *{words}]; runpy.run_path('slurm/launch.py', run_name='__main__')"
+)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["cluster=dry", "data=digits_glt", "recipe=glt_randaug_ifl", "nodes=4"], ["sead=1"]], ids=["help", "dry", "typo"])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["cluster=dry", "data=digits_glt", "recipe=glt_randaug_ifl", "nodes=4"], ["sead=1"]],
+    ids=["help", "dry", "typo"],
+)
 def test_launcher_answers_without_anything_heavy(words: list[str]) -> None:
     """`--help`, `cluster=dry` and the refusal of a typo import neither torch, deepspeed, pandas nor anything else that takes long."""
     found = loaded(LAUNCH.format(words=words))
@@ -161,10 +196,24 @@ def test_launcher_answers_without_anything_heavy(words: list[str]) -> None:
         assert "pydantic" not in found
 
 
-@pytest.mark.parametrize("module, heavy", [
-    ("recipes.schema", {"numpy", "yaml", *HEAVY}), ("recipes.resolve", {"numpy", *HEAVY}), ("sharding.plan", set(HEAVY)), ("sharding.dataset", set(HEAVY)), ("sharding.build", set(HEAVY)), ("sharding.pack", set(HEAVY)),
-    ("sharding.augment", set(HEAVY)), ("ifl.metrics", set(HEAVY)), ("slurm.job", {"numpy", "submitit", *HEAVY}), ("slurm.submit", set(HEAVY)), ("slurm.local", set(HEAVY)), ("analysis.runs", {"torch", "deepspeed"}),
-    ("analysis.__main__", {"torch", "deepspeed", "torchvision", "webdataset"})])
+@pytest.mark.parametrize(
+    "module, heavy",
+    [
+        ("recipes.schema", {"numpy", "yaml", *HEAVY}),
+        ("recipes.resolve", {"numpy", *HEAVY}),
+        ("sharding.plan", set(HEAVY)),
+        ("sharding.dataset", set(HEAVY)),
+        ("sharding.build", set(HEAVY)),
+        ("sharding.pack", set(HEAVY)),
+        ("sharding.augment", set(HEAVY)),
+        ("ifl.metrics", set(HEAVY)),
+        ("slurm.job", {"numpy", "submitit", *HEAVY}),
+        ("slurm.submit", set(HEAVY)),
+        ("slurm.local", set(HEAVY)),
+        ("analysis.runs", {"torch", "deepspeed"}),
+        ("analysis.__main__", {"torch", "deepspeed", "torchvision", "webdataset"}),
+    ],
+)
 def test_what_each_module_may_load(module: str, heavy: set[str]) -> None:
     """Importing a module loads nothing that it is promised to do without, by whatever way round."""
     assert loaded(f"import {module}") & heavy == set()
@@ -173,4 +222,7 @@ def test_what_each_module_may_load(module: str, heavy: set[str]) -> None:
 def test_analysis_loads_without_torch() -> None:
     """All of analysis' modules together load no torch."""
     names = [f"analysis.{path.stem}" for path in files("analysis") if not path.stem.startswith("__")]
-    assert loaded("; ".join(f"import {name}" for name in names)) & {"torch", "torchvision", "deepspeed", "webdataset"} == set()
+    assert (
+        loaded("; ".join(f"import {name}" for name in names)) & {"torch", "torchvision", "deepspeed", "webdataset"}
+        == set()
+    )

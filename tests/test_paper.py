@@ -15,7 +15,12 @@ from analysis.tables import Table
 from recipes.layout import available, load_layout
 
 PAPER = {"imagenet_clt_glt": 336, "imagenet_alt": 152, "mscoco": 126, "ablation": 96}
-DIGITS = {"digits_clt_glt": "imagenet_clt_glt", "digits_alt": "imagenet_alt", "digits_overall": "mscoco", "digits_ablation": "ablation"}
+DIGITS = {
+    "digits_clt_glt": "imagenet_clt_glt",
+    "digits_alt": "imagenet_alt",
+    "digits_overall": "mscoco",
+    "digits_ablation": "ablation",
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -25,7 +30,11 @@ def test_every_published_cell_has_a_row_and_a_column(name: str) -> None:
     numbers = published.beside(layout)
     cells = [(row, column) for row in layout.rows for column in layout.columns]
     placed = [number for row, column in cells if (number := published.of_cell(numbers, row, column)) is not None]
-    lines = [line for file in layout.published for line in csv.DictReader((published.FOLDER / f"{file}.csv").open(encoding="utf-8"))]
+    lines = [
+        line
+        for file in layout.published
+        for line in csv.DictReader((published.FOLDER / f"{file}.csv").open(encoding="utf-8"))
+    ]
     assert len(placed) == len(cells) == len(set(placed)) == len(numbers) == len(lines) == PAPER[name]
     assert {number.data for number in placed} == {column.data for column in layout.columns}
     assert sorted(number.value for number in placed) == sorted(float(line["value"]) / 100 for line in lines)
@@ -36,13 +45,17 @@ def test_digits_tables_name_the_same_methods(name: str) -> None:
     """A digits table has the paper's numbers of the table that it is laid out as: the same recipe at the same published name."""
     digits, paper = load_layout(available()[name]), load_layout(available()[DIGITS[name]])
     assert digits.published == paper.published
-    assert [(row.recipe, row.published, row.twin) for row in digits.rows] == [(row.recipe, row.published, row.twin) for row in paper.rows]
+    assert [(row.recipe, row.published, row.twin) for row in digits.rows] == [
+        (row.recipe, row.published, row.twin) for row in paper.rows
+    ]
 
 
 def test_a_number_by_hand() -> None:
     """Spot checks against the paper: table 1's first cell, and table 2's Few, which is of attributes."""
     table1, table2 = published.read("table1_imagenet_clt_glt"), published.read("table2_imagenet_alt")
-    assert table1[0] == published.Number("table 1", "imagenet_glt", "Baseline", "clt", "many", "accuracy", pytest.approx(0.5934))
+    assert table1[0] == published.Number(
+        "table 1", "imagenet_glt", "Baseline", "clt", "many", "accuracy", pytest.approx(0.5934)
+    )
     assert {number.subset for number in table2} == {"many_a", "medium_a", "few_a", "overall"}
 
 
@@ -113,7 +126,9 @@ def test_the_claim_of_every_pair_protocol_and_metric(tmp_path: Path) -> None:
     write_run(tmp_path)
     for name, claims in (("imagenet_clt_glt", 9 * 16), ("imagenet_alt", 8 * 8), ("mscoco", 9 * 6), ("ablation", 4 * 6)):
         layout = load_layout(available()[name])
-        found = shape.claims(table(tmp_path, **{key: getattr(layout, key) for key in ("name", "seeds", "rows", "columns", "published")}))
+        found = shape.claims(
+            table(tmp_path, **{key: getattr(layout, key) for key in ("name", "seeds", "rows", "columns", "published")})
+        )
         assert len(found) == claims and {claim.verdict for claim in found} == {"no number"}
 
 
@@ -141,11 +156,16 @@ def test_kendall_without_an_order_is_no_number() -> None:
 
 def test_ranking_of_a_column(tmp_path: Path) -> None:
     """The same order as the paper's is tau 1, the reverse -1; rows without a run do not count."""
-    rows = [{"recipe": f"r{i}", "label": method, "group": "G", "published": method} for i, method in enumerate(("Baseline", "RandAug", "RIDE", "TADE"))]
+    rows = [
+        {"recipe": f"r{i}", "label": method, "group": "G", "published": method}
+        for i, method in enumerate(("Baseline", "RandAug", "RIDE", "TADE"))
+    ]
     for i, prediction in enumerate((NONE_RIGHT, HALF, MOST)):
         write_run(tmp_path, f"r{i}", cbl=prediction)
     ranking = shape.rankings(made(tmp_path, "digits_glt", rows=rows))[0]
-    paper = [row.paper.value for row in (line[0] for line in made(tmp_path, "digits_glt", rows=rows).cells) if row.paper]
+    paper = [
+        row.paper.value for row in (line[0] for line in made(tmp_path, "digits_glt", rows=rows).cells) if row.paper
+    ]
     assert (ranking.rows, ranking.tau) == (3, pytest.approx(kendalltau(paper[:3], [0, 0.5, 0.8]).statistic))
     assert ranking.low is not None and ranking.low <= ranking.tau <= ranking.high
 

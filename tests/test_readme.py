@@ -17,7 +17,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 QUICK = {
     "python slurm/launch.py recipe=glt_randaug_ifl nodes=4": (2, "python -m sharding.build data=imagenet_glt"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
-    "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (0, "has left the queue"),
+    "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (
+        0,
+        "has left the queue",
+    ),
     "python slurm/launch.py table=digits_clt_glt seeds=0,1,2 cluster=dry": (0, "glt_crt-digits_glt-glt-s2-"),
     "python slurm/status.py": (0, "state"),
 }
@@ -27,7 +30,13 @@ LONG = [
     "python -m analysis runs=runs out=out",
     "make test",
 ]
-CLUSTER = ["make cluster", "export SLURM_CONF=/tmp/glt-cluster/slurm.conf", "python slurm/launch.py recipe=glt_randaug_ifl data=digits_glt nodes=4 seed=1", "squeue", "make cluster-down"]
+CLUSTER = [
+    "make cluster",
+    "export SLURM_CONF=/tmp/glt-cluster/slurm.conf",
+    "python slurm/launch.py recipe=glt_randaug_ifl data=digits_glt nodes=4 seed=1",
+    "squeue",
+    "make cluster-down",
+]
 
 
 def commands() -> list[str]:
@@ -37,7 +46,9 @@ def commands() -> list[str]:
 
 def run(command: str, folder: Path, timeout: float) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
+    )
 
 
 def test_every_command_of_the_readme_is_run() -> None:
@@ -78,10 +89,20 @@ def test_long_commands_in_a_fresh_clone(tmp_path: Path) -> None:
     assert again.returncode == 0 and again.stdout.count("nothing to do") == 4  # the data and three runs
     for command in LONG[1:]:
         environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}"}
-        result = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=3600)
+        result = subprocess.run(
+            command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=3600
+        )
         assert result.returncode == 0, command + result.stdout[-3000:] + result.stderr[-3000:]
     environment = {**os.environ, "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}:/usr/sbin"}
-    shown = subprocess.run("\n".join(["set -e", *CLUSTER[:4], "while squeue -h | grep -q .; do sleep 2; done", CLUSTER[4]]), shell=True, executable="/bin/bash", cwd=clone,
-                           env=environment, capture_output=True, text=True, timeout=1200)
+    shown = subprocess.run(
+        "\n".join(["set -e", *CLUSTER[:4], "while squeue -h | grep -q .; do sleep 2; done", CLUSTER[4]]),
+        shell=True,
+        executable="/bin/bash",
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert shown.returncode == 0 and "job: " in shown.stdout, shown.stdout + shown.stderr
     assert len(list((clone / "runs").glob("glt_randaug_ifl-digits_glt-glt-s1-*/done"))) == 1

@@ -45,7 +45,11 @@ def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> 
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
     code = snapshot.take(tmp_path / "runs")
-    expected = {name: text for name, text in contents(project).items() if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", "slurm/site.yaml", "analysis/examples/"))}
+    expected = {
+        name: text
+        for name, text in contents(project).items()
+        if name.endswith((".py", ".yaml")) and not name.startswith(("tests/", "slurm/site.yaml", "analysis/examples/"))
+    }
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in code.rglob("*") if path.is_file()} == {0o444}
@@ -103,8 +107,20 @@ def test_a_job_finds_its_copy_before_the_project(tmp_path: Path) -> None:
     text = batch_file(resolve(["data=digits_glt", f"runs={tmp_path}"]), tmp_path / "run", code)
     (export,) = [line for line in text.splitlines() if line.startswith("export PYTHONPATH=")]
     assert f"{sys.executable} -P -u -m submitit" in text and f"{sys.executable} -P -m slurm.after" in text
-    result = subprocess.run(["bash", "-c", f'{export}; {sys.executable} -P -c "{WHO}"'], cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, timeout=60)
-    assert result.stdout.split() == [str(code), str(code / "slurm" / "job.py"), (code / "COMMIT").read_text().strip(), code.name], result.stderr
+    result = subprocess.run(
+        ["bash", "-c", f'{export}; {sys.executable} -P -c "{WHO}"'],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout.split() == [
+        str(code),
+        str(code / "slurm" / "job.py"),
+        (code / "COMMIT").read_text().strip(),
+        code.name,
+    ], result.stderr
 
 
 def test_a_local_run_names_the_commit() -> None:
@@ -115,6 +131,9 @@ def test_a_local_run_names_the_commit() -> None:
 def test_copies_are_no_runs(tmp_path: Path) -> None:
     """The status view and the tables pass over the copies."""
     snapshot.take(tmp_path)
-    for command in ([sys.executable, "slurm/status.py", f"runs={tmp_path}"], [sys.executable, "-m", "analysis", f"runs={tmp_path}", f"out={tmp_path / 'out'}"]):
+    for command in (
+        [sys.executable, "slurm/status.py", f"runs={tmp_path}"],
+        [sys.executable, "-m", "analysis", f"runs={tmp_path}", f"out={tmp_path / 'out'}"],
+    ):
         result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
         assert ".code" not in result.stdout + result.stderr and "Traceback" not in result.stderr

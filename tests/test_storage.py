@@ -176,7 +176,9 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
                 if comm.rank == 0:
                     write_whole(ckpt / BEST.format(12), b"best" * 100)
                 mortal.gather_objects(None)
-                checkpoint.save(ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, _known(12), milestones=[4])
+                checkpoint.save(
+                    ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, _known(12), milestones=[4]
+                )
         except StorageError as error:
             outcome = str(error)
         except (Killed, OSError):  # alone, so the others hear of it when they wait for this rank
@@ -186,7 +188,9 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
                     mortal.gather_objects(None, alive=False)
         calls, done = comm.gather_objects((disk.calls, disk.done))[victim]
         if len(calls) < number:
-            return (complaints if number > (5 if victim else 20) else [f"only {number - 1} calls were seen: {calls}"]), number - 1
+            return (
+                complaints if number > (5 if victim else 20) else [f"only {number - 1} calls were seen: {calls}"]
+            ), number - 1
 
         def check(right: bool, what: str, number: int = number, calls: list[str] = calls) -> None:
             if not right:
@@ -195,7 +199,13 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         outcomes = comm.gather_objects(outcome)
         check(len(set(outcomes)) == 1, f"the ranks ended differently: {outcomes}")
         if outcome not in ("saved", "killed"):
-            check(os.strerror(refusal).lower() in outcome and "the newest checkpoint is step-" in outcome and "launch again when" in outcome and "\n" not in outcome, outcome)
+            check(
+                os.strerror(refusal).lower() in outcome
+                and "the newest checkpoint is step-" in outcome
+                and "launch again when" in outcome
+                and "\n" not in outcome,
+                outcome,
+            )
             check(not list(ckpt.glob("tmp-*")), "a half-written checkpoint was left")
         torn = [path.name for path in checkpoint._complete(ckpt) if checkpoint._fault(path, comm.rank, comm.size)]
         check(not torn, f"{torn} look whole and are not")
@@ -205,8 +215,15 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         checkpoint.save(ckpt, engine, {"step": 13, "tensor": torch.arange(13)}, 13, comm, _known(want), milestones=[4])
         names = {path.name for path in ckpt.iterdir()}
         # Two and the milestone; where the last save was the same step's, what it was renamed to may be the one before.
-        check({"step-000000004", "step-000000013"} < names and len([n for n in names if n.startswith("step-")]) in (2, 3) and not [n for n in names if "tmp" in n or "old" in n], str(names))
-        check(checkpoint.load_newest(ckpt, other, comm, history=True)["step"] == 13, "the next checkpoint was not found")
+        check(
+            {"step-000000004", "step-000000013"} < names
+            and len([n for n in names if n.startswith("step-")]) in (2, 3)
+            and not [n for n in names if "tmp" in n or "old" in n],
+            str(names),
+        )
+        check(
+            checkpoint.load_newest(ckpt, other, comm, history=True)["step"] == 13, "the next checkpoint was not found"
+        )
         comm.gather_objects(None)
     return [*complaints, "a save never came to its end"], 200
 
@@ -229,10 +246,14 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
             if f"zero_pp_rank_{1 - rank}_" in name:
                 continue  # the other rank's, which this one does not read
             whole = (view / name).read_bytes()
-            faults = [("bit", (len(whole) - 1) * i // (offsets - 1)) for i in range(offsets)] + [("cut", len(whole) * i // cuts) for i in range(cuts)]
+            faults = [("bit", (len(whole) - 1) * i // (offsets - 1)) for i in range(offsets)] + [
+                ("cut", len(whole) * i // cuts) for i in range(cuts)
+            ]
             for kind, offset in faults:
                 if comm.rank == rank:
-                    _flip(view / name, offset, (offset + rank) % 8) if kind == "bit" else os.truncate(view / name, offset)
+                    _flip(view / name, offset, (offset + rank) % 8) if kind == "bit" else os.truncate(
+                        view / name, offset
+                    )
                 state = checkpoint.load_newest(view, other, comm, history=True)
                 count += 1
                 if state["step"] != 4 or (count % 10 == 0 and _content(other) != contents[4]):
@@ -247,7 +268,9 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("refusal", [None, errno.EIO, errno.ENOSPC])
-def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(tmp_path: Path, refusal: int | None, again: bool) -> None:
+def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(
+    tmp_path: Path, refusal: int | None, again: bool
+) -> None:
     """A kill, an I/O error and a full disk at each call of a save, of a new step and of one that has a checkpoint: the newest
     whole checkpoint is taken and the next save works and clears away what is left; a refusal is one sentence."""
     complaints, points = started(1).run(failing_saves, str(tmp_path), 0, refusal, again)[0]
@@ -307,15 +330,28 @@ def test_the_last_two_and_the_milestones_are_kept(tmp_path: Path) -> None:
     assert after == ["notes", *(f"step-{step:09d}" for step in (4, 8, 9)), "step-backup"]
 
 
-@pytest.mark.parametrize(("words", "kept"), [
-    ([], [12, 16]), (["ifl=null"], []), (["log.keep=[0,0.5]"], [0, 10]), (["log.keep=[]"], []), (["ifl=null", "log.keep=[0.999]"], [19]),
-])
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ([], [12, 16]),
+        (["ifl=null"], []),
+        (["log.keep=[0,0.5]"], [0, 10]),
+        (["log.keep=[]"], []),
+        (["ifl=null", "log.keep=[0.999]"], [19]),
+    ],
+)
 def test_kept_epochs_follow_from_the_recipe(words: list[str], kept: list[int]) -> None:
     """By default the epochs of `ifl.milestones`, else those of `log.keep`; in a repeated recipe too."""
     from recipes.resolve import resolve
 
     recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *words])
-    assert recipe.kept_epochs == kept and recipe.run_name == resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *(w for w in words if "keep" not in w)]).run_name
+    assert (
+        recipe.kept_epochs == kept
+        and recipe.run_name
+        == resolve(
+            ["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *(w for w in words if "keep" not in w)]
+        ).run_name
+    )
 
 
 @pytest.mark.parametrize("keep", ["[20]", "[-1]", "[5,25]"])
@@ -337,9 +373,13 @@ LOST: dict[str, Callable[[Path], object]] = {
     "garbled": lambda ckpt: [path.write_bytes(os.urandom(200)) for path in ckpt.rglob("*") if path.is_file()],
     "emptied files": lambda ckpt: [path.write_bytes(b"") for path in ckpt.rglob("*") if path.is_file()],
     "no manifests": lambda ckpt: [path.unlink() for path in ckpt.rglob("MANIFEST.json")],
-    "no manifests, no metrics": lambda ckpt: [path.unlink() for path in [*ckpt.rglob("MANIFEST.json"), *ckpt.parent.glob("metrics.jsonl")]],
+    "no manifests, no metrics": lambda ckpt: [
+        path.unlink() for path in [*ckpt.rglob("MANIFEST.json"), *ckpt.parent.glob("metrics.jsonl")]
+    ],
     "manifests are folders": lambda ckpt: [(path.unlink(), path.mkdir()) for path in ckpt.rglob("MANIFEST.json")],
-    "manifests of another kind": lambda ckpt: [path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)],
+    "manifests of another kind": lambda ckpt: [
+        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)
+    ],
     "copies of the best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("step-*/best-*.pt")],
     "a dangling link": lambda ckpt: (shutil.rmtree(ckpt), ckpt.symlink_to("nowhere")),
 }
@@ -370,7 +410,11 @@ def test_history_without_a_checkpoint_stops_with_what_to_do(tmp_path: Path) -> N
     answers = started(1).run(lost_histories, str(tmp_path))[0]
     assert answers.keys() == LOST.keys()
     for what, answer in answers.items():
-        assert "holds no whole checkpoint although the run has made steps" in answer and answer.endswith("to start anew") and "\n" not in answer, f"{what}: {answer}"
+        assert (
+            "holds no whole checkpoint although the run has made steps" in answer
+            and answer.endswith("to start anew")
+            and "\n" not in answer
+        ), f"{what}: {answer}"
     assert "best-0008.pt is missing" in answers["copies of the best weights deleted"]
 
 
@@ -385,7 +429,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
             subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True
+            )
             mounted.append(folder)
 
     yield mount
@@ -428,7 +474,11 @@ def test_errors_of_other_kinds_pass_unchanged(tmp_path: Path) -> None:
     """A file that is missing elsewhere, or a lost connection, is no trouble of the run's disk."""
     from ifl.files import disk_of
 
-    for error in (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/shard.tar"), ConnectionResetError(errno.ECONNRESET, "reset"), OSError("of a loader")):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/shard.tar"),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        OSError("of a loader"),
+    ):
         with pytest.raises(type(error)) as raised, disk_of(tmp_path):
             raise error
         assert raised.value is error
@@ -442,20 +492,29 @@ Mount = Callable[[Path, str], None]
 def _one_sentence(launch: Launch, words: str) -> None:
     """The command ended with 1 and said `words` in a line of its own, without a traceback."""
     assert launch.finish() == 1, launch.text
-    assert any(words in line and ("newest checkpoint is step-" in line or "there is no checkpoint" in line) for line in launch.text.splitlines()), launch.text
+    assert any(
+        words in line and ("newest checkpoint is step-" in line or "there is no checkpoint" in line)
+        for line in launch.text.splitlines()
+    ), launch.text
     assert "Traceback" not in launch.text, launch.text
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["full", "read-only"])
-def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
+    killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str
+) -> None:  # noqa: F811
     """The disk of the checkpoints gets full or read-only in mid-run: both ranks end with 1 and one sentence, the checkpoint
     that was there is whole, nothing half-written is left; with room again the run ends with the undisturbed run's bits."""
     folder = _copy(killed, tmp_path / "runs")
     shutil.move(folder / "ckpt", tmp_path / "ckpt")
     files = [path for path in (tmp_path / "ckpt").rglob("*") if path.is_file()]
-    model = next(path for path in files if path.name == "mp_rank_00_model_states.pt").stat().st_size  # parameters and momentum
-    room = sum(-(-path.stat().st_size // 4096) * 4096 for path in files) + 3 * model // 4  # for a best epoch's parameters and no more
+    model = (
+        next(path for path in files if path.name == "mp_rank_00_model_states.pt").stat().st_size
+    )  # parameters and momentum
+    room = (
+        sum(-(-path.stat().st_size // 4096) * 4096 for path in files) + 3 * model // 4
+    )  # for a best epoch's parameters and no more
     small_disk(folder / "ckpt", f"size={room if kind == 'full' else 2**30}")
     shutil.copytree(tmp_path / "ckpt", folder / "ckpt", dirs_exist_ok=True)
     before = sorted(path.name for path in folder.glob("ckpt/step-*"))
@@ -485,17 +544,23 @@ def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_
     shutil.rmtree(folder / "ckpt")
     _one_sentence(launch, "no such file or directory")
     again = start(tmp_path / "runs")
-    assert again.finish() == 1 and "holds no whole checkpoint" in again.text and "Traceback" not in again.text, again.text
+    assert again.finish() == 1 and "holds no whole checkpoint" in again.text and "Traceback" not in again.text, (
+        again.text
+    )
 
 
 @pytest.mark.full
-def test_a_run_whose_whole_folder_gets_full(killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_whose_whole_folder_gets_full(
+    killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path
+) -> None:  # noqa: F811
     """Not a byte is left for checkpoints, metrics, notes and logs: the command ends with 1 and says why; with room again the
     run ends with the undisturbed run's bits."""
     small_disk(tmp_path / "runs", "size=64m")
     folder = next((Path(shutil.copytree(killed, tmp_path / "runs", dirs_exist_ok=True))).glob("glt_randaug_ifl-*"))
     (tmp_path / "runs" / "output.txt").unlink()
-    (tmp_path / "runs" / "output.txt").symlink_to(tmp_path / "output.txt")  # what the terminal shows does not lie on that disk
+    (tmp_path / "runs" / "output.txt").symlink_to(
+        tmp_path / "output.txt"
+    )  # what the terminal shows does not lie on that disk
     launch = start(tmp_path / "runs")
     launch.wait_for_step(STEPS + 1)
     with contextlib.suppress(OSError), open(tmp_path / "runs" / "filler", "wb", buffering=0) as filler:

@@ -67,8 +67,12 @@ def test_unknown_streams_are_a_programmers_mistake() -> None:
         named_weights("classes", LABELS, COUNTS)
 
 
-@pytest.mark.parametrize("streams", [("uniform",), ("uniform", "class_inverse"), ("class_balanced", "uniform"), ("class_inverse",)])
-def test_environments_replace_the_uniform_stream_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "streams", [("uniform",), ("uniform", "class_inverse"), ("class_balanced", "uniform"), ("class_inverse",)]
+)
+def test_environments_replace_the_uniform_stream_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]
+) -> None:
     """In place and order; and what is left is the weights of the others."""
     recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.environments=3", "batch.size=180", "batch.bn=60"])
     monkeypatch.setattr(schema, "declaration", lambda name: Declaration(STREAMS=streams))

@@ -14,7 +14,10 @@ ARGS = {
     "scale": 30.0,  # s, of the cosines in the loss
     "beta": 0.9999,  # of the class weights
     "reweight_from": 0.8,  # fraction of the epochs from which on classes are weighted
-    "scaled_scores": {"paper": False, "corrected": True},  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
+    "scaled_scores": {
+        "paper": False,
+        "corrected": True,
+    },  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
 }
 COUNTS = True
 

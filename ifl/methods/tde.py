@@ -28,7 +28,9 @@ class TDEHead(nn.Module):
     `running_mean`, float32 [D], is e, 0 at first; it moves like batch normalisation's statistics (ifl/network.py).
     """
 
-    def __init__(self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float) -> None:
+    def __init__(
+        self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"method.args.heads={heads} does not divide the feature's {dim} dimensions")

@@ -31,7 +31,11 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
     group_of_class = np.arange(classes) * 3 // classes
     attribute = test.integers(0, 3, samples)
     for number in range(runs):
-        recipe, train, seed = recipes[number // 2 % len(recipes)], ("glt", "cbl")[number % 2], number // (2 * len(recipes))
+        recipe, train, seed = (
+            recipes[number // 2 % len(recipes)],
+            ("glt", "cbl")[number % 2],
+            number // (2 * len(recipes)),
+        )
         rng = np.random.default_rng(number)
         path = folder / f"{recipe}-digits_glt-{train}-s{seed}-0123abcd"
         skill = 0.5 + 0.3 * (recipes.index(recipe) + 1) / len(recipes) - 0.1 * (group_of_class[label] + attribute)
@@ -39,7 +43,13 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
             (path / "preds" / select).mkdir(parents=True)
             for split in ("test_cbl", "test_gbl"):
                 prediction = np.where(rng.random(samples) < skill, label, rng.integers(0, classes, samples))
-                arrays = {"id": np.arange(samples), "label": label, "group": group_of_class[label], "attribute": attribute, "prediction": prediction}
+                arrays = {
+                    "id": np.arange(samples),
+                    "label": label,
+                    "group": group_of_class[label],
+                    "attribute": attribute,
+                    "prediction": prediction,
+                }
                 np.savez(path / "preds" / select / f"{split}.npz", **arrays, confidence=rng.random(samples, np.float32))
         (path / "recipe.yaml").write_text(resolved(recipe, train).replace("seed: 0\n", f"seed: {seed}\n", 1))
         meta = {

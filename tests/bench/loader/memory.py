@@ -65,14 +65,28 @@ WAYS = {
 
 def section(root: Path, rounds: int) -> None:
     """One measurement each, whatever the rounds: memory varies little."""
-    print(f"\n**memory**: MB (PSS) of one rank with {WORKERS} workers after {BATCHES} batches, by the number of samples\n")
+    print(
+        f"\n**memory**: MB (PSS) of one rank with {WORKERS} workers after {BATCHES} batches, by the number of samples\n"
+    )
     print("| loader | samples | main process | each worker | together |\n|---|---|---|---|---|")
     for way in WAYS:
         for samples in COUNTS:
-            words = [sys.executable, "-m", "tests.bench.loader.memory", way, str(root / "full" / "glt" / "train"), str(samples)]
-            done = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True)
+            words = [
+                sys.executable,
+                "-m",
+                "tests.bench.loader.memory",
+                way,
+                str(root / "full" / "glt" / "train"),
+                str(samples),
+            ]
+            done = subprocess.run(
+                words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True
+            )
             found = json.loads(done.stdout)
-            print(f"| {way} | {samples:,} | {found['main']:,.0f} | {found['worker']:,.0f} | {found['all']:,.0f} |", flush=True)
+            print(
+                f"| {way} | {samples:,} | {found['main']:,.0f} | {found['worker']:,.0f} | {found['all']:,.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

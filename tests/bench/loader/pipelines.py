@@ -32,7 +32,15 @@ Batches = Callable[[], Iterable]
 
 
 # ---------------------------------------------------------------------------------------------------------------- the suite
-def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", ifl: bool = False, batch: int = BATCH, workers: int = WORKERS) -> Batches:
+def ours(
+    folder: Path,
+    size: int,
+    decoder: str = "pillow",
+    cache: str = "",
+    ifl: bool = False,
+    batch: int = BATCH,
+    workers: int = WORKERS,
+) -> Batches:
     """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two environments in batches of 2 x 128."""
     from sharding.dataset import Split
     from sharding.index import load_index
@@ -42,13 +50,30 @@ def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", ifl:
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
-    crops = MicroBatches(split, train=True, image_size=size, crop_scale=(0.08, 1.0), hflip=True, randaug=ifl, decoder=decoder,
-                         short_side=int(cache) if cache.isdigit() else None, cache=kept)
+    crops = MicroBatches(
+        split,
+        train=True,
+        image_size=size,
+        crop_scale=(0.08, 1.0),
+        hflip=True,
+        randaug=ifl,
+        decoder=decoder,
+        short_side=int(cache) if cache.isdigit() else None,
+        cache=kept,
+    )
     reader, epochs = Reader(crops, workers), iter(range(10**6))
     weights = [None, 1 / np.bincount(split.index.label)[split.index.label]] if ifl else [None]
 
     def epoch() -> Iterable:
-        plan = plan_epoch(weights, len(split), batch=batch * len(weights), group=batch, draws_per_epoch=1 / len(weights), seed=0, epoch=next(epochs))
+        plan = plan_epoch(
+            weights,
+            len(split),
+            batch=batch * len(weights),
+            group=batch,
+            draws_per_epoch=1 / len(weights),
+            seed=0,
+            epoch=next(epochs),
+        )
         return reader.read(rank_draws(plan, micro_batches(batch * len(weights), batch, 0, 1), 0))
 
     return epoch
@@ -72,16 +97,32 @@ def usual(size: int, form: str = "") -> Callable:
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-    normal = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]
-    return v2.Compose({"": [v2.ToImage(), *crop], "float": [v2.ToImage(), *crop, *normal], "pillow": [*crop, v2.ToImage()],
-                       "randaug": [*crop, v2.RandAugment(2, 9), v2.ToImage(), *normal]}[form])
+    normal = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+    ]
+    return v2.Compose(
+        {
+            "": [v2.ToImage(), *crop],
+            "float": [v2.ToImage(), *crop, *normal],
+            "pillow": [*crop, v2.ToImage()],
+            "randaug": [*crop, v2.RandAugment(2, 9), v2.ToImage(), *normal],
+        }[form]
+    )
 
 
 def webdataset(folder: Path, size: int, form: str = "", batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import webdataset as wds
 
     urls = [str(path) for path in sorted((folder / "glt" / "train").glob("*.tar"))]
-    samples = wds.WebDataset(urls, shardshuffle=100).shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(usual(size, form), int).batched(batch)
+    samples = (
+        wds.WebDataset(urls, shardshuffle=100)
+        .shuffle(1000)
+        .decode("pil")
+        .to_tuple("jpg", "cls")
+        .map_tuple(usual(size, form), int)
+        .batched(batch)
+    )
     loader = wds.WebLoader(samples, batch_size=None, num_workers=workers, persistent_workers=True)
     return lambda: loader
 
@@ -123,7 +164,9 @@ def streaming_prepare(folder: Path) -> None:
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
-            writer.write({"image": Image.open(path), "label": int(path.parent.name)})  # a JPEG file's own bytes are kept
+            writer.write(
+                {"image": Image.open(path), "label": int(path.parent.name)}
+            )  # a JPEG file's own bytes are kept
 
 
 def _litdata_sample(path: str) -> dict:
@@ -142,7 +185,9 @@ def litdata(folder: Path, size: int) -> Batches:
             sample = super().__getitem__(index)
             return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
 
-    loader = StreamingDataLoader(Images(str(folder / "litdata"), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
+    loader = StreamingDataLoader(
+        Images(str(folder / "litdata"), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True
+    )
     return lambda: loader
 
 
@@ -150,7 +195,13 @@ def litdata_prepare(folder: Path) -> None:
     import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import optimize
 
-    optimize(fn=_litdata_sample, inputs=[str(path) for path in sorted(folder.glob("tree/*/*.jpg"))], output_dir=str(folder / "litdata"), chunk_bytes="32MB", num_workers=1)
+    optimize(
+        fn=_litdata_sample,
+        inputs=[str(path) for path in sorted(folder.glob("tree/*/*.jpg"))],
+        output_dir=str(folder / "litdata"),
+        chunk_bytes="32MB",
+        num_workers=1,
+    )
 
 
 def ffcv(folder: Path, size: int, form: str) -> Batches:
@@ -160,8 +211,15 @@ def ffcv(folder: Path, size: int, form: str) -> Batches:
     from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
     image = [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(), ToTensor(), ToTorchImage()]
-    loader = Loader(str(folder / "ffcv" / f"{form}.beton"), batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, drop_last=True, os_cache=True,
-                    pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]})
+    loader = Loader(
+        str(folder / "ffcv" / f"{form}.beton"),
+        batch_size=BATCH,
+        num_workers=WORKERS,
+        order=OrderOption.RANDOM,
+        drop_last=True,
+        os_cache=True,
+        pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]},
+    )
     return lambda: loader
 
 
@@ -173,9 +231,16 @@ def ffcv_prepare(folder: Path) -> None:
 
     (folder / "ffcv").mkdir()
     images = torchvision.datasets.ImageFolder(folder / "tree")
-    for form in ("jpg", "raw"):  # encoded again at its default quality, 90; a raw one of full size is not what anybody keeps
+    for form in (
+        "jpg",
+        "raw",
+    ):  # encoded again at its default quality, 90; a raw one of full size is not what anybody keeps
         if form == "jpg" or folder.name == "short256":
-            DatasetWriter(str(folder / "ffcv" / f"{form}.beton"), {"image": RGBImageField(write_mode=form), "label": IntField()}, num_workers=1).from_indexed_dataset(images)
+            DatasetWriter(
+                str(folder / "ffcv" / f"{form}.beton"),
+                {"image": RGBImageField(write_mode=form), "label": IntField()},
+                num_workers=1,
+            ).from_indexed_dataset(images)
 
 
 # --------------------------------------------------------------------------------------------------------------------- floor
@@ -185,7 +250,11 @@ class Crops:
     def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
         from sharding import decoders
 
-        self.files, self.opened, self.size = [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))], decoders.decoder(decoder).opened, size
+        self.files, self.opened, self.size = (
+            [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))],
+            decoders.decoder(decoder).opened,
+            size,
+        )
 
     def __call__(self, task: tuple[int, int]) -> int:
         """Makes the crops of up to BATCH files from the `first` on in an `epoch`; returns their number."""
@@ -230,9 +299,18 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: alone(folder, "turbojpeg", None, 1)),
     "floor, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", None, 2)),
     "our decode and crop alone, turbojpeg, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", size, 2)),
-    **{f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name)) for name in ("turbojpeg", "simplejpeg", "pillow")},
-    **{f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind)) for kind in ("full", "256", "160")},
-    **{f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True)) for name in ("turbojpeg", "simplejpeg")},
+    **{
+        f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name))
+        for name in ("turbojpeg", "simplejpeg", "pillow")
+    },
+    **{
+        f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind))
+        for kind in ("full", "256", "160")
+    },
+    **{
+        f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True))
+        for name in ("turbojpeg", "simplejpeg")
+    },
     "ours, RandAug + IFL, cache 256": ("", lambda folder, size: ours(folder, size, "simplejpeg", "256", ifl=True)),
     "webdataset + Pillow": ("", webdataset),
     "webdataset + Pillow, its resize too": ("", lambda folder, size: webdataset(folder, size, "pillow")),
@@ -245,7 +323,11 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "ffcv, raw 256": ("ffcv", lambda folder, size: ffcv(folder.parent / "short256", size, "raw")),
 }
 """By name: the peer whose environment is used (the project's own where empty), and how it is made from a set's folder and the crop's side."""
-PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {"streaming": ("mds", streaming_prepare), "litdata": ("litdata", litdata_prepare), "ffcv": ("ffcv", ffcv_prepare)}
+PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "streaming": ("mds", streaming_prepare),
+    "litdata": ("litdata", litdata_prepare),
+    "ffcv": ("ffcv", ffcv_prepare),
+}
 """By peer: the folder of its own form of a set, and what writes it."""
 
 

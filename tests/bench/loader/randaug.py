@@ -34,7 +34,10 @@ def section(root: Path, rounds: int) -> None:
     tensors = [torch.tensor(array).permute(2, 0, 1).contiguous() for array in arrays]
     policy = v2.RandAugment(2, 9)
     ways: dict[str, tuple[Callable, list]] = {
-        "ours, array to array": (lambda array, draw: np.asarray(apply_policy(Image.fromarray(array), draw_rng(0, 0, draw))), arrays),
+        "ours, array to array": (
+            lambda array, draw: np.asarray(apply_policy(Image.fromarray(array), draw_rng(0, 0, draw))),
+            arrays,
+        ),
         "torchvision v2.RandAugment(2, 9), Pillow images": (lambda image, draw: policy(image), images),
         "torchvision v2.RandAugment(2, 9), uint8 tensors": (lambda image, draw: policy(image), tensors),
     }
@@ -50,4 +53,7 @@ def section(root: Path, rounds: int) -> None:
     print(f"\n**policy**: us of a core for an image of {SIZE} px, {len(images)} images, n = {rounds}\n")
     print("| policy | us, median | min to max | x ours |\n|---|---|---|---|")
     for name, times in found.items():
-        print(f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | {statistics.median(times) / least:.2f} |", flush=True)
+        print(
+            f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | {statistics.median(times) / least:.2f} |",
+            flush=True,
+        )
