@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import Output
+from recipes.common.addresses import free_port
 from recipes.schema import Optim
 
 # A cache of our own: a job killed in the middle of a build leaves a lock for which others would wait for ever.
@@ -55,14 +56,6 @@ def connect(patience_s: float) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Engine:

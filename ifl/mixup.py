@@ -11,7 +11,7 @@ import random
 import numpy as np
 import torch
 
-from ifl.state import step_seed
+from ifl.saving.state import step_seed
 from recipes.schema import Recipe
 
 Targets = list[tuple[float, torch.Tensor]]

@@ -11,25 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from ifl.boot import Boot
-from ifl.comm import Comm
+from ifl.distributed.comm import Comm
 from ifl.engine import Engine, connect
-from ifl.evaluate import Evaluator
-from ifl.fence import Fence
+from ifl.evaluator import Evaluator
 from ifl.method import BaseMethod
-from ifl.network import RunningStatistics, build_network, synchronise_groups
-from ifl.weights import load_run, start_from
-from ifl.watchdog import patience_s
+from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
+from ifl.network.network import build_network
+from ifl.saving.weights import load_run, start_from
+from ifl.supervision.fence import Fence
+from ifl.supervision.startup_timer import Boot
+from ifl.supervision.watchdog import patience_s
+from recipes.common.addresses import is_afar
+from recipes.common.errors import DataError
 from recipes.schema import Recipe
-from recipes.words import is_afar
-from sharding import decoders
-from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.node_cache import Ahead
-from sharding.pixel_cache import PixelCache
-from sharding.plan import micro_batches
+from sharding.cache.decoded_images import PixelCache
+from sharding.cache.disk_budget import cache_folder
+from sharding.cache.prefetcher import Ahead
+from sharding.format.dataset import Dataset, Split
+from sharding.images import decoders
+from sharding.images.transforms import origin
+from sharding.open import open_dataset
+from sharding.plan.ranks import micro_batches
 from sharding.reader import MicroBatches, Reader
-from sharding.room import cache_folder
-from sharding.views import origin
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -64,6 +67,20 @@ class Setup:
     @property
     def tests(self) -> list[str]:
         return [name for name in self.evaluators if name != "val"]
+
+    def facts(self, recipe: Recipe, steps: int) -> dict[str, Any]:
+        """What meta.json says of the run itself; `steps`: of an epoch."""
+        return {
+            "world": self.comm.size,
+            "hash": recipe.hash8,
+            "data_fingerprint": self.belongs["data_fingerprint"],
+            "class_names": self.dataset.class_names,
+            "class_groups": self.dataset.class_groups,
+            "class_counts": self.counts.tolist(),
+            "decoder": self.belongs["decoder"],
+            "steps_per_epoch": steps,
+            "network": self.engine.network.size,
+        }
 
 
 def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool = True) -> Setup:

@@ -15,27 +15,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from ifl import checkpoint, provenance
-from ifl.boot import Boot
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.confidence import ConfidenceTable, mean_scores
-from ifl.diverged import Diverged, refuse_pollution
-from ifl.environments import stream_weights
-from ifl.evaluate import scores, write_predictions
-from ifl.files import write_json
-from ifl.fixed import to_float
+from ifl.distributed.consistency import check_equal, digest
+from ifl.distributed.fixed_point import to_float
+from ifl.evaluator import scores, write_predictions
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.invariance.confidence import ConfidenceTable, mean_scores
+from ifl.invariance.environments import stream_weights
+from ifl.invariance.streams import first_weights
 from ifl.method import Rows
 from ifl.mixup import mix, partners, share_of_step
-from ifl.monitor import open_metrics
-from ifl.posthoc import judge, predict_all
-from ifl.record import best_name, load_best, save_best, write_environment
+from ifl.post_hoc import judge, predict_all
+from ifl.run_log import open_metrics
+from ifl.saving import checkpoint, provenance
+from ifl.saving.best_epoch import best_name, load_best, save_best, write_environment
+from ifl.saving.state import State, pack, step_seed, unpack
+from ifl.saving.weights import write_weights
 from ifl.setup import set_up
-from ifl.state import State, check_equal, digest, pack, step_seed, unpack
-from ifl.streams import first_weights
-from ifl.sync import StepSync
-from ifl.weights import write_weights
+from ifl.step import Diverged, refuse_pollution
+from ifl.step_reduction import StepSync
+from ifl.supervision.startup_timer import Boot
+from recipes.common.files import write_json
 from recipes.schema import Ifl, Recipe, Schedule
-from sharding.plan import EpochPlan, plan_epoch, rank_draws
+from sharding.plan.epoch import EpochPlan, plan_epoch
+from sharding.plan.ranks import rank_draws
 
 
 def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
@@ -61,7 +63,7 @@ def train(
 
     Args:
         stop_requested: asked at every step; where it says yes on any rank, all save and leave.
-        beat: told at each bit of progress what comes next (ifl/watchdog.py).
+        beat: told at each bit of progress what comes next (ifl/supervision/watchdog.py).
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
@@ -118,7 +120,7 @@ def train(
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(recipe, ready, steps))
+        write_json(folder / "meta.json", provenance.meta(ready.facts(recipe, steps)))
     metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
@@ -132,7 +134,7 @@ def train(
     def save() -> None:
         began = time.monotonic()
         beat(f"saving at epoch {state.epoch}, step {state.step}")
-        refuse_pollution(engine, comm, state, recipe.optim.lr)
+        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
         checkpoint.save(
@@ -218,7 +220,9 @@ def train(
                     engine.step()
             totals = sync.wait()
             if totals.bad:
-                refuse_pollution(engine, comm, state, recipe.optim.lr)  # by a step before: the better sentence
+                refuse_pollution(
+                    engine, comm, state.epoch, state.step, recipe.optim.lr
+                )  # by a step before: the better sentence
                 raise Diverged(
                     f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help"
                 )
@@ -247,7 +251,7 @@ def train(
             if (epoch * steps + state.step) % recipe.log.digest_every == 0:
                 check_equal(
                     f"parameters, centers and weights after step {epoch * steps + state.step}",
-                    f"{engine.checksum()} {digest(centers, state.weights, state.class_means, *state.memory.values())}",
+                    f"{engine.checksum()} {digest(centers and centers.centers_KD, *state.weights, state.class_means, *state.memory.values())}",
                     comm,
                     device,
                 )
@@ -262,7 +266,7 @@ def train(
 
         # ------------------------------------------------------------------------------------------- the epoch's end
         began = time.monotonic()
-        refuse_pollution(engine, comm, state, recipe.optim.lr)
+        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
         final = epoch + 1 == recipe.schedule.epochs
         seen: dict[str, dict[str, np.ndarray]] = {}
         for name in ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else []):
@@ -301,7 +305,7 @@ def train(
             )
             check_equal(
                 f"confidence and environment weights after epoch {epoch}",
-                digest(centers, state.weights, total, *state.memory.values()),
+                digest(centers and centers.centers_KD, *state.weights, total, *state.memory.values()),
                 comm,
                 device,
             )

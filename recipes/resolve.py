@@ -10,15 +10,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from recipes.methods import declaration, model_forms
-from recipes.schema import PROJECT, Recipe, RecipeError, TooManyTasks
-from recipes.words import PIPE, is_afar, nearest
-from recipes.yaml_text import read_yaml
+from recipes.common.addresses import PIPE, is_afar
+from recipes.common.cli import nearest
+from recipes.common.errors import RecipeError
+from recipes.messages import sentence
+from recipes.rules import check_method, check_streams, epoch_of, epochs_of, method_args
+from recipes.schema import PROJECT, Recipe
+from recipes.yaml_io import read_yaml
 
 RECIPES = PROJECT / "recipes"
 
@@ -166,7 +169,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     try:
         result = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(" ".join(_sentence(error, origins).split())) from None
+        raise RecipeError(" ".join(sentence(error, origins).split())) from None
     return _written_out(_with_source(result, site))
 
 
@@ -309,22 +312,22 @@ def _written_out(recipe: Recipe) -> Recipe:
             if values[section][key] is None:
                 values[section][key] = choice
     if recipe.log.keep is not None:
-        values["log"]["keep"] = kept = [_epoch(m, recipe.schedule.epochs) for m in recipe.log.keep]
+        values["log"]["keep"] = kept = [epoch_of(m, recipe.schedule.epochs) for m in recipe.log.keep]
         if any(not 0 <= epoch < recipe.schedule.epochs for epoch in kept):
             raise RecipeError(
                 f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal"
             )
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
-    _check_method(recipe)
+    check_method(recipe)
     if recipe.ifl:
-        values["ifl"]["milestones"] = _epochs("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
+        values["ifl"]["milestones"] = epochs_of("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
         if recipe.ifl.center_init == "class_means" and values["ifl"]["milestones"][:1] in ([], [0]):
             raise RecipeError(
                 f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}"
             )
     if recipe.schedule.decay == "steps":
-        values["schedule"]["drops"] = _epochs(
+        values["schedule"]["drops"] = epochs_of(
             "schedule.drops", recipe.schedule.drops, recipe.schedule.epochs, apart=False
         )
     if (
@@ -333,201 +336,9 @@ def _written_out(recipe: Recipe) -> Recipe:
         values["batch"]["replacement"] = recipe.preset == "paper" and (
             recipe.ifl is not None or "class_inverse" in recipe.stream_names
         )
-    values["method"]["args"] = _method_args(recipe)
-    _check_streams(recipe)
+    values["method"]["args"] = method_args(recipe)
+    check_streams(recipe)
     return Recipe.model_validate(values)
-
-
-def _epochs(key: str, milestones: list[int | float], epochs: int, apart: bool = True) -> list[int]:
-    """Fractions of the epochs as epochs; in a short run several may fall on one, unless they must stay `apart`."""
-    found = [_epoch(m, epochs) for m in milestones]
-    if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
-        raise RecipeError(
-            f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last"
-        )
-    return found
-
-
-def _method_args(recipe: Recipe) -> dict[str, Any]:
-    """All arguments of the method, written out: the recipe's, and its file's defaults for the rest."""
-    name, usual = recipe.method.name, declaration(recipe.method.name).args(recipe.preset)
-    for key, value in recipe.method.args.items():
-        if key not in usual:
-            raise RecipeError(
-                f"unknown key method.args.{key}: {nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}"
-            )
-        wanted = type(usual[key])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise RecipeError(
-                f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
-            )
-    return {key: type(default)(recipe.method.args.get(key, default)) for key, default in usual.items()}
-
-
-def _check_method(recipe: Recipe) -> None:
-    """What a method refuses or needs, with its reason; and a second stage needs a first."""
-    method, declared = recipe.method, declaration(recipe.method.name)
-    if declared.FORM not in model_forms(recipe.model.name):
-        raise RecipeError(
-            f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}"
-        )
-    for key, on in (
-        ("ifl", recipe.ifl),
-        ("mixup", recipe.augment.mixup),
-        ("legacy_count_order", method.legacy_count_order),
-    ):
-        if on and key in declared.REFUSES:
-            raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
-    if method.legacy_count_order and not declared.COUNTS:
-        raise RecipeError(
-            f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class counts: leave it out"
-        )
-    if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
-        raise RecipeError(
-            f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}"
-        )
-    groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
-    if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
-        raise TooManyTasks(
-            f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here"
-        )
-    if recipe.augment.mixup and not recipe.batch.bn:
-        raise RecipeError(
-            "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none"
-        )
-    if (
-        recipe.augment.mixup
-        and recipe.tasks > groups
-        and (recipe.tasks % groups or recipe.mixup_blocks % (recipe.tasks // groups))
-    ):
-        legal = [ranks for ranks in range(1, groups) if groups % ranks == 0] + [
-            groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0
-        ]
-        raise TooManyTasks(
-            f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here"
-        )
-    if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
-        raise RecipeError(
-            "mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal"
-        )
-    if declared.FORM == "branches" and recipe.batch.bn_by == "env":
-        raise RecipeError(
-            f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal"
-        )
-    if declared.TRAINS == "head" and not method.init_from:
-        raise RecipeError(
-            f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline"
-        )
-    if method.init_from and method.eval_of:
-        raise RecipeError(
-            "method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is"
-        )
-    if method.eval_of:
-        for key, on, trained in (
-            ("ifl", recipe.ifl, "glt_ifl"),
-            ("augment.mixup", recipe.augment.mixup, "glt_mixup"),
-            ("augment.randaug", recipe.augment.randaug, "glt_randaug"),
-        ):
-            if on:
-                raise RecipeError(
-                    f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name {trained} in method.eval_of instead"
-                )
-    if recipe.ifl and "uniform" not in declared.STREAMS:
-        raise RecipeError(
-            f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage"
-        )
-
-
-def _check_streams(recipe: Recipe) -> None:
-    """A batch and its groups must divide among the environments."""
-    batch, streams = recipe.batch, recipe.streams
-    if batch.bn_by == "env":
-        if not batch.bn or batch.size % (streams * batch.bn):
-            raise RecipeError(
-                f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x batch.bn={batch.bn}"
-            )
-    elif (batch.bn or batch.size) % streams:
-        key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
-        raise RecipeError(
-            f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
-        )
-
-
-def _epoch(milestone: float, epochs: int) -> int:
-    """A fraction of the epochs, or (from 1 on) an epoch itself."""
-    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
-    """pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
-    first = error.errors()[0]
-    parts = [str(part) for part in first["loc"]]
-    dotted = ".".join(parts)
-    origin = next(
-        (origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins),
-        "the schema",
-    )
-    if first["type"] == "extra_forbidden":
-        section = ".".join(parts[:-1])
-        if dotted == "slurm.setup":
-            return f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in slurm/site.yaml or in the file that GLT_SITE names"
-        legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
-        elsewhere = [
-            leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]
-        ]  # the right word without its section
-        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)
-        return f"unknown key {dotted} ({origin}): {hint}"
-    if first["type"] == "literal_error":
-        field = _section(parts[:-1]).model_fields.get(parts[-1])
-        legal = [value for value in _literals(field.annotation)] if field else []
-        return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
-    if first["type"] == "model_type":
-        section = _section(parts)
-        off = ", or null to switch it off" if parts == ["ifl"] else ""
-        return f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as {dotted}.{next(iter(section.model_fields))}=...{off}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return (
-        f"{dotted}={first['input']} ({origin}): {message}"
-        if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel)
-        else f"{message} ({origin})"
-    )
-
-
-def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
-    """All keys with their dots."""
-    leaves = []
-    for key, field in section.model_fields.items():
-        inner = next(
-            (
-                kind
-                for kind in (field.annotation, *get_args(field.annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
-        leaves += _leaves(inner, f"{path}{key}.") if inner else [f"{path}{key}"]
-    return leaves
-
-
-def _section(parts: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Recipe
-    for part in parts:
-        annotation = section.model_fields[part].annotation
-        section = next(
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
-    return section
-
-
-def _literals(annotation: Any) -> list[Any]:
-    values: list[Any] = []
-    for argument in get_args(annotation):
-        values += _literals(argument) if get_args(argument) else ([] if argument is type(None) else [argument])
-    return values
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -541,4 +352,4 @@ def load_resolved(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(load_yaml(path))
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_sentence(error, {})}") from None
+        raise RecipeError(f"{path}: {sentence(error, {})}") from None

@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
-from sharding.index import DataError
-from sharding.request import HELP, Request, builders, declared, parse
-from sharding.room import why
+from recipes.common.errors import DataError
+from recipes.common.files import why
+from sharding.building.request import HELP, Request, builders, declared, parse
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
-        importlib.import_module(f"sharding.{name}").build(request)
+        importlib.import_module(f"sharding.datasets.{name}.build").build(request)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,6 @@ order is the plan's for any number of workers, and only consumed steps count for
 
 from __future__ import annotations
 
-import multiprocessing.context
-import multiprocessing.popen_fork
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,13 +19,15 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from sharding import decoders
-from sharding.augment import draw_rng
-from sharding.dataset import DataError, Split
-from sharding.decoders import Decoder, Pixels, whole
-from sharding.pixel_cache import PixelCache
-from sharding.plan import Draws
-from sharding.views import shrunk, test_pixels, train_pixels
+from recipes.common.errors import DataError
+from sharding.cache.decoded_images import PixelCache
+from sharding.format.dataset import Split
+from sharding.images import decoders
+from sharding.images.decoders import Decoder, Pixels, whole
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import shrunk, test_pixels, train_pixels
+from sharding.loader_workers import Fork, Handover, quiet_worker
+from sharding.plan.ranks import Draws
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
@@ -193,7 +191,7 @@ class Reader:
     """Feeds one rank. Persistent workers live as long as it does, whatever the number of epochs."""
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
-        self._handover = _Handover()
+        self._handover = Handover()
         self._loader = DataLoader(
             _Telling(dataset),
             batch_size=None,
@@ -202,8 +200,8 @@ class Reader:
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             persistent_workers=persistent and workers > 0,
-            worker_init_fn=_quiet_worker,
-            multiprocessing_context=_Fork() if workers else None,
+            worker_init_fn=quiet_worker,
+            multiprocessing_context=Fork() if workers else None,
         )
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
@@ -235,46 +233,8 @@ def _good(batch: Batch | DataError) -> Batch:
     return batch
 
 
-class _Handover:
-    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it anew every epoch.
-
-    It does not know the reader: a cycle of references would leave the workers to the garbage collector, which closes
-    their queues before it asks them to end, and then they never do.
-    """
-
-    draws: Iterable[Draws] = ()
-
-    def __iter__(self) -> Iterator[Draws]:
-        return iter(self.draws)
-
-
 def _unchanged(batch: Batch) -> Batch:
     return batch
-
-
-def _quiet_worker(worker: int) -> None:
-    """Warning signals reach every process of a job step, and a worker that died of one would take the save with it.
-    Workers end with their parent: it asks them over their queues, and at its own exit by SIGHUP (see `_Fork`)."""
-    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
-
-
-class _Popen(multiprocessing.popen_fork.Popen):
-    def terminate(self) -> None:
-        self._send_signal(signal.SIGHUP)
-
-
-class _Process(multiprocessing.context.ForkProcess):
-    @staticmethod
-    def _Popen(process: Any) -> _Popen:
-        return _Popen(process)
-
-
-class _Fork(multiprocessing.context.ForkContext):
-    """Forked workers that Python ends by SIGHUP: at exit it would send SIGTERM, which they ignore, and wait for ever."""
-
-    Process = _Process
 
 
 def evaluation_draws(samples: int, rank: int, ranks: int, size: int) -> Iterator[Draws]:

@@ -30,20 +30,16 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
 import numpy as np
 from tqdm import tqdm
 
-from recipes.words import one_line
-from sharding.arguments import folder_and_options, whole_number
-from sharding.dataset import DATASET_FILE
-from sharding.findings import Findings
-from sharding.index import DataError, Index
-from sharding.near import BITS, LEVELS, SIDE, alike
-from sharding.verify_set import (
+from recipes.common.cli import folder_and_options, whole_number
+from recipes.common.errors import DataError, one_line
+from sharding.checks.dataset import (
     check_across,
     check_files,
     check_folders,
@@ -53,7 +49,11 @@ from sharding.verify_set import (
     read_meta,
     split_folders,
 )
-from sharding.verify_shard import Report, Task, check_shard
+from sharding.checks.near_duplicates import BITS, LEVELS, SIDE, alike
+from sharding.checks.report import Findings
+from sharding.checks.shard import Report, Task, check_shard
+from sharding.format.dataset import DATASET_FILE
+from sharding.format.index import Index
 
 KEYS = ("workers", "limit", "duplicates")
 

@@ -40,20 +40,21 @@ def main(words: list[str]) -> int:
         print(__doc__.strip())
         print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
         return 0
+    from recipes.common.errors import RecipeError
     from recipes.resolve import dump
-    from recipes.schema import RecipeError
-    from slurm import finished, several, site_file
-    from sharding.afar import COMMAND
-    from slurm.wanted import wanted
+    from sharding.cache.remote_files import COMMAND
+    from slurm import reuse, site_file
+    from slurm.cluster import submission
+    from slurm.planning.requested_runs import wanted
 
     try:
         here = site_file.load()
         if here.pipe:
             os.environ[COMMAND] = here.pipe  # data may come by this command, and by no other
-        if finished.asks(words):
-            return finished.command(words, here)
+        if reuse.asks(words):
+            return reuse.command(words, here)
         if any(word.startswith("build=") for word in words):
-            from slurm.build_job import launch
+            from slurm.cluster.build_job import launch
 
             return launch(words, here)
         runs, at_once = wanted(words, here)
@@ -68,12 +69,12 @@ def main(words: list[str]) -> int:
                 print(
                     f"# site file: {here.path or 'none'}",
                     *(f"# {line}" for line in (*_estimates(runs), *remarks)),
-                    several.preview(runs, at_once),
+                    submission.preview(runs, at_once),
                     sep="\n",
                 )
                 return 0
-            from slurm.snapshot import place
-            from slurm.submit import batch_file
+            from slurm.cluster.sbatch import batch_file
+            from slurm.code_snapshot import place
 
             print(
                 f"# {first.folder}\n# site file: {here.path or 'none'}",
@@ -87,10 +88,10 @@ def main(words: list[str]) -> int:
         if len(runs) > 1:
             print(_cost(runs), *remarks, sep="\n", flush=True)
         if first.recipe.cluster == "local":
-            from slurm.local_queue import run_all
+            from slurm.local.run_queue import run_all
 
             return run_all(runs, _check_data, at_once)
-        several.submit_all(runs, at_once, here, _check_data)
+        submission.submit_all(runs, at_once, here, _check_data)
         return 0
     except (RecipeError, _data_error()) as error:
         print(f"launch.py: {error}", file=sys.stderr)
@@ -102,8 +103,8 @@ def main(words: list[str]) -> int:
 
 def _estimates(runs) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
-    from slurm.cost import cost
-    from slurm.forecast import forecast
+    from slurm.planning.cost import cost
+    from slurm.planning.forecast import forecast
 
     try:
         return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
@@ -113,8 +114,8 @@ def _estimates(runs) -> list[str]:
 
 def _cost(runs) -> str:
     """Of runs to be made. Where a command brings the data, it may fail here; see `_check_data`."""
-    from recipes.words import PIPE
-    from slurm.cost import cost
+    from recipes.common.addresses import PIPE
+    from slurm.planning.cost import cost
 
     try:
         return str(cost(runs))
@@ -125,21 +126,21 @@ def _cost(runs) -> str:
 
 
 def _data_error() -> type[Exception]:
-    from sharding.index import DataError
+    from recipes.common.errors import DataError
 
     return DataError
 
 
 def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
-    from recipes.words import PIPE
+    from recipes.common.addresses import PIPE
 
     _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
 
 
 @functools.cache  # a table's runs share theirs
 def _check_set(root, name, lenient) -> None:
-    from slurm.cost import opened
+    from slurm.planning.cost import opened
 
     try:
         opened(root, name)
@@ -156,8 +157,8 @@ def _check_set(root, name, lenient) -> None:
 def _check_batch(recipe) -> None:
     """So is a number of ranks that cannot share the batch. On GPUs ranks may share a group; whether there are some is
     known here for a local run or where the recipe asks for none, and else only on the nodes."""
-    from recipes.schema import RecipeError
-    from sharding.plan import PlanError, micro_batches
+    from recipes.common.errors import PlanError, RecipeError
+    from sharding.plan.ranks import micro_batches
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
@@ -175,7 +176,7 @@ def _check_batch(recipe) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()
     sys.exit(main(sys.argv[1:]))

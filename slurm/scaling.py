@@ -7,7 +7,7 @@ has ended its forward pass, each bucket of gradients when the last rank has comp
 kept up to the newest checkpoint when an interruption comes (Poisson), or up to the interruption where a warning came early enough.
 
 Everything is drawn from fixed seeds: the same question has the same answer. `batch.size` is global, so the scaling is strong: R ranks share one
-batch, as sharding.plan allows it.
+batch, as sharding.plan.epoch allows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from sharding.plan import PlanError, micro_batches
+from recipes.common.errors import PlanError
+from sharding.plan.ranks import micro_batches
 
 INTERRUPTIONS = 10_000
 """A run of more than so many interruptions is taken for one that never ends."""
@@ -70,7 +71,7 @@ class Assumptions:
 
 def suite_bytes(batch: int, classes: int, features: int) -> float:
     """Bytes of the suite's reduction as a sum over ranks would count them: class sums as int64, or the features gathered, which is
-    half of a sum's way (ifl/sync.py)."""
+    half of a sum's way (ifl/step_reduction.py)."""
     return 2.0 * batch * (features + 2) if 4 * batch < 8 * classes else 8.0 * classes * (features + 1)
 
 

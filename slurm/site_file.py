@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipes.common.addresses import PIPE
+from recipes.common.cli import nearest
+from recipes.common.errors import RecipeError
 from recipes.resolve import load_yaml
-from recipes.schema import PROJECT, RecipeError
-from recipes.words import PIPE, nearest
-from sharding.afar import COMMAND
+from recipes.schema import PROJECT
+from sharding.cache.remote_files import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""

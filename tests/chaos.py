@@ -29,7 +29,7 @@ from chaos_kinds import KINDS, Missed, Target, legal_kinds
 from test_slurm import launch, result_of
 
 from recipes.resolve import resolve
-from slurm import events, status
+from slurm.monitoring import events, failure, run_state
 
 WORDS = [
     "recipe=glt_randaug_ifl",
@@ -146,7 +146,9 @@ class Chaos:
             if target.state() != "running":
                 break
             hit += self.strike(target, self.next_kind(), number)
-        while self.until(lambda: target.state() not in status.LIVE, "the end", target) and target.state() != "finished":
+        while (
+            self.until(lambda: target.state() not in run_state.LIVE, "the end", target) and target.state() != "finished"
+        ):
             self.relaunch(target)
         self.until(lambda: target.known().get("JobState") == "COMPLETED", "the job's end", target)
         time.sleep(2 * PERIOD_S)
@@ -165,13 +167,13 @@ class Chaos:
         struck, struck_at = time.monotonic(), before if blow.starts is None else blow.starts
 
         def dead() -> bool:
-            return target.state() not in (*status.LIVE, "finished")
+            return target.state() not in (*run_state.LIVE, "finished")
 
         def back() -> bool:
             return blow.comes_back and target.starts() > max(struck_at, 1) and target.state() == "running"
 
         self.until(lambda: target.state() == "finished" or dead() or back(), f"what comes of {kind}", target)
-        told = status.why(target.folder) if blow.why else ""
+        told = failure.why(target.folder) if blow.why else ""
         state = target.state()
         if blow.comes_back and dead():
             self.problems.append(

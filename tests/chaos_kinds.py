@@ -20,7 +20,7 @@ import cluster as clusters
 from test_slurm import launch
 
 from recipes.resolve import resolve
-from slurm import events, status
+from slurm.monitoring import events, run_state
 
 FAULTS = Path(__file__).parent / "faults"
 
@@ -64,7 +64,7 @@ class Target:
         return sum(event["event"] == "start" for event in events.read(self.folder))
 
     def state(self) -> str:
-        return status.state_of(self.folder, events.read(self.folder), status.queue())
+        return run_state.state_of(self.folder, events.read(self.folder), run_state.queue())
 
     def checkpoints(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("ckpt/step-*/MANIFEST.json"))

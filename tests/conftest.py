@@ -10,8 +10,9 @@ import pytest
 
 os.environ["GLT_SITE"] = ""  # a developer's own site file is not the tests'
 
-from sharding.dataset import open_dataset
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
+from sharding.open import open_dataset
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,8 +38,8 @@ def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def digits(root: Path) -> Path:
     """Fill `root` with the whole of digits_glt."""
-    from sharding.digits_glt import build
-    from sharding.request import Request
+    from sharding.building.request import Request
+    from sharding.datasets.digits_glt.build import build
 
     build(Request(root))
     return root

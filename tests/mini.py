@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from ranks import my_rank, started
+
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
-from sharding.dataset import open_dataset
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
-from slurm.folder import prepare
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
+from sharding.open import open_dataset
+from slurm.run_folder import prepare
 
 COUNTS = (14, 9, 6, 3)
 EPOCHS, STEPS = 5, 2
@@ -97,7 +98,7 @@ def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | N
     import importlib.util
     import sys
 
-    from ifl.checkpoint import CheckpointError
+    from ifl.saving.checkpoint import CheckpointError
     from ifl.train import train
 
     if method:

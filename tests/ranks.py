@@ -168,7 +168,7 @@ def comms() -> dict[int, Any]:
     """`Comm`s of the first 1, 2, ... ranks; None where this rank is not among them. A collective when first called."""
     import torch.distributed as dist
 
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     world = dist.get_world_size()
     groups = {size: dist.new_group(list(range(size))) for size in range(1, world + 1)}

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding import clusters, features
-from sharding.sources import ClassImages
-from sharding.write import whole_file
+from recipes.common.files import whole_file
+from sharding.datasets.imagenet_glt import clustering, features
+from sharding.datasets.imagenet_glt.archive import ClassImages
 
 
 def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
@@ -110,5 +110,5 @@ def plant(work: Path, images: ClassImages, number: int, weights: str, seed: int 
     (work / "features").mkdir(parents=True, exist_ok=True)
     with whole_file(work / "features" / f"{images.name}.npz") as file:
         np.savez(file, features=found, names=np.array(images.names), weights=weights)
-    assert features.read(work / "features", images, weights) is not None and clusters.CLUSTERS == 6
+    assert features.read(work / "features", images, weights) is not None and clustering.CLUSTERS == 6
     return ranks

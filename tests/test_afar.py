@@ -18,21 +18,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from nodes import assert_equal, children, on_a_disk_of
-from ifl import setup
 from ranks import RankFailure, started
-from recipes.resolve import resolve
-from sharding import afar
-from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.index import load_index, save_index
-from sharding.locks import is_free, locked
-from sharding.node_cache import Ahead
-from sharding.plan import last_need, micro_batches, needs, plan_epoch, rank_draws
-from sharding.reader import MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
+
+from ifl import setup
+from recipes.common.errors import DataError
+from recipes.common.locks import is_free, locked
+from recipes.resolve import resolve
+from sharding.cache import remote_files
+from sharding.cache.prefetcher import Ahead
+from sharding.format.dataset import Dataset, Split
+from sharding.format.index import load_index, save_index
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.shard_schedule import last_need, needs
+from sharding.reader import MicroBatches, Reader
 
 VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
 
@@ -57,8 +61,8 @@ def server(tiny_root: Path) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and stalls of tenths of a second."""
-    monkeypatch.setattr(afar, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
-    monkeypatch.setattr(afar, "STALL_S", 0.4)
+    monkeypatch.setattr(remote_files, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
+    monkeypatch.setattr(remote_files, "STALL_S", 0.4)
 
 
 def opened(server: Server, folder: Path, gb: float | None = None) -> Dataset:
@@ -319,7 +323,7 @@ def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_
         open_dataset(server.url, "no_such")
     for path in ("../x", "a/../../x", "/etc/passwd", "a//b", "a b", "-x", "$(x)", ""):
         with pytest.raises(DataError, match="no plain path"):
-            afar.plain(path)
+            remote_files.plain(path)
 
 
 def test_a_set_that_is_not_what_it_says_is_refused(

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from afar_server import Server
 from mini import recipe_of, trained
 from ranks import started
-from recipes.schema import PROJECT, Recipe
-from sharding.index import load_index
+from safetensors import safe_open
+from safetensors.torch import load_file
 from test_launch import launch, refused
 from test_methods import mini_root  # noqa: F401 (a fixture)
+
+from recipes.schema import PROJECT, Recipe
+from sharding.format.index import load_index
 
 
 @pytest.fixture(scope="module")

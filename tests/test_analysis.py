@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import text
 from analysis.__main__ import main
-from analysis.curves import learning_curves
-from analysis.frame import COLUMNS, tidy
-from recipes.layout import FOLDER, Layout, available, load_layout
-from analysis.runs import load_runs
-from analysis.tables import Cell, Table, build
+from analysis.figures.learning_curves import learning_curves
+from analysis.inputs.frame import COLUMNS, tidy
+from analysis.inputs.runs import load_runs
+from analysis.tables import text
+from analysis.tables.cells import Cell, Table, build
+from recipes.table_layout import FOLDER, Layout, available, load_layout
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -424,7 +424,7 @@ def test_latex_escapes_hostile_names(tmp_path: Path) -> None:
 
 def test_figure_takes_hostile_names(tmp_path: Path) -> None:
     """Labels with $ or a leading underscore appear in the legend as they are, and drawing does not fail."""
-    from analysis.figures import save
+    from analysis.figures.style import save
 
     figure, _ = learning_curves([hostile(tmp_path)])
     save(figure, tmp_path, "hostile")

@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from sharding import decoders, randaug
-from sharding.augment import crop_box, draw_rng
-from sharding.decoders import Picture, decode, picture_of
-from sharding.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
-from sharding.views import test_pixels, train_pixels
+from sharding.images import decoders, randaug
+from sharding.images.decoders import Picture, decode, picture_of
+from sharding.images.dice import draw_rng
+from sharding.images.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
+from sharding.images.transforms import crop_box, test_pixels, train_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 NEUTRAL_AT_ZERO = {op.name for op in OPERATIONS} - {"AutoContrast", "Equalize", "Invert"}

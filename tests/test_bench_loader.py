@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.dataset import Split
-from sharding.index import load_index
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
 from tests.bench.loader.data import make
 from tests.bench.loader.measure import cores_s
 from tests.bench.loader.pipelines import epoch, imagefolder, ours, webdataset

@@ -10,17 +10,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import cluster as clusters
-from recipes.schema import PROJECT, RecipeError
-from sharding.index import DataError
-from sharding.request import HELP, _literals, builders, declared
-from slurm import build_job
-from slurm.build_job import BuildJob, stages
-from slurm.site_file import Site
+import pytest
 from test_imagenet_glt import content, plant, raw, root  # noqa: F401 (fixtures)
 from test_imagenet_glt import words as build_words
+
+from recipes.common.errors import DataError, RecipeError
+from recipes.schema import PROJECT
+from sharding.building.request import HELP, _literals, builders, declared
+from slurm.cluster import build_job
+from slurm.cluster.build_job import BuildJob, stages
+from slurm.site_file import Site
 
 
 def launch(arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -132,7 +132,7 @@ def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:  # noqa: F
 
 def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
     """The job leaves with the build's exit code, so that no later stage starts."""
-    code = f"from slurm.build_job import BuildJob; BuildJob(('data=imagenet_glt', 'out={tmp_path}', 'source={tmp_path / 'no'}', 'annotation=no.json', 'stage=index'))()"
+    code = f"from slurm.cluster.build_job import BuildJob; BuildJob(('data=imagenet_glt', 'out={tmp_path}', 'source={tmp_path / 'no'}', 'annotation=no.json', 'stage=index'))()"
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 2 and "annotation=no.json does not exist" in shown.stderr
     assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import cables
 import cluster as clusters
+import pytest
 from chaos_kinds import Target
-from recipes.resolve import resolve
-from slurm import events
 from test_slurm import launch, result_of, wait
+
+from recipes.resolve import resolve
+from slurm.monitoring import events
 
 
 @pytest.fixture

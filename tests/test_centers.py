@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.fixed import to_fixed, to_float
-from ifl.sync import StepSync, gather_is_smaller
 from ranks import comm_of, started
+
+from ifl.distributed.fixed_point import to_fixed, to_float
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.step_reduction import StepSync, gather_is_smaller
 
 DISTANCES = ("l2", "cosine")
 CLASSES, DIM, SEED = 6, 5, 11

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import cluster as clusters
+import pytest
 
 KINDS = ["kill-save", "preempt", "preempt-grace", "cancel", "corrupt", "exception"]
 

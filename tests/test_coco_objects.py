@@ -13,17 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coco_source
 import joblib
 import numpy as np
 import pytest
 from PIL import Image
 
-import coco_source
-from sharding.decoders import decode
-from sharding.coco_attributes import ORIGINAL, Attributes, load_arrays, main, plain_arrays, read_pickle, save_arrays
-from sharding.coco_objects import crop, crop_box, read_objects
-from sharding.index import DataError
-from sharding.stored import encoded
+from recipes.common.errors import DataError
+from sharding.datasets.mscoco_glt.attributes import (
+    ORIGINAL,
+    Attributes,
+    load_arrays,
+    main,
+    plain_arrays,
+    read_pickle,
+    save_arrays,
+)
+from sharding.datasets.mscoco_glt.objects import crop, crop_box, read_objects
+from sharding.images.decoders import decode
+from sharding.images.encoding import encoded
 
 COUNTS = [9, 8] + [4] * 26 + [3]
 

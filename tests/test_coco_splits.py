@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import coco_source
 import numpy as np
 import pytest
 
-import coco_source
-from sharding.coco_splits import (
+from recipes.common.errors import DataError
+from sharding.datasets.mscoco_glt.splits import (
     PAPER,
     Part,
     Sizes,
@@ -20,8 +21,7 @@ from sharding.coco_splits import (
     thirds,
     unevenness,
 )
-from sharding.dataset import digest_of
-from sharding.index import DataError
+from sharding.format.dataset import digest_of
 
 SMALL = {edition: sizes.times(0.02) for edition, sizes in PAPER.items()}
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(29), np.linspace(260, 40, 29).astype(int)))

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-
-from ifl.confidence import SCORE_BITS, ConfidenceTable, mean_scores
 from ranks import comm_of, started
+
+from ifl.invariance.confidence import SCORE_BITS, ConfidenceTable, mean_scores
 
 SAMPLES, DRAWS = 50, 400
 

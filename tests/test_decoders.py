@@ -14,13 +14,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from ifl import provenance
-from sharding import decoders, turbojpeg
-from sharding.augment import crop_box, draw_rng
-from sharding.decoders import ORDER, agreed, available, decoder, whole
-from sharding.index import DataError
-from sharding.turbojpeg import find_turbojpeg
-from sharding.views import resized, shrunk
+from ifl.saving import provenance
+from recipes.common.errors import DataError
+from sharding.images import decoders, turbojpeg
+from sharding.images.decoders import ORDER, agreed, available, decoder, whole
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import crop_box, resized, shrunk
+from sharding.images.turbojpeg import find_turbojpeg
 
 FAST = [name for name in available() if name != "pillow"]
 STYLES = {

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy
 from matplotlib.figure import Figure
 from PIL import Image
 
-import toy
-from sharding.dataset import open_dataset
-from sharding.describe import main, numbers, read, share_std, spread, tables
-from sharding.index import load_index
-from sharding.portrait import CELL, class_histogram, contact_sheet
+from sharding.checks.figures import CELL, class_histogram, contact_sheet
+from sharding.checks.statistics import numbers, read, share_std, spread, tables
+from sharding.describe import main
+from sharding.format.index import load_index
+from sharding.open import open_dataset
 
 FILES = {
     "describe.json",

@@ -22,11 +22,13 @@ import pytest
 import webdataset
 from PIL import Image
 
+from recipes.common.errors import DataError
 from sharding import build as build_module
-from sharding import digits_glt
-from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.index import load_index, save_index
-from sharding.write import Sample, write_split
+from sharding.datasets.digits_glt import build, looks
+from sharding.format.dataset import Dataset, Split
+from sharding.format.index import load_index, save_index
+from sharding.format.shards import Sample, write_split
+from sharding.open import open_dataset
 
 FINGERPRINT = "7cb2a4f49575a5290b18c9d12ec369e1ea52f299cb22a0344643075da57c8856"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -110,8 +112,8 @@ def test_other_seed_other_images() -> None:
     """Another seed draws other scans, in another order, into other images."""
     first, second = [], []
     for seed, found in ((0, first), (1, second)):
-        scans, pools = digits_glt._load_scans(seed)
-        found.extend(digits_glt._samples("cbl/val", 4, scans, pools, seed))
+        scans, pools = build._load_scans(seed)
+        found.extend(build._samples("cbl/val", 4, scans, pools, seed))
     assert [s.source for s in first] != [s.source for s in second]
     assert not {s.jpg for s in first} & {s.jpg for s in second}
 
@@ -172,7 +174,7 @@ def test_editions_counts_and_groups(dataset: Dataset) -> None:
 
 def test_looks_rank_differently(dataset: Dataset) -> None:
     """Looks correlate with classes in training and not in Test-GBL; ranks in pairs are the attribute groups."""
-    assert len(set(digits_glt.RANKS)) == 10 and all(sorted(ranks) == list(range(6)) for ranks in digits_glt.RANKS)
+    assert len(set(build.RANKS)) == 10 and all(sorted(ranks) == list(range(6)) for ranks in build.RANKS)
     shares = {}
     for split in ("train", "test_gbl"):
         opened = dataset.split("cbl", split)
@@ -182,9 +184,9 @@ def test_looks_rank_differently(dataset: Dataset) -> None:
                 for member in tar:
                     if member.name.endswith(".json"):
                         entry = json.load(tar.extractfile(member))
-                        look = digits_glt.LOOKS.index(entry["look"])
+                        look = looks.LOOKS.index(entry["look"])
                         counts[entry["label"], look] += 1
-                        assert entry["attribute"] == digits_glt.RANKS[entry["label"]].index(look) // 2
+                        assert entry["attribute"] == build.RANKS[entry["label"]].index(look) // 2
         shares[split] = counts / counts.sum(1, keepdims=True)
     assert shares["train"].max() > 0.4 and shares["test_gbl"].max() < 0.21
 
@@ -198,7 +200,7 @@ def test_no_source_in_two_splits(dataset: Dataset) -> None:
 
 def test_leak_is_refused(tmp_path: Path) -> None:
     """finish_dataset names the source that lies in two splits of one edition, and nothing opens then."""
-    from sharding.write import begin_dataset, finish_dataset
+    from sharding.format.dataset_json import begin_dataset, finish_dataset
 
     folder = begin_dataset(tmp_path, "leaky")
     for split in ("train", "val"):

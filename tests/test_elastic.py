@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from ranks import started
-from recipes.schema import Recipe
 from test_train import STEPS, _offer, _recipe
+
+from recipes.schema import Recipe
 
 EPOCHS = 3
 TO_THE_END = 1000

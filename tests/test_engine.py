@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from ranks import started
+
 from recipes.schema import PROJECT, Optim
 
 
@@ -30,7 +30,7 @@ def test_a_leftover_of_a_killed_build_does_not_hang() -> None:
 def looks(zero: int) -> dict[str, list[bool | int]]:
     """In a rank: whether the engine calls its tensors finite, and their checksum: as they are, and after one bit or value of each kind changed."""
     from ifl.engine import Engine
-    from ifl.network import Network
+    from ifl.network.network import Network
 
     backbone = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ifl.heads import drw_weights, ldam_margins
 from ifl.method import BaseMethod, Output, Rows, Task, load_method
-from recipes.methods import declaration
+from ifl.network.heads import drw_weights, ldam_margins
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 COUNTS = np.array([500, 120, 120, 40, 7])
 BALANCED = np.full(5, 60)
@@ -348,7 +348,7 @@ def test_bbn_is_judged_by_both_branches() -> None:
 
 def test_bbn_trains_branches_and_classifier_through_its_network() -> None:
     """On a network of branches each branch and its half of the classifier get a gradient, in the middle of training."""
-    from ifl.network import Network, build_backbone
+    from ifl.network.network import Network, build_backbone
 
     backbone = build_backbone("small_resnet", "branches")
     method = method_of("bbn", dim=backbone.feature_dim)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ifl.environments import class_weights, environment_weights, scales, stream_weights
+from ifl.invariance.environments import class_weights, environment_weights, scales, stream_weights
 
 NAN = math.nan
 

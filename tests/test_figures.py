@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import classwise, environments, tail, twins
 from analysis.__main__ import main
-from analysis.details import Classes, classes_of, environments_of
-from analysis.figures import heat, save, short
-from analysis.frame import tidy
-from analysis.gallery import gallery
-from analysis.labels import place
-from analysis.progress import curves_of, progress, steps_of_epoch
-from analysis.runs import load_run, load_runs
-from analysis.study import Study, studies
-from analysis.tables import Table, build
-from folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
-from recipes.layout import available, load_layout
+from analysis.figures import environments, figure5, long_tail
+from analysis.figures.catalogue import gallery
+from analysis.figures.methods import Study, studies
+from analysis.figures.point_labels import place
+from analysis.figures.progress import curves_of, progress, steps_of_epoch
+from analysis.figures.style import heat, save, short
+from analysis.inputs.artifacts import Classes, classes_of, environments_of
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import load_run, load_runs
+from analysis.stats import per_class
+from analysis.tables.cells import Table, build
+from recipes.table_layout import available, load_layout
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHODS = {"glt_baseline": 0.5, "glt_crt": 0.55, "glt_ifl": 0.8, "glt_crt_ifl": 0.7}
@@ -94,7 +95,7 @@ def test_accuracy_table_by_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = random_predictions(rng, 60, 7)
     bins = [np.array([4, 0]), np.array([6, 5, 1]), np.array([2])]  # class 3 is in none, but counts in all
-    made = classwise.accuracy_table(found, bins, 3)
+    made = per_class.accuracy_table(found, bins, 3)
     for g in range(4):
         for a in range(4):
             members = [
@@ -110,8 +111,8 @@ def test_accuracy_table_by_brute_force(seed: int) -> None:
 
 def test_tail_bins_go_from_head_to_tail() -> None:
     """Classes come by falling count, ties in their order, in runs whose lengths differ by one at most."""
-    assert [part.tolist() for part in classwise.tail_bins(np.array([3, 9, 3, 7, 1]), 9)] == [[1], [3], [0], [2], [4]]
-    assert [part.tolist() for part in classwise.tail_bins(np.array([3, 9, 3, 7, 1]), 2)] == [[1, 3, 0], [2, 4]]
+    assert [part.tolist() for part in per_class.tail_bins(np.array([3, 9, 3, 7, 1]), 9)] == [[1], [3], [0], [2], [4]]
+    assert [part.tolist() for part in per_class.tail_bins(np.array([3, 9, 3, 7, 1]), 2)] == [[1, 3, 0], [2, 4]]
 
 
 def test_confusion_by_brute_force() -> None:
@@ -119,7 +120,7 @@ def test_confusion_by_brute_force() -> None:
     found = random_predictions(np.random.default_rng(3), 80, 5)
     found["label"][found["label"] == 2] = 1
     found["prediction"][:4] = 9
-    made = classwise.confusion(found, 5)
+    made = per_class.confusion(found, 5)
     for true in range(5):
         members = [i for i in range(80) if found["label"][i] == true]
         for predicted in range(5):
@@ -132,10 +133,10 @@ def test_most_confused_takes_the_largest_pairs() -> None:
     """The classes of the largest confusions, pair after pair, until no whole pair has room."""
     shares = np.eye(5) * 0.5
     shares[0, 3], shares[4, 0], shares[1, 2] = 0.4, 0.3, 0.2
-    assert classwise.most_confused(shares, 3).tolist() == [0, 3, 4]
-    assert classwise.most_confused(shares, 4).tolist() == [0, 3, 4], "1 and 2 have no room together"
-    assert classwise.most_confused(shares, 5).tolist() == [0, 1, 2, 3, 4]
-    assert classwise.most_confused(np.eye(3), 3).tolist() == []
+    assert per_class.most_confused(shares, 3).tolist() == [0, 3, 4]
+    assert per_class.most_confused(shares, 4).tolist() == [0, 3, 4], "1 and 2 have no room together"
+    assert per_class.most_confused(shares, 5).tolist() == [0, 1, 2, 3, 4]
+    assert per_class.most_confused(np.eye(3), 3).tolist() == []
 
 
 def test_environment_numbers_by_hand() -> None:
@@ -145,12 +146,12 @@ def test_environment_numbers_by_hand() -> None:
         np.array([0, 0, 0, 1, 1]),
         np.array([0, 1, 1, 2, -1]),
     )
-    np.testing.assert_allclose(classwise.attribute_shares(weights, attributes, 3), [1 / 8, 5 / 8, 2 / 8])
-    np.testing.assert_allclose(classwise.flat_in_class(weights, labels), [2, 2, 2, 3, 3])
-    assert classwise.effective_size(np.full(7, 0.3)) == pytest.approx(1) and classwise.effective_size(
+    np.testing.assert_allclose(per_class.attribute_shares(weights, attributes, 3), [1 / 8, 5 / 8, 2 / 8])
+    np.testing.assert_allclose(per_class.flat_in_class(weights, labels), [2, 2, 2, 3, 3])
+    assert per_class.effective_size(np.full(7, 0.3)) == pytest.approx(1) and per_class.effective_size(
         np.eye(5)[0]
     ) == pytest.approx(1 / 5)
-    assert classwise.effective_size(weights) == pytest.approx(12**2 / 34 / 5)
+    assert per_class.effective_size(weights) == pytest.approx(12**2 / 34 / 5)
 
 
 # -------------------------------------------------------------------------------------------------------------------- figure 5
@@ -206,7 +207,7 @@ def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], s
             for row, cells in list(zip(table.layout.rows, table.cells))[1:]
             if cells[clt].mean is not None and cells[alt].mean is not None
         ]
-        made = twins.improvements(study, tables, metric)
+        made = figure5.improvements(study, tables, metric)
         assert [(p.label, p.with_ifl) for p in made] == [(label, ifl) for label, _, _, ifl in expected] and len(
             made
         ) == 3
@@ -217,13 +218,13 @@ def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], s
 
 def test_mean_series_is_over_epochs_that_all_seeds_have() -> None:
     """Mean, lowest and highest over seeds, only where every curve has a value."""
-    assert twins.mean_series([[(2, 10.0), (4, 20.0)], [(4, 30.0), (6, 1.0)]]) == [(4, 25.0, 20.0, 30.0)]
-    assert twins.mean_series([]) == [] and twins.mean_series([[], [(1, 2.0)]]) == []
+    assert figure5.mean_series([[(2, 10.0), (4, 20.0)], [(4, 30.0), (6, 1.0)]]) == [(4, 25.0, 20.0, 30.0)]
+    assert figure5.mean_series([]) == [] and figure5.mean_series([[], [(1, 2.0)]]) == []
 
 
 def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Table]) -> None:
     """Panels a and b have the evaluations of both methods in percent and a line where alpha sets in; c and d a point for each method, with its name."""
-    figure, remarks = twins.figure5(study, study.chosen(None), tables)
+    figure, remarks = figure5.figure5(study, study.chosen(None), tables)
     assert figure is not None and remarks == []
     for axes, factor in zip(figure.axes[:2], (1, 0.95)):
         plain, ifl = (line for line in axes.lines if len(line.get_xdata()) == 3)
@@ -361,7 +362,7 @@ def test_classes_that_meta_lacks_leave_figures_out(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- along the tail
 def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
     """The figure of all methods has each method's accuracy by class, overall and by attribute group, in percent; the pair's last panel the signed difference."""
-    figure, remarks = tail.all_methods(study, "glt")
+    figure, remarks = long_tail.all_methods(study, "glt")
     assert figure is not None and remarks == []
     shown = iter(figure.axes[0].texts)
     for method in [method for method in study.methods if method.runs]:
@@ -374,7 +375,7 @@ def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
         )
         assert [next(shown).get_text() for _ in numbers] == [f"{100 * number:.0f}" for number in numbers]
     pair = study.chosen(None)
-    figure, _ = tail.one_pair(study, pair, "glt")
+    figure, _ = long_tail.one_pair(study, pair, "glt")
     plain, ifl = (
         [
             (found["label"] == found["prediction"])[(found["label"] == 0) & (found["attribute"] == a)].mean()
@@ -394,7 +395,7 @@ def test_train_cbl_is_ordered_by_the_tail_of_train_glt(tmp_path: Path) -> None:
         meta["class_counts"] = [9] * 10 if train == "cbl" else list(range(10))
         (path / "meta.json").write_text(json.dumps(meta))
     (found,) = studies(filled(tmp_path))
-    figure, _ = tail.all_methods(found, "alt")
+    figure, _ = long_tail.all_methods(found, "alt")
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][:3] == ["digit 0", "digit 6", "digit 4"]
 
 
@@ -404,10 +405,10 @@ def test_many_classes_are_binned(tmp_path: Path) -> None:
     for recipe in ("glt_baseline", "glt_ifl"):
         write_rich_run(tmp_path, recipe, names=names)
     (found,) = studies(filled(tmp_path))
-    figure, remarks = tail.one_pair(found, found.chosen(None), "glt")
+    figure, remarks = long_tail.one_pair(found, found.chosen(None), "glt")
     assert remarks == [] and [label.get_text() for label in figure.axes[0].get_xticklabels()][:2] == ["1–4", "5–8"]
     classes = classes_of(found.methods[0].runs["glt"][0])
-    assert tail.bin_names(classes, classwise.tail_bins(classes.counts, tail.BINS))[-1] == "38–40"
+    assert long_tail.bin_names(classes, per_class.tail_bins(classes.counts, long_tail.BINS))[-1] == "38–40"
 
 
 def test_cells_have_readable_text() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from test_launch import launch
 
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
-from slurm.cost import alike, measured
-from slurm.forecast import fitted, forecast, history
+from slurm.planning.cost import alike, measured
+from slurm.planning.forecast import fitted, forecast, history
+from slurm.planning.schedule import Run
 from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
-from slurm.several import Run
-from test_launch import launch
 
 EPOCHS, IMAGES = 50, 209
 """Training images of the tiny data set."""

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from analysis.__main__ import written
-from analysis.runs import load_runs
-from recipes.layout import available, load_layout
+from analysis.inputs.runs import load_runs
+from recipes.table_layout import available, load_layout
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 TABLES = ("digits_clt_glt", "digits_overall")

@@ -18,10 +18,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes.layout import load_layout
+from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
-from recipes.schema import PROJECT, Recipe, RecipeError
-from slurm.submit import batch_file
+from recipes.schema import PROJECT, Recipe
+from recipes.table_layout import load_layout
+from slurm.cluster.sbatch import batch_file
 
 BOMB = (
     "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e],"
@@ -194,9 +195,7 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
         "%" in option or "wrap" in option.partition("=")[0] for option in set(options) - logs
     )
     subprocess.run(["bash", "-n", "-c", text], check=True, timeout=20)
-    teardown = (
-        f"{shlex.quote(sys.executable)} -P -m slurm.after"  # outside a job it would end at once; not what is tested
-    )
+    teardown = f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue"  # outside a job it would end at once; not what is tested
     subprocess.run(
         ["bash", "-c", text.replace(teardown, "true")], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20
     )
@@ -367,7 +366,7 @@ def test_the_command_itself(tmp_path: Path, sandbox: Path) -> None:
 
 def test_run_folders_are_private(tmp_path: Path) -> None:
     """Only their owner may write, or even read, what a job unpickles from its run folder, whatever the umask."""
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     recipe = resolve([*BASE, f"runs={tmp_path / 'runs'}"])
     before = os.umask(0)

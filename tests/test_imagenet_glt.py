@@ -16,16 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sources
 import webdataset
 
-import sources
-from sharding import build, clusters, features
-from sharding.annotation import Annotation, read, write
-from sharding.dataset import Dataset, open_dataset
-from sharding.index import DataError
-from sharding.long_tail import POOL, TARGETS, class_group, class_order, curve, long_tail, split
-from sharding.sources import list_classes
-from sharding.write import file_digest
+from recipes.common.errors import DataError
+from recipes.common.files import file_digest
+from sharding import build
+from sharding.datasets.imagenet_glt import clustering, features
+from sharding.datasets.imagenet_glt.annotations import Annotation, read, write
+from sharding.datasets.imagenet_glt.archive import list_classes
+from sharding.datasets.imagenet_glt.splits import POOL, TARGETS, class_group, class_order, curve, long_tail, split
+from sharding.format.dataset import Dataset
+from sharding.open import open_dataset
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZES = {"n00000003": 96, "n00000011": 120, "n00000020": 110, "n00000030": 120, "n00000044": 90}
@@ -512,7 +514,7 @@ def test_features_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Resize(260), CenterCrop(256), ToTensor, no normalisation, ResNet-50 up to its pooling, float16; classes that are there are not made again."""
     import torch
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     transforms = torchvision.transforms
     torch.manual_seed(0)
@@ -524,7 +526,7 @@ def test_features_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = features.read(tmp_path / "features", images, file_digest(tmp_path / "weights.pth").hex())
     network.fc = torch.nn.ReLU()
     view = transforms.Compose([transforms.Resize(260), transforms.CenterCrop(256), transforms.ToTensor()])
-    from sharding.decoders import decode
+    from sharding.images.decoders import decode
 
     with torch.inference_mode():
         expected = network(torch.stack([view(decode(images.place(i).read())) for i in range(5)])).numpy()
@@ -540,9 +542,9 @@ def test_clustering_recovers_planted_attributes() -> None:
         found, planted = sources.planted(5, number, 300)
         assert np.bincount(planted).tolist() == sorted(np.bincount(planted).tolist(), reverse=True)
         assert (
-            clusters.cluster(found, 0, number).tolist()
+            clustering.cluster(found, 0, number).tolist()
             == planted.tolist()
-            == clusters.cluster(found, 0, number).tolist()
+            == clustering.cluster(found, 0, number).tolist()
         )
 
 
@@ -637,6 +639,7 @@ def test_class_order_and_groups() -> None:
 def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
     """What was built passes `sharding.verify`; glt_randaug_ifl takes two steps on it, IFL in the second, and judges every split."""
     from mini import two_steps
+
     from sharding.verify import main as verify
 
     assert verify([str(root)]) == 0

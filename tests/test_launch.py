@@ -19,9 +19,10 @@ import yaml
 
 from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
-from slurm import events, local
-from slurm.snapshot import place
-from slurm.submit import batch_file, parameters
+from slurm.cluster.sbatch import batch_file, parameters
+from slurm.code_snapshot import place
+from slurm.local import process_group
+from slurm.monitoring import events
 
 LAUNCH = PROJECT / "slurm" / "launch.py"
 DRY = ["data=digits_glt", "recipe=glt_ifl", "cluster=dry"]
@@ -195,7 +196,7 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     }
     assert given.pop("teardown") == [
         "code=$?",
-        f"{shlex.quote(sys.executable)} -P -m slurm.after {shlex.quote(str(tmp_path / 'a run'))} $code",
+        f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     assert given.pop("setup") == [
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}"
@@ -408,7 +409,7 @@ def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:
         fcntl.flock(view, fcntl.LOCK_SH)
         looked = threading.Timer(0.2, fcntl.flock, (view, fcntl.LOCK_UN))
         looked.start()
-        local._take(start, tmp_path)
+        process_group._take(start, tmp_path)
         looked.join()
 
 

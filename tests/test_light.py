@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ranks import PROJECT
 
 from analysis.__main__ import main
-from ranks import PROJECT
 from recipes.resolve import load_resolved
 
 GOLDEN = PROJECT / "tests" / "golden" / "runs"

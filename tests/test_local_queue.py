@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tqdm import tqdm
-
-from recipes.resolve import resolve
-from recipes.schema import Recipe, RecipeError
-from slurm import events, local_queue
-from slurm.local_queue import run_all
-from slurm.several import Run
 from mini import final, same_bits
 from test_launch import launch, stub
+from tqdm import tqdm
+
+from recipes.common.errors import RecipeError
+from recipes.resolve import resolve
+from recipes.schema import Recipe
+from slurm.local import progress, run_queue
+from slurm.local.run_queue import run_all
+from slurm.monitoring import events
+from slurm.planning.schedule import Run
 
 
 def recipes(folder: Path, count: int) -> list[Recipe]:
@@ -65,13 +67,13 @@ class Machine:
             def end(self) -> None:
                 pass
 
-        for name, value in (
-            ("LocalRun", Fake),
-            ("compile_operator", lambda: None),
-            ("images_of", lambda recipe: 100),
-            ("PAUSE_S", 0),
+        for module, name, value in (
+            (progress, "LocalRun", Fake),
+            (run_queue, "compile_operator", lambda: None),
+            (progress, "images_of", lambda recipe: 100),
+            (run_queue, "PAUSE_S", 0),
         ):
-            monkeypatch.setattr(local_queue, name, value)
+            monkeypatch.setattr(module, name, value)
 
 
 def accept(recipe: Recipe) -> None:

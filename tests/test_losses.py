@@ -11,11 +11,12 @@ import torch
 
 from ifl.method import BaseMethod, Output, Rows, Task, load_method
 from ifl.methods.irm import by_environment, scale_gradients
-from ifl.network import Network, RunningStatistics
-from ifl.weights import start_from
-from recipes.methods import declaration
+from ifl.network.bn_statistics import RunningStatistics
+from ifl.network.network import Network
+from ifl.saving.weights import start_from
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 COUNTS = np.array([40, 12, 5, 3])
 B, D, K = 12, 6, len(COUNTS)
@@ -349,7 +350,7 @@ def test_lff_keeps_a_record_of_each_samples_losses(ema: float, by_class: bool) -
         notes_BC = lff.notes(output(debiased_BK, biased_BK), which)
         assert not notes_BC.requires_grad
         check(notes_BC, now_B2)
-        on_the_way = (notes_BC.double() * 2**24).round() / 2**24  # as ifl/sync.py carries them
+        on_the_way = (notes_BC.double() * 2**24).round() / 2**24  # as ifl/step_reduction.py carries them
         lff.remember(which.ids, which.labels, on_the_way)
         for i in set(ids_B.tolist()):
             record[i] = ema * record[i] + (1 - ema) * np.mean([now_B2[b] for b in range(B) if ids_B[b] == i], axis=0)
@@ -469,7 +470,7 @@ def test_what_cannot_be_is_refused_with_its_reason(words: list[str], sentence: s
 @pytest.mark.parametrize("name", ["glt_crt", "glt_crt_ifl", "glt_lws", "glt_lws_ifl"])
 def test_second_stages_draw_a_class_aware_epoch(name: str) -> None:
     """min(K max n_c, 4 N) draws, and the tenth of the paper's epochs; the largest class of MSCOCO's balanced edition is known to a few samples."""
-    from sharding.digits_glt import LONG_TAIL
+    from sharding.datasets.digits_glt.build import LONG_TAIL
 
     digits = min(len(LONG_TAIL) * max(LONG_TAIL), 4 * sum(LONG_TAIL)) / sum(LONG_TAIL)
     for data, train, draws in (

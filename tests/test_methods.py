@@ -9,14 +9,14 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
-
-import mini
 from ranks import PROJECT, started
-from recipes.methods import declaration
+
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 METHODS = sorted(path.stem for path in (PROJECT / "ifl" / "methods").glob("*.py") if not path.stem.startswith("_"))
 IFL = (

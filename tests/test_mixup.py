@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
 import torch
-
-import mini
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.mixup import mix, partners, share_of_step
-from ifl.sync import StepSync
 from ranks import comm_of, started
-from recipes.methods import declaration
-from recipes.resolve import resolve
-from recipes.schema import RecipeError
-from sharding.plan import micro_batches
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.mixup import mix, partners, share_of_step
+from ifl.step_reduction import StepSync
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
+from recipes.resolve import resolve
+from sharding.plan.ranks import micro_batches
 
 CLASSES, DIM, BATCH = 5, 4, 12
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from ifl.network import build_backbone
-from recipes.methods import model_forms
-from sharding.plan import PlanError, micro_batches
+from ifl.network.network import build_backbone
+from recipes.common.errors import PlanError
+from recipes.declarations import model_forms
+from sharding.plan.ranks import micro_batches
 
 NETWORKS = ("small_resnet", "resnet50", "resnext50_32x4d")
 FORMS = ("plain", "experts", "branches")
@@ -164,7 +165,7 @@ def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> 
 
 def test_plain_network_is_torchvisions() -> None:
     """ResNet-50 and ResNeXt-50 as plain are torchvision's, weights and all, but for the classifier."""
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     torch.manual_seed(1)
     own = build_backbone("resnet50").state_dict()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ifl import monitor
-from ifl.files import Metrics, RunError
-from ifl.monitor import events, open_metrics
+from ifl import run_log
+from ifl.run_log import Metrics, events, open_metrics
+from recipes.common.errors import RunError
 from recipes.resolve import resolve
 from recipes.schema import Recipe
 from slurm.launch import main as launch
@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Told]]
         made.append((settings, Told("tensorboard" in settings)))
         return made[-1][1]
 
-    monkeypatch.setattr(monitor, "open_monitor", open_)
+    monkeypatch.setattr(run_log, "open_monitor", open_)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for name in ("RUN_ID", "NAME", "RESUME", "DIR", "SILENT"):
         monkeypatch.setenv(f"WANDB_{name}", "")
@@ -153,7 +153,7 @@ def test_a_service_that_does_not_start_is_one_sentence(
     def refuse(settings: dict[str, Any]) -> None:
         raise RuntimeError("api_key not configured\n(no-tty)")
 
-    monkeypatch.setattr(monitor, "open_monitor", refuse)
+    monkeypatch.setattr(run_log, "open_monitor", refuse)
     with pytest.raises(
         RunError,
         match=r"log.wandb=glt: Weights & Biases does not start \(api_key not configured \(no-tty\)\); WANDB_MODE=offline",

@@ -16,15 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coco_source
 import numpy as np
 import pytest
 import webdataset
 from PIL import Image
 
-import coco_source
 from sharding import build as build_module
-from sharding.coco_splits import PAPER, class_group
-from sharding.dataset import Dataset, open_dataset
+from sharding.datasets.mscoco_glt.splits import PAPER, class_group
+from sharding.format.dataset import Dataset
+from sharding.open import open_dataset
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZES = [n + 13 for n in (17, 15, 13, 12, 11, *range(10, 0, -1), *[0] * 14)]
@@ -476,6 +477,7 @@ def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
     """What was built passes `sharding.verify` (large objects of one image may have the same crop, which is a warning here); glt_randaug_ifl takes two steps on it, IFL in the second,
     and judges every split."""
     from mini import two_steps
+
     from sharding.verify import main as verify
 
     assert verify([str(root)]) == 0 and verify([str(root), "duplicates=problem"]) == 1

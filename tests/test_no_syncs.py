@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import mini
 import pytest
 import torch
+from ranks import started
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import mini
-from ranks import started
 from recipes.resolve import load_resolved
 
 CALLS = {
@@ -109,11 +109,12 @@ class _Operators(TorchDispatchMode):
 
 def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
     """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's beat calls it."""
-    from ifl import confidence, sync
+    from ifl import step_reduction
+    from ifl.invariance import confidence
     from ifl.train import train
 
-    smaller, held = sync.gather_is_smaller, confidence.HELD
-    sync.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
+    smaller, held = step_reduction.gather_is_smaller, confidence.HELD
+    step_reduction.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
     seen: Counter[str] = Counter()
     kept: dict[str, int] = {}
 
@@ -127,7 +128,7 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
         with _Calls(seen), _Operators(seen):
             assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), beat=beat)
     finally:
-        sync.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
+        step_reduction.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
     return kept
 
 

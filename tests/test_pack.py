@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sources
 from PIL import Image
 
-import sources
-from sharding import pack as packing
-from sharding.decoders import decode
-from sharding.index import DataError
-from sharding.pack import Planned, channel_statistics, finish, pack, planned_counts
-from sharding.places import Place
-from sharding.stored import StoredSize
+from recipes.common.errors import DataError
+from sharding.building import packing
+from sharding.building.packing import Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.raw_files import Place
+from sharding.images.decoders import decode
+from sharding.images.encoding import StoredSize
 
 
 @dataclass(frozen=True)

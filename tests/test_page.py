@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from analysis.explain import behind
-from analysis.frame import tidy
-from analysis.page import page
-from analysis.runs import Run, load_runs
-from analysis.shown import blocks, percent
-from analysis.tables import Table, build
 from browser import CHROMIUM, Page, browser
 from folders import write_rich_run
-from recipes.layout import Layout, available, load_layout
+
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import Run, load_runs
+from analysis.report.explain import behind
+from analysis.report.html import page
+from analysis.tables.cells import Table, build
+from analysis.tables.presentation import blocks, percent
+from recipes.table_layout import Layout, available, load_layout
 
 METHODS = {"glt_baseline": 0.5, "glt_crt": 0.55, "glt_ifl": 0.8, "glt_crt_ifl": 0.7}
 HOSTILE = [

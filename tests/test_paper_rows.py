@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from mini import trained
+from PIL import Image
 from ranks import PROJECT, started
-from recipes.layout import load_layout
-from recipes.methods import declaration
+
+from recipes.declarations import declaration
 from recipes.resolve import resolve
 from recipes.schema import Recipe
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
-from slurm.folder import prepare
+from recipes.table_layout import load_layout
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
+from slurm.run_folder import prepare
 
 CLASSES = {"imagenet_glt": (1000, (400, 450, 150)), "mscoco_glt": (29, (11, 12, 6))}
 TABLES = ("imagenet_clt_glt", "imagenet_alt", "mscoco", "ablation")

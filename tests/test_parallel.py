@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from sharding.parallel import in_order
+from sharding.building.process_pool import in_order
 
 def job(folder, number):
     Path(folder, str(os.getpid())).touch()

@@ -14,18 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import sharding.views
-from ifl.setup import views
 from nodes import assert_equal, children, on_a_disk_of
+
+import sharding.images.transforms
+from ifl.setup import views
+from recipes.common.errors import DataError
 from recipes.resolve import resolve
-from sharding import decoders, pixel_cache
-from sharding.dataset import DataError, Split, open_dataset
-from sharding.decoders import available
-from sharding.pixel_cache import PixelCache
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.cache import decoded_images
+from sharding.cache.decoded_images import PixelCache
+from sharding.cache.disk_budget import PIXELS, SHARDS, bytes_of_a_node, cache_folder
+from sharding.format.dataset import Split
+from sharding.images import decoders
+from sharding.images.decoders import available
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
-from sharding.room import PIXELS, SHARDS, bytes_of_a_node, cache_folder
 
 VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
 
@@ -111,7 +115,7 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
         assert all(mine != theirs for mine, theirs in zip(folders(), base)), "another torch, which resizes"
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "views.py").write_text("# other code")
-        patch.setattr(sharding.views, "__file__", str(tmp_path / "views.py"))
+        patch.setattr(sharding.images.transforms, "__file__", str(tmp_path / "views.py"))
         assert all(mine != theirs for mine, theirs in zip(folders(), base)), "other code"
     assert all(
         crops.cache is None
@@ -180,12 +184,12 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one process writes an image another leaves it alone, and so does one that came too late: the place is not used twice. A claim ends with its process."""
-    cache, real = PixelCache(tmp_path, "k", 10), pixel_cache._write
+    cache, real = PixelCache(tmp_path, "k", 10), decoded_images._write
 
     def work(die: bool) -> None:
         mine = PixelCache(tmp_path, "k", 10)
         monkeypatch.setattr(
-            pixel_cache,
+            decoded_images,
             "_write",
             lambda file, *rest: (
                 os.kill(os.getpid(), signal.SIGKILL) if die and file == mine._files["pixels"] else real(file, *rest)
@@ -198,16 +202,19 @@ def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.Mon
             assert os.waitpid(children(1, lambda _: work(die=False))[0], 0)[1] == 0
         real(file, *rest)
 
-    monkeypatch.setattr(pixel_cache, "_write", meanwhile)
+    monkeypatch.setattr(decoded_images, "_write", meanwhile)
     cache.put(3, image_of(3))
-    monkeypatch.setattr(pixel_cache, "_write", real)
+    monkeypatch.setattr(decoded_images, "_write", real)
     work(die=False)
-    assert pixel_cache._number(cache._files["end"]) == image_of(3).nbytes and np.array_equal(cache.get(3), image_of(3))
+    assert decoded_images._number(cache._files["end"]) == image_of(3).nbytes and np.array_equal(
+        cache.get(3), image_of(3)
+    )
     os.pwrite(cache._files["entries"], bytes(16), 3 * 16)
     assert os.waitpid(children(1, lambda _: work(die=True))[0], 0)[1] == signal.SIGKILL and cache.get(3) is None
     cache.put(3, image_of(3))
     assert (
-        np.array_equal(cache.get(3), image_of(3)) and pixel_cache._number(cache._files["end"]) == 3 * image_of(3).nbytes
+        np.array_equal(cache.get(3), image_of(3))
+        and decoded_images._number(cache._files["end"]) == 3 * image_of(3).nbytes
     )
 
 
@@ -263,7 +270,7 @@ FULL = """
 import sys
 from pathlib import Path
 import numpy as np
-from sharding.pixel_cache import PixelCache
+from sharding.cache.decoded_images import PixelCache
 test, train = (PixelCache(Path(sys.argv[1]), kind, 20000, 50e6) for kind in ("test", "train"))
 picture, sample = np.full((100, 100, 3), 7, np.uint8), 0
 while train.takes_more:
@@ -319,7 +326,7 @@ def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By whoever tidies up: what is kept is still read, no more comes, and the run goes on."""
-    monkeypatch.setattr(pixel_cache, "STEP", 1)
+    monkeypatch.setattr(decoded_images, "STEP", 1)
     cache = PixelCache(tmp_path, "k", 10)
     cache.put(3, image_of(3))
     shutil.rmtree(cache.folder)
@@ -329,7 +336,7 @@ def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: 
 
 def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that are open together keep within them, what was set aside for one included; one that nobody has open makes room, and that of a living worker does not."""
-    monkeypatch.setattr(pixel_cache, "STEP", 4000)
+    monkeypatch.setattr(decoded_images, "STEP", 4000)
     size, most = image_of(0).nbytes, 10 * image_of(0).nbytes  # 7 x 11 samples later there is one of the same size
     same = [sample for sample in range(10000) if image_of(sample).nbytes == size][:40]
 

@@ -17,8 +17,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import sharding.plan as plan_module
-from sharding.plan import Draws, EpochPlan, PlanError, draw_ids, last_need, micro_batches, needs, plan_epoch, rank_draws
+from recipes.common.errors import PlanError
+from sharding.plan.epoch import EpochPlan, draw_ids, plan_epoch
+from sharding.plan.ranks import Draws, micro_batches, rank_draws
+from sharding.plan.shard_schedule import last_need, needs
+from sharding.plan.windowed import WindowedShuffle
 
 seeds = st.integers(0, 2**32 - 1)
 epochs = st.integers(0, 10_000)
@@ -162,7 +165,7 @@ def test_zero_weight_is_never_drawn(weights: np.ndarray, draws: int, replacement
 @pytest.mark.parametrize("replacement", [False, True])
 def test_extreme_random_words(monkeypatch: pytest.MonkeyPatch, word: int, replacement: bool) -> None:
     """Where the random words are the lowest or the highest there are, which rounding makes the hard cases, still `draws` ids are drawn and none of weight 0."""
-    monkeypatch.setattr("sharding.plan._words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
+    monkeypatch.setattr("sharding.plan.philox.random_words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
     random = np.random.Generator(np.random.PCG64(0))
     for _ in range(300):
         weights = random.random(12) * 10.0 ** random.integers(-6, 7)
@@ -510,10 +513,8 @@ def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> Non
 def test_any_step_costs_the_windows_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in mid-epoch makes the ids of one or two windows of each stream, and going on makes each window once."""
     made: list[int] = []
-    real = plan_module._Windowed._make
-    monkeypatch.setattr(
-        plan_module._Windowed, "_make", lambda self, number: (made.append(number), real(self, number))[1]
-    )
+    real = WindowedShuffle._make
+    monkeypatch.setattr(WindowedShuffle, "_make", lambda self, number: (made.append(number), real(self, number))[1])
     shards = np.arange(4000) // 50
 
     def fresh() -> EpochPlan:

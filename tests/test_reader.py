@@ -23,11 +23,15 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.augment import draw_rng
-from sharding.dataset import DataError, Split, open_dataset
-from sharding.decoders import decoder
-from sharding.index import Index
-from sharding.plan import Draws, EpochPlan, micro_batches, plan_epoch, rank_draws
+from recipes.common.errors import DataError
+from sharding.format.dataset import Split
+from sharding.format.index import Index
+from sharding.images.decoders import decoder
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import test_pixels, train_pixels
+from sharding.open import open_dataset
+from sharding.plan.epoch import EpochPlan, plan_epoch
+from sharding.plan.ranks import Draws, micro_batches, rank_draws
 from sharding.reader import (
     Batch,
     MicroBatches,
@@ -38,7 +42,6 @@ from sharding.reader import (
     evaluation_draws,
     planned_samples,
 )
-from sharding.views import test_pixels, train_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on fewer cores are meant
 
@@ -377,7 +380,7 @@ LEAVING = """
 import sys
 import numpy as np
 import torch
-from sharding.plan import Draws
+from sharding.plan.epoch import Draws
 from sharding.reader import Reader
 
 class Zeros(torch.utils.data.Dataset):

@@ -15,10 +15,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes.layout import Layout, available, load_layout
 from recipes import resolve as resolving
+from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
-from recipes.schema import PROJECT, Ifl, Optim, Recipe, RecipeError, Section, operation, science
+from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
+from recipes.table_layout import Layout, available, load_layout
 
 NAMES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
@@ -836,7 +837,7 @@ def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: li
 
 def test_departures_name_science_alone() -> None:
     """What a run was changed in on the command line is told key by key; where and how fast it ran is not."""
-    from recipes.schema import departures
+    from recipes.identity import departures
 
     stands = resolve(["recipe=glt_ifl", "data=digits_glt"])
     assert (

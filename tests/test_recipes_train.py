@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from ranks import PROJECT, started
-from recipes.methods import declaration
+
+from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
-from slurm.folder import prepare
+from slurm.run_folder import prepare
 
 RECIPES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
@@ -94,7 +94,7 @@ def test_paper_networks_take_a_step(data: str, name: str) -> None:
     """Each distinct network and method of the recipes on the paper's data sets: forward and backward of a tiny batch at
     112 x 112, with a gradient for every parameter that is trained and a finite loss of each row."""
     from ifl.method import Output, Rows
-    from ifl.network import build_network
+    from ifl.network.network import build_network
 
     def _output(tensors: tuple[torch.Tensor, ...]) -> Output:
         return Output(*tensors[:2], tensors[2:])

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import report
-from analysis.figures import save
-from analysis.gallery import Drawn
-from analysis.report import document, typeset
+from analysis.figures.catalogue import Drawn
+from analysis.figures.style import save
+from analysis.report import pdf
+from analysis.report.pdf import document, typeset
 
 HOSTILE = [
     "50% & a_b #1 $x$ {y} \\z ~ ^",
@@ -106,8 +106,8 @@ def test_what_tex_complains_of_is_one_sentence(
     """A TeX that fails, complains or hangs costs the PDF, also an old one, and says why; the source stays, and the log where there is one."""
     fake(tmp_path / "bin", "pdflatex", script)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(report, "ENGINES", {"pdflatex": report.ENGINES["pdflatex"]})
-    monkeypatch.setattr(report, "LIMIT_S", 1 if "sleep" in script else 20)
+    monkeypatch.setattr(pdf, "ENGINES", {"pdflatex": pdf.ENGINES["pdflatex"]})
+    monkeypatch.setattr(pdf, "LIMIT_S", 1 if "sleep" in script else 20)
     (tmp_path / "report.tex").write_text("x")
     (tmp_path / "report.pdf").write_text("an old one")
     assert typeset(tmp_path / "report.tex") == (None, said)

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest
 from test_analysis import HALF, MOST, table, write_run
 
-from analysis.resample import ALPHA, Resamples, bootstrap_p, interval, mcnemar
-from analysis.runs import Run, load_runs
+from analysis.inputs.runs import Run, load_runs
+from analysis.stats.bootstrap import ALPHA, Resamples, bootstrap_p, interval, mcnemar
 from ifl.metrics import KEYS, Judged, evaluate
 
 ACCURACY, PRECISION = ("overall", "accuracy"), ("many", "precision")

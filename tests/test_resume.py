@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from ranks import PROJECT, started
 
 LIMIT_S = 90.0
@@ -341,8 +340,9 @@ def test_other_data_are_refused(tiny_root: Path, killed: Path, start: Start, tmp
 def test_a_crash_of_one_rank_ends_all_and_is_told(tiny_root: Path, start: Start, tmp_path: Path) -> None:
     """A damaged image that rank 1 alone reads: the command ends, and what it prints is that rank's sentence, not what
     the others say about the lost connection."""
-    from sharding.dataset import open_dataset
-    from sharding.plan import micro_batches, plan_epoch
+    from sharding.open import open_dataset
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches
 
     broken = shutil.copytree(tiny_root, tmp_path / "broken")
     split = open_dataset(broken, "digits_glt").split("glt", "train")
@@ -363,7 +363,7 @@ def test_a_crash_of_one_rank_ends_all_and_is_told(tiny_root: Path, start: Start,
 # -------------------------------------------------------------------------------------------- tests of the protocol
 def _engine(seed: int = 0, zero: int = 0) -> Any:
     from ifl.engine import Engine
-    from ifl.network import Network
+    from ifl.network.network import Network
     from recipes.schema import Optim
 
     torch.manual_seed(seed)
@@ -401,8 +401,8 @@ def _known(folder: Path, epoch: int) -> dict[str, str]:
 
 def _two_checkpoints(folder: Path) -> dict[int, str]:
     """Checkpoints of steps 4 and 8 with a best epoch each; the digests of the engine at both."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     engine, digests = _engine(), {}
     folder.mkdir(parents=True)
@@ -418,8 +418,8 @@ def _two_checkpoints(folder: Path) -> dict[int, str]:
 
 def damaged_checkpoints(folder: str) -> list[str]:
     """In a rank: whatever happens to the newer of two checkpoints, the older is loaded whole. Returns the complaints."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, complaints, source = Comm(), [], Path(folder) / "source"
     digests = _two_checkpoints(source)
@@ -475,8 +475,8 @@ def damaged_checkpoints(folder: str) -> list[str]:
 
 def lost_checkpoints(folder: str) -> list[str]:
     """In a rank: what `load_newest` does where no whole checkpoint is left."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     place, answers = Path(folder) / "lost", []
     _two_checkpoints(place)

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recipes.common.errors import PlanError
 from recipes.schema import PROJECT
-from sharding.plan import PlanError
 from slurm.scaling import (
     Assumptions,
     best_every_s,
@@ -112,7 +112,7 @@ def test_ranks_that_share_a_group_pay_for_its_statistics() -> None:
 
 
 def test_ranks_that_the_plan_refuses_are_refused() -> None:
-    """The model shares out a batch as sharding.plan does: 1,024 ranks cannot share 256 images, and a number beyond `most_ranks` is an error."""
+    """The model shares out a batch as sharding.plan.epoch does: 1,024 ranks cannot share 256 images, and a number beyond `most_ranks` is an error."""
     assert most_ranks(256, 128, 2) == 128 and most_ranks(256, 0, 2) == 256
     step_s(STILL, 256, 128, 128, 16, 2)
     for ranks in (3, 256, 1024):
@@ -189,7 +189,7 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_model_loads_nothing_heavy() -> None:
     """The launcher must answer at once."""
-    code = "import sys, slurm.scaling, slurm.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', 'pandas', 'scipy'} & set(sys.modules)))"
+    code = "import sys, slurm.scaling, slurm.planning.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', 'pandas', 'scipy'} & set(sys.modules)))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60

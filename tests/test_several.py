@@ -8,14 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
-
-from recipes.resolve import resolve
-from recipes.schema import RecipeError
-from slurm import events, several
-from slurm.several import Run, Step, arrange, tree
-from slurm.site_file import Site
-from slurm.wanted import wanted
 from test_launch import launch, refused, stub
+
+from recipes.common.errors import RecipeError
+from recipes.resolve import resolve
+from slurm.cluster import submission
+from slurm.monitoring import events
+from slurm.planning.requested_runs import wanted
+from slurm.planning.schedule import Run, Step, arrange, tree
+from slurm.site_file import Site
 
 
 def run(name: str, *needs: str) -> Run:
@@ -237,16 +238,16 @@ def test_a_second_stage_waits_for_the_first(
         Run(recipes[1], (recipes[0].run_folder,)),
         Run(recipes[2], (recipes[0].run_folder,)),
     )
-    several.submit_all([second, first], None, Site(), lambda recipe: None)
+    submission.submit_all([second, first], None, Site(), lambda recipe: None)
     assert (tmp_path / "deps.102").read_text().strip() == "--dependency=afterok:101 --kill-on-invalid-dep=yes"
     assert events.read(recipes[1].run_folder)[-1]["needs"] == [recipes[0].run_folder.name]
-    several.submit_all([second, third], 1, Site(), lambda recipe: None)
+    submission.submit_all([second, third], 1, Site(), lambda recipe: None)
     assert (
         tmp_path / "deps.103"
     ).read_text().strip() == "--dependency=afterok:101,afterany:102 --kill-on-invalid-dep=yes"
     (tmp_path / "queue").write_text("")
     (recipes[0].run_folder / "done").touch()
-    several.submit_all([third], None, Site(), lambda recipe: None)
+    submission.submit_all([third], None, Site(), lambda recipe: None)
     assert (tmp_path / "deps.104").read_text().strip() == ""
 
 
@@ -313,10 +314,10 @@ def test_two_launchers_take_turns(tmp_path: Path) -> None:
     done = threading.Event()
 
     def second(folder: Path) -> None:
-        with several._alone(folder):
+        with submission._alone(folder):
             done.set()
 
-    with several._alone(tmp_path / "runs"):
+    with submission._alone(tmp_path / "runs"):
         waiting = threading.Thread(target=second, args=(tmp_path / "runs",))
         waiting.start()
         assert not done.wait(0.3)

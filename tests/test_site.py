@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_launch import batch_part, flags, launch, refused
 
+from recipes.common.errors import DataError, RecipeError
 from recipes.resolve import dump, resolve, source_words
-from recipes.schema import PROJECT, RecipeError, Slurm
-from sharding.index import DataError
+from recipes.schema import PROJECT, Slurm
 from slurm import launch as launcher
 from slurm import site_file
-from slurm.wanted import wanted
-from slurm.submit import batch_file, parameters
-from test_launch import batch_part, flags, launch, refused
+from slurm.cluster.sbatch import batch_file, parameters
+from slurm.planning.requested_runs import wanted
 
 DRY = ["data=digits_glt", "cluster=dry"]
 

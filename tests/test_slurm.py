@@ -12,15 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cluster as clusters
 import numpy as np
 import pytest
-
-import cluster as clusters
-from recipes.resolve import resolve
-from recipes.schema import PROJECT
-from slurm import after, events, status
 from test_launch import stub
 from test_snapshot import copy_of_the_project
+
+from recipes.common.errors import StatusError
+from recipes.resolve import resolve
+from recipes.schema import PROJECT
+from slurm import status
+from slurm.cluster import requeue
+from slurm.monitoring import events, failure, run_state
 
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
 WORDS = [
@@ -97,12 +100,12 @@ def result_of(folder: Path) -> dict[str, object]:
     }
 
 
-def queue_of(cluster: clusters.Cluster) -> dict[str, status.Job] | None:
+def queue_of(cluster: clusters.Cluster) -> dict[str, run_state.Job] | None:
     """What the status command would learn from this cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in cluster.environment.items():
             patch.setenv(key, value)
-        return status.queue()
+        return run_state.queue()
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +126,14 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
-    assert status.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
+    assert run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
     assert "is running: nothing to do" in launch(words, cluster.environment)
     assert (
         cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode
         == 0
     )
     wait(
-        lambda: status.state_of(folder, events.read(folder), queue_of(cluster)) == "queued",
+        lambda: run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "queued",
         60,
         "the requeue",
         cluster,
@@ -207,7 +210,7 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(
 def test_a_requeued_job_has_not_ended_for_those_that_wait_for_it(
     cluster: clusters.Cluster, tmp_path: Path, code: int
 ) -> None:
-    """Dependencies hold through a requeue from the batch script (as slurm.after does it) and one by hand: what waits for the job
+    """Dependencies hold through a requeue from the batch script (as slurm.cluster.requeue does it) and one by hand: what waits for the job
     (afterany) starts after its real end; what needs it (afterok) starts then if it ended well, and else is cancelled by SLURM."""
     script = tmp_path / "job.sh"
     script.write_text(f"""#!/bin/bash
@@ -278,7 +281,7 @@ def test_verdicts(
         events.note(tmp_path, "stopped")
     if done:
         (tmp_path / "done").touch()
-    assert after.decide(tmp_path, cancelled) == verdict
+    assert requeue.decide(tmp_path, cancelled) == verdict
 
 
 SUBMITTED, START, STOPPED = ("submitted", {"job": "7"}), ("start", {}), ("stopped", {})
@@ -341,10 +344,10 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
     if done:
         (tmp_path / "done").touch()
     assert (
-        status.state_of(
+        run_state.state_of(
             tmp_path,
             events.read(tmp_path),
-            None if jobs is None else {job: status.Job(word, name=tmp_path.name) for job, word in jobs.items()},
+            None if jobs is None else {job: run_state.Job(word, name=tmp_path.name) for job, word in jobs.items()},
         )
         == state
     )
@@ -356,24 +359,24 @@ def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
     mine, name = str(tmp_path / "log" / ".submission_file_x.sh"), tmp_path.name
     (tmp_path / "link").symlink_to(tmp_path)
     for job, state in (
-        (status.Job("PENDING", 0, name, mine), "queued"),
-        (status.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"),
-        (status.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
-        (status.Job("PENDING", 0, "other", mine), "new"),
-        (status.Job("FAILED", 0, name, mine), "new"),
+        (run_state.Job("PENDING", 0, name, mine), "queued"),
+        (run_state.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"),
+        (run_state.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
+        (run_state.Job("PENDING", 0, "other", mine), "new"),
+        (run_state.Job("FAILED", 0, name, mine), "new"),
     ):
-        assert status.state_of(tmp_path, [], {"9": job}) == state
+        assert run_state.state_of(tmp_path, [], {"9": job}) == state
     events.note(tmp_path, "submitted", job="7")
     noted = events.read(tmp_path)
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
     assert (
-        status.job_of(
+        run_state.job_of(
             tmp_path,
             noted,
             {
-                "7": status.Job("FAILED", 0, name, mine),
-                "10": status.Job("RUNNING", 0, name, mine),
-                "9": status.Job("CANCELLED", 0, name, mine),
+                "7": run_state.Job("FAILED", 0, name, mine),
+                "10": run_state.Job("RUNNING", 0, name, mine),
+                "9": run_state.Job("CANCELLED", 0, name, mine),
             },
         )
         == "10"
@@ -394,15 +397,15 @@ def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
     stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|{reason}|{tmp_path.name}|/a|b/x.sh'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     events.note(tmp_path, "submitted", job="7")
-    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == state
-    assert status.queue()["7"].batch_file == "/a|b/x.sh"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == state
+    assert run_state.queue()["7"].batch_file == "/a|b/x.sh"
 
 
 def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without squeue a submitted run that has not ended is unknown, and not lost."""
     monkeypatch.setenv("PATH", str(tmp_path))
     events.note(tmp_path, "submitted", job="7")
-    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == "unknown"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == "unknown"
 
 
 @pytest.mark.parametrize("word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out")])
@@ -410,7 +413,7 @@ def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) ->
     """A cancelled or timed-out job is still told as such when SLURM has forgotten it; it is noted once."""
     events.note(tmp_path, "submitted", job="7")
     events.note(tmp_path, "stopped")
-    for jobs in ({"7": status.Job(word, 0, tmp_path.name)}, {"7": status.Job(word, 0, tmp_path.name)}, {}):
+    for jobs in ({"7": run_state.Job(word, 0, tmp_path.name)}, {"7": run_state.Job(word, 0, tmp_path.name)}, {}):
         assert status.line_of(tmp_path, jobs).state == state
     assert [event["event"] for event in events.read(tmp_path)] == ["submitted", "stopped", "verdict"]
 
@@ -441,8 +444,8 @@ def test_why_tells_what_is_known_of_a_silent_end(
             log = tmp_path / "log" / f"{job}_0_log.err"
             log.write_text(f"the last words of job {job}")
             os.utime(log, (time.time() - age,) * 2)
-        monkeypatch.setattr(status, "queue", lambda: {"7": status.Job(word, 0, tmp_path.name)})
-        told = status.why(tmp_path)
+        monkeypatch.setattr(run_state, "queue", lambda: {"7": run_state.Job(word, 0, tmp_path.name)})
+        told = failure.why(tmp_path)
         assert said in told and "the last words of job 7" in told and "Old" not in told
         (tmp_path / "log" / "events.jsonl").unlink()
         monkeypatch.setenv("SLURM_JOB_ID", "6")
@@ -459,16 +462,16 @@ def test_cancel_asks_for_a_live_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     events.note(tmp_path, "submitted", job="7")
     for jobs, sentence in (
         ({}, "no job in SLURM's queue, it is lost"),
-        ({"7": status.Job("FAILED", 0, tmp_path.name)}, "it is failed"),
-        ({"7": status.Job("RUNNING", 0, "other")}, "no job"),
+        ({"7": run_state.Job("FAILED", 0, tmp_path.name)}, "it is failed"),
+        ({"7": run_state.Job("RUNNING", 0, "other")}, "no job"),
         (None, "does not answer"),
     ):
-        monkeypatch.setattr(status, "queue", lambda jobs=jobs: jobs)
-        with pytest.raises(status.StatusError, match=sentence):
+        monkeypatch.setattr(run_state, "queue", lambda jobs=jobs: jobs)
+        with pytest.raises(StatusError, match=sentence):
             status.cancel(tmp_path)
     assert asked == []
     monkeypatch.setattr(
-        status, "queue", lambda: {"9": status.Job("PENDING", 0, tmp_path.name, str(tmp_path / "log" / "x.sh"))}
+        run_state, "queue", lambda: {"9": run_state.Job("PENDING", 0, tmp_path.name, str(tmp_path / "log" / "x.sh"))}
     )
     assert "job 9 is being cancelled" in status.cancel(tmp_path) and asked == [["scancel", "9"]]
 
@@ -487,7 +490,7 @@ def test_a_damaged_run_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, text: str
 ) -> None:
     """A run with a damaged file is `unreadable`, and the others have their lines."""
-    monkeypatch.setattr(status, "queue", lambda: {})
+    monkeypatch.setattr(run_state, "queue", lambda: {})
     for name in ("bad", "good"):
         (tmp_path / name / "log").mkdir(parents=True)
         for usual, content in (
@@ -533,10 +536,10 @@ def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
     for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
         os.utime(path, (time.time() - 190,) * 2)
     noted, long_ago = events.read(tmp_path), time.time() - 180
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "stuck"
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", time.time(), tmp_path.name)}) == "running"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", long_ago, tmp_path.name)}) == "stuck"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", time.time(), tmp_path.name)}) == "running"
     (tmp_path / "metrics.jsonl").touch()
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "running"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", long_ago, tmp_path.name)}) == "running"
 
 
 def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
@@ -544,8 +547,8 @@ def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
     events.note(tmp_path, "start")
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert status.state_of(tmp_path, events.read(tmp_path), {}) == "running"
-    assert status.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
+        assert run_state.state_of(tmp_path, events.read(tmp_path), {}) == "running"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
 
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
@@ -601,7 +604,7 @@ def test_why_names_the_rank_it_began_with(
         )
     for r in (0, 1):
         (tmp_path / "log" / f"5_{r}_log.err").write_text(f"the last words of rank {r}")
-    told = status.why(tmp_path)
+    told = failure.why(tmp_path)
     assert said in told and f"the last words of rank {rank}" in told and "Old" not in told
 
 
@@ -645,15 +648,15 @@ def test_a_full_disk_does_not_hide_what_is_noted(
     assert [event["event"] for event in events.read(tmp_path)] == ["start", "failed"]
     asked = []
     monkeypatch.setattr(
-        after.subprocess,
+        requeue.subprocess,
         "run",
         lambda words, **_: (
             asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
         ),
     )
-    monkeypatch.setattr(after, "note", lambda *_, **__: False)
+    monkeypatch.setattr(requeue, "note", lambda *_, **__: False)
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     path.unlink()
     path.mkdir()  # a folder in its place: root may write to anything else
     assert not events.note(tmp_path, "failed", rank=0, error="E: second")
@@ -667,21 +670,21 @@ def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     one's event, and does not requeue it: that would throw the newer one out."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "start")
-    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     asked = []
     monkeypatch.setattr(
-        after.subprocess,
+        requeue.subprocess,
         "run",
         lambda words, **_: (
             asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=1", "")
         ),
     )
-    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     events.note(tmp_path, "start")
-    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert after.decide(tmp_path, cancelled=False) == "superseded"
+    assert requeue.decide(tmp_path, cancelled=False) == "superseded"
 
 
 def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -692,7 +695,7 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         events.note(tmp_path, "start")
         if failed:
-            events.note(tmp_path, "verdict", verdict=after.decide(tmp_path, cancelled=False))
+            events.note(tmp_path, "verdict", verdict=requeue.decide(tmp_path, cancelled=False))
 
     for number in range(6):
         start(number, failed=number >= 3)
@@ -715,7 +718,7 @@ def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
     events.note(tmp_path, "submitted", job="5")
     for number in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
-        verdicts.append(after.decide(tmp_path, cancelled=False))
+        verdicts.append(requeue.decide(tmp_path, cancelled=False))
         events.note(tmp_path, "verdict", verdict=verdicts[-1])
     assert verdicts == ["requeue", "requeue", "give up"]
 
@@ -725,7 +728,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
 ) -> None:
     """While slurmctld cannot be reached the batch script waits and then requeues; a refusal is final; a node without scontrol says so."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    monkeypatch.setattr(after.time, "sleep", lambda _: None)
+    monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     for answers, verdict in (
         (["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"),
         (["Access/permission denied"], "requeue refused"),
@@ -736,16 +739,16 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
             complaint = next(replies) if words[1] == "requeue" else ""
             return subprocess.CompletedProcess(words, int(bool(complaint)), "JobState=RUNNING Restarts=0", complaint)
 
-        monkeypatch.setattr(after.subprocess, "run", scontrol)
-        assert after.main(tmp_path, 1) == 1 and not list(replies)
+        monkeypatch.setattr(requeue.subprocess, "run", scontrol)
+        assert requeue.main(tmp_path, 1) == 1 and not list(replies)
         assert events.read(tmp_path)[-1]["verdict"] == verdict
         (tmp_path / "log" / "events.jsonl").unlink()
 
     def missing(words: list[str], **_: object) -> None:
         raise FileNotFoundError("scontrol")
 
-    monkeypatch.setattr(after.subprocess, "run", missing)
-    assert after.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
+    monkeypatch.setattr(requeue.subprocess, "run", missing)
+    assert requeue.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
 
 
 def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -753,12 +756,12 @@ def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "start")
     events.note(tmp_path, "failed", rank=0, error="Fenced: another token")
-    assert after.decide(tmp_path, cancelled=False) == "superseded"
+    assert requeue.decide(tmp_path, cancelled=False) == "superseded"
 
 
 def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
     """Once a newer start has claimed the run folder, the older one's commit is refused and the newer one's is not."""
-    from ifl.fence import Fence, Fenced
+    from ifl.supervision.fence import Fence, Fenced
 
     old, new = Fence(tmp_path), Fence(tmp_path)
     new.check()
@@ -768,8 +771,8 @@ def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
 
 def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> None:
     """A run folder that is gone or a disk that fails stops the commit with its own sentence: nobody has taken over, and the run may go on later."""
-    from ifl.fence import Fence, Fenced
-    from ifl.files import RunError
+    from ifl.supervision.fence import Fence, Fenced
+    from recipes.common.errors import RunError
 
     fence = Fence(tmp_path)
     (tmp_path / "FENCE").unlink()
@@ -780,7 +783,7 @@ def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> Non
 
 def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> None:
     """Metrics lines that an older start writes after a newer one's claim do not reach metrics.jsonl."""
-    from ifl.fence import Fence
+    from ifl.supervision.fence import Fence
 
     Fence(tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as old:
@@ -795,7 +798,7 @@ def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the starts of one job only a later one may claim the folder; another job may always, and so may a local run."""
-    from ifl.fence import Fence, Fenced
+    from ifl.supervision.fence import Fence, Fenced
 
     def claim(job: str, restart: str) -> Fence:
         monkeypatch.setenv("SLURM_JOB_ID", job)

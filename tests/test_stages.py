@@ -9,23 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
 import torch
-
-import mini
 from ranks import PROJECT, started
-from ifl.checkpoint import CheckpointError
-from ifl.method import Task, load_method
-from ifl.network import build_network
-from ifl.weights import start_from
-from recipes.methods import Declaration, declaration, model_forms
-from recipes.resolve import resolve
-from recipes.schema import Recipe, RecipeError
-from sharding.dataset import open_dataset
-from sharding.plan import plan_epoch
-from slurm.folder import prepare
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+
+from ifl.method import Task, load_method
+from ifl.network.network import build_network
+from ifl.saving.checkpoint import CheckpointError
+from ifl.saving.weights import start_from
+from recipes.common.errors import RecipeError
+from recipes.declarations import Declaration, declaration, model_forms
+from recipes.resolve import resolve
+from recipes.schema import Recipe
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from slurm.run_folder import prepare
 
 MEMORY = '''
 """A method with a memory, for tests."""
@@ -418,12 +419,11 @@ def test_arguments_stand_written_out_and_count_only_where_they_differ(
     assert resolve(["recipe=glt_crt", "data=digits_glt", "method.args.frozen_bn=true"]).hash8 not in {
         recipe.hash8 for recipe in crt
     }
-    from recipes import resolve as resolving
-    from recipes import schema
+    from recipes import identity, rules, schema
 
     more = Declaration(ARGS={**declaration("ldam").ARGS, "added": 1})
-    monkeypatch.setattr(schema, "declaration", lambda name: more)
-    monkeypatch.setattr(resolving, "declaration", lambda name: more)
+    for module in (identity, rules, schema):
+        monkeypatch.setattr(module, "declaration", lambda name: more)
     later = resolve(["method.name=ldam", "data=digits_glt"])
     assert later.method.args["added"] == 1 and later.hash8 == plain.hash8
     assert resolve(["method.name=ldam", "data=digits_glt", "method.args.added=2"]).hash8 != plain.hash8

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from ranks import started
 from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed  # noqa: F401 (fixtures)
 
@@ -108,7 +107,7 @@ class Disk:
 
 def _mortal() -> Any:
     """A `Comm` in which a rank's death is seen by the others when they next wait for it, as a lost connection is."""
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     class Mortal(Comm):
         def gather_objects(self, value: Any, device: Any = "cpu", alive: bool = True) -> list[Any]:
@@ -122,7 +121,7 @@ def _mortal() -> Any:
 
 def _content(engine: Any) -> str:
     """Digest of all that an engine would write, over the ranks."""
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     files = {name: hashlib.sha256(data).hexdigest() for name, data in engine.save().items()}
     return hashlib.sha256(json.dumps(Comm().gather_objects(files), sort_keys=True).encode()).hexdigest()
@@ -135,8 +134,8 @@ def _known(epoch: int) -> dict[str, str]:
 
 def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
     """Checkpoints of steps 4 and 8, each with its best epoch; what the engine held at both."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, engine, contents = Comm(), _engine(zero=zero), {}
     if comm.rank == 0:
@@ -154,9 +153,10 @@ def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
 def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, zero: int = 0) -> tuple[list[str], int]:
     """In a rank: a save of step 12 (or of step 8 `again`) with its best epoch, failing on rank `victim` at each of its
     calls to the disk in turn. Returns the complaints and the number of calls."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
-    from ifl.files import StorageError, write_whole
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
+    from ifl.saving.storage import StorageError
+    from recipes.common.files import write_whole
 
     comm, mortal, complaints = Comm(), _mortal(), []
     place, step = Path(folder) / f"{victim}-{refusal}-{again}-{zero}", 8 if again else 12
@@ -231,8 +231,8 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
 def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list[str], int]:
     """In a rank: each rank sees the checkpoints through a copy of its own, and one bit of one file (or its end) is damaged in
     one copy. Whatever a rank reads: all ranks fall back to the older checkpoint. Returns complaints and injections."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, complaints, count = Comm(), [], 0
     contents = _checkpoints(Path(folder) / f"source-{zero}", zero)
@@ -303,8 +303,8 @@ def test_any_flipped_bit_or_cut_end_on_any_rank_makes_all_fall_back(tmp_path: Pa
 # ------------------------------------------------------------------------------------------------------------ retention
 def kept_checkpoints(folder: str) -> list[list[str]]:
     """In a rank: what is there after the saves of steps 2, 4, ... 12 with milestones 4 and 8; after a fall-back to 8."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     place, comm, engine, there = Path(folder) / "ckpt", Comm(), _engine(), []
     place.mkdir()
@@ -357,8 +357,8 @@ def test_kept_epochs_follow_from_the_recipe(words: list[str], kept: list[int]) -
 @pytest.mark.parametrize("keep", ["[20]", "[-1]", "[5,25]"])
 def test_kept_epochs_that_never_come_are_refused(keep: str) -> None:
     """An epoch that the run does not have is named together with the legal ones."""
+    from recipes.common.errors import RecipeError
     from recipes.resolve import resolve
-    from recipes.schema import RecipeError
 
     with pytest.raises(RecipeError, match=r"^log.keep=.* whole epochs from 0 to 19"):
         resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", f"log.keep={keep}"])
@@ -387,8 +387,8 @@ LOST: dict[str, Callable[[Path], object]] = {
 
 def lost_histories(folder: str) -> dict[str, str]:
     """In a rank: what `load_newest` says to each way of losing all checkpoints."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
     from ifl.train import _history
 
     _checkpoints(Path(folder) / "source")
@@ -443,8 +443,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
 def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) -> None:
     """On a disk that is full or broken each of the run's other writers ends in the same sentence, and a note of a failure,
     which must not hide it, in none."""
-    from ifl.files import Metrics, StorageError, disk_of, write_arrays, write_whole
-    from slurm.events import note, read
+    from ifl.run_log import Metrics
+    from ifl.saving.storage import StorageError, disk_of, write_arrays
+    from recipes.common.files import write_whole
+    from slurm.monitoring.events import note, read
 
     (tmp_path / "ckpt" / "step-000000012").mkdir(parents=True)
     (tmp_path / "ckpt" / "step-000000012" / "MANIFEST.json").write_text("{}")
@@ -472,7 +474,7 @@ def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) ->
 
 def test_errors_of_other_kinds_pass_unchanged(tmp_path: Path) -> None:
     """A file that is missing elsewhere, or a lost connection, is no trouble of the run's disk."""
-    from ifl.files import disk_of
+    from ifl.saving.storage import disk_of
 
     for error in (
         FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/shard.tar"),

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
-
-import mini
-from ifl.streams import first_weights, named_weights
 from ranks import started
-from recipes import schema
-from recipes.methods import Declaration
-from recipes.resolve import resolve
-from sharding.dataset import open_dataset
-from sharding.plan import draw_ids
 from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
+
+from ifl.invariance.streams import first_weights, named_weights
+from recipes import schema
+from recipes.declarations import Declaration
+from recipes.resolve import resolve
+from sharding.open import open_dataset
+from sharding.plan.epoch import draw_ids
 
 LABELS = np.repeat(np.arange(4), mini.COUNTS)
 COUNTS = np.array([*mini.COUNTS, 0])  # a class without samples
@@ -85,7 +85,7 @@ def test_environments_replace_the_uniform_stream_and_the_others_stay(
 
 def trained_with(folder: str, streams: tuple[str, ...]) -> bool:
     """In a rank: train as if the method declared these streams."""
-    from ifl import network
+    from ifl.network import network
 
     declared = Declaration(STREAMS=streams)
     for module in (schema, network):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import comm_of, my_rank, started
 from torch import nn
 
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.comm import Comm
-from ifl.confidence import ConfidenceTable
-from ifl.network import RunningStatistics
-from ifl.state import RankMismatch, check_equal, digest
-from ifl.sync import STATISTIC_BITS, Desynchronised, StepSync
-from ranks import comm_of, my_rank, started
+from ifl.distributed.comm import Comm
+from ifl.distributed.consistency import RankMismatch, check_equal, digest
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.invariance.confidence import ConfidenceTable
+from ifl.network.bn_statistics import RunningStatistics
+from ifl.step_reduction import STATISTIC_BITS, Desynchronised, StepSync
 
 BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def compared(odd: int | None, element: int = 4, size: int = 4) -> str | None:
         bits = centers.centers_KD.view(-1).numpy().view(np.int32)
         bits[element] ^= 1
     try:
-        check_equal("centers after step 50", digest(centers, weights, table.table), comm_of(size))
+        check_equal("centers after step 50", digest(centers.centers_KD, *weights, table.table), comm_of(size))
     except RankMismatch as error:
         return str(error)
     return None
@@ -354,11 +354,11 @@ def test_digest_sees_centers_weights_and_table() -> None:
         centers.centers_KD[1, 1] += center
         table = ConfidenceTable(3)
         table.table[1, 2] += count
-        return digest(centers, [None, np.array([1.0, 2.0 + weight])], table.table)
+        return digest(centers.centers_KD, None, np.array([1.0, 2.0 + weight]), table.table)
 
     assert values() == values()
     assert len({values(), values(center=1e-6), values(weight=1e-15), values(count=1)}) == 4
-    assert digest(None, [None, None]) != digest(None, [None, np.ones(2)])
+    assert digest(None, None, None) != digest(None, None, np.ones(2))
 
 
 def test_plain_values_travel() -> None:
@@ -374,7 +374,7 @@ def test_statistics_of_synchronised_layers_move() -> None:
     import torch
     from torch import nn
 
-    from ifl.network import RunningStatistics
+    from ifl.network.bn_statistics import RunningStatistics
 
     torch.manual_seed(0)
     images = torch.randn(8, 3, 4, 4)
@@ -393,8 +393,8 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
     """Whether a step counts as diverged depends on single rows, not on how many of them a rank adds up."""
     import torch
 
-    from ifl.comm import Comm
-    from ifl.sync import StepSync
+    from ifl.distributed.comm import Comm
+    from ifl.step_reduction import StepSync
 
     sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
     sync.add(

@@ -15,11 +15,13 @@ from test_analysis import COLUMNS_, HALF, LABEL, MOST, command, table, write_run
 from test_golden import GOLDEN
 from test_paper import made as beside_paper
 
-from analysis import compare, explain, frame, shape, shown, tables, text
 from analysis.__main__ import main
-from analysis.resample import Resamples
-from analysis.runs import load_runs
-from recipes.layout import Column, available, load_layout
+from analysis.inputs import frame
+from analysis.inputs.runs import load_runs
+from analysis.report import explain
+from analysis.stats.bootstrap import Resamples
+from analysis.tables import agreement, cells, comparison, presentation, text
+from recipes.table_layout import Column, available, load_layout
 
 LACKING = "pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)"
 PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason=LACKING)
@@ -50,12 +52,17 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
     numbers, resamples = frame.tidy(runs), Resamples(50)
     parts = []
     for name in ("digits_clt_glt", "digits_overall", "digits_ablation", "digits_alt", "controls"):
-        filled = tables.build(load_layout(available()[name]), runs, *numbers, resamples)
-        parts += [text.latex(filled), text.latex(filled, stacked=True), compare.gains(filled), compare.summary(filled)]
+        filled = cells.build(load_layout(available()[name]), runs, *numbers, resamples)
+        parts += [
+            text.latex(filled),
+            text.latex(filled, stacked=True),
+            comparison.gains(filled),
+            comparison.summary(filled),
+        ]
     write_run(tmp_path / "runs", data="imagenet_glt", cbl=HALF)
     write_run(tmp_path / "runs", data="imagenet_glt", seed=1, cbl=MOST)
     write_run(tmp_path / "runs", "plain_ifl", data="imagenet_glt", cbl=LABEL)
-    paper = compare.beside(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
+    paper = comparison.beside(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
     assert paper and r"{\tiny$\pm$21.21}" in text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1]))
     log = compiled(tmp_path, *filter(None, parts), paper, text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1])))
     assert "Overfull" not in log and "Undefined" not in log
@@ -100,12 +107,12 @@ def test_markdown_and_terminal_take_hostile_names(tmp_path: Path) -> None:
 def test_pairs_stand_as_in_the_paper() -> None:
     """Table 1 has two protocols of four subsets, each with accuracy | precision, side by side; groups stand upright at the left."""
     layout = load_layout(available()["imagenet_clt_glt"])
-    clt, glt = shown.blocks(layout)
+    clt, glt = presentation.blocks(layout)
     assert clt.title == "Class-wise long tail (CLT)" and clt.metrics == ("Accuracy", "Precision") == glt.metrics
     assert clt.subsets == ("Many_C", "Med_C", "Few_C", "Overall") and clt.units == [(0, 4), (1, 5), (2, 6), (3, 7)]
     assert glt.units == [(8, 12), (9, 13), (10, 14), (11, 15)]
     runs, _ = load_runs(GOLDEN / "runs")
-    lines = text.latex(tables.build(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
+    lines = text.latex(cells.build(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
     assert any(
         r"\multicolumn{8}{c}{Class-wise long tail (CLT)} & \multicolumn{8}{c}{Generalized long tail (GLT)}" in line
         for line in lines
@@ -122,7 +129,7 @@ def test_best_and_second_are_of_a_group(tmp_path: Path) -> None:
     for i, right in enumerate((5, 7, 7, 6, 3, 2)):
         prediction = np.where(np.arange(10) < right, LABEL, 9)
         write_run(tmp_path, f"r{i}", cbl=prediction)
-    assert [line[0] for line in shown.ranks(table(tmp_path, seeds=[0], rows=rows))] == [0, 1, 1, 2, 1, 0]
+    assert [line[0] for line in presentation.ranks(table(tmp_path, seeds=[0], rows=rows))] == [0, 1, 1, 2, 1, 0]
     made = text.latex(table(tmp_path, seeds=[0], rows=rows))
     assert (
         r"\textbf{70.00}" in made
@@ -139,7 +146,7 @@ def test_lower_is_better_of_an_error(tmp_path: Path) -> None:
     write_run(tmp_path, "plain_ifl", cbl=MOST)  # all confidences are 1, so the error is 1 - accuracy
     made = table(tmp_path, seeds=[0], columns=columns)
     assert [line[0].mean for line in made.cells] == [pytest.approx(0.5), pytest.approx(0.2)]
-    assert shown.ranks(made) == [[0], [1]] and "ECE" in text.latex(made)
+    assert presentation.ranks(made) == [[0], [1]] and "ECE" in text.latex(made)
 
 
 @pytest.mark.parametrize(("subset", "metric"), [("few", "worst"), ("overall_a", "accuracy")])
@@ -281,7 +288,7 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
 def test_explain_says_what_stands_behind_a_cell() -> None:
     """Runs, seeds, commits, counts, interval, test and the paper's number, checked against the stored predictions."""
     runs, _ = load_runs(GOLDEN / "runs")
-    filled = tables.build(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
+    filled = cells.build(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
     place = explain.find(filled.layout, "glt_ifl", "glt.few.accuracy")
     assert (
         place
@@ -407,4 +414,4 @@ def test_columns_may_be_of_any_measure(tmp_path: Path) -> None:
         and cells[2].mean == pytest.approx(0.2)
     )
     assert cells[3].state == "empty" and cells[4].mean == pytest.approx(1 - 4 / 6)
-    assert shape.claims(table(tmp_path, seeds=[0], columns=columns)) == []
+    assert agreement.claims(table(tmp_path, seeds=[0], columns=columns)) == []

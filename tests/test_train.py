@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import RankFailure, my_rank, started
 from torch import nn
 
-from ranks import RankFailure, my_rank, started
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
-from sharding.decoders import ORDER, available
+from sharding.images.decoders import ORDER, available
 
 STEPS = 5
 
@@ -73,7 +73,7 @@ def trained(
     bit flipped (parameters, centers or weights), and the step after which."""
     from ifl import setup
     from ifl import train as loop
-    from ifl.state import RankMismatch
+    from ifl.distributed.consistency import RankMismatch
 
     _offer("plain", **(nan or {}))
     kept: dict[str, Any] = {}
@@ -120,11 +120,12 @@ def trained(
 def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     """In a rank: the same training as a loop of a few lines in plain torch, with nothing of the suite's but the plan,
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
-    from ifl.centers import Centers
+    from ifl.invariance.centers import Centers
     from ifl.method import Output, Task, load_method
-    from ifl.network import Network, build_backbone
-    from sharding.dataset import open_dataset
-    from sharding.plan import Draws, plan_epoch
+    from ifl.network.network import Network, build_backbone
+    from sharding.open import open_dataset
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import Draws
     from sharding.reader import MicroBatches
 
     _offer("plain")
@@ -202,11 +203,12 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
 
 def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]:
     """In a rank: flip one bit of the newest checkpoint's file `damaged` (rank 0 does), then load: the step loaded."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
     from ifl.engine import Engine
     from ifl.method import Task, load_method
-    from ifl.network import Network, RunningStatistics, build_backbone
+    from ifl.network.bn_statistics import RunningStatistics
+    from ifl.network.network import Network, build_backbone
+    from ifl.saving import checkpoint
 
     _offer("plain")
     r, comm, ckpt = Recipe.model_validate_json(recipe), Comm(), Path(folder) / "ckpt"

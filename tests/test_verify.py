@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 from PIL import Image
 
-import toy
-from sharding.dataset import digest_of
-from sharding.findings import Findings
-from sharding.index import load_index, save_index
-from sharding.near import alike, thumbnail
+from sharding.checks.dataset import check_meta, read_index, read_meta, split_folders
+from sharding.checks.near_duplicates import alike, thumbnail
+from sharding.checks.report import Findings
+from sharding.checks.shard import check_shard
+from sharding.format.dataset import digest_of
+from sharding.format.index import load_index, save_index
+from sharding.format.shards import Sample, index_of_shards
 from sharding.verify import data_sets, main, shard_tasks, verify
-from sharding.verify_set import check_meta, read_index, read_meta, split_folders
-from sharding.verify_shard import check_shard
-from sharding.write import Sample, index_of_shards
 
 SHARD = "glt/train/shard-000001.tar"
 LAST = "glt/train/shard-000002.tar"
@@ -551,7 +551,7 @@ def test_images_that_look_alike_are_doubted(tmp_path: Path, copy: Callable[[Imag
 
 def test_look_alikes_equal_their_definition() -> None:
     """Found by bands as by comparing all pairs, on 600 thumbnails of which many are slight changes of others; plain grounds match nothing."""
-    from sharding.near import BITS, LEVELS, signatures
+    from sharding.checks.near_duplicates import BITS, LEVELS, signatures
 
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (150, 8, 8, 3))

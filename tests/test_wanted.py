@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from recipes.layout import available, load_layout
+from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
-from recipes.schema import RecipeError
-from sharding.plan import micro_batches
-from slurm.several import arrange
+from recipes.table_layout import available, load_layout
+from sharding.plan.ranks import micro_batches
+from slurm.planning.cost import cost
+from slurm.planning.requested_runs import wanted
+from slurm.planning.schedule import arrange
 from slurm.site_file import Site
-from slurm.cost import cost
-from slurm.wanted import wanted
 
 NOBODY = Site()
 

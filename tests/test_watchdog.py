@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ifl.watchdog import boot_limit_s, patience_s
 from ranks import PROJECT
-from recipes.schema import Log
 from test_resume import Launch, Start, ending, start, undisturbed  # noqa: F401 (fixtures)
+
+from ifl.supervision.watchdog import boot_limit_s, patience_s
+from recipes.schema import Log
 
 LIMIT_S = 5
 SCRIPT = """
 import sys, time
-from ifl.watchdog import Watchdog
+from ifl.supervision.watchdog import Watchdog
 watchdog = Watchdog({limit}, 3, lambda message: {on_stuck})
 {body}
 print("alive")

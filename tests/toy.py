@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
 
 SPLITS = ("glt/train", "glt/val", "cbl/train", "cbl/val", "shared/test_cbl", "shared/test_gbl")
 EDITIONS = {

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ifl.heads import deferred
 from ifl.method import BaseMethod, Output, Rows
+from ifl.network.heads import deferred
 
 ARGS = {
     "weight": 0.001,  # of the penalty at the start

@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ifl.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
 from ifl.method import BaseMethod, Output, Rows, Task
+from ifl.network.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
 
 ARGS = {
     "margin": 0.5,  # the rarest class's, in units of the cosine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ifl.forms import EXPERTS, Branches, Experts
-from sharding.torchvision_cpu import torchvision
+from ifl.network.branches import EXPERTS, Branches, Experts
+from sharding.images.torchvision_cpu import torchvision
 
 FORMS = ("plain", "experts", "branches")
 

@@ -20,14 +20,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from afar_server import FAULTS, Server
 
-from sharding import afar
-from sharding.dataset import Split, open_dataset
-from sharding.decoders import available
-from sharding.index import load_index
-from sharding.node_cache import Ahead
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.cache import remote_files
+from sharding.cache.prefetcher import Ahead
+from sharding.format.dataset import Split
+from sharding.format.dataset_json import finish_dataset
+from sharding.format.index import load_index
+from sharding.images.decoders import available
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader
-from sharding.write import finish_dataset
 from tests.bench.loader import data
 
 BATCH, WORKERS = 128, 2
@@ -128,7 +130,7 @@ def main(words: list[str]) -> None:
             f"| {name}{', images/s' if ':' not in name else ''} | {median(found):,.4g} | {min(found):,.4g} to {max(found):,.4g} |"
         )
 
-    server.bytes_s, afar.PAUSES_S, afar.STALL_S = None, (0.01,) * 4, 0.5
+    server.bytes_s, remote_files.PAUSES_S, remote_files.STALL_S = None, (0.01,) * 4, 0.5
     names = [f"short256/glt/train/{name}" for name in here.index.shard_name.tolist()]
     kinds, injected, compared, wrong = cycle(FAULTS), 0, 0, 0
     expected = list(Epochs(here, 1))

@@ -23,7 +23,7 @@ LAYOUTS = ("digits_clt_glt", "digits_alt", "digits_overall", "digits_ablation")
 
 def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -> None:
     """Run folders with everything that tables read; predictions are right with a chance of the run's own."""
-    from recipes.layout import available, load_layout
+    from recipes.table_layout import available, load_layout
 
     recipes = list(dict.fromkeys(row.recipe for name in LAYOUTS for row in load_layout(available()[name]).rows))
     test = np.random.default_rng(0)
@@ -81,12 +81,12 @@ def main(options: dict[str, str]) -> None:
 
 def timed(folder: Path, runs: int) -> None:
     started = time.process_time(), time.perf_counter()
-    from analysis import text
-    from analysis.frame import tidy
-    from analysis.resample import Resamples
-    from analysis.runs import load_runs
-    from analysis.tables import build
-    from recipes.layout import available, load_layout
+    from analysis.inputs.frame import tidy
+    from analysis.inputs.runs import load_runs
+    from analysis.stats.bootstrap import Resamples
+    from analysis.tables import text
+    from analysis.tables.cells import build
+    from recipes.table_layout import available, load_layout
 
     layouts = [load_layout(available()[name]).model_copy(update={"seeds": list(range(runs))}) for name in LAYOUTS]
     parts: list[tuple[str, float, float]] = []

@@ -21,10 +21,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sharding.coco_objects import crop_box
-from sharding.mscoco_glt import Crops, Cut
-from sharding.pack import Planned, pack
-from sharding.places import Place
+from sharding.building.packing import Planned, pack
+from sharding.building.raw_files import Place
+from sharding.datasets.mscoco_glt.build import Crops, Cut
+from sharding.datasets.mscoco_glt.objects import crop_box
 
 IMAGES = 100
 

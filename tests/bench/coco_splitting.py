@@ -23,9 +23,10 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 import coco_source
-from sharding.coco_attributes import plain_arrays
-from sharding.coco_objects import Objects, read_objects
-from sharding.coco_splits import greedy_pick, split, unevenness
+
+from sharding.datasets.mscoco_glt.attributes import plain_arrays
+from sharding.datasets.mscoco_glt.objects import Objects, read_objects
+from sharding.datasets.mscoco_glt.splits import greedy_pick, split, unevenness
 
 COUNTS = {
     "glt": {"train": 144573, "val": 2900, "test_glt": 5800, "test_cbl": 5800, "test_gbl": 5800},

@@ -19,10 +19,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from ifl.comm import Comm
-from ifl.confidence import ConfidenceTable, mean_scores
-from ifl.environments import environment_weights
-from sharding.plan import EpochPlan, plan_epoch
+from ifl.distributed.comm import Comm
+from ifl.invariance.confidence import ConfidenceTable, mean_scores
+from ifl.invariance.environments import environment_weights
+from sharding.plan.epoch import EpochPlan, plan_epoch
 
 BATCH, SHARD, WINDOW = 256, 1000, 16
 

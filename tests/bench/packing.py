@@ -19,14 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.augment import draw_rng
-from sharding.dataset import Split
-from sharding.decoders import available, decoder
-from sharding.imagenet_glt import Copies
-from sharding.pack import Planned, finish, pack
-from sharding.places import Place
-from sharding.stored import StoredSize
-from sharding.views import train_pixels
+from sharding.building.packing import Copies, Planned, finish, pack
+from sharding.building.raw_files import Place
+from sharding.format.dataset import Split
+from sharding.images.decoders import available, decoder
+from sharding.images.dice import draw_rng
+from sharding.images.encoding import StoredSize
+from sharding.images.transforms import train_pixels
 
 
 def picture(seed: int, width: int = 500, height: int = 375) -> bytes:

@@ -30,16 +30,18 @@ LARGE_BYTES = 100_000_000
 
 def measured(folder: str, n: int) -> dict[str, list[float]]:
     """In a rank: milliseconds of each thing, `n` times. Every rank does the same, so that none waits for a slow other one only."""
-    from ifl import checkpoint
-    from ifl.centers import Centers
-    from ifl.diverged import refuse_pollution
+    from ifl.distributed.consistency import check_equal, digest
     from ifl.engine import Engine
+    from ifl.invariance.centers import Centers
     from ifl.method import Task, load_method
-    from ifl.network import Network, RunningStatistics, build_backbone
-    from ifl.state import State, check_equal, digest
-    from ifl.sync import StepSync
+    from ifl.network.bn_statistics import RunningStatistics
+    from ifl.network.network import Network, build_backbone
+    from ifl.saving import checkpoint
+    from ifl.saving.state import State
+    from ifl.step import refuse_pollution
+    from ifl.step_reduction import StepSync
     from recipes.resolve import resolve
-    from sharding.plan import micro_batches
+    from sharding.plan.ranks import micro_batches
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)
@@ -98,9 +100,9 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
         "reduction with them": lambda: comm.sum(torch.cat([head, rest])),
         "reduction of them alone": lambda: comm.sum(head.clone()),
         "digest of parameters, centers, weights": lambda: check_equal(
-            "", f"{engine.checksum()} {digest(centers, state.weights)}", comm
+            "", f"{engine.checksum()} {digest(centers.centers_KD, *state.weights)}", comm
         ),
-        "finite parameters and momentum?": lambda: refuse_pollution(engine, comm, state, 0.1),
+        "finite parameters and momentum?": lambda: refuse_pollution(engine, comm, state.epoch, state.step, 0.1),
         f"verification of {size:.2f} MB": lambda: checkpoint._fault(small_at, comm.rank, comm.size),
         f"save of {size:.2f} MB": lambda: save({}, next(numbers)),
     }

@@ -51,7 +51,7 @@ def stepped(words: list[str], n: int) -> list[float]:
     """In a rank: seconds of `n` training steps after two that are not counted, loader included."""
     from ifl import train as loop
     from recipes.resolve import resolve
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     recipe, ends = resolve(words), dict[int, float]()
     if my_rank() == 0:
@@ -67,7 +67,7 @@ def stepped(words: list[str], n: int) -> list[float]:
 
 def size_of_network() -> dict[str, int]:
     """In a rank: what stands in meta.json as `network`."""
-    from ifl.network import build_network
+    from ifl.network.network import build_network
     from recipes.resolve import resolve
 
     return build_network(resolve(WORDS), np.full(CLASSES, 10))[0].size

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.annotation import read, write
-from sharding.clusters import cluster
-from sharding.imagenet_glt import _ours
-from sharding.long_tail import GROUPS_END, POOL, TARGETS, class_order, long_tail
-from sharding.parallel import in_order
-from sharding.request import Request
-from sharding.sources import ClassImages
+from sharding.building.process_pool import in_order
+from sharding.building.request import Request
+from sharding.datasets.imagenet_glt.annotations import read, write
+from sharding.datasets.imagenet_glt.archive import ClassImages
+from sharding.datasets.imagenet_glt.build import _ours
+from sharding.datasets.imagenet_glt.clustering import cluster
+from sharding.datasets.imagenet_glt.splits import GROUPS_END, POOL, TARGETS, class_order, long_tail
 
 SHEET = {
     "glt/train": 113_460,
@@ -96,7 +96,7 @@ def main(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "clusters").mkdir()
-        from sharding.clusters import _identity
+        from sharding.datasets.imagenet_glt.clustering import _identity
 
         for images, rank in zip(classes, ranks):
             np.savez(

@@ -1,5 +1,5 @@
 """What IFL costs: `python -m tests.bench.step [networks=small_resnet,resnext50_32x4d] [ranks=1,2] [n=40] [large_n=5] [data=DIR]` prints milliseconds a step with and
-without it, their ratio, and where the difference goes; `python -m tests.bench.step shares=analysis/examples` prints where whole runs' time went.
+without it, their ratio, and where the difference goes; `python -m tests.bench.step shares=examples/digits_glt` prints where whole runs' time went.
 
 Both train by the real loop (reader, DeepSpeed, gloo, CPU) at equal images: `glt_ifl` with batch.budget=matched, its center term on and every sample scored, against
 `glt_baseline`. The two take turns step by step, while one computes the other waits, so that a busy machine slows both; the ratio is the median of the rounds' own.
@@ -71,12 +71,12 @@ class Turns:
 def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dict[str, list[float]]:
     """In a rank: milliseconds of `n` steps, of which the parts named here took so many; comparisons of digests stand apart, one entry each."""
     from ifl import train as loop
-    from ifl.centers import Centers
-    from ifl.confidence import ConfidenceTable
     from ifl.engine import Engine
-    from ifl.sync import StepSync
+    from ifl.invariance.centers import Centers
+    from ifl.invariance.confidence import ConfidenceTable
+    from ifl.step_reduction import StepSync
     from recipes.resolve import resolve
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     torch.set_num_threads(max(1, CORES // ranks))
     recipe, turn = resolve(words), Turns(Path(turns), group, ranks)
@@ -131,9 +131,9 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
 
 def rebuilt(n: int, samples: int, classes: int) -> list[float]:
     """In a rank: milliseconds of what makes an epoch's environment weights from the confidence table, its reduction over ranks included."""
-    from ifl.comm import Comm
-    from ifl.confidence import ConfidenceTable, mean_scores
-    from ifl.environments import stream_weights
+    from ifl.distributed.comm import Comm
+    from ifl.invariance.confidence import ConfidenceTable, mean_scores
+    from ifl.invariance.environments import stream_weights
 
     comm, table = Comm(), ConfidenceTable(samples)
     labels = np.sort(np.random.default_rng(0).integers(0, classes, samples))

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.dataset import Split
-from sharding.decoders import available
-from sharding.index import Index, load_index, save_index
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.format.dataset import Split
+from sharding.format.index import Index, load_index, save_index
+from sharding.format.shards import index_of_shard
+from sharding.images.decoders import available
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import MicroBatches, Reader
-from sharding.write import index_of_shard
 from tests.bench.loader.pipelines import BATCH, WORKERS
 
 SAMPLES = 115_000

@@ -67,10 +67,9 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
     """Write both sets, unless they are there; others that are there go, with what was made from them."""
     from sklearn.datasets import load_sample_images
 
-    from sharding.imagenet_glt import Copies
-    from sharding.pack import Planned, finish, pack
-    from sharding.places import Place
-    from sharding.stored import StoredSize
+    from sharding.building.packing import Copies, Planned, finish, pack
+    from sharding.building.raw_files import Place
+    from sharding.images.encoding import StoredSize
 
     if (folder / "made").exists() and (folder / "made").read_text() == str(images):
         return

@@ -22,9 +22,10 @@ BATCHES = 8
 
 
 def ours(folder: Path, samples: int, window: int) -> None:
-    from sharding.dataset import Split
-    from sharding.index import load_index
-    from sharding.plan import micro_batches, plan_epoch, rank_draws
+    from sharding.format.dataset import Split
+    from sharding.format.index import load_index
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches, rank_draws
     from sharding.reader import MicroBatches, Reader
     from tests.bench.loader.access import enlarged
 
@@ -37,7 +38,7 @@ def ours(folder: Path, samples: int, window: int) -> None:
 def imagefolder(folder: Path, samples: int) -> None:
     import torch
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder.parents[1] / "tree", usual(112))
     known = images.samples

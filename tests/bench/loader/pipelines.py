@@ -42,10 +42,11 @@ def ours(
     workers: int = WORKERS,
 ) -> Batches:
     """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two environments in batches of 2 x 128."""
-    from sharding.dataset import Split
-    from sharding.index import load_index
-    from sharding.pixel_cache import PixelCache
-    from sharding.plan import micro_batches, plan_epoch, rank_draws
+    from sharding.cache.decoded_images import PixelCache
+    from sharding.format.dataset import Split
+    from sharding.format.index import load_index
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches, rank_draws
     from sharding.reader import MicroBatches, Reader
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
@@ -91,9 +92,9 @@ def usual(size: int, form: str = "") -> Callable:
     """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first. `pillow`: on Pillow images, as many still
     write them; `float`: to normalised float32; `randaug`: RandAugment on Pillow images, to float32, as in torchvision's reference recipes."""
     import torch
-
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from torchvision.transforms import v2
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -130,7 +131,7 @@ def webdataset(folder: Path, size: int, form: str = "", batch: int = BATCH, work
 def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import torch
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder / "tree", usual(size))
     loader = torch.utils.data.DataLoader(images, batch, shuffle=True, num_workers=workers, persistent_workers=True)
@@ -139,10 +140,10 @@ def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORK
 
 def streaming(folder: Path, size: int) -> Batches:
     import torch
-
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -158,9 +159,10 @@ def streaming(folder: Path, size: int) -> Batches:
 
 
 def streaming_prepare(folder: Path) -> None:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from PIL import Image
     from streaming import MDSWriter
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
@@ -174,9 +176,10 @@ def _litdata_sample(path: str) -> dict:
 
 
 def litdata(folder: Path, size: int) -> Batches:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     transform = usual(size)
 
@@ -192,8 +195,9 @@ def litdata(folder: Path, size: int) -> Batches:
 
 
 def litdata_prepare(folder: Path) -> None:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import optimize
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     optimize(
         fn=_litdata_sample,
@@ -227,7 +231,7 @@ def ffcv_prepare(folder: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     (folder / "ffcv").mkdir()
     images = torchvision.datasets.ImageFolder(folder / "tree")
@@ -248,7 +252,7 @@ class Crops:
     """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no more, neither resized nor flipped."""
 
     def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
-        from sharding import decoders
+        from sharding.images import decoders
 
         self.files, self.opened, self.size = (
             [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))],
@@ -258,8 +262,8 @@ class Crops:
 
     def __call__(self, task: tuple[int, int]) -> int:
         """Makes the crops of up to BATCH files from the `first` on in an `epoch`; returns their number."""
-        from sharding.augment import crop_box, draw_rng
-        from sharding.views import train_pixels
+        from sharding.images.dice import draw_rng
+        from sharding.images.transforms import crop_box, train_pixels
 
         epoch, first = task
         for number, data in enumerate(self.files[first : first + BATCH], first):

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.augment import crop_box, draw_rng
-from sharding.dataset import Split
-from sharding.decoders import available, decode, decoder
-from sharding.index import load_index
-from sharding.views import train_pixels
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
+from sharding.images.decoders import available, decode, decoder
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import crop_box, train_pixels
 
 IMAGES = 300
 

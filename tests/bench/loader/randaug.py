@@ -1,6 +1,6 @@
 """What RandAug costs: microseconds of one core for an image of 112 px, ours beside torchvision's RandAugment.
 
-The policies are different ones (see sharding/randaug.py), so this is what a recipe pays, not one algorithm against itself.
+The policies are different ones (see sharding/images/randaug.py), so this is what a recipe pays, not one algorithm against itself.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-
-import sharding.torchvision_cpu  # noqa: F401, before torchvision
-from sharding.augment import draw_rng
-from sharding.dataset import Split
-from sharding.index import load_index
-from sharding.randaug import apply_policy
-from tests.bench.loader.pixels import by_pillow
 from torchvision.transforms import v2
+
+import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
+from sharding.images.dice import draw_rng
+from sharding.images.randaug import apply_policy
+from tests.bench.loader.pixels import by_pillow
 
 SIZE, IMAGES = 112, 400
 
