@@ -6,7 +6,6 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import math
@@ -28,8 +27,6 @@ from torch import nn
 from ifl.method import Output
 from recipes.schema import Optim
 
-# A cache of our own: a job killed in the middle of a build leaves a lock for which others would wait for ever.
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
@@ -41,10 +38,10 @@ def connect(patience_s: float) -> torch.device:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    programs_of_the_environment_first()
+    compile_nothing()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
-    if not torch.cuda.is_available():
-        load_operator()
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -169,23 +166,26 @@ def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
     return MonitorMaster(get_monitor_config(settings))
 
 
-def load_operator() -> None:
-    """Load the small C++ operator of DeepSpeed's CPU backend, compiling it if it is not there.
+def compile_nothing() -> None:
+    """Tell DeepSpeed that none of its compiled operators can be had, before it opens its communication.
 
-    torch guards the build by a file that a killed process leaves behind, and everybody then waits for it for ever. Our
-    own lock ends with the process that holds it; whoever has it may remove such a leftover.
+    On CPUs it would compile one there, `deepspeed_shm_comm`, with g++, ninja and Python's headers, in every rank. Only its
+    `inference_all_reduce` (tensor-parallel inference) ever calls it; where the operator is missing, as on macOS, DeepSpeed
+    itself goes on without it. Gradients are reduced by gloo either way, so a run's bits are the same.
     """
-    from deepspeed.comm.torch import build_shm_op
+    import deepspeed.ops
 
-    cache = Path(os.environ["TORCH_EXTENSIONS_DIR"])
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".glt-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob("*/lock"):
-            leftover.unlink(missing_ok=True)
-        build_shm_op()
+    deepspeed.ops.__compatible_ops__ = {}  # what it would otherwise find out by looking for compilers
+
+
+def programs_of_the_environment_first() -> None:
+    """Put this Python's own bin folder first on PATH: what torch compiles for a user's model asks for pip's `ninja` there,
+    and neither make, nor srun, nor `.venv/bin/python` puts it on PATH."""
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = os.pathsep.join([own, *([path] if path else [])])
 
 
 if __name__ == "__main__":
-    if os.environ["DS_ACCELERATOR"] == "cpu":
-        load_operator()
+    device = connect(60.0)
+    print(f"a rank starts here: torch {torch.__version__}, device {device}; nothing is compiled")

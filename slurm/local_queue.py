@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recipes.schema import Recipe, RecipeError
 from slurm.cost import images_of
 from slurm.job import FINISHED, STOPPED
-from slurm.local import LocalRun, compile_operator
+from slurm.local import LocalRun
 from slurm.several import Run, Step, arrange, finished_of, is_finished
 
 PAUSE_S = 0.2
@@ -52,7 +52,6 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
 
 def _work(steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> int:
     """Run `steps`, in their order where nothing hinders; puts what became of each into `outcomes`, and returns the exit code."""
-    compile_operator()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     waiting, under_way, code, interrupted = list(steps), {}, FINISHED, False
     view = _View(steps, at_once)

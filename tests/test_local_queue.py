@@ -63,7 +63,7 @@ class Machine:
             def end(self) -> None:
                 pass
 
-        for name, value in (("LocalRun", Fake), ("compile_operator", lambda: None), ("images_of", lambda recipe: 100), ("PAUSE_S", 0)):
+        for name, value in (("LocalRun", Fake), ("images_of", lambda recipe: 100), ("PAUSE_S", 0)):
             monkeypatch.setattr(local_queue, name, value)
 
 
