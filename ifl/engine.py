@@ -13,6 +13,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 if __name__ == "__main__":
@@ -35,14 +36,10 @@ RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": 
 def connect(patience_s: float) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
     Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any collective."""
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     programs_of_the_environment_first()
-    compile_nothing()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
+    _deepspeed().init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -61,8 +58,6 @@ class Engine:
     """A network under training."""
 
     def __init__(self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device) -> None:
-        import deepspeed
-
         self.batch, self.device, self.zero = batch, device, optim.zero
         trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
         self._sgd = torch.optim.SGD(trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
@@ -77,7 +72,7 @@ class Engine:
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }
-        self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=self._sgd, config=config)
+        self.engine, self.optimizer, *_ = _deepspeed().initialize(model=network, optimizer=self._sgd, config=config)
         self.ranks = self.engine.dp_world_size
         files = self.engine.checkpoint_engine
         files.save, files.makedirs, self.engine._copy_recovery_script = self._collect, lambda *_, **__: None, lambda folder: None
@@ -166,16 +161,20 @@ def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
     return MonitorMaster(get_monitor_config(settings))
 
 
-def compile_nothing() -> None:
-    """Tell DeepSpeed that none of its compiled operators can be had, before it opens its communication.
+def _deepspeed() -> ModuleType:
+    """Import DeepSpeed, quietly, and tell it that none of its compiled operators can be had.
 
-    On CPUs it would compile one there, `deepspeed_shm_comm`, with g++, ninja and Python's headers, in every rank. Only its
-    `inference_all_reduce` (tensor-parallel inference) ever calls it; where the operator is missing, as on macOS, DeepSpeed
-    itself goes on without it. Gradients are reduced by gloo either way, so a run's bits are the same.
+    On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
+    headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
+    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits are
+    the same. On GPUs there is no such operator.
     """
+    import deepspeed
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__ = {}  # what it would otherwise find out by looking for compilers
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__ = {}  # otherwise found out, at the first look, by looking for compilers
+    return deepspeed
 
 
 def programs_of_the_environment_first() -> None:

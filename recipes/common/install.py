@@ -74,9 +74,10 @@ def why_not():
             return "{} belongs to {} and cannot be written by {}: run make as {}, or in a clone of your own".format(
                 folder, owner_of(folder), owner_of_process(), owner_of(folder)
             )
-    free_gb = shutil.disk_usage(PROJECT).free / 1e9
+    disk = VENV if os.path.exists(VENV) else PROJECT
+    free_gb = shutil.disk_usage(disk).free / 1e9
     if free_gb < LEAST_GB and not os.path.exists(os.path.join(VENV, ".installed")):
-        return "the disk of {} has {:.1f} GB free: {}".format(PROJECT, free_gb, SPACE % temporary())
+        return "the disk of {} has {:.1f} GB free: {}".format(disk, free_gb, SPACE % temporary())
     return None
 
 
