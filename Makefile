@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench system venv operators cluster cluster-down chaos clean
+.PHONY: help demo test test-full bench system venv cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,13 +11,13 @@ help:
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
-	@echo "make system     Debian packages (as root): compiler, git, and for reports and tests SLURM, LaTeX and Chromium"
+	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX and Chromium"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
 
-demo: operators
+demo: venv
 	@echo "== digits_glt: real scans of digits under six looks"
 	@mkdir -p out
 	@$(BIN)/python -m sharding.build data=digits_glt out=data $(if $(wildcard out/digits_glt.png),,preview=out/digits_glt.png)
@@ -26,10 +26,10 @@ demo: operators
 	@echo "== the table"
 	@$(BIN)/python -m analysis runs=runs out=out table=demo
 
-test: operators
+test: venv
 	$(BIN)/python -m pytest
 
-test-full: operators
+test-full: venv
 	$(BIN)/python -m pytest -m ""
 
 bench: venv
@@ -37,7 +37,7 @@ bench: venv
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++ git make python3-venv slurm-wlm munge iproute2 texlive-latex-recommended latexmk poppler-utils chromium
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium
 
 cluster: venv
 	@$(BIN)/python tests/cluster.py up
@@ -45,25 +45,14 @@ cluster: venv
 cluster-down:
 	@$(BIN)/python tests/cluster.py down
 
-chaos: operators
+chaos: venv
 	$(BIN)/python tests/chaos.py faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
 
 venv: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
-	@echo "== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	@touch $@
-
-operators: .venv/.operators
-
-.venv/.operators: .venv/.installed
-	@command -v g++ >/dev/null || { echo "g++ is missing: DeepSpeed compiles a small operator with it (make system, or apt-get install g++)"; exit 1; }
-	@echo "== compiling DeepSpeed's CPU operator (once, a minute or two)"
-	$(BIN)/python -m ifl.engine
-	@touch $@
+	@command -v $(PYTHON) >/dev/null || { echo "set-up stopped: $(PYTHON) is not installed; Debian: apt-get install python3 python3-venv; or: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) recipes/common/install.py
 
 clean:
 	rm -rf data runs out

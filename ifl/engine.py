@@ -6,7 +6,6 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import math
@@ -14,6 +13,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 if __name__ == "__main__":
@@ -29,8 +29,6 @@ from ifl.method import Output
 from recipes.common.addresses import free_port
 from recipes.schema import Optim
 
-# A cache of our own: a job killed in the middle of a build leaves a lock for which others would wait for ever.
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
@@ -39,14 +37,10 @@ RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": 
 def connect(patience_s: float) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
     Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any collective."""
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    programs_of_the_environment_first()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
-    if not torch.cuda.is_available():
-        load_operator()
-    deepspeed.init_distributed(
+    _deepspeed().init_distributed(
         dist_backend="nccl" if torch.cuda.is_available() else "gloo",
         auto_mpi_discovery=False,
         verbose=False,
@@ -64,8 +58,6 @@ class Engine:
     def __init__(
         self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device
     ) -> None:
-        import deepspeed
-
         self.batch, self.device, self.zero = batch, device, optim.zero
         trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
         self._sgd = torch.optim.SGD(
@@ -85,7 +77,7 @@ class Engine:
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }
-        self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=self._sgd, config=config)
+        self.engine, self.optimizer, *_ = _deepspeed().initialize(model=network, optimizer=self._sgd, config=config)
         self.ranks = self.engine.dp_world_size
         files = self.engine.checkpoint_engine
         files.save, files.makedirs, self.engine._copy_recovery_script = (
@@ -194,23 +186,30 @@ def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
     return MonitorMaster(get_monitor_config(settings))
 
 
-def load_operator() -> None:
-    """Load the small C++ operator of DeepSpeed's CPU backend, compiling it if it is not there.
+def _deepspeed() -> ModuleType:
+    """Import DeepSpeed, quietly, and tell it that none of its compiled operators can be had.
 
-    torch guards the build by a file that a killed process leaves behind, and everybody then waits for it for ever. Our
-    own lock ends with the process that holds it; whoever has it may remove such a leftover.
+    On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
+    headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
+    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits are
+    the same. On GPUs there is no such operator.
     """
-    from deepspeed.comm.torch import build_shm_op
+    import deepspeed
+    import deepspeed.ops
 
-    cache = Path(os.environ["TORCH_EXTENSIONS_DIR"])
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".glt-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob("*/lock"):
-            leftover.unlink(missing_ok=True)
-        build_shm_op()
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__ = {}  # otherwise found out, at the first look, by looking for compilers
+    return deepspeed
+
+
+def programs_of_the_environment_first() -> None:
+    """Put this Python's own bin folder first on PATH: what torch compiles for a user's model asks for pip's `ninja` there,
+    and neither make, nor srun, nor `.venv/bin/python` puts it on PATH."""
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = os.pathsep.join([own, *([path] if path else [])])
 
 
 if __name__ == "__main__":
-    if os.environ["DS_ACCELERATOR"] == "cpu":
-        load_operator()
+    device = connect(60.0)
+    print(f"a rank starts here: torch {torch.__version__}, device {device}; nothing is compiled")

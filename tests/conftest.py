@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,33 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     if report.skipped and os.environ.get("CI"):
         report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """The last line of a run: what was not tested here, and how to have it tested."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and (line := not_tested([report.longrepr[2] for report in reporter.stats.get("skipped", [])])):
+        reporter.write_line(line, yellow=True)
+
+
+def not_tested(reasons: list[str]) -> str:
+    """One line that says how many tests were skipped for want of what; empty if none was.
+
+    Args:
+        reasons: why each was skipped. Those that `make system` would mend name the Debian package, or root, and `make system`.
+    """
+    lacking, other = Counter[str](), Counter[str]()
+    for reason in (reason.removeprefix("Skipped: ") for reason in reasons):
+        package = re.search(
+            r"(?:needs|Debian packages?) ([a-z][a-z0-9.+ -]*?)(?: have it| has it)? \(`?make system", reason
+        )
+        (lacking if package else other)[package[1] if package else reason] += 1
+    parts = [f"{count} need {package}" for package, count in lacking.most_common()]
+    how = " (`make system`, as root on Debian, installs all of it; then run the tests as root)" if parts else ""
+    parts = [", ".join(parts) + how] * bool(parts) + [f"{count}: {reason}" for reason, count in other.items()]
+    return f"not tested here, {len(reasons)} of the tests: " + "; ".join(parts) if parts else ""
 
 
 @pytest.fixture(scope="session")

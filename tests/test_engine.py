@@ -1,4 +1,4 @@
-"""DeepSpeed's compiled operator, and what the engine says of its tensors."""
+"""The engine starts where nothing can be compiled, and says of its tensors whether they are finite and the same."""
 
 from __future__ import annotations
 
@@ -15,16 +15,70 @@ from ranks import started
 from recipes.schema import PROJECT, Optim
 
 
-def test_a_leftover_of_a_killed_build_does_not_hang() -> None:
-    """torch leaves a lock file behind when a build is killed, and would wait for it for ever; ours removes it."""
-    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions")) / "deepspeed_shm_comm"
-    assert cache.is_dir(), "`make test` compiles the operator first"
-    (cache / "lock").touch()
-    try:
-        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, timeout=300, capture_output=True)
-        assert not (cache / "lock").exists()
-    finally:
-        (cache / "lock").unlink(missing_ok=True)
+def bare(folder: Path) -> dict[str, str]:
+    """The environment of a machine that has nothing: no program on PATH, no home, and a folder in which whatever is compiled would show."""
+    (folder / "empty").mkdir()
+    return {
+        "PATH": str(folder / "empty"),
+        "HOME": str(folder / "none"),
+        "TORCH_EXTENSIONS_DIR": str(folder / "extensions"),
+        "GLT_SITE": "",
+    }
+
+
+def test_a_rank_starts_where_nothing_can_be_compiled(tmp_path: Path) -> None:
+    """`python -m ifl.engine` opens DeepSpeed's communication without ninja, compiler or headers, compiles nothing, and says so."""
+    result = subprocess.run(
+        [sys.executable, "-m", "ifl.engine"],
+        cwd=PROJECT,
+        env=bare(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "a rank starts here" in result.stdout and "nothing is compiled" in result.stdout
+    assert not (tmp_path / "extensions").exists()
+
+
+def test_two_ranks_train_where_no_program_can_be_found(tiny_root: Path, tmp_path: Path) -> None:
+    """The main command trains, judges and saves with two ranks though no program at all is on PATH: no ninja, g++, git, ps or which."""
+    words = [
+        "recipe=glt_ifl",
+        "data=digits_glt",
+        f"data.root={tiny_root}",
+        "cluster=local",
+        "nodes=2",
+        "schedule.epochs=2",
+        "ifl.milestones=[0]",
+        "ifl.alpha=[0.001]",
+        f"runs={tmp_path / 'runs'}",
+    ]
+    result = subprocess.run(
+        [sys.executable, "slurm/launch.py", *words],
+        cwd=PROJECT,
+        env=bare(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(list((tmp_path / "runs").glob("*/done"))) == 1
+    assert not (tmp_path / "extensions").exists() and not (tmp_path / "none").exists()
+
+
+def test_the_environment_s_own_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever PATH a rank is started with, the folder of its own Python comes first in it, so that pip's ninja is found by torch."""
+    from ifl.engine import programs_of_the_environment_first
+
+    own = str(Path(sys.executable).parent)
+    for path, wanted in (("/usr/bin:/bin", f"{own}:/usr/bin:/bin"), (f"{own}:/bin", f"{own}:/bin"), ("", own)):
+        monkeypatch.setenv("PATH", path)
+        programs_of_the_environment_first()
+        assert os.environ["PATH"] == wanted
+    monkeypatch.delenv("PATH")
+    programs_of_the_environment_first()
+    assert os.environ["PATH"] == own
 
 
 def looks(zero: int) -> dict[str, list[bool | int]]:

@@ -69,7 +69,6 @@ class Machine:
 
         for module, name, value in (
             (progress, "LocalRun", Fake),
-            (run_queue, "compile_operator", lambda: None),
             (progress, "images_of", lambda recipe: 100),
             (run_queue, "PAUSE_S", 0),
         ):

@@ -21,19 +21,17 @@ def commit() -> str:
     if (stated := PROJECT / "COMMIT").exists():
         return stated.read_text().strip()
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        head = _git("rev-parse", "HEAD")
+        changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    """What git says of the project's checkout, also where that belongs to another user (root in a container, a shared checkout)."""
+    command = ["git", "-c", f"safe.directory={PROJECT}", *words]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _version(package: str) -> str:

@@ -1,1 +1,1 @@
-"""The ground floor: errors for the user, words of a command, whole files, locks, addresses. Standard library only."""
+"""The ground floor: what every room uses, and what must work before the packages are installed. Standard library only."""

@@ -127,14 +127,6 @@ class LocalRun:
         return FINISHED
 
 
-def compile_operator() -> None:
-    """DeepSpeed's CPU operator, compiled once and visibly: otherwise every rank would wait for it in silence."""
-    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
-    if shutil.which("nvidia-smi") is None and not any(cache.rglob("deepspeed_shm_comm.so")):
-        print("compiling DeepSpeed's CPU operator (once, a minute or two)", flush=True)
-        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
-
-
 def _take(lock: IO[str], folder: Path) -> None:
     deadline = time.monotonic() + LOCK_S
     while True:

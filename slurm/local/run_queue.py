@@ -12,7 +12,6 @@ from pathlib import Path
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
-from slurm.local.process_group import compile_operator
 from slurm.local.progress import View
 from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run, Step, arrange, finished_of
@@ -50,7 +49,6 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
 
 def _work(steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> int:
     """Run `steps`, in their order where nothing hinders; puts what became of each into `outcomes`, and returns the exit code."""
-    compile_operator()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     waiting, under_way, code, interrupted = list(steps), {}, FINISHED, False
     view = View(steps, at_once)

@@ -1,0 +1,142 @@
+"""Set up `.venv` with the pinned packages, or say in one sentence what is missing.
+
+`make` runs this file with whatever Python it finds, so that it can name the one that is needed: standard library only,
+and no syntax that Python 3.6 cannot read.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+VENV = os.path.join(PROJECT, ".venv")
+OLDEST, NEWEST = (3, 11), (3, 14)  # for these all pinned packages have wheels
+LEAST_GB = 2.5  # free on the disk; .venv takes 1.5 GB with torch for CPUs
+SPACE = "the environment takes 1.5 GB with torch for CPUs and about 8 GB with torch for CUDA, and while it is made as much again in %s and in pip's cache"
+OTHER_PYTHON = "make PYTHON=python3.11 ..."
+
+# What pip's log says when it fails -> what it means; the first that is found counts.
+PIP_FAILED = [
+    (
+        r"No space left on device|Errno 28\b|Disk quota exceeded|Errno 122\b",
+        "a disk is full or a quota used up: {space}; make room and run make again, it goes on",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError",
+        "the package index shows a certificate that this machine does not trust: install ca-certificates, or name your site's with PIP_CERT=FILE",
+    ),
+    (
+        r"NewConnectionError|name resolution|Name or service not known|Network is unreachable|Connection refused|timed out|Max retries exceeded|ProxyError",
+        "no package index can be reached from this machine: with a proxy set https_proxy; without internet install from wheels, as README says under 'On a cluster'",
+    ),
+    (
+        r"No matching distribution found",
+        "the package index has no wheel of a pinned package for this Python and machine ({machine}); the lines above name it",
+    ),
+]
+
+
+def main():
+    refused = why_not()
+    if refused:
+        sys.exit("set-up stopped: " + refused)
+    owner = owner_of(PROJECT)
+    if owner != owner_of_process():
+        print(
+            "note: {} belongs to {} and make runs as {}, who will own what it writes".format(
+                PROJECT, owner, owner_of_process()
+            )
+        )
+    python = os.path.join(VENV, "bin", "python")
+    if not runs(python, "-m", "pip", "--version"):
+        subprocess.check_call([sys.executable, "-m", "venv", "--clear", VENV])
+    print("== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)", flush=True)
+    log = os.path.join(VENV, "pip.log")
+    if os.path.exists(log):
+        os.remove(log)
+    words = ["--disable-pip-version-check", "--log", log, "-r", "requirements.txt"]
+    code = subprocess.call([python, "-m", "pip", "install"] + words, cwd=PROJECT)  # a relative -e . is this folder's
+    if code:
+        sys.exit("set-up stopped: " + what_pip_met(log))
+    open(os.path.join(VENV, ".installed"), "w").close()
+
+
+def why_not():
+    """Return the sentence that says what this Python, folder or disk lacks, or None."""
+    here = "Python {}.{} ({})".format(sys.version_info[0], sys.version_info[1], sys.executable)
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        return (
+            "the pinned packages need Python 3.{} to 3.{}, and this is {}. Install one (Debian 12 or 13: apt-get install python3 python3-venv; "
+            "Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11) and name it: {}".format(
+                OLDEST[1], NEWEST[1], here, OTHER_PYTHON
+            )
+        )
+    try:
+        import ensurepip
+        import venv
+    except ImportError:
+        return (
+            "{} cannot make environments, its package venv is missing: apt-get install python3-venv (Debian, Ubuntu), or name a Python that can "
+            "(Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11): {}".format(here, OTHER_PYTHON)
+        )
+    del ensurepip, venv
+    if os.pathsep in PROJECT:
+        return "no environment can be made in a folder with '{}' in its name: rename {}".format(os.pathsep, PROJECT)
+    for folder in (PROJECT, VENV):
+        if os.path.exists(folder) and not os.access(folder, os.W_OK):
+            return "{} belongs to {} and cannot be written by {}: run make as {}, or in a clone of your own".format(
+                folder, owner_of(folder), owner_of_process(), owner_of(folder)
+            )
+    disk = VENV if os.path.exists(VENV) else PROJECT
+    free_gb = shutil.disk_usage(disk).free / 1e9
+    if free_gb < LEAST_GB and not os.path.exists(os.path.join(VENV, ".installed")):
+        return "the disk of {} has {:.1f} GB free: {}".format(disk, free_gb, SPACE % temporary())
+    return None
+
+
+def what_pip_met(log):
+    """Return what the log of a failed `pip install` means, in one sentence."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:  # a full disk may not even hold the log
+        text = "No space left on device" if shutil.disk_usage(VENV).free < 1e6 else ""
+    values = {"space": SPACE % temporary(), "machine": os.uname().machine}
+    for pattern, sentence in PIP_FAILED:
+        if re.search(pattern, text):
+            return sentence.format(**values)
+    return "pip could not install the packages; its last lines above say why, all of them are in {}".format(log)
+
+
+def runs(*command):
+    try:
+        return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    except OSError:
+        return False
+
+
+def temporary():
+    return os.environ.get("TMPDIR", "/tmp")  # not tempfile's word, which fails where the disk is full
+
+
+def owner_of(path):
+    return name_of(os.stat(path).st_uid)
+
+
+def owner_of_process():
+    return name_of(os.geteuid())
+
+
+def name_of(uid):
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "user {}".format(uid)
+
+
+if __name__ == "__main__":
+    main()
