@@ -6,7 +6,6 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import math
@@ -27,6 +26,7 @@ from torch import nn
 
 from ifl.method import Output
 from recipes.common.addresses import free_port
+from recipes.common.locks import acquire
 from recipes.schema import Optim
 
 # A cache of our own: a job killed in the middle of a build leaves a lock for which others would wait for ever.
@@ -205,7 +205,7 @@ def load_operator() -> None:
     cache = Path(os.environ["TORCH_EXTENSIONS_DIR"])
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".glt-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock)
         for leftover in cache.glob("*/lock"):
             leftover.unlink(missing_ok=True)
         build_shm_op()
