@@ -10,7 +10,7 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare Python lacks
 
 from analysis.inputs.runs import Run, load_runs
-from recipes.common.cli import nearest
+from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.table_layout import SELECTS, Layout, available, load_layout
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     Raises:
         ValueError: an unknown key, a value that is not legal, or nothing to make a table of.
     """
-    if not argv or {"-h", "--help", "help"} & set(argv):
+    if not argv or asks_help(argv):
         print(HELP, end="")
         return
     if argv[0] == "explain":
@@ -183,15 +183,16 @@ def _runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
     return runs, unreadable
 
 
+def _fault(fault: Fault) -> ValueError:
+    if fault.kind == "unknown" or "=" not in fault.word:
+        return ValueError(
+            f"{fault.word}: not a key=value of this command; {nearest(fault.key, fault.legal)} (see --help)"
+        )
+    return ValueError(f"{fault.word}: {'given twice' if fault.value else 'no value'}; legal is {fault.key}=VALUE once")
+
+
 def _parse(argv: list[str], keys: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for argument in argv:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in keys:
-            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, keys)} (see --help)")
-        if not value or key in options:
-            raise ValueError(f"{argument}: {'given twice' if value else 'no value'}; legal is {key}=VALUE once")
-        options[key] = value
+    options = key_values(argv, keys, _fault)
     for key in needed:
         if key not in options:
             raise ValueError(f"{key}= is missing; legal is {' '.join(f'{word}=...' for word in needed)} (see --help)")

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.common.addresses import PIPE, is_afar
-from recipes.common.cli import nearest
+from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
 from recipes.messages import sentence
 from recipes.rules import check_method, check_streams, epoch_of, epochs_of, method_args
@@ -32,8 +32,8 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
     counts. `data=NAME` means `data.name=NAME`."""
     tree: dict[str, Any] = {}
     for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key or any(not part for part in key.split(".")):
+        key, text = split_word(word)
+        if "=" not in word or not all(key.split(".")):
             raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
         try:
             value = read_yaml(text)

@@ -9,7 +9,6 @@ records of shards); it may be deleted once the data set is finished.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,10 @@ if __name__ == "__main__":
 
     in_environment()  # before the first import that a bare Python lacks
 
+from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
-from recipes.common.files import why
+from recipes.common.files import disk_refusal
+from recipes.common.locks import acquire
 from sharding.building.request import HELP, Request, builders, declared, parse
 
 
@@ -42,7 +43,7 @@ def _alone(name: str, request: Request) -> Iterator[None]:
         _lock(
             locks,
             request.out / f".{name}.lock",
-            fcntl.LOCK_SH if side_by_side else fcntl.LOCK_EX,
+            side_by_side,
             f"another build of {name} in {request.out}",
         )
         if side_by_side:
@@ -52,19 +53,15 @@ def _alone(name: str, request: Request) -> Iterator[None]:
             _lock(
                 locks,
                 work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock",
-                fcntl.LOCK_EX,
+                False,
                 f"{text} of {name} in {request.out}",
             )
         yield
 
 
-def _lock(locks: contextlib.ExitStack, path: Path, kind: int, what: str) -> None:
+def _lock(locks: contextlib.ExitStack, path: Path, shared: bool, what: str) -> None:
     file = locks.enter_context(open(path, "w"))
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        print(f"{what} is under way: waiting for it", flush=True)
-        fcntl.flock(file, kind)
+    acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
 
 
 def help_text() -> str:
@@ -80,7 +77,7 @@ def help_text() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+    if not arguments or asks_help(arguments):
         print(help_text())
         return 0
     try:
@@ -89,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sharding.build: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
-        print(f"sharding.build: {error.filename or _where(arguments)}: {why(error)}", file=sys.stderr)
+        print(f"sharding.build: {error.filename or _where(arguments)}: {disk_refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sharding.build: stopped; the same command goes on", file=sys.stderr)

@@ -25,7 +25,7 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare Python lacks
 
 
-from recipes.common.cli import folder_and_options, whole_number
+from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
 from sharding.checks.statistics import measures, numbers, read, spread, tables
 from sharding.open import open_dataset
@@ -75,7 +75,7 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+    if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0
     try:

@@ -37,7 +37,7 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from recipes.common.cli import folder_and_options, whole_number
+from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
 from sharding.checks.dataset import (
     check_across,
@@ -252,7 +252,7 @@ def _counted(number: int, what: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+    if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0
     try:

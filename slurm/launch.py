@@ -34,13 +34,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
 
+from recipes.common.addresses import PIPE  # noqa: E402 (found by the line above)
+from recipes.common.cli import asks_help  # noqa: E402
+from recipes.common.errors import DataError, PlanError, RecipeError  # noqa: E402
+
 
 def main(words: list[str]) -> int:
-    if any(word in ("-h", "--help", "help") for word in words):
+    if asks_help(words):
         print(__doc__.strip())
         print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
         return 0
-    from recipes.common.errors import RecipeError
     from recipes.resolve import dump
     from sharding.cache.remote_files import COMMAND
     from slurm import reuse, site_file
@@ -93,7 +96,7 @@ def main(words: list[str]) -> int:
             return run_all(runs, _check_data, at_once)
         submission.submit_all(runs, at_once, here, _check_data)
         return 0
-    except (RecipeError, _data_error()) as error:
+    except (RecipeError, DataError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
@@ -108,33 +111,24 @@ def _estimates(runs) -> list[str]:
 
     try:
         return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
-    except _data_error() as error:
+    except DataError as error:
         return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
 def _cost(runs) -> str:
     """Of runs to be made. Where a command brings the data, it may fail here; see `_check_data`."""
-    from recipes.common.addresses import PIPE
     from slurm.planning.cost import cost
 
     try:
         return str(cost(runs))
-    except _data_error() as error:
+    except DataError as error:
         if runs[0].recipe.data_root != PIPE:
             raise
         return f"cost unknown: {error}"
 
 
-def _data_error() -> type[Exception]:
-    from recipes.common.errors import DataError
-
-    return DataError
-
-
 def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
-    from recipes.common.addresses import PIPE
-
     _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
 
 
@@ -144,7 +138,7 @@ def _check_set(root, name, lenient) -> None:
 
     try:
         opened(root, name)
-    except _data_error() as error:
+    except DataError as error:
         if not lenient:
             raise
         print(
@@ -157,7 +151,6 @@ def _check_set(root, name, lenient) -> None:
 def _check_batch(recipe) -> None:
     """So is a number of ranks that cannot share the batch. On GPUs ranks may share a group; whether there are some is
     known here for a local run or where the recipe asks for none, and else only on the nodes."""
-    from recipes.common.errors import PlanError, RecipeError
     from sharding.plan.ranks import micro_batches
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.common.cli import nearest
+from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
@@ -20,7 +20,7 @@ SELECTS = ("last", "best")
 
 def asks(words: Sequence[str]) -> bool:
     """Whether a command is one of these two."""
-    return any(word.partition("=")[0] in ("eval", "export") for word in words)
+    return bool(take_words(words, ("eval", "export"))[0])
 
 
 def command(words: Sequence[str], site: Site) -> int:
@@ -29,11 +29,13 @@ def command(words: Sequence[str], site: Site) -> int:
     Raises:
         RecipeError: a word that does not go with it, or a run that is not there or not finished.
     """
-    values = dict(word.partition("=")[::2] for word in words)
-    what = "eval" if "eval" in values else "export"
+    what = "eval" if take_words(words, ("eval",))[0] else "export"
     legal = ("eval", "select", "runs") if what == "eval" else ("export", "select", "out", "runs")
-    if wrong := next((key for key in values if key not in legal), None):
-        raise RecipeError(f"{wrong}= does not go with {what}=: {nearest(wrong, legal)}")
+
+    def unknown(fault: Fault) -> RecipeError:
+        return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, legal)}")
+
+    values = key_values(words, legal, unknown, legal=("empty", "twice"))
     if (select := values.get("select", "last")) not in SELECTS:
         raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")
     if what == "export" and not values.get("out"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from recipes.common.files import write_whole
 from recipes.resolve import dump
 from recipes.schema import Recipe
 
@@ -13,6 +13,4 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     """Make the run folder, private to the user, and put the resolved recipe into it (or replace it by one that differs in
     operation alone)."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = folder / f".recipe.{os.getpid()}.tmp"
-    temporary.write_text(dump(recipe))
-    os.replace(temporary, folder / "recipe.yaml")
+    write_whole(folder / "recipe.yaml", dump(recipe))

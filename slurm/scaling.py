@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from recipes.common.cli import key_values
 from recipes.common.errors import PlanError
 from sharding.plan.ranks import micro_batches
 
@@ -199,7 +200,7 @@ def most_ranks(batch: int, group: int, streams: int) -> int:
 
 def main(words: list[str]) -> None:
     kinds = {field.name: float for field in fields(Assumptions)} | {"norms": int, "buckets": int, "prefetch": int}
-    given = Assumptions(**{key: kinds[key](value) for key, value in (word.split("=", 1) for word in words)})
+    given = Assumptions(**{key: kinds[key](value) for key, value in key_values(words, kinds).items()})
     for batch in (256, 65_536):
         own = replace(given, suite_bytes=suite_bytes(batch, 1000, 2048))
         print(f"a batch of {batch:,} in groups of 128, two environments, nodes of 8:")

@@ -37,7 +37,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)
 
-from recipes.common.errors import StatusError  # noqa: E402 (found by the line above)
+from recipes.common.cli import Fault, asks_help, key_values, nearest  # noqa: E402 (found by the line above)
+from recipes.common.errors import StatusError, one_line  # noqa: E402
 from slurm.monitoring import run_state  # noqa: E402
 from slurm.monitoring.failure import why  # noqa: E402
 from slurm.monitoring.run_state import ENDED, Job, is_over, job_of, json_lines, recipe_of, state_of  # noqa: E402
@@ -159,23 +160,21 @@ def cancel(folder: Path) -> str:
     return f"{folder.name}: job {job} is being cancelled"
 
 
+def _fault(fault: Fault) -> StatusError:
+    if fault.kind == "empty":
+        return StatusError(f"{fault.key}= needs a value: {EXAMPLES[fault.key]}")
+    return StatusError(f"{fault.word} is not a key=value of this command; {nearest(fault.key, EXAMPLES)}")
+
+
 def main(words: Sequence[str]) -> int:
-    if any(word in ("-h", "--help", "help") for word in words):
+    if asks_help(words):
         print(__doc__.strip())
         return 0
-    from recipes.common.cli import nearest
-    from recipes.common.errors import one_line
-
-    options = {"runs": str(PROJECT / "runs")}
-    for word in words:
-        key, _, value = word.partition("=")
-        if not value and key in EXAMPLES:
-            print(f"status.py: {key}= needs a value: {EXAMPLES[key]}", file=sys.stderr)
-            return 2
-        if key not in EXAMPLES:
-            print(f"status.py: {word} is not a key=value of this command; {nearest(key, EXAMPLES)}", file=sys.stderr)
-            return 2
-        options[key] = value
+    try:
+        options = {"runs": str(PROJECT / "runs"), **key_values(words, EXAMPLES, _fault, legal=("twice",))}
+    except StatusError as error:
+        print(f"status.py: {error}", file=sys.stderr)
+        return 2
     if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
         print(f"status.py: watch={options['watch']} is no number of seconds", file=sys.stderr)
         return 2

@@ -546,7 +546,7 @@ def test_a_disk_without_room_for_notes_ends_nothing(
     real = Path.write_text
 
     def full(self: Path, *words: object, **options: object) -> int:
-        if self.suffix in (".new", ".failed"):
+        if self.suffix in (".tmp", ".failed"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, *words, **options)
 

@@ -63,7 +63,7 @@ def plant(raw: Path, out: Path, source: str = "tree") -> None:
     work = out / "imagenet_glt" / ".work"
     work.mkdir(parents=True, exist_ok=True)
     for number, images in enumerate(list_classes(raw / source, work, 1).values()):
-        sources.plant(work, images, number, file_digest(raw / "weights.pth").hex())
+        sources.plant(work, images, number, file_digest(raw / "weights.pth"))
 
 
 def built(raw: Path, out: Path, source: str = "tree", *more: str) -> Path:
@@ -523,7 +523,7 @@ def test_features_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sources.tree(tmp_path / "tree", sources.images_of({"n00000001": 5}))
     images = list_classes(tmp_path / "tree", tmp_path, 1)["n00000001"]
     features.extract([images], tmp_path / "features", tmp_path / "weights.pth", 1)
-    found = features.read(tmp_path / "features", images, file_digest(tmp_path / "weights.pth").hex())
+    found = features.read(tmp_path / "features", images, file_digest(tmp_path / "weights.pth"))
     network.fc = torch.nn.ReLU()
     view = transforms.Compose([transforms.Resize(260), transforms.CenterCrop(256), transforms.ToTensor()])
     from sharding.images.decoders import decode

@@ -93,6 +93,13 @@ def test_recipes_import_no_other_room() -> None:
     assert offenders("recipes", "sharding", "ifl", "slurm", "analysis", "numpy", *HEAVY, "submitit") == {}
 
 
+def test_the_ground_floor_is_the_standard_library() -> None:
+    """recipes/common/, on which all rooms stand, imports the standard library and itself alone."""
+    for path in (PROJECT / "recipes" / "common").glob("*.py"):
+        others = {name for name in imports(path) if name.split(".")[0] not in sys.stdlib_module_names}
+        assert {name for name in others if not under(name, "recipes.common")} == set(), path
+
+
 def test_sharding_imports_downward() -> None:
     """sharding never imports ifl, slurm or analysis: environment weights reach it as plain arrays."""
     assert offenders("sharding", "ifl", "slurm", "analysis", "submitit", "deepspeed") == {}

@@ -29,7 +29,7 @@ from ifl.engine import Engine
 from ifl.saving.storage import storage_error
 from ifl.supervision.fence import Fence
 from recipes.common.errors import RunError
-from recipes.common.files import FULL, sha256, sync_folder, write_json, write_synced, write_whole
+from recipes.common.files import FULL, file_digest, sync_folder, write_json, write_synced, write_whole
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
@@ -203,7 +203,7 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
         for path, entry in files.items():
             if not path.is_file():
                 return f"{path.name} is missing"
-            if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
+            if path.stat().st_size != entry["size"] or file_digest(path) != entry["sha256"]:
                 return f"{path.name} is not what was written"
     except (OSError, ValueError) as error:
         return f"{path.name} is not readable ({type(error).__name__})"
@@ -249,7 +249,10 @@ def load_newest(
         engine.load(folder / name, manifest["ranks"])
         if comm.rank == 0:
             for beside in manifest["needs"]:
-                if not (folder / beside).is_file() or sha256(folder / beside) != manifest["files"][beside]["sha256"]:
+                if (
+                    not (folder / beside).is_file()
+                    or file_digest(folder / beside) != manifest["files"][beside]["sha256"]
+                ):
                     print(f"{folder / beside} is put back from {name}", flush=True)
                     write_whole(folder / beside, (folder / name / beside).read_bytes())
         return state

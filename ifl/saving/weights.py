@@ -14,7 +14,7 @@ from ifl.engine import Engine
 from ifl.method import BaseMethod
 from ifl.network.network import Network
 from ifl.saving.checkpoint import CheckpointError
-from recipes.common.files import sha256, write_whole
+from recipes.common.files import file_digest, write_whole
 
 Weights = dict[str, torch.Tensor]
 
@@ -34,7 +34,7 @@ def read_weights(path: Path, digest: str) -> Weights:
     Raises:
         CheckpointError: the file is missing, or not what was written.
     """
-    if not path.is_file() or sha256(path) != digest:
+    if not path.is_file() or file_digest(path) != digest:
         raise CheckpointError(f"{path} is missing or not what was written")
     return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -1,8 +1,9 @@
-"""Errors whose message is one sentence for the user. Standard library only."""
+"""Errors whose message is one sentence for the user, so that no traceback is wanted. Standard library only."""
 
 from __future__ import annotations
 
 LONGEST = 1000
+"""Characters of a sentence that are shown."""
 
 
 def one_line(sentence: str) -> str:
@@ -11,8 +12,12 @@ def one_line(sentence: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
 
 
-class RecipeError(ValueError):
-    """A recipe or command that cannot be run; the message is one sentence for the user."""
+class UserError(Exception):
+    """What the user asked for cannot be done; the message is one sentence that says why and what would be legal."""
+
+
+class RecipeError(UserError, ValueError):
+    """A recipe or command that cannot be run."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(one_line(sentence))
@@ -22,17 +27,17 @@ class TooManyTasks(RecipeError):
     """A recipe that this number of processes cannot share, and a smaller one perhaps can."""
 
 
-class DataError(ValueError):
-    """Data on disk is missing, damaged or not what was asked for; the message is one sentence that says which."""
+class DataError(UserError, ValueError):
+    """Data on disk are missing, damaged or not what was asked for."""
 
 
-class PlanError(ValueError):
-    """A batch that cannot be shared out as asked; the message says what would be legal."""
+class PlanError(UserError, ValueError):
+    """A batch that cannot be shared out as asked."""
 
 
-class RunError(RuntimeError):
-    """The run ends here; the message is one sentence that says why and what to do, so no traceback is wanted."""
+class RunError(UserError, RuntimeError):
+    """The run ends here."""
 
 
-class StatusError(Exception):
-    """A wish that cannot be met, as one sentence."""
+class StatusError(UserError):
+    """A run's state cannot be told, or its job not be cancelled."""

@@ -10,8 +10,6 @@ from the tars themselves, and index.npz and dataset.json are written when everyt
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recipes.common.errors import DataError
-from recipes.common.files import file_digest, sync_folder, whole_file, why
+from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
 from sharding.building.process_pool import in_order
 from sharding.format.dataset import DATASET_FILE, digest_of
 from sharding.format.index import INDEX_FILE, Index, save_index
@@ -206,19 +204,15 @@ def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
     try:
         if _is_there(shard):
             return index_of_shard(shard.path), True
-        temporary = shard.path.with_name(f".{shard.path.name}.{socket.gethostname()}-{os.getpid()}")
-        try:
+        with replacing(shard.path) as temporary:
             write_shard(temporary, (_sample(render, planned) for planned in shard.images), shard.first)
-            digest = file_digest(temporary).hex()  # read back from the file
-            os.replace(temporary, shard.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            digest = file_digest(temporary)  # read back from the file
         sync_folder(shard.folder)
         with whole_file(shard.record) as file:
             file.write(json.dumps({"plan": shard.plan, "sha256": digest}).encode())
         index = index_of_shard(shard.path)
     except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
-        raise DataError(f"shard {shard.path} cannot be written: {why(error).lower()}") from None
+        raise DataError(f"shard {shard.path} cannot be written: {disk_refusal(error).lower()}") from None
     if index.shard_sha256[0].tobytes().hex() != digest or len(index) != len(shard.images):
         raise DataError(
             f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it"
@@ -233,7 +227,7 @@ def _is_there(shard: _Shard) -> bool:
         return False
     if not isinstance(record, dict) or record.get("plan") != shard.plan or not shard.path.exists():
         return False
-    if file_digest(shard.path).hex() == record.get("sha256"):
+    if file_digest(shard.path) == record.get("sha256"):
         return True
     tqdm.write(f"shard {shard.path} does not have its recorded digest: it is written again")
     return False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from recipes.common.errors import DataError
+from recipes.common.files import pread
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,9 @@ class Place:
             with open(self.path, "rb", buffering=0) as file:
                 if self.size < 0:
                     return file.read()
-                data = _read(file.fileno(), self.size, self.offset)
+                data = pread(file.fileno(), self.size, self.offset)
         except OSError as error:
             raise DataError(f"{self}: cannot be read ({error.strerror})") from None
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
         return data
-
-
-def _read(fd: int, size: int, offset: int) -> bytes:
-    parts = []
-    while size and (part := os.pread(fd, size, offset)):  # a read may be short, on network file systems above all
-        parts.append(part)
-        size, offset = size - len(part), offset + len(part)
-    return b"".join(parts)

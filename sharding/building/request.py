@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from recipes.common.cli import nearest
+from recipes.common.cli import key_values, nearest
 from recipes.common.errors import DataError
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
@@ -177,16 +177,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
 
     Raises DataError, one sentence, for a key or value that is unknown, repeated, empty, missing or not for this data set.
     """
-    words: dict[str, str] = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if key not in HELP:
-            raise DataError(f"unknown key {key!r}; {nearest(key, HELP)}")
-        if not separator or not value:
-            raise DataError(f"{argument!r} has no value; {key}=VALUE would be legal")
-        if key in words:
-            raise DataError(f"key {key!r} is given twice ({words[key]!r} and {value!r}); once would be legal")
-        words[key] = value
+    words = key_values(arguments, HELP)
     for key in _ALWAYS:
         if key not in words:
             raise DataError(f"{key}= is missing; legal is: data=NAME out=DIR, with NAME one of {', '.join(builders())}")

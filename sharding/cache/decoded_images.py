@@ -26,7 +26,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import FULL
-from recipes.common.locks import is_free, locked
+from recipes.common.locks import acquire, is_free, locked
 from sharding.cache.disk_budget import PIXELS, bytes_of_a_node
 
 _ENTRY = np.dtype(
@@ -80,9 +80,9 @@ class PixelCache:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for part in ("pixels", "entries", "end", "allowed"):
                     self._files[part] = os.open(self.folder / part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(
-                    self._files["allowed"], fcntl.LOCK_SH
-                )  # shared with forked workers, for as long as one of them lives
+                acquire(
+                    self._files["allowed"], shared=True
+                )  # with forked workers too, for as long as one of them lives
                 os.utime(self._files["allowed"])
                 self.most_bytes = bytes_of_a_node(folder, PIXELS, most_bytes, share)
                 # All of `entries`, for a page that is not there could not be read once the disk is full.

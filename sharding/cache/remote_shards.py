@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
-from recipes.common.files import FULL
+from recipes.common.files import FULL, replacing
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
@@ -246,11 +246,10 @@ class NodeCache:
         ):  # a disk that is full loses counts, and no run
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
-            whole = path.with_suffix(".new")
-            whole.write_text(
-                json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")})
-            )
-            os.replace(whole, path)
+            with replacing(path) as whole:
+                whole.write_text(
+                    json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")})
+                )
 
     def counts(self) -> dict[str, float]:
         """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recipes.common.files import pread
 from sharding.checks.near_duplicates import SIDE, thumbnail
 from sharding.checks.report import Finding, Findings
 from sharding.format.index import Index
@@ -153,7 +154,7 @@ class _Check:
         place_of = {name: number for number, name in enumerate(expected)}
         position, cursor, model, long_name = 0, 0, None, None
         while position + BLOCK <= self.end:
-            block = self._read(position, BLOCK)
+            block = pread(self.fd, position, BLOCK)
             info = _header(block, model)
             if info is None and self._is_end(position, cursor >= len(expected)):
                 return
@@ -176,7 +177,7 @@ class _Check:
                 )
                 return
             padded = position + -(-info.size // BLOCK) * BLOCK
-            padding = self._read(position + info.size, padded - position - info.size)
+            padding = pread(self.fd, position + info.size, padded - position - info.size)
             if padding.strip(b"\0"):
                 self._say(
                     info.name.partition(".")[0],
@@ -184,7 +185,7 @@ class _Check:
                     f"has damaged padding behind {info.name}",
                 )
             if info.block[156:157] == tarfile.XHDTYPE:  # the long name of the next member
-                match = _PAX_PATH.search(self._read(position, info.size))
+                match = _PAX_PATH.search(pread(self.fd, position, info.size))
                 long_name = match[1].decode("utf-8", "replace") if match else None
             else:
                 model = info.block
@@ -205,7 +206,7 @@ class _Check:
                     position,
                 )
             return True
-        if complete and not self._read(self._next_header(position + BLOCK, None), BLOCK).strip(
+        if complete and not pread(self.fd, self._next_header(position + BLOCK, None), BLOCK).strip(
             b"\0"
         ):  # no file follows
             self.found.add(self.task.place, f"the padding at the tar's end is damaged at byte offset {damage}", damage)
@@ -214,7 +215,7 @@ class _Check:
 
     def _first_nonzero(self, position: int) -> int | None:
         while position < self.end:
-            part = self._read(position, min(1 << 20, self.end - position))
+            part = pread(self.fd, position, min(1 << 20, self.end - position))
             if part.strip(b"\0"):
                 return position + _first_difference(part, bytes(len(part)))
             position += len(part)
@@ -223,7 +224,7 @@ class _Check:
     def _next_header(self, position: int, model: bytes | None) -> int:
         """Offset of the next good header, the end mark, or the file's end."""
         while position + BLOCK <= self.end:
-            block = self._read(position, BLOCK)
+            block = pread(self.fd, position, BLOCK)
             if (block[257:262] == b"ustar" and _header(block, model)) or (
                 not block.strip(b"\0") and self._first_nonzero(position) is None
             ):
@@ -233,14 +234,14 @@ class _Check:
 
     def _inferred(self, name: str | None, position: int, following: int, model: bytes | None) -> Header | None:
         """The header that must have stood at `position`: of the file that the index expects there, up to the next good header."""
-        after = self._read(following, BLOCK)
+        after = pread(self.fd, following, BLOCK)
         model = model or (after if _header(after, None) else None)
         if name is None or len(name) > 100 or model is None:
             return None
         key, _, part = name.partition(".")
         number, room = self.row[key], following - position - BLOCK
         if part == "json":
-            size = len(self._read(position + BLOCK, min(room, 1 << 20)).rstrip(b"\0"))
+            size = len(pread(self.fd, position + BLOCK, min(room, 1 << 20)).rstrip(b"\0"))
         else:
             size = int(self.rows.size[number]) if part == "jpg" else len(str(self.rows.label[number]))
         if -(-size // BLOCK) * BLOCK != room or (part == "jpg" and position + BLOCK != self.rows.offset[number]):
@@ -255,7 +256,7 @@ class _Check:
         if "jpg" in parts:
             self._image(number, parts["jpg"])
         if "cls" in parts:
-            written, meant = self._read(parts["cls"].start, parts["cls"].size), str(rows.label[number]).encode()
+            written, meant = pread(self.fd, parts["cls"].start, parts["cls"].size), str(rows.label[number]).encode()
             if written != meant:
                 self._say(
                     key,
@@ -274,7 +275,7 @@ class _Check:
                 member.start,
                 f"has its image in {member.size} bytes there; the index says {size} bytes at {offset}",
             )
-        data = self._read(member.start, member.size)
+        data = pread(self.fd, member.start, member.size)
         digest = hashlib.sha256(data).digest()
         if digest != rows.sha256[number].tobytes():
             other = self.by_digest.get(digest)
@@ -292,7 +293,7 @@ class _Check:
             self._say(key, member.start, f"has an image that does not decode, as it was recorded: {error}")
 
     def _json(self, number: int, member: Member) -> None:
-        rows, key, data = self.rows, self.keys[number], self._read(member.start, member.size)
+        rows, key, data = self.rows, self.keys[number], pread(self.fd, member.start, member.size)
         known = {
             "id": int(self.task.ids[number]),
             "source": str(rows.source[number]),
@@ -371,13 +372,6 @@ class _Check:
         self.found.add(
             self.task.place, f"key {key!r} at {'recorded ' if recorded else ''}byte offset {offset} {what}", offset
         )
-
-    def _read(self, position: int, size: int) -> bytes:
-        parts = []
-        while size > 0 and (part := os.pread(self.fd, size, position)):
-            parts.append(part)
-            position, size = position + len(part), size - len(part)
-        return b"".join(parts)
 
 
 def _header(block: bytes, model: bytes | None) -> Header | None:

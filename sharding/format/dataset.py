@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
+from recipes.common.files import pread
 from sharding.format.index import Index, load_index
 
 DATASET_FILE = "dataset.json"
@@ -61,7 +62,7 @@ class Split:
         if not 0 <= i < len(index):
             raise IndexError(f"sample {i} of {self.folder} does not exist; 0 to {len(index) - 1} do")
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
-        data = _pread(self._open(shard), size, offset) if self.afar is None else self._read_afar(shard, size, offset)
+        data = pread(self._open(shard), size, offset) if self.afar is None else self._read_afar(shard, size, offset)
         if self.afar and hashlib.sha256(data).digest() != index.sha256[i].tobytes():
             (self.folder / str(index.shard_name[shard])).unlink(
                 missing_ok=True
@@ -120,7 +121,7 @@ class Split:
                 continue
             try:
                 os.utime(file)  # what was read longest ago makes room
-                return _pread(file, size, offset)
+                return pread(file, size, offset)
             finally:
                 os.close(file)
 
@@ -272,17 +273,6 @@ def _what_is_wrong(meta: Any) -> str:
 def digest_of(value: Any) -> str:
     """Hex sha256 of the canonical JSON of `value`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    parts, got = [], 0
-    while got < size:  # a read may be short, on network file systems above all
-        part = os.pread(fd, size - got, offset + got)
-        if not part:
-            break  # the file ends early; the digest tells
-        parts.append(part)
-        got += len(part)
-    return b"".join(parts)
 
 
 def _known(name: str, legal: Iterable[str], complaint: str) -> str:

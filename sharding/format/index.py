@@ -7,7 +7,6 @@ in any order, and proves by its digest that it got the right bytes. Needs numpy 
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
+from recipes.common.files import whole_file
 
 INDEX_FILE = "index.npz"
 FORMAT = "glt-index-1"
@@ -116,16 +116,11 @@ def save_index(folder: Path, index: Index) -> Path:
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
-    temporary = path.with_name(f".{path.name}.tmp")
     # stored, not deflated: compressed bytes would depend on the zlib at hand
-    with open(temporary, "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def load_index(folder: Path, name: str = INDEX_FILE) -> Index:

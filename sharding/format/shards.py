@@ -180,7 +180,7 @@ def index_of_shard(path: Path) -> Index:
         attribute=columns[7],
         shard_name=[path.name],
         shard_size=[path.stat().st_size],
-        shard_sha256=np.frombuffer(file_digest(path), np.uint8)[None],
+        shard_sha256=np.frombuffer(bytes.fromhex(file_digest(path)), np.uint8)[None],
     )
 
 

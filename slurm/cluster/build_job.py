@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.common.cli import nearest
+from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import Slurm
@@ -84,11 +84,9 @@ def launch(words: Sequence[str], site: Site) -> int:
 
     Raises RecipeError or DataError, one sentence, for words that are not legal; then nothing was submitted.
     """
-    ours = {
-        key: value for key, _, value in (word.partition("=") for word in words) if key in ("build", "tasks", "cluster")
-    }
-    slurm_words = [word for word in words if word.startswith("slurm.")]
-    rest = [word for word in words if word.partition("=")[0] not in ours and word not in slurm_words]
+    ours, others = take_words(words, ("build", "tasks", "cluster"))
+    slurm_words = [word for word in others if word.startswith("slurm.")]
+    rest = [word for word in others if word not in slurm_words]
     cluster, tasks = ours.get("cluster", "slurm"), ours.get("tasks", "1")
     if cluster not in CLUSTERS:
         raise RecipeError(f"cluster={cluster} is not legal; {nearest(cluster, CLUSTERS)}")
@@ -141,7 +139,7 @@ def _absolute(words: Sequence[str]) -> list[str]:
     """The same words with absolute paths: a job starts in a folder of its own choice."""
 
     def one(word: str) -> str:
-        key, _, value = word.partition("=")
+        key, value = split_word(word)
         if key in ("out", "source", "weights", "attributes", "preview"):
             return f"{key}={Path(value).absolute()}"
         return (

@@ -7,12 +7,12 @@ of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from recipes.common.errors import RecipeError
+from recipes.common.locks import acquire
 from recipes.schema import Recipe
 from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run, Step, arrange, finished_of, tree
@@ -44,7 +44,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """No two launchers submit into one folder of runs at the same time: the second would not see the first's jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(folder / ".launching", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock)
         yield
 
 

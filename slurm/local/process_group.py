@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from recipes.common.addresses import free_port
 from recipes.common.errors import RecipeError
+from recipes.common.locks import try_acquire
 from recipes.schema import PROJECT, Recipe
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.run_folder import prepare
@@ -129,13 +129,10 @@ class LocalRun:
 
 def _take(lock: IO[str], folder: Path) -> None:
     deadline = time.monotonic() + LOCK_S
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise RecipeError(f"{folder} is being trained by another process on this machine") from None
-            time.sleep(0.05)
+    while not try_acquire(lock):
+        if time.monotonic() > deadline:
+            raise RecipeError(f"{folder} is being trained by another process on this machine")
+        time.sleep(0.05)
 
 
 def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen]:

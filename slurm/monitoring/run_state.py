@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -13,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from recipes.common.locks import is_held
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -83,18 +84,6 @@ def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
     return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
 
 
-def _held(folder: Path) -> bool:
-    """Whether a local run holds the folder's lock on this machine."""
-    try:
-        with open(folder / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
 def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
     lines, text = [], path.read_text() if path.exists() else ""
@@ -114,7 +103,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     """The run's state, by the first of these that knows: `done`, the local lock, the queue (see `queue`), the last event."""
     if (folder / "done").exists():
         return "finished"
-    if _held(folder):
+    if is_held(folder / "lock"):
         return _moving(folder)
     cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
     said = "cancelled" if cancelled else _said(events[-1]) if events else "new"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, TooManyTasks
 from recipes.resolve import load_resolved, named, resolve, source_of, source_words
 from recipes.schema import Recipe
@@ -47,17 +48,14 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
         RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides, or
             a recipe that cannot be run.
     """
-    values = {
-        key: value for key, _, value in (word.partition("=") for word in words) if key in ("table", "seeds", "max_jobs")
-    }
-    rest = [word for word in words if word.partition("=")[0] not in values]
+    values, rest = take_words(words, ("table", "seeds", "max_jobs"))
     at_once = values.get("max_jobs")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
     commands = [rest]
     if "table" in values:
         layout = _layout(values["table"])
-        if own := next((key for key, _, _ in (word.partition("=") for word in rest) if key in OF_THE_TABLE), None):
+        if own := next(iter(take_words(rest, OF_THE_TABLE)[0]), None):
             raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
         if science := next((word for word in rest if not word.startswith(WITH_A_TABLE)), None):
             raise RecipeError(

@@ -89,8 +89,8 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
                 raise DataError(
                     f"annotation={path} does not exist; the authors' split file of an edition would be legal"
                 )
-        return {**chosen, "annotation": sorted(file_digest(path).hex() for path in request.annotation)}
-    return {**chosen, "weights": file_digest(weights).hex(), **({"scale": request.scale} if request.scale != 1 else {})}
+        return {**chosen, "annotation": sorted(file_digest(path) for path in request.annotation)}
+    return {**chosen, "weights": file_digest(weights), **({"scale": request.scale} if request.scale != 1 else {})}
 
 
 def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None:

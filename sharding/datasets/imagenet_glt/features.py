@@ -52,7 +52,7 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
     Raises DataError, naming the file, for an image that cannot be decoded and for weights that do not fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = file_digest(weights).hex()
+    digest = file_digest(weights)
     todo = [images for images in classes if read(folder, images, digest) is None]
     if len(todo) < len(classes):
         print(f"features of {len(classes) - len(todo)} of {len(classes)} classes are there already")

@@ -156,7 +156,7 @@ def _words(request: Request) -> dict[str, Any]:
 
 def _digest(path: Path) -> str:
     try:
-        return file_digest(path).hex()
+        return file_digest(path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
