@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench system venv cluster cluster-down chaos clean
+.PHONY: help demo test check test-full bench system venv cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 4 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
+	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
 	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX and Chromium"
@@ -28,6 +29,11 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 test-full: venv
 	$(BIN)/python -m pytest -m ""
