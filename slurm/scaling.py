@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from recipes.common.cli import key_values
-from recipes.common.errors import PlanError
+from recipes.common.errors import PlanError, UserError
 from sharding.plan.ranks import micro_batches
 
 INTERRUPTIONS = 10_000
@@ -219,4 +219,7 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"slurm.scaling: {error}")

@@ -143,7 +143,7 @@ def table(statuses: Sequence[Status], colour: bool) -> str:
 def cancel(folder: Path) -> str:
     from slurm.monitoring.events import note, read
 
-    jobs, events = run_state.run_state.queue(), read(folder)
+    jobs, events = run_state.queue(), read(folder)
     if jobs is None:
         raise StatusError(
             f"SLURM does not answer (squeue), so nothing was cancelled: {folder.name} may have a job all the same"

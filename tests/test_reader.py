@@ -380,7 +380,7 @@ LEAVING = """
 import sys
 import numpy as np
 import torch
-from sharding.plan.epoch import Draws
+from sharding.plan.ranks import Draws
 from sharding.reader import Reader
 
 class Zeros(torch.utils.data.Dataset):
