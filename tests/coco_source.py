@@ -133,7 +133,7 @@ def attribute_file(path: Path, patches: dict[int, int], values: np.ndarray) -> P
     """Writes COCO-Attributes' dictionary with the original's keys: `patches` maps patch to annotation id, `values` [N, 204] are their vectors in this order."""
     joblib.dump(
         {
-            "ann_vecs": dict(zip(patches, values)),
+            "ann_vecs": dict(zip(patches, values, strict=False)),
             "patch_id_to_ann_id": patches,
             "attributes": [{"id": 10 + a, "name": f"attribute {a}"} for a in range(values.shape[1])],
             "split": {patch: "train2014" if i % 2 else "val2014" for i, patch in enumerate(patches)},

@@ -161,7 +161,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Clust
 @pytest.mark.full
 def test_an_array_gives_the_bytes_of_one_process(
     cluster: clusters.Cluster, raw: Path, root: Path, tmp_path: Path
-) -> None:  # noqa: F811
+) -> None:
     """On a real SLURM: six jobs, three of them arrays of three, each after the one before; a part is killed and requeued on its way. A second
     command while they wait submits nothing."""
     plant(raw, tmp_path)

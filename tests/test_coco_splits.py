@@ -146,7 +146,7 @@ def test_the_papers_pool() -> None:
 
 def test_counts(dealt: dict[str, dict[str, Part]]) -> None:
     """Of each class as many as the sizes say; Test-GLT and val out of the pool; nothing is left over from the pool."""
-    assert SMALL == {"glt": Sizes(4, 1292, 0.005, 2, 4), "cbl": Sizes(2, 23, 1.0, 1, 0)}
+    assert {"glt": Sizes(4, 1292, 0.005, 2, 4), "cbl": Sizes(2, 23, 1.0, 1, 0)} == SMALL
     for edition, sizes in SMALL.items():
         parts, each = (
             dealt[edition],
@@ -169,7 +169,7 @@ def test_gbl_is_the_greedy_pick_and_cbls_its_first_half(dealt: dict[str, dict[st
     """Test-GBL is the greedy pick of each class, whatever the seed; the balanced edition's is the first half of the picks."""
     other = split(LABELS, PRESENT, NAMES, 1, SMALL)
     for edition, count in (("glt", 4), ("cbl", 2)):
-        wanted = [np.flatnonzero(LABELS == k)[greedy_pick(PRESENT[LABELS == k], count)] for k in range(29)]
+        wanted = [np.flatnonzero(k == LABELS)[greedy_pick(PRESENT[k == LABELS], count)] for k in range(29)]
         for found in (dealt, other):
             assert set(found[edition]["test_gbl"].rows.tolist()) == set(np.concatenate(wanted).tolist())
 

@@ -204,7 +204,7 @@ def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], s
                 100 * (cells[alt].mean - table.cells[0][alt].mean),
                 row.twin is not None,
             )
-            for row, cells in list(zip(table.layout.rows, table.cells))[1:]
+            for row, cells in list(zip(table.layout.rows, table.cells, strict=False))[1:]
             if cells[clt].mean is not None and cells[alt].mean is not None
         ]
         made = figure5.improvements(study, tables, metric)
@@ -226,7 +226,7 @@ def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Ta
     """Panels a and b have the evaluations of both methods in percent and a line where alpha sets in; c and d a point for each method, with its name."""
     figure, remarks = figure5.figure5(study, study.chosen(None), tables)
     assert figure is not None and remarks == []
-    for axes, factor in zip(figure.axes[:2], (1, 0.95)):
+    for axes, factor in zip(figure.axes[:2], (1, 0.95), strict=False):
         plain, ifl = (line for line in axes.lines if len(line.get_xdata()) == 3)
         (onset,) = [line for line in axes.lines if list(line.get_xdata()) == [3, 3]]
         for line, skill in ((plain, 0.5), (ifl, 0.8)):
@@ -244,7 +244,7 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     points = [(i % 6 + 0.1 * (i // 6), i // 6 + 0.07 * (i % 6)) for i in range(30)]
-    axes.plot(*zip(*points), "o")
+    axes.plot(*zip(*points, strict=False), "o")
     place(figure, axes, points, [f"Method {i} + IFL" for i in range(30)])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -266,8 +266,8 @@ def test_compositions_are_those_of_the_files(folder: Path) -> None:
     )
     labels = [k for k, n in enumerate(COUNTS) for _ in range(n)]
     weight = [3.0 if i % 3 == 2 else 1.0 for i in range(len(labels))]
-    mass = [sum(w for w, k in zip(weight, labels) if k == label) for label in range(10)]
-    weight = [w / mass[k] for w, k in zip(weight, labels)]
+    mass = [sum(w for w, k in zip(weight, labels, strict=False) if k == label) for label in range(10)]
+    weight = [w / mass[k] for w, k in zip(weight, labels, strict=False)]
     shares = [sum(w for i, w in enumerate(weight) if i % 3 == a) / 10 for a in range(3)]
     level = [sum(1 / COUNTS[k] for i, k in enumerate(labels) if i % 3 == a) / 10 for a in range(3)]
     for one in later:
@@ -283,10 +283,10 @@ def test_drift_is_the_mean_of_each_class_group() -> None:
     lines = metric_lines(True, 0.5)
     epochs, means = environments.drift(lines, classes)["from_start"]
     assert epochs.tolist() == [4, 5, 6]
-    for row, epoch in zip(means, (3, 4, 5)):
+    for row, epoch in zip(means, (3, 4, 5), strict=False):
         values = [0.2 * epoch + 0.05 * k for k in range(10)]
         np.testing.assert_allclose(
-            row, [np.mean([v for v, g in zip(values, GROUPS) if g == group]) for group in range(3)]
+            row, [np.mean([v for v, g in zip(values, GROUPS, strict=False) if g == group]) for group in range(3)]
         )
     lines[-1]["norm"] = [1.0]
     with pytest.raises(ValueError, match="has not the 10 values of norm"):
@@ -384,7 +384,9 @@ def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
         for found in (method.runs["glt"][0].predictions("last", "test_gbl") for method in pair)
     )
     first = [text.get_text() for text in figure.axes[-1].texts[:3]]
-    assert first == [("0" if round(100 * (b - a)) == 0 else f"{100 * (b - a):+.0f}") for a, b in zip(plain, ifl)]
+    assert first == [
+        ("0" if round(100 * (b - a)) == 0 else f"{100 * (b - a):+.0f}") for a, b in zip(plain, ifl, strict=False)
+    ]
 
 
 def test_train_cbl_is_ordered_by_the_tail_of_train_glt(tmp_path: Path) -> None:
@@ -419,8 +421,8 @@ def test_cells_have_readable_text() -> None:
     image = heat(axes, values, list("abcdef"), list("0123456789"), low=0, high=100, colours="cividis")
     linear = lambda c: np.where(
         np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4
-    )  # noqa: E731
-    for text, value in zip(axes.texts, values.flat):
+    )
+    for text, value in zip(axes.texts, values.flat, strict=False):
         if np.isnan(value):
             assert text.get_text() == "–"
             continue

@@ -6,9 +6,9 @@ import re
 import subprocess
 from pathlib import Path
 
+import minimal_root
 import pytest
 
-import minimal_root
 from recipes.schema import PROJECT
 
 

@@ -103,7 +103,7 @@ PAYLOADS = [
     f'!!python/object/new:os.system ["{TOUCH}"]',
     "!!python/name:os.system",
     "!!python/module:os",
-    f'!!python/object/apply:subprocess.check_output [["touch", "canary"]]',
+    '!!python/object/apply:subprocess.check_output [["touch", "canary"]]',
     "!!binary Y2FuYXJ5",
     "!!set {a, b}",
     "!include canary",

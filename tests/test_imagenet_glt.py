@@ -592,7 +592,7 @@ def test_the_papers_counts_come_out() -> None:
         (splits["cbl"]["val"], [21, 6, 3]),
     ):
         assert all(np.bincount(part.attribute, minlength=3).tolist() == by_group for part in parts)
-    for label, named in enumerate(zip(*splits["glt"].values())):
+    for label, named in enumerate(zip(*splits["glt"].values(), strict=False)):
         rows = np.concatenate([part.rows for part in named])
         assert len(rows) == len(set(rows.tolist())) and all(
             (ranks[label][part.rows] // 2 == part.attribute).all() for part in named
@@ -610,7 +610,9 @@ def test_both_clusters_of_a_group_are_tested() -> None:
     """The seeded shuffle draws Test-GBL from both clusters of a group, where the paper's order would take the larger alone."""
     ranks = [np.sort(np.random.default_rng(1).choice(6, 1300, p=sources.SHARES)) for _ in range(12)]
     found = split(ranks, 0, 0.2)[0]["glt"]["test_gbl"]
-    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found)]).tolist()) == set(range(6))
+    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=False)]).tolist()) == set(
+        range(6)
+    )
 
 
 def test_what_is_short_is_said(capsys: pytest.CaptureFixture[str]) -> None:

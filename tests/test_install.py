@@ -11,8 +11,8 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-
 from conftest import not_tested
+
 from recipes.common import install
 from recipes.schema import PROJECT
 

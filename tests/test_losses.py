@@ -382,7 +382,7 @@ def irm_penalty(z_BK: np.ndarray, y_B: np.ndarray, preset: str) -> float:
     """By differences of the risk itself: the L1 norm over one scale a class on all rows, or the mean over the environments of IRMv1's square."""
     if preset == "paper":
         return float(np.abs(slope(lambda v_K: cross_entropy(z_BK * v_K, y_B).mean(), np.ones(K))).sum())
-    environments = [np.flatnonzero(STREAMS_B == e) for e in range(3)]
+    environments = [np.flatnonzero(e == STREAMS_B) for e in range(3)]
     return float(
         np.mean(
             [

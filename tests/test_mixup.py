@@ -168,7 +168,7 @@ def test_mixup_moves_centers_as_the_mixed_loss_would() -> None:
 @pytest.mark.parametrize("words", [(), IFL], ids=["ce", "ifl"])
 def test_mixup_trains_the_same_on_one_rank_and_two_and_resumes(
     mini_root: Path, tmp_path: Path, words: tuple[str, ...]
-) -> None:  # noqa: F811
+) -> None:
     """With several groups a step: the first step's loss has the same bits on 1 and 2 ranks, later ones agree; a stop in the middle of an epoch and a resume end with the bits of
     an undisturbed run; and without mixup the losses are others."""
     words = ("augment.mixup=1", "optim.lr=0.001", "optim.weight_decay=0", *words)

@@ -198,9 +198,10 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(
     codes = {event["code"] for event in [*noted, *later] if event["event"] in ("start", "submitted")}
     assert len(codes) == 1 and (tmp_path / "runs" / ".code" / codes.pop()).is_dir()
     assert [event["event"] for event in noted].count("start") == 3
-    assert [event for event in noted if event["event"] == "finished"][0]["time"] < [
-        event for event in later if event["event"] == "start"
-    ][0]["time"]
+    assert (
+        next(event for event in noted if event["event"] == "finished")["time"]
+        < next(event for event in later if event["event"] == "start")["time"]
+    )
     assert (tmp_path / "shell").read_text() == "start\n" * 4
     assert result_of(first) == undisturbed
 

@@ -75,7 +75,7 @@ def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.mark.parametrize("method", ["crt", "lws"])
 def test_second_stage_trains_the_head_alone(
     mini_root: Path, runs: tuple[Path, Recipe], method: str, frozen: bool
-) -> None:  # noqa: F811
+) -> None:
     """The backbone's parameters keep the first stage's bits; its running statistics do if `frozen_bn` says so, and only then; the head moves: cRT's from a new start, LWS' scales from 1 on
     a classifier that stays. A resume in the middle of an epoch ends with the same bits."""
     folder, first = runs
@@ -364,10 +364,8 @@ def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> N
         assert all(reason and "\n" not in reason and not reason.endswith(".") for reason in declared.REFUSES.values())
         assert set(declared.REFUSES) <= {"ifl", "mixup", "legacy_count_order"}
         for key, value in declared.ARGS.items():
-            assert (
-                not isinstance(value, dict)
-                or set(value) == {"paper", "corrected"}
-                and len({type(v) for v in value.values()}) == 1
+            assert not isinstance(value, dict) or (
+                set(value) == {"paper", "corrected"} and len({type(v) for v in value.values()}) == 1
             ), f"{path.stem}: {key}"
 
 

@@ -209,7 +209,7 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
             check(not list(ckpt.glob("tmp-*")), "a half-written checkpoint was left")
         torn = [path.name for path in checkpoint._complete(ckpt) if checkpoint._fault(path, comm.rank, comm.size)]
         check(not torn, f"{torn} look whole and are not")
-        want = 12 if done.count("rename") >= (2 if again else 1) and victim == 0 or outcome == "saved" else 8
+        want = 12 if (done.count("rename") >= (2 if again else 1) and victim == 0) or outcome == "saved" else 8
         state = checkpoint.load_newest(ckpt, other, comm, history=True)
         check(state["step"] == want and _content(other) == contents[want], f"loaded {state['step']}, wanted {want}")
         checkpoint.save(ckpt, engine, {"step": 13, "tensor": torch.arange(13)}, 13, comm, _known(want), milestones=[4])
@@ -505,7 +505,7 @@ def _one_sentence(launch: Launch, words: str) -> None:
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
     killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str
-) -> None:  # noqa: F811
+) -> None:
     """The disk of the checkpoints gets full or read-only in mid-run: both ranks end with 1 and one sentence, the checkpoint
     that was there is whole, nothing half-written is left; with room again the run ends with the undisturbed run's bits."""
     folder = _copy(killed, tmp_path / "runs")
@@ -554,7 +554,7 @@ def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_
 @pytest.mark.full
 def test_a_run_whose_whole_folder_gets_full(
     killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path
-) -> None:  # noqa: F811
+) -> None:
     """Not a byte is left for checkpoints, metrics, notes and logs: the command ends with 1 and says why; with room again the
     run ends with the undisturbed run's bits."""
     small_disk(tmp_path / "runs", "size=64m")

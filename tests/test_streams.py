@@ -32,7 +32,7 @@ def test_class_balanced_gives_every_class_the_same_mass() -> None:
     weights = named_weights("class_balanced", LABELS, COUNTS)
     shares = weights / weights.sum()
     for label, count in enumerate(mini.COUNTS):
-        np.testing.assert_allclose(shares[LABELS == label], 1 / 4 / count, rtol=1e-12)
+        np.testing.assert_allclose(shares[label == LABELS], 1 / 4 / count, rtol=1e-12)
 
 
 def test_class_inverse_gives_classes_mass_by_their_rarity() -> None:
@@ -41,7 +41,7 @@ def test_class_inverse_gives_classes_mass_by_their_rarity() -> None:
     shares = weights / weights.sum()
     w = [max(mini.COUNTS) / n for n in mini.COUNTS]
     for label, count in enumerate(mini.COUNTS):
-        np.testing.assert_allclose(shares[LABELS == label], w[label] / sum(w) / count, rtol=1e-12)
+        np.testing.assert_allclose(shares[label == LABELS], w[label] / sum(w) / count, rtol=1e-12)
 
 
 def test_balanced_training_sets_make_all_streams_alike() -> None:

@@ -270,7 +270,7 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
     np.savez(path, **arrays)
     made = table(tmp_path, seeds=[0])
     for line in made.cells:
-        for column, cell in zip(made.layout.columns, line):
+        for column, cell in zip(made.layout.columns, line, strict=False):
             assert (
                 cell.marked
                 == any("differ in their test samples" in note for note in cell.notes)

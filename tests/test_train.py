@@ -22,6 +22,7 @@ from torch import nn
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
 from sharding.images.decoders import ORDER, available
+import itertools
 
 STEPS = 5
 
@@ -544,7 +545,7 @@ def test_learning_rate_follows_the_papers_cosine() -> None:
         0.0,
     ]
     rates = [learning_rate(epoch, Schedule(epochs=100), 0.1) for epoch in range(100)]
-    assert all(a > b > 0 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates))
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=100)
     for rate in rates:

@@ -611,7 +611,7 @@ def test_files_that_do_not_belong_are_doubted(folder: Path) -> None:
 def test_all_problems_are_counted_and_listed_to_the_limit(folder: Path) -> None:
     """Not only the first one: 23 flipped images give their 23 sentences and three shards'; with a limit, the first ones and the number of the rest."""
     index = load_index(folder / "glt/train")
-    for shard, offset in zip(index.shard.tolist(), index.offset.tolist()):
+    for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=False):
         flip(folder / f"glt/train/shard-{shard:06d}.tar", offset + 20)
     every = problems(folder)
     assert len(every) == 26 and all(any(repr(str(key)) in line for line in every) for key in index.key)

@@ -174,7 +174,7 @@ def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_reduction_left_out_ends_the_run(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int
-) -> None:  # noqa: F811
+) -> None:
     """One rank leaves out a step's reduction: it says so in that very step, with its place, and the run ends within seconds, long before any
     watchdog; the other rank says the same or that it lost the first."""
     fault = tmp_path / "fault"

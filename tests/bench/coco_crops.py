@@ -99,7 +99,9 @@ def main(words: dict[str, str]) -> int:
             print(
                 f"{name}: {statistics.median(r[0] for r in results):.2f} core-ms a crop, {statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})"
             )
-        print(f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values())):.2f} of the core time")
+        print(
+            f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=False)):.2f} of the core time"
+        )
     return 0
 
 

@@ -181,5 +181,5 @@ def main(n: int = 30, boots: int = 5) -> None:
 if __name__ == "__main__":
     from tests.bench import safety  # ranks find its functions by this name
 
-    assert PROJECT == Path.cwd(), "run it in the project's folder"
+    assert Path.cwd() == PROJECT, "run it in the project's folder"
     safety.main(**{key: int(value) for key, value in (word.split("=") for word in sys.argv[1:])})

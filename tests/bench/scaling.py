@@ -25,6 +25,8 @@ from conftest import digits
 from ranks import PROJECT, Ranks, comm_of, my_rank
 
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
+import functools
+import operator
 
 WORDS = [
     "recipe=glt_ifl",
@@ -116,7 +118,7 @@ def main(words: list[str]) -> None:
                 n,
                 timeout=300,
             )
-            return [max(together) for together in zip(*answers)]
+            return [max(together) for together in zip(*answers, strict=False)]
 
         fits, measured = [], {1: [], 2: [], 4: []}
         print(f"{os.cpu_count()} cores, of which others used {os.getloadavg()[0]:.1f} in the last minute")
@@ -124,7 +126,7 @@ def main(words: list[str]) -> None:
             for _ in range(rounds):
                 alone, small = steps_s("one"), steps_s("one", GROUP)
                 with ThreadPoolExecutor(2) as pool:
-                    beside = sum(pool.map(steps_s, ("one", "other")), [])
+                    beside = functools.reduce(operator.iadd, pool.map(steps_s, ("one", "other")), [])
                 low, whole, high = quantiles(alone, n=4)
                 fixed_s = max(0.0, (median(small) * BATCH / GROUP - whole) / (BATCH / GROUP - 1))
                 fits.append(
@@ -156,7 +158,7 @@ def main(words: list[str]) -> None:
     print(
         f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours"
     )
-    fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits))
+    fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits, strict=False))
     print(
         f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)"
     )
@@ -173,7 +175,7 @@ def main(words: list[str]) -> None:
             )
             for fixed_s, image_s, cores, jitter in fits
         ]
-        errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates)]
+        errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates, strict=False)]
         print(
             f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
             f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its own fit"
@@ -189,5 +191,5 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     from tests.bench import scaling  # ranks find its functions by this name
 
-    assert PROJECT == Path.cwd(), "run it in the project's folder"
+    assert Path.cwd() == PROJECT, "run it in the project's folder"
     scaling.main(sys.argv[1:])

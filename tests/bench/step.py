@@ -173,10 +173,10 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
             group.close()
     warm = 1 if n < 10 else 3
     steps = {
-        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]))][warm:]
+        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=False)][warm:]
         for name in RECIPES
     }
-    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"])]
+    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=False)]
     low, middle, high = quantiles(ratios, n=4)
     usual = median(steps["baseline"])
     print(
@@ -251,5 +251,5 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     from tests.bench import step  # ranks find its functions by this name
 
-    assert PROJECT == Path.cwd(), "run it in the project's folder"
+    assert Path.cwd() == PROJECT, "run it in the project's folder"
     step.main(sys.argv[1:])

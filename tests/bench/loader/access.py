@@ -129,7 +129,7 @@ def first_batch_s(split: Split, place: float, weights: list[np.ndarray | None], 
     start = int(place * plan.steps)
     crops = MicroBatches(split, train=True, image_size=224, crop_scale=(0.08, 1.0), hflip=True, decoder=available()[0])
     # No more than the workers take at once: what follows the first batch would compete with it for the cores.
-    draws = (draws for draws, _ in zip(rank_draws(plan, rows, 0, start=start), range(WORKERS)))
+    draws = (draws for draws, _ in zip(rank_draws(plan, rows, 0, start=start), range(WORKERS), strict=False))
     batches = Reader(crops, WORKERS, persistent=False).read(draws)
     next(batches)
     seconds = time.perf_counter() - began
