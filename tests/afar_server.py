@@ -10,7 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 FAULTS = ("reset", "stall", "short", "wrong", "503", "404", "closed")
-"""Cut off with a reset; cut off after a silence of 2 s; fewer bytes than said; one bit wrong; refused; not there; fewer bytes, and none said."""
+"""Cut off with a reset; cut off after a silence of 2 s; fewer bytes than said; one bit wrong; refused; not there; fewer
+bytes, and none said.
+"""
 
 
 class Server:

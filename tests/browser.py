@@ -1,4 +1,6 @@
-"""A headless Chromium that tests can click in: its DevTools protocol over a pipe, so that no driver and no package is needed."""
+"""A headless Chromium that tests can click in: its DevTools protocol over a pipe, so that no driver and no package is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ PATIENCE_S = 120
 
 
 class Page:
-    """One tab. `complaints`: what its console said as a warning or error, exceptions, and requests for anything but the file itself."""
+    """One tab. `complaints`: what its console said as a warning or error, exceptions, and requests for anything but the
+    file itself.
+    """
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive, self._numbers, self._rest = send, receive, itertools.count(1), b""
@@ -75,7 +79,8 @@ class Page:
         method, said = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.complaints.append(
-                f"exception: {said['exceptionDetails'].get('exception', {}).get('description', said['exceptionDetails']['text'])}"
+                "exception: "
+                f"{said['exceptionDetails'].get('exception', {}).get('description', said['exceptionDetails']['text'])}"
             )
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(f"console.{said['type']}: {said['args']}")
@@ -105,7 +110,8 @@ class Page:
     def click(self, selector: str) -> None:
         """A mouse click at the middle of an element, as a hand makes it: whatever lies over it gets the click."""
         x, y = self.value(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', inline: 'center'}}); "
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: "
+            f"'center', inline: 'center'}}); "
             "const b = e.getClientRects()[0]; return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):

@@ -1,8 +1,9 @@
-"""A private SLURM whose nodes have cables to cut: each has a network of its own (a namespace) with its address and host name.
+"""A private SLURM whose nodes have cables to cut: each has a network of its own (a namespace) with its address and host
+name.
 
 One bridge on this machine is the switch, a pair of virtual cards is a node's cable, and each slurmd sees its own host
-name and /etc/hosts. The file system is shared, as on a cluster. Needs root and Linux namespaces. Nothing outlives `stop()`, and
-what a killed owner left is removed by the next start.
+name and /etc/hosts. The file system is shared, as on a cluster. Needs root and Linux namespaces. Nothing outlives
+`stop()`, and what a killed owner left is removed by the next start.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class Cables(clusters.Cluster):
         _ip("link", "set", self._network(node), "down")
 
     def heal(self, node: int) -> None:
-        """Plug it in again. What this machine asked meanwhile and nobody answered is forgotten, or it would ask again only a second later."""
+        """Plug it in again. What this machine asked meanwhile and nobody answered is forgotten, or it would ask again
+        only a second later.
+        """
         _ip("link", "set", self._network(node), "up")
         _ip("neigh", "flush", "to", f"{self.network}.{node}", "dev", self.name)
 

@@ -1,9 +1,10 @@
 """Hits running jobs on a private SLURM at seeded random moments, and compares what they end with.
 
-`python tests/chaos.py [faults=20] [seed=0] [hits=4] [kinds=kill,cut]` (make chaos): each run is hit `hits` times, then left to
-finish; its parameters, buffers, centers, environments and predictions must equal those of an undisturbed run, bit for bit, and so must
-every line of a step that was made again. Meanwhile the status command's word for the run is compared with scontrol's.
-Prints a table by kind of fault, and exits with 1 if a run differs, hangs, or its status is not told right.
+`python tests/chaos.py [faults=20] [seed=0] [hits=4] [kinds=kill,cut]` (make chaos): each run is hit `hits` times, then
+left to finish; its parameters, buffers, centers, environments and predictions must equal those of an undisturbed run,
+bit for bit, and so must every line of a step that was made again. Meanwhile the status command's word for the run is
+compared with scontrol's. Prints a table by kind of fault, and exits with 1 if a run differs, hangs, or its status is
+not told right.
 """
 
 from __future__ import annotations
@@ -177,7 +178,8 @@ class Chaos:
         state = target.state()
         if blow.comes_back and dead():
             self.problems.append(
-                f"run {number}: after {kind} it {state} and did not come back; its last events: {events.read(target.folder)[-4:]}"
+                f"run {number}: after {kind} it {state} and did not come back; its last events: "
+                f"{events.read(target.folder)[-4:]}"
             )
         blow.undo()
         if dead():
@@ -195,7 +197,8 @@ class Chaos:
                 self.totals["wrong why"] += 1
                 self.problems.append(f"run {number}: why said after {kind}: {told[:300]!r}, and not {blow.why!r}")
         print(
-            f"{self.faults:3d} run {number} {kind}: {struck - began:.1f} s to strike, {took:.1f} s to the next start, {state}",
+            f"{self.faults:3d} run {number} {kind}: {struck - began:.1f} s to strike, {took:.1f} s to the next "
+            f"start, {state}",
             flush=True,
         )
         return True
@@ -227,7 +230,8 @@ class Chaos:
                 self.problems.append(f"run {number} has steps twice, or lacks some, in metrics.jsonl")
             subprocess.run(["rm", "-r", str(target.folder.parent)], check=True)
         print(
-            f"    run {number}: {'same bits' if same else 'OTHER BITS'}, {restarts} restarts, {len(made)} steps for {len(self.wanted_lines)}",
+            f"    run {number}: {'same bits' if same else 'OTHER BITS'}, {restarts} restarts, {len(made)} steps for "
+            f"{len(self.wanted_lines)}",
             flush=True,
         )
 
@@ -250,13 +254,17 @@ class Chaos:
         everything = [second for seconds in self.seconds.values() for second in seconds]
         if everything:
             print(
-                f"{'all':16} {self.faults:3d} {sum(self.restarts.values()):9d} {median(everything):28.1f} {max(everything):6.1f}"
+                f"{'all':16} {self.faults:3d} {sum(self.restarts.values()):9d} {median(everything):28.1f} "
+                f"{max(everything):6.1f}"
             )
         print(
-            f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, {totals['relaunched']} launched again, "
+            f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, "
+            f"{totals['relaunched']} launched again, "
             f"{totals['missed']} found nothing to hit; "
-            f"{totals['steps redone']} steps redone with {totals['loss mismatches']} loss mismatches; status: {totals['wrong states']} of {totals['polls']} wrong, "
-            f"{totals['wrong why']} wrong reasons; {totals['equal']} of {totals['runs']} ended with the undisturbed run's bits"
+            f"{totals['steps redone']} steps redone with {totals['loss mismatches']} loss mismatches; status: "
+            f"{totals['wrong states']} of {totals['polls']} wrong, "
+            f"{totals['wrong why']} wrong reasons; {totals['equal']} of {totals['runs']} ended with the undisturbed "
+            "run's bits"
         )
         for problem in self.problems:
             print("PROBLEM:", problem)

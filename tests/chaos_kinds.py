@@ -1,4 +1,6 @@
-"""The kinds of fault that the chaos driver knows: each strikes a running job, says what must come of it, and how to undo it."""
+"""The kinds of fault that the chaos driver knows: each strikes a running job, says what must come of it, and how to
+undo it.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +128,7 @@ def _kill(target: Target, dice: random.Random) -> Blow:
     return Blow(why=rf"rank {rank} .*Killed")
 
 
-# ------------------------------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------------------------------ processes
 @kind("kill")
 def kill(target: Target, dice: random.Random) -> Blow:
     """kill -9 of a rank, whatever it does."""
@@ -187,7 +189,7 @@ _inside("nan", r"Diverged: epoch \d+, step \d+")
 _inside("skip", r"Desynchronised")
 
 
-# ----------------------------------------------------------------------------------------------------------------- queue
+# ---------------------------------------------------------------------------------------------------------------- queue
 @kind("warn")
 def warn(target: Target, dice: random.Random) -> Blow:
     """SIGUSR2 to the step, the warning."""
@@ -254,7 +256,7 @@ def time_limit(target: Target, dice: random.Random) -> Blow:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------------- nodes
+# ---------------------------------------------------------------------------------------------------------------- nodes
 @kind("node-death")
 def node_death(target: Target, dice: random.Random) -> Blow:
     """Tasks, step daemon and slurmd of a node end at once."""
@@ -271,7 +273,7 @@ def cut(target: Target, dice: random.Random) -> Blow:
     return Blow(undo=lambda: target.cluster.heal(node))
 
 
-# --------------------------------------------------------------------------------------------------------------- storage
+# -------------------------------------------------------------------------------------------------------------- storage
 @kind("corrupt")
 def corrupt(target: Target, dice: random.Random) -> Blow:
     """A bit of the newest checkpoint flips, then all ranks are killed."""
@@ -307,7 +309,9 @@ def disk_full(target: Target, dice: random.Random) -> Blow:
 
 @kind("read-only")
 def read_only(target: Target, dice: random.Random) -> Blow:
-    """The file system turns read-only. While files are open for writing the kernel refuses that: it is done between two starts."""
+    """The file system turns read-only. While files are open for writing the kernel refuses that: it is done between two
+    starts.
+    """
     target.cluster.run("scontrol", "requeue", target.job)
 
     def remount(how: Literal["ro", "rw"]) -> bool:

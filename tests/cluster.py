@@ -1,7 +1,7 @@
 """A private SLURM on this machine, from Debian's slurm-wlm and munge: several `slurmd -N`, their own ports and folders.
 
-`python tests/cluster.py up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with. Needs root.
-Nothing of it outlives `stop()`: daemons, jobs and the folder go.
+`python tests/cluster.py up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with. Needs
+root. Nothing of it outlives `stop()`: daemons, jobs and the folder go.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class Cluster:
     def _machines(self) -> str:
         """slurm.conf's words for the nodes: here all are this machine, told apart by their ports."""
         first = _consecutive_ports(self.nodes)
-        return f"NodeName=r[1-{self.nodes}] NodeHostname=localhost NodeAddr={self.address} Port=[{first}-{first + self.nodes - 1}]"
+        return (
+            f"NodeName=r[1-{self.nodes}] NodeHostname=localhost NodeAddr={self.address} "
+            f"Port=[{first}-{first + self.nodes - 1}]"
+        )
 
     def boot(self, node: int) -> None:
         """Start a node's slurmd."""

@@ -40,7 +40,8 @@ def not_tested(reasons: list[str]) -> str:
     """One line that says how many tests were skipped for want of what; empty if none was.
 
     Args:
-        reasons: why each was skipped. Those that `make system` would mend name the Debian package, or root, and `make system`.
+        reasons: why each was skipped. Those that `make system` would mend name the Debian package, or root, and `make
+            system`.
     """
     lacking, other = Counter[str](), Counter[str]()
     for reason in (reason.removeprefix("Skipped: ") for reason in reasons):

@@ -28,8 +28,8 @@ def write_rich_run(
     done: bool = True,
     boots: tuple[tuple[int, int], ...] = ((0, 0),),
 ) -> Path:
-    """A finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail; an IFL recipe also has
-    environments at `REBUILDS` and lines about its centers.
+    """A finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail; an IFL
+    recipe also has environments at `REBUILDS` and lines about its centers.
 
     Args:
         boots: (epoch, step in all) of each start.

@@ -37,7 +37,9 @@ WORDS = (
 
 
 def build(digits_root: Path, root: Path) -> Path:
-    """Fill `root` with a data set of the name digits_glt: the first four of its classes, `COUNTS` of them for training, three of each elsewhere."""
+    """Fill `root` with a data set of the name digits_glt: the first four of its classes, `COUNTS` of them for training,
+    three of each elsewhere.
+    """
     whole = open_dataset(digits_root, "digits_glt")
     folder = begin_dataset(root, "digits_glt")
     for relative in sorted({relative for splits in whole.editions.values() for relative in splits.values()}):
@@ -91,7 +93,8 @@ def recipe_of(root: Path, runs: Path, *words: str) -> Recipe:
 
 # --------------------------------------------------------------------------------------------------- in the processes
 def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | None = None) -> bool | str:
-    """In a rank: train the recipe of a prepared run folder; at step `stop_at` the last rank wishes to stop. The error's sentence if there was one.
+    """In a rank: train the recipe of a prepared run folder; at step `stop_at` the last rank wishes to stop. The error's
+    sentence if there was one.
 
     `method` is (name, file) of a method that stands elsewhere: what a file in `ifl/methods` would be.
     """
@@ -118,7 +121,9 @@ def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | N
 
 
 def two_steps(root: Path, data: str, runs: Path) -> Recipe:
-    """Train glt_randaug_ifl, the paper's network at 112 x 112, for two epochs of a step on a built data set, IFL in the second; the recipe that was run."""
+    """Train glt_randaug_ifl, the paper's network at 112 x 112, for two epochs of a step on a built data set, IFL in the
+    second; the recipe that was run.
+    """
     samples = len(open_dataset(root, data).split("glt", "train"))
     recipe = resolve(
         [

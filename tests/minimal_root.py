@@ -4,8 +4,8 @@
     python tests/minimal_root.py release=trixie 'make demo'      another release than bookworm
 
 It holds Debian's smallest system, the packages that README asks for (`packages()` reads them there), and this machine's
-package sources and pip settings. It is made once, in `folder=` (default: a folder of the temporary folder named after the
-release), and nothing stays mounted: each command has a mount namespace of its own. Needs root and debootstrap.
+package sources and pip settings. It is made once, in `folder=` (default: a folder of the temporary folder named after
+the release), and nothing stays mounted: each command has a mount namespace of its own. Needs root and debootstrap.
 """
 
 from __future__ import annotations

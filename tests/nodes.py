@@ -42,7 +42,9 @@ def children(number: int, work: Callable[[int], object]) -> list[int]:
 
 
 def on_a_disk_of(megabytes: float, folder: Path, script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a Python script, which can import the tests' modules, while a file system of so many MB is mounted for it alone on `folder`, its first word."""
+    """Run a Python script, which can import the tests' modules, while a file system of so many MB is mounted for it
+    alone on `folder`, its first word.
+    """
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("a process may not mount a file system for itself here")
     folder.mkdir(exist_ok=True)

@@ -95,7 +95,9 @@ SHARES = (0.27, 0.19, 0.17, 0.15, 0.12, 0.10)
 
 
 def planted(seed: int, number: int, size: int, width: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Features float16 [n, width] of one class in six well parted clusters, and the rank of each image's cluster int64 [n]."""
+    """Features float16 [n, width] of one class in six well parted clusters, and the rank of each image's cluster int64
+    [n].
+    """
     rng = np.random.default_rng([seed, number])
     ends = np.rint(np.cumsum(SHARES) * size).astype(int)
     ranks = rng.permutation(np.repeat(np.arange(6), np.diff(np.r_[0, ends])))

@@ -1,4 +1,6 @@
-"""Data from afar: the same bytes as from the folder whatever the server does, each shard fetched once a node, within the node's bytes, and never a hang."""
+"""Data from afar: the same bytes as from the folder whatever the server does, each shard fetched once a node, within
+the node's bytes, and never a hang.
+"""
 
 from __future__ import annotations
 
@@ -79,10 +81,12 @@ def local(tiny_root: Path) -> Split:
     return open_dataset(tiny_root, "digits_glt").split("glt", "train")
 
 
-# -------------------------------------------------------------------------------------------------------------- same bytes
+# ----------------------------------------------------------------------------------------------------------- same bytes
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_the_folder(server: Server, tiny_root: Path, tmp_path: Path, workers: int) -> None:
-    """Bit for bit, with and without fetching ahead; the data set's names, classes and fingerprints too; a second epoch asks the server for nothing."""
+    """Bit for bit, with and without fetching ahead; the data set's names, classes and fingerprints too; a second epoch
+    asks the server for nothing.
+    """
     here = local(tiny_root)
     far = opened(server, tmp_path)
     assert far.fingerprint_of("glt", ["train", "val"]) == open_dataset(tiny_root, "digits_glt").fingerprint_of(
@@ -128,11 +132,13 @@ def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_pat
 
 
 def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """Two ranks, two epochs, a window, and a budget of what a step of them needs at once: parameters, centers and weights are those of the folder."""
+    """Two ranks, two epochs, a window, and a budget of what a step of them needs at once: parameters, centers and
+    weights are those of the folder.
+    """
     gb = 1.01 * float(np.sort(local(tiny_root).index.shard_size)[-10:].sum()) / 1e9
     more = ("data.shuffle_window=2", "data.decoder=pillow")
     recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, *more, epochs=2)
-    _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))  # noqa: E731
+    _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))
     (tmp_path / "here").mkdir()
     (tmp_path / "far").mkdir()
     assert all(answer["finished"] for answer in _run(recipe, tmp_path / "here"))
@@ -160,10 +166,11 @@ def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: P
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------ faults
+# --------------------------------------------------------------------------------------------------------------- faults
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path, fault: str) -> None:
-    """Every file's first answer has the fault (dataset.json's and the index's, too; of stalls, which take their time, four shards'), every other shard's second one as
+    """Every file's first answer has the fault (dataset.json's and the index's, too; of stalls, which take their time,
+    four shards'), every other shard's second one as
     well: no sample is wrong or lost."""
     here = local(tiny_root)
     names = [f"digits_glt/glt/train/{name}" for name in here.index.shard_name.tolist()]
@@ -219,7 +226,9 @@ def test_ranks_end_together_when_a_source_fails(server: Server, tiny_root: Path,
 
 
 def test_what_a_node_kept_and_went_bad_is_fetched_again(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """A bit of a kept shard, and a kept index that is cut off: the batches are right, and each file was fetched once more."""
+    """A bit of a kept shard, and a kept index that is cut off: the batches are right, and each file was fetched once
+    more.
+    """
     here = local(tiny_root)
     split = opened(server, tmp_path).split("glt", "train")
     split.read(0)
@@ -286,18 +295,20 @@ def test_a_trickle_is_given_up(server: Server, tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv("GLT_PIPE", command)
         began = time.monotonic()
         with pytest.raises(
-            DataError, match="cannot be fetched: (only [0-9]+ bytes came in 0.4 s|nothing came for 0.4 s)"
+            DataError, match=r"cannot be fetched: (only [0-9]+ bytes came in 0.4 s|nothing came for 0.4 s)"
         ):
             open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1)
         assert time.monotonic() - began < 10
     assert not any(f"touch {tmp_path}/left" in command for command in commands_running())
     server.bytes_s, server.piece = 100, 10
-    with pytest.raises(DataError, match="only [0-9]+ bytes came in 0.4 s"):
+    with pytest.raises(DataError, match=r"only [0-9]+ bytes came in 0.4 s"):
         open_dataset(server.url, "digits_glt", str(tmp_path), tries=1)
 
 
 def test_an_evaluation_s_shards_come_though_few_batches_are_left(server: Server, tmp_path: Path) -> None:
-    """A rank of many has few batches, all of which its loader has been asked for at once: its node's shards are fetched all the same, until they are used up."""
+    """A rank of many has few batches, all of which its loader has been asked for at once: its node's shards are fetched
+    all the same, until they are used up.
+    """
     split = opened(server, tmp_path).split("glt", "train")
     ahead = Ahead(split)
     batches = ahead.all(Reader(MicroBatches(split, **VIEW), 2).read(iter(draws_of(split)[:2])))
@@ -315,17 +326,19 @@ def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path, monkeyp
     """At the first byte more than is recorded, and not when the disk is full."""
     monkeypatch.setenv("GLT_PIPE", f"case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac")
     split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
-    with pytest.raises(DataError, match="it has more than the [0-9]+ bytes that the index records"):
+    with pytest.raises(DataError, match=r"it has more than the [0-9]+ bytes that the index records"):
         split.read(0)
     assert not list(tmp_path.rglob("*.tar"))
 
 
 def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """By its fingerprint, before anything is trained; so is a path that leaves the set's folder, and a set that is not there."""
+    """By its fingerprint, before anything is trained; so is a path that leaves the set's folder, and a set that is not
+    there.
+    """
     server.faults = {"digits_glt/glt/train/index.npz": ["wrong"] * 5}
-    with pytest.raises(DataError, match="index.npz cannot be fetched: it is (damaged|not the index)"):
+    with pytest.raises(DataError, match=r"index.npz cannot be fetched: it is (damaged|not the index)"):
         opened(server, tmp_path / "a").split("glt", "train")
-    with pytest.raises(DataError, match="no_such/dataset.json cannot be fetched: the server says 404"):
+    with pytest.raises(DataError, match=r"no_such/dataset.json cannot be fetched: the server says 404"):
         open_dataset(server.url, "no_such")
     for path in ("../x", "a/../../x", "/etc/passwd", "a//b", "a b", "-x", "$(x)", ""):
         with pytest.raises(DataError, match="no plain path"):
@@ -355,13 +368,15 @@ def test_a_set_that_is_not_what_it_says_is_refused(
     save_index(train, index := replace(index, shard_name=np.char.replace(index.shard_name, ".tar", ".data")))
     right["splits"]["glt/train"]["fingerprint"] = index.fingerprint
     file.write_text(json.dumps(right))
-    with pytest.raises(DataError, match="the shard shard-000000.data of digits_glt/glt/train is not called NAME.tar"):
+    with pytest.raises(DataError, match=r"the shard shard-000000.data of digits_glt/glt/train is not called NAME.tar"):
         open_dataset("pipe:", "digits_glt", str(tmp_path / "cache")).split("glt", "train")
 
 
-# -------------------------------------------------------------------------------------------------------- kills and budget
+# ----------------------------------------------------------------------------------------------------- kills and budget
 def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """Processes killed while they fetch: what is there is whole, its left-over parts make room, and the next process goes on."""
+    """Processes killed while they fetch: what is there is whole, its left-over parts make room, and the next process
+    goes on.
+    """
     server.bytes_s = 2e5
     here = local(tiny_root)
     most = float(here.index.shard_size.sum()) * 1.2 / 1e9
@@ -396,7 +411,9 @@ def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_roo
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Path, ahead: bool) -> None:
-    """At every look the shards, those on their way included, take no more than the budget, over two epochs of windows, and the batches are right."""
+    """At every look the shards, those on their way included, take no more than the budget, over two epochs of windows,
+    and the batches are right.
+    """
     here, window = local(tiny_root), 1
     sizes = np.sort(here.index.shard_size)
     most = int(sizes[-3:].sum())
@@ -451,8 +468,8 @@ print("alive", split.afar[0].counts())
 
 @pytest.mark.parametrize("gb", [None, 1])
 def test_a_set_larger_than_the_disk_streams_through(tiny_root: Path, tmp_path: Path, gb: float | None) -> None:
-    """A real file system that holds a third of the shards, with the default budget and with one that it cannot keep: what makes room gives its bytes back at once,
-    though two workers read it."""
+    """A real file system that holds a third of the shards, with the default budget and with one that it cannot keep:
+    what makes room gives its bytes back at once, though two workers read it."""
     done = on_a_disk_of(
         local(tiny_root).index.shard_size.sum() / 3e6, tmp_path / "disk", SMALL, tiny_root, json.dumps(gb)
     )
@@ -460,7 +477,9 @@ def test_a_set_larger_than_the_disk_streams_through(tiny_root: Path, tmp_path: P
 
 
 def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path) -> None:
-    """Late in an epoch, when the places of what is still needed are larger than their number: not what was fetched ahead for later."""
+    """Late in an epoch, when the places of what is still needed are larger than their number: not what was fetched
+    ahead for later.
+    """
     split = opened(server, tmp_path).split("glt", "train")
     cache, relative = split.afar
     paths = [cache.shard(relative, split.index, shard) for shard in range(3)]
@@ -564,7 +583,9 @@ def test_a_disk_without_room_for_notes_ends_nothing(
 def test_a_disk_that_fills_up_makes_room(
     server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
 ) -> None:
-    """It takes fewer bytes than were free when the run began: shards that were opened longest ago go, and the batches are right. One that takes none is said."""
+    """It takes fewer bytes than were free when the run began: shards that were opened longest ago go, and the batches
+    are right. One that takes none is said.
+    """
     here, real = local(tiny_root), os.posix_fallocate
     disk = int(np.sort(here.index.shard_size)[-4:].sum())
 
@@ -591,7 +612,9 @@ def test_a_disk_that_fills_up_makes_room(
 
 
 def test_all_data_sets_share_the_node_s_bytes(server: Server, tiny_root: Path, tmp_path: Path) -> None:
-    """Another set's shards count, and make room where they were opened longest ago; a shard that another run evicts in this moment is no error."""
+    """Another set's shards count, and make room where they were opened longest ago; a shard that another run evicts in
+    this moment is no error.
+    """
     sizes = local(tiny_root).index.shard_size
     other = tmp_path / "shards" / "other-0123" / "glt" / "train"
     other.mkdir(parents=True)
@@ -654,10 +677,10 @@ def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Pat
     fetcher.stop()
 
 
-# --------------------------------------------------------------------------------------------------------------- addresses
+# ------------------------------------------------------------------------------------------------------------ addresses
 def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Passwords are not printed; a command that the site file does not name is not run."""
-    with pytest.raises(DataError, match="^data.root holds a user name or password") as caught:
+    with pytest.raises(DataError, match=r"^data.root holds a user name or password") as caught:
         open_dataset("https://me:secret@host/glt", "digits_glt")
     assert "secret" not in str(caught.value)
     with pytest.raises(DataError, match=r"holds \? or #"):

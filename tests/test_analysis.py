@@ -554,7 +554,7 @@ def test_command_refuses_by_name(tmp_path: Path, arguments: list[str], said: str
 def test_data_without_a_table_is_said(tmp_path: Path) -> None:
     """Where no layout is about the runs' data set, the command says so and names the data set."""
     write_run(tmp_path / "runs", data="elsewhere")
-    with pytest.raises(ValueError, match="no table on the data of these runs .elsewhere."):
+    with pytest.raises(ValueError, match=r"no table on the data of these runs .elsewhere."):
         main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"])
 
 
@@ -573,7 +573,9 @@ def test_analysis_never_imports_torch(tmp_path: Path) -> None:
 
 
 def test_a_run_changed_on_the_command_line_is_marked(tmp_path: Path) -> None:
-    """A run that is not its recipe as the project has it is counted, but its cells are marked and the notes say in what."""
+    """A run that is not its recipe as the project has it is counted, but its cells are marked and the notes say in
+    what.
+    """
     from recipes.resolve import dump, resolve
 
     write_run(tmp_path / "runs", data="digits_glt", recipe="glt_ifl")

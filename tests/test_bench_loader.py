@@ -47,7 +47,9 @@ def test_the_shards_hold_the_files_of_the_tree(root: Path) -> None:
 
 
 def test_ours_and_the_peers_give_batches_of_one_kind(root: Path) -> None:
-    """The suite's loader, webdataset with Pillow and ImageFolder give an epoch of the same images as batches of the same shape and type."""
+    """The suite's loader, webdataset with Pillow and ImageFolder give an epoch of the same images as batches of the
+    same shape and type.
+    """
     kinds = set()
     for batches in (
         ours(root / "full", 32, batch=4, workers=1),

@@ -18,7 +18,9 @@ from sharding import build
 def test_a_file_that_cannot_be_written_is_looked_for_below_out(
     number: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A write to an open file fails without the file's name: the sentence then names out=, and what to do about a full disk."""
+    """A write to an open file fails without the file's name: the sentence then names out=, and what to do about a full
+    disk.
+    """
 
     def full(_: object) -> None:
         raise OSError(number, os.strerror(number))

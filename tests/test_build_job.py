@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cluster as clusters
 import pytest
-from test_imagenet_glt import content, plant, raw, root  # noqa: F401 (fixtures)
+from test_imagenet_glt import content, plant, raw, root
 from test_imagenet_glt import words as build_words
 
 from recipes.common.errors import DataError, RecipeError
@@ -33,7 +33,7 @@ def launch(arguments: list[str], environment: dict[str, str] | None = None) -> s
     )
 
 
-def words(raw: Path, out: Path, *more: str) -> list[str]:  # noqa: F811
+def words(raw: Path, out: Path, *more: str) -> list[str]:
     return ["build=imagenet_glt", *build_words(raw, out)[1:], *more]
 
 
@@ -70,8 +70,10 @@ def test_declarations_are_whole() -> None:
         )
 
 
-def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> None:  # noqa: F811
-    """cluster=dry prints each stage's batch file with its array and what it waits for; the features stage alone asks for a GPU."""
+def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> None:
+    """cluster=dry prints each stage's batch file with its array and what it waits for; the features stage alone asks
+    for a GPU.
+    """
     shown = launch(
         words(raw, tmp_path / "out", "tasks=3", "cluster=dry", "slurm.partition=long", "slurm.gpus_per_node=4")
     )
@@ -106,7 +108,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
         (["seed=x"], "seed=x is not legal"),
     ],
 )
-def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:
     """A slip is refused in one sentence before anything is made."""
     with pytest.raises((RecipeError, DataError), match=re.escape(sentence)) as caught:
         build_job.launch(
@@ -124,7 +126,7 @@ def test_a_data_set_without_stages_is_built_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:
     """Where there is no sbatch nothing is submitted."""
     shown = launch(words(raw, tmp_path / "out", "tasks=2"), {"PATH": str(tmp_path)})
     assert shown.returncode == 2 and "no sbatch" in shown.stderr and not (tmp_path / "out").exists()
@@ -132,13 +134,16 @@ def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:  # noqa: F
 
 def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
     """The job leaves with the build's exit code, so that no later stage starts."""
-    code = f"from slurm.cluster.build_job import BuildJob; BuildJob(('data=imagenet_glt', 'out={tmp_path}', 'source={tmp_path / 'no'}', 'annotation=no.json', 'stage=index'))()"
+    code = (
+        f"from slurm.cluster.build_job import BuildJob; BuildJob(('data=imagenet_glt', 'out={tmp_path}', "
+        f"'source={tmp_path / 'no'}', 'annotation=no.json', 'stage=index'))()"
+    )
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 2 and "annotation=no.json does not exist" in shown.stderr
     assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))
 
 
-def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:
     """cluster=local goes through the same stages and parts here."""
     plant(raw, tmp_path)
     shown = launch(words(raw, tmp_path, "tasks=2", "cluster=local"))
@@ -162,8 +167,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Clust
 def test_an_array_gives_the_bytes_of_one_process(
     cluster: clusters.Cluster, raw: Path, root: Path, tmp_path: Path
 ) -> None:
-    """On a real SLURM: six jobs, three of them arrays of three, each after the one before; a part is killed and requeued on its way. A second
-    command while they wait submits nothing."""
+    """On a real SLURM: six jobs, three of them arrays of three, each after the one before; a part is killed and
+    requeued on its way. A second command while they wait submits nothing."""
     plant(raw, tmp_path)
     asked = words(raw, tmp_path, "tasks=3", "slurm.cpus_per_task=1")
     first = launch(asked, cluster.environment)

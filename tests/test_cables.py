@@ -31,8 +31,8 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cables.Cables]:
 
 
 def test_a_cut_cable(wired: cables.Cables) -> None:
-    """Jobs run on nodes with host names and addresses of their own; a cut cable makes its node unreachable, and healed it
-    is reached again."""
+    """Jobs run on nodes with host names and addresses of their own; a cut cable makes its node unreachable, and healed
+    it is reached again."""
     said = wired.run("srun", "-N2", "-n2", "-p", "high", "sh", "-c", "hostname; ip -4 -o address show eth0").stdout
     assert {"r1", "r2"} <= set(said.split()) and f"{wired.network}.2/24" in said
     assert wired.reaches(1)
@@ -49,7 +49,10 @@ def test_cables_leave_nothing_behind(tmp_path: Path) -> None:
     first = cables.Cables(tmp_path / "a", nodes=1).start()
     first.stop()
     assert not list(Path("/sys/class/net").glob(f"{first.name}*")) and not first._processes()
-    owner = "import os, pathlib, sys, cables; cables.Cables(pathlib.Path(sys.argv[1]), nodes=1).start(); print(os.getpid(), flush=True); os.kill(os.getpid(), 9)"
+    owner = (
+        "import os, pathlib, sys, cables; cables.Cables(pathlib.Path(sys.argv[1]), nodes=1).start(); "
+        "print(os.getpid(), flush=True); os.kill(os.getpid(), 9)"
+    )
     pid = subprocess.run(
         [sys.executable, "-c", owner, str(tmp_path / "b")], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -104,8 +107,10 @@ def _ends_as(target: Target, wanted: dict[str, object]) -> None:
 def test_after_a_cut_only_the_newest_start_commits(
     wired: cables.Cables, tiny_root: Path, tmp_path: Path, nodes: int
 ) -> None:
-    """The node of rank 0 is cut off, SLURM starts the run again elsewhere, and the cable is healed while the old rank 0 lives and
-    goes on: it commits nothing, its batch script leaves the new start in peace, and the run ends with the bits of an undisturbed one."""
+    """The node of rank 0 is cut off, SLURM starts the run again elsewhere, and the cable is healed while the old rank 0
+    lives and
+    goes on: it commits nothing, its batch script leaves the new start in peace, and the run ends with the bits of an
+    undisturbed one."""
     target, wanted, old = _hit(wired, tiny_root, tmp_path, nodes)
     node = target.node_of(old[0])
     clusters.send(
@@ -135,7 +140,8 @@ def test_after_a_cut_only_the_newest_start_commits(
     wired.heal(node)
     _ends_as(target, wanted)
     noted = events.read(target.folder)
-    # SLURM knows a step by its number alone: when the old start's srun ends its step, it may end the new start's too, which saves and comes back.
+    # SLURM knows a step by its number alone: when the old start's srun ends its step, it may end the new start's too,
+    # which saves and comes back.
     assert target.starts() in (2, 3)
     assert [
         event["verdict"] for event in noted if event["event"] == "verdict" and event["incarnation"].endswith(".0")
@@ -144,8 +150,8 @@ def test_after_a_cut_only_the_newest_start_commits(
 
 @pytest.mark.full
 def test_a_node_dies(wired: cables.Cables, tiny_root: Path, tmp_path: Path) -> None:
-    """Tasks, step daemon and slurmd of rank 0's node end at once, without a word: SLURM starts the run again elsewhere and
-    it ends with the bits of an undisturbed one."""
+    """Tasks, step daemon and slurmd of rank 0's node end at once, without a word: SLURM starts the run again elsewhere
+    and it ends with the bits of an undisturbed one."""
     target, wanted, ranks = _hit(wired, tiny_root, tmp_path, 2)
     node = target.node_of(ranks[0])
     wired.kill(node)

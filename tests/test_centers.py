@@ -29,7 +29,7 @@ def _features(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
 def _batches(ranks: int) -> dict[str, list[Batch]]:
     """Named sequences of global batches (features, labels, rows of each rank); the rows of all ranks are the batch."""
     rng = np.random.default_rng(1)
-    cut = lambda rows: [len(part) for part in np.array_split(np.arange(rows), ranks)]  # noqa: E731
+    cut = lambda rows: [len(part) for part in np.array_split(np.arange(rows), ranks)]
     duplicated = np.repeat(_features(4, 5), 3, axis=0)
     return {
         "mixed": [
@@ -146,8 +146,8 @@ def test_start_is_standard_normal_and_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_class_sums_are_the_literal_sums(distance: str) -> None:
-    """Sum and count of each class's rows, to half a unit of the fixed point; padding (label -1) counts nowhere; padding,
-    rows in any order and any split give the same bits."""
+    """Sum and count of each class's rows, to half a unit of the fixed point; padding (label -1) counts nowhere;
+    padding, rows in any order and any split give the same bits."""
     features, labels = _features(40, 2), np.random.default_rng(3).integers(-1, CLASSES - 1, 40)
     labels[:3] = -1
     features[0] = np.nan  # whatever stands in padding
@@ -184,7 +184,9 @@ def test_move_is_the_literal_move(distance: str) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_a_batch_smaller_than_the_classes_moves_its_own_alone(distance: str) -> None:
-    """With the batch's labels, fewer than the classes and some of them twice, the centers get the same bits as without; with more, too."""
+    """With the batch's labels, fewer than the classes and some of them twice, the centers get the same bits as without;
+    with more, too.
+    """
     for classes, batch in ((40, 24), (10, 24)):
         plain, told = Centers(classes, DIM, distance, 0.5, SEED), Centers(classes, DIM, distance, 0.5, SEED)
         for step in range(5):

@@ -14,8 +14,9 @@ KINDS = ["kill-save", "preempt", "preempt-grace", "cancel", "corrupt", "exceptio
 
 @pytest.mark.full
 def test_runs_under_fire_end_with_the_same_bits() -> None:
-    """Six faults of six kinds, two of them preemptions by a job of higher priority, at seeded random moments on a real SLURM: every
-    run hit ends with the undisturbed run's bits, no fault leads to a hang, and status and reason are told right."""
+    """Six faults of six kinds, two of them preemptions by a job of higher priority, at seeded random moments on a real
+    SLURM: every run hit ends with the undisturbed run's bits, no fault leads to a hang, and status and reason are told
+    right."""
     package = clusters.missing_package()
     if package:
         pytest.skip(f"needs {package} (make system, as root)")

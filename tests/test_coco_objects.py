@@ -1,4 +1,6 @@
-"""COCO-Attributes read without running it, COCO's annotations joined with it, and the crop of an object: every rule and every refusal."""
+"""COCO-Attributes read without running it, COCO's annotations joined with it, and the crop of an object: every rule and
+every refusal.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def copy(source: Path, tmp_path: Path) -> Path:
 
 # ----------------------------------------------------------------------------------------------------- attribute file
 def test_the_file_becomes_plain_arrays(source: Path, attributes: Attributes) -> None:
-    """Patches in the file's order, their annotations, and which values are above 0.5 (0.5 is not), as joblib itself reads them."""
+    """Patches in the file's order, their annotations, and which values are above 0.5 (0.5 is not), as joblib itself
+    reads them.
+    """
     content = joblib.load(source / "cocottributes_py3.jbl")
     assert attributes.patch.tolist() == list(content["ann_vecs"])
     assert attributes.annotation.tolist() == [content["patch_id_to_ann_id"][patch] for patch in content["ann_vecs"]]
@@ -74,7 +78,9 @@ def test_the_file_becomes_plain_arrays(source: Path, attributes: Attributes) -> 
 def test_the_arrays_are_taken_directly(
     source: Path, attributes: Attributes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """attributes=FILE.npz needs no pickle; a pickle read once is not read again, one that changed is; the same arrays give the same bytes."""
+    """attributes=FILE.npz needs no pickle; a pickle read once is not read again, one that changed is; the same arrays
+    give the same bytes.
+    """
     direct = plain_arrays(source / "arrays.npz", tmp_path / "none.npz")
     assert direct.patch.tolist() == attributes.patch.tolist() and not (tmp_path / "none.npz").exists()
     save_arrays(tmp_path / "again.npz", direct)
@@ -90,7 +96,9 @@ def test_the_arrays_are_taken_directly(
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_everything_plain_is_read(tmp_path: Path, protocol: int) -> None:
-    """Any protocol's containers, numbers, text, bytes and arrays of every plain type, order and byte order come out as joblib's own reading gives them."""
+    """Any protocol's containers, numbers, text, bytes and arrays of every plain type, order and byte order come out as
+    joblib's own reading gives them.
+    """
     content = {
         "ints": [1, -2, 2**40, 2**80],
         "floats": (0.5, float("inf")),
@@ -156,7 +164,9 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_malicious_pickle_runs_nothing(attack: str, source: Path, tmp_path: Path) -> None:
-    """A file that asks for any call, import or state, inside a whole COCO-Attributes dictionary, is refused in one sentence, and nothing of it ran."""
+    """A file that asks for any call, import or state, inside a whole COCO-Attributes dictionary, is refused in one
+    sentence, and nothing of it ran.
+    """
     mark, bad = tmp_path / "ran", tmp_path / "bad.jbl"
     joblib.dump(joblib.load(source / "cocottributes_py3.jbl") | {"extra": ATTACKS[attack](mark)}, bad)
     with pytest.raises(DataError, match=r"bad.jbl is refused: its pickle asks for .*nothing of it was run"):
@@ -168,7 +178,9 @@ def test_a_malicious_pickle_runs_nothing(attack: str, source: Path, tmp_path: Pa
 
 
 def test_the_reading_process_refuses_too(tmp_path: Path) -> None:
-    """Through the process of its own: a call is refused with the same sentence, a request for 8 GiB ends by the process's limit; no arrays are left."""
+    """Through the process of its own: a call is refused with the same sentence, a request for 8 GiB ends by the
+    process's limit; no arrays are left.
+    """
     joblib.dump({"ann_vecs": _Runs(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "bad.jbl")
     with pytest.raises(
         DataError, match=r"^[^\n]*bad.jbl is refused: its pickle asks for posix.mkdir, [^\n]*nothing of it was run$"
@@ -201,9 +213,11 @@ def _raw(*opcodes: bytes) -> bytes:
     ],
 )
 def test_opcodes_reach_nothing(code: bytes, tmp_path: Path) -> None:
-    """Opcodes by hand: a name, an instance, states of classes, numpy's own constructor, persistent ids, extension codes."""
+    """Opcodes by hand: a name, an instance, states of classes, numpy's own constructor, persistent ids, extension
+    codes.
+    """
     (tmp_path / "raw.jbl").write_bytes(code)
-    with pytest.raises(DataError, match="raw.jbl is (refused|cut off)"):
+    with pytest.raises(DataError, match=r"raw.jbl is (refused|cut off)"):
         read_pickle(tmp_path / "raw.jbl")
 
 
@@ -222,7 +236,7 @@ def test_truncation_anywhere_is_one_sentence(source: Path, tmp_path: Path) -> No
     data = (source / "cocottributes_py3.jbl").read_bytes()
     for end in [0, 1, 2, 10, 200, len(data) // 3, len(data) // 2, len(data) - 1000, len(data) - 1]:
         (tmp_path / "cut.jbl").write_bytes(data[:end])
-        with pytest.raises(DataError, match="cut.jbl is cut off, damaged or no joblib pickle"):
+        with pytest.raises(DataError, match=r"cut.jbl is cut off, damaged or no joblib pickle"):
             read_pickle(tmp_path / "cut.jbl")
 
 
@@ -266,20 +280,20 @@ def test_another_dictionary_is_refused(
 
 def test_files_that_are_not_the_attribute_file(tmp_path: Path) -> None:
     """A missing file, git's stand-in, a folder, and an .npz of something else."""
-    with pytest.raises(DataError, match="none.jbl cannot be read .No such file"):
+    with pytest.raises(DataError, match=r"none.jbl cannot be read .No such file"):
         plain_arrays(tmp_path / "none.jbl", tmp_path / "out.npz")
     (tmp_path / "lfs.jbl").write_text(
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{ORIGINAL}\nsize 1261766525\n"
     )
     with pytest.raises(DataError, match="git's stand-in for a large file"):
         plain_arrays(tmp_path / "lfs.jbl", tmp_path / "out.npz")
-    with pytest.raises(DataError, match="cannot be read .Is a directory"):
+    with pytest.raises(DataError, match=r"cannot be read .Is a directory"):
         plain_arrays(tmp_path, tmp_path / "out.npz")
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(DataError, match="other.npz cannot be used as arrays of COCO-Attributes: it lacks patch"):
+    with pytest.raises(DataError, match=r"other.npz cannot be used as arrays of COCO-Attributes: it lacks patch"):
         load_arrays(tmp_path / "other.npz")
     np.savez(tmp_path / "objects.npz", patch=np.array([{}], object), annotation=0, present=0, name=0, sha256="")
-    with pytest.raises(DataError, match="objects.npz cannot be used"):
+    with pytest.raises(DataError, match=r"objects.npz cannot be used"):
         load_arrays(tmp_path / "objects.npz")
 
 
@@ -355,7 +369,9 @@ def test_bad_annotations_are_one_sentence(
 
 
 def test_missing_and_damaged_files_are_one_sentence(copy: Path, attributes: Attributes) -> None:
-    """An image that is not there is named with the annotation that needs it, before anything is written; so are folders and files."""
+    """An image that is not there is named with the annotation that needs it, before anything is written; so are folders
+    and files.
+    """
     image = next((copy / "train2014").iterdir())
     data = image.read_bytes()
     image.unlink()
@@ -363,15 +379,18 @@ def test_missing_and_damaged_files_are_one_sentence(copy: Path, attributes: Attr
         read_objects(copy, attributes)
     image.write_bytes(data)
     shutil.rmtree(copy / "val2014")
-    with pytest.raises(DataError, match="val2014 cannot be read .No such file or directory.; source= is a folder with"):
+    with pytest.raises(
+        DataError, match=r"val2014 cannot be read .No such file or directory.; source= is a folder with"
+    ):
         read_objects(copy, attributes)
     path = copy / "annotations" / "instances_train2014.json"
     path.write_text(path.read_text()[:5000])
-    with pytest.raises(DataError, match="instances_train2014.json is no whole JSON file"):
+    with pytest.raises(DataError, match=r"instances_train2014.json is no whole JSON file"):
         read_objects(copy, attributes)
     path.unlink()
     with pytest.raises(
-        DataError, match="instances_train2014.json cannot be read .No such file or directory.; source= is a folder with"
+        DataError,
+        match=r"instances_train2014.json cannot be read .No such file or directory.; source= is a folder with",
     ):
         read_objects(copy, attributes)
 
@@ -409,7 +428,9 @@ def test_crop_boxes(box: tuple[float, ...], size: tuple[int, int], wanted: tuple
 
 
 def test_crops_are_square_pixels_of_the_image_on_black() -> None:
-    """A crop's pixels are the image's own, black outside; gray images become RGB; a box's crop always has the box in it and is a square."""
+    """A crop's pixels are the image's own, black outside; gray images become RGB; a box's crop always has the box in it
+    and is a square.
+    """
     rng = np.random.default_rng(0)
     pixels = rng.integers(1, 256, (40, 60, 3), np.uint8)
     buffer = io.BytesIO()

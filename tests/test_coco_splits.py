@@ -36,7 +36,9 @@ def dealt() -> dict[str, dict[str, Part]]:
 
 # --------------------------------------------------------------------------------------------------------- greedy pick
 def exact_pick(present: np.ndarray, count: int) -> list[int]:
-    """The definition word for word, in fractions: of each candidate the variance of (d + v) / (sum + 1e-9) over the attributes, `<`, in order."""
+    """The definition word for word, in fractions: of each candidate the variance of (d + v) / (sum + 1e-9) over the
+    attributes, `<`, in order.
+    """
     taken: list[int] = []
     for _ in range(count):
         counts = present[taken].sum(0, dtype=np.int64)
@@ -56,7 +58,9 @@ def exact_pick(present: np.ndarray, count: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_greedy_pick_is_its_definition(seed: int) -> None:
-    """The same objects in the same order as the definition in exact arithmetic, on vectors with repeats, with none, and with many ties."""
+    """The same objects in the same order as the definition in exact arithmetic, on vectors with repeats, with none, and
+    with many ties.
+    """
     rng = np.random.default_rng(seed)
     present = rng.random((24, 7)) < rng.uniform(0.1, 0.5, 7)
     present[rng.integers(0, 24, 8)] = present[rng.integers(0, 24, 8)]
@@ -67,8 +71,9 @@ def test_greedy_pick_is_its_definition(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_pick_is_the_least_std_in_floats(seed: int) -> None:
-    """Against numpy's own float64 std of every candidate, at 204 attributes: each pick has the least to within rounding, is the pick wherever no other is within
-    rounding, and is the first in order of the candidates with its own vector."""
+    """Against numpy's own float64 std of every candidate, at 204 attributes: each pick has the least to within
+    rounding, is the pick wherever no other is within rounding, and is the first in order of the candidates with its own
+    vector."""
     rng = np.random.default_rng(seed)
     present = coco_source.vectors(np.zeros(300, int), seed) > 0.5
     present[rng.integers(0, 300, 100)] = present[rng.integers(0, 300, 100)]
@@ -105,7 +110,9 @@ def test_objects_without_attributes_are_not_picked() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ the rules
 def test_the_papers_pool() -> None:
-    """Train-GLT's class sizes before Test-GLT and val are cut off are the published ones, 153,273 together; Train-CBL's are 1158 each."""
+    """Train-GLT's class sizes before Test-GLT and val are cut off are the published ones, 153,273 together; Train-CBL's
+    are 1158 each.
+    """
     published = [
         64600,
         7266,
@@ -166,7 +173,9 @@ def test_no_object_twice_in_an_edition(dealt: dict[str, dict[str, Part]]) -> Non
 
 
 def test_gbl_is_the_greedy_pick_and_cbls_its_first_half(dealt: dict[str, dict[str, Part]]) -> None:
-    """Test-GBL is the greedy pick of each class, whatever the seed; the balanced edition's is the first half of the picks."""
+    """Test-GBL is the greedy pick of each class, whatever the seed; the balanced edition's is the first half of the
+    picks.
+    """
     other = split(LABELS, PRESENT, NAMES, 1, SMALL)
     for edition, count in (("glt", 4), ("cbl", 2)):
         wanted = [np.flatnonzero(k == LABELS)[greedy_pick(PRESENT[k == LABELS], count)] for k in range(29)]
@@ -180,7 +189,9 @@ def test_test_gbl_is_more_even_than_test_cbl(dealt: dict[str, dict[str, Part]]) 
 
 
 def test_seed(dealt: dict[str, dict[str, Part]]) -> None:
-    """A seed gives the same splits again; another seed gives others, of every split; and these very ones, on any machine and numpy."""
+    """A seed gives the same splits again; another seed gives others, of every split; and these very ones, on any
+    machine and numpy.
+    """
     again, other = split(LABELS, PRESENT, NAMES, 0, SMALL), split(LABELS, PRESENT, NAMES, 1, SMALL)
     for edition, parts in dealt.items():
         for name, part in parts.items():
@@ -195,7 +206,9 @@ def test_seed(dealt: dict[str, dict[str, Part]]) -> None:
 
 
 def test_scores_and_thirds(dealt: dict[str, dict[str, Part]]) -> None:
-    """attribute_score is sum_a p_train(a | class) v_a / |v|, 0 without attributes; the groups are thirds of the split by falling score, with `>` at the thresholds."""
+    """attribute_score is sum_a p_train(a | class) v_a / |v|, 0 without attributes; the groups are thirds of the split
+    by falling score, with `>` at the thresholds.
+    """
     for parts in dealt.values():
         train = parts["train"].rows
         counts = attribute_counts(LABELS[train], PRESENT[train], 29)
@@ -224,12 +237,13 @@ def test_too_few_objects_name_the_class() -> None:
     keep[np.flatnonzero(LABELS == 7)[26:]] = False
     with pytest.raises(
         DataError,
-        match="class 'broccoli' has 26 objects, too few for edition cbl: 4 for its two balanced tests and 23 for training are needed",
+        match="class 'broccoli' has 26 objects, too few for edition cbl: 4 for its two balanced tests and 23 for "
+        "training are needed",
     ):
         split(LABELS[keep], PRESENT[keep], NAMES, 0, SMALL)
     bare = PRESENT.copy()
     bare[np.flatnonzero(LABELS == 3)[2:]] = False
     with pytest.raises(
-        DataError, match="class 'motorcycle' is too small for Test-GBL: [0-9] objects have an attribute, 4 are needed"
+        DataError, match=r"class 'motorcycle' is too small for Test-GBL: [0-9] objects have an attribute, 4 are needed"
     ):
         split(LABELS, bare, NAMES, 0, SMALL)

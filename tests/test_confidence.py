@@ -137,7 +137,9 @@ def test_a_score_that_is_no_number_does_not_spoil_the_table() -> None:
 
 
 def test_any_number_of_micro_batches_is_added_up() -> None:
-    """Draw by draw, more of them than the table holds before it adds them up, gives the dictionary's sums, also where somebody looks on the way."""
+    """Draw by draw, more of them than the table holds before it adds them up, gives the dictionary's sums, also where
+    somebody looks on the way.
+    """
     table, (ids, scores) = ConfidenceTable(SAMPLES), _draws()
     for i in range(DRAWS):
         table.add(torch.from_numpy(ids[i : i + 1]), torch.from_numpy(scores[i : i + 1]))

@@ -1,6 +1,7 @@
 """Whatever decodes a run's images, their pixels are the same, and all ranks use the same decoder.
 
-Tried are the decoders that this machine has: `python -m pytest tests/test_decoders.py -v` says which. (TurboJPEG 3 is also found by GLT_TURBOJPEG.)
+Tried are the decoders that this machine has: `python -m pytest tests/test_decoders.py -v` says which. (TurboJPEG 3 is
+also found by GLT_TURBOJPEG.)
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def jpeg(image: Image.Image, **style: object) -> bytes:
 @pytest.mark.parametrize("style", [*STYLES, "440", "411"])
 @pytest.mark.parametrize("name", FAST)
 def test_pixels_are_pillows_to_the_bit(name: str, style: str) -> None:
-    """All pixels, and those of boxes alone: with edges on, beside and between the blocks in which a JPEG is coded, one pixel large, of odd sizes. The
-    colours are noise, so that a wrong neighbour shows."""
+    """All pixels, and those of boxes alone: with edges on, beside and between the blocks in which a JPEG is coded, one
+    pixel large, of odd sizes. The colours are noise, so that a wrong neighbour shows."""
     fast, pillow, rng = decoder(name), decoder("pillow"), np.random.default_rng(0)
     for width, height in ((83, 70), (33, 47), (16, 16), (7, 5), (1, 1)):
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -156,7 +157,8 @@ def test_all_ranks_take_the_best_that_all_have() -> None:
     assert agreed([everything, wheels], "pillow", "") == "pillow"
     with pytest.raises(
         DataError,
-        match="^run r began with the decoder turbojpeg, and ranks 1, 2 of 3 lack it; all ranks have simplejpeg, pillow$",
+        match=r"^run r began with the decoder turbojpeg, and ranks 1, 2 of 3 lack it; all ranks have simplejpeg, "
+        "pillow$",
     ):
         agreed([everything, wheels, wheels], "turbojpeg", "run r began with the decoder turbojpeg")
     with pytest.raises(DataError, match="rank 0 of 1 lacks it"):
@@ -166,7 +168,7 @@ def test_all_ranks_take_the_best_that_all_have() -> None:
 def test_a_decoder_that_is_not_here_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     """So is a library that GLT_TURBOJPEG names and that is none."""
     monkeypatch.setenv("GLT_TURBOJPEG", str(tmp_path / "libturbojpeg.so"))
-    with pytest.raises(ImportError, match="libturbojpeg.so: cannot open"):
+    with pytest.raises(ImportError, match=r"libturbojpeg.so: cannot open"):
         find_turbojpeg()
     monkeypatch.setattr(
         decoders, "_made", lambda name: "no library" if name == "turbojpeg" else decoders._MAKERS["pillow"]()
@@ -185,7 +187,7 @@ def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.Monkey
     try:
         assert "torchvision" not in available() and "pillow" in available()
         with pytest.raises(
-            DataError, match="^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"
+            DataError, match=r"^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"
         ):
             decoder("torchvision")
     finally:
@@ -194,7 +196,9 @@ def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.Monkey
 
 
 def test_another_library_is_another_version(tmp_path: Path) -> None:
-    """A library is known by its bytes, whether it was loaded by its name or by a path. (Shown with C's own, which is everywhere.)"""
+    """A library is known by its bytes, whether it was loaded by its name or by a path. (Shown with C's own, which is
+    everywhere.)
+    """
     name = ctypes.util.find_library("c")
     (place,) = {
         line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if name in line
@@ -202,5 +206,5 @@ def test_another_library_is_another_version(tmp_path: Path) -> None:
     assert turbojpeg._version(place) == turbojpeg._version(name)
     (tmp_path / name).write_bytes(Path(place).read_bytes() + b"newer")
     assert turbojpeg._version(str(tmp_path / name)) != turbojpeg._version(place)
-    with pytest.raises(OSError, match="no-such.so was loaded, and from where is not told"):
+    with pytest.raises(OSError, match=r"no-such.so was loaded, and from where is not told"):
         turbojpeg._version("no-such.so")

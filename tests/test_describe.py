@@ -1,4 +1,6 @@
-"""`python -m sharding.describe`: its numbers are those of the data, its pictures show them, and the same data give the same bytes."""
+"""`python -m sharding.describe`: its numbers are those of the data, its pictures show them, and the same data give the
+same bytes.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def test_the_same_data_give_the_same_bytes(listed: tuple[Path, Path], tmp_path: 
 
 
 def test_numbers_equal_the_data(listed: tuple[Path, Path]) -> None:
-    """Counts by class and attribute group, the sizes and bytes, and the attributes' counts, against the index and the samples as they were made."""
+    """Counts by class and attribute group, the sizes and bytes, and the attributes' counts, against the index and the
+    samples as they were made.
+    """
     folder, out = listed
     index = load_index(folder / "glt/train")
     mine = [row for row in rows(out / "classes.csv") if row["split"] == "glt/train"]
@@ -112,7 +116,9 @@ def test_numbers_equal_the_data(listed: tuple[Path, Path]) -> None:
 
 
 def test_std_counts_attributes_that_never_occur(tmp_path: Path) -> None:
-    """Where dataset.json names all attributes, the std is over all of them; where samples have no lists, over the three groups' shares."""
+    """Where dataset.json names all attributes, the std is over all of them; where samples have no lists, over the three
+    groups' shares.
+    """
     assert share_std([3, 1, 0, 0]) == pytest.approx(np.std([0.75, 0.25, 0, 0])) and share_std([0, 0]) == 0
     folder = toy.build(tmp_path / "a", extra=toy.attribute_lists)
     meta = json.loads((folder / "dataset.json").read_text())
@@ -137,7 +143,9 @@ def test_std_counts_attributes_that_never_occur(tmp_path: Path) -> None:
 
 
 def test_classes_are_spread_along_the_tail() -> None:
-    """Of 10, 29 and 1,000 classes: the most and the least frequent, and in even steps between; all where there are no more."""
+    """Of 10, 29 and 1,000 classes: the most and the least frequent, and in even steps between; all where there are no
+    more.
+    """
     assert spread(list(range(1000, 0, -1)), 10) == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
     assert (
         spread([5, 9, 7], 10) == [1, 2, 0]

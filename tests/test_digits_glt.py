@@ -301,7 +301,7 @@ def test_damaged_and_foreign_index_are_refused(copy: Path) -> None:
     with pytest.raises(DataError, match=f"{path} cannot be used"):
         dataset.split("glt", "val")
     rewrite(path, (copy / "digits_glt/cbl/val/index.npz").read_bytes())
-    with pytest.raises(DataError, match="glt/val has fingerprint .* records"):
+    with pytest.raises(DataError, match=r"glt/val has fingerprint .* records"):
         dataset.split("glt", "val")
     path.unlink()
     with pytest.raises(DataError, match=f"{path} is missing"):

@@ -1,4 +1,6 @@
-"""A run that changes its number of ranks on the way, 2 -> 4 -> 1: the same batches, the same momentum, and parameters within the order of float sums."""
+"""A run that changes its number of ranks on the way, 2 -> 4 -> 1: the same batches, the same momentum, and parameters
+within the order of float sums.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ CHANGES = ((2, 3), (4, STEPS + 4), (1, TO_THE_END))
 
 
 def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
-    """In a rank: train until the run has made `stop_at` steps. Returns the ids of each step's rows on this rank, and the parameters and
-    momentum as they were loaded (none for a new run) and as they are now."""
+    """In a rank: train until the run has made `stop_at` steps. Returns the ids of each step's rows on this rank, and
+    the parameters and momentum as they were loaded (none for a new run) and as they are now."""
     from ifl import setup
     from ifl import train as loop
 
@@ -116,8 +118,9 @@ def _difference(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float
     [(True, 1), *(pytest.param(*case, marks=pytest.mark.full) for case in ((False, 0), (True, 0), (False, 1)))],
 )
 def test_two_then_four_then_one_rank(tiny_root: Path, tmp_path: Path, norm: bool, zero: int) -> None:
-    """Every step's global batch is that of a run on two ranks throughout; parameters, running statistics and momentum have the same bits
-    before and after each change; at the end they differ from the other run's by the order of float sums."""
+    """Every step's global batch is that of a run on two ranks throughout; parameters, running statistics and momentum
+    have the same bits before and after each change; at the end they differ from the other run's by the order of float
+    sums."""
     words = ("batch.size=64", "batch.bn=16") if norm else ("batch.size=32", "batch.bn=0")
     recipe = _recipe(
         tiny_root,
@@ -144,6 +147,7 @@ def test_two_then_four_then_one_rank(tiny_root: Path, tmp_path: Path, norm: bool
         assert momentum.any() and _momentum(after, "loaded", zero).tobytes() == momentum.tobytes()
     difference = _difference(fixed[0][0]["now"], changing[-1][0]["now"])
     print(
-        f"zero={zero}, {'batch' if norm else 'no'} normalisation: largest relative difference of any parameter or statistic {difference:.1e}"
+        f"zero={zero}, {'batch' if norm else 'no'} normalisation: largest relative difference of any parameter or "
+        f"statistic {difference:.1e}"
     )
     assert 0 < difference < 1e-5

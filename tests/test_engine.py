@@ -16,7 +16,9 @@ from recipes.schema import PROJECT, Optim
 
 
 def bare(folder: Path) -> dict[str, str]:
-    """The environment of a machine that has nothing: no program on PATH, no home, and a folder in which whatever is compiled would show."""
+    """The environment of a machine that has nothing: no program on PATH, no home, and a folder in which whatever is
+    compiled would show.
+    """
     (folder / "empty").mkdir()
     return {
         "PATH": str(folder / "empty"),
@@ -27,7 +29,9 @@ def bare(folder: Path) -> dict[str, str]:
 
 
 def test_a_rank_starts_where_nothing_can_be_compiled(tmp_path: Path) -> None:
-    """`python -m ifl.engine` opens DeepSpeed's communication without ninja, compiler or headers, compiles nothing, and says so."""
+    """`python -m ifl.engine` opens DeepSpeed's communication without ninja, compiler or headers, compiles nothing, and
+    says so.
+    """
     result = subprocess.run(
         [sys.executable, "-m", "ifl.engine"],
         cwd=PROJECT,
@@ -42,7 +46,9 @@ def test_a_rank_starts_where_nothing_can_be_compiled(tmp_path: Path) -> None:
 
 
 def test_two_ranks_train_where_no_program_can_be_found(tiny_root: Path, tmp_path: Path) -> None:
-    """The main command trains, judges and saves with two ranks though no program at all is on PATH: no ninja, g++, git, ps or which."""
+    """The main command trains, judges and saves with two ranks though no program at all is on PATH: no ninja, g++, git,
+    ps or which.
+    """
     words = [
         "recipe=glt_ifl",
         "data=digits_glt",
@@ -68,7 +74,9 @@ def test_two_ranks_train_where_no_program_can_be_found(tiny_root: Path, tmp_path
 
 
 def test_the_environment_s_own_programs_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever PATH a rank is started with, the folder of its own Python comes first in it, so that pip's ninja is found by torch."""
+    """Whatever PATH a rank is started with, the folder of its own Python comes first in it, so that pip's ninja is
+    found by torch.
+    """
     from ifl.engine import programs_of_the_environment_first
 
     own = str(Path(sys.executable).parent)
@@ -82,7 +90,9 @@ def test_the_environment_s_own_programs_come_first(monkeypatch: pytest.MonkeyPat
 
 
 def looks(zero: int) -> dict[str, list[bool | int]]:
-    """In a rank: whether the engine calls its tensors finite, and their checksum: as they are, and after one bit or value of each kind changed."""
+    """In a rank: whether the engine calls its tensors finite, and their checksum: as they are, and after one bit or
+    value of each kind changed.
+    """
     from ifl.engine import Engine
     from ifl.network.network import Network
 
@@ -118,8 +128,8 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_one_value_of_any_tensor_is_seen(zero: int) -> None:
-    """A NaN or an infinity in the last place of any parameter, buffer or of the momentum is not finite; one flipped bit of a parameter or
-    buffer gives another checksum, and is finite."""
+    """A NaN or an infinity in the last place of any parameter, buffer or of the momentum is not finite; one flipped bit
+    of a parameter or buffer gives another checksum, and is finite."""
     answers = started(1).run(looks, zero)[0]
     sound = answers.pop("as it is")
     assert sound[0] and answers.pop("as it was") == sound and len(answers) == 3 * 9

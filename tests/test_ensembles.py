@@ -1,5 +1,6 @@
-"""LDAM, RIDE, TADE, the experts' cross-entropy and BBN: every loss, head, margin, weight, schedule and test-time rule against slow float64 oracles written
-from the papers, their limits, and what their recipes stand for. Axes: B rows, D feature, E experts, K classes."""
+"""LDAM, RIDE, TADE, the experts' cross-entropy and BBN: every loss, head, margin, weight, schedule and test-time rule
+against slow float64 oracles written from the papers, their limits, and what their recipes stand for. Axes: B rows, D
+feature, E experts, K classes."""
 
 from __future__ import annotations
 
@@ -71,7 +72,9 @@ def class_weights(counts: np.ndarray) -> list[float]:
 
 
 def test_margins_and_weights_follow_from_counts() -> None:
-    """LDAM's margins and the deferred weights are the paper's functions of the class counts; the rarest class's margin is the largest given."""
+    """LDAM's margins and the deferred weights are the paper's functions of the class counts; the rarest class's margin
+    is the largest given.
+    """
     same(ldam_margins(COUNTS, 0.5), [margin_of(int(n)) for n in COUNTS], 1e-6)
     same(drw_weights(COUNTS, 0.9999), class_weights(COUNTS), 1e-5)
     assert ldam_margins(COUNTS, 0.3).argmax() == 4 and float(ldam_margins(COUNTS, 0.3).max()) == pytest.approx(0.3)
@@ -100,7 +103,9 @@ def cosines(features: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("preset, scale", [("paper", 1), ("corrected", 30)])
 def test_ldam_head_gives_cosines(preset: str, scale: float) -> None:
-    """LDAM's logits, of which IFL takes its scores, are bare cosines under `paper` and s cos under `corrected`; loss and prediction are the same under both."""
+    """LDAM's logits, of which IFL takes its scores, are bare cosines under `paper` and s cos under `corrected`; loss
+    and prediction are the same under both.
+    """
     method = method_of("ldam", preset=preset)
     head = method.head().double()
     features = torch.randn(8, 12, dtype=torch.float64)
@@ -112,7 +117,9 @@ def test_ldam_head_gives_cosines(preset: str, scale: float) -> None:
 
 @pytest.mark.parametrize("name", ["ldam", "ride", "tade", "experts_ce"])
 def test_class_vectors_start_with_length_one(name: str) -> None:
-    """The cosine heads' class vectors are uniform(-1, 1) brought to length 1, for each expert its own; scaling one changes no logit."""
+    """The cosine heads' class vectors are uniform(-1, 1) brought to length 1, for each expert its own; scaling one
+    changes no logit.
+    """
     head = method_of(name, dim=600).head()
     (weight,) = head.parameters()
     weight = weight.detach()
@@ -129,7 +136,9 @@ def test_class_vectors_start_with_length_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ride", "tade", "experts_ce"])
 def test_experts_heads_see_their_own_features(name: str) -> None:
-    """An expert's logits are 30 times the cosines of its third of the features with its class vectors; the output's logits, by which it is judged, are their mean."""
+    """An expert's logits are 30 times the cosines of its third of the features with its class vectors; the output's
+    logits, by which it is judged, are their mean.
+    """
     method = method_of(name)
     head = method.head().double()
     features = torch.randn(6, 12, dtype=torch.float64)
@@ -154,8 +163,8 @@ def ldam_loss(cosines_K: np.ndarray, label: int) -> float:
 
 @pytest.mark.parametrize("epoch, weighted", [(0, False), (7, False), (8, True), (9, True)])
 def test_ldam_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> None:
-    """LDAM's loss is cross-entropy with margins; from epoch int(.8 epochs) on, its mean over the global batch is the one weighted by class: of two micro-batches
-    each row's loss knows the other's labels."""
+    """LDAM's loss is cross-entropy with margins; from epoch int(.8 epochs) on, its mean over the global batch is the
+    one weighted by class: of two micro-batches each row's loss knows the other's labels."""
     method, rows = method_of("ldam"), some_rows(epoch=epoch, groups=2)
     output = output_of(method)
     plain = [
@@ -171,7 +180,9 @@ def test_ldam_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> No
 
 
 def test_weighted_losses_are_torchs_weighted_mean() -> None:
-    """With its weights on, the mean of LDAM's rows over a global batch equals torch's own weighted mean, however the batch is cut into micro-batches."""
+    """With its weights on, the mean of LDAM's rows over a global batch equals torch's own weighted mean, however the
+    batch is cut into micro-batches.
+    """
     method, rows = method_of("ldam"), some_rows(batch=12, epoch=9)
     output = output_of(method, 12)
     lowered = 30 * (
@@ -195,7 +206,9 @@ def test_weighted_losses_are_torchs_weighted_mean() -> None:
 
 
 def ride_losses(logits_BEK: np.ndarray, labels: list[int], batch_labels: list[int], weighted: bool) -> list[float]:
-    """Per expert: CE(z_e - 30 m_y 1_y; weight) - .2 Tbar^2 KL(softmax(mean z / T) || softmax(z_e / T)), added up over the experts; until the weights set in, T = 1."""
+    """Per expert: CE(z_e - 30 m_y 1_y; weight) - .2 Tbar^2 KL(softmax(mean z / T) || softmax(z_e / T)), added up over
+    the experts; until the weights set in, T = 1.
+    """
     share = COUNTS / COUNTS.sum()
     temperature = np.array([len(COUNTS) * p * 0.02 + 0.98 for p in share])
     temperature = temperature / temperature.max() if weighted else np.ones(len(COUNTS))
@@ -214,8 +227,8 @@ def ride_losses(logits_BEK: np.ndarray, labels: list[int], batch_labels: list[in
 
 @pytest.mark.parametrize("epoch, weighted", [(0, False), (8, False), (9, True)])
 def test_ride_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> None:
-    """RIDE's loss is the experts' LDAM losses less their divergence from the mean; class weights and temperatures set in after epoch int(.8 epochs),
-    one later than LDAM's."""
+    """RIDE's loss is the experts' LDAM losses less their divergence from the mean; class weights and temperatures set
+    in after epoch int(.8 epochs), one later than LDAM's."""
     method, rows = method_of("ride"), some_rows(epoch=epoch, groups=2)
     output = output_of(method)
     same(
@@ -226,7 +239,9 @@ def test_ride_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> No
 
 @pytest.mark.parametrize("epoch, weighted", [(0, False), (9, True)])
 def test_gradient_of_the_ride_loss(epoch: int, weighted: bool) -> None:
-    """The gradient in every expert's logits is what finite differences of the whole formula give, its mean included: holding the mean of the experts loses nothing."""
+    """The gradient in every expert's logits is what finite differences of the whole formula give, its mean included:
+    holding the mean of the experts loses nothing.
+    """
     method, rows = method_of("ride"), some_rows(batch=2, epoch=epoch)
     logits = output_of(method, 2).parts[0].detach().clone().requires_grad_()
     method.losses(Output(torch.zeros(2, 12), logits.mean(dim=1), (logits,)), rows).sum().backward()
@@ -257,7 +272,9 @@ def test_one_expert_is_ldam_until_the_weights_set_in(epoch: int) -> None:
 
 
 def test_equal_experts_do_not_diverge() -> None:
-    """Three experts that agree pay three times what one pays, and their divergence is 0; apart from each other they pay less than their LDAM losses."""
+    """Three experts that agree pay three times what one pays, and their divergence is 0; apart from each other they pay
+    less than their LDAM losses.
+    """
     ride, rows = method_of("ride"), some_rows()
     logits = output_of(ride).parts[0].detach()
     alike = logits[:, :1].expand(-1, 3, -1)
@@ -268,7 +285,9 @@ def test_equal_experts_do_not_diverge() -> None:
 
 
 def test_tade_losses() -> None:
-    """TADE's experts: cross-entropy, balanced softmax, and one that leans to the inverse distribution, pi in reversed order of rank, twice as hard."""
+    """TADE's experts: cross-entropy, balanced softmax, and one that leans to the inverse distribution, pi in reversed
+    order of rank, twice as hard.
+    """
     method, rows = method_of("tade"), some_rows()
     output = output_of(method)
     prior = [float(n) / COUNTS.sum() for n in COUNTS]
@@ -309,7 +328,9 @@ def test_experts_cross_entropy() -> None:
 # ----------------------------------------------------------------------------------------------------------------- BBN
 @pytest.mark.parametrize("preset, first, last", [("paper", 0.99, 0.36), ("corrected", 1.0, 0.19)])
 def test_bbn_share_moves_from_branch_to_branch(preset: str, first: float, last: float) -> None:
-    """The conventional branch's share is 1 - ((epoch - lag) / epochs)^2 with ten epochs, the reference's lag being 1: seen in the ratio of the rows' weights."""
+    """The conventional branch's share is 1 - ((epoch - lag) / epochs)^2 with ten epochs, the reference's lag being 1:
+    seen in the ratio of the rows' weights.
+    """
     method = method_of("bbn", preset=preset)
     zeros = torch.zeros(4, 5, dtype=torch.float64)
     for epoch, share in ((0, first), (9, last)):
@@ -319,8 +340,9 @@ def test_bbn_share_moves_from_branch_to_branch(preset: str, first: float, last: 
 
 @pytest.mark.parametrize("epoch", [0, 4, 9])
 def test_bbn_loss_of_pairs(epoch: int) -> None:
-    """Over a batch of pairs the mean of BBN's rows is the mean over pairs of l CE(z, y of the uniform row) + (1 - l) CE(z, y of the class_inverse row) with
-    z = W 2 [l f_cb ; (1 - l) f_rb]; features and rows stand as the branches' network gives them."""
+    """Over a batch of pairs the mean of BBN's rows is the mean over pairs of l CE(z, y of the uniform row) + (1 - l)
+    CE(z, y of the class_inverse row) with z = W 2 [l f_cb ; (1 - l) f_rb]; features and rows stand as the branches'
+    network gives them."""
     method, rows = method_of("bbn"), some_rows(batch=8, epoch=epoch, streams=2)
     torch.manual_seed(2)
     head = method.head().double()
@@ -375,13 +397,17 @@ def test_bbn_trains_branches_and_classifier_through_its_network() -> None:
     ],
 )
 def test_bbn_refuses_what_would_break_its_pairs(words: list[str], reason: str) -> None:
-    """BBN with IFL, mixup, the legacy order of counts, one stream to a group, or an odd group is refused with the reason."""
+    """BBN with IFL, mixup, the legacy order of counts, one stream to a group, or an odd group is refused with the
+    reason.
+    """
     with pytest.raises(RecipeError, match=reason):
         resolve(["recipe=glt_bbn", "data=digits_glt", *words])
 
 
 def test_bbn_draws_two_streams_on_its_own_network() -> None:
-    """BBN's batch is 256 uniform and 256 class_inverse images a step, each branch normalised over 128 of its own, on ResNet-50 for the paper's data and on the small network for the digits."""
+    """BBN's batch is 256 uniform and 256 class_inverse images a step, each branch normalised over 128 of its own, on
+    ResNet-50 for the paper's data and on the small network for the digits.
+    """
     recipe, digits = resolve(["recipe=glt_bbn"]), resolve(["recipe=glt_bbn", "data=digits_glt"])
     assert (recipe.stream_names, recipe.batch.size, recipe.batch.bn, recipe.model.name) == (
         ["uniform", "class_inverse"],
@@ -426,7 +452,9 @@ def test_recipes_hold_the_papers_settings(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PAPER if "_ifl" in name])
 @pytest.mark.parametrize("data", ["imagenet_glt", "digits_glt"])
 def test_corrected_rows_and_their_twins_differ_by_ifl_alone(name: str, data: str) -> None:
-    """Under `corrected` a row with IFL has the weight decay, schedule and arguments of its method without, on every data set; the command line still beats it."""
+    """Under `corrected` a row with IFL has the weight decay, schedule and arguments of its method without, on every
+    data set; the command line still beats it.
+    """
     mine, twin = (
         resolve([f"recipe={one}", f"data={data}", "preset=corrected"]) for one in (name, name.partition("_ifl")[0])
     )
@@ -444,7 +472,9 @@ def test_corrected_rows_and_their_twins_differ_by_ifl_alone(name: str, data: str
 
 
 def test_drops_may_fall_together_in_a_short_run() -> None:
-    """Drops of the learning rate that fractions put on one epoch fall together; drops after the end, and milestones of IFL on one epoch, are refused."""
+    """Drops of the learning rate that fractions put on one epoch fall together; drops after the end, and milestones of
+    IFL on one epoch, are refused.
+    """
     assert resolve(["recipe=glt_ldam", "data=digits_glt", "schedule.epochs=5"]).schedule.drops == [4, 4]
     for words in (
         ["recipe=glt_ldam", "schedule.drops=[80,100]"],
@@ -456,7 +486,9 @@ def test_drops_may_fall_together_in_a_short_run() -> None:
 
 
 def test_on_blocks_may_name_a_preset(tmp_path: Path) -> None:
-    """A recipe's `on:` block of a preset holds under that preset alone, the block of a data set beats it, and one of a preset's edition is refused."""
+    """A recipe's `on:` block of a preset holds under that preset alone, the block of a data set beats it, and one of a
+    preset's edition is refused.
+    """
     file = tmp_path / "mine.yaml"
     file.write_text("on:\n  corrected: {optim: {lr: 0.5, weight_decay: 0.01}}\n  digits_glt: {optim: {lr: 0.7}}\n")
     wanted = {

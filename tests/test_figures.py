@@ -71,7 +71,8 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
         for text in figure.findobj(Text)
         if text.get_visible() and text.get_text().strip()
     ]
-    # Tick labels that are switched off or outside the view stay in the list of artists; those lie outside their axes' drawn range.
+    # Tick labels that are switched off or outside the view stay in the list of artists; those lie outside their axes'
+    # drawn range.
     drawn = [(name, box) for name, box in boxes if box.width > 0]
     found = []
     for i, (name, box) in enumerate(drawn):
@@ -82,7 +83,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------ numbers by class
+# ----------------------------------------------------------------------------------------------------- numbers by class
 def random_predictions(rng: np.random.Generator, samples: int, classes: int) -> dict[str, np.ndarray]:
     label = rng.integers(0, classes, samples)
     prediction = np.where(rng.random(samples) < 0.6, label, rng.integers(0, classes, samples))
@@ -91,7 +92,9 @@ def random_predictions(rng: np.random.Generator, samples: int, classes: int) -> 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_accuracy_table_by_brute_force(seed: int) -> None:
-    """Each entry is the share of right predictions among the samples of its bin and attribute group, counted one by one; NaN where there is none."""
+    """Each entry is the share of right predictions among the samples of its bin and attribute group, counted one by
+    one; NaN where there is none.
+    """
     rng = np.random.default_rng(seed)
     found = random_predictions(rng, 60, 7)
     bins = [np.array([4, 0]), np.array([6, 5, 1]), np.array([2])]  # class 3 is in none, but counts in all
@@ -116,7 +119,9 @@ def test_tail_bins_go_from_head_to_tail() -> None:
 
 
 def test_confusion_by_brute_force() -> None:
-    """Rows are shares of the true class; a class without samples is a row of zeros, and a prediction outside the classes counts in no column."""
+    """Rows are shares of the true class; a class without samples is a row of zeros, and a prediction outside the
+    classes counts in no column.
+    """
     found = random_predictions(np.random.default_rng(3), 80, 5)
     found["label"][found["label"] == 2] = 1
     found["prediction"][:4] = 9
@@ -140,7 +145,9 @@ def test_most_confused_takes_the_largest_pairs() -> None:
 
 
 def test_environment_numbers_by_hand() -> None:
-    """Shares are of the mass of samples with an attribute; equal weights inside a class keep its mass; Kish's size is 1 for equal weights and 1/N for one."""
+    """Shares are of the mass of samples with an attribute; equal weights inside a class keep its mass; Kish's size is 1
+    for equal weights and 1/N for one.
+    """
     weights, labels, attributes = (
         np.array([1.0, 3.0, 2.0, 2.0, 4.0]),
         np.array([0, 0, 0, 1, 1]),
@@ -154,9 +161,11 @@ def test_environment_numbers_by_hand() -> None:
     assert per_class.effective_size(weights) == pytest.approx(12**2 / 34 / 5)
 
 
-# -------------------------------------------------------------------------------------------------------------------- figure 5
+# ------------------------------------------------------------------------------------------------------------- figure 5
 def test_study_takes_rows_of_the_table_and_runs_of_both_editions(folder: Path) -> None:
-    """Methods are the largest table's rows; their runs come from all tables of the data set, and only runs that count there."""
+    """Methods are the largest table's rows; their runs come from all tables of the data set, and only runs that count
+    there.
+    """
     (found,) = studies(filled(folder, "digits_alt", "digits_clt_glt"))
     assert [method.label for method in found.methods] == [
         row.label for row in load_layout(available()["digits_clt_glt"]).rows
@@ -192,7 +201,9 @@ def test_a_twin_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None
 
 
 def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], study: Study) -> None:
-    """Each point is a method's CLT and ALT cell minus the first row's, in percent; methods without both numbers are no points."""
+    """Each point is a method's CLT and ALT cell minus the first row's, in percent; methods without both numbers are no
+    points.
+    """
     (table,) = tables
     names = [f"{column.protocol}.{column.metric}" for column in table.layout.columns]
     for metric in ("accuracy", "precision"):
@@ -223,7 +234,9 @@ def test_mean_series_is_over_epochs_that_all_seeds_have() -> None:
 
 
 def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Table]) -> None:
-    """Panels a and b have the evaluations of both methods in percent and a line where alpha sets in; c and d a point for each method, with its name."""
+    """Panels a and b have the evaluations of both methods in percent and a line where alpha sets in; c and d a point
+    for each method, with its name.
+    """
     figure, remarks = figure5.figure5(study, study.chosen(None), tables)
     assert figure is not None and remarks == []
     for axes, factor in zip(figure.axes[:2], (1, 0.95), strict=False):
@@ -254,9 +267,11 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
     assert all(axes.bbox.x0 - 2 <= box.x0 and box.x1 <= axes.bbox.x1 + 2 for box in boxes)
 
 
-# ------------------------------------------------------------------------------------------------------- environments, centers
+# ------------------------------------------------------------------------------------------------ environments, centers
 def test_compositions_are_those_of_the_files(folder: Path) -> None:
-    """After each rebuild the last environment's shares and size, and those with equal weights inside classes, counted one by one; environment 1 is uniform."""
+    """After each rebuild the last environment's shares and size, and those with equal weights inside classes, counted
+    one by one; environment 1 is uniform.
+    """
     (run,) = [run for run in load_runs(folder)[0] if run.recipe == "glt_ifl" and run.train == "glt"]
     first, later = environments.compositions(environments_of(run))
     assert (
@@ -302,7 +317,9 @@ def test_drift_is_the_mean_of_each_class_group() -> None:
     ],
 )
 def test_older_or_damaged_environments_are_left_out_by_name(tmp_path: Path, damage: str, said: str) -> None:
-    """A run without labels beside its weights, with an unreadable file or without any costs its figure and nothing else; the sentence names it."""
+    """A run without labels beside its weights, with an unreadable file or without any costs its figure and nothing
+    else; the sentence names it.
+    """
     path = write_rich_run(tmp_path, "glt_ifl")
     file = path / "env" / "epoch-002.npz"
     with np.load(file) as stored:
@@ -319,7 +336,9 @@ def test_older_or_damaged_environments_are_left_out_by_name(tmp_path: Path, dama
 
 
 def test_environments_without_pictures_are_drawn(tmp_path: Path) -> None:
-    """Their light part has weights and no thumbnails: shares, sizes and drift need none, and only the strip of images is left out."""
+    """Their light part has weights and no thumbnails: shares, sizes and drift need none, and only the strip of images
+    is left out.
+    """
     path = write_rich_run(tmp_path, "glt_ifl")
     for file in (path / "env").iterdir():
         with np.load(file) as stored:
@@ -359,9 +378,11 @@ def test_classes_that_meta_lacks_leave_figures_out(tmp_path: Path) -> None:
     assert any("meta.json lacks class_names" in said for said in remarks)
 
 
-# ----------------------------------------------------------------------------------------------------------- along the tail
+# ------------------------------------------------------------------------------------------------------- along the tail
 def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
-    """The figure of all methods has each method's accuracy by class, overall and by attribute group, in percent; the pair's last panel the signed difference."""
+    """The figure of all methods has each method's accuracy by class, overall and by attribute group, in percent; the
+    pair's last panel the signed difference.
+    """
     figure, remarks = long_tail.all_methods(study, "glt")
     assert figure is not None and remarks == []
     shown = iter(figure.axes[0].texts)
@@ -414,7 +435,9 @@ def test_many_classes_are_binned(tmp_path: Path) -> None:
 
 
 def test_cells_have_readable_text() -> None:
-    """A number in a heat map is black or white, whichever has the higher contrast to its cell (at least 4.5 : 1); no number is a dash."""
+    """A number in a heat map is black or white, whichever has the higher contrast to its cell (at least 4.5 : 1); no
+    number is a dash.
+    """
     axes = Figure().subplots()
     values = np.linspace(0, 100, 60).reshape(6, 10)
     values[2, 3] = np.nan
@@ -436,9 +459,11 @@ def test_short_keeps_both_ends() -> None:
     assert short("a  b") == "a b" and short("abcdefghijklmnop", 10) == "abcdef…nop" and len(short("x" * 500, 28)) == 28
 
 
-# -------------------------------------------------------------------------------------------------------------------- progress
+# ------------------------------------------------------------------------------------------------------------- progress
 def test_progress_reads_lines_restarts_and_epochs(tmp_path: Path) -> None:
-    """Values stand at their place in epochs, restarts where they began again, the first start not; steps of an epoch come from the evaluations."""
+    """Values stand at their place in epochs, restarts where they began again, the first start not; steps of an epoch
+    come from the evaluations.
+    """
     lines = metric_lines(True, 0.6, boots=((0, 0), (2, 24)))
     assert steps_of_epoch(lines) == STEPS and steps_of_epoch(lines[:2]) > lines[1]["step"]
     curves = curves_of(lines, STEPS)
@@ -479,15 +504,17 @@ def test_progress_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.split() == [
         str(tmp_path / "out" / f"progress-{path.name}.{kind}") for kind in ("pdf", "png")
     ]
-    with pytest.raises(ValueError, match="run=.*nowhere is no run folder: recipe.yaml is missing"):
+    with pytest.raises(ValueError, match=r"run=.*nowhere is no run folder: recipe.yaml is missing"):
         main(["progress", f"run={tmp_path / 'nowhere'}", f"out={tmp_path}"])
-    with pytest.raises(ValueError, match="rn=x: .*did you mean run"):
+    with pytest.raises(ValueError, match=r"rn=x: .*did you mean run"):
         main(["progress", "rn=x"])
 
 
-# ----------------------------------------------------------------------------------------------------------------- the gallery
+# ---------------------------------------------------------------------------------------------------------- the gallery
 def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Path) -> None:
-    """Every kind of figure, under its own name, with a caption; and no text lies over another in those that have numbers and names side by side."""
+    """Every kind of figure, under its own name, with a caption; and no text lies over another in those that have
+    numbers and names side by side.
+    """
     drawn, remarks = gallery(tables)
     assert remarks == []
     names = [one.name for one in drawn]
@@ -539,9 +566,12 @@ def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 def test_figures_repeat_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     """Two processes with other hash seeds write the same bytes."""
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); from test_figures import environments, filled, save, studies, tail\n"
-        "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', pair.ifl.runs['glt'][0])]\n"
-        "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', environments.contents(runs)), ('images', environments.strip(*runs[0]))):\n"
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); from test_figures import environments, "
+        "filled, save, studies, tail\n"
+        "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', "
+        "pair.ifl.runs['glt'][0])]\n"
+        "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', "
+        "environments.contents(runs)), ('images', environments.strip(*runs[0]))):\n"
         "    save(made[0], Path(sys.argv[2]), name)"
     )
     made = []

@@ -53,7 +53,9 @@ def earlier(recipe: Recipe, rate: float, world: int = 2, finished: bool = True, 
 
 
 def test_nothing_is_foretold_that_was_not_measured(tiny_root: Path, tmp_path: Path) -> None:
-    """Without a run on the same network the hours are unknown, with one sentence; how often to save follows from what is assumed, and says so."""
+    """Without a run on the same network the hours are unknown, with one sentence; how often to save follows from what
+    is assumed, and says so.
+    """
     hours, saves = forecast([Run(recipe_of(tiny_root, tmp_path))])
     assert hours == "hours and efficiency unknown until a run on the same network was measured"
     assert (
@@ -69,7 +71,9 @@ def test_nothing_is_foretold_that_was_not_measured(tiny_root: Path, tmp_path: Pa
 
 
 def test_the_model_is_fitted_to_the_runs_of_the_same_network(tiny_root: Path, tmp_path: Path) -> None:
-    """Its step on one rank with the measured share takes the measured time; bytes, boot, evaluation and saves are the earlier run's; the rest are the defaults."""
+    """Its step on one rank with the measured share takes the measured time; bytes, boot, evaluation and saves are the
+    earlier run's; the rest are the defaults.
+    """
     recipe = recipe_of(tiny_root, tmp_path, "nodes=4")
     earlier(recipe_of(tiny_root, tmp_path, "seed=1"), 800.0)
     given = fitted(recipe, alike(recipe, measured(tmp_path, "digits_glt")), 1 / 24)
@@ -94,7 +98,8 @@ def test_hours_and_efficiency_are_the_models(nodes: int, tiny_root: Path, tmp_pa
     hours = run_s(given, images / 128 * together + 100 * EPOCHS * given.evaluate_s / nodes, 60.0, nodes) / 3600
     line, saves = forecast([Run(recipe)])
     assert line == (
-        f"about {hours:.2g} hours on {nodes} rank{'s' * (nodes > 1)}, interruptions included; efficiency {alone / together / nodes:.2f} against 1 rank (model), "
+        f"about {hours:.2g} hours on {nodes} rank{'s' * (nodes > 1)}, interruptions included; efficiency "
+        f"{alone / together / nodes:.2f} against 1 rank (model), "
         "from 400 images/s of one process (measured: 1 earlier run on the same network)"
     )
     assert (
@@ -127,8 +132,8 @@ def test_several_runs_are_added_up(tiny_root: Path, tmp_path: Path) -> None:
 
 
 def test_history_counts_what_lost_steps(tmp_path: Path) -> None:
-    """A start that follows another without a stop in between lost steps; one after a stop, or the first of a run, did not. Hours are from a run's first start to its last event; torn
-    lines and runs that never started count nothing."""
+    """A start that follows another without a stop in between lost steps; one after a stop, or the first of a run, did
+    not. Hours are from a run's first start to its last event; torn lines and runs that never started count nothing."""
 
     def told(name: str, *events: tuple[str, float]) -> None:
         (tmp_path / name / "log").mkdir(parents=True)
@@ -147,7 +152,9 @@ def test_history_counts_what_lost_steps(tmp_path: Path) -> None:
 
 
 def test_what_was_seen_outweighs_what_is_assumed(tiny_root: Path, tmp_path: Path) -> None:
-    """Two losses in 16 hours, beside the one that a day's assumption adds: one in 13 hours, and saves come closer together."""
+    """Two losses in 16 hours, beside the one that a day's assumption adds: one in 13 hours, and saves come closer
+    together.
+    """
     quiet = forecast([Run(recipe_of(tiny_root, tmp_path))])[-1]
     (tmp_path / "other" / "log").mkdir(parents=True)
     events = [{"event": "start", "incarnation": "1.0", "step": 0, "time": 3600.0 * hour} for hour in (0, 8, 16)]
@@ -159,7 +166,9 @@ def test_what_was_seen_outweighs_what_is_assumed(tiny_root: Path, tmp_path: Path
 
 
 def test_dry_foretells_as_comments(tiny_root: Path, tmp_path: Path) -> None:
-    """`cluster=dry` shows the lines of one run above its recipe, and of several above their tree; without data it says why it cannot."""
+    """`cluster=dry` shows the lines of one run above its recipe, and of several above their tree; without data it says
+    why it cannot.
+    """
     words = ["recipe=glt_ifl", "data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path}", "cluster=dry"]
     lines = forecast([Run(resolve(words))])
     output = launch(*words).stdout

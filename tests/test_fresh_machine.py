@@ -42,8 +42,13 @@ def last_line(result: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.full
 def test_what_is_missing_is_one_sentence(machine: minimal_root.MinimalRoot) -> None:
-    """No venv package, no internet, a full disk and a folder of another user: each is told, and the same command works once it is mended."""
-    hidden = 'echo "raise ImportError" > "$ROOT/tmp/lost"; for file in "$ROOT"/usr/lib/python3*/ensurepip/__init__.py; do mount --bind "$ROOT/tmp/lost" "$file"; done'
+    """No venv package, no internet, a full disk and a folder of another user: each is told, and the same command works
+    once it is mended.
+    """
+    hidden = (
+        'echo "raise ImportError" > "$ROOT/tmp/lost"; for file in '
+        '"$ROOT"/usr/lib/python3*/ensurepip/__init__.py; do mount --bind "$ROOT/tmp/lost" "$file"; done'
+    )
     assert "apt-get install python3-venv" in last_line(machine.run("make venv", before=hidden))
     assert "no package index can be reached" in last_line(
         machine.run(
@@ -67,8 +72,8 @@ def test_what_is_missing_is_one_sentence(machine: minimal_root.MinimalRoot) -> N
 
 @pytest.mark.full
 def test_the_two_commands_on_a_machine_that_has_nothing(machine: minimal_root.MinimalRoot) -> None:
-    """`make demo` and `make test` end well in a fresh clone, in a folder with spaces, with README's packages alone, no locale
-    and a home that cannot be written; the tests say in their last line what was not tested."""
+    """`make demo` and `make test` end well in a fresh clone, in a folder with spaces, with README's packages alone, no
+    locale and a home that cannot be written; the tests say in their last line what was not tested."""
     demo = machine.run("time make demo", HOME="/proc")
     print(demo.stdout[-3000:])
     assert demo.returncode == 0 and "+ IFL" in demo.stdout, demo.stdout[-5000:]

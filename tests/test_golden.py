@@ -1,6 +1,8 @@
-"""Tables of real runs, kept: `python -m tests.test_golden` writes them anew after a wanted change; read the difference before it is committed.
+"""Tables of real runs, kept: `python -m tests.test_golden` writes them anew after a wanted change; read the difference
+before it is committed.
 
-`tests/golden/runs` are six real runs of one seed on digits_glt (baseline, IFL and cRT; the last epoch's test predictions alone).
+`tests/golden/runs` are six real runs of one seed on digits_glt (baseline, IFL and cRT; the last epoch's test
+predictions alone).
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def test_tables_of_real_runs_are_those_kept(made: dict[str, str]) -> None:
 
 
 def test_preempted_and_resumed_runs_give_the_same_tables(tmp_path: Path, made: dict[str, str]) -> None:
-    """What preemptions leave in a run folder (steps written twice, boots, requeues, a torn line, old checkpoints) changes nothing."""
+    """What preemptions leave in a run folder (steps written twice, boots, requeues, a torn line, old checkpoints)
+    changes nothing.
+    """
     shutil.copytree(GOLDEN / "runs", tmp_path / "runs")
     for number, path in enumerate(sorted((tmp_path / "runs").iterdir())):
         boot = {"kind": "boot", "epoch": 0, "step": 0, "world": 1, "seconds": 1.5}

@@ -1,5 +1,5 @@
-"""Hostile values and keys run nothing, leave no trace outside the run folder, and are refused in one printable sentence; what is
-legal, such as a strange folder name, is inert."""
+"""Hostile values and keys run nothing, leave no trace outside the run folder, and are refused in one printable
+sentence; what is legal, such as a strange folder name, is inert."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from recipes.table_layout import load_layout
 from slurm.cluster.sbatch import batch_file
 
 BOMB = (
-    "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e],"
+    "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d "
+    "[*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e],"
     " g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f], h: [*g,*g,*g,*g,*g,*g,*g,*g,*g]}"
 )
 TOUCH = "touch canary"
@@ -181,7 +182,8 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
     if not tools.exists():
         tools.mkdir()
         (tools / "srun").write_text(
-            f'#!/bin/sh\necho "$#" >> {shlex.quote(str(tools / "calls"))}\nfor word; do printf "%s\\0" "$word"; done > {shlex.quote(str(tools / "words"))}\n'
+            f'#!/bin/sh\necho "$#" >> {shlex.quote(str(tools / "calls"))}\nfor word; do printf "%s\\0" "$word"; done '
+            f"> {shlex.quote(str(tools / 'words'))}\n"
         )
         (tools / "module").write_text("#!/bin/sh\n")  # a shell's function on a cluster
         for tool in ("srun", "module"):
@@ -195,7 +197,8 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
         "%" in option or "wrap" in option.partition("=")[0] for option in set(options) - logs
     )
     subprocess.run(["bash", "-n", "-c", text], check=True, timeout=20)
-    teardown = f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue"  # outside a job it would end at once; not what is tested
+    # outside a job it would end at once; not what is tested
+    teardown = f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue"
     subprocess.run(
         ["bash", "-c", text.replace(teardown, "true")], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20
     )
@@ -226,8 +229,8 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("key", [key if key in FEW else pytest.param(key, marks=pytest.mark.full) for key in TEXTS])
 def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> None:
-    """Every payload as the value of every text field, as typed and as a quoted string: refused in a sentence, or legal, and then
-    the run lies where it should and its batch file runs nothing else."""
+    """Every payload as the value of every text field, as typed and as a quoted string: refused in a sentence, or legal,
+    and then the run lies where it should and its batch file runs nothing else."""
     legal = set()
     for payload in PAYLOADS:
         for text in (payload, json.dumps(payload)):
@@ -255,7 +258,9 @@ def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> 
 
 
 def test_sections_without_a_value(tmp_path: Path) -> None:
-    """`data=` and the like are refused in a sentence, on the command line and in a run's own recipe; `ifl=` alone is legal, it means no IFL."""
+    """`data=` and the like are refused in a sentence, on the command line and in a run's own recipe; `ifl=` alone is
+    legal, it means no IFL.
+    """
     sections = [key for key, value in resolve(BASE).model_dump().items() if isinstance(value, dict)]
     assert [section for section in sections if _outcome([*BASE, f"{section}="])] == ["ifl"]
     whole, file = resolve(BASE).model_dump(mode="json"), tmp_path / "recipe.yaml"
@@ -318,8 +323,8 @@ def test_keys_everywhere(tmp_path: Path, sandbox: Path, where: str) -> None:
     "payloads", [[BOMB, PAYLOADS[0]], pytest.param(PAYLOADS, marks=pytest.mark.full)], ids=["two", "all"]
 )
 def test_files_that_are_payloads(tmp_path: Path, sandbox: Path, payloads: list[str]) -> None:
-    """A payload as a whole file or as an unquoted value in it: recipes, a run's recipe.yaml and tables refuse it in one sentence,
-    within seconds, whatever it would expand to."""
+    """A payload as a whole file or as an unquoted value in it: recipes, a run's recipe.yaml and tables refuse it in one
+    sentence, within seconds, whatever it would expand to."""
     readers: dict[str, Callable[[Path], object]] = {
         "recipe": lambda path: resolve([f"recipe={path}", *BASE[1:]]),
         "run folder": load_resolved,

@@ -36,7 +36,9 @@ SCALE = 0.2
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them; a file for the weights."""
+    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them; a file for the
+    weights.
+    """
     folder = tmp_path_factory.mktemp("raw")
     images = sources.images_of(SIZES)
     sources.tree(folder / "tree", images)
@@ -120,7 +122,9 @@ def test_another_seed_is_another_split(root: Path, raw: Path, tmp_path: Path) ->
 
 
 def test_shards_hold_the_sources_bytes(dataset: Dataset, raw: Path) -> None:
-    """Every image is the source's file bit for bit, but for the PNG, which is encoded and says so; plain webdataset reads all."""
+    """Every image is the source's file bit for bit, but for the PNG, which is encoded and says so; plain webdataset
+    reads all.
+    """
     seen, encoded = set(), 0
     for relative, info in dataset.meta["splits"].items():
         samples = list(
@@ -170,7 +174,9 @@ def test_editions_share_their_tests(dataset: Dataset) -> None:
 
 
 def test_test_gbl_is_more_even_than_test_cbl(dataset: Dataset) -> None:
-    """Within each class Test-GBL has its attribute groups equally, Test-CBL 7:2:1 as nearly as a fifth of the paper's counts can, train and val a tail."""
+    """Within each class Test-GBL has its attribute groups equally, Test-CBL 7:2:1 as nearly as a fifth of the paper's
+    counts can, train and val a tail.
+    """
     gbl, cbl, train = (
         np.array(dataset.meta["splits"][relative]["per_class_attribute"])
         for relative in ("shared/test_gbl", "shared/test_cbl", "cbl/train")
@@ -192,7 +198,9 @@ def test_building_again_does_nothing(root: Path, raw: Path, capsys: pytest.Captu
 
 
 def test_stored_size_is_part_of_the_build(root: Path, raw: Path, tmp_path: Path) -> None:
-    """resize_short= makes other images of the same split; features and clusters are taken over, the fingerprint differs."""
+    """resize_short= makes other images of the same split; features and clusters are taken over, the fingerprint
+    differs.
+    """
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     assert build.main(words(raw, tmp_path, "tree", "resize_short=20", "quality=70")) == 0
     small, full = open_dataset(tmp_path, "imagenet_glt"), open_dataset(root, "imagenet_glt")
@@ -237,7 +245,7 @@ def test_kill_and_go_on(root: Path, raw: Path, tmp_path: Path) -> None:
     assert {path: (tmp_path / "imagenet_glt" / path).stat().st_ino for path in kept} == kept
 
 
-# ------------------------------------------------------------------------------------------------- the authors' split files
+# --------------------------------------------------------------------------------------------- the authors' split files
 @pytest.fixture(scope="module")
 def authors(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Split files as the authors publish them: absolute paths of their machine, nothing but their entries."""
@@ -263,7 +271,9 @@ def authors(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_the_authors_files_decide(
     source: str, prefix: list[str], authors: list[Path], raw: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
-    """annotation= gives the splits, labels and attributes of the files, without weights or clusters, and shares the tests."""
+    """annotation= gives the splits, labels and attributes of the files, without weights or clusters, and shares the
+    tests.
+    """
     assert (
         build.main(
             [
@@ -373,7 +383,9 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
 def test_a_wrong_split_file_is_refused(
     change, sentence: str, authors: list[Path], raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A split file that is incomplete, contradicts itself or names a missing image ends in one sentence that names it, and nothing is packed."""
+    """A split file that is incomplete, contradicts itself or names a missing image ends in one sentence that names it,
+    and nothing is packed.
+    """
     found = json.loads(authors[0].read_text())
     change(found)
     file = tmp_path / "wrong.json"
@@ -393,7 +405,7 @@ def test_a_prefix_that_does_not_fit_is_refused(authors: list[Path], tmp_path: Pa
     """A path that begins otherwise, and one that a prefix does not bring to CLASS/FILE."""
     with pytest.raises(DataError, match="begins with none of /mine/; prefix=OLD=NEW"):
         read(authors[0], [("/mine/", "")])
-    with pytest.raises(DataError, match="a path becomes train/n0.*CLASS/FILE, as in the source"):
+    with pytest.raises(DataError, match=r"a path becomes train/n0.*CLASS/FILE, as in the source"):
         read(authors[0], [("/theirs/ILSVRC/", "")])
 
 
@@ -414,7 +426,7 @@ def test_split_files_come_back(root: Path, tmp_path: Path) -> None:
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- bad sources
+# ---------------------------------------------------------------------------------------------------------- bad sources
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     capsys.readouterr()
     assert build.main(arguments) == 2
@@ -458,7 +470,9 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
 def test_bad_words_and_weights_are_one_sentence(
     raw: Path, tmp_path: Path, authors: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights that are not there or are others, a file that is not there, words that do not go together, stages out of order."""
+    """Weights that are not there or are others, a file that is not there, words that do not go together, stages out of
+    order.
+    """
     base = ["data=imagenet_glt", f"source={raw / 'tree'}", f"out={tmp_path}", "workers=1", "scale=0.2"]
     assert "weights=none.pth does not exist" in refused(capsys, [*base, "weights=none.pth"])
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
@@ -509,9 +523,11 @@ def test_a_source_that_changed_is_listed_again(tmp_path: Path) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------- features and clusters
+# ------------------------------------------------------------------------------------------------ features and clusters
 def test_features_are_the_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resize(260), CenterCrop(256), ToTensor, no normalisation, ResNet-50 up to its pooling, float16; classes that are there are not made again."""
+    """Resize(260), CenterCrop(256), ToTensor, no normalisation, ResNet-50 up to its pooling, float16; classes that are
+    there are not made again.
+    """
     import torch
 
     from sharding.images.torchvision_cpu import torchvision
@@ -564,7 +580,9 @@ def test_the_long_tail_is_the_published_one() -> None:
 
 
 def test_the_papers_counts_come_out() -> None:
-    """1,000 classes of ILSVRC's sizes: every count that does not depend on the curve is the paper's, and Train-GLT is within 1 %."""
+    """1,000 classes of ILSVRC's sizes: every count that does not depend on the curve is the paper's, and Train-GLT is
+    within 1 %.
+    """
     rng = np.random.default_rng(0)
     sizes = [1300] * 895 + np.linspace(732, 1299, 105).astype(int).tolist()
     ranks = [np.sort(rng.choice(6, size, p=sources.SHARES)) for size in sizes]
@@ -607,7 +625,9 @@ def test_the_papers_counts_come_out() -> None:
 
 
 def test_both_clusters_of_a_group_are_tested() -> None:
-    """The seeded shuffle draws Test-GBL from both clusters of a group, where the paper's order would take the larger alone."""
+    """The seeded shuffle draws Test-GBL from both clusters of a group, where the paper's order would take the larger
+    alone.
+    """
     ranks = [np.sort(np.random.default_rng(1).choice(6, 1300, p=sources.SHARES)) for _ in range(12)]
     found = split(ranks, 0, 0.2)[0]["glt"]["test_gbl"]
     assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=False)]).tolist()) == set(
@@ -624,7 +644,7 @@ def test_what_is_short_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     splits, short = split(ranks, 0, 1.0, [f"c{k}" for k in range(401)])
     assert short == ["class c0, attribute group 2: 40 images, 80 are needed"]
     assert np.bincount(splits["glt"]["test_gbl"][0].attribute).tolist() == [10, 10, 10]
-    with pytest.raises(DataError, match="class c0 has 303 images, in attribute groups of .200, 100, 3."):
+    with pytest.raises(DataError, match=r"class c0 has 303 images, in attribute groups of .200, 100, 3."):
         split([np.repeat(np.arange(6), (100, 100, 50, 50, 2, 1))], 0, 1.0, ["c0"])
 
 
@@ -639,7 +659,9 @@ def test_class_order_and_groups() -> None:
 
 @pytest.mark.full
 def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
-    """What was built passes `sharding.verify`; glt_randaug_ifl takes two steps on it, IFL in the second, and judges every split."""
+    """What was built passes `sharding.verify`; glt_randaug_ifl takes two steps on it, IFL in the second, and judges
+    every split.
+    """
     from mini import two_steps
 
     from sharding.verify import main as verify

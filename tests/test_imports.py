@@ -16,10 +16,12 @@ PROJECT = Path(__file__).resolve().parents[1]
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
     "recipes": "common declarations yaml_io identity schema messages rules resolve table_layout",
-    "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe coco_attributes",
+    "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
+    "coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving step "
     "mixup run_log evaluator setup post_hoc finished_run train",
-    "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster status launch",
+    "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster "
+    "status launch",
     "analysis": "inputs stats tables figures report __main__",
 }
 """Of each room its sub-rooms and top-level modules, from low to high: each imports only those before it, and itself."""
@@ -34,8 +36,9 @@ def files(room: str) -> list[Path]:
 
 
 def modules_named(tree: ast.AST, package: str) -> set[str]:
-    """Dotted names of all modules that a file imports, at its top or inside functions, under `if TYPE_CHECKING`, relatively, or by `import_module` of a literal. Of
-    `from a import b` both a and a.b are given, since b may be a module."""
+    """Dotted names of all modules that a file imports, at its top or inside functions, under `if TYPE_CHECKING`,
+    relatively, or by `import_module` of a literal. Of `from a import b` both a and a.b are given, since b may be a
+    module."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -82,7 +85,10 @@ def offenders(room: str, *forbidden: str) -> dict[str, list[str]]:
 
 def test_the_finder_finds() -> None:
     """The finder of these tests sees every way to import."""
-    source = "import a.b\nfrom c import d\ndef f():\n    from e.f import g\n    import_module('h.i')\n    importlib.import_module(f'j.{x}')\nfrom . import k\nfrom .l import m\nfrom ..n import o\n"
+    source = (
+        "import a.b\nfrom c import d\ndef f():\n    from e.f import g\n    import_module('h.i')\n    "
+        "importlib.import_module(f'j.{x}')\nfrom . import k\nfrom .l import m\nfrom ..n import o\n"
+    )
     found = modules_named(ast.parse(source), "room.inner")
     assert {"a.b", "c", "c.d", "e.f", "e.f.g", "h.i", "j", "room.inner.k", "room.inner.l", "room.n"} <= found
 
@@ -116,7 +122,9 @@ def test_slurm_does_not_import_analysis() -> None:
 
 
 def test_analysis_needs_recipes_and_metrics_alone() -> None:
-    """analysis imports of ours only recipes and ifl.metrics, and no torch, so that a table is made on a laptop without it."""
+    """analysis imports of ours only recipes and ifl.metrics, and no torch, so that a table is made on a laptop without
+    it.
+    """
     found = offenders(
         "analysis", "sharding", "slurm", "ifl", "torch", "torchvision", "deepspeed", "webdataset", "submitit"
     )
@@ -132,7 +140,9 @@ def test_analysis_needs_recipes_and_metrics_alone() -> None:
 
 
 def test_metrics_need_numpy_alone() -> None:
-    """ifl.metrics, which analysis imports, and ifl/__init__.py, which comes with it, import numpy and the standard library only."""
+    """ifl.metrics, which analysis imports, and ifl/__init__.py, which comes with it, import numpy and the standard
+    library only.
+    """
     for name in ("ifl/metrics.py", "ifl/__init__.py"):
         tops = {module.split(".")[0] for module in imports(PROJECT / name)}
         assert tops - set(sys.stdlib_module_names) <= {"numpy"}
@@ -181,7 +191,9 @@ def test_no_data_set_imports_another() -> None:
 
 
 def test_no_folder_is_too_full() -> None:
-    """A folder has at most 14 modules, so that its list can be read; one file a method and a model is the contract of those two."""
+    """A folder has at most 14 modules, so that its list can be read; one file a method and a model is the contract of
+    those two.
+    """
     folders = {path.parent for room in ROOMS for path in files(room)} - {
         PROJECT / "ifl/methods",
         PROJECT / "ifl/models",
@@ -201,8 +213,8 @@ def test_reading_knows_no_network_and_no_builder() -> None:
 
 # ------------------------------------------------------------------------------------------------------- one owner each
 def test_one_module_owns_torch_distributed() -> None:
-    """Only ifl/distributed/comm.py uses torch.distributed (and ifl/network/bn_statistics.py, to make the process groups that torch's SyncBatchNorm takes): collectives called in one place
-    keep one order on all ranks."""
+    """Only ifl/distributed/comm.py uses torch.distributed (and ifl/network/bn_statistics.py, to make the process groups
+    that torch's SyncBatchNorm takes): collectives called in one place keep one order on all ranks."""
     users = {
         str(path.relative_to(PROJECT)): mentions(path, "torch.distributed", "torch.nn.parallel")
         for room in ROOMS
@@ -238,7 +250,9 @@ def test_one_room_owns_submitit() -> None:
 
 # --------------------------------------------------------------------------------------------------------------- names
 def test_no_file_of_slurm_hides_a_module() -> None:
-    """`python slurm/launch.py` puts slurm/ first on the path: no file there bears the name of a standard or installed module, and no room does."""
+    """`python slurm/launch.py` puts slurm/ first on the path: no file there bears the name of a standard or installed
+    module, and no room does.
+    """
     installed = {
         name for name, owners in importlib.metadata.packages_distributions().items() if "glt-suite" not in owners
     }
@@ -248,10 +262,14 @@ def test_no_file_of_slurm_hides_a_module() -> None:
     assert set(ROOMS) & taken == set()
 
 
-# ----------------------------------------------------------------------------------------------------------- loaded modules
+# ------------------------------------------------------------------------------------------------------- loaded modules
 def loaded(code: str) -> set[str]:
     """Top-level modules in memory after `code` ran in a fresh Python at the project's folder."""
-    script = f"import sys, json, io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()):\n    try:\n        {code}\n    except SystemExit:\n        pass\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    script = (
+        "import sys, json, io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()):\n    try:\n        "
+        f"{code}\n    except SystemExit:\n        pass\nprint(json.dumps(sorted({{name.split('.')[0] for name in "
+        f"sys.modules}})))"
+    )
     result = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
@@ -268,7 +286,9 @@ LAUNCH = (
     ids=["help", "dry", "typo"],
 )
 def test_launcher_answers_without_anything_heavy(words: list[str]) -> None:
-    """`--help`, `cluster=dry` and the refusal of a typo import neither torch, deepspeed, pandas nor anything else that takes long."""
+    """`--help`, `cluster=dry` and the refusal of a typo import neither torch, deepspeed, pandas nor anything else that
+    takes long.
+    """
     found = loaded(LAUNCH.format(words=words))
     assert found & set(HEAVY) == set()
     if words != ["--help"]:

@@ -49,7 +49,9 @@ def test_set_up_can_be_read_by_an_old_python() -> None:
 
 @pytest.mark.parametrize("version", [(3, 6), (3, 9), (3, 10), (3, 15), (4, 0)])
 def test_another_python_is_refused_by_name(version: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python for which the pinned packages have no wheels is refused, with what to install on Debian, Red Hat and conda."""
+    """A Python for which the pinned packages have no wheels is refused, with what to install on Debian, Red Hat and
+    conda.
+    """
     monkeypatch.setattr(sys, "version_info", (*version, 0))
     said = install.why_not()
     assert (
@@ -140,7 +142,9 @@ def test_without_internet_the_sentence_comes_from_pip_itself(project: Path) -> N
 
 
 def test_the_last_line_says_what_was_not_tested() -> None:
-    """What `make system` would bring is counted by its package, other reasons are given whole, and nothing is said where all was tested."""
+    """What `make system` would bring is counted by its package, other reasons are given whole, and nothing is said
+    where all was tested.
+    """
     assert not_tested([]) == ""
     slurm, chromium = (
         "Skipped: needs slurm-wlm (make system, as root)",

@@ -56,7 +56,9 @@ def launch(
 
 
 def refused(*words: str, **options: str) -> str:
-    """The one sentence on stderr with which the launcher refuses a command, exit code 2, nothing on stdout, no traceback."""
+    """The one sentence on stderr with which the launcher refuses a command, exit code 2, nothing on stdout, no
+    traceback.
+    """
     result = launch(*words, **options)
     assert result.returncode == 2, result.stdout + result.stderr
     assert result.stdout == ""
@@ -110,7 +112,9 @@ def test_help(word: str, tmp_path: Path) -> None:
 
 
 def test_slurm_folder_leaves_the_path() -> None:
-    """`python slurm/launch.py` puts slurm/ first on the module path; the launcher puts the project there instead, so that none of its files stands in for a module."""
+    """`python slurm/launch.py` puts slurm/ first on the module path; the launcher puts the project there instead, so
+    that none of its files stands in for a module.
+    """
     code = (
         f"import runpy, sys; sys.path[0] = {str(LAUNCH.parent)!r}; runpy.run_path({str(LAUNCH)!r}); print(sys.path[0])"
     )
@@ -120,8 +124,9 @@ def test_slurm_folder_leaves_the_path() -> None:
 
 # ----------------------------------------------------------------------------------------------------------------- dry
 def test_dry_prints_recipe_and_batch_file_and_touches_nothing(tmp_path: Path) -> None:
-    """`cluster=dry` prints the run folder, the resolved recipe (which resolves to itself) and the batch file, from any folder, and makes no file anywhere: not in the
-    project, not where runs would go, not where it was called, not in a temporary folder."""
+    """`cluster=dry` prints the run folder, the resolved recipe (which resolves to itself) and the batch file, from any
+    folder, and makes no file anywhere: not in the project, not where runs would go, not where it was called, not in a
+    temporary folder."""
     here, runs, temporary = tmp_path / "here", tmp_path / "runs", tmp_path / "tmp"
     for folder in (here, temporary):
         folder.mkdir()
@@ -138,8 +143,8 @@ def test_dry_prints_recipe_and_batch_file_and_touches_nothing(tmp_path: Path) ->
 
 
 def test_batch_file_asks_for_what_the_run_needs() -> None:
-    """The batch file requeues, warns by USR2 in time, ends the step when one rank dies (-K1), appends to its logs, and asks for the nodes, tasks and resources of the
-    recipe; values that were not given are not there."""
+    """The batch file requeues, warns by USR2 in time, ends the step when one rank dies (-K1), appends to its logs, and
+    asks for the nodes, tasks and resources of the recipe; values that were not given are not there."""
     text = batch_part(launch(*DRY, *FULL).stdout)
     found = flags(text)
     folder = resolve([*DRY, *FULL]).run_folder
@@ -172,8 +177,8 @@ def test_batch_file_asks_for_what_the_run_needs() -> None:
 
 
 def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
-    """submitit gets only parameters of this list, none of them shell text, the one additional parameter fixed; and every value that comes from the recipe is a number or
-    a word that the schema checked."""
+    """submitit gets only parameters of this list, none of them shell text, the one additional parameter fixed; and
+    every value that comes from the recipe is a number or a word that the schema checked."""
     recipe = resolve([*DRY, *FULL, f"runs={tmp_path}"])
     given = parameters(recipe, tmp_path / "a run", tmp_path / "some code")
     assert set(given) == {
@@ -220,13 +225,16 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_batch_file_runs_nothing_but_srun(tmp_path: Path, name: str) -> None:
-    """Run by bash, the batch file calls srun once, with the run's log folder as one word, whatever the folder of the runs is called."""
+    """Run by bash, the batch file calls srun once, with the run's log folder as one word, whatever the folder of the
+    runs is called.
+    """
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     stub(
         bin_folder,
         "srun",
-        f'echo called >> {shlex.quote(str(tmp_path / "calls"))}; printf "%s\\0" "$@" > {shlex.quote(str(tmp_path / "words"))}',
+        f'echo called >> {shlex.quote(str(tmp_path / "calls"))}; printf "%s\\0" "$@" > '
+        f"{shlex.quote(str(tmp_path / 'words'))}",
     )
     runs = tmp_path / name
     recipe = resolve([*DRY, f"runs={json.dumps(str(runs))}"])
@@ -243,7 +251,9 @@ def test_batch_file_runs_nothing_but_srun(tmp_path: Path, name: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- slurm
 def test_slurm_without_sbatch_names_the_other_clusters(tiny_root: Path, tmp_path: Path) -> None:
-    """On a machine without sbatch `cluster=slurm` stops with one sentence that names cluster=local and cluster=dry, and makes no run folder."""
+    """On a machine without sbatch `cluster=slurm` stops with one sentence that names cluster=local and cluster=dry, and
+    makes no run folder.
+    """
     (tmp_path / "bin").mkdir()
     sentence = refused(
         "data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", PATH=str(tmp_path / "bin")
@@ -253,8 +263,9 @@ def test_slurm_without_sbatch_names_the_other_clusters(tiny_root: Path, tmp_path
 
 
 def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
-    """With an sbatch (here one that keeps what it gets) `cluster=slurm` makes the run folder, private and with its recipe, submits the batch file that `cluster=dry`
-    shows, notes which code the job runs, and prints run folder and job id."""
+    """With an sbatch (here one that keeps what it gets) `cluster=slurm` makes the run folder, private and with its
+    recipe, submits the batch file that `cluster=dry` shows, notes which code the job runs, and prints run folder and
+    job id."""
     bin_folder, runs = tmp_path / "bin", tmp_path / "runs"
     bin_folder.mkdir()
     stub(bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "Submitted batch job 4711"')
@@ -294,8 +305,8 @@ assert not {"torch", "deepspeed"} & set(sys.modules)
 
 
 def test_job_pickles_small_and_by_name(tmp_path: Path) -> None:
-    """The job survives submitit's pickling into another process in another folder, carries nothing but the run folder (where to go on is found on disk), and loads
-    nothing heavy by it."""
+    """The job survives submitit's pickling into another process in another folder, carries nothing but the run folder
+    (where to go on is found on disk), and loads nothing heavy by it."""
     for script in (PICKLE, UNPICKLE):
         words = [sys.executable, "-c", script, "/runs/a run", str(tmp_path / "job.pkl")]
         result = subprocess.run(
@@ -331,7 +342,9 @@ def test_refusals_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
 @pytest.mark.parametrize("data", ["digits_glt", "imagenet_glt"])
 def test_missing_data_name_the_command_that_builds_them(cluster: str, data: str, tmp_path: Path) -> None:
-    """Data that are not there are found before the queue: the sentence is the command that builds them, with this root, and no run folder is made."""
+    """Data that are not there are found before the queue: the sentence is the command that builds them, with this root,
+    and no run folder is made.
+    """
     root = tmp_path / "data"
     assert f"python -m sharding.build data={data} out={root}" in refused(
         f"data={data}", f"data.root={root}", f"cluster={cluster}", f"runs={tmp_path / 'runs'}"
@@ -349,7 +362,9 @@ def test_missing_data_name_the_command_that_builds_them(cluster: str, data: str,
     ],
 )
 def test_too_many_ranks_name_the_legal_numbers(words: list[str], legal: str, tiny_root: Path, tmp_path: Path) -> None:
-    """More ranks than the batch's groups can feed on CPUs are refused before anything is made; the sentence repeats the command's numbers and says which are legal."""
+    """More ranks than the batch's groups can feed on CPUs are refused before anything is made; the sentence repeats the
+    command's numbers and says which are legal.
+    """
     sentence = refused(
         "data=digits_glt",
         f"data.root={tiny_root}",
@@ -364,7 +379,9 @@ def test_too_many_ranks_name_the_legal_numbers(words: list[str], legal: str, tin
 
 
 def test_ranks_may_share_a_group_on_gpus_only(tiny_root: Path, tmp_path: Path) -> None:
-    """Eight ranks for four groups are refused on SLURM nodes without GPUs and pass with them (and then stop for want of sbatch)."""
+    """Eight ranks for four groups are refused on SLURM nodes without GPUs and pass with them (and then stop for want of
+    sbatch).
+    """
     words = [
         "data=digits_glt",
         f"data.root={tiny_root}",

@@ -1,4 +1,6 @@
-"""The light part of runs makes the same tables as the runs, and leaves out what only pictures, checkpoints and logs need."""
+"""The light part of runs makes the same tables as the runs, and leaves out what only pictures, checkpoints and logs
+need.
+"""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def accept(recipe: Recipe) -> None:
 def test_no_run_is_started_that_slurm_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None, sentence: str | None
 ) -> None:
-    """cluster=local refuses a run whose job is in the queue, or may be, by the job and the command that ends it; one whose job has ended, or
-    a copy on a machine without SLURM, it trains."""
+    """cluster=local refuses a run whose job is in the queue, or may be, by the job and the command that ends it; one
+    whose job has ended, or a copy on a machine without SLURM, it trains."""
     (recipe,) = recipes(tmp_path, 1)
     folder = recipe.run_folder
     folder.mkdir()
@@ -116,8 +116,8 @@ def test_no_run_is_started_that_slurm_has(
 def test_one_after_another_and_the_independent_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is, and the exit code is the failure's.
-    The last lines say what became of each, in the order of the command."""
+    """Runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is,
+    and the exit code is the failure's. The last lines say what became of each, in the order of the command."""
     made = recipes(tmp_path, 5)
     folders = [recipe.run_folder for recipe in made]
     machine = Machine(monkeypatch, {1: 1})
@@ -144,7 +144,9 @@ def test_one_after_another_and_the_independent_rest_goes_on(
 def test_a_run_trained_elsewhere_stops_the_others_as_little_as_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of several that another process trains is named, and what does not need it goes on; asked for alone it is refused."""
+    """One of several that another process trains is named, and what does not need it goes on; asked for alone it is
+    refused.
+    """
     made = recipes(tmp_path, 3)
     machine = Machine(monkeypatch, {0: "locked"})
     assert run_all([Run(made[0]), Run(made[1], (made[0].run_folder,)), Run(made[2])], accept) == 2
@@ -190,7 +192,9 @@ def test_an_interrupt_asks_all_under_way_to_save(
 def test_never_more_than_the_limit_and_needs_first(
     tmp_path_factory: pytest.TempPathFactory, at_once: int, looks: list[int], needs: set[tuple[int, int]]
 ) -> None:
-    """Whatever the runs' lengths and needs: at most `at_once` under way, as many as may be, each after what it needs, all finished."""
+    """Whatever the runs' lengths and needs: at most `at_once` under way, as many as may be, each after what it needs,
+    all finished.
+    """
     with pytest.MonkeyPatch.context() as monkeypatch:
         made = recipes(tmp_path_factory.mktemp("runs"), 7)
         machine = Machine(monkeypatch, looks=dict(enumerate(looks)))
@@ -207,7 +211,9 @@ def test_never_more_than_the_limit_and_needs_first(
 
 @pytest.mark.full
 def test_company_changes_no_bit(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs at once end with the bits of each alone, with as many threads; their ends are told, and nothing is done twice."""
+    """Two runs at once end with the bits of each alone, with as many threads; their ends are told, and nothing is done
+    twice.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = [
         "recipe=glt_ifl",

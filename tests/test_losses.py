@@ -148,7 +148,7 @@ def test_a_class_without_samples_has_a_finite_share(name: str) -> None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------- second stages
+# -------------------------------------------------------------------------------------------------------- second stages
 class Backbone(torch.nn.Module):
     feature_dim = D
 
@@ -255,7 +255,9 @@ def test_tde_weights_start_within_one_over_root_d() -> None:
 
 
 def test_tde_mean_feature_is_a_running_mean_of_steps_whatever_their_groups() -> None:
-    """e <- .995 e + .005 mean of the step's rows, from 0: by itself, and moved with the batch statistics over two groups."""
+    """e <- .995 e + .005 mean of the step's rows, from 0: by itself, and moved with the batch statistics over two
+    groups.
+    """
     x_BD = np.random.default_rng(4).standard_normal((3, B, D))
     alone, head = method("tde").head().double(), method("tde").head()
     statistics = RunningStatistics(head)
@@ -274,7 +276,7 @@ def test_tde_mean_feature_is_a_running_mean_of_steps_whatever_their_groups() -> 
 
 
 def test_tde_refuses_heads_that_do_not_divide_the_feature() -> None:
-    with pytest.raises(ValueError, match="method.args.heads=4 does not divide the feature's 6 dimensions"):
+    with pytest.raises(ValueError, match=r"method.args.heads=4 does not divide the feature's 6 dimensions"):
         method("tde", heads=4).head()
 
 
@@ -300,7 +302,9 @@ def test_lff_of_the_paper_weighs_by_the_present_losses() -> None:
 
 @pytest.mark.parametrize("preset", ["paper", "corrected"])
 def test_lff_gradients_are_those_of_generalised_and_of_weighted_cross_entropy(preset: str) -> None:
-    """Of the biased network: the gradient of 1 - p^q, which is q times Zhang and Sabuncu's (1 - p^q) / q; of the debiased one: cross-entropy's, the weight held."""
+    """Of the biased network: the gradient of 1 - p^q, which is q times Zhang and Sabuncu's (1 - p^q) / q; of the
+    debiased one: cross-entropy's, the weight held.
+    """
     (debiased_BK, biased_BK), y_B = batch(networks=2)
     d_B, b_B = cross_entropy(debiased_BK, y_B), cross_entropy(biased_BK, y_B)
     out = output(debiased_BK, biased_BK)
@@ -320,7 +324,9 @@ def test_lff_gradients_are_those_of_generalised_and_of_weighted_cross_entropy(pr
 
 @pytest.mark.parametrize(("ema", "by_class"), [(0.7, True), (0.7, False), (0.0, True)])
 def test_lff_keeps_a_record_of_each_samples_losses(ema: float, by_class: bool) -> None:
-    """Some steps with repeated samples against a record kept sample by sample; and the micro-batches of a step do not matter."""
+    """Some steps with repeated samples against a record kept sample by sample; and the micro-batches of a step do not
+    matter.
+    """
     lff = method("lff", "corrected", ema=ema, by_class=by_class)
     labels_N = np.repeat(np.arange(K), COUNTS)
     record, label_of = np.zeros((COUNTS.sum(), 2)), {}
@@ -370,7 +376,7 @@ def test_lff_record_does_not_depend_on_the_order_of_a_batch() -> None:
 
 
 def test_lff_refuses_an_average_that_never_moves() -> None:
-    with pytest.raises(ValueError, match="method.args.ema=1.0 must be 0 or more and below 1"):
+    with pytest.raises(ValueError, match=r"method.args.ema=1.0 must be 0 or more and below 1"):
         method("lff", ema=1.0)
 
 
@@ -379,7 +385,9 @@ STREAMS_B = np.repeat([0, 1, 2], B // 3)
 
 
 def irm_penalty(z_BK: np.ndarray, y_B: np.ndarray, preset: str) -> float:
-    """By differences of the risk itself: the L1 norm over one scale a class on all rows, or the mean over the environments of IRMv1's square."""
+    """By differences of the risk itself: the L1 norm over one scale a class on all rows, or the mean over the
+    environments of IRMv1's square.
+    """
     if preset == "paper":
         return float(np.abs(slope(lambda v_K: cross_entropy(z_BK * v_K, y_B).mean(), np.ones(K))).sum())
     environments = [np.flatnonzero(e == STREAMS_B) for e in range(3)]
@@ -441,23 +449,28 @@ def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(epochs: 
         ),
         (
             ["recipe=glt_irm", "nodes=3"],
-            "the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here",
+            "the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole "
+            "group; at most 2 tasks are legal here",
         ),
         (
             ["recipe=glt_lff", "ifl.environments=2"],
-            "the method lff cannot be combined with ifl: the center term would pull the features of the biased network, too, which shall follow what is easy alone",
+            "the method lff cannot be combined with ifl: the center term would pull the features of the biased "
+            "network, too, which shall follow what is easy alone",
         ),
         (
             ["recipe=glt_lff", "augment.mixup=1.0"],
-            "the method lff cannot be combined with mixup: it weighs a sample by its own record of losses, and a mixed row is no sample",
+            "the method lff cannot be combined with mixup: it weighs a sample by its own record of losses, and a "
+            "mixed row is no sample",
         ),
         (
             ["recipe=glt_logit_adjust", "method.legacy_count_order=true"],
-            "the method logit_adjust cannot be combined with legacy_count_order: the reference counts in the right order here",
+            "the method logit_adjust cannot be combined with legacy_count_order: the reference counts in the right "
+            "order here",
         ),
         (
             ["recipe=glt_crt", "ifl.environments=2"],
-            "the method crt cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage",
+            "the method crt cannot be combined with ifl: it draws no uniform stream that environments could replace; "
+            "give ifl to its first stage",
         ),
     ],
 )
@@ -469,7 +482,9 @@ def test_what_cannot_be_is_refused_with_its_reason(words: list[str], sentence: s
 
 @pytest.mark.parametrize("name", ["glt_crt", "glt_crt_ifl", "glt_lws", "glt_lws_ifl"])
 def test_second_stages_draw_a_class_aware_epoch(name: str) -> None:
-    """min(K max n_c, 4 N) draws, and the tenth of the paper's epochs; the largest class of MSCOCO's balanced edition is known to a few samples."""
+    """min(K max n_c, 4 N) draws, and the tenth of the paper's epochs; the largest class of MSCOCO's balanced edition is
+    known to a few samples.
+    """
     from sharding.datasets.digits_glt.build import LONG_TAIL
 
     digits = min(len(LONG_TAIL) * max(LONG_TAIL), 4 * sum(LONG_TAIL)) / sum(LONG_TAIL)

@@ -1,4 +1,5 @@
-"""Every method, with IFL and without: trains, gets better, stops and resumes bit for bit, judges; on one rank and on two.
+"""Every method, with IFL and without: trains, gets better, stops and resumes bit for bit, judges; on one rank and on
+two.
 
 Methods are found by looking into ifl/methods, so a new one is tested as soon as it is there.
 """
@@ -69,8 +70,9 @@ def combinations() -> list:
 def test_method_trains_gets_better_and_resumes(
     mini_root: Path, tmp_path: Path, method: str, ifl: bool, preset: str, ranks: int
 ) -> None:
-    """Ten steps on 32 images: the method's own loss falls; a run stopped in the middle of an epoch (by a wish of one rank) and started again ends with the bits of an undisturbed one, in
-    everything that a checkpoint holds and in every prediction. A combination that is refused is refused with the reason that the method's file gives."""
+    """Ten steps on 32 images: the method's own loss falls; a run stopped in the middle of an epoch (by a wish of one
+    rank) and started again ends with the bits of an undisturbed one, in everything that a checkpoint holds and in every
+    prediction. A combination that is refused is refused with the reason that the method's file gives."""
     declared = declaration(method)
     words = [
         f"method.name={method}",

@@ -238,7 +238,9 @@ def test_every_measure_equals_the_oracle(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_weight_is_a_repetition(seed: int) -> None:
-    """Measures under weights equal those of a set in which each sample stands as often as its weight says, for all weightings at once."""
+    """Measures under weights equal those of a set in which each sample stands as often as its weight says, for all
+    weightings at once.
+    """
     case = _case(seed)
     weights = np.random.default_rng(seed).integers(0, 4, (len(case[0]), 7)).astype(np.uint16)
     weights[:, 6] = 0  # nothing is left
@@ -269,5 +271,5 @@ def test_counts_by_class() -> None:
 @pytest.mark.parametrize("confidence", [np.full(10, 1.5), np.full(10, np.nan), np.full(9, 0.5), np.ones(10, int)])
 def test_confidence_is_a_probability(confidence: np.ndarray) -> None:
     """A confidence that is no probability, or not one for each sample, is refused by name."""
-    with pytest.raises(ValueError, match="^confidence: "):
+    with pytest.raises(ValueError, match=r"^confidence: "):
         Judged(*(np.array(part) for part in (LABEL, PREDICTION, GROUP, ATTRIBUTE)), confidence)

@@ -1,4 +1,6 @@
-"""Mixup: what is mixed is a function of the seed alone and the same on any number of ranks; centers count each label by its share."""
+"""Mixup: what is mixed is a function of the seed alone and the same on any number of ranks; centers count each label by
+its share.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import comm_of, started
-from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+from test_methods import IFL, METHODS, mini_root
 
 from ifl.invariance.centers import FEATURE_BITS, Centers
 from ifl.mixup import mix, partners, share_of_step
@@ -49,7 +51,9 @@ def mixed_sums(size: int, gathers: bool, distance: str, share: float) -> np.ndar
 
 # -------------------------------------------------------------------------------------------------------------- tests
 def test_share_is_beta_distributed_and_a_function_of_the_seed() -> None:
-    """One seed gives one share; over seeds the shares have the moments of Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1))."""
+    """One seed gives one share; over seeds the shares have the moments of Beta(a, a): mean 1/2, variance 1 / (4 (2a +
+    1)).
+    """
     for alpha in (0.2, 1.0, 4.0):
         shares = np.array([share_of_step(alpha, seed) for seed in range(4000)])
         assert shares[7] == share_of_step(alpha, 7) and ((shares >= 0) & (shares <= 1)).all()
@@ -81,8 +85,9 @@ def test_rows_are_mixed_with_their_partners() -> None:
     ids=" ".join,
 )
 def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(words: tuple[str, ...]) -> None:
-    """The global batch's pairs are equal on all numbers of ranks that the recipe allows, also where ranks share a group; no row is its own partner, each is that of one row, of its group; other
-    steps give other pairs, and over steps a row meets every environment. Any other number of ranks is refused, and the legal ones are named."""
+    """The global batch's pairs are equal on all numbers of ranks that the recipe allows, also where ranks share a
+    group; no row is its own partner, each is that of one row, of its group; other steps give other pairs, and over
+    steps a row meets every environment. Any other number of ranks is refused, and the legal ones are named."""
     recipe = resolve(words)
     size, group, streams = recipe.batch.size, recipe.batch.bn, recipe.streams
 
@@ -144,7 +149,9 @@ def test_centers_count_each_label_by_its_share(distance: str) -> None:
 
 
 def test_mixup_moves_centers_as_the_mixed_loss_would() -> None:
-    """A move by such sums is an SGD step on share * mean distance to the one + (1 - share) * mean distance to the other label's centers."""
+    """A move by such sums is an SGD step on share * mean distance to the one + (1 - share) * mean distance to the other
+    label's centers.
+    """
     share, centers = 0.37, Centers(CLASSES, DIM, "l2", 0.5, 3)
     features, first, second = (torch.from_numpy(column) for column in _batch())
     parameter = torch.nn.Parameter(centers.centers_KD.double().clone())
@@ -169,8 +176,9 @@ def test_mixup_moves_centers_as_the_mixed_loss_would() -> None:
 def test_mixup_trains_the_same_on_one_rank_and_two_and_resumes(
     mini_root: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """With several groups a step: the first step's loss has the same bits on 1 and 2 ranks, later ones agree; a stop in the middle of an epoch and a resume end with the bits of
-    an undisturbed run; and without mixup the losses are others."""
+    """With several groups a step: the first step's loss has the same bits on 1 and 2 ranks, later ones agree; a stop in
+    the middle of an epoch and a resume end with the bits of an undisturbed run; and without mixup the losses are
+    others."""
     words = ("augment.mixup=1", "optim.lr=0.001", "optim.weight_decay=0", *words)
     one, two = (mini.recipe_of(mini_root, tmp_path / name, *words) for name in ("one", "two"))
     broken = mini.recipe_of(mini_root, tmp_path / "broken", *words)
@@ -188,7 +196,9 @@ def test_mixup_trains_the_same_on_one_rank_and_two_and_resumes(
 
 
 def test_what_cannot_be_mixed_is_refused_with_its_reason() -> None:
-    """Methods that refuse mixup do so before anything starts, in the words of their file; so is a batch without groups, whose slices would mix otherwise on another number of ranks."""
+    """Methods that refuse mixup do so before anything starts, in the words of their file; so is a batch without groups,
+    whose slices would mix otherwise on another number of ranks.
+    """
     refusing = [name for name in METHODS if "mixup" in declaration(name).REFUSES]
     for name in refusing:
         with pytest.raises(RecipeError, match="cannot be combined with mixup: ") as caught:

@@ -73,14 +73,16 @@ DIMS = {
 
 
 def test_known_sizes() -> None:
-    """The arithmetic of these tests gives the sizes that the papers' networks are known by, less their classifier of 2048 x 1000 + 1000."""
+    """The arithmetic of these tests gives the sizes that the papers' networks are known by, less their classifier of
+    2048 x 1000 + 1000.
+    """
     assert size_50("plain", 1, 64) == 25_557_032 - 2_049_000 and size_50("plain", 32, 4) == 25_028_904 - 2_049_000
 
 
 @pytest.mark.parametrize("name, form", SIZES)
 def test_size_and_shape_of_each_form(name: str, form: str) -> None:
-    """Each backbone has, in each of its forms, as many parameters as its layers come to, and gives non-negative features of the dimension it names: at the size of
-    its own images and at the other."""
+    """Each backbone has, in each of its forms, as many parameters as its layers come to, and gives non-negative
+    features of the dimension it names: at the size of its own images and at the other."""
     assert form in model_forms(name)
     network = build_backbone(name, form)
     assert sum(parameter.numel() for parameter in network.parameters()) == SIZES[name, form]
@@ -95,8 +97,9 @@ def test_size_and_shape_of_each_form(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("form", ("experts", "branches"))
 def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
-    """Every convolution of a form starts normal with He's fan-out deviation (a quarter of it in the small network), drawn anew for each expert and branch, and
-    every batch normalisation as the identity. The same seed gives the same network."""
+    """Every convolution of a form starts normal with He's fan-out deviation (a quarter of it in the small network),
+    drawn anew for each expert and branch, and every batch normalisation as the identity. The same seed gives the same
+    network."""
     torch.manual_seed(5)
     network = build_backbone(name, form)
     torch.manual_seed(5)
@@ -124,7 +127,9 @@ def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
 # ----------------------------------------------------------------------------------------------------- what flows where
 @pytest.mark.parametrize("name", ("small_resnet", "resnext50_32x4d"))
 def test_experts_stand_side_by_side(name: str) -> None:
-    """An expert's part of the features comes from its own last stages alone: changing one expert changes its third and no other."""
+    """An expert's part of the features comes from its own last stages alone: changing one expert changes its third and
+    no other.
+    """
     network = build_backbone(name, "experts").eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -138,8 +143,9 @@ def test_experts_stand_side_by_side(name: str) -> None:
 
 @pytest.mark.parametrize("name", ("small_resnet", "resnet50"))
 def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> None:
-    """In training row i of the first half goes through the conventional branch, row i of the second half through the re-balancing one, and both rows of the pair
-    get both features; each branch's batch normalisation sees its own half. In evaluation every row goes through both branches."""
+    """In training row i of the first half goes through the conventional branch, row i of the second half through the
+    re-balancing one, and both rows of the pair get both features; each branch's batch normalisation sees its own half.
+    In evaluation every row goes through both branches."""
     network = build_backbone(name, "branches")
     images = torch.randn(6, 3, 32, 32)
     with torch.no_grad():
@@ -204,11 +210,12 @@ def test_small_plain_network_is_as_it_was() -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=0)
 
 
-# ------------------------------------------------------------------------------------------- pairs where ranks share a group
+# -------------------------------------------------------------------------------------- pairs where ranks share a group
 @pytest.mark.parametrize("group, streams, sharing", [(12, 2, 2), (12, 2, 3), (12, 3, 4), (8, 2, 4)])
 def test_ranks_that_share_a_group_take_the_same_mix_of_streams(group: int, streams: int, sharing: int) -> None:
-    """Each rank's part of a shared group holds equal shares of all streams, stream after stream, so that BBN's pairs form; the parts make up the batch. A number
-    of ranks that would leave one without a row of each stream is refused."""
+    """Each rank's part of a shared group holds equal shares of all streams, stream after stream, so that BBN's pairs
+    form; the parts make up the batch. A number of ranks that would leave one without a row of each stream is
+    refused."""
     ranks = 2 * sharing
     parts = [micro_batches(2 * group, group, rank, ranks, synchronised=True, streams=streams) for rank in range(ranks)]
     assert sorted(np.concatenate([rows for part in parts for rows in part]).tolist()) == list(range(2 * group))

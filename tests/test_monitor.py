@@ -1,4 +1,6 @@
-"""TensorBoard and Weights & Biases: what they are told is what metrics.jsonl has, once; off by default; a missing package is one sentence."""
+"""TensorBoard and Weights & Biases: what they are told is what metrics.jsonl has, once; off by default; a missing
+package is one sentence.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +71,17 @@ def test_events_are_the_scalars_of_a_line() -> None:
 
 
 def test_off_by_default(tmp_path: Path, opened: list[Any]) -> None:
-    """Without a switch there is a plain metrics file and no monitor; the switches are operation and change no run's name."""
+    """Without a switch there is a plain metrics file and no monitor; the switches are operation and change no run's
+    name.
+    """
     assert type(open_metrics(recipe_of(), tmp_path, 0)) is Metrics and opened == []
     assert recipe_of("log.tensorboard=true", "log.wandb=glt").run_name == recipe_of().run_name
 
 
 def test_every_line_is_told_once_over_restarts(tmp_path: Path, opened: list[tuple[dict[str, Any], Told]]) -> None:
-    """TensorBoard begins anew at each start with what the checkpoint keeps of metrics.jsonl, so that no step stands there twice; old files are gone."""
+    """TensorBoard begins anew at each start with what the checkpoint keeps of metrics.jsonl, so that no step stands
+    there twice; old files are gone.
+    """
     recipe = recipe_of("log.tensorboard=true")
     first = open_metrics(recipe, tmp_path, 0)
     for step in (10, 20, 30):
@@ -102,7 +108,9 @@ def test_every_line_is_told_once_over_restarts(tmp_path: Path, opened: list[tupl
 def test_weights_and_biases_goes_on_with_the_run_of_its_id(
     tmp_path: Path, opened: list[tuple[dict[str, Any], Told]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told new lines only, under an id that a second start shares and another folder does not; a user's own variables win."""
+    """It is told new lines only, under an id that a second start shares and another folder does not; a user's own
+    variables win.
+    """
     import os
 
     monkeypatch.setenv("WANDB_NAME", "mine")
@@ -156,6 +164,7 @@ def test_a_service_that_does_not_start_is_one_sentence(
     monkeypatch.setattr(run_log, "open_monitor", refuse)
     with pytest.raises(
         RunError,
-        match=r"log.wandb=glt: Weights & Biases does not start \(api_key not configured \(no-tty\)\); WANDB_MODE=offline",
+        match=r"log.wandb=glt: Weights & Biases does not start \(api_key not configured \(no-tty\)\); "
+        r"WANDB_MODE=offline",
     ):
         open_metrics(recipe_of("log.wandb=glt"), tmp_path, 0)

@@ -1,4 +1,6 @@
-"""The builder of MSCOCO-GLT on a small source in COCO's formats: what is built, the same bytes whatever the way, the authors' files, and refusals."""
+"""The builder of MSCOCO-GLT on a small source in COCO's formats: what is built, the same bytes whatever the way, the
+authors' files, and refusals.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def raw(dataset: Dataset, relative: str) -> dict[str, tuple[bytes, dict[str, Any
 
 # ------------------------------------------------------------------------------------------------------- what is built
 def test_editions_and_counts(dataset: Dataset) -> None:
-    """Each edition has its own folders, as its tests are not the other's; counts follow the paper's sizes, a hundredth of them."""
+    """Each edition has its own folders, as its tests are not the other's; counts follow the paper's sizes, a hundredth
+    of them.
+    """
     assert dataset.editions == {
         "glt": {name: f"glt/{name}" for name in ("train", "val", "test_glt", "test_cbl", "test_gbl")},
         "cbl": {name: f"cbl/{name}" for name in ("train", "val", "test_cbl", "test_gbl")},
@@ -123,7 +127,9 @@ def test_editions_and_counts(dataset: Dataset) -> None:
 
 
 def test_every_sample_is_its_object(source: Path, dataset: Dataset) -> None:
-    """By plain webdataset: key and source are the patch, the JPEG is the crop of the annotation's box by the rule, KEY.json has image, box and attributes."""
+    """By plain webdataset: key and source are the patch, the JPEG is the crop of the annotation's box by the rule,
+    KEY.json has image, box and attributes.
+    """
     import joblib
 
     content = joblib.load(source / "cocottributes_py3.jbl")
@@ -181,7 +187,9 @@ def reference_crop(file: Path, box: list[float]) -> bytes:
 
 
 def test_images_with_objects_in_several_splits_are_counted(dataset: Dataset, root: Path) -> None:
-    """The paper splits objects, so images recur: how many is printed and stands in dataset.json; the attributes' names stand there too."""
+    """The paper splits objects, so images recur: how many is printed and stands in dataset.json; the attributes' names
+    stand there too.
+    """
     notes = dataset.meta["notes"]
     for edition, splits in dataset.editions.items():
         where: dict[int, set[str]] = {}
@@ -196,14 +204,16 @@ def test_images_with_objects_in_several_splits_are_counted(dataset: Dataset, roo
         assert notes["attribute_std"][f"{edition}/test_gbl"] < notes["attribute_std"][f"{edition}/test_cbl"]
     assert len(notes["attribute_names"]) == 204
     assert (
-        f"{notes['images_in_several_splits']['glt']} of {notes['images']['glt']} images have objects in several splits of edition glt"
-        in (root / "said.txt").read_text()
+        f"{notes['images_in_several_splits']['glt']} of {notes['images']['glt']} images have objects in several "
+        "splits of edition glt" in (root / "said.txt").read_text()
     )
 
 
 # ------------------------------------------------------------------------------------------------------ the same bytes
 def test_bytes_do_not_depend_on_workers_hash_seed_or_parts(root: Path, source: Path, tmp_path: Path) -> None:
-    """Four workers in a process with another hash seed, and stages in three parts, from the arrays and from a moved source, give the bytes of one process."""
+    """Four workers in a process with another hash seed, and stages in three parts, from the arrays and from a moved
+    source, give the bytes of one process.
+    """
     environment = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
     command = [
         sys.executable,
@@ -259,7 +269,9 @@ def test_seed(dataset: Dataset, source: Path, root: Path, tmp_path: Path, capsys
 
 
 def test_resumes_after_kill(root: Path, source: Path, tmp_path: Path) -> None:
-    """A build that is killed by SIGKILL in mid-packing does not open, and the same command keeps every finished shard and ends with the same bytes."""
+    """A build that is killed by SIGKILL in mid-packing does not open, and the same command keeps every finished shard
+    and ends with the same bytes.
+    """
     command = [
         sys.executable,
         "-m",
@@ -292,7 +304,9 @@ def test_resumes_after_kill(root: Path, source: Path, tmp_path: Path) -> None:
 def test_stored_size(
     words: tuple[str, ...], side: int | None, quality: int, dataset: Dataset, source: Path, tmp_path: Path
 ) -> None:
-    """resize_short= bounds the crop's side, quality= is the JPEG's; both stand in the build's options and change the fingerprint, not the splits."""
+    """resize_short= bounds the crop's side, quality= is the JPEG's; both stand in the build's options and change the
+    fingerprint, not the splits.
+    """
     other = made(source, tmp_path, *words)
     assert other.fingerprint != dataset.fingerprint and other.meta["build"] == {
         **dataset.meta["build"],
@@ -308,10 +322,12 @@ def test_stored_size(
         assert image.quantization == Image.open(buffer).quantization
 
 
-# ---------------------------------------------------------------------------------------------------- the authors' files
+# --------------------------------------------------------------------------------------------------- the authors' files
 @pytest.fixture(scope="module")
 def authors(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with glt.json and cbl.json in the authors' format, saying what the built data set is, and their crops in crops/."""
+    """A folder with glt.json and cbl.json in the authors' format, saying what the built data set is, and their crops in
+    crops/.
+    """
     folder = tmp_path_factory.mktemp("authors")
     theirs = {"train": "train", "val": "val", "test_glt": "test_lt", "test_cbl": "test_bl", "test_gbl": "test_bbl"}
     for edition, splits in dataset.editions.items():
@@ -339,7 +355,9 @@ def authors(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_authors_splits_and_crops(authors: Path, dataset: Dataset, tmp_path: Path) -> None:
-    """annotation= with prefix=: their samples in their order, labels, groups and scores as the files say, crops copied bit by bit."""
+    """annotation= with prefix=: their samples in their order, labels, groups and scores as the files say, crops copied
+    bit by bit.
+    """
     found = made(
         None,
         tmp_path,
@@ -419,7 +437,9 @@ def test_wrong_authors_files(
 
 
 def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Words that do not go together, files that are not there, crops that are not there, stages out of order: one sentence each."""
+    """Words that do not go together, files that are not there, crops that are not there, stages out of order: one
+    sentence each.
+    """
     glt, out = f"annotation={authors}/glt.json", f"out={tmp_path / 'out'}"
     assert "source= is missing; legal is the folder" in refused(capsys, out)
     assert "seed= and scale= cannot be used with annotation=" in refused(capsys, out, glt, "seed=1")
@@ -448,7 +468,9 @@ def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_bad_sources(source: Path, authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A truncated image, one of another size than its annotation says, and an attribute file that is cut off, through the whole command."""
+    """A truncated image, one of another size than its annotation says, and an attribute file that is cut off, through
+    the whole command.
+    """
     copy, out = tmp_path / "coco", f"out={tmp_path / 'out'}"
     shutil.copytree(source, copy)
     image = max((copy / "train2014").iterdir(), key=lambda path: path.stat().st_size)
@@ -474,8 +496,8 @@ def test_bad_sources(source: Path, authors: Path, tmp_path: Path, capsys: pytest
 
 @pytest.mark.full
 def test_the_papers_network_trains_on_it(root: Path, tmp_path: Path) -> None:
-    """What was built passes `sharding.verify` (large objects of one image may have the same crop, which is a warning here); glt_randaug_ifl takes two steps on it, IFL in the second,
-    and judges every split."""
+    """What was built passes `sharding.verify` (large objects of one image may have the same crop, which is a warning
+    here); glt_randaug_ifl takes two steps on it, IFL in the second, and judges every split."""
     from mini import two_steps
 
     from sharding.verify import main as verify

@@ -1,7 +1,8 @@
 """IFL lets the device run on: within a training step it asks it for nothing that the baseline does not ask for.
 
-There may be no GPU here, so what would wait for one is recorded on the CPU: calls that hand values to Python or move them between devices, which on
-the CPU reach no operator, as Python makes them, and operators whose result's shape depends on values, wherever they come from.
+There may be no GPU here, so what would wait for one is recorded on the CPU: calls that hand values to Python or move
+them between devices, which on the CPU reach no operator, as Python makes them, and operators whose result's shape
+depends on values, wherever they come from.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ class _Operators(TorchDispatchMode):
 
 
 def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
-    """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's beat calls it."""
+    """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's
+    beat calls it.
+    """
     from ifl import step_reduction
     from ifl.invariance import confidence
     from ifl.train import train
@@ -134,7 +137,9 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def step_of(digits_root: Path, tmp_path_factory: pytest.TempPathFactory):
-    """What a step of a recipe asks for on the first of so many ranks: `step_of(words, epoch, ranks, gathers)`. It is the epoch's second step, after which nothing is logged, saved or compared."""
+    """What a step of a recipe asks for on the first of so many ranks: `step_of(words, epoch, ranks, gathers)`. It is
+    the epoch's second step, after which nothing is logged, saved or compared.
+    """
     root = mini.build(digits_root, tmp_path_factory.mktemp("mini"))
 
     def step(*words: str, epoch: int, ranks: int = 1, gathers: bool = False) -> dict[str, int]:
@@ -178,14 +183,18 @@ IFL = ("recipe=glt_ifl", "ifl.milestones=[1,2]")
 def test_ifl_waits_for_nothing_that_the_baseline_does_not_wait_for(
     step_of: Any, words: tuple[str, ...], epoch: int, gathers: bool
 ) -> None:
-    """With center term, scoring and averaging, by either distance, and by class sums as by gathered features, a step hands over to Python, or between devices, exactly what the baseline's does."""
+    """With center term, scoring and averaging, by either distance, and by class sums as by gathered features, a step
+    hands over to Python, or between devices, exactly what the baseline's does.
+    """
     baseline = waits(step_of(epoch=epoch))
     assert baseline["call tolist"] == 1, "the totals of the step's reduction: were they not seen, nothing would be"
     assert waits(step_of(*words, epoch=epoch, gathers=gathers)) == baseline
 
 
 def test_a_step_has_one_reduction_of_ours(step_of: Any) -> None:
-    """Between two ranks a step has two collectives, the gradients' and the suite's; with IFL too, where the centers travel in it; where features are gathered instead, these are the third."""
+    """Between two ranks a step has two collectives, the gradients' and the suite's; with IFL too, where the centers
+    travel in it; where features are gathered instead, these are the third.
+    """
     assert collectives(step_of(epoch=1, ranks=2)) == 2
     assert collectives(step_of(*IFL, epoch=1, ranks=2)) == 2
     assert collectives(step_of(*IFL, epoch=1, ranks=2, gathers=True)) == 3

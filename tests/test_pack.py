@@ -1,4 +1,6 @@
-"""Packing: the same bytes for any number of workers and parts, resumable, finished shards checked and kept; how images are stored."""
+"""Packing: the same bytes for any number of workers and parts, resumable, finished shards checked and kept; how images
+are stored.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,9 @@ def written(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.full
 def test_same_bytes_for_any_number_of_workers_and_parts(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
-    """One worker, four, and three parts in any order with a last look give every file byte for byte; so do the statistics."""
+    """One worker, four, and three parts in any order with a last look give every file byte for byte; so do the
+    statistics.
+    """
     packed(tmp_path / "one", plan)
     packed(tmp_path / "four", plan, workers=4)
     for part in (3, 1, 2):
@@ -109,7 +113,9 @@ def test_statistics_are_those_of_the_pixels(plan: dict[str, list[Planned]]) -> N
 def test_only_what_is_damaged_or_missing_is_written_again(
     plan: dict[str, list[Planned]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A flipped byte, a shard that is gone and a record that is gone cost these shards alone; half-written files and strangers go."""
+    """A flipped byte, a shard that is gone and a record that is gone cost these shards alone; half-written files and
+    strangers go.
+    """
     folder = tmp_path / "out"
     packed(folder, plan)
     good, before = content(folder), written(folder)
@@ -217,17 +223,17 @@ def test_a_bad_image_is_named_and_what_is_finished_stays(
 
 def test_a_missing_image_and_a_short_archive_are_named(tmp_path: Path) -> None:
     """A file that is not there, and an archive that ends before its member does."""
-    with pytest.raises(DataError, match="no.jpg: cannot be read .No such file"):
+    with pytest.raises(DataError, match=r"no.jpg: cannot be read .No such file"):
         Place(str(tmp_path / "no.jpg")).read()
     (tmp_path / "a.tar").write_bytes(b"x" * 100)
-    with pytest.raises(DataError, match="a.tar, member n1/x.JPEG: the archive ends 30 bytes before"):
+    with pytest.raises(DataError, match=r"a.tar, member n1/x.JPEG: the archive ends 30 bytes before"):
         Place(str(tmp_path / "a.tar"), 90, 40, "n1/x.JPEG").read()
 
 
 def test_a_killed_worker_is_one_sentence(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """A worker that the kernel kills ends the build with a sentence; nothing waits for it."""
     plan["glt/train"][9] = Planned("k-9", "s", Place("fatal"), 0, 0)
-    with pytest.raises(DataError, match="one of 2 worker processes was killed.*the same command goes on"):
+    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*the same command goes on"):
         packed(tmp_path / "out", plan, workers=2)
 
 
@@ -243,7 +249,8 @@ def test_a_full_disk_is_one_sentence(
 
     monkeypatch.setattr(packing, "write_shard", full)
     with pytest.raises(
-        DataError, match="train/shard-000000.tar cannot be written: no space left on device.*goes on when there is room"
+        DataError,
+        match=r"train/shard-000000.tar cannot be written: no space left on device.*goes on when there is room",
     ):
         packed(tmp_path / "out", plan)
     assert not list((tmp_path / "out").rglob("*shard-*"))
@@ -259,7 +266,9 @@ def test_repeated_keys_and_empty_splits_are_refused(plan: dict[str, list[Planned
 
 # -------------------------------------------------------------------------------------------------------- stored images
 def test_original_bytes_stay() -> None:
-    """By default a JPEG's own bytes are stored, CMYK, grayscale and EXIF-rotated ones too, and the suite's decoder reads them as RGB."""
+    """By default a JPEG's own bytes are stored, CMYK, grayscale and EXIF-rotated ones too, and the suite's decoder
+    reads them as RGB.
+    """
     for name, data in sources.odd(1).items():
         stored, entries = StoredSize()(data)
         assert decode(stored).mode == "RGB" and decode(stored).size == (40, 30)
@@ -297,7 +306,9 @@ def test_quality() -> None:
 
 
 def test_rotation_is_not_applied_when_encoded_again() -> None:
-    """What training sees of a turned photograph does not depend on the stored size: its EXIF orientation is ignored either way."""
+    """What training sees of a turned photograph does not depend on the stored size: its EXIF orientation is ignored
+    either way.
+    """
     stored = StoredSize(quality=90)(sources.rotated(6))[0]
     assert decode(stored).size == (40, 30) and not Image.open(io.BytesIO(stored)).getexif()
 
@@ -322,7 +333,9 @@ def test_bad_images_are_refused(data: bytes, words: str, stored: StoredSize) -> 
 
 
 def test_the_quick_look_refuses_what_the_decoder_refuses() -> None:
-    """Copies are looked at in an eighth of their size: cut anywhere, they are refused exactly where training's decoder would refuse them."""
+    """Copies are looked at in an eighth of their size: cut anywhere, they are refused exactly where training's decoder
+    would refuse them.
+    """
 
     def refused(read, data: bytes) -> bool:
         try:

@@ -1,4 +1,6 @@
-"""The page: one file that needs nothing else, safe for any name, sorted by mouse and keyboard in a real Chromium, and no wider than a phone."""
+"""The page: one file that needs nothing else, safe for any name, sorted by mouse and keyboard in a real Chromium, and
+no wider than a phone.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def test_page_is_one_file_whose_links_resolve(tables: tuple[list[Table], list[Ru
 
 
 def test_page_shows_the_tables_numbers(tables: tuple[list[Table], list[Run]]) -> None:
-    """Each cell has the number as the table prints it, and links to a run behind it; one without a number links to the notes that say why."""
+    """Each cell has the number as the table prints it, and links to a run behind it; one without a number links to the
+    notes that say why.
+    """
     (table, _), runs = tables
     text = page("T", [table], [], Path(), runs, [])
     shown = re.findall(
@@ -126,7 +130,9 @@ def test_page_shows_the_tables_numbers(tables: tuple[list[Table], list[Run]]) ->
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
-    """No label, group, run, class or command becomes a tag, an attribute, a template or a script; each stands on the page as it is."""
+    """No label, group, run, class or command becomes a tag, an attribute, a template or a script; each stands on the
+    page as it is.
+    """
     tables, runs = hostile(tmp_path)
     text = page("<b>T</b>", tables, [], Path(), runs, ["<script>alert(7)</script>"])
     parsed = Parsed(text)
@@ -144,7 +150,7 @@ def test_page_repeats_byte_for_byte(tables: tuple[list[Table], list[Run]]) -> No
     assert page("T", tables[0], [], Path(), tables[1], []) == page("T", tables[0], [], Path(), tables[1], [])
 
 
-# ---------------------------------------------------------------------------------------------------------------- in a browser
+# --------------------------------------------------------------------------------------------------------- in a browser
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory):
     if CHROMIUM is None:
@@ -175,7 +181,9 @@ def sorted_by(table: Table, column: int) -> list[int]:
 
 
 def test_sorting_by_mouse_and_keyboard(chromium: Page, file: Path, tables: tuple[list[Table], list[Run]]) -> None:
-    """A click or Enter or a space on a column sorts best first, then worst first, then as it was; rows without a number are last; what a screen reader is told follows."""
+    """A click or Enter or a space on a column sorts best first, then worst first, then as it was; rows without a number
+    are last; what a screen reader is told follows.
+    """
     table = tables[0][0]
     shown = [column for part in blocks(table.layout) for column in part.columns]
     place = next(i for i, column in enumerate(shown) if table.layout.columns[column].subset == "few")
@@ -225,7 +233,9 @@ def test_sorting_by_mouse_and_keyboard(chromium: Page, file: Path, tables: tuple
 
 
 def test_keyboard_reaches_everything(chromium: Page, file: Path) -> None:
-    """Tab goes from the skip link through the sections into the first table, whose scrolled part, columns and numbers can be focused, and the focus is seen."""
+    """Tab goes from the skip link through the sections into the first table, whose scrolled part, columns and numbers
+    can be focused, and the focus is seen.
+    """
     chromium.open(file)
     seen = []
     for _ in range(12):
@@ -246,7 +256,9 @@ def test_keyboard_reaches_everything(chromium: Page, file: Path) -> None:
 def test_a_number_opens_what_stands_behind_it(
     chromium: Page, file: Path, tables: tuple[list[Table], list[Run]]
 ) -> None:
-    """The dialog has the cell's value, interval, test and runs; its link leads to the run, opened; Escape closes it, and focus is back on the number."""
+    """The dialog has the cell's value, interval, test and runs; its link leads to the run, opened; Escape closes it,
+    and focus is back on the number.
+    """
     (table, _), runs = tables
     row = [row.recipe for row in table.layout.rows].index("glt_ifl")
     fact = behind(table, row, 3)
@@ -274,7 +286,8 @@ def test_a_number_opens_what_stands_behind_it(
     number = [run.name for run in runs].index(fact["runs"][0]["name"])
     assert chromium.value("location.hash") == f"#run-{number}"
     assert chromium.value(
-        f"new Promise(done => setTimeout(() => done(document.getElementById('run-{number}').open && !document.getElementById('behind').open), 100))"
+        f"new Promise(done => setTimeout(() => done(document.getElementById('run-{number}').open && "
+        "!document.getElementById('behind').open), 100))"
     )
     assert runs[number].commit in chromium.value(f"document.getElementById('run-{number}').innerText")
     missing = next(row for row, cells in enumerate(table.cells) if cells[3].mean is None)
@@ -285,7 +298,9 @@ def test_a_number_opens_what_stands_behind_it(
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_the_page_never_scrolls_sideways(chromium: Page, file: Path, tmp_path: Path, width: int) -> None:
-    """At a phone's, a tablet's and a desk's width the page is as wide as the window, also with hostile names and a dialog; wide tables scroll inside themselves."""
+    """At a phone's, a tablet's and a desk's width the page is as wide as the window, also with hostile names and a
+    dialog; wide tables scroll inside themselves.
+    """
     tables, runs = hostile(tmp_path / "runs")
     other = tmp_path / "hostile.html"
     other.write_text(page("<b>T</b>", tables, [], Path(), runs, [HOSTILE[4]]), encoding="utf-8")

@@ -61,7 +61,7 @@ def test_a_number_by_hand() -> None:
 
 def test_unknown_published_file_is_named() -> None:
     """A layout that names no file of recipes/published is refused with the legal ones."""
-    with pytest.raises(ValueError, match="published: tabel1: no such file .*legal: followups, table1"):
+    with pytest.raises(ValueError, match=r"published: tabel1: no such file .*legal: followups, table1"):
         published.read("tabel1")
 
 

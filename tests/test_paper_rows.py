@@ -1,5 +1,6 @@
-"""Each row of the paper's tables 1 to 4 trains, on shards of ImageNet-GLT's and of MSCOCO-GLT's shape: 112 x 112, 1,000 and 29
-classes, the paper's networks. The batch is small, so that a step takes seconds on a CPU; nothing else is shrunk but the data."""
+"""Each row of the paper's tables 1 to 4 trains, on shards of ImageNet-GLT's and of MSCOCO-GLT's shape: 112 x 112, 1,000
+and 29 classes, the paper's networks. The batch is small, so that a step takes seconds on a CPU; nothing else is shrunk
+but the data."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ PER_STREAM = 8
 
 
 def build(root: Path, name: str) -> Path:
-    """A data set of `name`'s classes and groups: 1,200 noisy images to train on, long-tailed and at least one of each class, and eight
-    of each other split."""
+    """A data set of `name`'s classes and groups: 1,200 noisy images to train on, long-tailed and at least one of each
+    class, and eight of each other split."""
     classes, groups = CLASSES[name]
     class_groups = np.repeat(np.arange(3), groups)
     rng = np.random.default_rng(0)
@@ -86,7 +87,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def run(name: str, data: str, root: Path) -> Recipe:
-    """Train two steps, each an epoch so that IFL builds its environments between them, after the run that the row builds on."""
+    """Train two steps, each an epoch so that IFL builds its environments between them, after the run that the row
+    builds on.
+    """
     row = resolve([f"recipe={name}", f"data={data}"])
     size = PER_STREAM * row.streams
     words = [
@@ -128,7 +131,9 @@ def run(name: str, data: str, root: Path) -> Recipe:
     ],
 )
 def test_row_takes_two_steps_on_the_papers_shapes(name: str, data: str, shards: Path) -> None:
-    """Two real steps through the loop (or a judgement of another row's weights): finite losses, the paper's network and classes, predictions of every split."""
+    """Two real steps through the loop (or a judgement of another row's weights): finite losses, the paper's network and
+    classes, predictions of every split.
+    """
     recipe = run(name, data, shards)
     folder, (classes, _) = recipe.run_folder, CLASSES[data]
     meta = json.loads((folder / "meta.json").read_text())

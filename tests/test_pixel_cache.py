@@ -56,14 +56,16 @@ def image_of(sample: int) -> np.ndarray:
     return np.random.default_rng(sample).integers(0, 256, (20 + sample % 7, 30 + sample % 11, 3), dtype=np.uint8)
 
 
-# ------------------------------------------------------------------------------------------------------------ same pixels
+# ---------------------------------------------------------------------------------------------------------- same pixels
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("short_side", [None, 20])
 @pytest.mark.parametrize("decoder", available())
 def test_training_batches_are_those_without_a_cache(
     split: Split, tmp_path: Path, decoder: str, short_side: int | None, workers: int
 ) -> None:
-    """Bit for bit, while it fills and after, with and without a smaller stored size, which is part of what the pixels are."""
+    """Bit for bit, while it fills and after, with and without a smaller stored size, which is part of what the pixels
+    are.
+    """
     options = {"train": True, "decoder": decoder, "short_side": short_side, **VIEW}
     plain = epochs(MicroBatches(split, **options), workers)
     cache = PixelCache(tmp_path, "train", len(split))
@@ -92,7 +94,9 @@ def test_later_epochs_decode_nothing(split: Split, tmp_path: Path, monkeypatch: 
 
 
 def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
-    """Another stored size, decoder or test view is another cache; the same one is shared with later runs; without `cache` there is none."""
+    """Another stored size, decoder or test view is another cache; the same one is shared with later runs; without
+    `cache` there is none.
+    """
     split = open_dataset(tiny_root, "digits_glt").split("glt", "train")
 
     def folders(*words: str, decoder: str = "pillow") -> list[str]:
@@ -125,11 +129,11 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
         crops.cache is None
         for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values()
     )
-    with pytest.raises(DataError, match="^data.cache_gb=1e-05 does not even hold the test crops"):
+    with pytest.raises(DataError, match=r"^data.cache_gb=1e-05 does not even hold the test crops"):
         folders("data.cache_gb=1e-5")
 
 
-# ----------------------------------------------------------------------------------------------------------------- shared
+# --------------------------------------------------------------------------------------------------------------- shared
 def test_processes_fill_one_cache(tmp_path: Path) -> None:
     """Four processes put overlapping samples; what anyone put, all see, each image whole and its own."""
     samples = 400
@@ -150,8 +154,8 @@ def test_processes_fill_one_cache(tmp_path: Path) -> None:
 
 
 def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes killed before, in and after the writing of an image's pixels, of its place and of either half of its entry: what is there then is right, and the
-    next one goes on."""
+    """Processes killed before, in and after the writing of an image's pixels, of its place and of either half of its
+    entry: what is there then is right, and the next one goes on."""
     samples, real, calls = 40, os.pwrite, [0]
 
     def deadly(file: int, data: bytes, place: int) -> int:
@@ -187,7 +191,9 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one process writes an image another leaves it alone, and so does one that came too late: the place is not used twice. A claim ends with its process."""
+    """While one process writes an image another leaves it alone, and so does one that came too late: the place is not
+    used twice. A claim ends with its process.
+    """
     cache, real = PixelCache(tmp_path, "k", 10), decoded_images._write
 
     def work(die: bool) -> None:
@@ -229,7 +235,7 @@ def test_an_entry_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None
     assert cache.get(3) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------- bounded
+# -------------------------------------------------------------------------------------------------------------- bounded
 def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
     """A third of the pixels fits: the cache holds that and no more, and the batches are still the same."""
     whole = PixelCache(cache_folder(str(tmp_path / "whole")), "k", len(split))
@@ -300,7 +306,9 @@ def test_a_full_file_system_ends_no_process(tmp_path: Path) -> None:
 
 
 def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tenths of what is there and free, however often a run is started; of a smaller budget than before nothing more is kept than it holds."""
+    """Nine tenths of what is there and free, however often a run is started; of a smaller budget than before nothing
+    more is kept than it holds.
+    """
     usage, disk = shutil.disk_usage(tmp_path), 10 << 20
     for folder in ("pixels-k", "shards/set/glt"):
         (tmp_path / folder).mkdir(parents=True)
@@ -339,7 +347,9 @@ def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: 
 
 
 def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that are open together keep within them, what was set aside for one included; one that nobody has open makes room, and that of a living worker does not."""
+    """Two that are open together keep within them, what was set aside for one included; one that nobody has open makes
+    room, and that of a living worker does not.
+    """
     monkeypatch.setattr(decoded_images, "STEP", 4000)
     size, most = image_of(0).nbytes, 10 * image_of(0).nbytes  # 7 x 11 samples later there is one of the same size
     same = [sample for sample in range(10000) if image_of(sample).nbytes == size][:40]
@@ -365,7 +375,7 @@ def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(PixelCache(tmp_path, "first", 10000, most)) == 0, "it made room"
 
 
-# ------------------------------------------------------------------------------------------------------------- not trusted
+# ---------------------------------------------------------------------------------------------------------- not trusted
 def test_what_was_written_before_a_crash_of_the_machine_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +403,7 @@ def test_a_file_system_that_cannot_is_said(tmp_path: Path) -> None:
     def work(_: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-        with pytest.raises(DataError, match="cannot hold a cache of decoded images .File too large.: another folder"):
+        with pytest.raises(DataError, match=r"cannot hold a cache of decoded images .File too large.: another folder"):
             PixelCache(tmp_path, "k", 10, 1e6)
 
     assert os.waitpid(children(1, work)[0], 0)[1] == 0
@@ -402,7 +412,7 @@ def test_a_file_system_that_cannot_is_said(tmp_path: Path) -> None:
 def test_foreign_and_impossible_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one sentence that names the key."""
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="^data.cache_folder=.*/file/x cannot be made"):
+    with pytest.raises(DataError, match=r"^data.cache_folder=.*/file/x cannot be made"):
         cache_folder(str(tmp_path / "file" / "x"))
     assert cache_folder(str(tmp_path / "new")).stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(os, "getuid", lambda: 4242)

@@ -1,4 +1,5 @@
-"""The epoch plan: a pure function of (weights, seed, epoch) that gives every rank the same steps of the same global batches.
+"""The epoch plan: a pure function of (weights, seed, epoch) that gives every rank the same steps of the same global
+batches.
 
 Statistical tests use fixed seeds, so they never flicker; 5 sigma is how far a true sampler may lie.
 Axes: N samples, S streams, B global batch, T steps, R ranks.
@@ -72,8 +73,8 @@ def digest(*arrays: np.ndarray) -> str:
 @bounded
 @given(layout=layouts(), samples=st.integers(1, 200), times=st.integers(1, 3), seed=seeds, epoch=epochs)
 def test_uniform_epoch_is_a_permutation(layout: dict, samples: int, times: int, seed: int, epoch: int) -> None:
-    """A uniform stream without replacement draws each id exactly `draws_per_epoch` times, and the last batch is completed from the front of the same order, with
-    fewer than B rows for all streams together."""
+    """A uniform stream without replacement draws each id exactly `draws_per_epoch` times, and the last batch is
+    completed from the front of the same order, with fewer than B rows for all streams together."""
     number, batch = layout["streams"], layout["batch"]
     plan = plan_epoch(
         [None] * number, samples, batch=batch, group=layout["group"], draws_per_epoch=times, seed=seed, epoch=epoch
@@ -88,7 +89,9 @@ def test_uniform_epoch_is_a_permutation(layout: dict, samples: int, times: int, 
 @bounded
 @given(weights=weight_vectors(), draws=st.integers(1, 300), seed=seeds, epoch=epochs, stream=st.integers(0, 7))
 def test_weighted_counts_are_floor_or_ceil(weights: np.ndarray, draws: int, seed: int, epoch: int, stream: int) -> None:
-    """Without replacement an id of weight w occurs the floor or the ceiling of draws * w / sum(w) times, computed here in exact fractions."""
+    """Without replacement an id of weight w occurs the floor or the ceiling of draws * w / sum(w) times, computed here
+    in exact fractions.
+    """
     ids = draw_ids(weights, len(weights), draws, seed=seed, epoch=epoch, stream=stream)
     assert len(ids) == draws and ids.dtype == np.int64
     total = sum(map(Fraction, weights))
@@ -104,7 +107,8 @@ def test_weighted_counts_are_floor_or_ceil(weights: np.ndarray, draws: int, seed
     ids=["uniform half", "uniform twice", "weighted"],
 )
 def test_fractions_of_a_draw_come_out_right_in_the_mean(weights: list | None, draws: int) -> None:
-    """Without replacement, over many epochs each id's mean count is its expected number of draws: the odd draw goes round fairly. (Variance of a floor-or-ceil
+    """Without replacement, over many epochs each id's mean count is its expected number of draws: the odd draw goes
+    round fairly. (Variance of a floor-or-ceil
     count: f (1 - f).)"""
     samples, rounds = len(weights or [0] * 60), 400
     array = None if weights is None else np.array(weights)
@@ -119,8 +123,8 @@ def test_fractions_of_a_draw_come_out_right_in_the_mean(weights: list | None, dr
     "weights", [None, [0.0, 5.0, 1.0, 1.0, 0.0, 3.0, 0.25, 2.0, 1.0, 0.0]], ids=["uniform", "weighted"]
 )
 def test_with_replacement_counts_are_multinomial(weights: list | None, window: int) -> None:
-    """With replacement each id's count is binomial: mean draws * p within 5 sigma, variance draws * p * (1 - p) (a sampler that were secretly balanced would have
-    none), whatever the window."""
+    """With replacement each id's count is binomial: mean draws * p within 5 sigma, variance draws * p * (1 - p) (a
+    sampler that were secretly balanced would have none), whatever the window."""
     samples, draws, rounds = 10, 50, 400
     array = None if weights is None else np.array(weights)
     p = np.full(samples, 0.1) if array is None else array / array.sum()
@@ -140,7 +144,9 @@ def test_with_replacement_counts_are_multinomial(weights: list | None, window: i
 
 
 def test_with_replacement_order_is_random_too() -> None:
-    """With replacement neighbouring draws are independent: the next id is larger as often as smaller, and equal with probability 1 / N."""
+    """With replacement neighbouring draws are independent: the next id is larger as often as smaller, and equal with
+    probability 1 / N.
+    """
     ids = draw_ids(None, 50, 20_000, seed=1, epoch=1, replacement=True)
     equal, up = np.mean(np.diff(ids) == 0), np.mean(np.diff(ids) > 0)
     assert abs(equal - 0.02) <= 5 * sqrt(0.02 / 20_000)
@@ -164,7 +170,9 @@ def test_zero_weight_is_never_drawn(weights: np.ndarray, draws: int, replacement
 @pytest.mark.parametrize("word", [0, 2**63, 2**64 - 1], ids=["lowest", "middle", "highest"])
 @pytest.mark.parametrize("replacement", [False, True])
 def test_extreme_random_words(monkeypatch: pytest.MonkeyPatch, word: int, replacement: bool) -> None:
-    """Where the random words are the lowest or the highest there are, which rounding makes the hard cases, still `draws` ids are drawn and none of weight 0."""
+    """Where the random words are the lowest or the highest there are, which rounding makes the hard cases, still
+    `draws` ids are drawn and none of weight 0.
+    """
     monkeypatch.setattr("sharding.plan.philox.random_words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
     random = np.random.Generator(np.random.PCG64(0))
     for _ in range(300):
@@ -209,8 +217,8 @@ def test_plan_neither_reads_nor_writes_anything_else() -> None:
 def test_steps_follow_the_batch_arithmetic(
     layout: dict, samples: int, units: float, matched: bool, replacement: bool
 ) -> None:
-    """Each stream draws `draws_per_epoch` * N samples, or with `matched` all streams together do; steps = ceil(draws / (B / S)). An epoch smaller than a batch is one
-    step."""
+    """Each stream draws `draws_per_epoch` * N samples, or with `matched` all streams together do; steps = ceil(draws /
+    (B / S)). An epoch smaller than a batch is one step."""
     number, batch = layout["streams"], layout["batch"]
     plan = plan_epoch(
         [None] * number,
@@ -259,8 +267,8 @@ def test_streams_share_every_group_equally(layout: dict, samples: int) -> None:
     streams=st.integers(1, 4), group=st.integers(1, 6), each=st.integers(1, 3), samples=st.integers(1, 50), seed=seeds
 )
 def test_groups_of_one_stream(streams: int, group: int, each: int, samples: int, seed: int) -> None:
-    """With `by_stream` every group holds one stream only, stream after stream, each the same number of groups; each stream's draws and the number of steps are those
-    of the mixed plan."""
+    """With `by_stream` every group holds one stream only, stream after stream, each the same number of groups; each
+    stream's draws and the number of steps are those of the mixed plan."""
     batch = streams * group * each
     weights = [None] + [np.linspace(1, 2, samples)] * (streams - 1)
     plan = plan_epoch(weights, samples, batch=batch, group=group, by_stream=True, seed=seed, epoch=1)
@@ -303,8 +311,9 @@ RANKS = [(0, ranks, False) for ranks in (1, 2, 3, 4, 5, 7, 24)] + [
 
 @pytest.mark.parametrize("group, ranks, synchronised", RANKS)
 def test_union_of_ranks_is_the_global_batch(group: int, ranks: int, synchronised: bool) -> None:
-    """Whatever the number of ranks (one slice each, whole groups, or several ranks to a group), every rank has the same number of micro-batches, and the rows of all
-    ranks at step t are each row of the global batch exactly once, with its id, stream and draw number."""
+    """Whatever the number of ranks (one slice each, whole groups, or several ranks to a group), every rank has the same
+    number of micro-batches, and the rows of all ranks at step t are each row of the global batch exactly once, with its
+    id, stream and draw number."""
     batch, samples = 24, 59
     weights = [None, np.linspace(0, 3, samples), None]
     plan = plan_epoch(weights, samples, batch=batch, group=group, seed=11, epoch=2)
@@ -340,8 +349,8 @@ def test_slices_of_ranks_differ_by_one_at_most(batch: int, ranks: int) -> None:
 @bounded
 @given(group=st.integers(1, 8), groups=st.integers(1, 8), ranks=st.integers(1, 70))
 def test_micro_batches_are_groups_or_parts_of_one(group: int, groups: int, ranks: int) -> None:
-    """With batch normalisation a micro-batch is one whole group; where ranks exceed groups it lies within one group, and the ranks of a group follow each other. A
-    number of ranks is refused exactly where that cannot be."""
+    """With batch normalisation a micro-batch is one whole group; where ranks exceed groups it lies within one group,
+    and the ranks of a group follow each other. A number of ranks is refused exactly where that cannot be."""
     batch = group * groups
     legal = groups % ranks == 0 if ranks <= groups else ranks % groups == 0 and ranks // groups <= group
     if not legal:
@@ -369,8 +378,8 @@ def same(left: list[Draws], right: list[Draws]) -> bool:
 @pytest.mark.parametrize("group, rank, ranks", [(0, 0, 1), (0, 2, 3), (4, 0, 1), (4, 1, 3), (4, 0, 3)])
 @pytest.mark.parametrize("window, replacement", [(0, False), (2, False), (0, True), (2, True)])
 def test_resume_at_every_step_and_twice(group: int, rank: int, ranks: int, window: int, replacement: bool) -> None:
-    """A restart at any step t, with a plan computed anew, gives the tail of the epoch exactly; so does a second restart at any later step of the same epoch; a
-    restart at the epoch's end gives nothing."""
+    """A restart at any step t, with a plan computed anew, gives the tail of the epoch exactly; so does a second restart
+    at any later step of the same epoch; a restart at the epoch's end gives nothing."""
     samples, batch = 50, 12
     weights = np.linspace(0, 2, samples)
 
@@ -405,8 +414,9 @@ def test_resume_at_every_step_and_twice(group: int, rank: int, ranks: int, windo
 def test_window_is_an_exact_permutation_of_windows_of_shards(
     shards: np.ndarray, window: int, times: int, seed: int, epoch: int
 ) -> None:
-    """With `shuffle_window=k` each id is still drawn exactly once (or twice), the shards come in blocks of k which are finished one after the other, and each
-    block draws from no more than its k shards, for any number and sizes of shards."""
+    """With `shuffle_window=k` each id is still drawn exactly once (or twice), the shards come in blocks of k which are
+    finished one after the other, and each block draws from no more than its k shards, for any number and sizes of
+    shards."""
     samples, number = len(shards), int(shards[-1]) + 1
     ids = draw_ids(None, samples, times * samples, seed=seed, epoch=epoch, shards=shards, window=window)
     assert (counts_of(ids, samples) == times).all()
@@ -434,8 +444,9 @@ def test_window_is_an_exact_permutation_of_windows_of_shards(
 def test_window_draws_what_the_whole_epoch_draws(
     shards: np.ndarray, window: int, replacement: bool, data: st.DataObject
 ) -> None:
-    """The window changes the order and never the counts, for weighted streams too (of independent draws those of the shards: inside a shard they are drawn anew);
-    and it takes the shards in the same order for all streams, so that they are asked for together."""
+    """The window changes the order and never the counts, for weighted streams too (of independent draws those of the
+    shards: inside a shard they are drawn anew); and it takes the shards in the same order for all streams, so that they
+    are asked for together."""
     samples = len(shards)
     weights = data.draw(weight_vectors(samples))
     options = {"seed": 5, "epoch": 6, "replacement": replacement}
@@ -457,7 +468,9 @@ def test_window_draws_what_the_whole_epoch_draws(
 
 
 def test_window_shuffles_shards_and_samples_anew_each_epoch() -> None:
-    """Both the order of the shards and the order inside a window differ from epoch to epoch, and inside a window shards mix."""
+    """Both the order of the shards and the order inside a window differ from epoch to epoch, and inside a window shards
+    mix.
+    """
     shards = np.repeat(np.arange(20), 50)
     orders = [draw_ids(None, 1000, 1000, seed=0, epoch=epoch, shards=shards, window=4) for epoch in range(6)]
     blocks = [tuple(sorted(set(shards[order[:200]].tolist()))) for order in orders]
@@ -494,8 +507,8 @@ def test_window_favours_no_id_over_the_epochs() -> None:
     "options", [{}, {"replacement": True}, {"matched": True}], ids=["shuffle", "replacement", "matched"]
 )
 def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> None:
-    """Besides the weights, which are given, a plan takes less than 200 bytes a shard and some windows, however many samples there are: at 400,000 samples a
-    quarter of what their ids alone would take."""
+    """Besides the weights, which are given, a plan takes less than 200 bytes a shard and some windows, however many
+    samples there are: at 400,000 samples a quarter of what their ids alone would take."""
     peaks = {}
     for samples in (40_000, 400_000):
         shards, weights = np.arange(samples) // 200, np.linspace(0, 1, samples)
@@ -542,8 +555,8 @@ def test_any_step_costs_the_windows_that_it_touches(monkeypatch: pytest.MonkeyPa
 def test_shards_are_known_to_be_needed_before_they_are(
     shards: np.ndarray, window: int, units: float, replacement: bool, start: int, data: st.DataObject
 ) -> None:
-    """From any step on, each shard that a step draws from was named at or before it, once, and is not said to be done with before its last draw. With a window a
-    shard is named at most the length of its window before its first draw."""
+    """From any step on, each shard that a step draws from was named at or before it, once, and is not said to be done
+    with before its last draw. With a window a shard is named at most the length of its window before its first draw."""
     samples = len(shards)
     plan = plan_epoch(
         [None, data.draw(weight_vectors(samples))],
@@ -571,7 +584,9 @@ def test_shards_are_known_to_be_needed_before_they_are(
 
 
 def test_what_completes_the_last_batch_is_named_last() -> None:
-    """In mid-epoch the first window's shards, which are drawn from again at the end, do not come before those that are needed now; from the start they stay needed."""
+    """In mid-epoch the first window's shards, which are drawn from again at the end, do not come before those that are
+    needed now; from the start they stay needed.
+    """
     shards = np.repeat(np.arange(10), 10)
     plan = plan_epoch(
         [None], 100, batch=8, group=0, seed=3, epoch=1, shards=shards, window=2
@@ -587,7 +602,9 @@ def test_what_completes_the_last_batch_is_named_last() -> None:
 
 # ----------------------------------------------------------------------------------------------- seeds, known answers
 def test_seed_epoch_and_stream_each_change_the_order() -> None:
-    """Every seed, epoch and stream has an order of its own, at the ends of their ranges too; so has each window's block."""
+    """Every seed, epoch and stream has an order of its own, at the ends of their ranges too; so has each window's
+    block.
+    """
     places = [
         (seed, epoch, stream) for seed in (0, 1, 2, 2**32 - 1) for epoch in (0, 1, 2, 2**31) for stream in (0, 1, 2, 7)
     ]
@@ -614,7 +631,9 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_answers(name: str) -> None:
-    """The plan of given numbers never changes: not with numpy's version, not with this code. A run that was begun yesterday goes on with the same samples."""
+    """The plan of given numbers never changes: not with numpy's version, not with this code. A run that was begun
+    yesterday goes on with the same samples.
+    """
     weights = np.array([1, 5, 0, 2, 2, 7, 1, 1, 3, 4], dtype=float)
     shards = np.array([0, 0, 0, 0, 1, 1, 2, 3, 3, 3])
     streams, options = {
@@ -640,7 +659,9 @@ def test_known_order_in_plain_numbers() -> None:
 )
 @pytest.mark.parametrize("replacement", [False, True])
 def test_bad_weights_are_refused(weights: list[float], replacement: bool) -> None:
-    """Weights that are negative, all zero, not finite or not one for each sample are refused by a sentence that says what is legal."""
+    """Weights that are negative, all zero, not finite or not one for each sample are refused by a sentence that says
+    what is legal.
+    """
     with pytest.raises(PlanError, match=r"^weights must be 3 finite numbers, none negative and not all 0$"):
         draw_ids(np.array(weights), 3, 6, seed=0, epoch=0, replacement=replacement)
 
@@ -658,7 +679,9 @@ def test_bad_weights_are_refused(weights: list[float], replacement: bool) -> Non
     ],
 )
 def test_batch_that_cannot_be_shared_is_refused(streams: int, batch: int, group: int, by_stream: bool) -> None:
-    """A batch that is no multiple of its groups, or groups that do not fit the streams, is refused; the sentence has the numbers and the rule."""
+    """A batch that is no multiple of its groups, or groups that do not fit the streams, is refused; the sentence has
+    the numbers and the rule.
+    """
     with pytest.raises(PlanError) as caught:
         plan_epoch([None] * streams, 500, batch=batch, group=group, by_stream=by_stream, seed=0, epoch=0)
     message = str(caught.value)
@@ -684,7 +707,9 @@ def accepted(batch: int, group: int, ranks: int, synchronised: bool) -> bool:
     [(128, 16, 3, [1, 2, 4, 8]), (96, 16, 4, [1, 2, 3, 6]), (60, 5, 7, [1, 2, 3, 4, 6, 12])],
 )
 def test_error_lists_exactly_the_legal_numbers_of_ranks(batch: int, group: int, ranks: int, legal: list[int]) -> None:
-    """Ranks that do not divide the groups are refused by a sentence that lists the legal numbers, and exactly those are accepted."""
+    """Ranks that do not divide the groups are refused by a sentence that lists the legal numbers, and exactly those are
+    accepted.
+    """
     with pytest.raises(PlanError) as caught:
         micro_batches(batch, group, 0, ranks)
     listed = re.search(r": ([\d, ]+) ranks are legal$", str(caught.value))
@@ -698,7 +723,9 @@ def test_error_lists_exactly_the_legal_numbers_of_ranks(batch: int, group: int, 
 
 
 def test_error_names_the_largest_legal_number_of_ranks() -> None:
-    """More ranks than groups on a CPU, more ranks than rows, and ranks that do not share groups evenly are refused with the limit, and the limit is true."""
+    """More ranks than groups on a CPU, more ranks than rows, and ranks that do not share groups evenly are refused with
+    the limit, and the limit is true.
+    """
     with pytest.raises(
         PlanError,
         match=r"5 ranks are more than the 4 groups of batch\.bn=32, .*needs a GPU: at most 4 ranks are legal here$",

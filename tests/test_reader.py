@@ -1,4 +1,6 @@
-"""The reader does the I/O of the plan and decides nothing: the same batches with any number of workers, ranks and restarts, and no sample is ever skipped."""
+"""The reader does the I/O of the plan and decides nothing: the same batches with any number of workers, ranks and
+restarts, and no sample is ever skipped.
+"""
 
 from __future__ import annotations
 
@@ -104,11 +106,11 @@ def image(batches: Iterable[Batch]) -> list[np.ndarray]:
     return [row for batch in batches for row in batch.images.numpy()]
 
 
-# ------------------------------------------------------------------------------------------------------- equals the plan
+# ------------------------------------------------------------------------------------------------------ equals the plan
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_reader_equals_plan(split: Split, crops: MicroBatches, workers: int) -> None:
-    """With 0, 1 and 3 workers the batches are the plan's, in its order: ids, labels, streams and every pixel equal a plain loop; over two epochs with one reader
-    (its workers persist) though the weights change between them."""
+    """With 0, 1 and 3 workers the batches are the plan's, in its order: ids, labels, streams and every pixel equal a
+    plain loop; over two epochs with one reader (its workers persist) though the weights change between them."""
     reader = Reader(crops, workers)
     rows = micro_batches(24, 6, 0, 1)
     processes = []
@@ -121,7 +123,9 @@ def test_reader_equals_plan(split: Split, crops: MicroBatches, workers: int) -> 
 
 
 def test_batches_are_compact_bytes(split: Split, crops: MicroBatches) -> None:
-    """A batch holds contiguous uint8 [M, 3, H, W] and int64 [M] columns: nothing is normalised or widened before the device."""
+    """A batch holds contiguous uint8 [M, 3, H, W] and int64 [M] columns: nothing is normalised or widened before the
+    device.
+    """
     batch = crops[next(rank_draws(plan_of(split), micro_batches(24, 6, 0, 1), SEED))]
     assert (
         batch.images.dtype == torch.uint8
@@ -138,7 +142,9 @@ def test_batches_are_compact_bytes(split: Split, crops: MicroBatches) -> None:
 def test_global_batches_are_the_same_on_1_2_and_4_ranks(
     split: Split, crops: MicroBatches, workers: int, window: int
 ) -> None:
-    """Step t is the same global batch, pixel for pixel, on 1, 2 and 4 ranks with 0, 1 and 3 workers, and no rank has a step more than another."""
+    """Step t is the same global batch, pixel for pixel, on 1, 2 and 4 ranks with 0, 1 and 3 workers, and no rank has a
+    step more than another.
+    """
     plan = plan_of(split, 3, window=window, units=0.1)
     alone = np.stack(image(crops[draws] for draws in rank_draws(plan, micro_batches(24, 6, 0, 1), SEED))).reshape(
         plan.steps, 24, 3, 32, 32
@@ -160,7 +166,9 @@ def test_global_batches_are_the_same_on_1_2_and_4_ranks(
 
 
 def test_augmentation_depends_on_the_draw(split: Split, crops: MicroBatches) -> None:
-    """One sample drawn twice in an epoch, or in two epochs, or under two seeds, is seen in different views; the same draw always in the same."""
+    """One sample drawn twice in an epoch, or in two epochs, or under two seeds, is seen in different views; the same
+    draw always in the same.
+    """
 
     def view(draw: int, epoch: int, seed: int) -> bytes:
         batch = crops[Draws(np.array([3]), np.array([draw]), np.array([0]), seed, epoch)]
@@ -173,8 +181,8 @@ def test_augmentation_depends_on_the_draw(split: Split, crops: MicroBatches) -> 
 # -------------------------------------------------------------------------------------------------------------- resume
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_at_every_step(split: Split, crops: MicroBatches, workers: int) -> None:
-    """A new reader that starts at any step t of an epoch gives the uninterrupted epoch's tail, bit for bit; so does a third that starts later in the same epoch.
-    What a stopped reader had loaded in advance is lost without a trace."""
+    """A new reader that starts at any step t of an epoch gives the uninterrupted epoch's tail, bit for bit; so does a
+    third that starts later in the same epoch. What a stopped reader had loaded in advance is lost without a trace."""
     rows = micro_batches(24, 6, 1, 2)
     plan = plan_of(split, 2, units=0.2)
     whole = list(Reader(crops, 0).read(rank_draws(plan, rows, SEED)))
@@ -204,7 +212,9 @@ def test_test_view(split: Split) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(samples=st.integers(0, 80), ranks=st.integers(1, 4), size=st.integers(1, 33))
 def test_evaluation_takes_each_sample_once(samples: int, ranks: int, size: int) -> None:
-    """Over 1 to 4 ranks every sample of a split is evaluated exactly once, in batches of at most `size`, also where ranks get uneven numbers or none."""
+    """Over 1 to 4 ranks every sample of a split is evaluated exactly once, in batches of at most `size`, also where
+    ranks get uneven numbers or none.
+    """
     parts = [list(evaluation_draws(samples, rank, ranks, size)) for rank in range(ranks)]
     ids = [sample for part in parts for draws in part for sample in draws.ids.tolist()]
     assert sorted(ids) == list(range(samples))
@@ -233,7 +243,9 @@ def test_evaluation_reads_the_right_samples(split: Split) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- webdataset
 def test_plain_webdataset_reads_the_shards(split: Split) -> None:
-    """A `webdataset.WebDataset` that knows nothing of the index sees the same keys, bytes, labels and metadata, in the index's order."""
+    """A `webdataset.WebDataset` that knows nothing of the index sees the same keys, bytes, labels and metadata, in the
+    index's order.
+    """
     urls = [str(split.folder / name) for name in split.index.shard_name.tolist()]
     assert len(urls) > 1
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
@@ -245,7 +257,9 @@ def test_plain_webdataset_reads_the_shards(split: Split) -> None:
 
 
 def test_webdataset_stages_fit_in_and_after(split: Split, crops: MicroBatches) -> None:
-    """Webdataset's own stages can be put between ours (`webdataset.map` on sample dictionaries) and appended after them, and see what they should."""
+    """Webdataset's own stages can be put between ours (`webdataset.map` on sample dictionaries) and appended after
+    them, and see what they should.
+    """
     draws = next(rank_draws(plan_of(split), micro_batches(24, 6, 0, 1), SEED))
 
     def negative(sample: dict) -> dict:
@@ -293,8 +307,9 @@ def whole_epoch(split: Split) -> Iterator[Draws]:
 
 
 def refusal(batches: Iterator[Batch], found: list[Batch]) -> str:
-    """The message of the DataError that ends `batches`, one sentence; what came before goes into `found`. The error's frames would keep the reader
-    alive until a garbage collection, which would wait some seconds for each worker, so they are cleared."""
+    """The message of the DataError that ends `batches`, one sentence; what came before goes into `found`. The error's
+    frames would keep the reader alive until a garbage collection, which would wait some seconds for each worker, so
+    they are cleared."""
     with pytest.raises(DataError) as caught:
         for batch in batches:
             found.append(batch)
@@ -307,8 +322,8 @@ def refusal(batches: Iterator[Batch], found: list[Batch]) -> str:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_byte_stops_by_name(split: Split, tmp_path: Path, workers: int) -> None:
-    """One flipped bit in one image ends the epoch with a DataError that names shard, key and offset, in the training process also where a worker found it; no batch
-    with the sample is handed out, and none is left out before it."""
+    """One flipped bit in one image ends the epoch with a DataError that names shard, key and offset, in the training
+    process also where a worker found it; no batch with the sample is handed out, and none is left out before it."""
     bad, victim = copied(split, tmp_path / "train"), len(split) // 2
     overwrite(
         bad,
@@ -329,7 +344,9 @@ def test_damaged_byte_stops_by_name(split: Split, tmp_path: Path, workers: int) 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_undecodable_image_stops_by_name(split: Split, tmp_path: Path, workers: int) -> None:
-    """An image whose bytes are the recorded ones but do not decode (damaged before the build) ends the epoch with a DataError that names folder and key."""
+    """An image whose bytes are the recorded ones but do not decode (damaged before the build) ends the epoch with a
+    DataError that names folder and key.
+    """
     bad, victim = copied(split, tmp_path / "train"), 3
     data = split.read(victim)[:40].ljust(
         int(split.index.size[victim]), b"\0"
@@ -359,8 +376,8 @@ def test_missing_shard_stops_by_name(split: Split, tmp_path: Path, workers: int)
 
 # ------------------------------------------------------------------------------------------------------------- signals
 def test_workers_outlive_warning_signals(split: Split, crops: MicroBatches) -> None:
-    """SLURM's warnings (SIGTERM, SIGUSR2) reach every process of a step: the loader's workers ignore them, and the epoch goes on with the right batches, so that
-    the ranks can save."""
+    """SLURM's warnings (SIGTERM, SIGUSR2) reach every process of a step: the loader's workers ignore them, and the
+    epoch goes on with the right batches, so that the ranks can save."""
     before = {process.pid for process in multiprocessing.active_children()}
     reader = Reader(crops, 2)
     asked = list(rank_draws(plan_of(split), micro_batches(24, 6, 0, 1), SEED))
@@ -407,8 +424,8 @@ print("end", flush=True)
 
 @pytest.mark.parametrize("how, code", [("dropped", 0), ("kept", 0), ("raised", 1)])
 def test_process_with_readers_ends(how: str, code: int) -> None:
-    """A process that ends while its reader lives, in mid-epoch or by an error, ends at once: it does not wait for workers that ignore the signal it sends them. And it
-    leaves no worker behind."""
+    """A process that ends while its reader lives, in mid-epoch or by an error, ends at once: it does not wait for
+    workers that ignore the signal it sends them. And it leaves no worker behind."""
     process = subprocess.Popen(
         [sys.executable, "-c", LEAVING, how],
         cwd=Path(__file__).parents[1],

@@ -74,8 +74,9 @@ LAYERS = ("schema", "data", "preset", "recipe", "on preset", "on data", "on edit
 
 @pytest.mark.parametrize("top", range(len(LAYERS)), ids=LAYERS)
 def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
-    """schema < data/NAME.yaml < preset < recipe < on: PRESET < on: NAME < on: NAME/EDITION < command line: with layers up to any one that set the same key, that one's value
-    holds, and a key beside it that only a lower layer sets stays."""
+    """schema < data/NAME.yaml < preset < recipe < on: PRESET < on: NAME < on: NAME/EDITION < command line: with layers
+    up to any one that set the same key, that one's value holds, and a key beside it that only a lower layer sets
+    stays."""
     value = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8][top]
     files = [project / "recipes" / name for name in ("data/digits_glt.yaml", "presets/paper.yaml", "glt_baseline.yaml")]
     for layer, file in enumerate(files, start=1):
@@ -101,8 +102,8 @@ def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
 
 
 def test_on_blocks_hold_for_their_data_and_edition_only(tmp_path: Path) -> None:
-    """An `on:` block, written as the word people write (YAML 1.1 reads `on` as true), changes the recipe on its data set, or on one edition of it, and nowhere
-    else."""
+    """An `on:` block, written as the word people write (YAML 1.1 reads `on` as true), changes the recipe on its data
+    set, or on one edition of it, and nowhere else."""
     word = written(tmp_path, "on:\n  digits_glt: {schedule: {epochs: 7}}\n  digits_glt/cbl: {schedule: {epochs: 9}}\n")
     epochs = {
         (data, train): resolve([word, f"data={data}", f"train={train}"]).schedule.epochs
@@ -118,7 +119,9 @@ def test_on_blocks_hold_for_their_data_and_edition_only(tmp_path: Path) -> None:
 
 
 def test_axes_may_stand_in_the_recipe_and_the_command_beats_them(tmp_path: Path) -> None:
-    """A recipe may name its data, edition and preset, which then choose the files that are merged; the command line's choice beats it."""
+    """A recipe may name its data, edition and preset, which then choose the files that are merged; the command line's
+    choice beats it.
+    """
     word = written(tmp_path, "data: digits_glt\ntrain: cbl\npreset: corrected\n")
     mine, other = resolve([word]), resolve([word, "data=imagenet_glt", "train=glt", "preset=paper"])
     assert (mine.data.name, mine.train, mine.preset, mine.model.name, mine.optim.momentum) == (
@@ -138,7 +141,9 @@ def test_axes_may_stand_in_the_recipe_and_the_command_beats_them(tmp_path: Path)
 
 
 def test_presets_are_expanded_and_explicit_keys_win() -> None:
-    """A preset's choices stand written out in the recipe; an explicit key beats the preset and leaves its other choices."""
+    """A preset's choices stand written out in the recipe; an explicit key beats the preset and leaves its other
+    choices.
+    """
     paper, corrected = (
         resolve(["recipe=glt_ifl", "data=digits_glt"]),
         resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected"]),
@@ -199,7 +204,9 @@ def test_presets_are_expanded_and_explicit_keys_win() -> None:
     ],
 )
 def test_ifl_switch(tmp_path: Path, text: str, words: list[str], environments: int | None) -> None:
-    """IFL is on if the recipe, its `on:` blocks or the command line say so, whoever speaks last, and null switches it off."""
+    """IFL is on if the recipe, its `on:` blocks or the command line say so, whoever speaks last, and null switches it
+    off.
+    """
     recipe = resolve([written(tmp_path, text or "method: {name: ce}"), "data=digits_glt", *words])
     assert (recipe.ifl and recipe.ifl.environments) == environments
 
@@ -218,7 +225,7 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
     assert resolve(["recipe=glt_ifl", "data=digits_glt", f"preset={preset}"]).ifl is not None
 
 
-# ---------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 @pytest.mark.parametrize(
     "words, sentence",
     [
@@ -257,7 +264,8 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
         (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
         (
             ["ifl.environments=3"],
-            "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is legal",
+            "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is "
+            "legal",
         ),
         (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
         (["ifl.alpha=[1, -1]"], "must not be negative"),
@@ -276,7 +284,9 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) -> None:
-    """What is wrong is refused in one sentence with the key, the value, where it came from, and the nearest legal word or the limit."""
+    """What is wrong is refused in one sentence with the key, the value, where it came from, and the nearest legal word
+    or the limit.
+    """
     assert sentence in refused(*words)
 
 
@@ -363,7 +373,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_hostile_slurm_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """Whatever a shell, sbatch or a path would read as more than a word is refused for every text value of the slurm section, from the command line and from a file."""
+    """Whatever a shell, sbatch or a path would read as more than a word is refused for every text value of the slurm
+    section, from the command line and from a file.
+    """
     monkeypatch.chdir(tmp_path)
     texts = [key for key, field in type(Recipe().slurm).model_fields.items() if "str" in str(field.annotation)]
     assert set(texts) == {"partition", "account", "qos", "constraint", "mem", "modules"}
@@ -391,7 +403,9 @@ def test_hostile_slurm_values_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_no_other_slurm_keys(tmp_path: Path, key: str) -> None:
-    """There is no key through which shell text or another sbatch option could come; of `setup` the sentence says where it belongs."""
+    """There is no key through which shell text or another sbatch option could come; of `setup` the sentence says where
+    it belongs.
+    """
     assert ("in the site file alone" if key == "setup" else "unknown key slurm.") in refused(
         written(tmp_path, json.dumps({"slurm": {key: "touch canary"}}))
     )
@@ -414,8 +428,8 @@ def test_no_other_slurm_keys(tmp_path: Path, key: str) -> None:
     ],
 )
 def test_time_limits_in_all_their_forms(tmp_path: Path, value: str, minutes: int) -> None:
-    """A time limit is understood in minutes and in SLURM's forms (12:00:00 is no number to the base 60), from the command and from a file, and stands in minutes in the
-    recipe, seconds as a begun minute."""
+    """A time limit is understood in minutes and in SLURM's forms (12:00:00 is no number to the base 60), from the
+    command and from a file, and stands in minutes in the recipe, seconds as a begun minute."""
     warning = "slurm.signal_delay_s=9"
     assert (
         resolve([f"slurm.time={value}", warning]).slurm.time
@@ -450,7 +464,9 @@ def test_time_limits_in_all_their_forms(tmp_path: Path, value: str, minutes: int
     ],
 )
 def test_other_time_limits_are_refused(value: str) -> None:
-    """What is no time limit, nothing, or could mean hours as well as minutes is refused, and the sentence names key and value."""
+    """What is no time limit, nothing, or could mean hours as well as minutes is refused, and the sentence names key and
+    value.
+    """
     sentence = refused(f"slurm.time={value}")
     assert "slurm.time=" in sentence or "time=true" in sentence
     if ":" in value and value != "00:00:00":
@@ -485,7 +501,9 @@ def test_memory(value: str, memory: str | None) -> None:
 
 
 def test_the_warning_comes_before_the_limit() -> None:
-    """A warning as long as the time limit or longer is refused, whichever layer set the two, and the sentence names both."""
+    """A warning as long as the time limit or longer is refused, whichever layer set the two, and the sentence names
+    both.
+    """
     assert resolve(["slurm.time=2", "slurm.signal_delay_s=119"]).slurm.signal_delay_s == 119
     for words in (["slurm.time=2"], ["slurm.time=2", "slurm.signal_delay_s=121"]):
         sentence = refused(*words)
@@ -493,7 +511,9 @@ def test_the_warning_comes_before_the_limit() -> None:
 
 
 def test_default_folders_are_written_out() -> None:
-    """The folders of data and runs that a command leaves open stand in the recipe as absolute paths: its job runs from a copy of the project, next to which they are not."""
+    """The folders of data and runs that a command leaves open stand in the recipe as absolute paths: its job runs from
+    a copy of the project, next to which they are not.
+    """
     recipe = resolve(["data=digits_glt"])
     assert (recipe.data.root, recipe.runs) == (str(PROJECT / "data"), str(PROJECT / "runs"))
 
@@ -527,7 +547,7 @@ def test_yaml_tags_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert not (tmp_path / "canary").exists()
 
 
-# ------------------------------------------------------------------------------------------------------- given back, named
+# ---------------------------------------------------------------------------------------------------- given back, named
 OVERRIDES = [
     [],
     ["preset=corrected", "seed=3", "train=cbl"],
@@ -541,8 +561,8 @@ OVERRIDES = [
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", NAMES)
 def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, data: str, words: list[str]) -> None:
-    """The recipe.yaml of a run, given back by its path, resolves to an equal recipe with an equal run name; so it does to whoever reads the run folder; and it holds
-    every key of the schema."""
+    """The recipe.yaml of a run, given back by its path, resolves to an equal recipe with an equal run name; so it does
+    to whoever reads the run folder; and it holds every key of the schema."""
     try:
         recipe = resolve([f"recipe={name}", f"data={data}", *words])
     except RecipeError as error:  # not every method goes with IFL, nor every batch with 4 environments
@@ -565,7 +585,9 @@ def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, d
 
 
 def test_resolved_recipe_takes_overrides(tmp_path: Path) -> None:
-    """A run's recipe can be repeated with another seed or more nodes: the seed changes the name, nodes do not, nothing else changes."""
+    """A run's recipe can be repeated with another seed or more nodes: the seed changes the name, nodes do not, nothing
+    else changes.
+    """
     recipe = resolve(["recipe=glt_ifl", "data=digits_glt"])
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     other = resolve([f"recipe={tmp_path / 'recipe.yaml'}", "seed=1", "nodes=4"])
@@ -605,8 +627,8 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_run_names(name: str) -> None:
-    """The names of these runs never change: a new field, another order of keys or another library must not orphan old run folders. (The data set's own settings, which
-    may be tuned, are pinned here.)"""
+    """The names of these runs never change: a new field, another order of keys or another library must not orphan old
+    run folders. (The data set's own settings, which may be tuned, are pinned here.)"""
     assert resolve([f"recipe={name}", *PINNED]).run_name == KNOWN[name]
 
 
@@ -623,8 +645,8 @@ def other_value(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["glt_baseline", "glt_randaug_ifl"])
 def test_hash_changes_with_science_and_with_nothing_else(name: str) -> None:
-    """Each single science field of the schema changes hash8, each to another value; no operation field does, so nodes, workers, roots and logging never make another
-    run."""
+    """Each single science field of the schema changes hash8, each to another value; no operation field does, so nodes,
+    workers, roots and logging never make another run."""
     recipe = resolve([f"recipe={name}", "data=digits_glt"])
     hashes = {(): recipe.hash8}
     for path, field in LEAVES:
@@ -650,7 +672,9 @@ def test_switching_ifl_changes_the_hash() -> None:
 
 
 def test_a_field_added_later_keeps_old_names() -> None:
-    """A new science field leaves hash8 as it is while it has its default, in old sections and in new ones, and changes it otherwise."""
+    """A new science field leaves hash8 as it is while it has its default, in old sections and in new ones, and changes
+    it otherwise.
+    """
 
     class MoreOptim(Optim):
         nesterov: bool = science(False, "new")
@@ -690,7 +714,9 @@ def test_every_field_is_described_and_marked(path: tuple[str, ...], field: Any) 
 
 
 def test_what_the_design_calls_operation_is_operation() -> None:
-    """Nodes, tasks, cluster, slurm, log, workers, roots and what stands in the name are operation; the learning is science."""
+    """Nodes, tasks, cluster, slurm, log, workers, roots and what stands in the name are operation; the learning is
+    science.
+    """
     marks = {".".join(path): field.json_schema_extra["science"] for path, field in LEAVES}
     away = {
         "recipe",
@@ -729,7 +755,7 @@ def test_workers_default_to_the_tasks_cores() -> None:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- resolved values
+# ------------------------------------------------------------------------------------------------------ resolved values
 @pytest.mark.parametrize(
     "words, epochs",
     [
@@ -741,8 +767,8 @@ def test_workers_default_to_the_tasks_cores() -> None:
     ],
 )
 def test_milestones_are_resolved_to_epochs(words: list[str], epochs: list[int]) -> None:
-    """Fractions of the epochs stand as whole epochs in the resolved recipe (.6 and .8 of 100 are 60 and 80, of 30 are 18 and 24), whole epochs stay; and the two ways
-    to say one thing make one run."""
+    """Fractions of the epochs stand as whole epochs in the resolved recipe (.6 and .8 of 100 are 60 and 80, of 30 are
+    18 and 24), whole epochs stay; and the two ways to say one thing make one run."""
     recipe = resolve(["recipe=glt_ifl", *words])
     assert recipe.ifl and recipe.ifl.milestones == epochs and all(type(epoch) is int for epoch in recipe.ifl.milestones)
     whole = [word for word in words if not word.startswith("ifl")]
@@ -765,7 +791,9 @@ def test_paths_count_from_the_folder_of_the_command(tmp_path: Path, monkeypatch:
 
 
 def test_tasks_default_to_gpus_on_slurm_and_to_one_here() -> None:
-    """`tasks_per_node` defaults to the node's GPUs on SLURM (and in what `dry` shows of it) and to 1 locally; what is said explicitly holds everywhere."""
+    """`tasks_per_node` defaults to the node's GPUs on SLURM (and in what `dry` shows of it) and to 1 locally; what is
+    said explicitly holds everywhere.
+    """
     for cluster, tasks in (("slurm", 16), ("dry", 16), ("local", 2)):
         assert resolve(["nodes=2", "slurm.gpus_per_node=8", f"cluster={cluster}"]).tasks == tasks
         assert resolve(["nodes=2", "slurm.gpus_per_node=8", "tasks_per_node=3", f"cluster={cluster}"]).tasks == 6
@@ -823,7 +851,9 @@ def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: st
     "words, sentence", [(["schedule.epochs=48"], "ifl.milestones"), (["ifl=null"], "batch.replacement")]
 )
 def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: list[str], sentence: str) -> None:
-    """Values that follow from others stand written out in a run's recipe, so changing one alone is refused and both are taken."""
+    """Values that follow from others stand written out in a run's recipe, so changing one alone is refused and both are
+    taken.
+    """
     path = tmp_path / "recipe.yaml"
     path.write_text(dump(resolve(["recipe=glt_ifl", "data=digits_glt"])))
     with pytest.raises(RecipeError, match=sentence):
@@ -889,7 +919,9 @@ def test_tables_hold_every_published_row_and_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_row_of_a_table_resolves_on_the_tables_data(name: str) -> None:
-    """Row by row and source by source, with the first stages that a row builds on; no two rows are one run, and a twin is another recipe without IFL or with less of it."""
+    """Row by row and source by source, with the first stages that a row builds on; no two rows are one run, and a twin
+    is another recipe without IFL or with less of it.
+    """
     layout: Layout = TABLES[name]
     runs = []
     for row in layout.rows:
@@ -911,7 +943,9 @@ def test_every_row_of_a_table_resolves_on_the_tables_data(name: str) -> None:
 
 
 def test_digits_tables_have_the_papers_rows() -> None:
-    """The bundled data's tables have the rows of the paper's, so that each of these trains on a laptop; every recipe of the project stands in one of them or among our own controls."""
+    """The bundled data's tables have the rows of the paper's, so that each of these trains on a laptop; every recipe of
+    the project stands in one of them or among our own controls.
+    """
     for digits, paper in (
         ("digits_clt_glt", "imagenet_clt_glt"),
         ("digits_alt", "imagenet_alt"),
@@ -926,7 +960,9 @@ def test_digits_tables_have_the_papers_rows() -> None:
 
 
 def test_every_row_with_ifl_has_a_compute_matched_control() -> None:
-    """Each row of the tables that trains on more than one environment, or builds on one that does, stands in `controls` with the matched budget."""
+    """Each row of the tables that trains on more than one environment, or builds on one that does, stands in `controls`
+    with the matched budget.
+    """
     rows = {row.recipe for name in ("digits_clt_glt", "digits_ablation") for row in TABLES[name].rows} | {
         "glt_ldam_ifl"
     }

@@ -35,7 +35,9 @@ def trained(folder: str) -> bool:
 
 @cache
 def _run(name: str, root: Path) -> tuple[Recipe, Path]:
-    """Train a recipe for three epochs of a step or two, after its first stage; the run folder. All recipes share one process."""
+    """Train a recipe for three epochs of a step or two, after its first stage; the run folder. All recipes share one
+    process.
+    """
     stands = resolve([f"recipe={name}", "data=digits_glt"])
     words = [
         f"recipe={name}",
@@ -129,8 +131,8 @@ def test_paper_networks_take_a_step(data: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_into_a_complete_run_folder(name: str, tiny_root: Path) -> None:
-    """Three epochs of real steps through the loop, or a judgement; afterwards everything stands in the run folder that others rely on, with the
-    shapes and meanings they rely on."""
+    """Three epochs of real steps through the loop, or a judgement; afterwards everything stands in the run folder that
+    others rely on, with the shapes and meanings they rely on."""
     recipe, folder = _run(name, tiny_root)
     samples = {"val": 35, "test_cbl": 120, "test_gbl": 120, "test_glt": 60}
 

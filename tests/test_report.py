@@ -1,4 +1,6 @@
-"""The report: one document of all tables and figures that compiles for real, whatever the names in it, and repeats byte for byte."""
+"""The report: one document of all tables and figures that compiles for real, whatever the names in it, and repeats byte
+for byte.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ HOSTILE = [
 
 needs_tex = pytest.mark.skipif(
     shutil.which("pdflatex") is None,
-    reason="pdflatex is not installed; the Debian packages latexmk and texlive-latex-recommended have it (`make system`)",
+    reason="pdflatex is not installed; the Debian packages latexmk and texlive-latex-recommended have it (`make "
+    "system`)",
 )
 
 
@@ -52,7 +55,9 @@ def written(folder: Path) -> Path:
 
 @needs_tex
 def test_report_compiles_and_repeats(tmp_path: Path) -> None:
-    """Hostile text compiles, leaves nothing but the PDF beside the source, and two runs at other places give the same bytes."""
+    """Hostile text compiles, leaves nothing but the PDF beside the source, and two runs at other places give the same
+    bytes.
+    """
     made = []
     for name in ("one", "two"):
         source = written(tmp_path / name)
@@ -94,7 +99,8 @@ def fake(folder: Path, name: str, script: str) -> None:
         ("exit 3", "report.tex is not typeset: pdflatex ended with 3"),
         ("echo '! Undefined control sequence.'; exit 1", "report.tex is not typeset: ! Undefined control sequence."),
         (
-            "for last; do :; done; for w; do case $w in -output-directory=*) echo why > ${w#*=}/report.log;; esac; done; exit 1",
+            "for last; do :; done; for w; do case $w in -output-directory=*) echo why > ${w#*=}/report.log;; esac; "
+            "done; exit 1",
             "report.tex is not typeset: pdflatex ended with 1; see report.log",
         ),
         ("exec sleep 30", "report.tex is not typeset: pdflatex took longer than 1 s"),
@@ -103,7 +109,9 @@ def fake(folder: Path, name: str, script: str) -> None:
 def test_what_tex_complains_of_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
-    """A TeX that fails, complains or hangs costs the PDF, also an old one, and says why; the source stays, and the log where there is one."""
+    """A TeX that fails, complains or hangs costs the PDF, also an old one, and says why; the source stays, and the log
+    where there is one.
+    """
     fake(tmp_path / "bin", "pdflatex", script)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
     monkeypatch.setattr(pdf, "ENGINES", {"pdflatex": pdf.ENGINES["pdflatex"]})

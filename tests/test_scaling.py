@@ -1,4 +1,6 @@
-"""The model of a job: its steps follow the arithmetic where that is known, and its interruptions Young and Daly's formula."""
+"""The model of a job: its steps follow the arithmetic where that is known, and its interruptions Young and Daly's
+formula.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ STILL = Assumptions(
 # --------------------------------------------------------------------------------------------------------------- steps
 @pytest.mark.parametrize("ranks", [1, 2, 4, 64])
 def test_a_step_without_jitter_and_messages_is_its_share_of_the_batch(ranks: int) -> None:
-    """R ranks take the fixed part and their share of the images, where cores are enough; where two ranks share one, twice as long."""
+    """R ranks take the fixed part and their share of the images, where cores are enough; where two ranks share one,
+    twice as long.
+    """
     assert step_s(STILL, 256, 128, ranks, 1) == pytest.approx(0.004 + 256 / ranks * 0.001)
     assert step_s(replace(STILL, cores=ranks / 2), 256, 128, ranks, 1) == pytest.approx(
         2 * (0.004 + 256 / ranks * 0.001)
@@ -48,7 +52,9 @@ def test_a_step_without_jitter_and_messages_is_its_share_of_the_batch(ranks: int
 
 
 def test_messages_cost_what_the_ring_says() -> None:
-    """A sum moves 2 (R - 1) / R of its bytes over the slowest link, the node's or between nodes, and waits 2 log2 R times; one rank sends nothing."""
+    """A sum moves 2 (R - 1) / R of its bytes over the slowest link, the node's or between nodes, and waits 2 log2 R
+    times; one rank sends nothing.
+    """
     given = replace(STILL, latency_s=1e-5, link_bytes_s=1e9, node_bytes_s=1e10)
     assert reduction_s(given, 1e6, 8, 2) == pytest.approx(6e-5 + 1.75e-3) and reduction_s(
         given, 1e6, 8, 1
@@ -57,7 +63,9 @@ def test_messages_cost_what_the_ring_says() -> None:
 
 
 def test_messages_hide_behind_the_backward_pass() -> None:
-    """The suite's reduction, begun before the last backward pass, costs nothing while that lasts longer; gradients in one message are all waited for, in ten only the last is; what does not fit sticks out."""
+    """The suite's reduction, begun before the last backward pass, costs nothing while that lasts longer; gradients in
+    one message are all waited for, in ten only the last is; what does not fit sticks out.
+    """
     given = replace(STILL, fixed_s=0.0, forward=0.25, link_bytes_s=1e9)
     step, own = 0.064, 0.75 * 0.064  # 128 images on two ranks; the backward pass
     suite_s = lambda size: step_s(replace(given, suite_bytes=size * 1e9), 128, 32, 2, 2)
@@ -71,7 +79,9 @@ def test_messages_hide_behind_the_backward_pass() -> None:
 
 
 def test_jitter_waits_for_the_slowest() -> None:
-    """With jitter a step of many ranks is the expected largest of as many draws: for lognormal factors of 10 %, as drawn here apart; and more ranks wait longer."""
+    """With jitter a step of many ranks is the expected largest of as many draws: for lognormal factors of 10 %, as
+    drawn here apart; and more ranks wait longer.
+    """
     given = replace(STILL, fixed_s=0.05, image_s=0.0, jitter=0.1)
     sigma = math.sqrt(math.log(1.01))
     for ranks in (1, 16, 128):
@@ -80,14 +90,18 @@ def test_jitter_waits_for_the_slowest() -> None:
 
 
 def test_shared_cores_are_never_idle() -> None:
-    """Four ranks on two cores take half of their work together, not four times the slowest's share of a core: jitter costs them nothing; on a node each they have no need to share."""
+    """Four ranks on two cores take half of their work together, not four times the slowest's share of a core: jitter
+    costs them nothing; on a node each they have no need to share.
+    """
     given = replace(STILL, fixed_s=0.05, image_s=0.0, jitter=0.1, cores=2.0)
     assert step_s(given, 128, 32, 4, 1, steps=2000) == pytest.approx(0.1, rel=0.01)
     assert step_s(given, 128, 32, 4, 4) == step_s(replace(given, cores=math.inf), 128, 32, 4, 1)
 
 
 def test_a_slow_loader_sets_the_pace() -> None:
-    """Where the loader makes fewer images/s than the step takes, the step takes as long as the loader; a faster one is not noticed, jitter or not."""
+    """Where the loader makes fewer images/s than the step takes, the step takes as long as the loader; a faster one is
+    not noticed, jitter or not.
+    """
     for rate, wanted in ((500.0, 128 / 2 / 500), (1e6, 0.004 + 0.064)):
         assert step_s(replace(STILL, loader_images_s=rate, loader_jitter=0.0), 128, 32, 2, 1) == pytest.approx(
             wanted, rel=0.02
@@ -112,7 +126,9 @@ def test_ranks_that_share_a_group_pay_for_its_statistics() -> None:
 
 
 def test_ranks_that_the_plan_refuses_are_refused() -> None:
-    """The model shares out a batch as sharding.plan.epoch does: 1,024 ranks cannot share 256 images, and a number beyond `most_ranks` is an error."""
+    """The model shares out a batch as sharding.plan.epoch does: 1,024 ranks cannot share 256 images, and a number
+    beyond `most_ranks` is an error.
+    """
     assert most_ranks(256, 128, 2) == 128 and most_ranks(256, 0, 2) == 256
     step_s(STILL, 256, 128, 128, 16, 2)
     for ranks in (3, 256, 1024):
@@ -132,7 +148,9 @@ def test_a_run_without_interruptions_is_work_and_saves() -> None:
 
 
 def test_an_interruption_costs_the_way_back() -> None:
-    """With a time limit of 500 s that warns in time, 1,000 s of work take two more starts; without a warning, what came after the last checkpoint is done again."""
+    """With a time limit of 500 s that warns in time, 1,000 s of work take two more starts; without a warning, what came
+    after the last checkpoint is done again.
+    """
     given = replace(STILL, boot_s=10.0, save_s=0.0, queue_s=60.0, limit_s=500.0)
     assert run_s(given, 1000.0, 300.0, 1) == pytest.approx(3 * 10 + 2 * 60 + 1000)
     often = replace(STILL, boot_s=10.0, save_s=0.0, queue_s=60.0, interruptions_h=3.0)
@@ -145,7 +163,9 @@ def test_an_interruption_costs_the_way_back() -> None:
 
 
 def test_lost_time_is_that_of_theory() -> None:
-    """For rare interruptions a run is longer by half an interval, a boot and a wait for each of them, and the saves: to 1 %."""
+    """For rare interruptions a run is longer by half an interval, a boot and a wait for each of them, and the saves: to
+    1 %.
+    """
     given = replace(STILL, boot_s=20.0, save_s=3.0, queue_s=100.0, interruptions_h=0.1)
     work, every = 5e6, 900.0
     each = every / 2 + given.boot_s + given.queue_s
@@ -157,7 +177,9 @@ def test_lost_time_is_that_of_theory() -> None:
     "save_s, mean_h, nodes", [(3.0, 24.0, 1), (3.0, 24.0, 16), (60.0, 5.0, 1), (30.0, 100.0, 1), (120.0, 10.0, 4)]
 )
 def test_the_best_interval_is_youngs(save_s: float, mean_h: float, nodes: int) -> None:
-    """Found by simulation, it is the formula's within a fourth, and the formula's interval makes a run less than 0.2 % longer."""
+    """Found by simulation, it is the formula's within a fourth, and the formula's interval makes a run less than 0.2 %
+    longer.
+    """
     given = replace(STILL, save_s=save_s, boot_s=15.0, queue_s=120.0, interruptions_h=1 / mean_h)
     best, young = best_every_s(given, nodes), young_daly_s(given, nodes)
     assert young == pytest.approx(math.sqrt(2 * save_s * mean_h * 3600 / nodes))
@@ -166,7 +188,9 @@ def test_the_best_interval_is_youngs(save_s: float, mean_h: float, nodes: int) -
 
 
 def test_where_nothing_is_lost_saving_is_for_nothing() -> None:
-    """Without interruptions, or with a warning that is long enough, no interval is best; and a run that never reaches its next checkpoint never ends."""
+    """Without interruptions, or with a warning that is long enough, no interval is best; and a run that never reaches
+    its next checkpoint never ends.
+    """
     assert best_every_s(STILL, 1) == best_every_s(replace(STILL, interruptions_h=1.0, grace_s=60.0), 1) == math.inf
     assert run_s(replace(STILL, interruptions_h=10.0), 1e6, 1e5, 1) == math.inf
 
@@ -179,7 +203,9 @@ def test_the_same_question_has_the_same_answer() -> None:
 
 
 def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) -> None:
-    """`python -m slurm.scaling`: efficiency falls with the ranks of one batch, and 1,024 ranks are refused for 256 images and not for 65,536."""
+    """`python -m slurm.scaling`: efficiency falls with the ranks of one batch, and 1,024 ranks are refused for 256
+    images and not for 65,536.
+    """
     main(["image_s=0.0003"])
     strong, large = capsys.readouterr().out.split("a batch of 65,536")
     shares = [float(line.split("efficiency ")[1].split(",")[0]) for line in strong.splitlines() if "efficiency" in line]
@@ -189,7 +215,10 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_model_loads_nothing_heavy() -> None:
     """The launcher must answer at once."""
-    code = "import sys, slurm.scaling, slurm.planning.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', 'pandas', 'scipy'} & set(sys.modules)))"
+    code = (
+        "import sys, slurm.scaling, slurm.planning.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', "
+        "'pandas', 'scipy'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60

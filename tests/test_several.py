@@ -1,4 +1,6 @@
-"""Several runs of one command: their order, their lanes, and nothing twice. The queue itself is tested in test_slurm.py."""
+"""Several runs of one command: their order, their lanes, and nothing twice. The queue itself is tested in
+test_slurm.py.
+"""
 
 from __future__ import annotations
 
@@ -84,8 +86,8 @@ def test_lanes_hold_at_most_so_many() -> None:
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("queued", [[], ["3"], ["3", "1", "4", "0"]])
 def test_never_more_than_the_limit_in_any_order_of_ends(at_once: int, queued: list[str]) -> None:
-    """However long runs take, no new run starts while as many as the limit are under way: simulated with every run ending at a different moment, also when more than the
-    limit were under way before."""
+    """However long runs take, no new run starts while as many as the limit are under way: simulated with every run
+    ending at a different moment, also when more than the limit were under way before."""
     runs = [run(str(i)) for i in range(7)]
     steps = arrange(runs, (), [folder(seed) for seed in queued], at_once)
     assert {step.run.folder for step in steps} == {r.folder for r in runs} - {folder(seed) for seed in queued}
@@ -109,7 +111,9 @@ def test_never_more_than_the_limit_in_any_order_of_ends(at_once: int, queued: li
 
 
 def test_needs_come_first() -> None:
-    """A run comes after what it needs, wherever it stands in the list; a need that is finished is no condition, one in the queue is."""
+    """A run comes after what it needs, wherever it stands in the list; a need that is finished is no condition, one in
+    the queue is.
+    """
     runs = [run("5", "4"), run("4", "3"), run("3"), run("2", "8"), run("1", "9")]
     steps = arrange(runs, {folder("8")}, [folder("9")])
     assert places(steps) == {"3": ("", ""), "4": ("3", ""), "5": ("4", ""), "2": ("", ""), "1": ("9", "")}
@@ -122,7 +126,7 @@ def test_finished_and_queued_runs_are_not_started_again() -> None:
 
 def test_a_need_from_nowhere_is_refused() -> None:
     """A run that needs one that is neither finished, queued nor launched is refused by name, before anything starts."""
-    with pytest.raises(RecipeError, match="needs .*-s1-.* neither finished nor in the queue nor part"):
+    with pytest.raises(RecipeError, match=r"needs .*-s1-.* neither finished nor in the queue nor part"):
         arrange([run("0", "1")], (), ())
     with pytest.raises(AssertionError, match="need each other"):
         arrange([run("0", "1"), run("1", "0")], (), ())
@@ -143,7 +147,9 @@ def test_the_tree_shows_every_run_once(tmp_path: Path) -> None:
 
 
 def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
-    """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count) and the tree, and makes no file."""
+    """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count) and the tree, and
+    makes no file.
+    """
     result = launch(
         "data=digits_glt",
         f"data.root={tmp_path / 'none'}",
@@ -182,8 +188,9 @@ def cluster(tmp_path: Path) -> dict[str, str]:
 
 
 def test_submitting_again_submits_nothing_twice(cluster: dict[str, str], tiny_root: Path, tmp_path: Path) -> None:
-    """Four seeds, two at once: the third and fourth wait for the first and second. The same command again submits nothing; with a fifth seed only that one, behind
-    all but the last; a job that is gone is submitted anew behind the others; a finished run is left alone. All share one copy of the code."""
+    """Four seeds, two at once: the third and fourth wait for the first and second. The same command again submits
+    nothing; with a fifth seed only that one, behind all but the last; a job that is gone is submitted anew behind the
+    others; a finished run is left alone. All share one copy of the code."""
     words = [
         "data=digits_glt",
         f"data.root={tiny_root}",
@@ -228,8 +235,9 @@ def test_a_second_stage_waits_for_the_first(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A run that needs another is submitted with afterok on its job, new or already in the queue, beside its lane's afterany, and is cancelled by SLURM if that can never
-    be; a need that is finished is no dependency. The event log keeps what was needed."""
+    """A run that needs another is submitted with afterok on its job, new or already in the queue, beside its lane's
+    afterany, and is cancelled by SLURM if that can never be; a need that is finished is no dependency. The event log
+    keeps what was needed."""
     monkeypatch.setenv("PATH", cluster["PATH"])
     words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
     recipes = [resolve([*words, f"seed={seed}"]) for seed in range(3)]
@@ -252,7 +260,9 @@ def test_a_second_stage_waits_for_the_first(
 
 
 def test_a_refused_job_leaves_the_others(cluster: dict[str, str], tiny_root: Path, tmp_path: Path) -> None:
-    """Where sbatch refuses the second of three, the launcher says so in one sentence and stops; the same command goes on with what lacks."""
+    """Where sbatch refuses the second of three, the launcher says so in one sentence and stops; the same command goes
+    on with what lacks.
+    """
     words = [
         "data=digits_glt",
         f"data.root={tiny_root}",
@@ -289,8 +299,8 @@ def test_a_silent_queue_stops_a_second_submission(cluster: dict[str, str], tiny_
 def test_a_job_that_was_not_noted_is_not_submitted_twice(
     cluster: dict[str, str], tiny_root: Path, tmp_path: Path
 ) -> None:
-    """With the `submitted` event lost (a full disk, Ctrl-C after sbatch) the queue itself says that the run has a job; a run of the same
-    name in another folder has none."""
+    """With the `submitted` event lost (a full disk, Ctrl-C after sbatch) the queue itself says that the run has a job;
+    a run of the same name in another folder has none."""
     words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
     assert launch(*words, **cluster).returncode == 0
     (resolve(words).run_folder / "log" / "events.jsonl").unlink()
@@ -310,7 +320,9 @@ def test_what_is_refused_is_refused_before_the_first_run(tiny_root: Path, tmp_pa
 
 
 def test_two_launchers_take_turns(tmp_path: Path) -> None:
-    """While one submits into a folder of runs another waits, so it sees the first one's jobs; into another folder it does not wait."""
+    """While one submits into a folder of runs another waits, so it sees the first one's jobs; into another folder it
+    does not wait.
+    """
     done = threading.Event()
 
     def second(folder: Path) -> None:

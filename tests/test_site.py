@@ -37,9 +37,12 @@ def dry(path: Path, *words: str) -> str:
 def test_recipe_and_command_beat_the_site_and_the_site_beats_presets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """schema, data, preset < site file < recipe < `on:` < command line, for the slurm section; a value that nobody else sets is the site's."""
+    """schema, data, preset < site file < recipe < `on:` < command line, for the slurm section; a value that nobody else
+    sets is the site's.
+    """
     (tmp_path / "row.yaml").write_text(
-        "slurm: {qos: recipe, account: recipe, constraint: recipe}\non: {digits_glt: {slurm: {account: block, constraint: block}}}\n"
+        "slurm: {qos: recipe, account: recipe, constraint: recipe}\non: {digits_glt: {slurm: {account: block, "
+        "constraint: block}}}\n"
     )
     layer = {"partition": "site", "qos": "site", "account": "site", "constraint": "site", "cpus_per_task": 3}
     slurm = resolve([f"recipe={tmp_path / 'row.yaml'}", "data=digits_glt", "slurm.constraint=command"], layer).slurm
@@ -65,8 +68,8 @@ def test_recipe_and_command_beat_the_site_and_the_site_beats_presets(
 
 
 def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> None:
-    """The batch script loads the modules, then runs the site's lines as they stand, then puts the run's code first on the path, all before srun; the recipe that is written
-    holds the modules and none of the lines."""
+    """The batch script loads the modules, then runs the site's lines as they stand, then puts the run's code first on
+    the path, all before srun; the recipe that is written holds the modules and none of the lines."""
     lines = ["export NCCL_SOCKET_IFNAME=ib0", "ulimit -n 4096 || true  # as many as allowed"]
     path = written(tmp_path, yaml.safe_dump({"partition": "gpu", "modules": ["gcc/12.2", "cuda/12.4"], "setup": lines}))
     output = dry(path)
@@ -152,12 +155,16 @@ def test_a_site_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["slurm.setup=[date]", "slurm.setup=date", "slurm={setup: [date]}"])
 def test_shell_lines_are_refused_on_the_command_line(word: str) -> None:
-    """A recipe's refusal is in test_recipes; the command line has no way to shell lines either, and says where they belong."""
+    """A recipe's refusal is in test_recipes; the command line has no way to shell lines either, and says where they
+    belong.
+    """
     assert "slurm/site.yaml" in refused(*DRY, word)
 
 
 def test_the_example_is_legal_and_complete(tmp_path: Path) -> None:
-    """slurm/site.example.yaml works as it stands, shows every value of the slurm section, and its batch file is bash that sbatch would read."""
+    """slurm/site.example.yaml works as it stands, shows every value of the slurm section, and its batch file is bash
+    that sbatch would read.
+    """
     example = PROJECT / "slurm" / "site.example.yaml"
     shown = yaml.safe_load(example.read_text())
     assert set(shown) == {*Slurm.model_fields, "setup", "data"} and set(shown["data"]) == set(site_file.DATA)
@@ -175,7 +182,9 @@ PIPED = "pipe:cat /store/{path}"
 
 
 def test_the_site_file_says_where_data_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its `data:` goes below the recipe and the command; an address stays as it is written, and a command goes to the job's environment."""
+    """Its `data:` goes below the recipe and the command; an address stays as it is written, and a command goes to the
+    job's environment.
+    """
     path = tmp_path / "site.yaml"
     monkeypatch.setenv("GLT_SITE", str(path))
     path.write_text(f"data: {{root: '{PIPED}', cache_gb: 7, cache_folder: /local/glt}}\n")
@@ -203,12 +212,14 @@ def test_the_site_file_says_where_data_lie(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("site", [None, {"data": {"root": "pipe:cat /other/{path}"}}, {"partition": "gpu"}])
 def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -> None:
-    """One in a recipe or on the command line is refused, unless it is the site file's own; what a run writes down is `pipe:`, which means the site file's."""
+    """One in a recipe or on the command line is refused, unless it is the site file's own; what a run writes down is
+    `pipe:`, which means the site file's.
+    """
     row = tmp_path / "row.yaml"
     row.write_text(f"data: {{root: '{PIPED}'}}\n")
     for words in (["data=digits_glt", f"data.root={PIPED}"], [f"recipe={row}"]):
         with pytest.raises(
-            RecipeError, match="^data.root=pipe:cat .* is not legal: only the site file may bring a command"
+            RecipeError, match=r"^data.root=pipe:cat .* is not legal: only the site file may bring a command"
         ):
             resolve(words, site)
         assert resolve(words, {"data": {"root": PIPED}}).data.root == "pipe:"
@@ -228,13 +239,16 @@ def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -
 def test_a_command_that_fails_here_does_not_refuse_the_launch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may need what the setup lines load on the nodes: one warning; where the run starts here, or the data are no command's, it is an error."""
+    """It may need what the setup lines load on the nodes: one warning; where the run starts here, or the data are no
+    command's, it is an error.
+    """
     monkeypatch.setenv("GLT_PIPE", "no_such_command {path}")
     site = {"data": {"root": "pipe:no_such_command {path}"}}
     launcher._check_set.cache_clear()
     launcher._check_data(resolve(["data=digits_glt"], site))
     assert re.fullmatch(
-        "launch.py: warning: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: the command ended with 127 .*\n",
+        "launch.py: warning: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: the "
+        "command ended with 127 .*\n",
         capsys.readouterr().err.split("not found\n")[-1],
     )
     for words in (["cluster=local"], ["data.root=/no/such"]):

@@ -154,10 +154,10 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
 def test_requeued_runs_go_on_with_the_code_that_was_submitted(
     cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path
 ) -> None:
-    """Two seeds, one at a time, from a project whose code is destroyed after they were submitted: the first, warned (so that its
-    batch script requeues it) and then requeued by hand, goes on with the code it was submitted with and ends with an undisturbed
-    run's bits; the second waits through both requeues, then runs from the same code. The job has the site file's shell lines
-    at each start, and SLURM's limits are the recipe's."""
+    """Two seeds, one at a time, from a project whose code is destroyed after they were submitted: the first, warned (so
+    that its batch script requeues it) and then requeued by hand, goes on with the code it was submitted with and ends
+    with an undisturbed run's bits; the second waits through both requeues, then runs from the same code. The job has
+    the site file's shell lines at each start, and SLURM's limits are the recipe's."""
     project = copy_of_the_project(tmp_path / "project")
     site = tmp_path / "site.yaml"
     site.write_text(f"partition: low\ntime: 0-02:30\nmem: 512M\nsetup: ['echo start >> {tmp_path}/shell']\n")
@@ -211,8 +211,9 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(
 def test_a_requeued_job_has_not_ended_for_those_that_wait_for_it(
     cluster: clusters.Cluster, tmp_path: Path, code: int
 ) -> None:
-    """Dependencies hold through a requeue from the batch script (as slurm.cluster.requeue does it) and one by hand: what waits for the job
-    (afterany) starts after its real end; what needs it (afterok) starts then if it ended well, and else is cancelled by SLURM."""
+    """Dependencies hold through a requeue from the batch script (as slurm.cluster.requeue does it) and one by hand:
+    what waits for the job (afterany) starts after its real end; what needs it (afterok) starts then if it ended well,
+    and else is cancelled by SLURM."""
     script = tmp_path / "job.sh"
     script.write_text(f"""#!/bin/bash
 echo start >> {tmp_path}/out
@@ -268,8 +269,8 @@ def test_verdicts(
     done: bool,
     verdict: str,
 ) -> None:
-    """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a cancelled
-    or finished job never."""
+    """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a
+    cancelled or finished job never."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     for number, step in enumerate(steps):
         if number:
@@ -338,8 +339,8 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
     ],
 )
 def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: bool, state: str) -> None:
-    """The status command's word for a run follows from the first that knows: done, the queue, the last event; where SLURM
-    does not answer it says so."""
+    """The status command's word for a run follows from the first that knows: done, the queue, the last event; where
+    SLURM does not answer it says so."""
     for event, values in noted:
         events.note(tmp_path, event, **values)
     if done:
@@ -355,8 +356,9 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
 
 
 def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
-    """A job that waits or runs with the run's name and a batch file in its folder is the run's though nothing was noted; one of a run of
-    this name in another folder is not, nor one that ended, nor one that got the noted id anew under another name."""
+    """A job that waits or runs with the run's name and a batch file in its folder is the run's though nothing was
+    noted; one of a run of this name in another folder is not, nor one that ended, nor one that got the noted id anew
+    under another name."""
     mine, name = str(tmp_path / "log" / ".submission_file_x.sh"), tmp_path.name
     (tmp_path / "link").symlink_to(tmp_path)
     for job, state in (
@@ -431,8 +433,8 @@ def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) ->
 def test_why_tells_what_is_known_of_a_silent_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, word: str, said: str
 ) -> None:
-    """Of a job that ended without a rank's word `why=RUN` shows the state, the verdict or the need, and the newest start's log, also where
-    an earlier start had failed with a sentence."""
+    """Of a job that ended without a rank's word `why=RUN` shows the state, the verdict or the need, and the newest
+    start's log, also where an earlier start had failed with a sentence."""
     monkeypatch.setenv("SLURM_JOB_ID", "6")
     for earlier in (False, True):
         if earlier:
@@ -530,8 +532,8 @@ def test_slips_are_one_sentence(
 
 
 def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
-    """A running job is stuck when nothing was written for longer than any part of it may take by log.stuck_after_s, and not before; a job that has just
-    been started after a long wait in the queue is not."""
+    """A running job is stuck when nothing was written for longer than any part of it may take by log.stuck_after_s, and
+    not before; a job that has just been started after a long wait in the queue is not."""
     events.note(tmp_path, "submitted", job="7")
     (tmp_path / "recipe.yaml").write_text("log: {stuck_after_s: 50}")
     for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
@@ -592,7 +594,8 @@ WAITED = "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting fo
 def test_why_names_the_rank_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, rank: int, said: str
 ) -> None:
-    """`why=RUN` shows, of the newest start that failed, the rank that is the cause and not those that lost it or waited for
+    """`why=RUN` shows, of the newest start that failed, the rank that is the cause and not those that lost it or waited
+    for
     it: by its own words, by srun's about who was killed, or else by its silence; and the end of that rank's log."""
     (tmp_path / "log").mkdir()
     (tmp_path / "meta.json").write_text('{"world": 2}')
@@ -610,15 +613,16 @@ def test_why_names_the_rank_it_began_with(
 
 
 def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run's line has its epoch, step, restarts, images/s, last validation accuracy and newest log; a torn file does not stop the
-    view; folders of the suite's own are no runs."""
+    """A run's line has its epoch, step, restarts, images/s, last validation accuracy and newest log; a torn file does
+    not stop the view; folders of the suite's own are no runs."""
     for name in ("a-run", ".code"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
     run = tmp_path / "a-run"
     (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 10}')
     (run / "metrics.jsonl").write_text(
-        '{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": {"overall": 0.5}}\n{"kind": "tr'
+        '{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": '
+        '{"overall": 0.5}}\n{"kind": "tr'
     )
     for _ in range(3):
         events.note(run, "start")
@@ -640,8 +644,8 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_full_disk_does_not_hide_what_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An event that cannot be written is printed and nothing is raised, and the job is then not put back into the queue, where
-    its starts could not be counted. An event after a torn line is whole."""
+    """An event that cannot be written is printed and nothing is raised, and the job is then not put back into the
+    queue, where its starts could not be counted. An event after a torn line is whole."""
     events.note(tmp_path, "start")
     path = tmp_path / "log" / "events.jsonl"
     path.write_bytes(path.read_bytes() + b'{"event": "fai')
@@ -667,8 +671,8 @@ def test_a_full_disk_does_not_hide_what_is_noted(
 def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a network cut the old start's batch script finds that its job was started anew, by SLURM's count or by the newer
-    one's event, and does not requeue it: that would throw the newer one out."""
+    """After a network cut the old start's batch script finds that its job was started anew, by SLURM's count or by the
+    newer one's event, and does not requeue it: that would throw the newer one out."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "start")
     assert requeue.decide(tmp_path, cancelled=False) == "requeue"
@@ -689,7 +693,9 @@ def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
 
 
 def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of starts without progress only those count towards giving up that ended by themselves, since the user's last wish."""
+    """Of starts without progress only those count towards giving up that ended by themselves, since the user's last
+    wish.
+    """
     monkeypatch.setenv("SLURM_JOB_ID", "5")
 
     def start(number: int, failed: bool) -> None:
@@ -713,7 +719,9 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
 def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rank that dies in its imports, or a step that srun cannot start, notes no start; it counts towards giving up all the same."""
+    """A rank that dies in its imports, or a step that srun cannot start, notes no start; it counts towards giving up
+    all the same.
+    """
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     verdicts = []
     events.note(tmp_path, "submitted", job="5")
@@ -727,7 +735,9 @@ def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
 def test_a_controller_that_is_away_for_a_moment_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While slurmctld cannot be reached the batch script waits and then requeues; a refusal is final; a node without scontrol says so."""
+    """While slurmctld cannot be reached the batch script waits and then requeues; a refusal is final; a node without
+    scontrol says so.
+    """
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     for answers, verdict in (
@@ -771,7 +781,9 @@ def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
 
 
 def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> None:
-    """A run folder that is gone or a disk that fails stops the commit with its own sentence: nobody has taken over, and the run may go on later."""
+    """A run folder that is gone or a disk that fails stops the commit with its own sentence: nobody has taken over, and
+    the run may go on later.
+    """
     from ifl.supervision.fence import Fence, Fenced
     from recipes.common.errors import RunError
 

@@ -1,4 +1,6 @@
-"""The code that was submitted is the code that runs: one copy for all runs from the same code, found before the project's."""
+"""The code that was submitted is the code that runs: one copy for all runs from the same code, found before the
+project's.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> None:
-    """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no site file, no example runs and no temporary folder beside it."""
+    """The copy holds every .py and .yaml of the five rooms, byte for byte and read-only, and the commit; no tests, no
+    site file, no example runs and no temporary folder beside it.
+    """
     (project / "slurm" / "site.yaml").write_text("setup: [export TOKEN=secret]\n")
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
@@ -60,7 +64,9 @@ def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> 
 
 
 def test_runs_from_the_same_code_share_one_copy(project: Path, tmp_path: Path) -> None:
-    """The same code is copied once; another line of code, another recipe file, or another commit is another copy; `place` says where before it is made."""
+    """The same code is copied once; another line of code, another recipe file, or another commit is another copy;
+    `place` says where before it is made.
+    """
     runs = tmp_path / "runs"
     place = code_snapshot.place(runs)
     assert not runs.exists()
@@ -99,12 +105,16 @@ def test_a_colon_in_the_runs_folder_is_refused(tmp_path: Path) -> None:
         code_snapshot.place(tmp_path / "a:b")
 
 
-WHO = "import json, recipes.schema, ifl.saving.provenance, slurm.code_snapshot, slurm.cluster.requeue, slurm.job; print(recipes.schema.PROJECT, slurm.job.__file__, ifl.saving.provenance.commit(), slurm.code_snapshot.running())"
+WHO = (
+    "import json, recipes.schema, ifl.saving.provenance, slurm.code_snapshot, slurm.cluster.requeue, slurm.job; "
+    "print(recipes.schema.PROJECT, slurm.job.__file__, ifl.saving.provenance.commit(), slurm.code_snapshot.running())"
+)
 
 
 def test_a_job_finds_its_copy_before_the_project(tmp_path: Path) -> None:
-    """In the environment of the batch script, started in the project's own folder and with the project on PYTHONPATH too, every module is the copy's; commit and name of
-    the code are those it was submitted with, though git would say otherwise."""
+    """In the environment of the batch script, started in the project's own folder and with the project on PYTHONPATH
+    too, every module is the copy's; commit and name of the code are those it was submitted with, though git would say
+    otherwise."""
     code = code_snapshot.take(tmp_path)
     text = batch_file(resolve(["data=digits_glt", f"runs={tmp_path}"]), tmp_path / "run", code)
     (export,) = [line for line in text.splitlines() if line.startswith("export PYTHONPATH=")]

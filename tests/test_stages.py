@@ -1,4 +1,6 @@
-"""Runs that build on other runs (second stages, later judgements), methods with a memory, centers that start from class means, and a method from elsewhere."""
+"""Runs that build on other runs (second stages, later judgements), methods with a memory, centers that start from class
+means, and a method from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import PROJECT, started
-from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+from test_methods import IFL, METHODS, mini_root
 
 from ifl.method import Task, load_method
 from ifl.network.network import build_network
@@ -63,7 +65,7 @@ def run(recipe: Recipe, ranks: int = 2, **options: object) -> bool | str:
 
 # -------------------------------------------------------------------------------------------------------- second stages
 @pytest.fixture(scope="module")
-def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:  # noqa: F811
+def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
     """A folder with a finished baseline."""
     folder = tmp_path_factory.mktemp("runs")
     recipe = mini.recipe_of(mini_root, folder)
@@ -76,8 +78,9 @@ def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_second_stage_trains_the_head_alone(
     mini_root: Path, runs: tuple[Path, Recipe], method: str, frozen: bool
 ) -> None:
-    """The backbone's parameters keep the first stage's bits; its running statistics do if `frozen_bn` says so, and only then; the head moves: cRT's from a new start, LWS' scales from 1 on
-    a classifier that stays. A resume in the middle of an epoch ends with the same bits."""
+    """The backbone's parameters keep the first stage's bits; its running statistics do if `frozen_bn` says so, and only
+    then; the head moves: cRT's from a new start, LWS' scales from 1 on a classifier that stays. A resume in the middle
+    of an epoch ends with the same bits."""
     folder, first = runs
     words = (
         f"method.name={method}",
@@ -104,7 +107,7 @@ def test_second_stage_trains_the_head_alone(
         assert (network["head.scale_K"] != 1).any() and np.abs(network["head.scale_K"] - 1).max() < 0.9
 
 
-def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_path: Path) -> None:
     """A second stage and a judgement name the run that they lack, and nothing is trained."""
     for words in (
         ("method.name=crt", "method.init_from=glt_ifl"),
@@ -122,7 +125,7 @@ def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_
 
 
 @pytest.mark.parametrize("key", ["init_from", "eval_of"])
-def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[Path, Recipe], key: str) -> None:  # noqa: F811
+def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[Path, Recipe], key: str) -> None:
     """Weights of another form are refused by the name of what does not fit."""
     folder, first = runs
     recipe = mini.recipe_of(mini_root, folder, "method.name=ride", f"method.{key}={first.run_name}", "seed=7")
@@ -144,11 +147,11 @@ def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
     counts = np.array([50, 20, 9, 4])
     ldam, _ = build_network(resolve(["recipe=glt_ldam", "data=digits_glt"]), counts)
     network, method = build_network(resolve(["data=digits_glt", *words]), counts)
-    with pytest.raises(CheckpointError, match="network is another: head.vectors_KD does not fit"):
+    with pytest.raises(CheckpointError, match=r"network is another: head.vectors_KD does not fit"):
         start_from(network, method, ldam.state_dict())
 
 
-def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:  # noqa: F811
+def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:
     """Weights that are not what was written start nothing."""
     _, first = runs
     shutil.copytree(first.run_folder, tmp_path / first.run_name)
@@ -160,9 +163,10 @@ def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recip
     assert message.startswith("CheckpointError: ") and "is missing or not what was written" in message
 
 
-def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) -> None:  # noqa: F811
-    """`eval_of` leaves predictions of the last and the best weights, `done` and no checkpoint; with tau 0 they are the judged run's own, to the bit; with tau 1 each prediction is the largest
-    adjusted logit's, so rarer classes are predicted at least as often."""
+def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) -> None:
+    """`eval_of` leaves predictions of the last and the best weights, `done` and no checkpoint; with tau 0 they are the
+    judged run's own, to the bit; with tau 1 each prediction is the largest adjusted logit's, so rarer classes are
+    predicted at least as often."""
     folder, first = runs
     same = mini.recipe_of(
         mini_root, folder, "method.name=logit_adjust", "method.args.tau=0", f"method.eval_of={first.run_name}"
@@ -191,7 +195,9 @@ def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) ->
 
 
 def test_runs_that_build_on_others_share_a_hash_over_seeds() -> None:
-    """A row's runs of several seeds, editions and data sets are one row: what stands in the name is not in the hash. Another first stage is another run."""
+    """A row's runs of several seeds, editions and data sets are one row: what stands in the name is not in the hash.
+    Another first stage is another run.
+    """
     for name in ("glt_crt", "glt_logit_adjust"):
         hashes = {resolve([f"recipe={name}", "data=digits_glt", f"seed={seed}"]).hash8 for seed in (0, 1, 2)}
         assert len(hashes) == 1
@@ -220,9 +226,9 @@ def test_first_stage_is_that_of_the_same_axes() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
-def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
-    """A method's notes reach its memory in canonical row order: equal to an oracle from the plan, with the same bits on 1 and 2 ranks and after a stop in the middle of an epoch, although the method
-    puts new tensors into its memory."""
+def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(mini_root: Path, tmp_path: Path) -> None:
+    """A method's notes reach its memory in canonical row order: equal to an oracle from the plan, with the same bits on
+    1 and 2 ranks and after a stop in the middle of an epoch, although the method puts new tensors into its memory."""
     file = tmp_path / "remembers.py"
     file.write_text(MEMORY)
     found = {}
@@ -249,9 +255,9 @@ def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(m
 
 
 # ------------------------------------------------------------------------------------------------ centers from the data
-def test_centers_start_from_class_means(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
-    """With `center_init: class_means` the centers are, at the end of the epoch before the first milestone, the float64 means of the features that its steps saw, class by class; a stop in the middle of
-    that epoch changes no bit."""
+def test_centers_start_from_class_means(mini_root: Path, tmp_path: Path) -> None:
+    """With `center_init: class_means` the centers are, at the end of the epoch before the first milestone, the float64
+    means of the features that its steps saw, class by class; a stop in the middle of that epoch changes no bit."""
     words = (
         "ifl.environments=2",
         "ifl.milestones=[2]",
@@ -315,10 +321,13 @@ def _declared(folder: Path, text: str, name: str = "mine") -> Declaration:
 
 
 def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
-    """Literals are taken, everything else of the file is passed over; what is absent has its default; presets have arguments of their own."""
+    """Literals are taken, everything else of the file is passed over; what is absent has its default; presets have
+    arguments of their own.
+    """
     declared = _declared(
         tmp_path,
-        'raise SystemExit("ran")\nSTREAMS = ("uniform", "class_inverse")\nFORM = "twin"\nARGS = {"a": 1, "b": {"paper": 0.5, "corrected": 2.0}}\nOTHER = print\nREFUSES = {"ifl": "why"}\n',
+        'raise SystemExit("ran")\nSTREAMS = ("uniform", "class_inverse")\nFORM = "twin"\nARGS = {"a": 1, "b": '
+        '{"paper": 0.5, "corrected": 2.0}}\nOTHER = print\nREFUSES = {"ifl": "why"}\n',
     )
     assert (declared.STREAMS, declared.FORM, declared.TRAINS, declared.REFUSES) == (
         ("uniform", "class_inverse"),
@@ -406,7 +415,9 @@ def test_wrong_methods_and_arguments_are_refused_in_a_sentence(words: list[str],
 def test_arguments_stand_written_out_and_count_only_where_they_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The resolved recipe holds every argument, by preset; a whole number is taken for a float; saying a default changes no hash, another value does, and so a method may gain an argument."""
+    """The resolved recipe holds every argument, by preset; a whole number is taken for a float; saying a default
+    changes no hash, another value does, and so a method may gain an argument.
+    """
     plain = resolve(["method.name=ldam", "data=digits_glt"])
     assert plain.method.args == declaration("ldam").args("paper") and type(plain.method.args["scale"]) is float
     said = resolve(["method.name=ldam", "data=digits_glt", "method.args.scale=30"])
@@ -428,7 +439,9 @@ def test_arguments_stand_written_out_and_count_only_where_they_differ(
 
 
 def test_legacy_count_order_is_that_of_the_ids_as_text() -> None:
-    """With 12 classes: 0, 1, 10, 11, 2, ...: class 2 is taken to have class 10's count, class 4 class 2's. Off, counts stand by class id."""
+    """With 12 classes: 0, 1, 10, 11, 2, ...: class 2 is taken to have class 10's count, class 4 class 2's. Off, counts
+    stand by class id.
+    """
     counts = np.arange(12, 0, -1) * 10
     for legacy, want in ((False, counts), (True, counts[[0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]])):
         _, method = build_network(
@@ -441,8 +454,9 @@ def test_legacy_count_order_is_that_of_the_ids_as_text() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_say_whether_they_read_class_counts(name: str) -> None:
-    """Other counts of the same classes change a method's tensors if it says COUNTS or refuses their legacy order with a reason, and only then; where they change nothing their order is refused, for
-    it would be the same run under another name."""
+    """Other counts of the same classes change a method's tensors if it says COUNTS or refuses their legacy order with a
+    reason, and only then; where they change nothing their order is refused, for it would be the same run under another
+    name."""
     declared = declaration(name)
     words = [
         "recipe=glt_baseline",
@@ -471,8 +485,10 @@ def test_methods_say_whether_they_read_class_counts(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ a new one
-def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
-    """A copy of the project with one file in ifl/methods and one recipe more: the command trains it, with IFL and two ranks; no other file of the copy differs."""
+def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -> None:
+    """A copy of the project with one file in ifl/methods and one recipe more: the command trains it, with IFL and two
+    ranks; no other file of the copy differs.
+    """
     copy = tmp_path / "project"
     for room in ("recipes", "sharding", "ifl", "slurm"):
         shutil.copytree(PROJECT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -525,8 +541,9 @@ def _digests(folder: Path) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------- stops
 @pytest.mark.full
 def test_a_stop_is_heard_wherever_the_run_asks(mini_root: Path, tmp_path: Path) -> None:
-    """In a step, before and between the splits of an evaluation, at an epoch's end, before the best epoch's tests: stopped at the k-th question, for every k, and started again, a run with
-    environments and centers from class means ends with the bits of an undisturbed one and evaluates nothing twice."""
+    """In a step, before and between the splits of an evaluation, at an epoch's end, before the best epoch's tests:
+    stopped at the k-th question, for every k, and started again, a run with environments and centers from class means
+    ends with the bits of an undisturbed one and evaluates nothing twice."""
     words = (
         "recipe=glt_ifl",
         "schedule.epochs=3",

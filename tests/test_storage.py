@@ -1,5 +1,5 @@
-"""Disks that fail: at every call of a save, to every rank, by refusal, by a kill in mid-write, by a flipped bit. The newest
-whole checkpoint is taken, on all ranks the same, and the run says in one sentence what happened."""
+"""Disks that fail: at every call of a save, to every rank, by refusal, by a kill in mid-write, by a flipped bit. The
+newest whole checkpoint is taken, on all ranks the same, and the run says in one sentence what happened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import started
-from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed  # noqa: F401 (fixtures)
+from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed
 
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 BEST = "best-{:04d}.pt"
@@ -31,9 +31,9 @@ class Killed(BaseException):
 
 
 class Disk:
-    """Counts the calls that change the disk below `folder`: opening for writing, each write, fsync, rename, mkdir, unlink.
-    The call `fatal` is not done (a write is half done): it ends the process (`refusal` None: no later call is done
-    either), or is refused with that errno. Which calls were done stands in `done`."""
+    """Counts the calls that change the disk below `folder`: opening for writing, each write, fsync, rename, mkdir,
+    unlink. The call `fatal` is not done (a write is half done): it ends the process (`refusal` None: no later call is
+    done either), or is refused with that errno. Which calls were done stands in `done`."""
 
     def __init__(self, folder: Path, fatal: int, refusal: int | None) -> None:
         self.folder, self.fatal, self.refusal = str(folder), fatal, refusal
@@ -229,8 +229,9 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
 
 
 def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list[str], int]:
-    """In a rank: each rank sees the checkpoints through a copy of its own, and one bit of one file (or its end) is damaged in
-    one copy. Whatever a rank reads: all ranks fall back to the older checkpoint. Returns complaints and injections."""
+    """In a rank: each rank sees the checkpoints through a copy of its own, and one bit of one file (or its end) is
+    damaged in one copy. Whatever a rank reads: all ranks fall back to the older checkpoint. Returns complaints and
+    injections."""
     from ifl.distributed.comm import Comm
     from ifl.saving import checkpoint
 
@@ -271,8 +272,8 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
 def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(
     tmp_path: Path, refusal: int | None, again: bool
 ) -> None:
-    """A kill, an I/O error and a full disk at each call of a save, of a new step and of one that has a checkpoint: the newest
-    whole checkpoint is taken and the next save works and clears away what is left; a refusal is one sentence."""
+    """A kill, an I/O error and a full disk at each call of a save, of a new step and of one that has a checkpoint: the
+    newest whole checkpoint is taken and the next save works and clears away what is left; a refusal is one sentence."""
     complaints, points = started(1).run(failing_saves, str(tmp_path), 0, refusal, again)[0]
     assert complaints == []
     print(f"{points} calls")
@@ -283,8 +284,8 @@ def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(
 @pytest.mark.parametrize(("victim", "zero"), [(0, 0), (0, 1), (1, 1)])  # with ZeRO 0 rank 1 writes nothing
 @pytest.mark.parametrize("refusal", [None, errno.EIO, errno.ENOSPC])
 def test_the_same_on_two_ranks(tmp_path: Path, refusal: int | None, victim: int, zero: int, again: bool) -> None:
-    """Whichever of two ranks is killed or refused, with ZeRO 0 and 1: both load the same newest whole checkpoint, and both
-    raise the same sentence."""
+    """Whichever of two ranks is killed or refused, with ZeRO 0 and 1: both load the same newest whole checkpoint, and
+    both raise the same sentence."""
     answers = started(2).run(failing_saves, str(tmp_path), victim, refusal, again, zero, timeout=300)
     assert [complaints for complaints, _ in answers] == [[], []]
     print(f"{answers[0][1]} calls")
@@ -293,8 +294,8 @@ def test_the_same_on_two_ranks(tmp_path: Path, refusal: int | None, victim: int,
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1])
 def test_any_flipped_bit_or_cut_end_on_any_rank_makes_all_fall_back(tmp_path: Path, zero: int) -> None:
-    """One bit at 20 offsets and an end cut off at 50 of every file, in the view of one of two ranks: found before use, and
-    both take the same older checkpoint."""
+    """One bit at 20 offsets and an end cut off at 50 of every file, in the view of one of two ranks: found before use,
+    and both take the same older checkpoint."""
     answers = started(2).run(damaged_views, str(tmp_path), 20, 50, zero, timeout=600)
     assert [complaints for complaints, _ in answers] == [[], []]
     print(f"{answers[0][1]} damages")
@@ -322,8 +323,8 @@ def kept_checkpoints(folder: str) -> list[list[str]]:
 
 
 def test_the_last_two_and_the_milestones_are_kept(tmp_path: Path) -> None:
-    """Retention keeps the last two and the milestones', a milestone is a checkpoint to fall back to, and folders that are not
-    ours are left alone."""
+    """Retention keeps the last two and the milestones', a milestone is a checkpoint to fall back to, and folders that
+    are not ours are left alone."""
     last, fallback, after = started(1).run(kept_checkpoints, str(tmp_path))[0]
     assert last == ["notes", *(f"step-{step:09d}" for step in (4, 8, 10, 12)), "step-backup"]
     assert fallback == ["8"]
@@ -364,7 +365,7 @@ def test_kept_epochs_that_never_come_are_refused(keep: str) -> None:
         resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", f"log.keep={keep}"])
 
 
-# -------------------------------------------------------------------------------------------------- history, no checkpoint
+# ----------------------------------------------------------------------------------------------- history, no checkpoint
 LOST: dict[str, Callable[[Path], object]] = {
     "deleted": lambda ckpt: [shutil.rmtree(path) for path in ckpt.glob("step-*")],
     "folder deleted": shutil.rmtree,
@@ -441,8 +442,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
 
 @pytest.mark.parametrize("what", ["metrics", "note", "predictions", "best weights"])
 def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) -> None:
-    """On a disk that is full or broken each of the run's other writers ends in the same sentence, and a note of a failure,
-    which must not hide it, in none."""
+    """On a disk that is full or broken each of the run's other writers ends in the same sentence, and a note of a
+    failure, which must not hide it, in none."""
     from ifl.run_log import Metrics
     from ifl.saving.storage import StorageError, disk_of, write_arrays
     from recipes.common.files import write_whole
@@ -506,8 +507,9 @@ def _one_sentence(launch: Launch, words: str) -> None:
 def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
     killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str
 ) -> None:
-    """The disk of the checkpoints gets full or read-only in mid-run: both ranks end with 1 and one sentence, the checkpoint
-    that was there is whole, nothing half-written is left; with room again the run ends with the undisturbed run's bits."""
+    """The disk of the checkpoints gets full or read-only in mid-run: both ranks end with 1 and one sentence, the
+    checkpoint that was there is whole, nothing half-written is left; with room again the run ends with the undisturbed
+    run's bits."""
     folder = _copy(killed, tmp_path / "runs")
     shutil.move(folder / "ckpt", tmp_path / "ckpt")
     files = [path for path in (tmp_path / "ckpt").rglob("*") if path.is_file()]
@@ -538,8 +540,10 @@ def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
 
 
 @pytest.mark.full
-def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_path: Path) -> None:  # noqa: F811
-    """`rm -rf ckpt` under a run: it ends with 1 and a sentence that names what is gone; the same command does not begin anew."""
+def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_path: Path) -> None:
+    """`rm -rf ckpt` under a run: it ends with 1 and a sentence that names what is gone; the same command does not begin
+    anew.
+    """
     folder = _copy(killed, tmp_path / "runs")
     launch = start(tmp_path / "runs")
     launch.wait_for_step(STEPS + 1)
@@ -555,8 +559,8 @@ def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_
 def test_a_run_whose_whole_folder_gets_full(
     killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path
 ) -> None:
-    """Not a byte is left for checkpoints, metrics, notes and logs: the command ends with 1 and says why; with room again the
-    run ends with the undisturbed run's bits."""
+    """Not a byte is left for checkpoints, metrics, notes and logs: the command ends with 1 and says why; with room
+    again the run ends with the undisturbed run's bits."""
     small_disk(tmp_path / "runs", "size=64m")
     folder = next((Path(shutil.copytree(killed, tmp_path / "runs", dirs_exist_ok=True))).glob("glt_randaug_ifl-*"))
     (tmp_path / "runs" / "output.txt").unlink()

@@ -9,7 +9,7 @@ import mini
 import numpy as np
 import pytest
 from ranks import started
-from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
+from test_methods import IFL, mini_root
 
 from ifl.invariance.streams import first_weights, named_weights
 from recipes import schema
@@ -52,7 +52,9 @@ def test_balanced_training_sets_make_all_streams_alike() -> None:
 
 
 def test_draws_follow_the_weights() -> None:
-    """The plan's draws of a class-balanced stream hold each class equally often, of a class-inverse one the rarest most."""
+    """The plan's draws of a class-balanced stream hold each class equally often, of a class-inverse one the rarest
+    most.
+    """
     draws = 4000
     for name, want in (("class_balanced", [1000] * 4), ("class_inverse", None)):
         ids = draw_ids(named_weights(name, LABELS, COUNTS), len(LABELS), draws, seed=0, epoch=0)
@@ -97,8 +99,10 @@ def trained_with(folder: str, streams: tuple[str, ...]) -> bool:
             module.declaration = module.kept
 
 
-def test_environments_are_built_where_the_uniform_stream_stood(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
-    """A method with a class-balanced stream before its uniform one: after the milestone the first stream is still class-balanced, the second uniform and the third the new environment."""
+def test_environments_are_built_where_the_uniform_stream_stood(mini_root: Path, tmp_path: Path) -> None:
+    """A method with a class-balanced stream before its uniform one: after the milestone the first stream is still
+    class-balanced, the second uniform and the third the new environment.
+    """
     recipe = mini.recipe_of(mini_root, tmp_path, *IFL, "batch.size=24", "batch.bn=12")
     assert started(2).run(trained_with, str(recipe.run_folder), ("class_balanced", "uniform")) == [True, True]
     with np.load(recipe.run_folder / "env" / "epoch-002.npz") as arrays:

@@ -133,7 +133,9 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
 
 
 def out_of_step(size: int, odd: int, ahead: int) -> list[str | None] | None:
-    """In a rank: each step's error where rank `odd` leaves out a reduction (`ahead` 1) or makes one twice (-1) after the first of two steps."""
+    """In a rank: each step's error where rank `odd` leaves out a reduction (`ahead` 1) or makes one twice (-1) after
+    the first of two steps.
+    """
     comm = comm_of(size)
     if comm is None:
         return None
@@ -284,8 +286,9 @@ class _Mean(nn.Module):
 
 
 def test_each_layer_moves_with_its_own_momentum() -> None:
-    """Batch normalisation of two momenta, and a layer of another kind with a running buffer, each by its own; its other buffers, layers in evaluation mode and
-    the layers' outputs stay as they are. A layer without momentum is refused when the network is built."""
+    """Batch normalisation of two momenta, and a layer of another kind with a running buffer, each by its own; its other
+    buffers, layers in evaluation mode and the layers' outputs stay as they are. A layer without momentum is refused
+    when the network is built."""
     network = nn.Sequential(
         _Mean(0.25), nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.5), still := nn.BatchNorm1d(2)
     )
@@ -332,7 +335,9 @@ def test_of_two_ranks_nobody_can_tell_who_is_right() -> None:
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("ahead", [1, -1])
 def test_a_collective_left_out_or_made_twice_is_found_in_that_step(size: int, ahead: int) -> None:
-    """A rank whose reduction meets the others' of another step: every rank raises in that very step, and says where all of them stand."""
+    """A rank whose reduction meets the others' of another step: every rank raises in that very step, and says where all
+    of them stand.
+    """
     for odd in (0, size - 1):
         others = [rank for rank in range(size) if rank != odd]
         for rank, (first, second) in enumerate(started(4).run(out_of_step, size, odd, ahead)[:size]):
@@ -369,8 +374,8 @@ def test_plain_values_travel() -> None:
 
 
 def test_statistics_of_synchronised_layers_move() -> None:
-    """The layers that synchronise a group over several GPUs give their statistics like plain ones (here in a world of one,
-    where they need no GPU), and the count of forwards is no part of the state."""
+    """The layers that synchronise a group over several GPUs give their statistics like plain ones (here in a world of
+    one, where they need no GPU), and the count of forwards is no part of the state."""
     import torch
     from torch import nn
 

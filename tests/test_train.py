@@ -41,7 +41,9 @@ class _Poison(torch.autograd.Function):
 
 
 class _Plain(nn.Module):
-    """A small network without batch normalisation; on one rank its input, output or gradient turns NaN at one forward pass if asked."""
+    """A small network without batch normalisation; on one rank its input, output or gradient turns NaN at one forward
+    pass if asked.
+    """
 
     def __init__(self, nan_rank: int = -1, nan_at: int = -1, nan_in: str = "output") -> None:
         super().__init__()
@@ -70,8 +72,8 @@ def _offer(name: str, **options: Any) -> None:
 def trained(
     recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None
 ) -> dict[str, Any]:
-    """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what of it gets one
-    bit flipped (parameters, centers or weights), and the step after which."""
+    """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what
+    of it gets one bit flipped (parameters, centers or weights), and the step after which."""
     from ifl import setup
     from ifl import train as loop
     from ifl.distributed.consistency import RankMismatch
@@ -319,7 +321,9 @@ def test_five_steps_equal_a_plain_torch_loop(tiny_root: Path, tmp_path: Path, if
 
 
 def test_a_nodes_cache_changes_no_bit(tiny_root: Path, tmp_path: Path) -> None:
-    """Two ranks share a cache of decoded images, empty at first and full the second time: parameters, centers and weights end with the bits of a run without one."""
+    """Two ranks share a cache of decoded images, empty at first and full the second time: parameters, centers and
+    weights end with the bits of a run without one.
+    """
     words = (*BN_BATCH, *IFL, "data.cache_short_side=24", "data.decoder=pillow")
     kept = ("data.cache=decoded", f"data.cache_folder={tmp_path / 'cache'}")
     finals = []
@@ -338,8 +342,8 @@ def test_a_nodes_cache_changes_no_bit(tiny_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_the_decoder_that_it_began_with(tiny_root: Path, tmp_path: Path) -> None:
-    """The best that both ranks have, noted in meta.json; where it is missing later, or would be another, all ranks stop with a sentence. A pinned one is
-    another run's name."""
+    """The best that both ranks have, noted in meta.json; where it is missing later, or would be another, all ranks stop
+    with a sentence. A pinned one is another run's name."""
     recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL)
     _run(2, recipe, tmp_path)
     meta = json.loads((tmp_path / "meta.json").read_text())
@@ -439,8 +443,8 @@ def test_bf16_with_zero_1_trains_and_ranks_stay_equal(tiny_root: Path, tmp_path:
 def test_not_a_number_on_one_rank_stops_all_with_a_sentence(
     tiny_root: Path, tmp_path: Path, rank: int, what: str, zero: int
 ) -> None:
-    """A NaN in one rank's input, or in its features and loss, in step 3 stops both in step 3, naming the place; no rank's parameters have
-    moved by it and no line or checkpoint of that step exists."""
+    """A NaN in one rank's input, or in its features and loss, in step 3 stops both in step 3, naming the place; no
+    rank's parameters have moved by it and no line or checkpoint of that step exists."""
     recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", f"optim.zero={zero}", *IFL, model="plain")
     answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": 4, "nan_in": what})
     for answer in answers:
@@ -468,8 +472,9 @@ def test_not_a_number_on_one_rank_stops_all_with_a_sentence(
 def test_a_gradient_that_is_not_finite_is_never_kept(
     tiny_root: Path, tmp_path: Path, nan_at: int, every: int, where: str, rank: int, zero: int
 ) -> None:
-    """The loss of every rank is finite, the gradients of one are not: both ranks stop with the same sentence before the next save, step or
-    evaluation, whichever comes first; what is on disk, and nothing else, is what was there before."""
+    """The loss of every rank is finite, the gradients of one are not: both ranks stop with the same sentence before the
+    next save, step or evaluation, whichever comes first; what is on disk, and nothing else, is what was there
+    before."""
     if zero and where == "step 2":
         where = "step 5"  # ZeRO leaves the step out, so the next ones are sound, and the evaluation is the next to ask
     recipe = _recipe(
@@ -511,8 +516,9 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def test_a_flipped_bit_on_one_rank_is_found_within_the_digests_steps(
     tiny_root: Path, tmp_path: Path, what: str, after: int, found: int
 ) -> None:
-    """One bit of one rank's parameters, centers or environment weights: with `log.digest_every=4` all four ranks stop at the next multiple of
-    4 and name that rank; of two ranks nobody can say which is right, and the sentence says that."""
+    """One bit of one rank's parameters, centers or environment weights: with `log.digest_every=4` all four ranks stop
+    at the next multiple of 4 and name that rank; of two ranks nobody can say which is right, and the sentence says
+    that."""
     words = (
         "batch.size=32",
         "batch.bn=0",
@@ -555,7 +561,9 @@ def test_learning_rate_follows_the_papers_cosine() -> None:
 
 
 def test_learning_rate_falls_in_steps() -> None:
-    """By gamma from each drop on, as torch's MultiStepLR: BBN's, RIDE's (.6, .8 by .1) and LDAM's (.8, .9 by .01); two drops in one epoch count twice."""
+    """By gamma from each drop on, as torch's MultiStepLR: BBN's, RIDE's (.6, .8 by .1) and LDAM's (.8, .9 by .01); two
+    drops in one epoch count twice.
+    """
     from ifl.train import learning_rate
 
     for drops, gamma in (([60, 80], 0.1), ([80, 90], 0.01), ([3, 3], 0.5), ([], 0.1)):

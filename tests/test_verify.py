@@ -130,7 +130,8 @@ def test_a_whole_data_set_passes(pristine: Path) -> None:
     assert (verdict.problems.count, verdict.warnings.count, verdict.images, verdict.shards) == (0, 0, 71, 10)
     fingerprint = json.loads((pristine / "dataset.json").read_text())["fingerprint"]
     assert verdict.lines() == [
-        f"toy: no problems, no warnings; 71 images decoded from 10 shards of {verdict.size / 1e6:.1f} MB; fingerprint {fingerprint}"
+        f"toy: no problems, no warnings; 71 images decoded from 10 shards of {verdict.size / 1e6:.1f} MB; "
+        f"fingerprint {fingerprint}"
     ]
 
 
@@ -145,7 +146,9 @@ def test_long_keys_pass(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- one byte
 def test_a_flipped_byte_is_named_wherever_it_is(folder: Path) -> None:
-    """In every field of a header, the image, the .cls, the .json, the padding and the end mark: by shard, key and, but for the image, the very byte."""
+    """In every field of a header, the image, the .cls, the .json, the padding and the end mark: by shard, key and, but
+    for the image, the very byte.
+    """
     path = folder / SHARD
     whole, found = path.read_bytes(), members(path)
     index = load_index(folder / "glt/train")
@@ -210,7 +213,8 @@ def test_a_flipped_byte_is_named_wherever_it_is(folder: Path) -> None:
     flip(path, jpg.offset_data + jpg.size // 2)
     assert problems(folder) == [
         f"{SHARD}: the shard's bytes do not have the recorded sha256",
-        f"{SHARD}: key {key!r} at byte offset {jpg.offset_data} has a damaged image: its {jpg.size} bytes do not have the recorded sha256",
+        f"{SHARD}: key {key!r} at byte offset {jpg.offset_data} has a damaged image: its {jpg.size} bytes do not "
+        "have the recorded sha256",
     ]
 
 
@@ -226,7 +230,9 @@ def test_every_byte_of_a_shard_counts(folder: Path) -> None:
 
 
 def test_damage_beyond_the_index_is_narrowed_down(tmp_path: Path) -> None:
-    """A word in a .json that the index does not repeat: the shard's digest tells, and the odd one out is named with key and offset."""
+    """A word in a .json that the index does not repeat: the shard's digest tells, and the odd one out is named with key
+    and offset.
+    """
     looks = toy.build(
         tmp_path,
         per_class=(30, 20, 10, 3),
@@ -245,7 +251,9 @@ def test_damage_beyond_the_index_is_narrowed_down(tmp_path: Path) -> None:
 
 
 def test_a_flipped_byte_of_the_index_is_named(folder: Path) -> None:
-    """index.npz: the file and the offset, wherever it is; the shards are checked all the same, by the index that they give."""
+    """index.npz: the file and the offset, wherever it is; the shards are checked all the same, by the index that they
+    give.
+    """
     path = folder / "glt/val/index.npz"
     whole = path.read_bytes()
     for offset in (
@@ -307,7 +315,7 @@ def test_a_flipped_byte_of_dataset_json_is_named(folder: Path) -> None:
     }  # the shards are checked all the same
 
 
-# ----------------------------------------------------------------------------------------------------------- whole things
+# --------------------------------------------------------------------------------------------------------- whole things
 def test_swapped_images_are_told(folder: Path) -> None:
     """Two images in each other's place: each is said to be the other's."""
     path, index = folder / SHARD, load_index(folder / "glt/train")
@@ -322,7 +330,9 @@ def test_swapped_images_are_told(folder: Path) -> None:
 
 
 def test_a_wrong_label_is_told(folder: Path) -> None:
-    """In the tar alone: .cls and .json against the index. In the index too: the class's group and the counts of dataset.json."""
+    """In the tar alone: .cls and .json against the index. In the index too: the class's group and the counts of
+    dataset.json.
+    """
     key = str(load_index(folder / "glt/train").key[9])
     wrong = {
         f"{key}.cls": lambda content: b"3",
@@ -398,12 +408,15 @@ def test_an_image_that_was_never_readable(tmp_path: Path) -> None:
     index = load_index(folder / "cbl/val")
     (line,) = problems(folder)
     assert line.startswith(
-        f"cbl/val/shard-000000.tar: key {str(index.key[1])!r} at byte offset {index.offset[1]} has an image that does not decode"
+        f"cbl/val/shard-000000.tar: key {str(index.key[1])!r} at byte offset {index.offset[1]} has an image that "
+        "does not decode"
     )
 
 
 def test_parts_that_lack_or_are_too_many(folder: Path) -> None:
-    """A sample without its .cls, one more part, a sample more, a sample twice: what plain webdataset would read is what the index says, or it is told."""
+    """A sample without its .cls, one more part, a sample more, a sample twice: what plain webdataset would read is what
+    the index says, or it is told.
+    """
     index = load_index(folder / "glt/train")
     key, other = (str(index.key[row]) for row in (9, 10))
     whole = (folder / SHARD).read_bytes()
@@ -439,7 +452,7 @@ def test_plain_webdataset_is_really_asked(pristine: Path, monkeypatch: pytest.Mo
     assert "stops behind sample 0 of 8: ZeroDivisionError" in problems(pristine)[0]
 
 
-# --------------------------------------------------------------------------------------------------------- across splits
+# -------------------------------------------------------------------------------------------------------- across splits
 def placed(
     target: str, make: Callable[[dict[str, list[Sample]]], Sample], tmp_path: Path, size: tuple[int, int] = (48, 36)
 ) -> Path:
@@ -456,11 +469,14 @@ def placed(
 
 
 def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
-    """Byte for byte under another source: a problem, or a warning where the user says so; in splits of different editions it is neither."""
+    """Byte for byte under another source: a problem, or a warning where the user says so; in splits of different
+    editions it is neither.
+    """
     folder = placed("glt/val", lambda seen: replace(seen["glt/val"][1], jpg=seen["glt/train"][0].jpg), tmp_path / "a")
     a, b = load_index(folder / "glt/train").key[0], load_index(folder / "glt/val").key[1]
     assert problems(folder) == [
-        f"glt/train: the image of key {str(a)!r} is, byte for byte, also that of key {str(b)!r} in glt/val, both of edition glt"
+        f"glt/train: the image of key {str(a)!r} is, byte for byte, also that of key {str(b)!r} in glt/val, both of "
+        "edition glt"
     ]
     assert problems(folder, strict=False) == [] and warnings(folder) == []
     assert verify(folder, strict=False).warnings.count == 1
@@ -489,7 +505,9 @@ def test_the_same_image_in_two_splits(tmp_path: Path) -> None:
     ],
 )
 def test_near_duplicate_names(tmp_path: Path, change: Callable[[Sample], dict], said: str) -> None:
-    """A key or source of a training image in the test split, in other case, with other folders in front or with another extension."""
+    """A key or source of a training image in the test split, in other case, with other folders in front or with another
+    extension.
+    """
     folder = placed(
         "shared/test_cbl", lambda seen: replace(seen["shared/test_cbl"][1], **change(seen["glt/train"][0])), tmp_path
     )
@@ -550,7 +568,9 @@ def test_images_that_look_alike_are_doubted(tmp_path: Path, copy: Callable[[Imag
 
 
 def test_look_alikes_equal_their_definition() -> None:
-    """Found by bands as by comparing all pairs, on 600 thumbnails of which many are slight changes of others; plain grounds match nothing."""
+    """Found by bands as by comparing all pairs, on 600 thumbnails of which many are slight changes of others; plain
+    grounds match nothing.
+    """
     from sharding.checks.near_duplicates import BITS, LEVELS, signatures
 
     rng = np.random.default_rng(0)
@@ -577,7 +597,7 @@ def test_look_alikes_equal_their_definition() -> None:
     assert thumbnail(Image.new("RGB", (30, 7), (1, 2, 3))).tolist() == [[[1, 2, 3]] * 8] * 8
 
 
-# ---------------------------------------------------------------------------------------------------------------- the rest
+# ------------------------------------------------------------------------------------------------------------- the rest
 def test_counts_of_the_plan(tmp_path: Path) -> None:
     """Where the build recorded its plan, as totals, by class or by class and attribute group, the splits must have it."""
     plan = {"glt/train": [10, 6, 4, 3], "glt/val": 8, "shared/test_gbl": [[1, 1, 1]] * 4}
@@ -589,15 +609,19 @@ def test_counts_of_the_plan(tmp_path: Path) -> None:
         "glt/test_glt": 4,
     }
     assert problems(toy.build(tmp_path / "b", options={"plan": wrong})) == [
-        "dataset.json: the build planned 5 samples for split glt/train, its index has 4, for class 2 (and 1 more classes)",
+        "dataset.json: the build planned 5 samples for split glt/train, its index has 4, for class 2 (and 1 more "
+        "classes)",
         "dataset.json: the build planned 9 samples for split glt/val, its index has 8",
-        "dataset.json: the build planned [3, 0, 0] samples for split shared/test_gbl, its index has [1, 1, 1], for class 3",
+        "dataset.json: the build planned [3, 0, 0] samples for split shared/test_gbl, its index has [1, 1, 1], for "
+        "class 3",
         "dataset.json: the build planned split glt/test_glt, which is not there",
     ]
 
 
 def test_files_that_do_not_belong_are_doubted(folder: Path) -> None:
-    """A note beside the shards, or a split that dataset.json does not name: warnings. What begins with a dot is a build's own."""
+    """A note beside the shards, or a split that dataset.json does not name: warnings. What begins with a dot is a
+    build's own.
+    """
     (folder / "glt/train/notes.txt").write_text("x")
     (folder / ".work").mkdir()
     shutil.copytree(folder / "glt/val", folder / "old/val")
@@ -609,7 +633,9 @@ def test_files_that_do_not_belong_are_doubted(folder: Path) -> None:
 
 
 def test_all_problems_are_counted_and_listed_to_the_limit(folder: Path) -> None:
-    """Not only the first one: 23 flipped images give their 23 sentences and three shards'; with a limit, the first ones and the number of the rest."""
+    """Not only the first one: 23 flipped images give their 23 sentences and three shards'; with a limit, the first ones
+    and the number of the rest.
+    """
     index = load_index(folder / "glt/train")
     for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=False):
         flip(folder / f"glt/train/shard-{shard:06d}.tar", offset + 20)
@@ -645,9 +671,11 @@ def test_findings_keep_the_first_by_order() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------------------- the command
 def test_the_command(pristine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On a DATA_ROOT with two data sets, one of them damaged: status 1, a report of each on standard output, the speed on standard error; status 0 where all is well."""
+    """On a DATA_ROOT with two data sets, one of them damaged: status 1, a report of each on standard output, the speed
+    on standard error; status 0 where all is well.
+    """
     shutil.copytree(pristine, tmp_path / "toy")
     meta = json.loads((Path(shutil.copytree(pristine, tmp_path / "ruin")) / "dataset.json").read_text())
     flip(tmp_path / "ruin" / SHARD, 600)
@@ -693,5 +721,6 @@ def test_an_unfinished_build_is_checked_and_told(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     assert data_sets(folder) == data_sets(folder.parent) == [folder]
     assert problems(folder) == [
-        "dataset.json: the file is missing, so the build was not finished; the shards were checked against their indices alone"
+        "dataset.json: the file is missing, so the build was not finished; the shards were checked against their "
+        "indices alone"
     ]

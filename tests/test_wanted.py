@@ -1,4 +1,6 @@
-"""Tables and second stages: the runs that a command asks for, each once, after those that it builds on, and what they cost."""
+"""Tables and second stages: the runs that a command asks for, each once, after those that it builds on, and what they
+cost.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def runs_of(*words: str, runs: Path) -> list:
 
 @pytest.mark.parametrize("name", sorted(available()))
 def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) -> None:
-    """Every row has its run for each (data, edition, seed); rows that share one do not make it twice; nothing else is there but what those build on."""
+    """Every row has its run for each (data, edition, seed); rows that share one do not make it twice; nothing else is
+    there but what those build on.
+    """
     layout = load_layout(available()[name])
     found = runs_of(f"table={name}", "seeds=0,7", runs=tmp_path)
     folders = [run.folder for run in found]
@@ -53,7 +57,9 @@ def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("gpus", [4, 8])
 @pytest.mark.parametrize("name", sorted(available()))
 def test_a_table_can_be_launched_on_nodes_with_several_gpus(name: str, gpus: int, tmp_path: Path) -> None:
-    """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site gives; but IRM's, which are as many as groups at most."""
+    """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site
+    gives; but IRM's, which are as many as groups at most.
+    """
     for run in wanted([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
         recipe = run.recipe
         for rank in range(recipe.tasks):
@@ -71,7 +77,9 @@ def test_the_seeds_of_a_table_are_its_own_unless_given(tmp_path: Path) -> None:
 
 
 def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
-    """`recipe=glt_crt` is two runs, the first stage first, with the words that say how it runs and none that say what it is; one that is finished is not asked for again."""
+    """`recipe=glt_crt` is two runs, the first stage first, with the words that say how it runs and none that say what
+    it is; one that is finished is not asked for again.
+    """
     first, second = runs_of(
         "recipe=glt_crt",
         "data=digits_glt",
@@ -108,7 +116,9 @@ def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
 
 
 def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
-    """`method.init_from=RUN` takes that run where it lies; one that is not there and that no recipe makes by its name alone is refused."""
+    """`method.init_from=RUN` takes that run where it lies; one that is not there and that no recipe makes by its name
+    alone is refused.
+    """
     own = resolve(["recipe=glt_baseline", "data=digits_glt", f"runs={tmp_path}", "optim.lr=0.3"])
     with pytest.raises(RecipeError, match="launch it first"):
         runs_of("recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}", runs=tmp_path)
@@ -142,14 +152,17 @@ def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str,
 
 
 def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) -> None:
-    """A row that refuses the number of tasks goes on the most nodes that it can use, with the reason; the others go on all. One recipe alone is refused."""
+    """A row that refuses the number of tasks goes on the most nodes that it can use, with the reason; the others go on
+    all. One recipe alone is refused.
+    """
     words = ["nodes=4", "slurm.gpus_per_node=8"]
     runs, _ = wanted(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
     nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
     assert nodes["glt_irm"] == (
         1,
         2,
-        "on 1 of the 4 nodes, for the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here",
+        "on 1 of the 4 nodes, for the method irm cannot share a batch-normalisation group among ranks: its penalty "
+        "is that of a whole group; at most 2 tasks are legal here",
     )
     assert (
         nodes["glt_mixup_ifl"][:2] == nodes["glt_ride_ifl_mixup"][:2] == (2, 16)
@@ -161,8 +174,9 @@ def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) ->
 
 
 def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
-    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of the runs of the same method, or else form of network and part that is trained, or else of any on the same network, per process; a later
-    judgement costs none."""
+    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of the runs of the
+    same method, or else form of network and part that is trained, or else of any on the same network, per process; a
+    later judgement costs none."""
     words = ["data=digits_glt", f"data.root={tiny_root}", "schedule.epochs=5"]
     (baseline,) = runs_of("recipe=glt_baseline", *words, runs=tmp_path)
     (ifl,) = runs_of("recipe=glt_ifl", "ifl.milestones=[1,2]", *words, runs=tmp_path)

@@ -1,4 +1,6 @@
-"""A rank that makes no progress says where it stands and ends, and the whole run with it; a slow one, or one that was suspended, goes on."""
+"""A rank that makes no progress says where it stands and ends, and the whole run with it; a slow one, or one that was
+suspended, goes on.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 from ranks import PROJECT
-from test_resume import Launch, Start, ending, start, undisturbed  # noqa: F401 (fixtures)
+from test_resume import Launch, Start, ending, start, undisturbed
 
 from ifl.supervision.watchdog import boot_limit_s, patience_s
 from recipes.schema import Log
@@ -55,7 +57,8 @@ def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
 def test_slow_progress_is_progress() -> None:
     """Beats without a word, each within the limit, keep a process alive for many times the limit; a start has longer."""
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)"
+        "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)"
     )
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "alive\n", "")
@@ -64,7 +67,8 @@ def test_slow_progress_is_progress() -> None:
 def test_a_suspended_process_is_not_stuck() -> None:
     """SIGSTOP for three times the limit, then SIGCONT: the pause does not count."""
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()"
+        "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.beat()"
     )
     assert process.stdout.readline() == "go\n"
     process.send_signal(signal.SIGSTOP)
@@ -84,7 +88,9 @@ def test_last_words_that_hang_do_not_hold_it_up() -> None:
 
 
 def test_the_watchdog_speaks_before_a_collective_gives_up() -> None:
-    """A rank's patience with the others is longer than its own longest limit, for the least, the default and a large value."""
+    """A rank's patience with the others is longer than its own longest limit, for the least, the default and a large
+    value.
+    """
     for limit in (5.0, Log().stuck_after_s, 86400.0):
         assert patience_s(limit) > boot_limit_s(limit) + 60 and boot_limit_s(limit) >= limit
 
@@ -120,9 +126,9 @@ def _children(pid: int) -> list[int]:
         *(pytest.param(4, rank, marks=pytest.mark.full) for rank in range(4)),
     ],
 )
-def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:  # noqa: F811
-    """SIGSTOP to one rank in a step: the command ends within the limit and some seconds, no process is left, and what is
-    noted is that the others waited for it; the victim says nothing."""
+def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:
+    """SIGSTOP to one rank in a step: the command ends within the limit and some seconds, no process is left, and what
+    is noted is that the others waited for it; the victim says nothing."""
     launch = start(tmp_path, f"nodes={nodes}", "batch.bn=8", f"log.stuck_after_s={LIMIT_S}", "schedule.epochs=50")
     launch.wait_for_step(3)
     seconds = _ends_after(launch, launch.ranks()[victim])
@@ -138,7 +144,7 @@ def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, v
 
 
 @pytest.mark.full
-def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> None:  # noqa: F811
+def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> None:
     """SIGSTOP to the loader processes of rank 0: it says that it makes no progress itself; the other one waits for it."""
     launch = start(tmp_path, f"log.stuck_after_s={LIMIT_S}", "schedule.epochs=50", "data.workers=2")
     launch.wait_for_step(3)
@@ -157,8 +163,10 @@ def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> N
 
 
 @pytest.mark.full
-def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
-    """All ranks suspended for twice the limit and continued, as SLURM does it: the run ends with the undisturbed run's bits."""
+def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """All ranks suspended for twice the limit and continued, as SLURM does it: the run ends with the undisturbed run's
+    bits.
+    """
     launch = start(tmp_path, f"log.stuck_after_s={LIMIT_S}")
     launch.wait_for_step(3)
     ranks = launch.ranks().values()
@@ -175,8 +183,8 @@ def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_
 def test_a_reduction_left_out_ends_the_run(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int
 ) -> None:
-    """One rank leaves out a step's reduction: it says so in that very step, with its place, and the run ends within seconds, long before any
-    watchdog; the other rank says the same or that it lost the first."""
+    """One rank leaves out a step's reduction: it says so in that very step, with its place, and the run ends within
+    seconds, long before any watchdog; the other rank says the same or that it lost the first."""
     fault = tmp_path / "fault"
     monkeypatch.setenv("PYTHONPATH", str(PROJECT / "tests" / "faults"))
     monkeypatch.setenv("GLT_FAULT", str(fault))

@@ -1,4 +1,6 @@
-"""Small data sets of the shapes of ImageNet-GLT (clusters) and MSCOCO-GLT (attribute lists), written by the project's own writer."""
+"""Small data sets of the shapes of ImageNet-GLT (clusters) and MSCOCO-GLT (attribute lists), written by the project's
+own writer.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ EDITIONS = {
 
 
 def picture(number: int, label: int, attribute: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
-    """A photograph's likeness that no other number gives: a smooth ground, tinted by attribute, and the class as so many discs."""
+    """A photograph's likeness that no other number gives: a smooth ground, tinted by attribute, and the class as so
+    many discs.
+    """
     rng = np.random.default_rng(number)
     ground = Image.fromarray(rng.integers(40, 216, (4, 5, 3)).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(ground)
@@ -54,7 +58,9 @@ def samples(
     first: int,
     size: tuple[int, int],
 ) -> Iterator[Sample]:
-    """Of each class its number of images, attribute groups 7:2:1 (equal in Test-GBL); `first` numbers the sources over all splits."""
+    """Of each class its number of images, attribute groups 7:2:1 (equal in Test-GBL); `first` numbers the sources over
+    all splits.
+    """
     number = first
     for label, count in enumerate(per_class):
         for i in range(count):

@@ -1,9 +1,12 @@
-"""Training data from a web server beside the same data in a folder: `python -m tests.bench.afar [data=out/bench-loader] [mb_s=8] [rounds=3] [faults=300]`.
+"""Training data from a web server beside the same data in a folder: `python -m tests.bench.afar [data=out/bench-loader]
+[mb_s=8] [rounds=3] [faults=300]`.
 
-Images are those of tests/bench/loader/data.py with a shorter side of 256 (2,000 in 8 shards, 64 MB), crops of 112, two workers; the server sends `mb_s`
-megabytes a second to each connection. Each round starts with an empty cache: images/s of a first and a second epoch, the seconds for which loader processes
-waited for shards (added up, as a share of the epoch times the workers), and the seconds to the first batch with a window of one shard and with the whole
-epoch shuffled. Then as many answers as `faults` says are spoilt, each kind in turn, and every batch is compared with the folder's.
+Images are those of tests/bench/loader/data.py with a shorter side of 256 (2,000 in 8 shards, 64 MB), crops of 112, two
+workers; the server sends `mb_s` megabytes a second to each connection. Each round starts with an empty cache: images/s
+of a first and a second epoch, the seconds for which loader processes waited for shards (added up, as a share of the
+epoch times the workers), and the seconds to the first batch with a window of one shard and with the whole epoch
+shuffled. Then as many answers as `faults` says are spoilt, each kind in turn, and every batch is compared with the
+folder's.
 """
 
 from __future__ import annotations
@@ -122,12 +125,14 @@ def main(words: list[str]) -> None:
                     rates.setdefault(f"{where}: seconds to the first batch", []).append(first)
                     rates.setdefault(f"{where}: shards fetched", []).append(counts["shards"] - before["shards"])
     print(
-        f"{len(here)} images of {here.index.size.mean() / 1000:.0f} kB in {len(here.index.shard_name)} shards, {values['mb_s']} MB/s a connection, {WORKERS} workers, n = {rounds}\n"
+        f"{len(here)} images of {here.index.size.mean() / 1000:.0f} kB in {len(here.index.shard_name)} shards, "
+        f"{values['mb_s']} MB/s a connection, {WORKERS} workers, n = {rounds}\n"
     )
     print("| | median | min to max |\n|---|---|---|")
     for name, found in rates.items():
         print(
-            f"| {name}{', images/s' if ':' not in name else ''} | {median(found):,.4g} | {min(found):,.4g} to {max(found):,.4g} |"
+            f"| {name}{', images/s' if ':' not in name else ''} | {median(found):,.4g} | {min(found):,.4g} to "
+            f"{max(found):,.4g} |"
         )
 
     server.bytes_s, remote_files.PAUSES_S, remote_files.STALL_S = None, (0.01,) * 4, 0.5

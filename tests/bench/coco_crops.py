@@ -1,9 +1,10 @@
-"""Crops a second: packing MSCOCO-GLT's crops into shards against the bare work, decode + crop + encode with Pillow, in the same run.
+"""Crops a second: packing MSCOCO-GLT's crops into shards against the bare work, decode + crop + encode with Pillow, in
+the same run.
 
     python tests/bench/coco_crops.py [crops=1500] [workers=2] [rounds=3]
 
-Images are 640x480 JPEGs of about COCO's bytes; boxes have COCO's spread of sizes. Core milliseconds count what this process and its workers
-used, so that other users of the machine change them little; wall time is theirs too.
+Images are 640x480 JPEGs of about COCO's bytes; boxes have COCO's spread of sizes. Core milliseconds count what this
+process and its workers used, so that other users of the machine change them little; wall time is theirs too.
 """
 
 from __future__ import annotations
@@ -97,10 +98,12 @@ def main(words: dict[str, str]) -> int:
         print(f"stored: {index.size.mean() / 1e3:.1f} kB a crop")
         for name, results in found.items():
             print(
-                f"{name}: {statistics.median(r[0] for r in results):.2f} core-ms a crop, {statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})"
+                f"{name}: {statistics.median(r[0] for r in results):.2f} core-ms a crop, "
+                f"{statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})"
             )
         print(
-            f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=False)):.2f} of the core time"
+            f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=False)):.2f} of "
+            "the core time"
         )
     return 0
 

@@ -1,9 +1,11 @@
-"""MSCOCO-GLT's splitting at full size: 188,426 objects of the paper's class sizes with 204 planted attributes, every count against the paper's tables.
+"""MSCOCO-GLT's splitting at full size: 188,426 objects of the paper's class sizes with 204 planted attributes, every
+count against the paper's tables.
 
     python tests/bench/coco_splitting.py [out=FOLDER] [seed=0] [read=no]
 
-Also reads a COCO-Attributes pickle and instances files of that size (in FOLDER, 1 GB, written first and deleted at the end; `read=no` leaves that out),
-and picks Test-GBL of the smallest class by the literal definition, for the ratio. Prints times, peak memory and the attributes' std of each split.
+Also reads a COCO-Attributes pickle and instances files of that size (in FOLDER, 1 GB, written first and deleted at the
+end; `read=no` leaves that out), and picks Test-GBL of the smallest class by the literal definition, for the ratio.
+Prints times, peak memory and the attributes' std of each split.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def timed(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     wall, cpu = time.perf_counter(), used()
     found = function(*arguments)
     print(
-        f"{what}: {time.perf_counter() - wall:.1f} s ({used() - cpu:.1f} s of CPU), peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
+        f"{what}: {time.perf_counter() - wall:.1f} s ({used() - cpu:.1f} s of CPU), peak memory so far "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
         flush=True,
     )
     return found
@@ -100,7 +103,9 @@ def literal_pick(present: np.ndarray, count: int) -> list[int]:
 
 
 def write_source(folder: Path, labels: np.ndarray, values: np.ndarray) -> None:
-    """Instances files of 886,000 annotations with polygons, as long as COCO's, with one (empty) image for each object pair; and the pickle."""
+    """Instances files of 886,000 annotations with polygons, as long as COCO's, with one (empty) image for each object
+    pair; and the pickle.
+    """
     rng = np.random.default_rng(7)
     count = len(labels)
     names = list(coco_source.SIZES)
@@ -177,7 +182,8 @@ def main(words: dict[str, str]) -> int:
                 folder / "arrays.npz",
             )
             print(
-                f"peak memory of that process, at most (what this one had before it began counts too): {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB"
+                "peak memory of that process, at most (what this one had before it began counts too): "
+                f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB"
             )
             objects: Objects = timed("joining with the instances files", read_objects, folder, attributes)
             assert (
@@ -218,7 +224,8 @@ def main(words: dict[str, str]) -> int:
     end = time.process_time()
     same = sum(a == b for a, b in zip(fast.tolist(), slow, strict=False))
     print(
-        f"20 picks of {len(bear)}: {middle - start:.3f} s, candidate by candidate {end - middle:.2f} s, {(end - middle) / (middle - start):.0f} times; {same} of 20 picks alike (float ties go by rounding there)"
+        f"20 picks of {len(bear)}: {middle - start:.3f} s, candidate by candidate {end - middle:.2f} s, "
+        f"{(end - middle) / (middle - start):.0f} times; {same} of 20 picks alike (float ties go by rounding there)"
     )
     print("every count is the published one" if not wrong else f"{wrong} comparisons failed")
     return bool(wrong)

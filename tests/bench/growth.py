@@ -1,8 +1,11 @@
-"""How the epoch plan, the environments and the confidence table grow: `python -m tests.bench.growth [most=1e7] [classes=1000] [n=3]`.
+"""How the epoch plan, the environments and the confidence table grow: `python -m tests.bench.growth [most=1e7]
+[classes=1000] [n=3]`.
 
-For N = 1e5, 1e6, ... `most`: seconds and the peak of new memory (beside what is given: labels, weights, the index) of a plan of two streams, the second weighted,
-shuffled whole and in windows of 16 shards of 1,000 samples (the plan, then the first batch, one in the middle and the last), of the weights of environment 2,
-and of a confidence table's reduction. A power law a * N^b is fitted to the seconds from 1e6 on and carried to 1e9, marked as such. And at N = 1e5 the same
+For N = 1e5, 1e6, ... `most`: seconds and the peak of new memory (beside what is given: labels, weights, the index) of a
+plan of two streams, the second weighted, shuffled whole and in windows of 16 shards of 1,000 samples (the plan, then
+the first batch, one in the middle and the last), of the weights of environment 2, and of a confidence table's
+reduction. A power law a * N^b is fitted to the seconds from 1e6 on and carried to 1e9, marked as such. And at N = 1e5
+the same
 work by the literal algorithm: dictionaries and lists, an index at a time, as the reference is described.
 """
 
@@ -60,7 +63,9 @@ def reduced(ids: torch.Tensor, scores: torch.Tensor) -> np.ndarray:
 
 
 def literal(scores: list[float], labels: list[int], scan: bool) -> tuple[list[float], list[int]]:
-    """Environment 2's weights and its draws, with nothing but dictionaries, lists and an index at a time; with `scan` each class looks for its samples among all."""
+    """Environment 2's weights and its draws, with nothing but dictionaries, lists and an index at a time; with `scan`
+    each class looks for its samples among all.
+    """
     by_index = dict(enumerate(scores))  # index -> p, filled in the order of the draws
     by_class: dict[int, dict[int, float]] = defaultdict(dict)
     if scan:

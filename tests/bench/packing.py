@@ -1,10 +1,11 @@
-"""Images written a second, by the clock and by the cores' time (on a machine that does other work), beside plain `webdataset.ShardWriter` in the same run, and what the stored size does to size, writing and reading.
+"""Images written a second, by the clock and by the cores' time (on a machine that does other work), beside plain
+`webdataset.ShardWriter` in the same run, and what the stored size does to size, writing and reading.
 
     python -m tests.bench.packing [images=2000] [workers=2] [FOLDER]
 
-Pictures of ILSVRC's usual size (500 x 375, quality 96, about 110 kB) are made from noise of a photograph's spectrum, since no
-photographs are here; they compress alike, no more can be said for them. Reading is the suite's decoding with the training
-view (random resized crop to 112 x 112, flip), one process.
+Pictures of ILSVRC's usual size (500 x 375, quality 96, about 110 kB) are made from noise of a photograph's spectrum,
+since no photographs are here; they compress alike, no more can be said for them. Reading is the suite's decoding with
+the training view (random resized crop to 112 x 112, flip), one process.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def main(words: list[str]) -> None:
         root = Path(folder)
         files = [picture(seed) for seed in range(100)]
         print(
-            f"{count} images (100 different ones) of {np.mean([len(data) for data in files]) / 1000:.0f} kB, {workers} workers"
+            f"{count} images (100 different ones) of {np.mean([len(data) for data in files]) / 1000:.0f} kB, "
+            f"{workers} workers"
         )
         for i in range(count):
             (root / f"{i}.JPEG").write_bytes(files[i % 100])
@@ -81,7 +83,9 @@ def main(words: list[str]) -> None:
                     }
                 )
         print(
-            f"peer: webdataset.ShardWriter, 1 process, no check, no digest: {count / (time.perf_counter() - start):.0f} images/s written, {count / (cpu() - used):.0f} a second of a core"
+            "peer: webdataset.ShardWriter, 1 process, no check, no digest: "
+            f"{count / (time.perf_counter() - start):.0f} images/s written, {count / (cpu() - used):.0f} a second of "
+            "a core"
         )
         for stored in (
             StoredSize(),
@@ -109,7 +113,8 @@ def main(words: list[str]) -> None:
             read = min(200, count) / (time.process_time() - start)
             name = " ".join(f"{key}={value}" for key, value in stored.options.items()) or "original bytes"
             print(
-                f"{name:26}{indices['glt/train'].size.mean() / 1000:6.1f} kB an image; {rates[0]:6.0f} images/s written ({rates[1]:.0f} a second of a core), {rates[2]:6.0f} checked and kept ({rates[3]:.0f}); "
+                f"{name:26}{indices['glt/train'].size.mean() / 1000:6.1f} kB an image; {rates[0]:6.0f} images/s "
+                f"written ({rates[1]:.0f} a second of a core), {rates[2]:6.0f} checked and kept ({rates[3]:.0f}); "
                 f"read and augmented {read:.0f} a second of a core",
                 flush=True,
             )

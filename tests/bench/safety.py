@@ -1,7 +1,8 @@
-"""What safety costs: `python -m tests.bench.safety [n=30] [boots=5]` prints a table of checks and saves, and one of where a restart's seconds go.
+"""What safety costs: `python -m tests.bench.safety [n=30] [boots=5]` prints a table of checks and saves, and one of
+where a restart's seconds go.
 
-On the network, batch and centers of `glt_randaug_ifl` on digits_glt, on 1 and 2 ranks (gloo, CPU), without the loader. n values each: median
-and the middle half.
+On the network, batch and centers of `glt_randaug_ifl` on digits_glt, on 1 and 2 ranks (gloo, CPU), without the loader.
+n values each: median and the middle half.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ LARGE_BYTES = 100_000_000
 
 
 def measured(folder: str, n: int) -> dict[str, list[float]]:
-    """In a rank: milliseconds of each thing, `n` times. Every rank does the same, so that none waits for a slow other one only."""
+    """In a rank: milliseconds of each thing, `n` times. Every rank does the same, so that none waits for a slow other
+    one only.
+    """
     from ifl.distributed.consistency import check_equal, digest
     from ifl.engine import Engine
     from ifl.invariance.centers import Centers
@@ -124,7 +127,9 @@ def _times(thing: Callable[[], Any], n: int, comm: Any) -> list[float]:
 
 
 def restarts(ranks: int, boots: int, root: Path, place: Path) -> dict[str, list[float]]:
-    """Seconds of each part of `boots` restarts of one run through the real command, from the command to the end of the first step."""
+    """Seconds of each part of `boots` restarts of one run through the real command, from the command to the end of the
+    first step.
+    """
     from test_resume import Launch
 
     parts, done = defaultdict(list), 0

@@ -1,9 +1,11 @@
-"""Whether slurm/scaling.py foretells what is measured: `python -m tests.bench.scaling [n=20] [rounds=5] [data=DIR]` prints predicted and measured steps/s on 1, 2 and
-4 gloo ranks of this machine, small_resnet on digits_glt, 128 images a step.
+"""Whether slurm/scaling.py foretells what is measured: `python -m tests.bench.scaling [n=20] [rounds=5] [data=DIR]`
+prints predicted and measured steps/s on 1, 2 and 4 gloo ranks of this machine, small_resnet on digits_glt, 128 images a
+step.
 
-The model sees one rank's steps alone, at 128 and 32 images a step; the same beside a second process, without communication, which tells how many cores two
-processes really have; and sums over two idle ranks by message size. Four ranks share these cores. Then the real loop runs on 1, 2 and 4 ranks, in rounds with the
-others, so that all see the same machine. Last, the published scaling of eight A100 (NVIDIA DeepLearningExamples).
+The model sees one rank's steps alone, at 128 and 32 images a step; the same beside a second process, without
+communication, which tells how many cores two processes really have; and sums over two idle ranks by message size. Four
+ranks share these cores. Then the real loop runs on 1, 2 and 4 ranks, in rounds with the others, so that all see the
+same machine. Last, the published scaling of eight A100 (NVIDIA DeepLearningExamples).
 """
 
 from __future__ import annotations
@@ -153,14 +155,17 @@ def main(words: list[str]) -> None:
     }
     for nbytes, seconds in curve.items():
         print(
-            f"sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(Assumptions(0.0, **link), nbytes, 2, 1):7.3f} ms"
+            f"sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted "
+            f"{1e3 * reduction_s(Assumptions(0.0, **link), nbytes, 2, 1):7.3f} ms"
         )
     print(
-        f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours"
+        f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} "
+        f"kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours"
     )
     fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits, strict=False))
     print(
-        f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)"
+        f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two "
+        f"processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)"
     )
     for ranks, rates in measured.items():
         predicted = [
@@ -177,14 +182,17 @@ def main(words: list[str]) -> None:
         ]
         errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates, strict=False)]
         print(
-            f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
-            f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its own fit"
+            f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured "
+            f"{median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
+            f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its "
+            "own fit"
         )
     for name, rate, share, gradient_bytes, faster in PUBLISHED:
         gpus = Assumptions(image_s=1 / rate, fixed_s=0.0, gradient_bytes=gradient_bytes, buckets=4, suite_bytes=0.0)
         predicted = 8 * step_s(gpus, share, share, 1, 1) / step_s(gpus, 8 * share, share, 8, 1)
         print(
-            f"{name}, {share} images each, gradients in 4 buckets: predicted {predicted:.2f} times one, published {faster}, error {100 * (predicted / faster - 1):+.0f} %"
+            f"{name}, {share} images each, gradients in 4 buckets: predicted {predicted:.2f} times one, published "
+            f"{faster}, error {100 * (predicted / faster - 1):+.0f} %"
         )
 
 

@@ -2,9 +2,10 @@
 
     python -m tests.bench.splitting [classes=1000] [width=2048] [workers=2] [seed=0]
 
-1,000 classes with ILSVRC2012's sizes as far as they are known (895 of 1,300 images, the smallest of 732, 1,281,167 in all),
-each with six planted attributes of random shares. Features are drawn on demand, class by class, where the build would read
-them. What is timed is the build's own code: k-means of every class, the class order, the cut, the split files.
+1,000 classes with ILSVRC2012's sizes as far as they are known (895 of 1,300 images, the smallest of 732, 1,281,167 in
+all), each with six planted attributes of random shares. Features are drawn on demand, class by class, where the build
+would read them. What is timed is the build's own code: k-means of every class, the class order, the cut, the split
+files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ SHEET = {
 
 
 def class_sizes(classes: int) -> np.ndarray:
-    """int64 [K]: 895 of 1,300, the others evenly from 732 up so that the sum is 1,281,167 (scaled down for fewer classes)."""
+    """int64 [K]: 895 of 1,300, the others evenly from 732 up so that the sum is 1,281,167 (scaled down for fewer
+    classes).
+    """
     full = 895 * classes // 1000
     rest = classes - full
     total = round(1_281_167 * classes / 1000) - 1300 * full
@@ -51,7 +54,9 @@ def class_sizes(classes: int) -> np.ndarray:
 
 
 def planted(seed: int, number: int, size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(features float16 [n, width], planted attribute int64 [n]): shares around .27 .19 .17 .15 .12 .10, sparse positive centers, noise."""
+    """(features float16 [n, width], planted attribute int64 [n]): shares around .27 .19 .17 .15 .12 .10, sparse
+    positive centers, noise.
+    """
     rng = np.random.default_rng([seed, number])
     shares = rng.dirichlet(200 * np.array([0.27, 0.19, 0.17, 0.15, 0.12, 0.10]))
     attributes = rng.choice(6, size, p=shares)
@@ -61,7 +66,9 @@ def planted(seed: int, number: int, size: int, width: int) -> tuple[np.ndarray, 
 
 
 def clustered(state: tuple[int, int], job: tuple[int, int]) -> tuple[np.ndarray, float, float, float]:
-    """A class's ranks, the share of its images in the cluster that holds most of their attribute, seconds, and the worker's peak MB."""
+    """A class's ranks, the share of its images in the cluster that holds most of their attribute, seconds, and the
+    worker's peak MB.
+    """
     (seed, width), (number, size) = state, job
     found, attributes = planted(seed, number, size, width)
     start = time.perf_counter()
@@ -88,7 +95,8 @@ def main(words: list[str]) -> None:
         *in_order(clustered, (seed, width), list(enumerate(sizes.tolist())), values["workers"]), strict=False
     )
     print(
-        f"k-means: {time.perf_counter() - start:.0f} s with {values['workers']} processes, {np.median(seconds):.2f} s a class (median), peak {max(peaks):.0f} MB a process; "
+        f"k-means: {time.perf_counter() - start:.0f} s with {values['workers']} processes, {np.median(seconds):.2f} "
+        f"s a class (median), peak {max(peaks):.0f} MB a process; "
         f"images in their planted attribute's cluster {100 * np.mean(purity):.2f} %"
     )
 
@@ -111,7 +119,8 @@ def main(words: list[str]) -> None:
             write(work / f"{annotation.edition}.json", annotation)
         again = [read(work / f"{annotation.edition}.json") for annotation in annotations]
     print(
-        f"splitting, written as split files and read again: {time.perf_counter() - start:.1f} s, peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+        f"splitting, written as split files and read again: {time.perf_counter() - start:.1f} s, peak of this "
+        f"process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
     )
 
     print(f"{'split':14}{'images':>9}{'paper':>9}{'differs':>9}")
@@ -128,18 +137,23 @@ def main(words: list[str]) -> None:
     groups = np.array([np.bincount(np.asarray(ranks[number]) // 2, minlength=3) for number in order])
     target, given = long_tail(groups - np.array([20 + 42, 20 + 12, 20 + 6]))
     print(
-        f"long tail: targets {target.sum():,} (paper {TARGETS:,}), capped {given.sum():,} (paper {POOL:,}); at 0, 4, 399, 849, 999: {', '.join(map(str, target[[0, 4, 399, 849, 999]])) if count == 1000 else 'stretched'}"
+        f"long tail: targets {target.sum():,} (paper {TARGETS:,}), capped {given.sum():,} (paper {POOL:,}); at 0, 4, "
+        f"399, 849, 999: {', '.join(map(str, target[[0, 4, 399, 849, 999]])) if count == 1000 else 'stretched'}"
         f" (paper 1500, 1500, 181, 46, 18)"
     )
     print(
-        f"Train-GLT a class: largest {tails.max()} (paper about 530 to 570), smallest {tails.min()} (about 4 to 8), at class 400 {tails[GROUPS_END[0] * count // 1000]} (about 100), at 850 {tails[GROUPS_END[1] * count // 1000]} (about 25)"
+        f"Train-GLT a class: largest {tails.max()} (paper about 530 to 570), smallest {tails.min()} (about 4 to 8), "
+        f"at class 400 {tails[GROUPS_END[0] * count // 1000]} (about 100), at 850 "
+        f"{tails[GROUPS_END[1] * count // 1000]} (about 25)"
     )
     for annotation in again:
         for name, rows in annotation.splits.items():
             table = np.zeros((count, 3), np.int64)
             np.add.at(table, (rows.label, rows.attribute), 1)
             print(
-                f"{annotation.edition + '/' + name:14} by attribute group {table.sum(0).tolist()}, a class {table.min(0).tolist()} to {table.max(0).tolist()}; std of the groups' shares {np.std(table.sum(0) / table.sum()):.4f}"
+                f"{annotation.edition + '/' + name:14} by attribute group {table.sum(0).tolist()}, a class "
+                f"{table.min(0).tolist()} to {table.max(0).tolist()}; std of the groups' shares "
+                f"{np.std(table.sum(0) / table.sum()):.4f}"
             )
 
 

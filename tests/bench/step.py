@@ -1,11 +1,14 @@
-"""What IFL costs: `python -m tests.bench.step [networks=small_resnet,resnext50_32x4d] [ranks=1,2] [n=40] [large_n=5] [data=DIR]` prints milliseconds a step with and
-without it, their ratio, and where the difference goes; `python -m tests.bench.step shares=examples/digits_glt` prints where whole runs' time went.
+"""What IFL costs: `python -m tests.bench.step [networks=small_resnet,resnext50_32x4d] [ranks=1,2] [n=40] [large_n=5]
+[data=DIR]` prints milliseconds a step with and without it, their ratio, and where the difference goes; `python -m
+tests.bench.step shares=examples/digits_glt` prints where whole runs' time went.
 
-Both train by the real loop (reader, DeepSpeed, gloo, CPU) at equal images: `glt_ifl` with batch.budget=matched, its center term on and every sample scored, against
-`glt_baseline`. The two take turns step by step, while one computes the other waits, so that a busy machine slows both; the ratio is the median of the rounds' own.
+Both train by the real loop (reader, DeepSpeed, gloo, CPU) at equal images: `glt_ifl` with batch.budget=matched, its
+center term on and every sample scored, against `glt_baseline`. The two take turns step by step, while one computes the
+other waits, so that a busy machine slows both; the ratio is the median of the rounds' own.
 
-small_resnet trains digits_glt at 32 x 32, 128 images a step, 10 classes: so cheap a network that fixed costs show. resnext50_32x4d trains at 112 x 112, 64 images a step,
-with 1,000 classes and 2,048 features, as ImageNet-GLT has them, on painted images.
+small_resnet trains digits_glt at 32 x 32, 128 images a step, 10 classes: so cheap a network that fixed costs show.
+resnext50_32x4d trains at 112 x 112, 64 images a step, with 1,000 classes and 2,048 features, as ImageNet-GLT has them,
+on painted images.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ LARGE, CLASSES = 115_000, 1000
 
 
 class Turns:
-    """Two groups of ranks step in turn: each waits, by files in one folder, until the other has made its step. Polls a thousand times a second."""
+    """Two groups of ranks step in turn: each waits, by files in one folder, until the other has made its step. Polls a
+    thousand times a second.
+    """
 
     def __init__(self, folder: Path, group: int, ranks: int) -> None:
         self.folder, self.group, self.ranks = folder, group, ranks
@@ -69,7 +74,9 @@ class Turns:
 
 
 def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dict[str, list[float]]:
-    """In a rank: milliseconds of `n` steps, of which the parts named here took so many; comparisons of digests stand apart, one entry each."""
+    """In a rank: milliseconds of `n` steps, of which the parts named here took so many; comparisons of digests stand
+    apart, one entry each.
+    """
     from ifl import train as loop
     from ifl.engine import Engine
     from ifl.invariance.centers import Centers
@@ -130,7 +137,9 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
 
 
 def rebuilt(n: int, samples: int, classes: int) -> list[float]:
-    """In a rank: milliseconds of what makes an epoch's environment weights from the confidence table, its reduction over ranks included."""
+    """In a rank: milliseconds of what makes an epoch's environment weights from the confidence table, its reduction
+    over ranks included.
+    """
     from ifl.distributed.comm import Comm
     from ifl.invariance.confidence import ConfidenceTable, mean_scores
     from ifl.invariance.environments import stream_weights
@@ -180,26 +189,31 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
     low, middle, high = quantiles(ratios, n=4)
     usual = median(steps["baseline"])
     print(
-        f"\n{network}, {ranks} rank{'s' * (ranks > 1)} of {max(1, CORES // ranks)} thread{'s' * (CORES // ranks > 1)}, n = {len(ratios)} rounds"
+        f"\n{network}, {ranks} rank{'s' * (ranks > 1)} of {max(1, CORES // ranks)} "
+        f"thread{'s' * (CORES // ranks > 1)}, n = {len(ratios)} rounds"
     )
     print(
-        f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {middle:.3f} (middle half {low:.3f} to {high:.3f})"
+        f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {middle:.3f} (middle "
+        f"half {low:.3f} to {high:.3f})"
     )
     mine, its = answers["ifl"][0], answers["baseline"][0]
     for part in dict.fromkeys((*mine, *its)):
         if part not in ("step", "digests"):
             extra = median(mine[part][warm:]) - median(its.get(part, [0.0])[warm:] or [0.0])
             print(
-                f"  {part:30} {median(mine[part][warm:]):9.3f} ms, of which IFL's {extra:8.3f} ms: {100 * extra / usual:6.2f} % of a step"
+                f"  {part:30} {median(mine[part][warm:]):9.3f} ms, of which IFL's {extra:8.3f} ms: "
+                f"{100 * extra / usual:6.2f} % of a step"
             )
     digests = [[value for value in answer.get("digests", ()) if value] for answer in (mine, its)]
     if all(digests):  # a few steps have none
         extra = median(digests[0]) - median(digests[1])
         print(
-            f"  {'digests, every 50 steps':30} {extra / 50:9.3f} ms a step more than the baseline's: {2 * extra / usual:6.2f} % of a step"
+            f"  {'digests, every 50 steps':30} {extra / 50:9.3f} ms a step more than the baseline's: "
+            f"{2 * extra / usual:6.2f} % of a step"
         )
     print(
-        f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms ({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})",
+        f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms "
+        f"({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})",
         flush=True,
     )
 
@@ -209,12 +223,14 @@ def shares(runs: Path) -> None:
     spent = [json.loads(path.read_text())["seconds"] for path in sorted(runs.glob("*/done"))]
     whole = [seconds for seconds in spent if seconds.get("train")]  # a later judgement trains nothing
     print(
-        f"{len(whole)} runs in {runs}, {sum(sum(seconds.values()) for seconds in whole) / 3600:.1f} hours; median share of a run (smallest to largest)"
+        f"{len(whole)} runs in {runs}, {sum(sum(seconds.values()) for seconds in whole) / 3600:.1f} hours; median "
+        "share of a run (smallest to largest)"
     )
     for part in dict.fromkeys(part for seconds in whole for part in seconds):
         of_run = [100 * seconds.get(part, 0.0) / sum(seconds.values()) for seconds in whole]
         print(
-            f"  {part:10} {median(of_run):6.2f} % ({min(of_run):.2f} to {max(of_run):.2f}), {median(seconds.get(part, 0.0) for seconds in whole):8.2f} s"
+            f"  {part:10} {median(of_run):6.2f} % ({min(of_run):.2f} to {max(of_run):.2f}), "
+            f"{median(seconds.get(part, 0.0) for seconds in whole):8.2f} s"
         )
 
 

@@ -1,8 +1,9 @@
-"""How fast `sharding.verify` is: `python -m tests.bench.verify [data=DIR] [n=5] [images=600] [workers=2]` prints images/s and GB/s against a plain
-reader's, a `webdataset.WebDataset` in one thread that decodes every image with Pillow, over the same shards.
+"""How fast `sharding.verify` is: `python -m tests.bench.verify [data=DIR] [n=5] [images=600] [workers=2]` prints
+images/s and GB/s against a plain reader's, a `webdataset.WebDataset` in one thread that decodes every image with
+Pillow, over the same shards.
 
-Without data= the shards are made: photographs' likenesses of 500x375 pixels, ImageNet's usual size, 50 to 120 kB each. The two take turns, so
-that a busy machine slows both; n values each: median and range of the ratio of neighbours.
+Without data= the shards are made: photographs' likenesses of 500x375 pixels, ImageNet's usual size, 50 to 120 kB each.
+The two take turns, so that a busy machine slows both; n values each: median and range of the ratio of neighbours.
 """
 
 from __future__ import annotations
@@ -102,10 +103,12 @@ def main(words: list[str]) -> None:
     ratios = [two / one for one, two in zip(rates["plain"], rates["verify"], strict=False)]
     for name, values in rates.items():
         print(
-            f"{name:8} {median(values):8,.0f} images/s  {median(values) * size / 1e9:.3f} GB/s  ({min(values):,.0f} to {max(values):,.0f}, n = {n})"
+            f"{name:8} {median(values):8,.0f} images/s  {median(values) * size / 1e9:.3f} GB/s  ({min(values):,.0f} "
+            f"to {max(values):,.0f}, n = {n})"
         )
     print(
-        f"verify with {workers} workers / plain webdataset + Pillow in one thread: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {count:,} images of {size / 1000:.0f} kB"
+        f"verify with {workers} workers / plain webdataset + Pillow in one thread: {median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}); {count:,} images of {size / 1000:.0f} kB"
     )
 
 

@@ -1,7 +1,8 @@
 """Faults inside a rank, for tests: Python imports this file at its start where the folder is on PYTHONPATH.
 
-The file that GLT_FAULT names holds `KIND RANK` when a fault is due. That rank removes it, so that it strikes once, and in its step
-raises an error (`exception`), gets losses that are no numbers (`nan`), or leaves out the reduction that all ranks make (`skip`).
+The file that GLT_FAULT names holds `KIND RANK` when a fault is due. That rank removes it, so that it strikes once, and
+in its step raises an error (`exception`), gets losses that are no numbers (`nan`), or leaves out the reduction that all
+ranks make (`skip`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Getting at samples: undecoded reads, the index, and the time to the first batch from anywhere in an epoch.
 
-The set is made as large as ImageNet-GLT by listing its shards again and again: 115,000 entries that lie in the same files.
+The set is made as large as ImageNet-GLT by listing its shards again and again: 115,000 entries that lie in the same
+files.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def undecoded(split: Split, rounds: int) -> None:
     for name, rates in found.items():
         print(f"| {name} | {_spread(rates)} | {statistics.median(rates) / least:.1f} |")
     print(
-        f"\nTo reach the middle of an epoch of {SAMPLES:,} by reading on, webdataset takes {SAMPLES / 2 / least:.1f} s of one core, undecoded."
+        f"\nTo reach the middle of an epoch of {SAMPLES:,} by reading on, webdataset takes {SAMPLES / 2 / least:.1f} "
+        "s of one core, undecoded."
     )
 
 
@@ -106,7 +108,8 @@ def indexed(split: Split, index: Index, rounds: int) -> None:
     print(f"\nIndex of {SAMPLES:,} samples, seconds, n = {rounds}\n\n| | median | min to max |\n|---|---|---|")
     print(f"| write index.npz | {_spread(saved, '.2f')} |\n| load it | {_spread(loaded, '.2f')} |")
     print(
-        f"| make it anew from the tars, all digests (one process; from {len(split):,} samples) | {_spread(made, '.1f')} |",
+        f"| make it anew from the tars, all digests (one process; from {len(split):,} samples) | "
+        f"{_spread(made, '.1f')} |",
         flush=True,
     )
 
@@ -154,7 +157,8 @@ def first_batches(split: Split, rounds: int) -> None:
                         forget(split)
                     found.setdefault((kind, pages, place), []).append(first_batch_s(split, place, weights, window))
     print(
-        f"\nTime to the first batch ({BATCH} images, crops of 224; plan and start of {WORKERS} workers included), {len(split):,} samples, ms, n = {rounds}\n"
+        f"\nTime to the first batch ({BATCH} images, crops of 224; plan and start of {WORKERS} workers included), "
+        f"{len(split):,} samples, ms, n = {rounds}\n"
     )
     print(
         "| order | page cache |"

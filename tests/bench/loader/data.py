@@ -1,9 +1,11 @@
-"""JPEGs like ImageNet's for the loader's bench: cut from the two photographs that scikit-learn brings, with detail of a photograph's spectrum on top.
+"""JPEGs like ImageNet's for the loader's bench: cut from the two photographs that scikit-learn brings, with detail of a
+photograph's spectrum on top.
 
     python -m tests.bench.loader.data out=DIR [images=2000]
 
-DIR/full/tree/CLASS/N.jpg (56 % are 500 x 375, quality 90 to 96, 85 % with colours at half resolution), DIR/short256/tree the same with a shorter side
-of 256 (quality 90), and beside each `glt/train`, the suite's shards of the same bytes. 100 classes, long-tailed. The same bytes every time.
+DIR/full/tree/CLASS/N.jpg (56 % are 500 x 375, quality 90 to 96, 85 % with colours at half resolution),
+DIR/short256/tree the same with a shorter side of 256 (quality 90), and beside each `glt/train`, the suite's shards of
+the same bytes. 100 classes, long-tailed. The same bytes every time.
 """
 
 from __future__ import annotations

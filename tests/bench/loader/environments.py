@@ -2,7 +2,8 @@
 
     python -m tests.bench.loader.environments [PEER ...]
 
-A peer is a file of tests/bench/loader/peers/, its pinned packages. Where one cannot be installed, pip's reason stands in place of its rows.
+A peer is a file of tests/bench/loader/peers/, its pinned packages. Where one cannot be installed, pip's reason stands
+in place of its rows.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def install(peer: str) -> str:
 
 
 def reason_of(text: str) -> str:
-    """What a program's last words say went wrong: the last line that names an error, of pip's the one that it hands on from a build."""
+    """What a program's last words say went wrong: the last line that names an error, of pip's the one that it hands on
+    from a build.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
     errors = [
         line

@@ -40,7 +40,9 @@ def _field(path: Path, name: str) -> int:
 
 
 def voice() -> Callable[[Any], None]:
-    """Says a value as one line of JSON on standard output, which from now on is nobody else's: what libraries print goes to standard error."""
+    """Says a value as one line of JSON on standard output, which from now on is nobody else's: what libraries print
+    goes to standard error.
+    """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

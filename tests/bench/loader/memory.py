@@ -2,7 +2,8 @@
 
     python -m tests.bench.loader.memory WAY SPLIT_FOLDER N
 
-The entries lie in the same files again and again. PSS: of a page that k processes share each counts 1/k. A node has a process with workers for each rank.
+The entries lie in the same files again and again. PSS: of a page that k processes share each counts 1/k. A node has a
+process with workers for each rank.
 """
 
 from __future__ import annotations

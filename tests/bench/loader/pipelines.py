@@ -3,9 +3,10 @@
     python -m tests.bench.loader.pipelines NAME ROOT/SET SIZE
     python -m tests.bench.loader.pipelines PEER ROOT prepare
 
-ROOT holds the sets `full` and `short256` of `data.py`, SIZE is the crop's side. After an epoch to warm up it says its batches' shape and type, and then, for
-each line on standard input, an epoch's images/s and core-ms an image (JSON). Each peer is used as its documentation says: two workers, shuffled, random resized
-crop and flip, uint8 [128, 3, SIZE, SIZE] out of the loader unless its name says otherwise. `prepare` writes the peer's own form of both sets, once.
+ROOT holds the sets `full` and `short256` of `data.py`, SIZE is the crop's side. After an epoch to warm up it says its
+batches' shape and type, and then, for each line on standard input, an epoch's images/s and core-ms an image (JSON).
+Each peer is used as its documentation says: two workers, shuffled, random resized crop and flip, uint8 [128, 3, SIZE,
+SIZE] out of the loader unless its name says otherwise. `prepare` writes the peer's own form of both sets, once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Batches = Callable[[], Iterable]
 """Gives an epoch each time it is called."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- the suite
+# ------------------------------------------------------------------------------------------------------------ the suite
 def ours(
     folder: Path,
     size: int,
@@ -41,7 +42,9 @@ def ours(
     batch: int = BATCH,
     workers: int = WORKERS,
 ) -> Batches:
-    """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two environments in batches of 2 x 128."""
+    """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two
+    environments in batches of 2 x 128.
+    """
     from sharding.cache.decoded_images import PixelCache
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
@@ -87,14 +90,15 @@ def _scratch(folder: Path) -> Path:
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------------- peers
+# ---------------------------------------------------------------------------------------------------------------- peers
 def usual(size: int, form: str = "") -> Callable:
-    """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first. `pillow`: on Pillow images, as many still
-    write them; `float`: to normalised float32; `randaug`: RandAugment on Pillow images, to float32, as in torchvision's reference recipes."""
+    """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first.
+    `pillow`: on Pillow images, as many still write them; `float`: to normalised float32; `randaug`: RandAugment on
+    Pillow images, to float32, as in torchvision's reference recipes."""
     import torch
     from torchvision.transforms import v2
 
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+    import sharding.images.torchvision_cpu
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -143,7 +147,7 @@ def streaming(folder: Path, size: int) -> Batches:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+    import sharding.images.torchvision_cpu
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -162,7 +166,7 @@ def streaming_prepare(folder: Path) -> None:
     from PIL import Image
     from streaming import MDSWriter
 
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+    import sharding.images.torchvision_cpu
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
@@ -179,7 +183,7 @@ def litdata(folder: Path, size: int) -> Batches:
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
 
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+    import sharding.images.torchvision_cpu
 
     transform = usual(size)
 
@@ -197,7 +201,7 @@ def litdata(folder: Path, size: int) -> Batches:
 def litdata_prepare(folder: Path) -> None:
     from litdata import optimize
 
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+    import sharding.images.torchvision_cpu
 
     optimize(
         fn=_litdata_sample,
@@ -247,9 +251,11 @@ def ffcv_prepare(folder: Path) -> None:
             ).from_indexed_dataset(images)
 
 
-# --------------------------------------------------------------------------------------------------------------------- floor
+# ---------------------------------------------------------------------------------------------------------------- floor
 class Crops:
-    """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no more, neither resized nor flipped."""
+    """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no
+    more, neither resized nor flipped.
+    """
 
     def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
         from sharding.images import decoders
@@ -298,7 +304,7 @@ def alone(folder: Path, decoder: str, size: int | None, processes: int) -> Batch
     return epoch
 
 
-# -------------------------------------------------------------------------------------------------------------------- by name
+# -------------------------------------------------------------------------------------------------------------- by name
 MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: alone(folder, "turbojpeg", None, 1)),
     "floor, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", None, 2)),
@@ -326,7 +332,9 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "ffcv, jpg": ("ffcv", lambda folder, size: ffcv(folder, size, "jpg")),
     "ffcv, raw 256": ("ffcv", lambda folder, size: ffcv(folder.parent / "short256", size, "raw")),
 }
-"""By name: the peer whose environment is used (the project's own where empty), and how it is made from a set's folder and the crop's side."""
+"""By name: the peer whose environment is used (the project's own where empty), and how it is made from a set's folder
+and the crop's side.
+"""
 PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "streaming": ("mds", streaming_prepare),
     "litdata": ("litdata", litdata_prepare),
@@ -344,7 +352,7 @@ def prepare(peer: str, root: Path) -> None:
             (folder / f"{name}.made").touch()
 
 
-# -------------------------------------------------------------------------------------------------------------------- timing
+# --------------------------------------------------------------------------------------------------------------- timing
 def images_of(batch: Any) -> Any:
     """The images of a batch of any loader; the floor gives their number alone."""
     return batch["image"] if isinstance(batch, dict) else batch if isinstance(batch, int) else batch[0]

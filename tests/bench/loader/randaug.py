@@ -1,6 +1,7 @@
 """What RandAug costs: microseconds of one core for an image of 112 px, ours beside torchvision's RandAugment.
 
-The policies are different ones (see sharding/images/randaug.py), so this is what a recipe pays, not one algorithm against itself.
+The policies are different ones (see sharding/images/randaug.py), so this is what a recipe pays, not one algorithm
+against itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+import sharding.images.torchvision_cpu
 from sharding.format.dataset import Split
 from sharding.format.index import load_index
 from sharding.images.dice import draw_rng
@@ -54,6 +55,7 @@ def section(root: Path, rounds: int) -> None:
     print("| policy | us, median | min to max | x ours |\n|---|---|---|---|")
     for name, times in found.items():
         print(
-            f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | {statistics.median(times) / least:.2f} |",
+            f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | "
+            f"{statistics.median(times) / least:.2f} |",
             flush=True,
         )

@@ -1,10 +1,12 @@
 """The loader beside what people would use instead: same files, same crops, two workers, in turns.
 
-    python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5] [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
+    python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5]
+    [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
 
-`data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that warms up with an epoch; then they take turns,
-an epoch of `images` at a time, and a row's figure is the median of its rounds. Only ratios inside one table count: by images/s, and in
-brackets by the cores' time for an image, which other work on the machine hardly moves. About 20 minutes on two cores.
+`data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that
+warms up with an epoch; then they take turns, an epoch of `images` at a time, and a row's figure is the median of its
+rounds. Only ratios inside one table count: by images/s, and in brackets by the cores' time for an image, which other
+work on the machine hardly moves. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     kind, size, rows = TABLES[name]
     loaders = {row: Loader(row, root / kind, size) for row in rows if MAKERS[row][0] not in reasons}
     for number in range(rounds):
-        # Each round in an order of its own: other work on the machine comes and goes, and would hit the same neighbours each time.
+        # Each round in an order of its own: other work on the machine comes and goes, and would hit the same neighbours
+        # each time.
         for loader in random.Random(number).sample(list(loaders.values()), len(loaders)):
             if not loader.reason:
                 loader.time()
