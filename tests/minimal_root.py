@@ -33,7 +33,9 @@ def lacking() -> str | None:
 
 
 def packages(readme: str | None = None) -> list[str]:
-    """The Debian packages that README tells a newcomer to install: all there are on the first `apt-get install` line."""
+    """The Debian packages that README tells a newcomer to install: all there are on the first `apt-get install`
+    line.
+    """
     text = (PROJECT / "README.md").read_text() if readme is None else readme
     line = re.search(r"^apt-get install (.+)$", text, re.M)
     assert line, "README names no packages"

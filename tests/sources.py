@@ -1,4 +1,6 @@
-"""Raw sources in the shape of ILSVRC2012's training set: class folders, the tar of tars, and the odd files that it has."""
+"""Raw sources in the shape of ILSVRC2012's training set: class folders, the tar of tars, and the odd files that it
+has.
+"""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: P
     gb = 1.01 * float(np.sort(local(tiny_root).index.shard_size)[-10:].sum()) / 1e9
     more = ("data.shuffle_window=2", "data.decoder=pillow")
     recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, *more, epochs=2)
-    _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))
+    _run = lambda recipe, folder: started(2).run(trained, recipe.model_dump_json(), str(folder))  # noqa: E731
     (tmp_path / "here").mkdir()
     (tmp_path / "far").mkdir()
     assert all(answer["finished"] for answer in _run(recipe, tmp_path / "here"))

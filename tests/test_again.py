@@ -20,14 +20,14 @@ from ranks import started
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_launch import launch, refused
-from test_methods import mini_root
+from test_methods import mini_root  # noqa: F401 (a fixture)
 
 from recipes.schema import PROJECT, Recipe
 from sharding.format.index import load_index
 
 
 @pytest.fixture(scope="module")
-def run(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def run(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:  # noqa: F811
     recipe = recipe_of(mini_root, tmp_path_factory.mktemp("runs"), "recipe=glt_tde")
     assert started(1).run(trained, str(recipe.run_folder)) == [True]
     return recipe
@@ -68,7 +68,7 @@ def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
     )  # another number of threads adds up in another order
 
 
-def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:
+def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """Neither its cache folder nor its bytes there, also where the data come from afar; and one that older code trained
     is judged, and told.
     """
@@ -92,7 +92,7 @@ def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, 
 
 
 @pytest.mark.full
-def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:
+def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """On the stderr of a rank and in the run's events, without a traceback, though a loader worker found it."""
     shutil.copytree(mini_root, tmp_path / "data")
     recipe = recipe_of(tmp_path / "data", tmp_path / "runs", "data.workers=1")
@@ -144,6 +144,6 @@ def test_slips_are_one_sentence(words: list[str], sentence: str) -> None:
     assert sentence in refused(*words)
 
 
-def test_an_unfinished_run_is_refused(mini_root: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     recipe = recipe_of(mini_root, tmp_path)
     assert "is not finished" in refused(f"eval={recipe.run_folder}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cluster as clusters
 import pytest
-from test_imagenet_glt import content, plant, raw, root
+from test_imagenet_glt import content, plant, raw, root  # noqa: F401 (fixtures)
 from test_imagenet_glt import words as build_words
 
 from recipes.common.errors import DataError, RecipeError
@@ -33,7 +33,7 @@ def launch(arguments: list[str], environment: dict[str, str] | None = None) -> s
     )
 
 
-def words(raw: Path, out: Path, *more: str) -> list[str]:
+def words(raw: Path, out: Path, *more: str) -> list[str]:  # noqa: F811
     return ["build=imagenet_glt", *build_words(raw, out)[1:], *more]
 
 
@@ -70,7 +70,7 @@ def test_declarations_are_whole() -> None:
         )
 
 
-def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> None:
+def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> None:  # noqa: F811
     """cluster=dry prints each stage's batch file with its array and what it waits for; the features stage alone asks
     for a GPU.
     """
@@ -108,7 +108,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
         (["seed=x"], "seed=x is not legal"),
     ],
 )
-def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:
+def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:  # noqa: F811
     """A slip is refused in one sentence before anything is made."""
     with pytest.raises((RecipeError, DataError), match=re.escape(sentence)) as caught:
         build_job.launch(
@@ -126,7 +126,7 @@ def test_a_data_set_without_stages_is_built_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:
+def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:  # noqa: F811
     """Where there is no sbatch nothing is submitted."""
     shown = launch(words(raw, tmp_path / "out", "tasks=2"), {"PATH": str(tmp_path)})
     assert shown.returncode == 2 and "no sbatch" in shown.stderr and not (tmp_path / "out").exists()
@@ -143,7 +143,7 @@ def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
     assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))
 
 
-def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:
+def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:  # noqa: F811
     """cluster=local goes through the same stages and parts here."""
     plant(raw, tmp_path)
     shown = launch(words(raw, tmp_path, "tasks=2", "cluster=local"))

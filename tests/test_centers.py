@@ -29,7 +29,7 @@ def _features(rows: int, seed: int, dim: int = DIM) -> np.ndarray:
 def _batches(ranks: int) -> dict[str, list[Batch]]:
     """Named sequences of global batches (features, labels, rows of each rank); the rows of all ranks are the batch."""
     rng = np.random.default_rng(1)
-    cut = lambda rows: [len(part) for part in np.array_split(np.arange(rows), ranks)]
+    cut = lambda rows: [len(part) for part in np.array_split(np.arange(rows), ranks)]  # noqa: E731
     duplicated = np.repeat(_features(4, 5), 3, axis=0)
     return {
         "mixed": [
@@ -59,7 +59,9 @@ def _step(sync: StepSync, features: np.ndarray, labels: np.ndarray, halves: int 
 
 
 def moved_centers(size: int, only: str | None = None) -> dict[tuple[str, str, str], np.ndarray] | None:
-    """In a rank: the centers after each case's batches, by (distance, transport, case); None outside the first `size`."""
+    """In a rank: the centers after each case's batches, by (distance, transport, case); None outside the first
+    `size`.
+    """
     comm = comm_of(size)
     if comm is None:
         return None
@@ -81,7 +83,9 @@ def moved_centers(size: int, only: str | None = None) -> dict[tuple[str, str, st
 
 
 def bad_values(size: int, transport: str) -> tuple[int, np.ndarray] | None:
-    """In a rank: `bad` and the class sums of a batch with values that cannot be added up, all in the last rank's rows."""
+    """In a rank: `bad` and the class sums of a batch with values that cannot be added up, all in the last rank's
+    rows.
+    """
     comm = comm_of(size)
     if comm is None:
         return None

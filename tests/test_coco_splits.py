@@ -1,4 +1,6 @@
-"""MSCOCO-GLT's splits: the greedy pick against its literal definition, and every rule by which objects are dealt out."""
+"""MSCOCO-GLT's splits: the greedy pick against its literal definition, and every rule by which objects are dealt
+out.
+"""
 
 from __future__ import annotations
 

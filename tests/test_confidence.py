@@ -1,4 +1,6 @@
-"""The confidence table: a literal dictionary's sums, exactly, on any number of ranks, in any order, through restarts."""
+"""The confidence table: a literal dictionary's sums, exactly, on any number of ranks, in any order, through
+restarts.
+"""
 
 from __future__ import annotations
 

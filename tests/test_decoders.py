@@ -119,7 +119,9 @@ def test_what_is_no_image_is_refused_alike(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAST)
 def test_damaged_but_legal_files_go_to_pillow(name: str) -> None:
-    """Bytes between the markers, which libjpeg only warns of: the fast decoder steps back, and the pixels are Pillow's."""
+    """Bytes between the markers, which libjpeg only warns of: the fast decoder steps back, and the pixels are
+    Pillow's.
+    """
     fast, data = decoder(name), jpeg(photo(40, 30))
     end = data.rindex(b"\xff\xd9")
     odd = data[:end] + b"\x00\x11\x22" + data[end:]

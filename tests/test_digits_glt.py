@@ -309,7 +309,9 @@ def test_damaged_and_foreign_index_are_refused(copy: Path) -> None:
 
 
 def test_missing_data_names_the_command(tmp_path: Path, dataset: Dataset) -> None:
-    """Data that is not there is refused with the command that builds it; unknown editions and splits with the nearest."""
+    """Data that is not there is refused with the command that builds it; unknown editions and splits with the
+    nearest.
+    """
     with pytest.raises(DataError, match=f"python -m sharding.build data=digits_glt out={tmp_path}$"):
         open_dataset(tmp_path, "digits_glt")
     with pytest.raises(DataError, match="did you mean test_gbl"):
@@ -370,7 +372,9 @@ def test_illegal_keys_are_refused(tmp_path: Path, key: str) -> None:
 
 
 def test_bad_samples_are_refused(tmp_path: Path) -> None:
-    """A repeated key, an image that is no JPEG, an extra entry that hides a fixed one and an empty split are refused."""
+    """A repeated key, an image that is no JPEG, an extra entry that hides a fixed one and an empty split are
+    refused.
+    """
     with pytest.raises(DataError, match="'k-000' occurs twice"):
         write_split(tmp_path / "s", [*some_samples(2), *some_samples(1)], 1)
     with pytest.raises(DataError, match="not a JPEG"):

@@ -154,7 +154,9 @@ def test_shards_hold_the_sources_bytes(dataset: Dataset, raw: Path) -> None:
 
 
 def test_editions_share_their_tests(dataset: Dataset) -> None:
-    """Test-CBL and Test-GBL are stored once; classes are numbered by size; no source lies in two splits of an edition."""
+    """Test-CBL and Test-GBL are stored once; classes are numbered by size; no source lies in two splits of an
+    edition.
+    """
     assert dataset.editions == {
         "glt": {
             "train": "glt/train",
@@ -214,7 +216,9 @@ def test_stored_size_is_part_of_the_build(root: Path, raw: Path, tmp_path: Path)
 
 
 def test_kill_and_go_on(root: Path, raw: Path, tmp_path: Path) -> None:
-    """kill -9 in mid-build: nothing opens, and the same command keeps the finished shards and ends with the same bytes."""
+    """kill -9 in mid-build: nothing opens, and the same command keeps the finished shards and ends with the same
+    bytes.
+    """
     plant(raw, tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-m", "sharding.build", *words(raw, tmp_path)],

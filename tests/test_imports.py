@@ -70,7 +70,9 @@ def under(name: str, *roots: str) -> bool:
 
 
 def mentions(path: Path, *dotted: str) -> set[str]:
-    """Which of the dotted names a file uses, as an import or as an attribute chain such as torch.distributed.barrier()."""
+    """Which of the dotted names a file uses, as an import or as an attribute chain such as
+    torch.distributed.barrier().
+    """
     chains = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     return {name for name in dotted if any(under(found, name) for found in chains | imports(path))}
 
@@ -160,7 +162,9 @@ def imported_modules(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_sub_rooms_import_downward(room: str) -> None:
-    """Inside a room each sub-room imports only those below it, in the order of `ORDER`, which names all that there are."""
+    """Inside a room each sub-room imports only those below it, in the order of `ORDER`, which names all that there
+    are.
+    """
     place = {name: number for number, name in enumerate(ORDER[room].split())}
     boxes = {
         module_name(path): module_name(path).split(".")[1] for path in files(room) if path.parent != PROJECT / room

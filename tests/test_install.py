@@ -1,4 +1,6 @@
-"""Set-up on a machine that lacks something ends with one sentence that names it, before anything large is downloaded."""
+"""Set-up on a machine that lacks something ends with one sentence that names it, before anything large is
+downloaded.
+"""
 
 from __future__ import annotations
 

@@ -261,7 +261,9 @@ def test_only_what_is_wanted() -> None:
 
 
 def test_counts_by_class() -> None:
-    """Counts by attribute group and class: 20 samples in all, what is predicted of a class nobody has counts nowhere."""
+    """Counts by attribute group and class: 20 samples in all, what is predicted of a class nobody has counts
+    nowhere.
+    """
     counts = Judged(*(np.array(part) for part in (LABEL, [0, 0, 0, 1, 1, 0, 2, 0, 0, 9], GROUP, ATTRIBUTE))).counts()
     assert counts["true"].tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [0] * 4, [0] * 4]
     assert counts["predicted"].tolist() == [[3, 1, 1, 0], [3, 1, 0, 0], [0] * 4, [0] * 4]

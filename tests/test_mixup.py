@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import comm_of, started
-from test_methods import IFL, METHODS, mini_root
+from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
 from ifl.invariance.centers import FEATURE_BITS, Centers
 from ifl.mixup import mix, partners, share_of_step
@@ -124,7 +124,9 @@ def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(wor
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
 def test_centers_count_each_label_by_its_share(distance: str) -> None:
-    """Sums of features and of shares equal a float64 oracle; both transports give the same bits, on 1, 2 and 3 ranks."""
+    """Sums of features and of shares equal a float64 oracle; both transports give the same bits, on 1, 2 and 3
+    ranks.
+    """
     share = 0.37
     features, *labels = _batch()
     rows = features.astype(np.float64)

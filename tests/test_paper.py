@@ -1,4 +1,6 @@
-"""Beside the paper: every published cell has its place, differences and claims are right, and Kendall's tau is Kendall's."""
+"""Beside the paper: every published cell has its place, differences and claims are right, and Kendall's tau is
+Kendall's.
+"""
 
 import csv
 import itertools
@@ -25,7 +27,9 @@ DIGITS = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_published_cell_has_a_row_and_a_column(name: str) -> None:
-    """Each number of the paper's table stands at exactly one place of our layout, on its data set, and no row or column is without."""
+    """Each number of the paper's table stands at exactly one place of our layout, on its data set, and no row or
+    column is without.
+    """
     layout = load_layout(available()[name])
     numbers = published.beside(layout)
     cells = [(row, column) for row in layout.rows for column in layout.columns]
@@ -42,7 +46,9 @@ def test_every_published_cell_has_a_row_and_a_column(name: str) -> None:
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_digits_tables_name_the_same_methods(name: str) -> None:
-    """A digits table has the paper's numbers of the table that it is laid out as: the same recipe at the same published name."""
+    """A digits table has the paper's numbers of the table that it is laid out as: the same recipe at the same
+    published name.
+    """
     digits, paper = load_layout(available()[name]), load_layout(available()[DIGITS[name]])
     assert digits.published == paper.published
     assert [(row.recipe, row.published, row.twin) for row in digits.rows] == [
@@ -100,7 +106,9 @@ def test_other_data_has_no_difference(tmp_path: Path) -> None:
 
 
 def test_later_papers_are_an_option(tmp_path: Path) -> None:
-    """Later papers' numbers come as rows where asked for, each with its source (two print MetaSAug), else not at all."""
+    """Later papers' numbers come as rows where asked for, each with its source (two print MetaSAug), else not at
+    all.
+    """
     write_run(tmp_path, data="imagenet_glt")
     later = comparison.beside(made(tmp_path), later=True)
     assert "Meta-CALA {[}2{]} & 55.14 & " in later and "MetaSAug {[}1{]} & " in later and "MetaSAug {[}2{]} & " in later
@@ -110,11 +118,14 @@ def test_later_papers_are_an_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("plain", "ifl", "ours", "verdict"),
-    [(HALF, MOST, 0.3, "agrees"), (MOST, HALF, -0.3, "disagrees"), (HALF, HALF, 0.0, "equal"), (NONE_RIGHT, LABEL, 1.0, "agrees surely"),
+    [(HALF, MOST, 0.3, "agrees"), (MOST, HALF, -0.3, "disagrees"), (HALF, HALF, 0.0, "equal"), (NONE_RIGHT, LABEL, 1.0, "agrees "
+                                                                                                                        "surely"),
      (LABEL, NONE_RIGHT, -1.0, "disagrees surely"), (HALF, None, None, "no number")],
 )  # fmt: skip
 def test_claims(tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, ours: float | None, verdict: str) -> None:
-    """The paper has + IFL 3.45 points above the baseline (CLT, overall accuracy); ours agrees, or not, and surely where p < 0.05."""
+    """The paper has + IFL 3.45 points above the baseline (CLT, overall accuracy); ours agrees, or not, and surely
+    where p < 0.05.
+    """
     write_run(tmp_path, cbl=plain)
     if ifl is not None:
         write_run(tmp_path, "plain_ifl", cbl=ifl)

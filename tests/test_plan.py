@@ -485,7 +485,9 @@ def test_window_shuffles_shards_and_samples_anew_each_epoch() -> None:
 @bounded
 @given(shards=sharded(), window=st.integers(1, 14), draws=st.integers(1, 300), seed=seeds)
 def test_window_shares_out_what_does_not_divide(shards: np.ndarray, window: int, draws: int, seed: int) -> None:
-    """Of a uniform stream of any length every id is drawn the floor or the ceiling of its share, and so is every shard."""
+    """Of a uniform stream of any length every id is drawn the floor or the ceiling of its share, and so is every
+    shard.
+    """
     samples = len(shards)
     counts = counts_of(draw_ids(None, samples, draws, seed=seed, epoch=0, shards=shards, window=window), samples)
     assert counts.sum() == draws and set(counts.tolist()) <= {draws // samples, -(-draws // samples)}

@@ -540,7 +540,9 @@ def test_names_cannot_leave_their_folders(tmp_path: Path, value: str) -> None:
     ],
 )
 def test_yaml_tags_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
-    """A YAML tag that would make a Python object is refused, in a word of the command and in a file, and nothing runs."""
+    """A YAML tag that would make a Python object is refused, in a word of the command and in a file, and nothing
+    runs.
+    """
     monkeypatch.chdir(tmp_path)
     assert "is not a YAML value" in refused(f"seed={tag}")
     assert "is not readable YAML" in refused(written(tmp_path, f"seed: {tag}\n"))

@@ -197,7 +197,9 @@ def test_recipe_trains_into_a_complete_run_folder(name: str, tiny_root: Path) ->
 
 
 def _check_evaluations(folder: Path, lines: list[dict[str, Any]], done: dict[str, Any]) -> None:
-    """The last epoch's lines are those of preds/last, and the best epoch is the first of the highest accuracy on val."""
+    """The last epoch's lines are those of preds/last, and the best epoch is the first of the highest accuracy on
+    val.
+    """
     for line in lines:
         if line["kind"] == "eval" and line["epoch"] == 2:
             with np.load(folder / "preds" / "last" / f"{line['split']}.npz") as preds:

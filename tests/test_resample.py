@@ -58,7 +58,9 @@ def test_values_are_those_of_samples_really_drawn(tmp_path: Path) -> None:
 
 
 def test_several_seeds_are_drawn_too(tmp_path: Path) -> None:
-    """A cell of three seeds: each resample draws three seeds with replacement and averages them on the drawn samples."""
+    """A cell of three seeds: each resample draws three seeds with replacement and averages them on the drawn
+    samples.
+    """
     three = runs(tmp_path, HALF, MOST, HALF)
     resamples = Resamples(60)
     got = resamples.averaged(three, "last", "test_cbl", ACCURACY)

@@ -417,7 +417,9 @@ def _two_checkpoints(folder: Path) -> dict[int, str]:
 
 
 def damaged_checkpoints(folder: str) -> list[str]:
-    """In a rank: whatever happens to the newer of two checkpoints, the older is loaded whole. Returns the complaints."""
+    """In a rank: whatever happens to the newer of two checkpoints, the older is loaded whole. Returns the
+    complaints.
+    """
     from ifl.distributed.comm import Comm
     from ifl.saving import checkpoint
 

@@ -396,7 +396,9 @@ def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
     ],
 )
 def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, state: str) -> None:
-    """A job that waits says by its reason whether it is held; names and paths with signs of their own do not mislead."""
+    """A job that waits says by its reason whether it is held; names and paths with signs of their own do not
+    mislead.
+    """
     stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|{reason}|{tmp_path.name}|/a|b/x.sh'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     events.note(tmp_path, "submitted", job="7")
@@ -810,7 +812,9 @@ def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> N
 def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the starts of one job only a later one may claim the folder; another job may always, and so may a local run."""
+    """Of the starts of one job only a later one may claim the folder; another job may always, and so may a local
+    run.
+    """
     from ifl.supervision.fence import Fence, Fenced
 
     def claim(job: str, restart: str) -> Fence:

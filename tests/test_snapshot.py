@@ -136,7 +136,9 @@ def test_a_job_finds_its_copy_before_the_project(tmp_path: Path) -> None:
 
 
 def test_a_checkout_of_another_user_has_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """git refuses a checkout that belongs to somebody else (root in a container); a run there still names its commit."""
+    """git refuses a checkout that belongs to somebody else (root in a container); a run there still names its
+    commit.
+    """
     if provenance.commit() == "unknown":
         pytest.skip("no checkout here, or no git")
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import PROJECT, started
-from test_methods import IFL, METHODS, mini_root
+from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
 from ifl.method import Task, load_method
 from ifl.network.network import build_network
@@ -65,7 +65,7 @@ def run(recipe: Recipe, ranks: int = 2, **options: object) -> bool | str:
 
 # -------------------------------------------------------------------------------------------------------- second stages
 @pytest.fixture(scope="module")
-def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:  # noqa: F811
     """A folder with a finished baseline."""
     folder = tmp_path_factory.mktemp("runs")
     recipe = mini.recipe_of(mini_root, folder)
@@ -107,7 +107,7 @@ def test_second_stage_trains_the_head_alone(
         assert (network["head.scale_K"] != 1).any() and np.abs(network["head.scale_K"] - 1).max() < 0.9
 
 
-def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_path: Path) -> None:
+def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """A second stage and a judgement name the run that they lack, and nothing is trained."""
     for words in (
         ("method.name=crt", "method.init_from=glt_ifl"),
@@ -125,7 +125,7 @@ def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_
 
 
 @pytest.mark.parametrize("key", ["init_from", "eval_of"])
-def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[Path, Recipe], key: str) -> None:
+def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[Path, Recipe], key: str) -> None:  # noqa: F811
     """Weights of another form are refused by the name of what does not fit."""
     folder, first = runs
     recipe = mini.recipe_of(mini_root, folder, "method.name=ride", f"method.{key}={first.run_name}", "seed=7")
@@ -151,7 +151,7 @@ def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
         start_from(network, method, ldam.state_dict())
 
 
-def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:
+def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recipe], tmp_path: Path) -> None:  # noqa: F811
     """Weights that are not what was written start nothing."""
     _, first = runs
     shutil.copytree(first.run_folder, tmp_path / first.run_name)
@@ -163,7 +163,7 @@ def test_damaged_first_stage_is_refused(mini_root: Path, runs: tuple[Path, Recip
     assert message.startswith("CheckpointError: ") and "is missing or not what was written" in message
 
 
-def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) -> None:
+def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) -> None:  # noqa: F811
     """`eval_of` leaves predictions of the last and the best weights, `done` and no checkpoint; with tau 0 they are the
     judged run's own, to the bit; with tau 1 each prediction is the largest adjusted logit's, so rarer classes are
     predicted at least as often."""
@@ -226,7 +226,7 @@ def test_first_stage_is_that_of_the_same_axes() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
-def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(mini_root: Path, tmp_path: Path) -> None:
+def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """A method's notes reach its memory in canonical row order: equal to an oracle from the plan, with the same bits on
     1 and 2 ranks and after a stop in the middle of an epoch, although the method puts new tensors into its memory."""
     file = tmp_path / "remembers.py"
@@ -255,7 +255,7 @@ def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(m
 
 
 # ------------------------------------------------------------------------------------------------ centers from the data
-def test_centers_start_from_class_means(mini_root: Path, tmp_path: Path) -> None:
+def test_centers_start_from_class_means(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """With `center_init: class_means` the centers are, at the end of the epoch before the first milestone, the float64
     means of the features that its steps saw, class by class; a stop in the middle of that epoch changes no bit."""
     words = (
@@ -485,7 +485,7 @@ def test_methods_say_whether_they_read_class_counts(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ a new one
-def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -> None:
+def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """A copy of the project with one file in ifl/methods and one recipe more: the command trains it, with IFL and two
     ranks; no other file of the copy differs.
     """

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import started
-from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed
+from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed  # noqa: F401 (fixtures)
 
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 BEST = "best-{:04d}.pt"
@@ -303,7 +303,9 @@ def test_any_flipped_bit_or_cut_end_on_any_rank_makes_all_fall_back(tmp_path: Pa
 
 # ------------------------------------------------------------------------------------------------------------ retention
 def kept_checkpoints(folder: str) -> list[list[str]]:
-    """In a rank: what is there after the saves of steps 2, 4, ... 12 with milestones 4 and 8; after a fall-back to 8."""
+    """In a rank: what is there after the saves of steps 2, 4, ... 12 with milestones 4 and 8; after a fall-back to
+    8.
+    """
     from ifl.distributed.comm import Comm
     from ifl.saving import checkpoint
 
@@ -422,7 +424,9 @@ def test_history_without_a_checkpoint_stops_with_what_to_do(tmp_path: Path) -> N
 # ------------------------------------------------------------------------------------------------- what else is written
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
-    """Mounts a file system of a size over a folder, or mounts it anew with another option; taken away after the test."""
+    """Mounts a file system of a size over a folder, or mounts it anew with another option; taken away after the
+    test.
+    """
     mounted: list[Path] = []
 
     def mount(folder: Path, options: str) -> None:
@@ -540,7 +544,7 @@ def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
 
 
 @pytest.mark.full
-def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_path: Path) -> None:
+def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_path: Path) -> None:  # noqa: F811
     """`rm -rf ckpt` under a run: it ends with 1 and a sentence that names what is gone; the same command does not begin
     anew.
     """

@@ -9,7 +9,7 @@ import mini
 import numpy as np
 import pytest
 from ranks import started
-from test_methods import IFL, mini_root
+from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
 
 from ifl.invariance.streams import first_weights, named_weights
 from recipes import schema
@@ -99,7 +99,7 @@ def trained_with(folder: str, streams: tuple[str, ...]) -> bool:
             module.declaration = module.kept
 
 
-def test_environments_are_built_where_the_uniform_stream_stood(mini_root: Path, tmp_path: Path) -> None:
+def test_environments_are_built_where_the_uniform_stream_stood(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """A method with a class-balanced stream before its uniform one: after the milestone the first stream is still
     class-balanced, the second uniform and the third the new environment.
     """

@@ -1,4 +1,6 @@
-"""Tables as they are printed: they compile, hostile names are names, states of runs are said, and a cell can be explained."""
+"""Tables as they are printed: they compile, hostile names are names, states of runs are said, and a cell can be
+explained.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def compiled(folder: Path, *parts: str, document: str = "article") -> str:
 
 @PDFLATEX
 def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
-    """All forms of real tables, and paper | ours | difference with later papers, compile as they are and are nowhere wider than the line."""
+    """All forms of real tables, and paper | ours | difference with later papers, compile as they are and are
+    nowhere wider than the line.
+    """
     runs, _ = load_runs(GOLDEN / "runs")
     numbers, resamples = frame.tidy(runs), Resamples(50)
     parts = []
@@ -70,7 +74,9 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
 
 @PDFLATEX
 def test_hostile_names_compile(tmp_path: Path) -> None:
-    """Rows, groups, runs and commits named like LaTeX, in any alphabet, and as long as a page, are printed and stop nothing."""
+    """Rows, groups, runs and commits named like LaTeX, in any alphabet, and as long as a page, are printed and stop
+    nothing.
+    """
     rows = [{"recipe": f"r{i}", "label": label, "group": label, "twin": "r0"} for i, label in enumerate(UGLY)]
     write_run(tmp_path / "runs", "r0")
     for number, name in enumerate((r"r_1 %&#$~^{}\x", "数据 🙂", "x" * 200)):
@@ -105,7 +111,9 @@ def test_markdown_and_terminal_take_hostile_names(tmp_path: Path) -> None:
 
 
 def test_pairs_stand_as_in_the_paper() -> None:
-    """Table 1 has two protocols of four subsets, each with accuracy | precision, side by side; groups stand upright at the left."""
+    """Table 1 has two protocols of four subsets, each with accuracy | precision, side by side; groups stand upright
+    at the left.
+    """
     layout = load_layout(available()["imagenet_clt_glt"])
     clt, glt = presentation.blocks(layout)
     assert clt.title == "Class-wise long tail (CLT)" and clt.metrics == ("Accuracy", "Precision") == glt.metrics
@@ -124,7 +132,9 @@ def test_pairs_stand_as_in_the_paper() -> None:
 
 
 def test_best_and_second_are_of_a_group(tmp_path: Path) -> None:
-    """Best of each group and column is bold, the second underlined where four or more compete; equal as printed is equal."""
+    """Best of each group and column is bold, the second underlined where four or more compete; equal as printed is
+    equal.
+    """
     rows = [{"recipe": f"r{i}", "label": f"R{i}", "group": "A" if i < 4 else "B"} for i in range(6)]
     for i, right in enumerate((5, 7, 7, 6, 3, 2)):
         prediction = np.where(np.arange(10) < right, LABEL, 9)
@@ -185,9 +195,21 @@ def test_marks_of_the_twin_and_their_legend(tmp_path: Path) -> None:
     ("change", "events", "state", "said"),
     [
         ({"done": False}, [], "unfinished", "it is unfinished (it has no file named done)"),
-        ({"done": False, "lines": [{"kind": "train", "epoch": 7, "step": 70}]}, [{"event": "start"}], "unfinished", "no file named done; in epoch 7)"),
-        ({"done": False}, [{"event": "failed", "rank": 3, "error": "ValueError: a\n b"}, {"event": "start"}], "failed", "failed, rank 3: ValueError: a b"),
-        ({"done": False}, [{"event": "failed", "rank": 0, "error": "x"}, {"event": "verdict", "verdict": "give up"}], "failed", "give up"),
+        ({"done": False, "lines": [{"kind": "train", "epoch": 7, "step": 70}]}, [{"event": "start"}], "unfinished", "no "
+                                                                                                                    "file "
+                                                                                                                    "named "
+                                                                                                                    "done; "
+                                                                                                                    "in "
+                                                                                                                    "epoch "
+                                                                                                                    "7)"),
+        ({"done": False}, [{"event": "failed", "rank": 3, "error": "ValueError: a\n "
+                                                                   "b"}, {"event": "start"}], "failed", "failed, rank "
+                                                                                                        "3: "
+                                                                                                        "ValueError: a "
+                                                                                                        "b"),
+        ({"done": False}, [{"event": "failed", "rank": 0, "error": "x"}, {"event": "verdict", "verdict": "give "
+                                                                                                         "up"}], "failed", "give "
+                                                                                                                           "up"),
         ({"done": False}, [{"event": "verdict", "verdict": "requeue"}], "unfinished", "requeue"),
         ({"seed": 5}, [], "foreign", "its seed 5 is not among the table's"),
         ({"preset": "corrected"}, [], "foreign", "its preset is corrected"),
@@ -206,7 +228,9 @@ def test_state_of_an_empty_cell(tmp_path: Path, change: dict, events: list[dict]
 
 
 def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
-    """problems.txt has every note of every table and every folder that is no run; the table's CSV has the cell's state."""
+    """problems.txt has every note of every table and every folder that is no run; the table's CSV has the cell's
+    state.
+    """
     write_run(tmp_path / "runs", "glt_ifl", done=False)
     (tmp_path / "runs" / "other").mkdir()
     main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "table=digits_overall"])
@@ -232,7 +256,9 @@ def test_missing_unlike_and_damaged_have_their_state(tmp_path: Path) -> None:
 
 
 def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
-    """What is alike is said once: rows without a run, runs left out for one reason; everything else is there as it is."""
+    """What is alike is said once: rows without a run, runs left out for one reason; everything else is there as it
+    is.
+    """
     rows = [{"recipe": f"r{i}", "label": f"R{i}", "group": "G"} for i in range(5)]
     for seed in range(3, 10):
         write_run(tmp_path, "r0", seed=seed, preset="corrected")
@@ -262,7 +288,9 @@ def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> No
 
 
 def test_other_test_samples_are_marked(tmp_path: Path) -> None:
-    """Predictions of a test split with other samples than the other rows' do not compare, whatever the fingerprint says: both are marked, and the note names the rows."""
+    """Predictions of a test split with other samples than the other rows' do not compare, whatever the fingerprint
+    says: both are marked, and the note names the rows.
+    """
     write_run(tmp_path)
     path = write_run(tmp_path, "plain_ifl") / "preds" / "last" / "test_gbl.npz"
     with np.load(path) as stored:
@@ -277,8 +305,8 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
                 == (column.split == "test_gbl")
             )
     assert (
-        "rows do not compare, they differ in their test samples on digits_glt test_gbl (10 samples: Plain; 9 samples: Plain + IFL)"
-        in made.notes
+        "rows do not compare, they differ in their test samples on digits_glt test_gbl (10 samples: Plain; 9 "
+        "samples: Plain + IFL)" in made.notes
     )
 
 
@@ -368,7 +396,9 @@ def test_rows_of_one_label_need_a_number() -> None:
 
 
 def test_counts_by_class_have_names_and_groups(tmp_path: Path) -> None:
-    """classes.csv: true, predicted and right samples by class and attribute group, with the class's name, group and training images."""
+    """classes.csv: true, predicted and right samples by class and attribute group, with the class's name, group and
+    training images.
+    """
     path = write_run(tmp_path, cbl=HALF)
     meta = json.loads((path / "meta.json").read_text())
     names = ["a,b", "數", "$c$", "d"]
@@ -396,7 +426,9 @@ def test_class_lists_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 
 
 def test_columns_may_be_of_any_measure(tmp_path: Path) -> None:
-    """A layout may ask for F1, harmonic mean, worst group and calibration error beside the paper's two: no new run is needed."""
+    """A layout may ask for F1, harmonic mean, worst group and calibration error beside the paper's two: no new run
+    is needed.
+    """
     write_run(tmp_path, cbl=HALF)
     metrics = [
         ("overall", "f1"),

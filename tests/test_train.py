@@ -5,6 +5,7 @@ All runs go through `ifl.train.train` with the real plan, reader and checkpoints
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -22,7 +23,6 @@ from torch import nn
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
 from sharding.images.decoders import ORDER, available
-import itertools
 
 STEPS = 5
 

@@ -99,7 +99,9 @@ def rewritten(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
 
 
 def re_indexed(folder: Path, relative: str) -> None:
-    """Makes index and dataset.json agree with the shards as they are: damage that was there when the build recorded it."""
+    """Makes index and dataset.json agree with the shards as they are: damage that was there when the build recorded
+    it.
+    """
     index = index_of_shards(folder / relative, sorted(path.name for path in (folder / relative).glob("*.tar")))
     save_index(folder / relative, index)
     recorded(
@@ -369,7 +371,9 @@ def test_shards_that_lack_or_are_too_many(folder: Path) -> None:
 
 @pytest.mark.parametrize("where", ["in a header", "in an image", "between", "end mark", "everything"])
 def test_truncated_shards_are_told(folder: Path, where: str) -> None:
-    """How many bytes there are, which samples are lost, and that plain webdataset reads fewer, perhaps without a word."""
+    """How many bytes there are, which samples are lost, and that plain webdataset reads fewer, perhaps without a
+    word.
+    """
     path, index = folder / SHARD, load_index(folder / "glt/train")
     row = np.flatnonzero(index.shard == 1)[3]
     found, last = members(path)[f"{index.key[row]}.cls"], list(members(path).values())[-1]
@@ -599,7 +603,9 @@ def test_look_alikes_equal_their_definition() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- the rest
 def test_counts_of_the_plan(tmp_path: Path) -> None:
-    """Where the build recorded its plan, as totals, by class or by class and attribute group, the splits must have it."""
+    """Where the build recorded its plan, as totals, by class or by class and attribute group, the splits must have
+    it.
+    """
     plan = {"glt/train": [10, 6, 4, 3], "glt/val": 8, "shared/test_gbl": [[1, 1, 1]] * 4}
     assert problems(toy.build(tmp_path / "a", options={"plan": plan})) == []
     wrong = {

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ranks import PROJECT
-from test_resume import Launch, Start, ending, start, undisturbed
+from test_resume import Launch, Start, ending, start, undisturbed  # noqa: F401 (fixtures)
 
 from ifl.supervision.watchdog import boot_limit_s, patience_s
 from recipes.schema import Log
@@ -55,7 +55,9 @@ def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
 
 
 def test_slow_progress_is_progress() -> None:
-    """Beats without a word, each within the limit, keep a process alive for many times the limit; a start has longer."""
+    """Beats without a word, each within the limit, keep a process alive for many times the limit; a start has
+    longer.
+    """
     process = _script(
         "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
         "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)"
@@ -126,7 +128,7 @@ def _children(pid: int) -> list[int]:
         *(pytest.param(4, rank, marks=pytest.mark.full) for rank in range(4)),
     ],
 )
-def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:
+def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:  # noqa: F811
     """SIGSTOP to one rank in a step: the command ends within the limit and some seconds, no process is left, and what
     is noted is that the others waited for it; the victim says nothing."""
     launch = start(tmp_path, f"nodes={nodes}", "batch.bn=8", f"log.stuck_after_s={LIMIT_S}", "schedule.epochs=50")
@@ -144,8 +146,10 @@ def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, v
 
 
 @pytest.mark.full
-def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> None:
-    """SIGSTOP to the loader processes of rank 0: it says that it makes no progress itself; the other one waits for it."""
+def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> None:  # noqa: F811
+    """SIGSTOP to the loader processes of rank 0: it says that it makes no progress itself; the other one waits for
+    it.
+    """
     launch = start(tmp_path, f"log.stuck_after_s={LIMIT_S}", "schedule.epochs=50", "data.workers=2")
     launch.wait_for_step(3)
     workers = _children(launch.ranks()[0])
@@ -163,7 +167,7 @@ def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> N
 
 
 @pytest.mark.full
-def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_path: Path) -> None:  # noqa: F811
     """All ranks suspended for twice the limit and continued, as SLURM does it: the run ends with the undisturbed run's
     bits.
     """

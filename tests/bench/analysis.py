@@ -1,8 +1,10 @@
-"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints, by part, seconds of
-CPU and on the wall, and peak memory.
+"""How long a table takes: `python -m tests.bench.analysis [runs=1000] [samples=2400] [classes=10] [keep=DIR]` prints,
+by part, seconds of CPU and on the wall, and peak memory.
 
-Synthetic runs, every recipe of the digits tables on both editions in turn with as many seeds as `runs` asks for, go through all that the
-command does for its tables: reading, tidy frame, four tables with intervals and tests, and all text. A second line times the tables without
+Synthetic runs, every recipe of the digits tables on both editions in turn with as many seeds as `runs` asks for, go
+through all that the
+command does for its tables: reading, tidy frame, four tables with intervals and tests, and all text. A second line
+times the tables without
 the resamples, their peer: the difference is what intervals and tests cost.
 """
 
@@ -53,7 +55,8 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
                 np.savez(path / "preds" / select / f"{split}.npz", **arrays, confidence=rng.random(samples, np.float32))
         (path / "recipe.yaml").write_text(resolved(recipe, train).replace("seed: 0\n", f"seed: {seed}\n", 1))
         meta = {
-            "commit": "c0ffee", "data_fingerprint": train, "hash": "0123abcd", "class_names": [f"class {c}" for c in range(classes)],
+            "commit": "c0ffee", "data_fingerprint": train, "hash": "0123abcd", "class_names": ["class "
+                                                                                               f"{c}" for c in range(classes)],
             "class_groups": group_of_class.tolist(), "class_counts": [100] * classes,
         }  # fmt: skip
         (path / "meta.json").write_text(json.dumps(meta))

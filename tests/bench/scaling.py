@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import functools
+import operator
+
 from conftest import digits
 from ranks import PROJECT, Ranks, comm_of, my_rank
 
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
-import functools
-import operator
 
 WORDS = [
     "recipe=glt_ifl",

@@ -1,4 +1,6 @@
-"""What the bench's processes say of themselves: seconds of cores, memory, and one JSON line for whoever started them."""
+"""What the bench's processes say of themselves: seconds of cores, memory, and one JSON line for whoever started
+them.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def usual(size: int, form: str = "") -> Callable:
     import torch
     from torchvision.transforms import v2
 
-    import sharding.images.torchvision_cpu
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -147,7 +147,7 @@ def streaming(folder: Path, size: int) -> Batches:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    import sharding.images.torchvision_cpu
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -166,7 +166,7 @@ def streaming_prepare(folder: Path) -> None:
     from PIL import Image
     from streaming import MDSWriter
 
-    import sharding.images.torchvision_cpu
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
@@ -183,7 +183,7 @@ def litdata(folder: Path, size: int) -> Batches:
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
 
-    import sharding.images.torchvision_cpu
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     transform = usual(size)
 
@@ -201,7 +201,7 @@ def litdata(folder: Path, size: int) -> Batches:
 def litdata_prepare(folder: Path) -> None:
     from litdata import optimize
 
-    import sharding.images.torchvision_cpu
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     optimize(
         fn=_litdata_sample,

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-import sharding.images.torchvision_cpu
+import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 from sharding.format.dataset import Split
 from sharding.format.index import load_index
 from sharding.images.dice import draw_rng
