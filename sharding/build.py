@@ -1,9 +1,10 @@
 """Builds a data set's shards: `python -m sharding.build data=NAME out=DIR [source=DIR] [key=value ...]`.
 
-Building what is already there with the same options does nothing. A killed build leaves nothing that opens, and the same
+Building what is already there with the same options does nothing. A killed build leaves nothing that opens, and the
+same
 command goes on with it: finished shards are checked and kept. The bytes depend on the source, the seed and the options
-alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the stages hand on (features, splits,
-records of shards); it may be deleted once the data set is finished.
+alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the stages hand on (features,
+splits, records of shards); it may be deleted once the data set is finished.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def run(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(name: str, request: Request) -> Iterator[None]:
-    """Two builds of one data set would tread on each other's files: parts of one stage may work side by side, nothing else may,
-    and no part twice."""
+    """Two builds of one data set would tread on each other's files: parts of one stage may work side by side,
+    nothing else may, and no part twice."""
     side_by_side = request.part != (1, 1)
     with contextlib.ExitStack() as locks:
         _lock(
@@ -95,7 +96,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _where(arguments: Sequence[str]) -> str:
-    """What an error of reading or writing is about where Python does not say: an open file that could not be written, below out=."""
+    """What an error of reading or writing is about where Python does not say: an open file that could not be
+    written, below out=.
+    """
     return next((f"a file below {argument}" for argument in arguments if argument.startswith("out=")), "a file")
 
 

@@ -3,16 +3,18 @@
     DIR           a data set's folder, DATA_ROOT/NAME, or DATA_ROOT with several
     workers=N     processes (default: one a core); the report does not depend on it
     limit=N       how many problems and warnings to list (default 100); all are counted
-    duplicates=   what the same image bytes under two sources in two splits of an edition are (default: warning where the data set says that
+    duplicates=   what the same image bytes under two sources in two splits of an edition are (default: warning where
+    the data set says that
                   its source has such, as mscoco_glt does, else problem)
 
-Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in dataset.json; an
-image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a shard that plain webdataset reads
-otherwise; a source, a key (also in other case or with other folders in front) or the same image in two splits of an edition.
+Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in
+    dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards;
+    a shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front)
+    or the same image in two splits of an edition.
 Warnings: images that look alike in two splits of an edition, and files that do not belong there.
 
-The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there are problems, 2 the
-check could not run.
+The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there
+are problems, 2 the check could not run.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ KEYS = ("workers", "limit", "duplicates")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a data set is found to be: the first problems and warnings, sorted, how many there are, and how much was read."""
+    """What a data set is found to be: the first problems and warnings, sorted, how many there are, and how much was
+    read.
+    """
 
     name: str
     problems: Findings
@@ -85,7 +89,8 @@ class Verdict:
         state = f"{_counted(self.problems.count, 'problem')}, {_counted(self.warnings.count, 'warning')}"
         return [
             *lines,
-            f"{self.name}: {state}; {self.images:,} images decoded from {self.shards:,} shards of {self.size / 1e6:,.1f} MB; fingerprint {self.fingerprint}",
+            f"{self.name}: {state}; {self.images:,} images decoded from {self.shards:,} shards of "
+            f"{self.size / 1e6:,.1f} MB; fingerprint {self.fingerprint}",
         ]
 
 
@@ -114,8 +119,9 @@ def data_sets(folder: Path) -> list[Path]:
 def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None = None) -> Verdict:
     """Checks the data set in `folder` with `workers` processes; what is found does not depend on their number.
 
-    `strict`: the same image bytes in two splits of an edition are a problem, else a warning; None: as `notes.duplicates` of dataset.json says. Memory: the indices and 192 bytes an
-    image, and in every process one sample. Raises DataError where a worker dies.
+    `strict`: the same image bytes in two splits of an edition are a problem, else a warning; None: as
+    `notes.duplicates` of dataset.json says. Memory: the indices and 192 bytes an image, and in every process one
+    sample. Raises DataError where a worker dies.
     """
     folder = folder.resolve()
     problems, warnings = Findings(limit), Findings(limit)
@@ -238,10 +244,14 @@ def _look_alikes(
                 pairs[one, two] == edition
                 and indices[one].sha256[row[a]].tobytes() != indices[two].sha256[row[b]].tobytes()
             ):  # same bytes: said already
-                text = f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key {str(indices[two].key[row[b]])!r} in {two}"
+                text = (
+                    f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key "
+                    f"{str(indices[two].key[row[b]])!r} in {two}"
+                )
                 warnings.add(
                     one,
-                    f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of 255 levels apart)",
+                    f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of "
+                    "255 levels apart)",
                     int(row[a]),
                 )
 
@@ -271,7 +281,8 @@ def main(arguments: Sequence[str]) -> int:
             seconds = time.perf_counter() - start
             print("\n".join(verdict.lines()), flush=True)
             print(
-                f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, {verdict.size / seconds / 1e9:.3f} GB/s",
+                f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, "
+                f"{verdict.size / seconds / 1e9:.3f} GB/s",
                 file=sys.stderr,
             )
             status = max(status, int(verdict.problems.count > 0))

@@ -25,7 +25,8 @@ class Composition(NamedTuple):
     """What the streams hold that are drawn from the epoch `start` (from 0) on.
 
     Attributes:
-        shares: float64 [A], draws of environment 2 (the last one) by attribute group; `level` the same with equal weights inside each class.
+        shares: float64 [A], draws of environment 2 (the last one) by attribute group; `level` the same with equal
+            weights inside each class.
         size: effective sample size of environment 2 as a share of N; `level_size` with equal weights inside each class.
     """
 
@@ -50,7 +51,8 @@ def compositions(rebuilds: list[Environments]) -> tuple[Composition, list[Compos
 
 
 def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """For `norm` and `from_start`: epochs trained [T] and means over the classes of each group, float64 [T, 3] (NaN for a group without classes).
+    """For `norm` and `from_start`: epochs trained [T] and means over the classes of each group, float64 [T, 3] (NaN for
+    a group without classes).
 
     Raises:
         ValueError: a line about centers has another number of classes.
@@ -74,7 +76,8 @@ def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDAr
 
 
 def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
-    """One line of panels for each (title, run): attribute shares and effective size of environment 2 against environment 1, and the centers' drift.
+    """One line of panels for each (title, run): attribute shares and effective size of environment 2 against
+    environment 1, and the centers' drift.
 
     Returns None where no run has environments, and what was left out.
     """
@@ -88,7 +91,8 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
             continue
         if not rebuilds or not (rebuilds[0].attributes >= 0).any():
             remarks.append(
-                f"environments of {title} are left out: {run.name} has {'no attributes' if rebuilds else 'rebuilt none'}"
+                f"environments of {title} are left out: {run.name} has "
+                f"{'no attributes' if rebuilds else 'rebuilt none'}"
             )
             continue
         if not len(moved["norm"][0]):
@@ -194,7 +198,9 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
 
 
 def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
-    """Of some classes from head to tail the images that the last environment weighs most and least after the last rebuild."""
+    """Of some classes from head to tail the images that the last environment weighs most and least after the last
+    rebuild.
+    """
     try:
         rebuilds, classes = environments_of(run), classes_of(run)
     except ValueError as error:
@@ -204,7 +210,8 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     last = rebuilds[-1]
     if not len(last.classes):
         return None, [
-            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has none; see thumbnails= of light)"
+            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has "
+            "none; see thumbnails= of light)"
         ]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))
     images = last.thumbnails[rows]  # [rows, least and most, E, H, W, 3]

@@ -23,7 +23,9 @@ from recipes.table_layout import PROTOCOLS
 
 
 class Improvement(NamedTuple):
-    """By how many points of percent a method is above the baseline of its table, class-wise (CLT) and attribute-wise (ALT)."""
+    """By how many points of percent a method is above the baseline of its table, class-wise (CLT) and
+    attribute-wise (ALT).
+    """
 
     label: str
     class_wise: float
@@ -43,7 +45,9 @@ def mean_series(curves: list[list[tuple[int, float]]]) -> list[tuple[int, float,
 
 
 def improvements(study: Study, tables: list[Table], metric: str) -> list[Improvement]:
-    """Every method of the study, but the first, that has an overall number under both CLT and ALT, as the first one has."""
+    """Every method of the study, but the first, that has an overall number under both CLT and ALT, as the first one
+    has.
+    """
     means: dict[tuple[str, str, str], float] = {}
     for table in tables:
         if (table.layout.preset, table.layout.select) != (study.preset, study.select):
@@ -67,7 +71,8 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
 
 
 def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figure | None, list[str]]:
-    """(a, b) both metrics over epochs of a method without and with IFL, (c, d) every method's improvement on the baseline.
+    """(a, b) both metrics over epochs of a method without and with IFL, (c, d) every method's improvement on the
+    baseline.
 
     Returns None, and why, where neither half has anything to show.
     """
@@ -100,7 +105,8 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
             axes.set_ylabel(f"{metric} (%)")
             if not drawn:
                 remarks.append(
-                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never evaluated on {PROTOCOLS[protocol][1]} while they trained"
+                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never evaluated on "
+                    f"{PROTOCOLS[protocol][1]} while they trained"
                 )
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
@@ -120,8 +126,8 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
 
 
 def all_pairs(study: Study, protocol: str) -> Figure | None:
-    """A panel for each method with its twin: both metrics over epochs before and after IFL sets in. Pairs without runs, and those that
-    have no curve because they train nothing, are left out; None where no pair remains."""
+    """A panel for each method with its twin: both metrics over epochs before and after IFL sets in. Pairs without
+    runs, and those that have no curve because they train nothing, are left out; None where no pair remains."""
     pairs = [pair for pair in study.pairs if all(len(_mean_of(method, protocol, METRICS[0])) > 1 for method in pair)]
     if not pairs:
         return None
@@ -175,7 +181,9 @@ def _look(look: dict[str, Any], faint: bool) -> dict[str, Any]:
 
 
 def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint: bool = False) -> bool:
-    """Draws the means over seeds of both methods (and the range, where there is one); False where there is no evaluation."""
+    """Draws the means over seeds of both methods (and the range, where there is one); False where there is no
+    evaluation.
+    """
     drawn = False
     for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK)):
         curve = _mean_of(method, protocol, metric)

@@ -38,7 +38,8 @@ def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
 
 
 def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
-    """A heat map, one line a method: accuracy of each class (or bin of classes) along the tail, overall, and by attribute group.
+    """A heat map, one line a method: accuracy of each class (or bin of classes) along the tail, overall, and by
+    attribute group.
 
     Returns None where no run can be shown; and what was left out.
     """
@@ -75,7 +76,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
         for index in (i for i in range(1, len(groups)) if groups[i] != groups[i - 1]):
             axes.axhline(index - 0.5, color="white", linewidth=2)
         axes.set_title(
-            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, attribute groups",
+            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, "
+            "attribute groups",
             fontsize=8,
         )
         figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.01, aspect=40)
@@ -83,7 +85,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
 
 
 def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """A method and its twin: accuracy along the tail above the classes' training counts, by attribute group, and class by attribute group.
+    """A method and its twin: accuracy along the tail above the classes' training counts, by attribute group, and class
+    by attribute group.
 
     Returns None, and why, where one of them has no runs or lacks what this needs.
     """
@@ -158,7 +161,9 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
 
 
 def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """Of the classes that the plain method confuses most: the share of each true class (rows) that is taken for each other, without and with IFL."""
+    """Of the classes that the plain method confuses most: the share of each true class (rows) that is taken for
+    each other, without and with IFL.
+    """
     train, split = PROTOCOLS[protocol]
     what = f"confusions of {pair.plain.label}, {protocol.upper()}"
     if not all(method.runs.get(train) for method in pair):

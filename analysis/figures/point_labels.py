@@ -15,8 +15,9 @@ CROSSED = 60.0
 
 
 def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5) -> None:
-    """Writes each name at the nearest place around its point where it covers neither another name, a point nor a line, nor leaves the
-    axes, with a thin line to the point, which crosses no name, where that is not right beside it. Points are taken from the most crowded to the loneliest. The
+    """Writes each name at the nearest place around its point where it covers neither another name, a point nor a line,
+    nor leaves the axes, with a thin line to the point, which crosses no name, where that is not right beside it. Points
+    are taken from the most crowded to the loneliest. The
     layout must be final: places are looked for in pixels.
     """
     figure.draw_without_rendering()

@@ -16,14 +16,17 @@ RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
-    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained is less than an epoch."""
+    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained
+    is less than an epoch.
+    """
     ends = [line["step"] / (line["epoch"] + 1) for line in lines if line["kind"] == "eval" and line["step"] > 0]
     return float(ends[0]) if ends else 1.0 + max((line["step"] for line in lines), default=0)
 
 
 def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[float, float]]]:
-    """{name: (epochs trained, value)} of what training lines and evaluations on val hold: loss, method_loss, center_loss, accuracy (training, %),
-    val (accuracy, %), lr, alpha, images_per_s; and `restarts` with the number of ranks as the value, the first start left out.
+    """{name: (epochs trained, value)} of what training lines and evaluations on val hold: loss, method_loss,
+    center_loss, accuracy (training, %), val (accuracy, %), lr, alpha, images_per_s; and `restarts` with the number of
+    ranks as the value, the first start left out.
 
     Args:
         each: steps of an epoch.
@@ -50,7 +53,9 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
 
 
 def progress(run: Run) -> Figure:
-    """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at each restart."""
+    """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at
+    each restart.
+    """
     lines, bad = run.metrics()
     curves = curves_of(lines, steps_of_epoch(lines))
     with matplotlib.rc_context(STYLE):

@@ -77,7 +77,8 @@ def heat(
     colours: str,
     signed: bool = False,
 ) -> AxesImage:
-    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left white with a dash.
+    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left
+    white with a dash.
 
     Args:
         values: [rows, columns], in percent or points.

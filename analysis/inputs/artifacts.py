@@ -19,7 +19,9 @@ READS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zip
 
 @dataclass(frozen=True)
 class Classes:
-    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2 few)."""
+    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2
+    few).
+    """
 
     names: list[str]
     counts: NDArray[np.int64]

@@ -28,8 +28,8 @@ Problems = dict[tuple[str, str, str], str]
 def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
     """One line for each (run, select, protocol, subset, metric) of the *finished* runs.
 
-    Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and worst over
-    the class groups (`overall`) and over the attribute groups (`overall_a`).
+    Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and
+    worst over the class groups (`overall`) and over the attribute groups (`overall_a`).
 
     Returns the frame with `COLUMNS` (`value` a fraction in [0, 1], `seed` an int, the rest strings;
     a subset without samples has no line), in the order of `runs`, and what could not be computed.
@@ -61,9 +61,10 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
 def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
     """One line for each (run, protocol, class, attribute group) of the finished runs, with `CLASS_COLUMNS`.
 
-    `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those there that
-    were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one); `group` 0 many,
-    1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose predictions cannot be read are left
+    `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those
+    there that were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one);
+    `group` 0 many, 1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose
+    predictions cannot be read are left
     out: `tidy` says why.
     """
     columns: dict[str, list] = {name: [] for name in CLASS_COLUMNS}

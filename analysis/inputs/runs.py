@@ -60,7 +60,8 @@ class Run:
         return Judged(**{key: arrays.get(key) for key in (*ARRAYS, "confidence")})
 
     def ended(self) -> str:
-        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch 3: failed, rank 1:
+        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch
+        3: failed, rank 1:
         RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []

@@ -1,4 +1,6 @@
-"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind every number."""
+"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind
+every number.
+"""
 
 import base64
 import functools
@@ -37,7 +39,8 @@ def page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
-        about=f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent.",
+        about=f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} "
+        f"table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent.",
         tables=[_table(table, place, index) for index, table in enumerate(tables)],
         figures=[{"name": one.name, "caption": one.caption, **_image(images / f"{one.name}.png")} for one in drawn],
         runs=[

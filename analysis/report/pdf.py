@@ -28,7 +28,9 @@ ENGINES = {
         "-output-directory=FOLDER",
     ),
 }
-"""Command -> what stands before the file's name, with a folder for all that it writes; the first that is installed is used."""
+"""Command -> what stands before the file's name, with a folder for all that it writes; the first that is installed
+is used.
+"""
 
 LIMIT_S = 300
 
@@ -45,7 +47,8 @@ _HEAD = r"""\documentclass[10pt,a4paper]{article}
 
 
 def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
-    r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all beside it."""
+    r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all
+    beside it."""
     lines = [
         _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
         *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
@@ -63,13 +66,15 @@ def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[D
 def typeset(source: Path) -> tuple[Path | None, str]:
     """Makes the PDF of a .tex file beside it.
 
-    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then its log lies beside).
+    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then its
+    log lies beside).
     """
     engine = next((command for name, command in ENGINES.items() if shutil.which(name)), None)
     if engine is None:
         return (
             None,
-            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install latexmk texlive-latex-recommended)",
+            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install "
+            "latexmk texlive-latex-recommended)",
         )
     made, log = source.with_suffix(".pdf"), source.with_suffix(".log")
     for old in (made, log):

@@ -31,7 +31,10 @@ def publish(
     """
     drawn, remarks = gallery(tables, pair)
     files = [file for one in drawn for file in save(one.figure, out, one.name)]
-    about = f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, {len(drawn)} figures."
+    about = (
+        f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, "
+        f"{len(drawn)} figures."
+    )
     source, index = out / "report.tex", out / "index.html"
     said = [about, *filter(None, map(sentence, tables)), *left_out, *remarks]
     source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")

@@ -1,15 +1,15 @@
 """How sure a number is: intervals by bootstrap, and a test of a row against its twin on the same test samples.
 
-The scheme. A test set of M samples is drawn anew R = 1,000 times, M samples with replacement, every sample alike. All runs of
-a test set of M samples are judged on the *same* resamples, so that two runs differ in a resample only where they differ
-in their predictions. Where a cell has several seeds, each resample also draws as many seeds with replacement, and
-averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed it therefore holds what
-the choice of test samples does, and not what another training would.
+The scheme. A test set of M samples is drawn anew R = 1,000 times, M samples with replacement, every sample alike. All
+runs of a test set of M samples are judged on the *same* resamples, so that two runs differ in a resample only where
+they differ in their predictions. Where a cell has several seeds, each resample also draws as many seeds with
+replacement, and averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed
+it therefore holds what the choice of test samples does, and not what another training would.
 
-The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the samples that one has
-right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and the same draws of their
-common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0) / (R + 1), at most 1. No p is
-corrected for the number of cells.
+The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the samples
+that one has right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and the same
+draws of their common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0) / (R + 1),
+at most 1. No p is corrected for the number of cells.
 
 Everything is a pure function of the predictions and of `SEED`.
 """
@@ -69,7 +69,9 @@ class TwinTest:
 
 @dataclass
 class _Judgement:
-    """What the resamples keep of a run's predictions on one split; the predictions themselves are read again when asked for more."""
+    """What the resamples keep of a run's predictions on one split; the predictions themselves are read again when
+    asked for more.
+    """
 
     samples: str
     """Digest of what the test samples are: id, label, group, attribute."""
@@ -99,7 +101,9 @@ class Resamples:
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
-        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's sum M."""
+        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's
+        sum M.
+        """
         if samples not in self._weights:
             rng = np.random.default_rng((self.seed, samples))
             # The sum over samples is M, so a type that holds M holds every count.
@@ -118,7 +122,8 @@ class Resamples:
         )
 
     def values(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> dict[Key, NDArray[np.float32]]:
-        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has no sample of the subset.
+        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has no
+        sample of the subset.
 
         Ask for all of a run's keys at once: its predictions are read for each call that wants something new.
 
@@ -214,8 +219,9 @@ def bootstrap_p(differences: NDArray[np.floating]) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as likely the first's
-    as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial test."""
+    """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as
+    likely the first's as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial
+    test."""
     n, fewer = gained + lost, min(gained, lost)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(fewer + 1)

@@ -1,8 +1,10 @@
 """Whether our numbers have the shape of the paper's: who is above whom, whatever the data.
 
-A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours agrees where its
-difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking compares the order of a column's
-methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its interval is that of the resamples.
+A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours
+agrees where its difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking
+compares the order of a column's
+methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its
+    interval is that of the resamples.
 """
 
 from dataclasses import dataclass
@@ -126,13 +128,17 @@ def sentence(table: Table) -> str:
         return ""
     agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
     said = (
-        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` that have numbers here, "
+        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` "
+        "that have numbers here, "
         f"{agree} agree in sign "
         f"({count['agrees surely']} with p < {ALPHA}), {against} do not ({count['disagrees surely']} with p < {ALPHA})"
     )
     order = ""
     if taus:
-        order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})"
+        order = (
+            f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} "
+            f"({min(taus):.2f} to {max(taus):.2f})"
+        )
     more = more_images(table.layout)
     return said + order + other_data(table) + (f". {more}" if more else "")
 

@@ -31,7 +31,9 @@ class Cell:
     notes: tuple[str, ...] = field(default=(), compare=False)
     """Why it is marked."""
     state: str = field(default="", compare=False)
-    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; "" where there is one."""
+    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; ""
+    where there is one.
+    """
     replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """What the resamples give, fractions [R] (see `analysis.stats.bootstrap`)."""
     twin_test: TwinTest | None = field(default=None, compare=False)
@@ -121,7 +123,9 @@ def build(
 def _brief(
     layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]
 ) -> list[str]:
-    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no row as one."""
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in
+    no row as one.
+    """
     merged = {note for note, _ in unused}
     said = []
     for data, train in layout.sources:
@@ -133,7 +137,8 @@ def _brief(
         missing = [(label, choice) for label, choice in of_source if choice.state == "missing"]
         if missing:
             said.append(
-                f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}"
+                f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: "
+                f"{', '.join(label for label, _ in missing)}"
             )
             merged.update(note for _, choice in missing for note in choice.notes)
     reasons: dict[str, list[str]] = {}
@@ -232,7 +237,9 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
 
 
 def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
-    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may be the same."""
+    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint
+    may be the same.
+    """
     notes = []
     for title in dict.fromkeys(column.title for column in layout.columns):
         columns = [index for index, column in enumerate(layout.columns) if column.title == title]
@@ -289,8 +296,8 @@ def _twins(
     choices: dict[tuple[int, tuple[str, str]], _Choice],
     runs: list[Run],
 ) -> Twins | None:
-    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has none, the
-    recipe's runs at the paper's budget, chosen as for a row."""
+    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has
+    none, the recipe's runs at the paper's budget, chosen as for a row."""
     row = layout.rows[index]
     if row.twin is None:
         return None
@@ -302,7 +309,9 @@ def _twins(
 
 
 def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, resamples: Resamples) -> Cell:
-    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one fingerprint."""
+    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one
+    fingerprint.
+    """
     if not cell.runs:
         return cell
     key, place = (column.subset, column.metric), (layout.select, column.split)

@@ -1,4 +1,6 @@
-"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary of shape."""
+"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the
+summary of shape.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -34,7 +36,9 @@ class _Section:
 
 
 def _sections(layout: Layout) -> list[list[_Section]]:
-    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them side by side."""
+    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them
+    side by side.
+    """
     found = blocks(layout)
     if alone(found):
         names = tuple(block.short_title for block in found)
@@ -54,7 +58,8 @@ def _sections(layout: Layout) -> list[list[_Section]]:
 
 
 def beside(table: Table, later: bool = False) -> str:
-    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty where there are none.
+    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty where
+    there are none.
 
     `later`: with later papers' numbers as rows below.
     """
@@ -70,7 +75,10 @@ def beside(table: Table, later: bool = False) -> str:
             if same:
                 tabulars.append(_beside(table, section, same, later))
         if tabulars:
-            said = f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's are single runs."
+            said = (
+                f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's "
+                "are single runs."
+            )
             notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
             floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
     return "\n".join(floats)
@@ -140,7 +148,9 @@ def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
 
 
 def gains(table: Table) -> str:
-    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing of these rows."""
+    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing
+    of these rows.
+    """
     found = {(claim.row, claim.column): claim for claim in agreement.claims(table)}
     rows = {row for row, _ in found}
     if not any(claim.ours is not None for claim in found.values()):
@@ -149,7 +159,10 @@ def gains(table: Table) -> str:
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
+    arrows = (
+        f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
+        "differences of single runs, untested"
+    )
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -181,7 +194,9 @@ HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %"
 
 
 def summary(table: Table) -> str:
-    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty where nothing compares."""
+    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty
+    where nothing compares.
+    """
     lines = _summary(table)
     if not lines:
         return ""
@@ -200,7 +215,8 @@ def summary(table: Table) -> str:
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
-        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
+        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test "
+        "samples and seeds."
     )
     return wrapped(
         "table*",

@@ -32,7 +32,8 @@ _LATEX = {
     "–": "--", "—": "---", "“": "``", "”": "''", "‘": "`", "’": "'", "…": r"\ldots{}",
     "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}",
     **{letter: rf"\ensuremath{{\{name}}}" for letter, name in zip("αβγδεζηθικλμνξπρστυφχψω", (
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega").split())},
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
+        "psi omega").split())},
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
     "[": "{[}", "]": "{]}", "*": "{*}",
     **{character: "\\" + character for character in "&%#_{}"},
@@ -62,8 +63,8 @@ def _escaped(character: str) -> str:
 
 
 def latex(table: Table, stacked: bool = False) -> str:
-    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the other, in a
-    `table`, which is readable in a narrow column. Packages: booktabs and graphicx."""
+    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the
+    other, in a `table`, which is readable in a narrow column. Packages: booktabs and graphicx."""
     every = blocks(table.layout)
     parts = [[block] for block in every] if stacked and not alone(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]

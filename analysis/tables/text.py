@@ -1,4 +1,6 @@
-"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from `analysis.tables.latex`."""
+"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from
+`analysis.tables.latex`.
+"""
 
 import itertools
 import textwrap
@@ -48,7 +50,9 @@ def terminal(table: Table) -> str:
 
 
 def wrapped(note: str) -> list[str]:
-    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that they can be copied."""
+    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that
+    they can be copied.
+    """
     return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -156,7 +160,8 @@ def markdown(table: Table) -> str:
                     for unit in block.units
                 )
                 lines.append(
-                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |"
+                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | "
+                    f"{' | '.join(cells)} |"
                 )
         lines.append("")
     lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]

@@ -2,7 +2,8 @@
 
 A shard is a pure function of its slice of the plan, of the build's options and of the raw images. It is written under
 another name, made durable and renamed, and a record of what it was made from and of its digest is laid down in
-NAME/.work/shards. A later start reads every recorded shard through, keeps those that are whole and of the same plan, and
+NAME/.work/shards. A later start reads every recorded shard through, keeps those that are whole and of the same plan,
+and
 writes the others: so does the last stage, which finds all there after parts have worked side by side. The index comes
 from the tars themselves, and index.npz and dataset.json are written when everything is.
 """
@@ -35,7 +36,8 @@ STATISTICS_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Planned:
-    """One image of the plan: what `Sample` says of it, and `where` its raw image lies, picklable and with a `str` that names it.
+    """One image of the plan: what `Sample` says of it, and `where` its raw image lies, picklable and with a `str` that
+    names it.
 
     `where` is no part of the plan's identity: a source may be moved.
     """
@@ -54,7 +56,9 @@ class Planned:
 
 
 Render = Callable[[Planned], tuple[bytes, Mapping[str, Any]]]
-"""From a planned image to its JPEG bytes and more entries for its KEY.json; picklable. ValueError and OSError say what is wrong with it."""
+"""From a planned image to its JPEG bytes and more entries for its KEY.json; picklable. ValueError and OSError say
+what is wrong with it.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,12 @@ def pack(
     shard_samples: int = SHARD_SAMPLES,
     part: tuple[int, int] = (1, 1),
 ) -> dict[str, Index]:
-    """Writes the shards of the splits `folder/RELATIVE` (relative folder -> its images in order) and returns the index of each.
+    """Writes the shards of the splits `folder/RELATIVE` (relative folder -> its images in order) and returns the index
+    of each.
 
-    `options`: everything besides the plan that the bytes depend on. `part` (I, N): only every N-th shard, from the I-th on;
-    the returned indices then hold these alone. The index files are `finish`'s business.
-    Raises DataError, naming the raw image, where one cannot be rendered; shards finished by then are kept.
+    `options`: everything besides the plan that the bytes depend on. `part` (I, N): only every N-th shard, from the I-th
+    on; the returned indices then hold these alone. The index files are `finish`'s business. Raises DataError, naming
+    the raw image, where one cannot be rendered; shards finished by then are kept.
     """
     folder = Path(folder)
     _check_keys(plan)
@@ -126,7 +131,9 @@ def pack(
 
 
 def finish(folder: Path, indices: Mapping[str, Index]) -> None:
-    """Writes each split's index.npz and removes what does not belong to the splits: shards of an older plan, half-written files."""
+    """Writes each split's index.npz and removes what does not belong to the splits: shards of an older plan,
+    half-written files.
+    """
     for relative, index in indices.items():
         keep = set(index.shard_name.tolist())
         for path in (folder / relative).iterdir():
@@ -137,8 +144,8 @@ def finish(folder: Path, indices: Mapping[str, Index]) -> None:
 
 
 def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[str, list[list[int]]]:
-    """Relative folder -> images by class and attribute group [K][3] as planned: for `notes` of dataset.json, by which sharding.verify sees that the
-    splits hold what was meant, whatever their index says."""
+    """Relative folder -> images by class and attribute group [K][3] as planned: for `notes` of dataset.json, by
+    which sharding.verify sees that the splits hold what was meant, whatever their index says."""
     counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
     for relative, images in plan.items():
         np.add.at(
@@ -148,8 +155,8 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
 
 
 def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) -> dict[str, list[float]]:
-    """Mean and standard deviation of the stored images' RGB channels in 0..1, by exact integer sums: of all images, or of
-    STATISTICS_IMAGES at equal steps where there are more."""
+    """Mean and standard deviation of the stored images' RGB channels in 0..1, by exact integer sums: of all images,
+    or of STATISTICS_IMAGES at equal steps where there are more."""
     count = min(len(plan), STATISTICS_IMAGES)
     chosen = [plan[i * len(plan) // count] for i in range(count)]
     sums = [0] * 7

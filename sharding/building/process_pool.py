@@ -1,4 +1,6 @@
-"""Work spread over processes, with results in the order of the jobs, so that nothing depends on the number of workers."""
+"""Work spread over processes, with results in the order of the jobs, so that nothing depends on the number of
+workers.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ def in_order(
     """`function(state, job)` for each job, in order; at most 2 x `workers` jobs and results are held at a time.
 
     `function` lies at the top of a module, `state` is sent to each process once, jobs and results are sent as pickles.
-    With one worker all is done in this process. An exception in a worker comes out here. Raises DataError where a worker
-    is killed, by the kernel for want of memory most often.
+    With one worker all is done in this process. An exception in a worker comes out here. Raises DataError where a
+    worker is killed, by the kernel for want of memory most often.
     """
     if workers == 1:
         yield from (function(state, job) for job in jobs)
@@ -43,7 +45,8 @@ def in_order(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
-            f"one of {workers} worker processes was killed, for want of memory perhaps; fewer workers= need less, and the same command goes on"
+            f"one of {workers} worker processes was killed, for want of memory perhaps; fewer workers= need less, "
+            "and the same command goes on"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -52,11 +55,13 @@ def in_order(
 def _begin(state: Any) -> None:
     global _STATE
     _STATE = state
-    # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent says what is to be
+    # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent says what is
+    # to be
     # done.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
-    # The queue of jobs does not end with a parent that is killed, for every worker holds its other end: it would do the jobs that
+    # The queue of jobs does not end with a parent that is killed, for every worker holds its other end: it would do the
+    # jobs that
     # wait there, beside a new build perhaps and with other words, and then stay for good.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -10,7 +10,9 @@ from recipes.common.files import pread
 
 @dataclass(frozen=True)
 class Place:
-    """`size` bytes at `offset` of the file `path`; size -1 is the whole file. `name` is the image's name inside an archive."""
+    """`size` bytes at `offset` of the file `path`; size -1 is the whole file. `name` is the image's name inside an
+    archive.
+    """
 
     path: str
     offset: int = 0

@@ -1,7 +1,7 @@
 """What a user asks a builder for: the words of `python -m sharding.build` as one checked value. Standard library only.
 
-A builder, sharding/datasets/NAME/build.py, says in literals that are read without running it which words it takes and in which stages it
-works; a stage with True may be done in parts, by as many processes or machines as one likes:
+A builder, sharding/datasets/NAME/build.py, says in literals that are read without running it which words it takes and
+in which stages it works; a stage with True may be done in parts, by as many processes or machines as one likes:
 
     TAKES = ("source", "seed", "workers")
     STAGES = {"features": True, "split": False, "pack": True, "finish": False}
@@ -28,7 +28,9 @@ _ALWAYS = ("data", "out")
 
 @dataclass(frozen=True)
 class Request:
-    """One build. A field is the word of the same name; see `HELP`. A field that is not given has the value that stands here."""
+    """One build. A field is the word of the same name; see `HELP`. A field that is not given has the value that
+    stands here.
+    """
 
     out: Path
     source: Path | None = None
@@ -70,7 +72,8 @@ HELP = {
     "resize_short": ("N", "store images with their shorter side at most N pixels (default: the original bytes)"),
     "quality": (
         "N",
-        "JPEG quality of images that are encoded again, 1 to 95 (default 90, mscoco_glt's crops 75); alone, all images are",
+        "JPEG quality of images that are encoded again, 1 to 95 (default 90, mscoco_glt's crops 75); alone, all "
+        "images are",
     ),
     "scale": ("X", "X times the paper's counts in each class, 0 < X <= 1, to try things on a smaller source"),
     "workers": ("N", "processes (default: one a core); the bytes do not depend on it"),
@@ -144,7 +147,9 @@ assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"
 
 
 def builders() -> list[str]:
-    """Names of the data sets that can be built: those of sharding/datasets/NAME/build.py that define `build(request)`."""
+    """Names of the data sets that can be built: those of sharding/datasets/NAME/build.py that define
+    `build(request)`.
+    """
     return sorted(
         path.parent.name for path in DATASETS.glob("*/build.py") if _BUILDER.search(path.read_text(encoding="utf-8"))
     )
@@ -175,7 +180,8 @@ def _literals(name: str) -> dict[str, Any]:
 def parse(arguments: Sequence[str]) -> tuple[str, Request]:
     """The data set's name and the request of key=value arguments.
 
-    Raises DataError, one sentence, for a key or value that is unknown, repeated, empty, missing or not for this data set.
+    Raises DataError, one sentence, for a key or value that is unknown, repeated, empty, missing or not for this data
+    set.
     """
     words = key_values(arguments, HELP)
     for key in _ALWAYS:

@@ -1,4 +1,6 @@
-"""Checks what a data set's parts say about each other: dataset.json, the indices, the files in the folders, and samples across splits."""
+"""Checks what a data set's parts say about each other: dataset.json, the indices, the files in the folders, and
+samples across splits.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +114,8 @@ def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
 
 
 def read_index(folder: Path, relative: str, recorded: str | None, found: Findings) -> Index | None:
-    """The index of a split, checked against its recorded fingerprint. A damaged one is named to the byte and, where the shards
-    allow, replaced by what they say; None, with findings, where nothing can be made of them either."""
+    """The index of a split, checked against its recorded fingerprint. A damaged one is named to the byte and, where
+    the shards allow, replaced by what they say; None, with findings, where nothing can be made of them either."""
     place, path = f"{relative}/{INDEX_FILE}", folder / relative / INDEX_FILE
     try:
         index = load_index(folder / relative)
@@ -149,7 +151,8 @@ def _rebuilt(folder: Path, relative: str, recorded: str | None, reason: str, fou
     ) as error:  # anything, from damaged shards
         found.add(
             place,
-            f"{reason}; nor can its shards be indexed anew, so they were not checked: {' '.join(str(error).split()).replace(f'{folder}/', '')}",
+            f"{reason}; nor can its shards be indexed anew, so they were not checked: "
+            f"{' '.join(str(error).split()).replace(f'{folder}/', '')}",
         )
         return None
     same = recorded is not None and index.fingerprint == recorded
@@ -182,7 +185,9 @@ def _first_other_byte(path: Path, index: Index) -> int | None:
 
 
 def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Index], found: Findings) -> None:
-    """dataset.json against the indices: name, classes, counts, fingerprints, statistics; and the build's plan where it recorded one."""
+    """dataset.json against the indices: name, classes, counts, fingerprints, statistics; and the build's plan where
+    it recorded one.
+    """
     groups, count = np.array(meta["class_groups"], np.int64), len(meta["class_names"])
     if "digest" in meta and meta["digest"] != digest_of({key: value for key, value in meta.items() if key != "digest"}):
         found.add(DATASET_FILE, "does not have its own digest: something in it was changed")
@@ -241,7 +246,8 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
     ):
         found.add(
             DATASET_FILE,
-            f"the data set's fingerprint {meta['fingerprint'][:12]} is not that of the classes, editions and splits that the file names",
+            f"the data set's fingerprint {meta['fingerprint'][:12]} is not that of the classes, editions and splits "
+            "that the file names",
         )
     for edition in sorted(meta["editions"].keys() | meta["statistics"].keys()):
         entry = meta["statistics"].get(edition, {})
@@ -257,12 +263,15 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
             ):
                 found.add(
                     DATASET_FILE,
-                    f"statistics of edition {edition}: {key} is {values!r}; three numbers from 0 to 1 for an edition that is there would be legal",
+                    f"statistics of edition {edition}: {key} is {values!r}; three numbers from 0 to 1 for an edition "
+                    "that is there would be legal",
                 )
 
 
 def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> None:
-    """A finding, of `sentence` with two gaps, where the counts differ; of lists the first class that does, and how many more."""
+    """A finding, of `sentence` with two gaps, where the counts differ; of lists the first class that does, and how
+    many more.
+    """
     if recorded == counted and not isinstance(recorded, bool):
         return
     if isinstance(recorded, list) and isinstance(counted, list) and len(recorded) == len(counted):
@@ -281,7 +290,9 @@ def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> Non
 
 
 def check_files(folder: Path, relative: str, index: Index | None, found: Findings, doubts: Findings) -> None:
-    """Files in a split's folder that do not belong there: a shard that the index does not name, and (a doubt) anything else."""
+    """Files in a split's folder that do not belong there: a shard that the index does not name, and (a doubt)
+    anything else.
+    """
     known = {INDEX_FILE, *(index.shard_name.tolist() if index is not None else ())}
     for path in sorted((folder / relative).iterdir()) if (folder / relative).is_dir() else ():
         if index is not None and path.name not in known and path.suffix == ".tar":
@@ -309,8 +320,8 @@ def folder_pairs(editions: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, s
 def check_across(
     editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], found: Findings, duplicates: Findings
 ) -> None:
-    """No sample twice in an edition: no source, no key and no image bytes in two of its splits, nor a source or key that is the
-    same but for case, an image's extension or leading folders.
+    """No sample twice in an edition: no source, no key and no image bytes in two of its splits, nor a source or key
+    that is the same but for case, an image's extension or leading folders.
 
     Same bytes under another source go to `duplicates`: the raw data may hold an image twice.
     """
@@ -342,7 +353,8 @@ def check_across(
         if (first, a, second, b) not in shared:
             duplicates.add(
                 first,
-                f"the image of key {str(indices[first].key[a])!r} is, byte for byte, also that of key {str(indices[second].key[b])!r} in {second}, both of edition {edition}",
+                f"the image of key {str(indices[first].key[a])!r} is, byte for byte, also that of key "
+                f"{str(indices[second].key[b])!r} in {second}, both of edition {edition}",
                 int(a),
             )
 
@@ -365,7 +377,9 @@ def _names(names: list[str]) -> dict[str, int]:
 def _meetings(
     pairs: Mapping[tuple[str, str], str], tables: Mapping[str, Mapping[Any, int]]
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
-    """((folder, row), (folder, row), edition) of everything that stands in both folders' tables; of two shortened names nothing."""
+    """((folder, row), (folder, row), edition) of everything that stands in both folders' tables; of two shortened
+    names nothing.
+    """
     for (first, second), edition in pairs.items():
         one, two = tables.get(first, {}), tables.get(second, {})
         for name in one.keys() & two.keys():

@@ -1,4 +1,6 @@
-"""The pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets. Matplotlib; what they show is computed elsewhere."""
+"""The pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets. Matplotlib;
+what they show is computed elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from PIL import Image  # noqa: E402
 from sharding.format.dataset import Split  # noqa: E402
 from sharding.images.decoders import decode  # noqa: E402
 
-# Okabe and Ito, "Color Universal Design" (2008); the three also differ in lightness, and hatches tell them apart in grey print
+# Okabe and Ito, "Color Universal Design" (2008); the three also differ in lightness, and hatches tell them apart in
+# grey print
 GROUPS = ("#0072B2", "#E69F00", "#CC79A7")
 HATCHES = ("", "////", "....")
 LINES = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -47,7 +50,9 @@ CELL = 102  # pixels of a contact sheet's image with its frame
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
-    """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in, so the same figure gives the same bytes."""
+    """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in, so the same
+    figure gives the same bytes.
+    """
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in a class's name is a dollar
     with matplotlib.rc_context(STYLE):
@@ -57,7 +62,9 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
 
 
 def class_histogram(said: Mapping[str, Any]) -> Figure:
-    """One panel a training split: images of each class, on a log scale, coloured by the class's group; lines for the splits judged with it."""
+    """One panel a training split: images of each class, on a log scale, coloured by the class's group; lines for
+    the splits judged with it.
+    """
     trains = [relative for relative in said["splits"] if relative.endswith("/train")] or list(said["splits"])[:1]
     groups = np.array(said["class_groups"])
     with matplotlib.rc_context(STYLE):
@@ -130,7 +137,9 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
 
 
 def attribute_bars(said: Mapping[str, Any]) -> Figure:
-    """Shares of the attribute groups in each split with the attributes' std; below, for each kind of entry that the samples have, its values' shares."""
+    """Shares of the attribute groups in each split with the attributes' std; below, for each kind of entry that the
+    samples have, its values' shares.
+    """
     splits = said["splits"]
     entries = sorted({entry for split in splits.values() for entry in split["entries"] if split["entries"][entry]})
     with matplotlib.rc_context(STYLE):
@@ -264,7 +273,9 @@ def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes: Sequence[int], images: int) -> Figure:
-    """A row for each of `classes`, a block of columns for each attribute group, the split's first `images` in each; the frame tells the group."""
+    """A row for each of `classes`, a block of columns for each attribute group, the split's first `images` in each;
+    the frame tells the group.
+    """
     index = split.index
     has = [group for group in (0, 1, 2, -1) if (index.attribute == group).any()]
     gap, block = 6, images * (CELL + 6) + 14

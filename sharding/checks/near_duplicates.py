@@ -1,7 +1,8 @@
 """Images that look alike: a cheap signature of the decoded pixels, and the pairs of nearly equal ones among many.
 
-A pair differs in at most `BITS` of the signature's 256 and, in the mean over the 8x8 thumbnails' values, by at most `LEVELS` of 255. That
-finds copies that were encoded again or scaled, not crops or mirror images. Images with hardly any contrast have no signature.
+A pair differs in at most `BITS` of the signature's 256 and, in the mean over the 8x8 thumbnails' values, by at most
+`LEVELS` of 255. That finds copies that were encoded again or scaled, not crops or mirror images. Images with hardly any
+contrast have no signature.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ def signatures(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alike(thumbs: np.ndarray, usable: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Pairs [m, 2] int64 of rows that look alike, sorted, the first one's owner below the second one's; and whether all were compared.
+    """Pairs [m, 2] int64 of rows that look alike, sorted, the first one's owner below the second one's; and whether all
+    were compared.
 
-    `thumbs` [n, 8, 8, 3] uint8, `usable` [n] bool, `owner` [n] int64. Only rows with an equal band of 32 bits are compared.
+    `thumbs` [n, 8, 8, 3] uint8, `usable` [n] bool, `owner` [n] int64. Only rows with an equal band of 32 bits are
+    compared.
     """
     bits, featured = signatures(thumbs)
     flat, rows = thumbs.reshape(len(thumbs), -1), np.flatnonzero(usable & featured)

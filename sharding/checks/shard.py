@@ -2,8 +2,8 @@
 
 Every byte of a shard is accounted for. Image bytes have a digest in the index. What a tar header, a KEY.cls, a KEY.json
 and the padding must hold follows from the index, so damage there is named to the byte. Only what KEY.json says beyond
-the index (a look, an attribute list) has no second record: there the shard's digest tells that something changed, and the
-values that look out of place are named as suspects.
+the index (a look, an attribute list) has no second record: there the shard's digest tells that something changed, and
+the values that look out of place are named as suspects.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ class _Check:
             )
 
     def _members(self) -> Iterator[Member]:
-        """The tar's files in order. After a damaged header the walk goes on at the next good one, as the index says what was there."""
+        """The tar's files in order. After a damaged header the walk goes on at the next good one, as the index says
+        what was there.
+        """
         expected = [f"{key}.{part}" for key in self.keys for part in PARTS]
         place_of = {name: number for number, name in enumerate(expected)}
         position, cursor, model, long_name = 0, 0, None, None
@@ -202,7 +204,8 @@ class _Check:
             if self.end - position < 2 * BLOCK:
                 self.found.add(
                     self.task.place,
-                    f"the mark of the tar's end at byte offset {position} has {self.end - position} bytes; {2 * BLOCK} at least are needed",
+                    f"the mark of the tar's end at byte offset {position} has {self.end - position} bytes; "
+                    f"{2 * BLOCK} at least are needed",
                     position,
                 )
             return True
@@ -233,7 +236,9 @@ class _Check:
         return self.end
 
     def _inferred(self, name: str | None, position: int, following: int, model: bytes | None) -> Header | None:
-        """The header that must have stood at `position`: of the file that the index expects there, up to the next good header."""
+        """The header that must have stood at `position`: of the file that the index expects there, up to the next
+        good header.
+        """
         after = pread(self.fd, following, BLOCK)
         model = model or (after if _header(after, None) else None)
         if name is None or len(name) > 100 or model is None:
@@ -363,10 +368,14 @@ class _Check:
             if _shape(extra) != usual or strange:
                 name = strange[0] if strange else next(iter(extra), "")
                 odd.append(
-                    f"key {self.keys[number]!r} at byte offset {start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})"
+                    f"key {self.keys[number]!r} at byte offset "
+                    f"{start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})"
                 )
         where = f"; unlike the others is {', '.join(odd[:3])}" if odd else ""
-        return f", and all that the index records is as it should be: what changed is in what some .json says beyond it{where}"
+        return (
+            ", and all that the index records is as it should be: what changed is in what some .json says beyond "
+            f"it{where}"
+        )
 
     def _say(self, key: str, offset: int, what: str, recorded: bool = False) -> None:
         self.found.add(
@@ -377,7 +386,8 @@ class _Check:
 def _header(block: bytes, model: bytes | None) -> Header | None:
     """The tar header in these 512 bytes, or None unless they are exactly what a writer makes of name, size and so on.
 
-    `model`: a good header of the same tar; nearly all are like it but for name and size, which is a tenth of a parser's work.
+    `model`: a good header of the same tar; nearly all are like it but for name and size, which is a tenth of a parser's
+    work.
     """
     name, digits = block[:100].rstrip(b"\0"), block[124:135]
     if (
@@ -402,7 +412,9 @@ def _rendered(model: bytes, name: bytes, size: int) -> bytes:
 
 
 def _read_plainly(task: Task, found: Findings) -> None:
-    """Reads the shard as anybody would, by a plain `webdataset.WebDataset`, and compares the samples' keys and sizes."""
+    """Reads the shard as anybody would, by a plain `webdataset.WebDataset`, and compares the samples' keys and
+    sizes.
+    """
     import webdataset  # slow to import
 
     keys, sizes = task.rows.key.tolist(), task.rows.size.tolist()
@@ -424,13 +436,15 @@ def _read_plainly(task: Task, found: Findings) -> None:
             ):
                 found.add(
                     task.place,
-                    f"plain webdataset reads key {key!r} with {', '.join(parts) or 'nothing'} as sample {number}, unlike the index",
+                    f"plain webdataset reads key {key!r} with {', '.join(parts) or 'nothing'} as sample {number}, "
+                    "unlike the index",
                 )
                 return
     except Exception as error:  # whatever a reader's reader raises
         found.add(
             task.place,
-            f"plain webdataset stops behind sample {number} of {len(keys)}: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            f"plain webdataset stops behind sample {number} of {len(keys)}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}",
         )
         return
     if number != len(keys):
@@ -454,7 +468,9 @@ def _first_difference(one: Sequence[int], two: Sequence[int]) -> int:
 
 
 def _torn(data: bytes, known: Mapping[str, Any]) -> int | None:
-    """Where, in a .json that cannot be read, an entry is not what it should be; None where all of the known ones are."""
+    """Where, in a .json that cannot be read, an entry is not what it should be; None where all of the known ones
+    are.
+    """
     for name, value in known.items():
         entry = json.dumps({name: value}, separators=(",", ":"))[1:-1].encode()
         start = data.find(f'"{name}":'.encode())

@@ -25,9 +25,10 @@ QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a split holds: `counts` [K, 4] int64 images by class and attribute group (last: none); `sizes` [N, 2] int32, width and height in
-    pixels as the images' headers say; `bytes` [N] int64; `entries`: name of a KEY.json entry beyond the index that says what kind of image it
-    is (`look`, `cluster`, the items of `attributes`) -> value -> images that have it."""
+    """What a split holds: `counts` [K, 4] int64 images by class and attribute group (last: none); `sizes` [N, 2]
+    int32, width and height in pixels as the images' headers say; `bytes` [N] int64; `entries`: name of a KEY.json
+    entry beyond the index that says what kind of image it is (`look`, `cluster`, the items of `attributes`) ->
+    value -> images that have it."""
 
     counts: np.ndarray
     sizes: np.ndarray
@@ -41,7 +42,9 @@ class Contents:
 
 
 def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
-    """Reads a split's tars once: headers of tar and images, and every KEY.json; not the pixels. Raises DataError for an image without a header."""
+    """Reads a split's tars once: headers of tar and images, and every KEY.json; not the pixels. Raises DataError
+    for an image without a header.
+    """
     index = split.index
     counts, sizes = np.zeros((num_classes, 4), np.int64), np.zeros((len(index), 2), np.int32)
     np.add.at(counts, (index.label, index.attribute), 1)
@@ -81,20 +84,25 @@ def _header_size(file: Any, what: str) -> tuple[int, int]:
         return Image.open(file, formats=["JPEG", "PNG"]).size
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
         raise DataError(
-            f"{what} has no readable header ({' '.join(str(error).split())}); python -m sharding.verify finds what is damaged"
+            f"{what} has no readable header ({' '.join(str(error).split())}); python -m sharding.verify finds what "
+            "is damaged"
         ) from error
 
 
 def share_std(counts: Sequence[int] | np.ndarray) -> float:
-    """The reference's measure of how uneven attributes are: the standard deviation, over the attributes, of counts / (sum of counts + 1e-9)."""
+    """The reference's measure of how uneven attributes are: the standard deviation, over the attributes, of counts
+    / (sum of counts + 1e-9).
+    """
     values = np.asarray(counts, np.float64)
     return float((values / (values.sum() + 1e-9)).std())
 
 
 def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
-    """All that is said about a data set, as JSON values: names, and for each split counts, shares, the attributes' std, sizes.
+    """All that is said about a data set, as JSON values: names, and for each split counts, shares, the attributes' std,
+    sizes.
 
-    The std is taken over a list's attributes where the samples have lists (all that dataset.json names, else all that occur anywhere in the
+    The std is taken over a list's attributes where the samples have lists (all that dataset.json names, else all that
+    occur anywhere in the
     data set: the same number for every split), over the three attribute groups' shares where not; `of` says over what.
     """
     values = attribute_values(dataset, splits)
@@ -130,7 +138,9 @@ def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
 
 
 def attribute_values(dataset: Dataset, splits: dict[str, Contents]) -> list[Any]:
-    """The attributes that lists may name: ids 0 to A - 1 where dataset.json names A attributes, else those that occur, sorted."""
+    """The attributes that lists may name: ids 0 to A - 1 where dataset.json names A attributes, else those that
+    occur, sorted.
+    """
     named = dataset.meta.get("notes", {}).get("attribute_names")
     return (
         list(range(len(named)))
@@ -202,14 +212,18 @@ def _listed_name(names: Sequence[str], entry: str, value: str) -> str:
 
 
 def spread(counts: Sequence[int] | np.ndarray, wanted: int) -> list[int]:
-    """At most `wanted` class ids, from the most to the least frequent (as many images: by id), evenly spaced in that order, both ends among them."""
+    """At most `wanted` class ids, from the most to the least frequent (as many images: by id), evenly spaced in
+    that order, both ends among them.
+    """
     order = np.argsort(-np.asarray(counts), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(wanted, len(order))).round().astype(int))
     return order[places].tolist()
 
 
 def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
-    """folder -> split, opened, and folder -> what it holds; each folder once, training before validation before tests."""
+    """folder -> split, opened, and folder -> what it holds; each folder once, training before validation before
+    tests.
+    """
     places = {
         relative: (edition, split) for edition, named in dataset.editions.items() for split, relative in named.items()
     }

@@ -35,7 +35,8 @@ def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
 def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Ink [B, 32, 32] int64 of 0..4096: the scans enlarged, bilinear, in fixed point.
 
-    `inverse` [B]: scan cells per pixel / 4096; `slant`, `turn` [B]: shear and rotation / 256; `shift` [2, B]: cells / 4096.
+    `inverse` [B]: scan cells per pixel / 4096; `slant`, `turn` [B]: shear and rotation / 256; `shift` [2, B]: cells /
+    4096.
     """
 
     def lift(a: np.ndarray) -> np.ndarray:
@@ -60,7 +61,9 @@ def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.nd
 
 
 def _stroke(ink: np.ndarray, threshold: np.ndarray, soft: int = 900) -> np.ndarray:
-    """Coverage [B, 32, 32] of 0..256 with a soft edge where the ink passes `threshold` [B]; a low one is a bold stroke."""
+    """Coverage [B, 32, 32] of 0..256 with a soft edge where the ink passes `threshold` [B]; a low one is a bold
+    stroke.
+    """
     return np.clip((ink - threshold[:, None, None] + soft // 2) * 256 // soft, 0, 256)
 
 

@@ -1,8 +1,9 @@
 """The split files of ImageNet-GLT in the format that the paper's authors publish; ours are written in it too.
 
-One JSON file an edition: `cat2id` {WordNet id: "i"}, `id2cat` {"i": WordNet id}, and `train`, `val`, `test_lt`, `test_bl`,
-`test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. In the balanced edition test_lt
-is empty, by which the editions are told apart. Ours add `cluster` {path: 0-5} to each split, and `build`, what they depend on.
+One JSON file an edition: `cat2id` {WordNet id: "i"}, `id2cat` {"i": WordNet id}, and `train`, `val`, `test_lt`,
+`test_bl`, `test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. In the balanced
+edition test_lt is empty, by which the editions are told apart. Ours add `cluster` {path: 0-5} to each split, and
+`build`, what they depend on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _OF_AN_IMAGE = ("label", "frequency", "attribute")
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The n images of a split: `source` [n] text, CLASS/FILE; `label`, `attribute` int64 [n]; `cluster` int64 [n], -1 where none is known."""
+    """The n images of a split: `source` [n] text, CLASS/FILE; `label`, `attribute` int64 [n]; `cluster` int64 [n],
+    -1 where none is known.
+    """
 
     source: np.ndarray
     label: np.ndarray
@@ -44,7 +47,9 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One edition's split file. `classes` [K]: WordNet ids by class id; `groups` [K]: their frequency groups; `splits`: our name -> rows."""
+    """One edition's split file. `classes` [K]: WordNet ids by class id; `groups` [K]: their frequency groups;
+    `splits`: our name -> rows.
+    """
 
     edition: str
     classes: tuple[str, ...]
@@ -56,8 +61,9 @@ class Annotation:
 def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     """Reads a split file; each split's rows come in the order of their sources.
 
-    A path counts by its last two parts, CLASS/FILE. With `prefixes` each path must begin with one's OLD, which becomes NEW,
-    and what comes out must be CLASS/FILE, relative to the source. Raises DataError, naming the file, for anything else.
+    A path counts by its last two parts, CLASS/FILE. With `prefixes` each path must begin with one's OLD, which becomes
+    NEW, and what comes out must be CLASS/FILE, relative to the source. Raises DataError, naming the file, for anything
+    else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +103,8 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
         for source in rows.source.tolist():
             if source in owner:  # seen here: the last check of a build would refuse it too, hours later
                 raise DataError(
-                    f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split of an edition, and once"
+                    f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split "
+                    "of an edition, and once"
                 )
             owner[source] = name
     empty = [name for name, rows in splits.items() if not len(rows)]
@@ -130,17 +137,20 @@ def _rows(
             ) from None
         if not (0 <= label < len(classes) and 0 <= group <= 2 and 0 <= attribute <= 2):
             raise DataError(
-                f"annotation={path}: image {name} of {split} has label {label}, frequency {group}, attribute {attribute}; 0 to {len(classes) - 1}, 0 to 2, 0 to 2 are legal"
+                f"annotation={path}: image {name} of {split} has label {label}, frequency {group}, attribute "
+                f"{attribute}; 0 to {len(classes) - 1}, 0 to 2, 0 to 2 are legal"
             )
         if groups[label] not in (-1, group):
             raise DataError(
-                f"annotation={path}: class {classes[label]} is of frequency {groups[label]} and of {group}; one of them is legal"
+                f"annotation={path}: class {classes[label]} is of frequency {groups[label]} and of {group}; one of "
+                "them is legal"
             )
         groups[label] = group
         source = mapped(name, prefixes, path)
         if source.partition("/")[0] != classes[label]:
             raise DataError(
-                f"annotation={path}: image {name} of {split} has label {label}, which is class {classes[label]}, and lies elsewhere"
+                f"annotation={path}: image {name} of {split} has label {label}, which is class {classes[label]}, and "
+                "lies elsewhere"
             )
         sources.append(source)
         table[row] = label, attribute, int(clusters.get(name, -1))
@@ -154,13 +164,15 @@ def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
         fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
         if not fitting:
             raise DataError(
-                f"annotation={file}: path {name} begins with none of {', '.join(old for old, _ in prefixes)}; prefix=OLD=NEW with a beginning of it would be legal"
+                f"annotation={file}: path {name} begins with none of {', '.join(old for old, _ in prefixes)}; "
+                "prefix=OLD=NEW with a beginning of it would be legal"
             )
         old, new = fitting[0]
         name = (new + name[len(old) :]).lstrip("/")
         if name.count("/") != 1:
             raise DataError(
-                f"annotation={file}: with prefix={old}={new} a path becomes {name}; CLASS/FILE, as in the source, would be legal"
+                f"annotation={file}: with prefix={old}={new} a path becomes {name}; CLASS/FILE, as in the source, "
+                "would be legal"
             )
     return "/".join(name.split("/")[-2:])
 

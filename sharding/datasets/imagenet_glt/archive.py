@@ -1,8 +1,8 @@
 """The images of ILSVRC's training set where they lie: in class folders, or in the tar of tars as it is downloaded.
 
-`ILSVRC2012_img_train.tar` holds one tar a class, n01440764.tar and so on, and is never unpacked: the headers of all inner
-tars are read once, in parallel, and every image is then a stretch of the one large file. What was found is kept in the
-build's work folder, a file a class, and used again as long as the source did not change.
+`ILSVRC2012_img_train.tar` holds one tar a class, n01440764.tar and so on, and is never unpacked: the headers of all
+inner tars are read once, in parallel, and every image is then a stretch of the one large file. What was found is kept
+in the build's work folder, a file a class, and used again as long as the source did not change.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
 class ClassImages:
     """The n images of one class, in the order of their names.
 
-    `path`: the class's folder, or the archive. `names` [n]: file names, without folders. In an archive `offsets` and `sizes`
-    (int64 [n], bytes) say where each lies in it.
+    `path`: the class's folder, or the archive. `names` [n]: file names, without folders. In an archive `offsets` and
+    `sizes` (int64 [n], bytes) say where each lies in it.
     """
 
     name: str
@@ -54,15 +54,16 @@ class ClassImages:
 def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImages]:
     """Class name (WordNet id) -> its images, in the order of the names.
 
-    Raises DataError, one sentence, where `source` is neither a folder of class folders nor a tar of tars, a class has no
-    images, or the archive is damaged or ends early.
+    Raises DataError, one sentence, where `source` is neither a folder of class folders nor a tar of tars, a class has
+    no images, or the archive is damaged or ends early.
     """
     source = source.absolute()
     if source.is_dir():
         found = sorted(entry.name for entry in os.scandir(source) if CLASS.fullmatch(entry.name) and entry.is_dir())
         if not found:
             raise DataError(
-                f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as ILSVRC/Data/CLS-LOC/train"
+                f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as "
+                "ILSVRC/Data/CLS-LOC/train"
             )
         jobs = [
             (name, str(source / name), 0, 0, f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
@@ -75,7 +76,8 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
         ]
     else:
         raise DataError(
-            f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be legal"
+            f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be "
+            "legal"
         )
     folder = work / "source"
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,9 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
 
 
 _Job = tuple[str, str, int, int, str]
-"""Class, folder or archive, offset and size of the inner tar (0, 0 for a folder), and a stamp that changes when they do."""
+"""Class, folder or archive, offset and size of the inner tar (0, 0 for a folder), and a stamp that changes when
+they do.
+"""
 
 
 def _listed(_: None, job: _Job) -> ClassImages:
@@ -139,7 +143,8 @@ def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
                     found.append((name, member.offset_data, member.size))
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); ILSVRC2012_img_train.tar is looked for"
+            f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); "
+            "ILSVRC2012_img_train.tar is looked for"
         ) from None
     if not found:
         raise DataError(

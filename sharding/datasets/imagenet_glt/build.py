@@ -1,14 +1,17 @@
-"""imagenet_glt: ImageNet-GLT (Tang et al., ECCV 2022) from the training images of ILSVRC2012. 1,000 classes, three attribute groups in each.
+"""imagenet_glt: ImageNet-GLT (Tang et al., ECCV 2022) from the training images of ILSVRC2012. 1,000 classes, three
+attribute groups in each.
 
-    python -m sharding.build data=imagenet_glt source=ILSVRC2012_img_train.tar out=DIR [weights=FILE] [seed=N] [resize_short=N] [quality=N]
-    python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json out=DIR         the authors' splits, [prefix=OLD=NEW]
+    python -m sharding.build data=imagenet_glt source=ILSVRC2012_img_train.tar out=DIR [weights=FILE] [seed=N]
+    [resize_short=N] [quality=N] python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json
+    out=DIR         the authors' splits, [prefix=OLD=NEW]
 
-`source` is the downloaded archive, which is read where it lies, or a folder of class folders. Attributes are clusters of a
-ResNet-50's features, as in the paper; the counts and the long tail are in long_tail.py. Where the paper depends on the order
-of folders and on an unseeded k-means, a seed decides here; for comparison image by image there is annotation=.
+`source` is the downloaded archive, which is read where it lies, or a folder of class folders. Attributes are clusters
+of a ResNet-50's features, as in the paper; the counts and the long tail are in long_tail.py. Where the paper depends on
+the order of folders and on an unseeded k-means, a seed decides here; for comparison image by image there is
+annotation=.
 
-Stages: `index` (what lies where), `features` (a GPU where there is one), `clusters`, `split`, `pack`, `finish`. Splits are kept
-in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
+Stages: `index` (what lies where), `features` (a GPU where there is one), `clusters`, `split`, `pack`, `finish`. Splits
+    are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ IMAGES = 1_281_167
 
 
 def build(request: Request) -> None:
-    """Builds `out/imagenet_glt`, or the stage of it that is asked for; does nothing where the same build stands there already.
+    """Builds `out/imagenet_glt`, or the stage of it that is asked for; does nothing where the same build stands there
+    already.
 
     Raises DataError, one sentence, for whatever is wrong with the source, the weights or the split files.
     """
@@ -99,7 +103,8 @@ def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None
     if len(classes) != CLASSES:
         what = "class folders" if request.source.is_dir() else "inner class tars"
         raise DataError(
-            f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has {CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
+            f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has "
+            f"{CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
         )
     count = sum(map(len, classes.values()))
     if count != IMAGES:
@@ -174,7 +179,8 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
         )
     if len({(annotation.classes, annotation.groups) for annotation in found.values()}) > 1:
         raise DataError(
-            "the two split files do not name the same classes in the same order; files of one version of the data set would be legal"
+            "the two split files do not name the same classes in the same order; files of one version of the data "
+            "set would be legal"
         )
     return found
 
@@ -224,7 +230,9 @@ def _pack(
 
 
 def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, str]], dict[str, Rows]]:
-    """edition -> split -> folder, and the rows of each folder. Tests that are the same in both editions are stored once."""
+    """edition -> split -> folder, and the rows of each folder. Tests that are the same in both editions are stored
+    once.
+    """
     folders: dict[str, dict[str, str]] = {}
     rows: dict[str, Rows] = {}
     for edition, annotation in editions.items():

@@ -22,11 +22,11 @@ _DOMAIN = int.from_bytes(b"k-means", "big")
 
 
 def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """int64 [n]: the rank by size of each image's cluster, 0 for the largest of the 6; ranks (0, 1), (2, 3), (4, 5) are the
-    attribute groups 0, 1, 2.
+    """int64 [n]: the rank by size of each image's cluster, 0 for the largest of the 6; ranks (0, 1), (2, 3), (4, 5) are
+    the attribute groups 0, 1, 2.
 
-    `found`: features [n, D]. The result is a function of them, the seed and the class's `number`, whatever the number of
-    threads (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
+    `found`: features [n, D]. The result is a function of them, the seed and the class's `number`, whatever the number
+    of threads (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -68,7 +68,8 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
     found = features.read(state.features, images, state.weights)
     if found is None:
         raise DataError(
-            f"{state.features / images.name}.npz does not hold the features of class {images.name} as it is now; stage=features comes first"
+            f"{state.features / images.name}.npz does not hold the features of class {images.name} as it is now; "
+            "stage=features comes first"
         )
     if len(images) < CLUSTERS:
         raise DataError(f"class {images.name} has {len(images)} images; {CLUSTERS} clusters need at least as many")
@@ -83,7 +84,9 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
 
 
 def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
-    """int64 [n]: the rank of each image's cluster, or None where it was not found yet with these images, weights and seed."""
+    """int64 [n]: the rank of each image's cluster, or None where it was not found yet with these images, weights
+    and seed.
+    """
     try:
         with np.load(work / "clusters" / f"{images.name}.npz") as kept:
             if str(kept["identity"]) == _identity(weights, seed) and tuple(kept["names"].tolist()) == images.names:
@@ -99,7 +102,8 @@ def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int
         ranks = read(work, images, weights, seed)
         if ranks is None:
             raise DataError(
-                f"{work / 'clusters' / images.name}.npz does not hold the clusters of class {images.name} for this seed and these weights; stage=clusters comes first"
+                f"{work / 'clusters' / images.name}.npz does not hold the clusters of class {images.name} for this "
+                "seed and these weights; stage=clusters comes first"
             )
         yield ranks
 

@@ -1,8 +1,9 @@
 """What a pretrained ResNet-50 sees in each image of ILSVRC: 2,048 numbers, float16, a file a class.
 
-The network's last average pooling, after its ReLU, on Resize(260) + CenterCrop(256) pixels in 0..1 without mean and standard
-deviation taken off: that is how the paper's attributes were found. A class is worked on in batches of its own, so that its
-features do not depend on which other classes are done in the same process.
+The network's last average pooling, after its ReLU, on Resize(260) + CenterCrop(256) pixels in 0..1 without mean and
+standard
+deviation taken off: that is how the paper's attributes were found. A class is worked on in batches of its own, so that
+its features do not depend on which other classes are done in the same process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def weights_file(given: Path | None) -> Path:
     if given is not None:
         if not given.is_file():
             raise DataError(
-                f"weights={given} does not exist; a state dict of torchvision's ResNet-50, such as {FILE}, would be legal"
+                f"weights={given} does not exist; a state dict of torchvision's ResNet-50, such as {FILE}, would be "
+                "legal"
             )
         return given
     import torch
@@ -41,7 +43,8 @@ def weights_file(given: Path | None) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not cached.is_file():
         raise DataError(
-            f"the weights of ResNet-50 are not in torch's cache ({cached}): fetch https://download.pytorch.org/models/{FILE}, or say weights=FILE"
+            f"the weights of ResNet-50 are not in torch's cache ({cached}): fetch "
+            f"https://download.pytorch.org/models/{FILE}, or say weights=FILE"
         )
     return cached
 
@@ -77,7 +80,9 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
 
 
 def read(folder: Path, images: ClassImages, weights: str) -> np.ndarray | None:
-    """The features of a class, float16 [n, 2048], or None where there are none of these images by these weights (their sha256, hex)."""
+    """The features of a class, float16 [n, 2048], or None where there are none of these images by these weights
+    (their sha256, hex).
+    """
     try:
         with np.load(folder / f"{images.name}.npz") as kept:
             if str(kept["weights"]) == weights and tuple(kept["names"].tolist()) == images.names:
@@ -113,7 +118,8 @@ def _network(weights: Path):
         network.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
     except Exception as error:  # a foreign file fails in any of torch's ways
         raise DataError(
-            f"weights={weights} are not those of torchvision's ResNet-50: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
+            f"weights={weights} are not those of torchvision's ResNet-50: "
+            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

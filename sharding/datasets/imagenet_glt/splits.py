@@ -1,14 +1,14 @@
 """How ImageNet-GLT is cut from clustered classes: the tests first, then the long tail. numpy alone, all counts here.
 
-In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders): Test-GBL,
-then Test-CBL; of what is left, Train-GLT's long tail is one cut and Train-CBL's balance another, so these two editions
-share images and are never mixed. Of the long tail's pool Test-GLT and val are drawn at random.
+In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders):
+Test-GBL, then Test-CBL; of what is left, Train-GLT's long tail is one cut and Train-CBL's balance another, so these two
+editions share images and are never mixed. Of the long tail's pool Test-GLT and val are drawn at random.
 
-The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum (214,005;
-203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is 1500 up to class
-4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), 0 at least, then log-linear between 399, 849 and 999. p is what
-makes the sum the published one. a is what makes the sum after the cap the published one, with the clusters at hand: beyond 4
-the flat beginning is longer, below 4 there is a step after it.
+The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum
+(214,005; 203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is
+1500 up to class 4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), 0 at least, then log-linear between 399,
+849 and 999. p is what makes the sum the published one. a is what makes the sum after the cap the published one, with
+the clusters at hand: beyond 4 the flat beginning is longer, below 4 there is a step after it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one class in one split: `rows` int64 [n] of the class's images, `attribute` int64 [n] their groups."""
+    """The images of one class in one split: `rows` int64 [n] of the class's images, `attribute` int64 [n] their
+    groups.
+    """
 
     rows: np.ndarray
     attribute: np.ndarray
@@ -82,13 +84,17 @@ def class_group(label: int, classes: int = CLASSES) -> int:
 
 
 def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
-    """int64 [K]: the classes by number of images, descending; equal ones (895 of ILSVRC's have 1,300) in a random order."""
+    """int64 [K]: the classes by number of images, descending; equal ones (895 of ILSVRC's have 1,300) in a random
+    order.
+    """
     shuffled = Dice(seed, 1).permutation(len(sizes))
     return shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
 
 
 def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
-    """float64 [K]: the long tail's targets with these p and a (see above), not rounded. Other numbers of classes stretch it."""
+    """float64 [K]: the long tail's targets with these p and a (see above), not rounded. Other numbers of classes
+    stretch it.
+    """
     at = np.arange(classes) * ((CLASSES - 1) / max(1, classes - 1))
     (plateau, top), (knee, knee_count), *rest = ANCHORS
     t = np.clip((at - begin) / (knee - begin), 0, 1)
@@ -98,7 +104,9 @@ def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
 
 
 def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np.ndarray, np.ndarray]:
-    """Targets int64 [K] of the classes and what they give int64 [K, 3] by attribute group, where these have `room` int64 [K, 3]."""
+    """Targets int64 [K] of the classes and what they give int64 [K, 3] by attribute group, where these have `room`
+    int64 [K, 3].
+    """
     classes = len(room)
     wanted_sum, wanted_pool = (total * scale * classes / CLASSES for total in (TARGETS, POOL))
 
@@ -131,8 +139,8 @@ def split(
 ) -> tuple[Splits, list[str]]:
     """Cuts the classes, given in the order of their ids by the cluster ranks int64 [n] (0..5) of their images.
 
-    Returns the splits, and a sentence for each (class, group) that has fewer images than the paper's counts need: it gives
-    what it has, as in the paper. Raises DataError where a class has an attribute group without images for a test.
+    Returns the splits, and a sentence for each (class, group) that has fewer images than the paper's counts need: it
+    gives what it has, as in the paper. Raises DataError where a class has an attribute group without images for a test.
     """
     counts, short = Counts().times(scale), []
     names = names or [str(k) for k in range(len(ranks))]
@@ -145,7 +153,8 @@ def split(
         gbl = min(counts.test_gbl, least // 4)
         if gbl < 1:
             raise DataError(
-                f"class {names[label]} has {len(rank)} images, in attribute groups of {[len(g) for g in groups]}; at least 4 in each are needed"
+                f"class {names[label]} has {len(rank)} images, in attribute groups of {[len(g) for g in groups]}; at "
+                "least 4 in each are needed"
             )
         tests["test_gbl"].append(_part([group[:gbl] for group in groups]))
         tests["test_cbl"].append(_part([group[gbl : gbl + n] for group, n in zip(groups, counts.test_cbl)]))
@@ -178,7 +187,8 @@ def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str,
     rows, attributes = np.concatenate([part.rows for part in pool]), np.concatenate([part.attribute for part in pool])
     if sum(wanted.values()) >= len(rows):
         raise DataError(
-            f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= would be legal"
+            f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= "
+            "would be legal"
         )
     order, start, splits = Dice(seed, 2).permutation(len(rows)), 0, {}
     for name, count in {**wanted, "train": len(rows) - sum(wanted.values())}.items():

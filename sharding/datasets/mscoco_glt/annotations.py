@@ -21,8 +21,9 @@ _FIELDS = ("label", "frequency", "attribute", "path")
 
 @dataclass(frozen=True, eq=False)
 class Authors:
-    """N samples of all splits of the files, in their order. `relatives`: folder of each split; `split` [N] int64, row in it; `key`, `path` [N] text;
-    `label`, `attribute` [N] int64; `score` [N] float64; `names` [K]: classes by id."""
+    """N samples of all splits of the files, in their order. `relatives`: folder of each split; `split` [N] int64,
+    row in it; `key`, `path` [N] text; `label`, `attribute` [N] int64; `score` [N] float64; `names` [K]: classes by
+    id."""
 
     relatives: list[str]
     names: list[str]
@@ -35,10 +36,12 @@ class Authors:
 
 
 def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) -> Authors:
-    """Reads one file for each edition, in any order; `prefix`: (old, new) beginnings of paths, of which each path has one; the first that fits is replaced.
+    """Reads one file for each edition, in any order; `prefix`: (old, new) beginnings of paths, of which each path has
+    one; the first that fits is replaced.
 
-    Raises DataError, one sentence, for a file that is missing, damaged, of another data set or of an edition that was there already, for files with
-    different classes, an id in two splits, groups that do not follow from the class, and a path that begins with no `old`.
+    Raises DataError, one sentence, for a file that is missing, damaged, of another data set or of an edition that was
+    there already, for files with different classes, an id in two splits, groups that do not follow from the class, and
+    a path that begins with no `old`.
     """
     editions: dict[str, tuple[Path, list[str], list[tuple[str, list[tuple[Any, ...]]]]]] = {}
     for path in files:
@@ -49,7 +52,8 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
             )
         if editions and names != next(iter(editions.values()))[1]:
             raise DataError(
-                f"{next(iter(editions.values()))[0]} and {path} have different classes; the files of one data set share them"
+                f"{next(iter(editions.values()))[0]} and {path} have different classes; the files of one data set "
+                "share them"
             )
         editions[edition] = path, names, splits
     tables = {
@@ -80,7 +84,9 @@ def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
 
 
 def _read(path: Path) -> tuple[str, list[str], list[tuple[str, list[tuple[Any, ...]]]]]:
-    """(edition, class names, our name of each split that has samples -> its (key, label, attribute, path, score) in the file's order)."""
+    """(edition, class names, our name of each split that has samples -> its (key, label, attribute, path, score) in
+    the file's order).
+    """
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -127,7 +133,8 @@ def _rows(table: Any, name: str, classes: int, path: Path) -> list[tuple[Any, ..
         label, frequency, attribute = int(value), int(table["frequency"][key]), int(table["attribute"][key])
         if not 0 <= label < classes or attribute not in (0, 1, 2):
             raise DataError(
-                f"{path}: id {key} of {name} has label {value} and attribute {attribute}; 0 to {classes - 1} and 0 to 2 are legal"
+                f"{path}: id {key} of {name} has label {value} and attribute {attribute}; 0 to {classes - 1} and 0 "
+                "to 2 are legal"
             )
         if frequency != class_group(label):
             raise DataError(

@@ -1,13 +1,14 @@
 """COCO-Attributes as plain arrays: `python -m sharding.datasets.mscoco_glt.attributes FILE.jbl ARRAYS.npz`.
 
-The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So it
-is read once, here, in a process of its own, and becomes an .npz without objects that every later step loads instead.
+The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So
+it is read once, here, in a process of its own, and becomes an .npz without objects that every later step loads instead.
 
-What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin containers,
-and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called: `ADMITTED` maps the few
-names that such a file needs to functions of this module, every other name ends the reading. joblib itself is not used: arrays are read from
-its format here, and arrays of objects, which would hold a pickle of their own, are refused. An array may not claim more bytes than the file has,
-and the process may not take more memory than `MEMORY` times the file (4 GiB at least).
+What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin
+containers, and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called:
+`ADMITTED` maps the few names that such a file needs to functions of this module, every other name ends the reading.
+joblib itself is not used: arrays are read from its format here, and arrays of objects, which would hold a pickle of
+their own, are refused. An array may not claim more bytes than the file has, and the process may not take more memory
+than `MEMORY` times the file (4 GiB at least).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ ORIGINAL = "5604b2a9bf14cf3d73b64e6fe602267a628ebe09f9fe0a94641b2745fdfeefbd"
 """Hex sha256 of the published cocottributes_py3.jbl, 1,261,766,525 bytes."""
 
 MEMORY = 8
-"""Address space of the reading process, in units of the file's size: Python's objects take several times their bytes on disk."""
+"""Address space of the reading process, in units of the file's size: Python's objects take several times their
+bytes on disk.
+"""
 
 _FIELDS = ("patch", "annotation", "present", "name", "sha256")
 
@@ -44,8 +47,9 @@ _FIELDS = ("patch", "annotation", "present", "name", "sha256")
 class Attributes:
     """N annotated patches in the order of the file, A attributes.
 
-    `patch` [N] int64, id, unique; `annotation` [N] int64, id of the COCO instance that the patch shows, -1 where the file names none;
-    `present` [N, A] bool, whether annotators agreed on the attribute (its value is > 0.5); `name` [A] text; `sha256` hex, of the file it came from.
+    `patch` [N] int64, id, unique; `annotation` [N] int64, id of the COCO instance that the patch shows, -1 where the
+    file names none; `present` [N, A] bool, whether annotators agreed on the attribute (its value is > 0.5); `name` [A]
+    text; `sha256` hex, of the file it came from.
     """
 
     patch: np.ndarray
@@ -61,7 +65,9 @@ class Attributes:
 
 # --------------------------------------------------------------------------------------------------- the plain arrays
 def load_arrays(path: Path) -> Attributes:
-    """Reads an .npz of `save_arrays`. Raises DataError, naming the file, where it is missing, damaged or something else."""
+    """Reads an .npz of `save_arrays`. Raises DataError, naming the file, where it is missing, damaged or something
+    else.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _FIELDS if name not in archive.files]
@@ -98,10 +104,11 @@ def save_arrays(path: Path, attributes: Attributes) -> None:
 
 
 def plain_arrays(path: Path, arrays: Path) -> Attributes:
-    """The attributes in `path`: an .npz is loaded as it is; anything else is read as the joblib pickle, by a process of its own that writes `arrays`.
+    """The attributes in `path`: an .npz is loaded as it is; anything else is read as the joblib pickle, by a process of
+    its own that writes `arrays`.
 
-    `arrays` is not made again where it was made from this very file. Raises DataError in one sentence where the file is missing,
-    cut off, asks for code to be run, or holds something else.
+    `arrays` is not made again where it was made from this very file. Raises DataError in one sentence where the file is
+    missing, cut off, asks for code to be run, or holds something else.
     """
     if path.suffix == ".npz":
         return load_arrays(path)
@@ -115,12 +122,17 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
     print(f"attributes: reading {path.name} once, in a process of its own, to {arrays}")
     if digest != ORIGINAL:
         print(
-            f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not {ORIGINAL[:12]}): "
+            f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not "
+            f"{ORIGINAL[:12]}): "
             f"counts may differ from the paper's"
         )
-    # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address space
+    # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address
+    # space
     project = str(Path(__file__).resolve().parents[3])
-    start = f"import sys; sys.path.insert(0, {project!r}); from sharding.datasets.mscoco_glt.attributes import alone; sys.exit(alone(sys.argv[1:]))"
+    start = (
+        f"import sys; sys.path.insert(0, {project!r}); from sharding.datasets.mscoco_glt.attributes import "
+        "alone; sys.exit(alone(sys.argv[1:]))"
+    )
     environment = {
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
@@ -146,18 +158,22 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
 
 
 def _digest(path: Path) -> str:
-    """Hex sha256 of the file. Raises DataError where it is missing, or only the stand-in that git leaves for a large file."""
+    """Hex sha256 of the file. Raises DataError where it is missing, or only the stand-in that git leaves for a
+    large file.
+    """
     try:
         with open(path, "rb") as file:
             if file.read(64).startswith(b"version https://git-lfs"):
                 raise DataError(
-                    f"{path} is git's stand-in for a large file, not the file itself; `git lfs pull` in its repository fetches that"
+                    f"{path} is git's stand-in for a large file, not the file itself; `git lfs pull` in its "
+                    "repository fetches that"
                 )
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}); attributes= names cocottributes_py3.jbl, or the .npz made from it"
+            f"{path} cannot be read ({error.strerror}); attributes= names cocottributes_py3.jbl, or the .npz made "
+            "from it"
         ) from None
 
 
@@ -225,7 +241,9 @@ ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler (the one in Python: raw arrays stand between the opcodes) without imports, calls and states of the file's choosing."""
+    """Python's own unpickler (the one in Python: raw arrays stand between the opcodes) without imports, calls and
+    states of the file's choosing.
+    """
 
     dispatch = dict(pickle._Unpickler.dispatch)
 
@@ -262,7 +280,8 @@ class _Unpickler(pickle._Unpickler):
             count *= n
         if count * kind.dtype.itemsize > self._size - self._file.tell():
             raise EOFError(
-                f"an array of {count * kind.dtype.itemsize} bytes at byte {self._file.tell()} is longer than the rest of the file"
+                f"an array of {count * kind.dtype.itemsize} bytes at byte {self._file.tell()} is longer than the "
+                "rest of the file"
             )
         array = np.frombuffer(self._file.read(count * kind.dtype.itemsize), kind.dtype, count)
         return array.reshape(shape, order="F" if header["order"] == "F" else "C")
@@ -271,7 +290,8 @@ class _Unpickler(pickle._Unpickler):
 def read_pickle(path: Path) -> Any:
     """What a joblib pickle of plain data holds: numbers, text, bytes, builtin containers, arrays.
 
-    Raises DataError where it is cut off, no such pickle, or mentions a name that is not in `ADMITTED`; nothing of it has run then.
+    Raises DataError where it is cut off, no such pickle, or mentions a name that is not in `ADMITTED`; nothing of it
+    has run then.
     """
     try:
         with open(path, "rb") as file:
@@ -294,7 +314,9 @@ def read_pickle(path: Path) -> Any:
 
 
 def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
-    """COCO-Attributes' dictionary as arrays; `path` is for messages. Raises DataError naming what is missing or illegal."""
+    """COCO-Attributes' dictionary as arrays; `path` is for messages. Raises DataError naming what is missing or
+    illegal.
+    """
     needed = ("ann_vecs", "patch_id_to_ann_id", "attributes")
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]
     if missing:
@@ -302,7 +324,8 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
     vectors, instances, listed = (content[key] for key in needed)
     if not isinstance(vectors, dict) or not isinstance(instances, dict) or not vectors or not listed:
         raise DataError(
-            f"{path} is not COCO-Attributes' file: ann_vecs and patch_id_to_ann_id must be dictionaries, ann_vecs and attributes not empty"
+            f"{path} is not COCO-Attributes' file: ann_vecs and patch_id_to_ann_id must be dictionaries, ann_vecs "
+            "and attributes not empty"
         )
     try:
         names = np.array([str(entry["name"]) for entry in listed])
@@ -320,7 +343,8 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
             values = np.empty(0)
         if values.shape != names.shape or not (values >= 0).all() or not (values <= 1).all():
             raise DataError(
-                f"{path} is not COCO-Attributes' file: ann_vecs of patch {key} is not a vector of {len(names)} numbers in 0 to 1"
+                f"{path} is not COCO-Attributes' file: ann_vecs of patch {key} is not a vector of {len(names)} "
+                "numbers in 0 to 1"
             )
         present[row] = values > 0.5
     return Attributes(
@@ -338,7 +362,9 @@ def _id(value: Any) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the pickle and writes the arrays, in this process; returns the exit status, 2 with one sentence for a bad file."""
+    """Reads the pickle and writes the arrays, in this process; returns the exit status, 2 with one sentence for a
+    bad file.
+    """
     if len(arguments) not in (2, 3):
         print(__doc__.strip().splitlines()[0], file=sys.stderr)
         return 2

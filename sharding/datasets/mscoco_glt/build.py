@@ -1,14 +1,18 @@
-"""mscoco_glt: MSCOCO-GLT (Tang et al., ECCV 2022) from COCO 2014 and COCO-Attributes. Crops of 188,426 objects, 29 classes, 204 attributes.
+"""mscoco_glt: MSCOCO-GLT (Tang et al., ECCV 2022) from COCO 2014 and COCO-Attributes. Crops of 188,426 objects, 29
+classes, 204 attributes.
 
-    python -m sharding.build data=mscoco_glt source=COCO out=DIR [attributes=FILE] [seed=N] [resize_short=N] [quality=N] [scale=X] [workers=N]
-    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json prefix=OLD=NEW out=DIR        the authors' splits and crops
-    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO out=DIR           their splits, crops cut here
+    python -m sharding.build data=mscoco_glt source=COCO out=DIR [attributes=FILE] [seed=N] [resize_short=N] [quality=N]
+    [scale=X] [workers=N] python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json prefix=OLD=NEW out=DIR
+    the authors' splits and crops python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO
+    out=DIR           their splits, crops cut here
 
-COCO holds annotations/, train2014/ and val2014/; cocottributes_py3.jbl is looked for in it too, or given with attributes= (as the .npz made from it, too).
+COCO holds annotations/, train2014/ and val2014/; cocottributes_py3.jbl is looked for in it too, or given with
+attributes= (as the .npz made from it, too).
 
-Crops are cut and encoded as the paper's are: squares of the object and what is around it, JPEG of Pillow's default quality (`QUALITY`), with
-resize_short= made smaller. The paper splits objects, not images: `source` of a sample is its object (COCO-Attributes' patch), and an image can
-have objects in several splits. How many do is printed, and recorded in dataset.json under `notes`; KEY.json has each object's image.
+Crops are cut and encoded as the paper's are: squares of the object and what is around it, JPEG of Pillow's default
+quality (`QUALITY`), with resize_short= made smaller. The paper splits objects, not images: `source` of a sample is its
+object (COCO-Attributes' patch), and an image can have objects in several splits. How many do is printed, and recorded
+in dataset.json under `notes`; KEY.json has each object's image.
 """
 
 from __future__ import annotations
@@ -42,14 +46,18 @@ TAKES = ("source", "attributes", "annotation", "prefix", "seed", "resize_short",
 STAGES = {"attributes": False, "split": False, "pack": True, "finish": False}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 QUALITY = 75
-"""JPEG quality of the crops unless the user says another: Pillow's default, with which the paper's crops were written."""
+"""JPEG quality of the crops unless the user says another: Pillow's default, with which the paper's crops were
+written.
+"""
 
 
 def build(request: Request) -> None:
-    """Builds `out/mscoco_glt`, or the stage of it that is asked for; does nothing where the same build stands there already.
+    """Builds `out/mscoco_glt`, or the stage of it that is asked for; does nothing where the same build stands there
+    already.
 
-    Stages: `attributes` (the pickle becomes arrays), `split` (which object goes where), `pack` (crops into shards, in parts), `finish` (index, statistics,
-    dataset.json). Raises DataError, one sentence, for whatever is wrong with the source, the attribute file or the authors' files.
+    Stages: `attributes` (the pickle becomes arrays), `split` (which object goes where), `pack` (crops into shards, in
+        parts), `finish` (index, statistics, dataset.json). Raises DataError, one sentence, for whatever is wrong with
+        the source, the attribute file or the authors' files.
     """
     _check(request)
     folder = Path(request.out) / NAME
@@ -106,7 +114,8 @@ def build(request: Request) -> None:
         print(f"{relative}: {len(rows)} objects")
     for edition, count in notes.get("images_in_several_splits", {}).items():
         print(
-            f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the paper splits objects, not images"
+            f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the "
+            "paper splits objects, not images"
         )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
 
@@ -119,7 +128,8 @@ def _check(request: Request) -> None:
         )
     if request.attributes and not request.source:
         raise DataError(
-            f"attributes={request.attributes} cannot be used without source=: crops that are there already need no attributes"
+            f"attributes={request.attributes} cannot be used without source=: crops that are there already need no "
+            "attributes"
         )
     if request.annotation and (request.scale != 1 or request.seed):
         raise DataError("seed= and scale= cannot be used with annotation=: the authors' files say what goes where")
@@ -128,7 +138,9 @@ def _check(request: Request) -> None:
 
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
-    """All that the bytes depend on, as it is recorded: the words that were given, and digests of the files that say what goes where."""
+    """All that the bytes depend on, as it is recorded: the words that were given, and digests of the files that say
+    what goes where.
+    """
     files = (
         [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
     )
@@ -159,7 +171,8 @@ def _digest(path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
+            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and "
+            "val2014/ of COCO 2014, "
             f"annotation= names the authors' files"
         ) from None
 
@@ -174,9 +187,10 @@ def _digest_of_arrays(attributes: Attributes) -> str:
 class Dealt:
     """What stage `split` hands on: N samples of all splits, one split after the other, in the order of writing.
 
-    `relatives`: folder of each split, EDITION/SPLIT; `split` [N] int64, row in it. `key` [N] text, patch id. `label`, `attribute` [N] int64; `score` [N] float64,
-    attribute_score. `file` [N] text: the image in the source folder, or the crop's path. `box` [N, 4], `size` [N, 2], `annotation`, `image` [N], as in `Objects`,
-    and `present` [N, A] bool: without a source 0, -1 and of no attributes. `names`: classes. `notes`: findings for dataset.json.
+    `relatives`: folder of each split, EDITION/SPLIT; `split` [N] int64, row in it. `key` [N] text, patch id. `label`,
+    `attribute` [N] int64; `score` [N] float64, attribute_score. `file` [N] text: the image in the source folder, or the
+    crop's path. `box` [N, 4], `size` [N, 2], `annotation`, `image` [N], as in `Objects`, and `present` [N, A] bool:
+    without a source 0, -1 and of no attributes. `names`: classes. `notes`: findings for dataset.json.
     """
 
     relatives: list[str]
@@ -239,7 +253,9 @@ def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]) -> Dealt:
-    """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files that the authors' paths lead to."""
+    """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files
+    that the authors' paths lead to.
+    """
     count = len(authors.key)
     if objects is None:
         more = {
@@ -284,7 +300,9 @@ def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
-    """What stage `split` left, and the options that it was made with. Raises DataError where it has not run, or with other words."""
+    """What stage `split` left, and the options that it was made with. Raises DataError where it has not run, or
+    with other words.
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -297,7 +315,8 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
     for name in (*words, "resize_short", "quality"):
         if options.get(name) != words.get(name):
             raise DataError(
-                f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same words are legal"
+                f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same "
+                "words are legal"
             )
     return Dealt(
         **{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
@@ -305,7 +324,9 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
-    """What nobody should be surprised by: images with objects in several splits of an edition, and how even attributes are; nothing where crops came without COCO."""
+    """What nobody should be surprised by: images with objects in several splits of an edition, and how even
+    attributes are; nothing where crops came without COCO.
+    """
     if not dealt.present.shape[1]:
         return {}
     splits_of: dict[str, dict[int, set[str]]] = {}
@@ -348,7 +369,9 @@ class Crops:
     quality: int
 
     def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes, and no more entries. ValueError, in one sentence, for a bad image, DataError for one that cannot be read."""
+        """The bytes, and no more entries. ValueError, in one sentence, for a bad image, DataError for one that
+        cannot be read.
+        """
         where: Cut = planned.where
         image = crop(where.place.read(), where.box, where.size)
         if self.resize_short is not None and image.width > self.resize_short:
@@ -357,8 +380,9 @@ class Crops:
 
 
 def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
-    """The images of each split in their order. Entries of KEY.json besides the fixed ones: attribute_score, and where crops are cut here image, annotation
-    (COCO's ids), box (left, top, width, height in the image), attributes (rows of `attribute_names` in dataset.json)."""
+    """The images of each split in their order. Entries of KEY.json besides the fixed ones: attribute_score, and
+    where crops are cut here image, annotation (COCO's ids), box (left, top, width, height in the image), attributes
+    (rows of `attribute_names` in dataset.json)."""
     return {relative: [_planned(dealt, i, source) for i in rows.tolist()] for relative, rows in dealt.rows()}
 
 

@@ -1,7 +1,8 @@
 """Which objects go where: MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. numpy alone.
 
-Of each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then Test-CBL, N at random
-of the rest; then the pool for training, which Test-GLT and val are cut from at random. Both editions start from all objects, so an object of a test
+Of each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then
+Test-CBL, N at random of the rest; then the pool for training, which Test-GLT and val are cut from at random. Both
+editions start from all objects, so an object of a test
 split of one may be in the training split of the other: a model is judged by its own edition.
 """
 
@@ -25,8 +26,9 @@ EPSILON = Fraction(1, 10**9)
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `pool`: of class 0 for everything else, and
-    `tail` times that of the last class (1: balanced); `test_glt` and `val`: out of the pool at random, times the number of classes."""
+    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `pool`: of
+    class 0 for everything else, and `tail` times that of the last class (1: balanced); `test_glt` and `val`: out of
+    the pool at random, times the number of classes."""
 
     test: int
     pool: int
@@ -51,7 +53,9 @@ PAPER: Mapping[str, Sizes] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One split: `rows` int64, objects in the order of writing; `score` float64, `attribute` int64 (0-2), of each row."""
+    """One split: `rows` int64, objects in the order of writing; `score` float64, `attribute` int64 (0-2), of each
+    row.
+    """
 
     rows: np.ndarray
     score: np.ndarray = field(repr=False)
@@ -69,14 +73,16 @@ def class_group(label: int) -> int:
 def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
     """Rows of `count` objects whose attributes are even: int64 [count], in the order of picking.
 
-    `present` [N, A] bool. By definition: with d the attributes' counts so far, each pick takes the object v, not yet taken and with at least one
-    attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v) + 1e-9) is smallest, the first in order on a tie.
+    `present` [N, A] bool. By definition: with d the attributes' counts so far, each pick takes the object v, not yet
+    taken and with at least one attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v)
+    + 1e-9) is smallest, the first in order on a tie.
 
-    With w = d + v, S = sum(w) and the A values' mean S / (S + e) / A, the variance is (A |w|^2 - S^2) / (A (S + e))^2; and since v is of 0 and 1,
-    |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells all objects, the one by the object picked last, whose few
-    attributes are all that it reads. Numerator and S are whole numbers; objects closer than the division's rounding are compared as fractions, so that
-    ties are true ones (in floats, which of several equal objects is taken depends on rounding).
-    Raises DataError where fewer than `count` objects have an attribute.
+    With w = d + v, S = sum(w) and the A values' mean S / (S + e) / A, the variance is (A |w|^2 - S^2) / (A (S + e))^2;
+    and since v is of 0 and 1, |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells
+    all objects, the one by the object picked last, whose few attributes are all that it reads. Numerator and S are
+    whole numbers; objects closer than the division's rounding are compared as fractions, so that ties are true ones (in
+    floats, which of several equal objects is taken depends on rounding). Raises DataError where fewer than `count`
+    objects have an attribute.
     """
     ones = present.sum(1, dtype=np.int64)
     free = ones > 0
@@ -97,7 +103,9 @@ def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
 
 
 def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int:
-    """The first row of the least spread / (sums + EPSILON)^2, exactly; `ratio` is the same to within float64's rounding, inf where a row is out."""
+    """The first row of the least spread / (sums + EPSILON)^2, exactly; `ratio` is the same to within float64's
+    rounding, inf where a row is out.
+    """
     near = np.flatnonzero(ratio <= ratio.min() * (1 + 1e-12))
     pairs, first = np.unique(np.stack([spread[near], sums[near]], 1), axis=0, return_index=True)
     least = min(
@@ -107,7 +115,9 @@ def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int
 
 
 def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
-    """Objects of each class in an edition's pool [K]: pool * tail^(c / (K - 1)), rounded down; a long-tailed one takes at most what is `there` [K]."""
+    """Objects of each class in an edition's pool [K]: pool * tail^(c / (K - 1)), rounded down; a long-tailed one
+    takes at most what is `there` [K].
+    """
     wanted = [int(sizes.pool * sizes.tail ** (c / max(1, len(there) - 1))) for c in range(len(there))]
     return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there)]
 
@@ -115,10 +125,11 @@ def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
 def split(
     labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER
 ) -> dict[str, dict[str, Part]]:
-    """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool; `names` [K] are the classes'.
+    """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool;
+    `names` [K] are the classes'.
 
-    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so that a few shards show
-    all classes. Raises DataError naming the class that has too few objects.
+    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so
+    that a few shards show all classes. Raises DataError naming the class that has too few objects.
     """
     members = [np.flatnonzero(labels == k) for k in range(len(names))]
     most = max(sizes.test for sizes in editions.values())
@@ -165,7 +176,8 @@ def _rows(
     test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
     if len(pool) <= test_glt + val:
         raise DataError(
-            f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} are needed"
+            f"edition {edition} has {len(pool)} objects for training, Test-GLT and val; more than {test_glt + val} "
+            "are needed"
         )
     found = {"train": pool[test_glt + val :], "val": pool[test_glt : test_glt + val]}
     if test_glt:
@@ -174,9 +186,11 @@ def _rows(
 
 
 def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes: int) -> np.ndarray:
-    """attribute_score of every object [N] float64: the mean, over its attributes, of their share p(a | its class) of the training split's; 0 without any.
+    """attribute_score of every object [N] float64: the mean, over its attributes, of their share p(a | its class) of
+    the training split's; 0 without any.
 
-    p(a | k) is attribute a's count divided by all attributes' counts in class k. One division of whole numbers an object, so that it is the same anywhere.
+    p(a | k) is attribute a's count divided by all attributes' counts in class k. One division of whole numbers an
+    object, so that it is the same anywhere.
     """
     counts = attribute_counts(labels[train], present[train], classes)
     ones, total = present.sum(1, dtype=np.int64), counts.sum(1)
@@ -195,12 +209,16 @@ def attribute_counts(labels: np.ndarray, present: np.ndarray, classes: int) -> n
 
 
 def thirds(score: np.ndarray) -> np.ndarray:
-    """Attribute groups [N] int64 of a split: 0 above the score at a third of its descending list, else 1 above the one at two thirds, else 2."""
+    """Attribute groups [N] int64 of a split: 0 above the score at a third of its descending list, else 1 above the
+    one at two thirds, else 2.
+    """
     falling, third = np.sort(score)[::-1], len(score) // 3
     return np.where(score > falling[third], 0, np.where(score > falling[2 * third], 1, 2)).astype(np.int64)
 
 
 def unevenness(present: np.ndarray) -> float:
-    """Standard deviation, over the attributes, of each one's share of all attributes of a split; `present` [N, A] bool."""
+    """Standard deviation, over the attributes, of each one's share of all attributes of a split; `present` [N, A]
+    bool.
+    """
     counts = present.sum(0, dtype=np.int64)
     return float((counts / max(1, counts.sum())).std())
