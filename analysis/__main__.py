@@ -21,6 +21,7 @@ python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0
 python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
+python -m analysis results runs=DIR out=FILE
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
@@ -40,6 +41,7 @@ tables and writes to `out`:
 `explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 `light` copies what tables and figures need of each finished run, to lie beside a paper; pictures only of the runs in `thumbnails`.
+`results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
   select   the last epoch or the best on val (default: as the table says)
@@ -71,6 +73,9 @@ def main(argv: list[str]) -> None:
         return
     if argv[0] == "light":
         _light(_parse(argv[1:], ("runs", "out", "thumbnails"), ("runs", "out")))
+        return
+    if argv[0] == "results":
+        _results(_parse(argv[1:], ("runs", "out"), ("runs", "out")))
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _override(options)
@@ -121,6 +126,15 @@ def _light(options: dict[str, str]) -> None:
         Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
     )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
+
+
+def _results(options: dict[str, str]) -> None:
+    """Writes the page of results on digits_glt."""
+    from analysis.report.results import page
+
+    runs, _ = _runs(options)
+    Path(options["out"]).write_text(page(runs, options["runs"], options["out"]), encoding="utf-8", newline="\n")
+    print(options["out"])
 
 
 def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
