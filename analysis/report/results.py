@@ -1,7 +1,7 @@
 """The page of results on the bundled data set, `docs/results-digits.md`: tables, counts and what they do not show.
 
-Everything in the page is computed from the run folders, so that no number is kept by hand; a test compares the committed
-page with what `python -m analysis results` writes.
+Everything in the page is computed from the run folders, so that no number is kept by hand; a test compares the
+committed page with what `python -m analysis results` writes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from analysis.tables.presentation import MISSING, twin_mark
 from recipes.table_layout import Column, available, load_layout
 
 OVERALL, CONTROLS, ABLATION = TABLES = ("digits_overall", "controls", "digits_ablation")
-"""The tables of the page, files of recipes/tables: each has overall accuracy and precision under the three protocols."""
+"""The tables of the page, files of recipes/tables: each has overall accuracy and precision under the three
+protocols.
+"""
 
 PAGE = """\
 # What came out on digits_glt
@@ -121,8 +123,8 @@ def _table(table: Table) -> str:
     protocols = _protocols(table)
     lines = [f"| | method | {' | '.join(protocols)} |", "|---|---|" + "---:|" * len(protocols)]
     group = ""
-    for row, cells in zip(table.layout.rows, table.cells, strict=True):
-        pairs = [_pair(accuracy, precision) for accuracy, precision in zip(cells[::2], cells[1::2], strict=True)]
+    for row, numbers in zip(table.layout.rows, table.cells, strict=True):
+        pairs = [_pair(accuracy, precision) for accuracy, precision in zip(numbers[::2], numbers[1::2], strict=True)]
         lines.append(f"| {row.group if row.group != group else ''} | {row.label} | {' | '.join(pairs)} |")
         group = row.group
     return "\n".join(lines)
@@ -165,7 +167,8 @@ def _claims(table: Table) -> str:
     found = agreement.counted(agreement.claims(table))
     agree, against = (found[word] + found[f"{word} surely"] for word in ("agrees", "disagrees"))
     return (
-        f"The paper's numbers are of other data, so only signs compare. Of its {sum(found.values())} differences between "
+        f"The paper's numbers are of other data, so only signs compare. Of its {sum(found.values())} differences "
+        "between "
         f"a row and its twin,\n{agree} have the same sign here ({found['agrees surely']} with p < {ALPHA}), "
         f"and {against} the opposite one ({found['disagrees surely']} with p < {ALPHA})."
     )
