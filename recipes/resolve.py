@@ -122,12 +122,14 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     ):  # a run's, written out: another data set's or preset's values would not come in
         if not isinstance(recipe["data"], dict) or "name" not in recipe["data"]:
             raise RecipeError(
-                f"{recipe_file}: data={recipe['data']!r} is not legal: a recipe that is written out tells its data set's name and values"
+                f"{recipe_file}: data={recipe['data']!r} is not legal: a recipe that is written out tells its data "
+                "set's name and values"
             )
         for key, value, own in (("data", data, recipe["data"]["name"]), ("preset", preset, recipe["preset"])):
             if value != own:
                 raise RecipeError(
-                    f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead"
+                    f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from "
+                    "recipe=NAME instead"
                 )
         _refuse_half_changes(command, recipe, recipe_file)
         for key in (site or {}).get("data", {}):
@@ -163,7 +165,8 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     if isinstance(root, str) and root.startswith(PIPE):
         if root not in (PIPE, own) or not str(own).startswith(PIPE):
             raise RecipeError(
-                f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it"
+                f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, "
+                f"under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it"
             )
         tree["data"]["root"] = PIPE  # no recipe tells a command, which may be nobody else's business
     try:
@@ -216,7 +219,8 @@ def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe
     changed = command.get("ifl", {})
     if "epochs" in command.get("schedule", {}) and recipe["ifl"] and "milestones" not in (changed or {}):
         raise RecipeError(
-            f"schedule.epochs alone cannot change {recipe_file}, whose ifl.milestones are written out: give both, or start from recipe=NAME"
+            f"schedule.epochs alone cannot change {recipe_file}, whose ifl.milestones are written out: give both, or "
+            "start from recipe=NAME"
         )
     if (
         "ifl" in command
@@ -224,7 +228,8 @@ def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe
         and "replacement" not in command.get("batch", {})
     ):
         raise RecipeError(
-            f"ifl cannot be switched in {recipe_file}, whose batch.replacement is written out: give both, or start from recipe=NAME"
+            f"ifl cannot be switched in {recipe_file}, whose batch.replacement is written out: give both, or start "
+            "from recipe=NAME"
         )
 
 
@@ -244,7 +249,8 @@ def _check_blocks(specific: Any, recipe_file: Path) -> None:
             axes.add("data")
         if edition not in (("", "glt", "cbl") if name in sets else ("",)) or axes:
             raise RecipeError(
-                f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}"
+                f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold "
+                f"sections, not {', '.join(sorted(axes)) or edition}"
             )
 
 
@@ -285,13 +291,15 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
             )
         if dotted == "data.cache_folder" and "$" in tree[key]:
             raise RecipeError(
-                f"{dotted}={tree[key]} holds $, and nothing replaces variables there: null, each node's temporary folder (TMPDIR), is legal, or a whole name"
+                f"{dotted}={tree[key]} holds $, and nothing replaces variables there: null, each node's temporary "
+                "folder (TMPDIR), is legal, or a whole name"
             )
         try:
             path = Path(tree[key]).expanduser()
         except RuntimeError:
             raise RecipeError(
-                f"{dotted}={tree[key]} begins with the home folder of a user who is not here: the folder's whole name is legal"
+                f"{dotted}={tree[key]} begins with the home folder of a user who is not here: the folder's whole name "
+                "is legal"
             ) from None
         tree[key] = str(
             path.absolute() if dotted == "data.cache_folder" else path.resolve()
@@ -315,7 +323,8 @@ def _written_out(recipe: Recipe) -> Recipe:
         values["log"]["keep"] = kept = [epoch_of(m, recipe.schedule.epochs) for m in recipe.log.keep]
         if any(not 0 <= epoch < recipe.schedule.epochs for epoch in kept):
             raise RecipeError(
-                f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal"
+                f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to "
+                f"{recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal"
             )
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")

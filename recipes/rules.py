@@ -15,7 +15,8 @@ def epochs_of(key: str, milestones: list[int | float], epochs: int, apart: bool 
     found = [epoch_of(m, epochs) for m in milestones]
     if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
         raise RecipeError(
-            f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last"
+            f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must "
+            f"{'differ' if apart else 'rise'} and lie before the last"
         )
     return found
 
@@ -26,7 +27,8 @@ def method_args(recipe: Recipe) -> dict[str, Any]:
     for key, value in recipe.method.args.items():
         if key not in usual:
             raise RecipeError(
-                f"unknown key method.args.{key}: {nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}"
+                f"unknown key method.args.{key}: "
+                f"{nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}"
             )
         wanted = type(usual[key])
         if type(value) is not wanted and not (wanted is float and type(value) is int):
@@ -41,7 +43,8 @@ def check_method(recipe: Recipe) -> None:
     method, declared = recipe.method, declaration(recipe.method.name)
     if declared.FORM not in model_forms(recipe.model.name):
         raise RecipeError(
-            f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}"
+            f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes "
+            f"as {', '.join(model_forms(recipe.model.name))}"
         )
     for key, on in (
         ("ifl", recipe.ifl),
@@ -52,7 +55,8 @@ def check_method(recipe: Recipe) -> None:
             raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
     if method.legacy_count_order and not declared.COUNTS:
         raise RecipeError(
-            f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class counts: leave it out"
+            f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class "
+            "counts: leave it out"
         )
     if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
         raise RecipeError(
@@ -61,11 +65,13 @@ def check_method(recipe: Recipe) -> None:
     groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
     if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
         raise TooManyTasks(
-            f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here"
+            f"the method {method.name} cannot share a batch-normalisation group among ranks: "
+            f"{declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here"
         )
     if recipe.augment.mixup and not recipe.batch.bn:
         raise RecipeError(
-            "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none"
+            "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of "
+            "ranks, and batch.bn=0 leaves none"
         )
     if (
         recipe.augment.mixup
@@ -76,23 +82,28 @@ def check_method(recipe: Recipe) -> None:
             groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0
         ]
         raise TooManyTasks(
-            f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here"
+            f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation "
+            f"groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here"
         )
     if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
         raise RecipeError(
-            "mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal"
+            "mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves "
+            "one environment to a group: batch.bn_by=mix is legal"
         )
     if declared.FORM == "branches" and recipe.batch.bn_by == "env":
         raise RecipeError(
-            f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal"
+            f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a "
+            "group: batch.bn_by=mix is legal"
         )
     if declared.TRAINS == "head" and not method.init_from:
         raise RecipeError(
-            f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline"
+            f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its "
+            "first stage, such as glt_baseline"
         )
     if method.init_from and method.eval_of:
         raise RecipeError(
-            "method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is"
+            "method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as "
+            "it is"
         )
     if method.eval_of:
         for key, on, trained in (
@@ -102,11 +113,13 @@ def check_method(recipe: Recipe) -> None:
         ):
             if on:
                 raise RecipeError(
-                    f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name {trained} in method.eval_of instead"
+                    f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name "
+                    f"{trained} in method.eval_of instead"
                 )
     if recipe.ifl and "uniform" not in declared.STREAMS:
         raise RecipeError(
-            f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage"
+            f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments "
+            "could replace; give ifl to its first stage"
         )
 
 
@@ -116,12 +129,14 @@ def check_streams(recipe: Recipe) -> None:
     if batch.bn_by == "env":
         if not batch.bn or batch.size % (streams * batch.bn):
             raise RecipeError(
-                f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x batch.bn={batch.bn}"
+                f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x "
+                f"batch.bn={batch.bn}"
             )
     elif (batch.bn or batch.size) % streams:
         key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
         raise RecipeError(
-            f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
+            f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is "
+            "legal"
         )
 
 

@@ -142,7 +142,10 @@ def _check_set(root, name, lenient) -> None:
         if not lenient:
             raise
         print(
-            f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes",
+            (
+                f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the "
+                "nodes"
+            ),
             file=sys.stderr,
             flush=True,
         )

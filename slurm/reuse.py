@@ -52,7 +52,8 @@ def command(words: Sequence[str], site: Site) -> int:
     )
     if run is None:
         raise RecipeError(
-            f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path is legal"
+            f"{what}={values[what]}: no run folder of that name; a folder of {values.get('runs', 'runs')}/ or a path "
+            "is legal"
         )
     if not (run / "done").is_file():
         raise RecipeError(f"{what}={values[what]}: the run is not finished")

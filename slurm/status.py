@@ -151,7 +151,8 @@ def cancel(folder: Path) -> str:
     job = job_of(folder, events, jobs)
     if job is None or jobs[job].state in ENDED:
         raise StatusError(
-            f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends with Ctrl-C where it runs"
+            f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends "
+            "with Ctrl-C where it runs"
         )
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
@@ -191,7 +192,10 @@ def main(words: Sequence[str]) -> int:
             if folder is None:
                 there = [path.parent.name for path in runs.glob("[!.]*/recipe.yaml")]
                 print(
-                    f"status.py: {action}={options[action]} is no run of {runs}; {nearest(options[action], sorted(there)) if there else 'there are none'}",
+                    (
+                        f"status.py: {action}={options[action]} is no run of {runs}; "
+                        f"{nearest(options[action], sorted(there)) if there else 'there are none'}"
+                    ),
                     file=sys.stderr,
                 )
                 return 2

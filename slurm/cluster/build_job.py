@@ -96,7 +96,8 @@ def launch(words: Sequence[str], site: Site) -> int:
         )
     if taken := next((word for word in rest if word.startswith(("data=", "stage=", "part="))), None):
         raise RecipeError(
-            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs"
+            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the "
+            "jobs"
         )
     options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
     given = [f"data={ours['build']}", *rest]
@@ -210,7 +211,8 @@ def _submit(name: str, plan: Sequence[Stage], slurm: Slurm, work: Path, site: Si
             jobs.append(submitted[0].job_id.partition("_")[0])
         except FailedJobError as error:
             raise RecipeError(
-                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are in the queue: scancel {' '.join(jobs)})"
+                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are "
+                f"in the queue: scancel {' '.join(jobs)})"
             ) from None
         finally:
             (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
