@@ -19,8 +19,8 @@ from typing import Any
 from recipes.common.addresses import PIPE
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
-from recipes.resolve import load_yaml
 from recipes.schema import PROJECT
+from recipes.yaml_io import load_yaml
 from sharding.cache.remote_files import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")

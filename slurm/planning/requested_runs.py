@@ -13,10 +13,11 @@ from pathlib import Path
 
 from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, TooManyTasks
-from recipes.resolve import load_resolved, named, resolve, source_of, source_words
+from recipes.resolve import load_resolved, resolve, source_of, source_words
 from recipes.schema import Recipe
 from recipes.table_layout import FOLDER as TABLES
 from recipes.table_layout import Layout, load_layout
+from recipes.yaml_io import named
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
