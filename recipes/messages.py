@@ -22,7 +22,10 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     if first["type"] == "extra_forbidden":
         section = ".".join(parts[:-1])
         if dotted == "slurm.setup":
-            return f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in slurm/site.yaml or in the file that GLT_SITE names"
+            return (
+                f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in "
+                "slurm/site.yaml or in the file that GLT_SITE names"
+            )
         legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
         elsewhere = [
             leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]
@@ -36,7 +39,10 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     if first["type"] == "model_type":
         section = _section(parts)
         off = ", or null to switch it off" if parts == ["ifl"] else ""
-        return f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as {dotted}.{next(iter(section.model_fields))}=...{off}"
+        return (
+            f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as "
+            f"{dotted}.{next(iter(section.model_fields))}=...{off}"
+        )
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return (

@@ -1,130 +1,329 @@
-"""What spans several sections of a recipe: rules that a single field cannot check."""
+"""The rules that span several sections of a recipe, which a single field cannot check.
+
+Each rule is a function that returns what is wrong with a recipe as one sentence, or an empty one. A new rule is such a
+function and a line of `RULES`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, TooManyTasks
-from recipes.declarations import declaration, model_forms
-from recipes.schema import Recipe
+from recipes.declarations import Declaration, declaration, model_forms
+from recipes.schema import PROJECT, Recipe
+from recipes.yaml_io import missing
 
 
-def epochs_of(key: str, milestones: list[int | float], epochs: int, apart: bool = True) -> list[int]:
-    """Fractions of the epochs as epochs; in a short run several may fall on one, unless they must stay `apart`."""
-    found = [epoch_of(m, epochs) for m in milestones]
-    if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
-        raise RecipeError(
-            f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last"
-        )
-    return found
+@dataclass(frozen=True)
+class Rule:
+    """One thing that a recipe must not be.
+
+    Attributes:
+        fault: says what is wrong with a recipe; empty where it keeps the rule.
+        error: what is raised with that sentence.
+    """
+
+    fault: Callable[[Recipe], str]
+    error: type[RecipeError] = RecipeError
+
+
+def check(recipe: Recipe) -> None:
+    """Raise the error of the first rule that a recipe breaks.
+
+    Raises:
+        RecipeError: one sentence that says what is wrong and what would be legal.
+    """
+    for rule in RULES:
+        if sentence := rule.fault(recipe):
+            raise rule.error(sentence)
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+def epoch_of(milestone: float, epochs: int) -> int:
+    """Return the epoch that a fraction of the epochs means, or (from 1 on) the epoch itself."""
+    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
+
+
+def epochs_of(milestones: Sequence[float], epochs: int) -> list[int]:
+    """Return the epochs that fractions of the epochs mean; in a short run several may fall on one."""
+    return [epoch_of(milestone, epochs) for milestone in milestones]
 
 
 def method_args(recipe: Recipe) -> dict[str, Any]:
-    """All arguments of the method, written out: the recipe's, and its file's defaults for the rest."""
-    name, usual = recipe.method.name, declaration(recipe.method.name).args(recipe.preset)
-    for key, value in recipe.method.args.items():
-        if key not in usual:
-            raise RecipeError(
-                f"unknown key method.args.{key}: {nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}"
-            )
-        wanted = type(usual[key])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise RecipeError(
-                f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
-            )
+    """Return all arguments of the method: the recipe's, and its file's defaults for the rest."""
+    usual = _declared(recipe).args(recipe.preset)
     return {key: type(default)(recipe.method.args.get(key, default)) for key, default in usual.items()}
 
 
-def check_method(recipe: Recipe) -> None:
-    """What a method refuses or needs, with its reason; and a second stage needs a first."""
-    method, declared = recipe.method, declaration(recipe.method.name)
-    if declared.FORM not in model_forms(recipe.model.name):
-        raise RecipeError(
-            f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}"
-        )
+def _declared(recipe: Recipe) -> Declaration:
+    return declaration(recipe.method.name)
+
+
+def _groups(recipe: Recipe) -> int:
+    """The batch-normalisation groups of a batch; a batch without any is one."""
+    return recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
+
+
+# -------------------------------------------------------------------------------------------------------------- epochs
+def kept_epochs(recipe: Recipe) -> str:
+    """Checkpoints can be kept of the run's own epochs alone."""
+    epochs = recipe.schedule.epochs
+    kept = epochs_of(recipe.log.keep or [], epochs)
+    if all(0 <= epoch < epochs for epoch in kept):
+        return ""
+    return (
+        f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {epochs - 1} or fractions of "
+        f"schedule.epochs={epochs} are legal"
+    )
+
+
+def _misplaced(key: str, milestones: Sequence[float], epochs: int, apart: bool) -> str:
+    """Say that milestones do not rise, or fall on one epoch where they must stay `apart`, or come too late."""
+    found = epochs_of(milestones, epochs)
+    if found == sorted(set(found) if apart else found) and (not found or found[-1] < epochs):
+        return ""
+    return (
+        f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must "
+        f"{'differ' if apart else 'rise'} and lie before the last"
+    )
+
+
+def milestones(recipe: Recipe) -> str:
+    """IFL's milestones are distinct epochs."""
+    return _misplaced("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs, apart=True) if recipe.ifl else ""
+
+
+def class_means(recipe: Recipe) -> str:
+    """Centers that start from class means need an epoch in which features are seen."""
+    if not recipe.ifl or recipe.ifl.center_init != "class_means":
+        return ""
+    if epochs_of(recipe.ifl.milestones, recipe.schedule.epochs)[:1] not in ([], [0]):
+        return ""
+    return f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}"
+
+
+def drops(recipe: Recipe) -> str:
+    """The learning rate's drops rise."""
+    schedule = recipe.schedule
+    if schedule.decay != "steps":
+        return ""
+    return _misplaced("schedule.drops", schedule.drops, schedule.epochs, apart=False)
+
+
+# ------------------------------------------------------------------------------------------------- the method's demands
+def model_exists(recipe: Recipe) -> str:
+    """The backbone is a file of ifl/models."""
+    return missing(PROJECT / "ifl" / "models", recipe.model.name, "model.name", ".py")
+
+
+def method_exists(recipe: Recipe) -> str:
+    """The method is a file of ifl/methods."""
+    return missing(PROJECT / "ifl" / "methods", recipe.method.name, "method.name", ".py")
+
+
+def network_form(recipe: Recipe) -> str:
+    """The backbone comes in the form that the method needs."""
+    form, forms = _declared(recipe).FORM, model_forms(recipe.model.name)
+    if form in forms:
+        return ""
+    return (
+        f"the method {recipe.method.name} needs a network of {form}, and model.name={recipe.model.name} comes as "
+        f"{', '.join(forms)}"
+    )
+
+
+def combinations(recipe: Recipe) -> str:
+    """The method refuses some switches, and its file says why."""
+    refused = _declared(recipe).REFUSES
     for key, on in (
         ("ifl", recipe.ifl),
         ("mixup", recipe.augment.mixup),
-        ("legacy_count_order", method.legacy_count_order),
+        ("legacy_count_order", recipe.method.legacy_count_order),
     ):
-        if on and key in declared.REFUSES:
-            raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
-    if method.legacy_count_order and not declared.COUNTS:
-        raise RecipeError(
-            f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class counts: leave it out"
-        )
-    if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
-        raise RecipeError(
-            f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}"
-        )
-    groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
-    if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
-        raise TooManyTasks(
-            f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here"
-        )
-    if recipe.augment.mixup and not recipe.batch.bn:
-        raise RecipeError(
-            "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none"
-        )
-    if (
-        recipe.augment.mixup
-        and recipe.tasks > groups
-        and (recipe.tasks % groups or recipe.mixup_blocks % (recipe.tasks // groups))
-    ):
-        legal = [ranks for ranks in range(1, groups) if groups % ranks == 0] + [
-            groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0
-        ]
-        raise TooManyTasks(
-            f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here"
-        )
-    if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
-        raise RecipeError(
-            "mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal"
-        )
-    if declared.FORM == "branches" and recipe.batch.bn_by == "env":
-        raise RecipeError(
-            f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal"
-        )
-    if declared.TRAINS == "head" and not method.init_from:
-        raise RecipeError(
-            f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline"
-        )
-    if method.init_from and method.eval_of:
-        raise RecipeError(
-            "method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is"
-        )
-    if method.eval_of:
-        for key, on, trained in (
-            ("ifl", recipe.ifl, "glt_ifl"),
-            ("augment.mixup", recipe.augment.mixup, "glt_mixup"),
-            ("augment.randaug", recipe.augment.randaug, "glt_randaug"),
-        ):
-            if on:
-                raise RecipeError(
-                    f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name {trained} in method.eval_of instead"
-                )
-    if recipe.ifl and "uniform" not in declared.STREAMS:
-        raise RecipeError(
-            f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage"
-        )
+        if on and key in refused:
+            return f"the method {recipe.method.name} cannot be combined with {key}: {refused[key]}"
+    return ""
 
 
-def check_streams(recipe: Recipe) -> None:
-    """A batch and its groups must divide among the environments."""
+def count_order(recipe: Recipe) -> str:
+    """The order of the class counts matters only to a method that reads them."""
+    if not recipe.method.legacy_count_order or _declared(recipe).COUNTS:
+        return ""
+    return (
+        f"method.legacy_count_order=true would change nothing in the method {recipe.method.name}, which reads no class "
+        "counts: leave it out"
+    )
+
+
+def environments(recipe: Recipe) -> str:
+    """Some methods compare environments, so that they need two."""
+    needs = _declared(recipe).NEEDS
+    if "environments" not in needs or (recipe.ifl and recipe.ifl.environments > 1):
+        return ""
+    return f"the method {recipe.method.name} needs ifl.environments=2 or more: {needs['environments']}"
+
+
+def whole_groups(recipe: Recipe) -> str:
+    """Some methods need all rows of a batch-normalisation group on one rank."""
+    needs, groups = _declared(recipe).NEEDS, _groups(recipe)
+    if "whole_groups" not in needs or recipe.tasks <= groups:
+        return ""
+    return (
+        f"the method {recipe.method.name} cannot share a batch-normalisation group among ranks: "
+        f"{needs['whole_groups']}; at most {groups} tasks are legal here"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- mixup
+def mixup_groups(recipe: Recipe) -> str:
+    """Mixup needs groups to form its pairs in."""
+    if not recipe.augment.mixup or recipe.batch.bn:
+        return ""
+    return (
+        "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and "
+        "batch.bn=0 leaves none"
+    )
+
+
+def mixup_shares(recipe: Recipe) -> str:
+    """Ranks that share a group hold whole blocks, so that a row and its partner are on one rank."""
+    groups, blocks, tasks = _groups(recipe), recipe.mixup_blocks, recipe.tasks
+    if not recipe.augment.mixup or tasks <= groups or not (tasks % groups or blocks % (tasks // groups)):
+        return ""
+    legal = [
+        *(ranks for ranks in range(1, groups) if groups % ranks == 0),
+        *(groups * sharing for sharing in range(1, blocks + 1) if blocks % sharing == 0),
+    ]
+    return (
+        f"mixup draws partners inside blocks, {blocks} in each of the {groups} batch-normalisation groups, which "
+        f"{tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here"
+    )
+
+
+def mixup_environments(recipe: Recipe) -> str:
+    """Mixup pairs rows across environments, so that a group must hold several."""
+    if not (recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env"):
+        return ""
+    return (
+        "mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one "
+        "environment to a group: batch.bn_by=mix is legal"
+    )
+
+
+# -------------------------------------------------------------------------------------------------- streams and stages
+def paired_streams(recipe: Recipe) -> str:
+    """A method of two branches pairs rows of its streams, so that a group must hold both."""
+    if _declared(recipe).FORM != "branches" or recipe.batch.bn_by != "env":
+        return ""
+    return (
+        f"the method {recipe.method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a "
+        "group: batch.bn_by=mix is legal"
+    )
+
+
+def first_stage(recipe: Recipe) -> str:
+    """A method that trains the classifier alone needs a trained backbone."""
+    if _declared(recipe).TRAINS != "head" or recipe.method.init_from:
+        return ""
+    return (
+        f"the method {recipe.method.name} trains the classifier alone: method.init_from must name the recipe of its "
+        "first stage, such as glt_baseline"
+    )
+
+
+def one_source(recipe: Recipe) -> str:
+    """A run builds on another in one way."""
+    if not (recipe.method.init_from and recipe.method.eval_of):
+        return ""
+    return (
+        "method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is"
+    )
+
+
+def nothing_trained(recipe: Recipe) -> str:
+    """What changes training has no place in a run that only evaluates."""
+    if not recipe.method.eval_of:
+        return ""
+    for key, on, trained in (
+        ("ifl", recipe.ifl, "glt_ifl"),
+        ("augment.mixup", recipe.augment.mixup, "glt_mixup"),
+        ("augment.randaug", recipe.augment.randaug, "glt_randaug"),
+    ):
+        if on:
+            return (
+                f"{key} cannot be combined with method.eval_of={recipe.method.eval_of}: nothing is trained; name "
+                f"{trained} in method.eval_of instead"
+            )
+    return ""
+
+
+def uniform_stream(recipe: Recipe) -> str:
+    """The environments take the place of a uniform stream."""
+    if not recipe.ifl or "uniform" in _declared(recipe).STREAMS:
+        return ""
+    return (
+        f"the method {recipe.method.name} cannot be combined with ifl: it draws no uniform stream that environments "
+        "could replace; give ifl to its first stage"
+    )
+
+
+def arguments(recipe: Recipe) -> str:
+    """The method's arguments are those of its file, of the same type."""
+    name, usual = recipe.method.name, _declared(recipe).args(recipe.preset)
+    for key, value in recipe.method.args.items():
+        if key not in usual:
+            legal = nearest(key, list(usual)) if usual else f"the method {name} has no arguments"
+            return f"unknown key method.args.{key}: {legal}"
+        wanted = type(usual[key])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            return (
+                f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
+            )
+    return ""
+
+
+def divisible(recipe: Recipe) -> str:
+    """A batch and its groups divide among the environments."""
     batch, streams = recipe.batch, recipe.streams
     if batch.bn_by == "env":
-        if not batch.bn or batch.size % (streams * batch.bn):
-            raise RecipeError(
-                f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x batch.bn={batch.bn}"
-            )
-    elif (batch.bn or batch.size) % streams:
-        key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
-        raise RecipeError(
-            f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
+        if batch.bn and batch.size % (streams * batch.bn) == 0:
+            return ""
+        return (
+            f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x "
+            f"batch.bn={batch.bn}"
         )
+    if (batch.bn or batch.size) % streams == 0:
+        return ""
+    key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
+    return (
+        f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
+    )
 
 
-def epoch_of(milestone: float, epochs: int) -> int:
-    """A fraction of the epochs, or (from 1 on) an epoch itself."""
-    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
+RULES = (
+    Rule(kept_epochs),
+    Rule(model_exists),
+    Rule(method_exists),
+    Rule(network_form),
+    Rule(combinations),
+    Rule(count_order),
+    Rule(environments),
+    Rule(whole_groups, TooManyTasks),
+    Rule(mixup_groups),
+    Rule(mixup_shares, TooManyTasks),
+    Rule(mixup_environments),
+    Rule(paired_streams),
+    Rule(first_stage),
+    Rule(one_source),
+    Rule(nothing_trained),
+    Rule(uniform_stream),
+    Rule(milestones),
+    Rule(class_means),
+    Rule(drops),
+    Rule(arguments),
+    Rule(divisible),
+)
+"""All rules, in the order in which they are told."""

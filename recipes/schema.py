@@ -42,7 +42,8 @@ def _features(value: str) -> str:
     """Node features, with SLURM's signs between them: the shell would read some, so that the batch file quotes them."""
     if not re.fullmatch(r"[A-Za-z0-9\[(][A-Za-z0-9_.,:=/@+&|*\[\]()-]{0,199}", value):
         raise ValueError(
-            "only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a letter, a digit, [ or ("
+            "only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a "
+            "letter, a digit, [ or ("
         )
     return value
 
@@ -103,34 +104,52 @@ class Data(Section):
     name: Name = operation("imagenet_glt", "the data set; it stands in the run's name")
     root: str | None = operation(
         None,
-        "folder that holds NAME/dataset.json, or the http(s) address of one, or pipe: for the site file's command; default: data/ in the project",
+        (
+            "folder that holds NAME/dataset.json, or the http(s) address of one, or pipe: for the site file's "
+            "command; default: data/ in the project"
+        ),
     )
     decoder: Literal["turbojpeg", "torchvision", "simplejpeg", "pillow"] | None = science(
         None, "what decodes JPEGs; default: the first of these that all ranks have, which a run then keeps"
     )
     cache: Literal["none", "decoded"] = operation(
         "none",
-        "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, for all its ranks and later runs",
+        (
+            "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, "
+            "for all its ranks and later runs"
+        ),
     )
     cache_short_side: int | None = science(
         None,
-        "training images are first made this small (shorter side, pixels, never enlarged), which makes a decoded cache small too",
+        (
+            "training images are first made this small (shorter side, pixels, never enlarged), which makes a decoded "
+            "cache small too"
+        ),
         ge=8,
         le=4096,
     )
     cache_folder: str | None = operation(
         None,
-        "folder on a node's own disk or in its memory for what it decoded or fetched; default: glt-cache-UID in the temporary folder",
+        (
+            "folder on a node's own disk or in its memory for what it decoded or fetched; default: glt-cache-UID in "
+            "the temporary folder"
+        ),
     )
     cache_gb: float | None = operation(
         None,
-        "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a run has both, GB; default: nine tenths of what is free",
+        (
+            "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a "
+            "run has both, GB; default: nine tenths of what is free"
+        ),
         gt=0,
         le=1e6,
     )
     workers: int | None = operation(
         None,
-        "loader processes of each rank; 0 loads in the training process; default: on SLURM one less than slurm.cpus_per_task, here 2",
+        (
+            "loader processes of each rank; 0 loads in the training process; default: on SLURM one less than "
+            "slurm.cpus_per_task, here 2"
+        ),
         ge=0,
         le=64,
     )
@@ -144,7 +163,8 @@ class Data(Section):
     def _crop_fits(self) -> Data:
         if self.test_resize < self.image_size:
             raise ValueError(
-                f"data.test_resize={self.test_resize} is smaller than data.image_size={self.image_size}, which is cut from it"
+                f"data.test_resize={self.test_resize} is smaller than data.image_size={self.image_size}, which is cut "
+                "from it"
             )
         return self
 
@@ -164,7 +184,10 @@ class Method(Section):
     )
     legacy_count_order: bool = science(
         False,
-        "class counts in the order of the class ids as text (0, 1, 10, 100, ...), a defect of the reference that shaped its numbers; no preset sets it",
+        (
+            "class counts in the order of the class ids as text (0, 1, 10, 100, ...), a defect of the reference that "
+            "shaped its numbers; no preset sets it"
+        ),
     )
 
 
@@ -176,7 +199,10 @@ class Ifl(Section):
     )
     milestones: list[int | float] = science(
         [0.6, 0.8],
-        "fractions of the epochs (or whole epochs, 0-based): the center term starts or changes there, and the environments are rebuilt after that epoch",
+        (
+            "fractions of the epochs (or whole epochs, 0-based): the center term starts or changes there, and the "
+            "environments are rebuilt after that epoch"
+        ),
     )
     alpha: list[float] = science([0.001, 0.005], "weight of the center term from each milestone on; 0 before the first")
     sample_scale: float = science(
@@ -195,14 +221,18 @@ class Ifl(Section):
     center_lr: float = science(0.5, "SGD rate of the centers", ge=0)
     center_init: Literal["normal", "class_means"] = science(
         "normal",
-        "the centers start from N(0, 1), as the reference's, or from the class means of the features seen in the epoch before the first milestone",
+        (
+            "the centers start from N(0, 1), as the reference's, or from the class means of the features seen in the "
+            "epoch before the first milestone"
+        ),
     )
 
     @model_validator(mode="after")
     def _one_alpha_each(self) -> Ifl:
         if len(self.alpha) != len(self.milestones):
             raise ValueError(
-                f"ifl.alpha has {len(self.alpha)} values and ifl.milestones {len(self.milestones)}; one alpha for each milestone is legal"
+                f"ifl.alpha has {len(self.alpha)} values and ifl.milestones {len(self.milestones)}; one alpha for "
+                "each milestone is legal"
             )
         if sorted(set(self.milestones)) != self.milestones or any(m < 0 for m in self.milestones):
             raise ValueError(f"ifl.milestones={self.milestones} must rise from 0 or more")
@@ -216,7 +246,10 @@ class Augment(Section):
     hflip: bool = science(True, "mirror half of the draws (never for digits)")
     mixup: float | None = science(
         None,
-        "mixes the rows of a group, in blocks of 16 or more, in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)",
+        (
+            "mixes the rows of a group, in blocks of 16 or more, in pairs with one share ~ Beta(mixup, mixup) a "
+            "step, across environments (the paper: 1)"
+        ),
         gt=0,
     )
     randaug: bool = science(
@@ -255,12 +288,18 @@ class Batch(Section):
     size: int = science(256, "global batch, all streams and ranks together; more nodes never change it", ge=1)
     bn: int = science(
         128,
-        "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the model has no batch normalisation",
+        (
+            "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the "
+            "model has no batch normalisation"
+        ),
         ge=0,
     )
     bn_by: Literal["mix", "env"] = science(
         "mix",
-        "env: each group holds one environment only and environment 1 alone moves the running statistics, as by accident in the reference on two GPUs",
+        (
+            "env: each group holds one environment only and environment 1 alone moves the running statistics, as by "
+            "accident in the reference on two GPUs"
+        ),
     )
     draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
     budget: Literal["paper", "matched"] = science(
@@ -302,7 +341,8 @@ class Slurm(Section):
     def _warned_in_time(self) -> Slurm:
         if self.signal_delay_s >= 60 * self.time:
             raise ValueError(
-                f"slurm.signal_delay_s={self.signal_delay_s} is no warning within slurm.time={self.time} minutes: it must be less than {60 * self.time} seconds"
+                f"slurm.signal_delay_s={self.signal_delay_s} is no warning within slurm.time={self.time} minutes: it "
+                f"must be less than {60 * self.time} seconds"
             )
         return self
 
@@ -318,31 +358,46 @@ class Log(Section):
     save_every_steps: int | None = operation(None, "steps between two checkpoints, besides those by the clock", ge=1)
     keep: list[int | float] | None = operation(
         None,
-        "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: ifl.milestones",
+        (
+            "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: "
+            "ifl.milestones"
+        ),
     )
     digest_every: int = operation(
         50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1
     )
     stuck_after_s: float = operation(
         600.0,
-        "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start has three times as long, and at least 120 s",
+        (
+            "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start "
+            "has three times as long, and at least 120 s"
+        ),
         ge=5,
         le=86400,
     )
     tensorboard: bool = operation(
         False,
-        "also writes the numbers of metrics.jsonl for TensorBoard, to tensorboard/ in the run folder (package tensorboard)",
+        (
+            "also writes the numbers of metrics.jsonl for TensorBoard, to tensorboard/ in the run folder (package "
+            "tensorboard)"
+        ),
     )
     wandb: Plain | None = operation(
         None,
-        "also sends them to this project of Weights & Biases (package wandb; WANDB_MODE=offline on nodes without internet)",
+        (
+            "also sends them to this project of Weights & Biases (package wandb; WANDB_MODE=offline on nodes without "
+            "internet)"
+        ),
     )
 
     def lacking(self) -> str:
         """One sentence about a package that a switch needs and that is not installed here; empty where nothing lacks."""
         for package, wanted in (("tensorboard", self.tensorboard), ("wandb", self.wandb is not None)):
             if wanted and importlib.util.find_spec(package) is None:
-                return f"log.{package} needs the package {package}, which is not installed: `.venv/bin/python -m pip install {package}`, or leave the switch out"
+                return (
+                    f"log.{package} needs the package {package}, which is not installed: `.venv/bin/python -m pip "
+                    f"install {package}`, or leave the switch out"
+                )
         return ""
 
 

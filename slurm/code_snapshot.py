@@ -50,7 +50,8 @@ def take(runs: Path) -> Path:
             shutil.rmtree(temporary)
     if _digest(_read(folder)) != folder.name:
         raise RecipeError(
-            f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it would fail) and submit again"
+            f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it "
+            "would fail) and submit again"
         )
     return folder
 

@@ -2,14 +2,16 @@
 
   recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
   data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
-  train=glt|cbl      training edition                                     seed=N  or several runs: seeds=0,1,2  max_jobs=N at once
+  train=glt|cbl      training edition
+  seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
   table=NAME         instead of a recipe: all runs of recipes/tables/NAME.yaml, first stages first
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   runs=DIR           where run folders are made
-  build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`; tasks=N parts at once
+  build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`;
+                     tasks=N parts at once
 
   eval=RUN           judges a finished run again, here, and writes its predictions anew    select=last|best
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
@@ -28,7 +30,10 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
@@ -38,64 +43,55 @@ from recipes.common.addresses import PIPE  # noqa: E402 (found by the line above
 from recipes.common.cli import asks_help  # noqa: E402
 from recipes.common.errors import DataError, PlanError, RecipeError  # noqa: E402
 
+if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answers at once
+    from recipes.schema import Recipe
+    from slurm.cluster.build_job import Build
+    from slurm.planning.schedule import Run
+    from slurm.reuse import Reuse
+    from slurm.site_file import Site
+
+
+@dataclass(frozen=True)
+class Training:
+    """A command that trains.
+
+    Attributes:
+        runs: each once, and after those that it builds on.
+        at_once: how many may be under way at once; None leaves it to where they run.
+        site: this machine's site file.
+    """
+
+    runs: Sequence[Run]
+    at_once: int | None
+    site: Site
+
+    @property
+    def cluster(self) -> str:
+        """Where the runs go: slurm, local or dry."""
+        return self.runs[0].recipe.cluster
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the user should know of single runs, each remark once."""
+        return list(dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark))
+
 
 def main(words: list[str]) -> int:
+    """Do what a command says; returns the exit code."""
     if asks_help(words):
-        print(__doc__.strip())
-        print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
-        return 0
-    from recipes.resolve import dump
-    from sharding.cache.remote_files import COMMAND
-    from slurm import reuse, site_file
-    from slurm.cluster import submission
-    from slurm.planning.requested_runs import wanted
+        return _help()
+    from slurm import site_file
 
     try:
-        here = site_file.load()
-        if here.pipe:
-            os.environ[COMMAND] = here.pipe  # data may come by this command, and by no other
-        if reuse.asks(words):
-            return reuse.command(words, here)
-        if any(word.startswith("build=") for word in words):
-            from slurm.cluster.build_job import launch
+        site = site_file.load()
+        if site.pipe:
+            from sharding.cache.remote_files import COMMAND
 
-            return launch(words, here)
-        runs, at_once = wanted(words, here)
-        first = runs[0]
-        for run in runs:
-            _check_batch(run.recipe)
-            if lacking := run.recipe.log.lacking():
-                raise RecipeError(lacking)
-        remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
-        if first.recipe.cluster == "dry":
-            if len(runs) > 1:
-                print(
-                    f"# site file: {here.path or 'none'}",
-                    *(f"# {line}" for line in (*_estimates(runs), *remarks)),
-                    submission.preview(runs, at_once),
-                    sep="\n",
-                )
-                return 0
-            from slurm.cluster.sbatch import batch_file
-            from slurm.code_snapshot import place
-
-            print(
-                f"# {first.folder}\n# site file: {here.path or 'none'}",
-                *(f"# {line}" for line in _estimates(runs)),
-                dump(first.recipe),
-                sep="\n",
-            )
-            print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
-            return 0
-        os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
-        if len(runs) > 1:
-            print(_cost(runs), *remarks, sep="\n", flush=True)
-        if first.recipe.cluster == "local":
-            from slurm.local.run_queue import run_all
-
-            return run_all(runs, _check_data, at_once)
-        submission.submit_all(runs, at_once, here, _check_data)
-        return 0
+            os.environ[COMMAND] = site.pipe  # data may come by this command, and by no other
+        command = parse(words, site)
+        if not isinstance(command, Training):
+            return command.run()
+        return {"dry": _show, "local": _run_here, "slurm": _submit}[command.cluster](command)
     except (RecipeError, DataError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
@@ -104,7 +100,83 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def _estimates(runs) -> list[str]:
+def parse(words: Sequence[str], site: Site) -> Reuse | Build | Training:
+    """Read a command once, and refuse it where it cannot be done; nothing is written or started.
+
+    Raises:
+        RecipeError: a word or a recipe is not legal.
+        DataError: a word of a build is not legal.
+    """
+    from slurm import reuse
+
+    if reuse.asks(words):
+        return reuse.parse(words, site)
+    if any(word.startswith("build=") for word in words):
+        from slurm.cluster import build_job
+
+        return build_job.parse_command(words, site)
+    from slurm.planning.requested_runs import wanted
+
+    runs, at_once = wanted(words, site)
+    for run in runs:
+        _check_batch(run.recipe)
+        if lacking := run.recipe.log.lacking():
+            raise RecipeError(lacking)
+    return Training(runs, at_once, site)
+
+
+# -------------------------------------------------------------------------------------------------------------- modes
+def _help() -> int:
+    print((__doc__ or "").strip())
+    print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
+    return 0
+
+
+def _show(command: Training) -> int:
+    """`cluster=dry`: what would be made, and what it would cost."""
+    from recipes.resolve import dump
+    from slurm.cluster import submission
+    from slurm.cluster.sbatch import batch_file
+    from slurm.code_snapshot import place
+
+    runs, site = command.runs, command.site
+    estimates, site_line = _estimates(runs), f"# site file: {site.path or 'none'}"
+    if len(runs) > 1:
+        comments = [f"# {line}" for line in (*estimates, *command.remarks)]
+        print(site_line, *comments, submission.preview(runs, command.at_once), sep="\n")
+        return 0
+    recipe, folder = runs[0].recipe, runs[0].folder
+    print(f"# {folder}", site_line, *(f"# {line}" for line in estimates), dump(recipe), sep="\n")
+    print(batch_file(recipe, folder, place(folder.parent), site.setup))
+    return 0
+
+
+def _run_here(command: Training) -> int:
+    """`cluster=local`: on this machine, until all have ended."""
+    from slurm.local.run_queue import run_all
+
+    _announce(command)
+    return run_all(command.runs, _check_data, command.at_once)
+
+
+def _submit(command: Training) -> int:
+    """`cluster=slurm`: into the queue."""
+    from slurm.cluster import submission
+
+    _announce(command)
+    submission.submit_all(command.runs, command.at_once, command.site, _check_data)
+    return 0
+
+
+def _announce(command: Training) -> None:
+    """Leave the command's words for the runs' meta.json, for a job's own are others; say what several runs cost."""
+    os.environ["GLT_ARGV"] = json.dumps(sys.argv)
+    if len(command.runs) > 1:
+        print(_cost(command.runs), *command.remarks, sep="\n", flush=True)
+
+
+# --------------------------------------------------------------------------------------------------- costs and checks
+def _estimates(runs: Sequence[Run]) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
     from slurm.planning.cost import cost
     from slurm.planning.forecast import forecast
@@ -115,8 +187,8 @@ def _estimates(runs) -> list[str]:
         return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
-def _cost(runs) -> str:
-    """Of runs to be made. Where a command brings the data, it may fail here; see `_check_data`."""
+def _cost(runs: Sequence[Run]) -> str:
+    """What runs cost that are to be made. A command that brings the data may fail here, see `_check_data`."""
     from slurm.planning.cost import cost
 
     try:
@@ -127,13 +199,17 @@ def _cost(runs) -> str:
         return f"cost unknown: {error}"
 
 
-def _check_data(recipe) -> None:
-    """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
+def _check_data(recipe: Recipe) -> None:
+    """Find data that are not there before the queue, and not after it.
+
+    A command that brings them may need what the site file's setup lines load, which run on the nodes only: then a
+    failure here is a warning.
+    """
     _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
 
 
 @functools.cache  # a table's runs share theirs
-def _check_set(root, name, lenient) -> None:
+def _check_set(root: str, name: str, lenient: bool) -> None:
     from slurm.planning.cost import opened
 
     try:
@@ -142,15 +218,19 @@ def _check_set(root, name, lenient) -> None:
         if not lenient:
             raise
         print(
-            f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes",
+            f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the "
+            "nodes",
             file=sys.stderr,
             flush=True,
         )
 
 
-def _check_batch(recipe) -> None:
-    """So is a number of ranks that cannot share the batch. On GPUs ranks may share a group; whether there are some is
-    known here for a local run or where the recipe asks for none, and else only on the nodes."""
+def _check_batch(recipe: Recipe) -> None:
+    """Find a number of ranks that cannot share the batch before the queue, and not after it.
+
+    On GPUs ranks may share a group. Whether there are GPUs is known here for a local run or where the recipe asks for
+    none, and otherwise only on the nodes.
+    """
     from sharding.plan.ranks import micro_batches
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None

@@ -28,7 +28,10 @@ def export_rank() -> None:
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     # In the log that starts share, what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
     print(
-        f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, meeting at {place}",
+        (
+            f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of "
+            f"{os.environ['WORLD_SIZE']}, meeting at {place}"
+        ),
         file=sys.stderr,
         flush=True,
     )

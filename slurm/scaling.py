@@ -213,8 +213,10 @@ def main(words: list[str]) -> None:
                 print(f"{ranks:6,} ranks: not legal, {most_ranks(batch, 128, 2)} at most")
                 continue
             print(
-                f"{ranks:6,} ranks: {rate:12,.0f} images/s, efficiency {rate / ranks / alone:.2f}, {batch / ranks:,.0f} images each; best to save every {best_every_s(own, nodes) / 60:.0f} min"
-                f" (Young and Daly: {young_daly_s(own, nodes) / 60:.0f}) at {own.interruptions_h * nodes * 24:.0f} interruptions a day"
+                f"{ranks:6,} ranks: {rate:12,.0f} images/s, efficiency {rate / ranks / alone:.2f}, "
+                f"{batch / ranks:,.0f} images each; best to save every {best_every_s(own, nodes) / 60:.0f} min"
+                f" (Young and Daly: {young_daly_s(own, nodes) / 60:.0f}) at {own.interruptions_h * nodes * 24:.0f} "
+                "interruptions a day"
             )
 
 

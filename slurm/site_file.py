@@ -19,8 +19,8 @@ from typing import Any
 from recipes.common.addresses import PIPE
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
-from recipes.resolve import load_yaml
 from recipes.schema import PROJECT
+from recipes.yaml_io import load_yaml
 from sharding.cache.remote_files import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")
@@ -59,7 +59,8 @@ def load() -> Site:
     values = load_yaml(path)
     if "slurm" in values:
         raise RecipeError(
-            f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as `partition: gpu`"
+            f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as "
+            "`partition: gpu`"
         )
     setup = values.pop("setup", None) or []
     if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
@@ -78,6 +79,7 @@ def load() -> Site:
         return site
     if "{path}" not in site.pipe:
         raise RecipeError(
-            f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is to print"
+            f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is "
+            "to print"
         )
     return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))

@@ -8,7 +8,8 @@
 One line a run: state, epoch, step, restarts, images/s, time left, last validation accuracy, log. States:
 
   running     queued (waiting or requeued)     finished
-  stuck       running, but nothing was written for so long that the ranks themselves should have ended it (log.stuck_after_s)
+  stuck       running, but nothing was written for so long that the ranks themselves should have ended it
+              (log.stuck_after_s)
   suspended   has nodes, and does not run until it is resumed
   held        in the queue, and stays there until it is released
   blocked     in the queue behind a job that can no longer succeed: it never starts
@@ -19,8 +20,8 @@ One line a run: state, epoch, step, restarts, images/s, time left, last validati
   new         unknown (SLURM does not answer, or is not on this machine)
   unreadable  a file of the run folder is damaged: why=RUN says which value
 
-From files and squeue; no accounting needed. What squeue says of a cancelled or timed-out job is noted in log/events.jsonl, once:
-SLURM forgets it in some minutes.
+From files and squeue; no accounting needed. What squeue says of a cancelled or timed-out job is noted in
+log/events.jsonl, once: SLURM forgets it in some minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Status:
 
 
 def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
-    """The run's line. One damaged run must not hide the others, whatever is wrong with it."""
+    """Return the run's line. One damaged run must not hide the others, whatever is wrong with it."""
     try:
         return status_of(folder, jobs)
     except DAMAGE:
@@ -83,6 +84,7 @@ def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
 
 
 def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
+    """Return the run's line, from its files and the queue; notes an end that SLURM soon forgets."""
     from slurm.monitoring.events import note, read
 
     events = read(folder)
@@ -116,20 +118,12 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
 
 
 def table(statuses: Sequence[Status], colour: bool) -> str:
+    """Set the runs' lines as a table; `colour` marks the states for a terminal."""
     rows = [("run", "state", "epoch", "step", "restarts", "img/s", "left", "val %", "log")]
     for s in statuses:
-        left = (
-            "-"
-            if s.left_s is None
-            else time.strftime("%H:%M:%S", time.gmtime(s.left_s))
-            if s.left_s < 86400
-            else f"{s.left_s / 86400:.1f} d"
-        )
-        rate, val = (
-            "-" if s.images_per_s is None else f"{s.images_per_s:.0f}",
-            "-" if s.val is None else f"{100 * s.val:.1f}",
-        )
-        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), rate, left, val, s.log))
+        rate = "-" if s.images_per_s is None else f"{s.images_per_s:.0f}"
+        val = "-" if s.val is None else f"{100 * s.val:.1f}"
+        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), rate, _left(s.left_s), val, s.log))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     out = []
     for row in rows:
@@ -140,7 +134,18 @@ def table(statuses: Sequence[Status], colour: bool) -> str:
     return "\n".join(out)
 
 
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} d"
+
+
 def cancel(folder: Path) -> str:
+    """Cancel the run's SLURM job; returns what to tell the user.
+
+    Raises:
+        StatusError: SLURM does not answer, or the run has no job in its queue.
+    """
     from slurm.monitoring.events import note, read
 
     jobs, events = run_state.queue(), read(folder)
@@ -151,13 +156,82 @@ def cancel(folder: Path) -> str:
     job = job_of(folder, events, jobs)
     if job is None or jobs[job].state in ENDED:
         raise StatusError(
-            f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends with Ctrl-C where it runs"
+            f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends "
+            "with Ctrl-C where it runs"
         )
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
     note(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
     return f"{folder.name}: job {job} is being cancelled"
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+@dataclass(frozen=True)
+class Look:
+    """Show all runs of a folder: once, or again and again every so many seconds."""
+
+    runs: Path
+    every_s: float | None
+
+    def run(self) -> int:
+        """Print the table; returns the exit code."""
+        clear = "\033[H\033[2J" if self.every_s is not None and sys.stdout.isatty() else ""
+        while True:
+            jobs = run_state.queue()
+            lines = [line_of(path.parent, jobs) for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
+            print(clear + table(lines, sys.stdout.isatty()), flush=True)
+            if self.every_s is None:
+                return 0
+            time.sleep(self.every_s)
+
+
+@dataclass(frozen=True)
+class About:
+    """Say why a run failed, or cancel it."""
+
+    folder: Path
+    act: Callable[[Path], str]
+
+    def run(self) -> int:
+        """Print what there is to say; returns the exit code.
+
+        Raises:
+            StatusError: it cannot be told or done, or the run folder is damaged.
+        """
+        try:
+            print(self.act(self.folder.absolute()))
+        except DAMAGE as error:
+            raise StatusError(f"{self.folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}") from None
+        return 0
+
+
+def parse(words: Sequence[str]) -> Look | About:
+    """Read a command.
+
+    Raises:
+        StatusError: a word is not legal, or there is no such run.
+    """
+    usual = str(PROJECT / "runs")
+    options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=("twice",))}
+    if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
+        raise StatusError(f"watch={options['watch']} is no number of seconds")
+    runs = Path(options["runs"])
+    if not runs.is_dir() and options["runs"] != usual:
+        raise StatusError(f"runs={runs} is no folder")
+    for key, act in (("why", why), ("cancel", cancel)):
+        if key in options:
+            return About(_run_named(key, options[key], runs), act)
+    return Look(runs, float(options["watch"]) if "watch" in options else None)
+
+
+def _run_named(key: str, name: str, runs: Path) -> Path:
+    """The run folder that `key=name` means: a path, or a folder of `runs`."""
+    for folder in (Path(name), runs / name):
+        if (folder / "recipe.yaml").exists():
+            return folder
+    there = sorted(path.parent.name for path in runs.glob("[!.]*/recipe.yaml"))
+    raise StatusError(f"{key}={name} is no run of {runs}; {nearest(name, there) if there else 'there are none'}")
 
 
 def _fault(fault: Fault) -> StatusError:
@@ -167,54 +241,15 @@ def _fault(fault: Fault) -> StatusError:
 
 
 def main(words: Sequence[str]) -> int:
+    """Do what a command says; returns the exit code."""
     if asks_help(words):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0
     try:
-        options = {"runs": str(PROJECT / "runs"), **key_values(words, EXAMPLES, _fault, legal=("twice",))}
+        return parse(words).run()
     except StatusError as error:
         print(f"status.py: {error}", file=sys.stderr)
         return 2
-    if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
-        print(f"status.py: watch={options['watch']} is no number of seconds", file=sys.stderr)
-        return 2
-    runs = Path(options["runs"])
-    if not runs.is_dir() and options["runs"] != str(PROJECT / "runs"):
-        print(f"status.py: runs={runs} is no folder", file=sys.stderr)
-        return 2
-    for action, act in (("why", why), ("cancel", cancel)):
-        if action in options:
-            folder = next(
-                (path for path in (Path(options[action]), runs / options[action]) if (path / "recipe.yaml").exists()),
-                None,
-            )
-            if folder is None:
-                there = [path.parent.name for path in runs.glob("[!.]*/recipe.yaml")]
-                print(
-                    f"status.py: {action}={options[action]} is no run of {runs}; {nearest(options[action], sorted(there)) if there else 'there are none'}",
-                    file=sys.stderr,
-                )
-                return 2
-            try:
-                print(act(folder.absolute()))
-            except StatusError as error:
-                print(f"status.py: {error}", file=sys.stderr)
-                return 2
-            except DAMAGE as error:
-                print(
-                    f"status.py: {folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr
-                )
-                return 2
-            return 0
-    while True:
-        jobs = run_state.queue()
-        shown = table(
-            [line_of(path.parent, jobs) for path in sorted(runs.glob("[!.]*/recipe.yaml"))], sys.stdout.isatty()
-        )
-        print(("\033[H\033[2J" if "watch" in options and sys.stdout.isatty() else "") + shown, flush=True)
-        if "watch" not in options:
-            return 0
-        time.sleep(float(options["watch"]))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
 def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:  # noqa: F811
     """A slip is refused in one sentence before anything is made."""
     with pytest.raises((RecipeError, DataError), match=re.escape(sentence)) as caught:
-        build_job.launch(
+        build_job.parse_command(
             words(raw, tmp_path / "out", *(["cluster=dry"] if not more[0].startswith("cluster") else []), *more), Site()
         )
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

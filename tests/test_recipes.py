@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes import resolve as resolving
+from recipes import layers
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
@@ -46,8 +46,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "project"
     shutil.copytree(PROJECT / "recipes", copy / "recipes")
     (copy / "ifl").symlink_to(PROJECT / "ifl")
-    monkeypatch.setattr(resolving, "PROJECT", copy)
-    monkeypatch.setattr(resolving, "RECIPES", copy / "recipes")
+    monkeypatch.setattr(layers, "PROJECT", copy)
+    monkeypatch.setattr(layers, "RECIPES", copy / "recipes")
     return copy
 
 

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from ifl.metrics import Judged
 from recipes.common.errors import RecipeError, one_line
 from recipes.identity import departures
-from recipes.resolve import load_yaml, resolve
+from recipes.resolve import resolve
 from recipes.schema import Recipe
+from recipes.yaml_io import load_yaml
 
 ARRAYS = ("label", "prediction", "group", "attribute")
 """What predictions must hold."""

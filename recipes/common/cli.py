@@ -102,7 +102,8 @@ def folder_and_options(words: Sequence[str], keys: Collection[str]) -> tuple[str
     folders = [word for word in words if "=" not in word]
     if len(folders) != 1:
         raise DataError(
-            f"{len(folders)} folders are given{''.join(f' {name!r}' for name in folders)}; exactly one would be legal (--help says more)"
+            f"{len(folders)} folders are given{''.join(f' {name!r}' for name in folders)}; exactly one would be legal "
+            "(--help says more)"
         )
     return folders[0], key_values((word for word in words if "=" in word), keys)
 

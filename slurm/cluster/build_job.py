@@ -2,9 +2,10 @@
 
     python slurm/launch.py build=imagenet_glt tasks=16 source=... out=...
 
-Each stage is a job that starts when all of the one before has ended well. The words are those of `python -m sharding.build`,
-and what comes out has the same bytes. A job that is preempted, killed or out of time starts again by itself and keeps
-what its shards' records vouch for. `cluster=local` does the same stages and parts here, one after another.
+Each stage is a job that starts when all of the one before has ended well. The words are those of
+`python -m sharding.build`, and what comes out has the same bytes. A job that is preempted, killed or out of time starts
+again by itself and keeps what its shards' records vouch for. `cluster=local` does the same stages and parts here, one
+after another.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class BuildJob:
     words: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Leaves the process with the command's exit code unless that is 0: a stage that failed must not start the next."""
+        """Run it, and leave the process with its exit code unless that is 0: a failed stage must not start the next."""
         from sharding.build import main
 
         if code := main(self.words):
@@ -48,7 +49,7 @@ class BuildJob:
             os._exit(code)
 
     def checkpoint(self) -> Any:
-        """submitit asks for this when the time limit comes near: the same words again."""
+        """Return what to submit when the time limit comes near, as submitit asks: the same words again."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -62,27 +63,56 @@ class Stage:
     parts: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class Build:
+    """A command with `build=`.
+
+    Attributes:
+        name: the data set.
+        plan: the stages, in their order.
+        cluster: where they run: slurm, local or dry.
+        slurm: what each job asks for.
+        work: the folder that the stages leave their work in.
+        site: this machine's site file.
+    """
+
+    name: str
+    plan: tuple[Stage, ...]
+    cluster: str
+    slurm: Slurm
+    work: Path
+    site: Site
+
+    def run(self) -> int:
+        """Do what the command asks for; returns the exit code.
+
+        Raises:
+            RecipeError: SLURM is not on this machine, does not answer or refuses a job.
+        """
+        return {"dry": _show, "local": _run_here, "slurm": _submit}[self.cluster](self)
+
+
 def stages(words: Sequence[str], tasks: int) -> list[Stage]:
-    """The stages of a build in their order. `words`: those of `sharding.build`, with data=."""
+    """List the stages of a build in their order.
+
+    Args:
+        words: those of `sharding.build`, with data=.
+        tasks: the number of parts of a stage that can be split.
+    """
     found = []
     for name, in_parts in stages_of(words).items():
-        several = in_parts and tasks > 1
-        found.append(
-            Stage(
-                name,
-                tuple(
-                    (*words, f"stage={name}", *([f"part={i}/{tasks}"] if several else []))
-                    for i in range(1, (tasks if several else 1) + 1)
-                ),
-            )
-        )
+        parts = [f"part={i}/{tasks}" for i in range(1, tasks + 1)] if in_parts and tasks > 1 else []
+        of_stage = (*words, f"stage={name}")
+        found.append(Stage(name, tuple((*of_stage, part) for part in parts) or (of_stage,)))
     return found
 
 
-def launch(words: Sequence[str], site: Site) -> int:
-    """Does what a command with build= asks for; returns the exit code.
+def parse_command(words: Sequence[str], site: Site) -> Build:
+    """Read a command with build=; nothing is written or started.
 
-    Raises RecipeError or DataError, one sentence, for words that are not legal; then nothing was submitted.
+    Raises:
+        RecipeError: a word that is not legal.
+        DataError: a word of `sharding.build` that is not legal.
     """
     ours, others = take_words(words, ("build", "tasks", "cluster"))
     slurm_words = [word for word in others if word.startswith("slurm.")]
@@ -96,7 +126,8 @@ def launch(words: Sequence[str], site: Site) -> int:
         )
     if taken := next((word for word in rest if word.startswith(("data=", "stage=", "part="))), None):
         raise RecipeError(
-            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs"
+            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the "
+            "jobs"
         )
     options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
     given = [f"data={ours['build']}", *rest]
@@ -106,33 +137,24 @@ def launch(words: Sequence[str], site: Site) -> int:
     if cluster != "local" and not any(word.startswith("workers=") for word in given):
         given.append(f"workers={options.cpus_per_task}")  # a job may see more cores than are its own
     work = request.out.absolute() / name / WORK
-    plan = stages(_absolute(given), int(tasks))
-    if cluster == "dry":
-        for number, stage in enumerate(plan):
-            print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
-            print(
-                _batch_file(
-                    _parameters(
-                        name,
-                        stage,
-                        options,
-                        place(work),
-                        site.setup,
-                        f"JOB_OF_{plan[number - 1].name.upper()}" if number else None,
-                    ),
-                    work,
-                    len(stage.parts),
-                )
-            )
-        return 0
-    if cluster == "local":
-        from sharding.build import main
+    return Build(name, tuple(stages(_absolute(given), int(tasks))), cluster, options, work, site)
 
-        return next((code for stage in plan for part in stage.parts if (code := main(part))), 0)
-    require_sbatch()
-    work.mkdir(parents=True, exist_ok=True)
-    _submit(name, plan, options, work, site)
+
+def _show(build: Build) -> int:
+    """`cluster=dry`: print each stage's command and batch file."""
+    after = None
+    for stage in build.plan:
+        print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
+        print(_batch_file(_parameters(build, stage, place(build.work), after), build.work, len(stage.parts)))
+        after = f"JOB_OF_{stage.name.upper()}"
     return 0
+
+
+def _run_here(build: Build) -> int:
+    """`cluster=local`: one part after the other, up to the first that fails."""
+    from sharding.build import main
+
+    return next((code for stage in build.plan for part in stage.parts if (code := main(part))), 0)
 
 
 def _absolute(words: Sequence[str]) -> list[str]:
@@ -142,19 +164,16 @@ def _absolute(words: Sequence[str]) -> list[str]:
         key, value = split_word(word)
         if key in ("out", "source", "weights", "attributes", "preview"):
             return f"{key}={Path(value).absolute()}"
-        return (
-            f"{key}={','.join(str(Path(path).absolute()) for path in value.split(','))}"
-            if key == "annotation"
-            else word
-        )
+        if key == "annotation":
+            return f"{key}={','.join(str(Path(path).absolute()) for path in value.split(','))}"
+        return word
 
     return [one(word) for word in words]
 
 
-def _parameters(
-    name: str, stage: Stage, slurm: Slurm, code: Path, setup: Sequence[str], after: str | None
-) -> dict[str, Any]:
+def _parameters(build: Build, stage: Stage, code: Path, after: str | None) -> dict[str, Any]:
     """submitit's SLURM parameters. Only a stage called features asks for a GPU, and for one."""
+    slurm = build.slurm
     optional = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -165,7 +184,7 @@ def _parameters(
         "dependency": f"afterok:{after}" if after else None,
     }
     return {
-        "job_name": f"build-{name}-{stage.name}",
+        "job_name": f"build-{build.name}-{stage.name}",
         "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": slurm.cpus_per_task,
@@ -174,7 +193,7 @@ def _parameters(
         "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if after else {})},
         "setup": [
             *(f"module load {module} || exit 1" for module in slurm.modules),
-            *setup,
+            *build.site.setup,
             f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
         ],
         **{key: value for key, value in optional.items() if value is not None},
@@ -190,40 +209,47 @@ def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
     )
 
 
-def _submit(name: str, plan: Sequence[Stage], slurm: Slurm, work: Path, site: Site) -> None:
+def _submit(build: Build) -> int:
+    """`cluster=slurm`: submit all stages, each after the one before; nothing if they are in the queue already."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
+    require_sbatch()
+    name, work = build.name, build.work
+    work.mkdir(parents=True, exist_ok=True)
     if live := _in_the_queue(work):
         print(f"build={name} is in the queue already (jobs {', '.join(live)}): nothing to do")
-        return
+        return 0
     code = take(work)
     (work / "log").mkdir(exist_ok=True)
     print(f"logs: {work / 'log'}", flush=True)
     jobs: list[str] = []
-    for stage in plan:
+    for stage in build.plan:
         executor = SlurmExecutor(folder=work / "log", python=PYTHON, max_num_timeout=1000)
-        executor.update_parameters(**_parameters(name, stage, slurm, code, site.setup, jobs[-1] if jobs else None))
+        executor.update_parameters(**_parameters(build, stage, code, jobs[-1] if jobs else None))
         try:
             with executor.batch():
                 submitted = [executor.submit(BuildJob(part)) for part in stage.parts]
             jobs.append(submitted[0].job_id.partition("_")[0])
         except FailedJobError as error:
             raise RecipeError(
-                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are in the queue: scancel {' '.join(jobs)})"
+                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are "
+                f"in the queue: scancel {' '.join(jobs)})"
             ) from None
         finally:
             (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
-        print(
-            f"{stage.name}: job {jobs[-1]}"
-            + (f", {len(stage.parts)} parts" if len(stage.parts) > 1 else "")
-            + (f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""),
-            flush=True,
-        )
+        parts = f", {len(stage.parts)} parts" if len(stage.parts) > 1 else ""
+        condition = f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""
+        print(f"{stage.name}: job {jobs[-1]}{parts}{condition}", flush=True)
+    return 0
 
 
 def _in_the_queue(work: Path) -> list[str]:
-    """Ids of an earlier command's jobs that have not ended. Raises RecipeError where SLURM does not say."""
+    """List the ids of an earlier command's jobs that have not ended.
+
+    Raises:
+        RecipeError: SLURM does not say.
+    """
     from slurm.monitoring.run_state import ENDED, queue
 
     try:
@@ -235,13 +261,10 @@ def _in_the_queue(work: Path) -> list[str]:
         raise RecipeError(
             "SLURM does not answer (squeue), so nothing was submitted: an earlier build may be in its queue already"
         )
-    # An array's tasks stand there as 17_3 and 17_[4-15]. SLURM gives out ids anew, so the name decides too.
-    return sorted(
-        {
-            job.partition("_")[0]
-            for job, said in known.items()
-            if job.partition("_")[0] in earlier["jobs"]
-            and said.name.startswith(earlier["name"])
-            and said.state not in ENDED
-        }
-    )
+    # An array's tasks are listed as 17_3 and 17_[4-15]. SLURM uses ids again, so the name decides too.
+    live = {
+        job.partition("_")[0]
+        for job, said in known.items()
+        if said.name.startswith(earlier["name"]) and said.state not in ENDED
+    }
+    return sorted(live.intersection(earlier["jobs"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -116,7 +115,10 @@ class LocalRun:
             )
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             self.bar.write(
-                f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. The end of {log}:",
+                (
+                    f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. "
+                    f"The end of {log}:"
+                ),
                 file=sys.stderr,
             )
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)

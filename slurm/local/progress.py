@@ -66,7 +66,9 @@ class View:
             gone = time.monotonic() - self._start
             left = gone * (sum(self._images.values()) / max(1, self._ended_images) - 1)
             self.write(
-                f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} left)"
+                f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, "
+                f"{tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} "
+                "left)"
             )
 
     def draw(self, under_way: Sequence[LocalRun]) -> None:

@@ -108,7 +108,8 @@ def _refuse_queued(folders: Sequence[Path]) -> None:
         job = job_of(folder, events, known or {})
         if known and job and known[job].state not in ENDED:
             raise RecipeError(
-                f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py cancel={folder}` ends it, then cluster=local can go on"
+                f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py "
+                f"cancel={folder}` ends it, then cluster=local can go on"
             )
         if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
             raise RecipeError(

@@ -123,8 +123,10 @@ def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interrupt
         )
     )
     return [
-        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank (model), "
-        f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier run{'s' * (len(sources) > 1)} on the same network)"
+        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank "
+        "(model), "
+        f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier "
+        f"run{'s' * (len(sources) > 1)} on the same network)"
     ]
 
 
@@ -135,6 +137,7 @@ def _saves(recipe: Recipe, like: Sequence[Measured], interruptions_h: float, see
     source = f"{seen} in {hours:.0f} hours of earlier jobs and one a day assumed" if hours >= 1 else "assumed"
     saved = "measured" if any(run.seconds.get("train") for run in like) else "assumed"
     return (
-        f"saving every {best_s / 60:.2g} min is best with an interruption in {1 / interruptions_h:.0f} hours ({source}) and {given.save_s:.2g} s a save ({saved}); "
+        f"saving every {best_s / 60:.2g} min is best with an interruption in {1 / interruptions_h:.0f} hours "
+        f"({source}) and {given.save_s:.2g} s a save ({saved}); "
         f"log.save_every_s={every_s:g} costs {100 * max(0.0, more):.2g} % of the time more"
     )

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, TooManyTasks
-from recipes.resolve import load_resolved, named, resolve, source_of, source_words
+from recipes.resolve import load_resolved, resolve, source_of, source_words
 from recipes.schema import Recipe
 from recipes.table_layout import FOLDER as TABLES
 from recipes.table_layout import Layout, load_layout
+from recipes.yaml_io import named
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
@@ -59,7 +60,9 @@ def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
             raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
         if science := next((word for word in rest if not word.startswith(WITH_A_TABLE)), None):
             raise RecipeError(
-                f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, cluster and optim.zero go with it"
+                f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., "
+                "data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, "
+                "cluster and optim.zero go with it"
             )
         commands = [[*command, *rest] for command in _of_table(layout)]
         if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
@@ -150,6 +153,7 @@ def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> R
     source = resolve([*source_words(recipe, folder.name.partition("-")[0]), *carried], site.slurm, str(site.path))
     if source.run_folder != folder:
         raise RecipeError(
-            f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and recipe={source.recipe} alone makes another ({source.run_name}): launch it first"
+            f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and "
+            f"recipe={source.recipe} alone makes another ({source.run_name}): launch it first"
         )
     return source

@@ -54,7 +54,8 @@ def arrange(
             (need for need in run.needs if need not in finished and need not in queued and need not in own), None
         ):
             raise RecipeError(
-                f"{run.folder.name} needs {missing}, which is neither finished nor in the queue nor part of this command"
+                f"{run.folder.name} needs {missing}, which is neither finished nor in the queue nor part of this "
+                "command"
             )
     under_way = [folder for folder in queued if folder in own]
     # If more are under way than may be, those that are too many come before every lane.

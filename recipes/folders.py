@@ -1,0 +1,88 @@
+"""Folders and addresses in a recipe: the user's, so they count from the folder of the command and not of the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recipes.common.addresses import PIPE, is_afar
+from recipes.common.errors import RecipeError
+
+FOLDERS = ("runs", "data.root", "data.cache_folder")
+"""The fields that hold a folder."""
+LONGEST = 2000
+"""Characters of a folder's name."""
+
+
+def make_absolute(tree: dict[str, Any]) -> None:
+    """Replace the folders in `tree` by their absolute paths.
+
+    Raises:
+        RecipeError: a folder's name is not legal there.
+    """
+    for dotted in FOLDERS:
+        section, key = tree, dotted
+        if "." in dotted:
+            name, _, key = dotted.partition(".")
+            section = tree.get(name) or {}
+        if isinstance(section, dict) and isinstance(section.get(key), str):
+            section[key] = _absolute(dotted, section[key])
+
+
+def _absolute(dotted: str, text: str) -> str:
+    if fault := _fault(dotted, text):
+        raise RecipeError(fault)
+    if dotted == "data.root" and is_afar(text):
+        return text
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise RecipeError(
+            f"{dotted}={text} begins with the home folder of a user who is not here: the folder's whole name is legal"
+        ) from None
+    # A link of this machine says nothing of the nodes' own disks.
+    return str(path.absolute() if dotted == "data.cache_folder" else path.resolve())
+
+
+def _fault(dotted: str, text: str) -> str:
+    """Say what is wrong with a folder's name; empty where nothing is."""
+    if not text.isprintable():
+        return f"{dotted}={text!r} holds control characters"
+    if len(text) > LONGEST:
+        return f"{dotted}={text} is too long for a folder's name: up to {LONGEST} characters are legal"
+    if dotted == "runs" and set("%\\") & set(text):
+        return f"runs={text} holds % or \\, which SLURM replaces in the names of logs: another folder is legal"
+    if "://" in text and not (dotted == "data.root" and is_afar(text)):
+        legal = "a folder is"
+        if dotted == "data.root":
+            legal = "an http:// or https:// address, a folder, or a command of the site file (pipe:) is"
+        return f"{dotted}={text} is not legal: {legal}"
+    if dotted == "data.cache_folder" and "$" in text:
+        return (
+            f"{dotted}={text} holds $, and nothing replaces variables there: null, each node's temporary folder "
+            "(TMPDIR), is legal, or a whole name"
+        )
+    return ""
+
+
+def hide_command(tree: dict[str, Any], origin: str, of_site: Any) -> None:
+    """Replace a command as data root by `pipe:` alone: no recipe tells it, it may be nobody else's business.
+
+    Args:
+        tree: the recipe's values, changed in place.
+        origin: where its data root comes from.
+        of_site: the site file's data root.
+
+    Raises:
+        RecipeError: a command that does not come from the site file.
+    """
+    data = tree.get("data")
+    root = data.get("root") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(root, str) or not root.startswith(PIPE):
+        return
+    if root not in (PIPE, of_site) or not str(of_site).startswith(PIPE):
+        raise RecipeError(
+            f"data.root={root} ({origin}) is not legal: only the site file may bring a command, under `data:`, as "
+            f"`root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it"
+        )
+    data["root"] = PIPE

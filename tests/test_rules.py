@@ -1,0 +1,47 @@
+"""Each rule of recipes/rules.py refuses what it is there for, with its sentence, and nothing of the table's recipes."""
+
+from __future__ import annotations
+
+import pytest
+
+from recipes import rules
+from recipes.common.errors import RecipeError, TooManyTasks
+from recipes.resolve import resolve
+
+BROKEN = {
+    "kept_epochs": ("log.keep=[100]", "whole epochs from 0 to 99"),
+    "model_exists": ("model.name=resnext51", "model.name=resnext51 does not exist; did you mean"),
+    "method_exists": ("method.name=focall", "method.name=focall does not exist; did you mean focal?"),
+    "network_form": ("recipe=glt_ride", "needs a network of experts, and model.name=resnext50_32x4d comes as plain"),
+    "combinations": ("recipe=glt_bbn ifl.environments=2", "the method bbn cannot be combined with ifl: "),
+    "count_order": ("method.legacy_count_order=true", "the method ce, which reads no class counts"),
+    "environments": ("recipe=glt_irm ifl=null", "needs ifl.environments=2 or more: "),
+    "whole_groups": ("recipe=glt_irm nodes=8", "at most 2 tasks are legal here"),
+    "mixup_groups": ("augment.mixup=1 batch.bn=0", "batch.bn=0 leaves none"),
+    "mixup_shares": ("augment.mixup=1 nodes=6", "which 6 tasks cannot share whole: 1, 2, 4, 8, 16 tasks are legal"),
+    "mixup_environments": ("recipe=glt_mixup_ifl batch.bn_by=env", "leaves one environment to a group"),
+    "paired_streams": ("recipe=glt_bbn batch.bn_by=env", "leaves one stream to a group"),
+    "first_stage": ("recipe=glt_crt method.init_from=null", "must name the recipe of its first stage"),
+    "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
+    "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
+    "uniform_stream": ("recipe=glt_crt ifl.environments=2", "it draws no uniform stream"),
+    "milestones": ("recipe=glt_ifl schedule.epochs=1", "they must differ and lie before the last"),
+    "class_means": ("recipe=glt_ifl ifl.center_init=class_means ifl.milestones=[0,1]", "needs an epoch before"),
+    "drops": ("schedule.decay=steps schedule.drops=[0.8,0.6]", "they must rise and lie before the last"),
+    "arguments": ("method.args.scale=1", "unknown key method.args.scale: the method ce has no arguments"),
+    "divisible": ("recipe=glt_ifl ifl.environments=3", "batch.bn=128 is no multiple of the 3 environments"),
+}
+"""Rule -> the words of a recipe that breaks it and no rule before it, and what the sentence says."""
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.fault.__name__)
+def test_each_rule_refuses(rule: rules.Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    if rule.fault is rules.network_form:  # every backbone of ours comes in every form
+        monkeypatch.setattr(rules, "model_forms", lambda name: ("plain",))
+    words, said = BROKEN[rule.fault.__name__]
+    with pytest.raises(RecipeError) as refused:
+        resolve(words.split())
+    assert said in str(refused.value)
+    assert isinstance(refused.value, TooManyTasks) == (rule.error is TooManyTasks)
+    monkeypatch.undo()
+    assert rule.fault(resolve(["recipe=glt_baseline"])) == ""
