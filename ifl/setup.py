@@ -31,6 +31,7 @@ from sharding.format.dataset import Dataset, Split
 from sharding.images import decoders
 from sharding.images.transforms import origin
 from sharding.open import open_dataset
+from sharding.plan.epoch import BatchShape
 from sharding.plan.ranks import micro_batches
 from sharding.reader import MicroBatches, Reader
 
@@ -105,14 +106,8 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     boot.part("network")
     batch = recipe.batch
     groups = batch.size // batch.bn if batch.bn else 1
-    mine = micro_batches(
-        batch.size,
-        batch.bn,
-        comm.rank,
-        comm.size,
-        synchronised=device.type == "cuda",
-        streams=recipe.streams if batch.bn_by == "mix" else 1,
-    )
+    shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
+    mine = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
     network, method = build_network(recipe, counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))

@@ -22,6 +22,7 @@ import pytest
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from nodes import assert_equal, children, on_a_disk_of
+from plans import micro_batches, plan_epoch
 from ranks import RankFailure, started
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
 
@@ -34,9 +35,8 @@ from sharding.cache.prefetcher import Ahead
 from sharding.format.dataset import Dataset, Split
 from sharding.format.index import load_index, save_index
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
-from sharding.plan.shard_schedule import last_need, needs
+from sharding.plan.ranks import rank_draws
+from sharding.plan.shard_schedule import last_use, shard_arrivals
 from sharding.reader import MicroBatches, Reader
 
 VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
@@ -509,8 +509,8 @@ def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
     ahead = Ahead(split)
     ahead._begin(
-        [int(shard) for _, there in needs(plan, split.index.shard, 0) for shard in there],
-        last := last_need(plan, split.index.shard),
+        [int(shard) for _, there in shard_arrivals(plan, split.index.shard, 0) for shard in there],
+        last := last_use(plan, split.index.shard),
         plan.steps - 1,
     )
     while any(thread.name == "ahead" for thread in threading.enumerate()):

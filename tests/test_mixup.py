@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import comm_of, started
-from test_methods import IFL, METHODS, mini_root
+from test_methods import IFL, METHODS
 
 from ifl.invariance.centers import FEATURE_BITS, Centers
 from ifl.mixup import mix, partners, share_of_step
@@ -20,7 +20,6 @@ from ifl.step_reduction import StepSync
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
-from sharding.plan.ranks import micro_batches
 
 CLASSES, DIM, BATCH = 5, 4, 12
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from nodes import assert_equal, children, on_a_disk_of
+from plans import micro_batches, plan_epoch
 
 import sharding.images.transforms
 from ifl.setup import views
@@ -27,8 +28,7 @@ from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import available
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
 
 VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}

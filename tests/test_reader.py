@@ -24,6 +24,7 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import micro_batches, plan_epoch
 
 from recipes.common.errors import DataError
 from sharding.format.dataset import Split
@@ -32,8 +33,8 @@ from sharding.images.decoders import decoder
 from sharding.images.dice import draw_rng
 from sharding.images.transforms import test_pixels, train_pixels
 from sharding.open import open_dataset
-from sharding.plan.epoch import EpochPlan, plan_epoch
-from sharding.plan.ranks import Draws, micro_batches, rank_draws
+from sharding.plan.epoch import EpochPlan
+from sharding.plan.ranks import Draws, rank_draws
 from sharding.reader import (
     Batch,
     MicroBatches,

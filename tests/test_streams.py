@@ -8,15 +8,15 @@ from pathlib import Path
 import mini
 import numpy as np
 import pytest
+from plans import draw_ids
 from ranks import started
-from test_methods import IFL, mini_root
+from test_methods import IFL
 
 from ifl.invariance.streams import first_weights, named_weights
 from recipes import schema
 from recipes.declarations import Declaration
 from recipes.resolve import resolve
 from sharding.open import open_dataset
-from sharding.plan.epoch import draw_ids
 
 LABELS = np.repeat(np.arange(4), mini.COUNTS)
 COUNTS = np.array([*mini.COUNTS, 0])  # a class without samples

@@ -5,6 +5,7 @@ All runs go through `ifl.train.train` with the real plan, reader and checkpoints
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -22,7 +23,6 @@ from torch import nn
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
 from sharding.images.decoders import ORDER, available
-import itertools
 
 STEPS = 5
 
@@ -123,11 +123,12 @@ def trained(
 def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     """In a rank: the same training as a loop of a few lines in plain torch, with nothing of the suite's but the plan,
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
+    from plans import plan_epoch
+
     from ifl.invariance.centers import Centers
     from ifl.method import Output, Task, load_method
     from ifl.network.network import Network, build_backbone
     from sharding.open import open_dataset
-    from sharding.plan.epoch import plan_epoch
     from sharding.plan.ranks import Draws
     from sharding.reader import MicroBatches
 

@@ -30,10 +30,10 @@ from sharding.format.dataset_json import finish_dataset
 from sharding.format.index import load_index
 from sharding.images.decoders import available
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, MicroBatches, Reader
 from tests.bench.loader import data
+from tests.plans import micro_batches, plan_epoch
 
 BATCH, WORKERS = 128, 2
 VIEW = {"train": True, "image_size": 112, "crop_scale": (0.08, 1.0), "hflip": True}

@@ -20,10 +20,10 @@ from sharding.format.dataset import Split
 from sharding.format.index import Index, load_index, save_index
 from sharding.format.shards import index_of_shard
 from sharding.images.decoders import available
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.ranks import rank_draws
 from sharding.reader import MicroBatches, Reader
 from tests.bench.loader.pipelines import BATCH, WORKERS
+from tests.plans import micro_batches, plan_epoch
 
 SAMPLES = 115_000
 PLACES = (0.0, 0.01, 0.5, 0.99)

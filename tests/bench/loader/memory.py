@@ -25,10 +25,10 @@ BATCHES = 8
 def ours(folder: Path, samples: int, window: int) -> None:
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
-    from sharding.plan.epoch import plan_epoch
-    from sharding.plan.ranks import micro_batches, rank_draws
+    from sharding.plan.ranks import rank_draws
     from sharding.reader import MicroBatches, Reader
     from tests.bench.loader.access import enlarged
+    from tests.plans import micro_batches, plan_epoch
 
     split = Split(folder, enlarged(load_index(folder), samples))
     plan = plan_epoch([None], samples, batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window)

@@ -48,9 +48,9 @@ def ours(
     from sharding.cache.decoded_images import PixelCache
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
-    from sharding.plan.epoch import plan_epoch
-    from sharding.plan.ranks import micro_batches, rank_draws
+    from sharding.plan.ranks import rank_draws
     from sharding.reader import MicroBatches, Reader
+    from tests.plans import micro_batches, plan_epoch
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
@@ -98,7 +98,6 @@ def usual(size: int, form: str = "") -> Callable:
     import torch
     from torchvision.transforms import v2
 
-    import sharding.images.torchvision_cpu
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -147,7 +146,6 @@ def streaming(folder: Path, size: int) -> Batches:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-    import sharding.images.torchvision_cpu
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -166,7 +164,6 @@ def streaming_prepare(folder: Path) -> None:
     from PIL import Image
     from streaming import MDSWriter
 
-    import sharding.images.torchvision_cpu
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
@@ -183,7 +180,6 @@ def litdata(folder: Path, size: int) -> Batches:
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
 
-    import sharding.images.torchvision_cpu
 
     transform = usual(size)
 
@@ -201,7 +197,6 @@ def litdata(folder: Path, size: int) -> Batches:
 def litdata_prepare(folder: Path) -> None:
     from litdata import optimize
 
-    import sharding.images.torchvision_cpu
 
     optimize(
         fn=_litdata_sample,
