@@ -11,6 +11,7 @@ import mini
 import numpy as np
 import pytest
 import torch
+from plans import micro_batches
 from ranks import comm_of, started
 from test_methods import IFL, METHODS
 

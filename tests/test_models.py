@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from plans import micro_batches
 from torch import nn
 
 from ifl.network.network import build_backbone

@@ -130,7 +130,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     from ifl.network.network import Network, build_backbone
     from sharding.open import open_dataset
     from sharding.plan.ranks import Draws
-    from sharding.reader import MicroBatches
+    from sharding.reader import MicroBatches, TrainView
 
     _offer("plain")
     r = Recipe.model_validate_json(recipe)
@@ -161,11 +161,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     assert plan.steps == STEPS
     images = MicroBatches(
         split,
-        train=True,
-        image_size=32,
-        crop_scale=r.augment.crop_scale,
-        hflip=r.augment.hflip,
-        randaug=r.augment.randaug,
+        TrainView(32, r.augment.crop_scale, r.augment.hflip, r.augment.randaug),
     )
     losses = []
     for step in range(STEPS):

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from plans import micro_batches
 
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve

@@ -123,9 +123,9 @@ class WindowedShuffle:
             whole, rest = divmod(draws, samples)
             even: np.ndarray = after * whole + (after * rest + int(self._uniform * samples)) // samples
             return even
-        points = np.ceil(edges * (draws / self._summed.edges[-1]) - self._uniform).astype(np.int64)
+        points: np.ndarray = np.ceil(edges * (draws / self._summed.edges[-1]) - self._uniform).astype(np.int64)
         points[after > self._summed.last] = draws
-        return np.clip(points, 0, draws)
+        return points.clip(0, draws)
 
     def _counts_in(self, shard: int) -> np.ndarray:
         """int64: how often each sample of a shard is drawn."""

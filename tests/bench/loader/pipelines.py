@@ -49,20 +49,15 @@ def ours(
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
     from sharding.plan.ranks import rank_draws
-    from sharding.reader import MicroBatches, Reader
+    from sharding.reader import MicroBatches, Reader, TrainView
     from tests.plans import micro_batches, plan_epoch
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
     crops = MicroBatches(
         split,
-        train=True,
-        image_size=size,
-        crop_scale=(0.08, 1.0),
-        hflip=True,
-        randaug=ifl,
+        TrainView(size, (0.08, 1.0), True, ifl, int(cache) if cache.isdigit() else None),
         decoder=decoder,
-        short_side=int(cache) if cache.isdigit() else None,
         cache=kept,
     )
     reader, epochs = Reader(crops, workers), iter(range(10**6))
@@ -97,7 +92,6 @@ def usual(size: int, form: str = "") -> Callable:
     Pillow images, to float32, as in torchvision's reference recipes."""
     import torch
     from torchvision.transforms import v2
-
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -146,7 +140,6 @@ def streaming(folder: Path, size: int) -> Batches:
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
 
@@ -164,7 +157,6 @@ def streaming_prepare(folder: Path) -> None:
     from PIL import Image
     from streaming import MDSWriter
 
-
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
             writer.write(
@@ -179,7 +171,6 @@ def _litdata_sample(path: str) -> dict:
 def litdata(folder: Path, size: int) -> Batches:
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
-
 
     transform = usual(size)
 
@@ -196,7 +187,6 @@ def litdata(folder: Path, size: int) -> Batches:
 
 def litdata_prepare(folder: Path) -> None:
     from litdata import optimize
-
 
     optimize(
         fn=_litdata_sample,
