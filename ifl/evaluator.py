@@ -15,7 +15,7 @@ from ifl.engine import Engine
 from ifl.method import BaseMethod
 from ifl.metrics import evaluate
 from ifl.saving.storage import write_arrays
-from sharding.cache.prefetcher import Ahead
+from sharding.cache.prefetcher import Prefetcher
 from sharding.reader import MicroBatches, Reader, evaluation_draws
 
 EVAL_BATCH = 256
@@ -29,7 +29,7 @@ class Evaluator:
     ) -> None:
         self.split, self.comm, self.device = crops.split, comm, device
         first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        self.fetcher = Ahead(crops.split) if crops.split.afar and first_here else None
+        self.fetcher = Prefetcher(crops.split) if crops.split.remote and first_here else None
         self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()

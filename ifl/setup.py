@@ -26,13 +26,14 @@ from recipes.common.errors import DataError
 from recipes.schema import Recipe
 from sharding.cache.decoded_images import PixelCache
 from sharding.cache.disk_budget import cache_folder
-from sharding.cache.prefetcher import Ahead
+from sharding.cache.prefetcher import Prefetcher
 from sharding.format.dataset import Dataset, Split
 from sharding.images import decoders
 from sharding.images.transforms import origin
 from sharding.open import open_dataset
+from sharding.plan.epoch import BatchShape
 from sharding.plan.ranks import micro_batches
-from sharding.reader import MicroBatches, Reader
+from sharding.reader import EvalView, MicroBatches, Reader, TrainView
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -60,7 +61,7 @@ class Setup:
     statistics: RunningStatistics
     mine: list[np.ndarray]
     reader: Reader | None
-    fetcher: Ahead | None
+    fetcher: Prefetcher | None
     evaluators: dict[str, Evaluator]
     belongs: dict[str, Any]
 
@@ -105,14 +106,8 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     boot.part("network")
     batch = recipe.batch
     groups = batch.size // batch.bn if batch.bn else 1
-    mine = micro_batches(
-        batch.size,
-        batch.bn,
-        comm.rank,
-        comm.size,
-        synchronised=device.type == "cuda",
-        streams=recipe.streams if batch.bn_by == "mix" else 1,
-    )
+    shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
+    mine = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
     network, method = build_network(recipe, counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
@@ -144,7 +139,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     if trains and dataset.cache is not None:
         dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window, batch.size // recipe.streams)
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            fetcher = Ahead(train_split)
+            fetcher = Prefetcher(train_split)
     belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
     return Setup(
         device,
@@ -237,20 +232,9 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
                 share=share,
                 set_aside=sizes.get(name, 0),
             )
-    train = {
-        "crop_scale": augment.crop_scale,
-        "hflip": augment.hflip,
-        "randaug": augment.randaug,
-        "short_side": data.cache_short_side,
-    }
+    train = TrainView(data.image_size, augment.crop_scale, augment.hflip, augment.randaug, data.cache_short_side)
+    test = EvalView(data.image_size, data.test_resize)
     return {
-        name: MicroBatches(
-            split,
-            train=name == "train",
-            image_size=data.image_size,
-            decoder=decoder,
-            cache=caches[name],
-            **(train if name == "train" else {"test_resize": data.test_resize}),
-        )
+        name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])
         for name, split in splits.items()
     }

@@ -36,8 +36,10 @@ from ifl.step_reduction import StepSync
 from ifl.supervision.startup_timer import Boot
 from recipes.common.files import write_json
 from recipes.schema import Ifl, Recipe, Schedule
-from sharding.plan.epoch import EpochPlan, plan_epoch
+from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
+from sharding.plan.philox import DrawKey
 from sharding.plan.ranks import rank_draws
+from sharding.plan.windowed import ShardWindow
 
 
 def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
@@ -93,20 +95,16 @@ def train(
     sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
 
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-        return plan_epoch(
+        draws = stream_draws(
             weights,
             len(labels),
-            batch=batch.size,
-            group=batch.bn,
             draws_per_epoch=batch.draws_per_epoch,
             matched=batch.budget == "matched",
-            by_stream=batch.bn_by == "env",
             replacement=bool(batch.replacement),
-            seed=recipe.seed,
-            epoch=epoch,
-            shards=shards,
-            window=recipe.data.shuffle_window,
         )
+        shape = BatchShape(batch.size, batch.bn, len(weights), batch.bn_by == "env")
+        window = ShardWindow(shards, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
+        return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
 
     # -------------------------------------------------------------------------------------------------- new or resumed
     boot.part("load")

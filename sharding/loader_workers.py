@@ -6,14 +6,14 @@ import multiprocessing.context
 import multiprocessing.popen_fork
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sharding.plan.ranks import Draws
 
 
 class Handover:
-    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it anew every epoch.
+    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it again every epoch.
 
     It does not know the reader: a cycle of references would leave the workers to the garbage collector, which closes
     their queues before it asks them to end, and then they never do.
@@ -26,14 +26,20 @@ class Handover:
 
 
 def quiet_worker(worker: int) -> None:
-    """Warning signals reach every process of a job step, and a worker that died of one would take the save with it.
-    Workers end with their parent: it asks them over their queues, and at its own exit by SIGHUP (see `_Fork`)."""
+    """Make a worker ignore warning signals, which reach every process of a job step.
+
+    A worker that died of one would take the save with it. Workers end with their parent: it asks them over their
+    queues, and at its exit by SIGHUP (see `Fork`).
+    """
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
 
 
 class _Popen(multiprocessing.popen_fork.Popen):
+    _send_signal: Callable[[int], None]
+    """Inherited; missing from the types of the standard library."""
+
     def terminate(self) -> None:
         self._send_signal(signal.SIGHUP)
 
@@ -45,6 +51,9 @@ class _Process(multiprocessing.context.ForkProcess):
 
 
 class Fork(multiprocessing.context.ForkContext):
-    """Forked workers that Python ends by SIGHUP: at exit it would send SIGTERM, which they ignore, and wait for ever."""
+    """Forked workers that Python ends by SIGHUP.
+
+    At exit it would send SIGTERM, which they ignore, and wait for ever.
+    """
 
     Process = _Process

@@ -34,12 +34,15 @@ def open_dataset(
     tries: int = 5,
     share: float = 1.0,
 ) -> Dataset:
-    """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/cache/remote_files.py).
+    """Open a data set.
 
     Args:
-        cache_folder, cache_gb: where a node keeps what it fetches, and how much.
+        root: DATA_ROOT, a folder or an address (see sharding/cache/remote_files.py).
+        name: the data set's.
+        cache_folder: where a node keeps what it fetches; see `disk_budget.cache_folder`.
+        cache_gb: how many GB of it it keeps.
         tries: how often an address is asked.
-        share: of these bytes, the part for this data set.
+        share: the part of these bytes that is for shards.
 
     Raises:
         DataError: it is not there or damaged; with the command that builds it.
@@ -47,7 +50,7 @@ def open_dataset(
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
-    text = fetch_small(root, f"{name}/{DATASET_FILE}", _no_json, tries).decode()
+    text = fetch_small(root, f"{name}/{DATASET_FILE}", _not_json, tries).decode()
     meta = parse_meta(text, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
     most_bytes = None if cache_gb is None else cache_gb * 1e9
     source = functools.partial(_node_cache, root, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
@@ -60,9 +63,9 @@ def _node_cache(
     return NodeCache.made(root, name, fingerprint, folder_of_node(folder), most_bytes, share)
 
 
-def _no_json(data: bytes) -> str:
+def _not_json(data: bytes) -> str:
     try:
         json.loads(data)
     except ValueError as error:
-        return f"it is no JSON ({error})"
+        return f"it is not JSON ({error})"
     return ""

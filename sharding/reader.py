@@ -12,7 +12,8 @@ order is the plan's for any number of workers, and only consumed steps count for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
 from sharding.images.dice import draw_rng
-from sharding.images.transforms import shrunk, test_pixels, train_pixels
+from sharding.images.transforms import eval_pixels, shrunk, train_pixels
 from sharding.loader_workers import Fork, Handover, quiet_worker
 from sharding.plan.ranks import Draws
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
+Value = TypeVar("Value")
 
 
 class Batch(NamedTuple):
@@ -38,7 +40,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [M, 3, H, W], not normalised, channels last in memory as they were decoded.
-        labels, ids, streams: int64 [M].
+        labels: int64 [M], class ids.
+        ids: int64 [M], sample ids.
+        streams: int64 [M].
     """
 
     images: torch.Tensor
@@ -47,10 +51,52 @@ class Batch(NamedTuple):
     streams: torch.Tensor
 
 
+@dataclass(frozen=True)
+class TrainView:
+    """How training samples are seen: random crops.
+
+    Attributes:
+        size: pixels of the square crop's side.
+        crop_scale: the range of the crop's share of the area, 0 < low <= high <= 1.
+        hflip: whether half of the crops are mirrored.
+        randaug: whether RandAug comes last.
+        short_side: pictures are first made this small; see `shrunk`.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    hflip: bool = False
+    randaug: bool = False
+    short_side: int | None = None
+
+    def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
+        """`image` -> `pixels`; the cache keeps whole pictures."""
+        return [kept_whole(cache, self.short_side), augmented(draws, self)]
+
+
+@dataclass(frozen=True)
+class EvalView:
+    """How test samples are seen: the central crop.
+
+    Attributes:
+        size: pixels of the square crop's side.
+        resize: pixels of the shorter side before the crop, at least `size`.
+    """
+
+    size: int
+    resize: int
+
+    def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
+        """`image` -> `pixels`; the cache keeps the crops."""
+        return [centred(cache, self)]
+
+
 # ------------------------------------------------------------------------------------------------------------- stages
 def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) -> Callable[[], Iterator[Sample]]:
-    """The pipeline's source: the planned samples, in order. A sample whose pixels the node has kept brings them, `pixels`, and the others their
-    bytes, `jpg`."""
+    """The pipeline's source: the planned samples, in order.
+
+    A sample whose pixels the node has kept brings them (`pixels`), the others bring their bytes (`jpg`).
+    """
 
     def source() -> Iterator[Sample]:
         for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
@@ -84,7 +130,7 @@ def decoded(split: Split, decoder: Decoder) -> Stage:
 
 
 def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
-    """`image` made small, if asked for, and kept for the next time; what was kept (`pixels`) -> `image`."""
+    """`image` is made small, if asked for, and kept whole for the next time; what was kept becomes `image`."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -101,26 +147,31 @@ def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
     return stage
 
 
-def augmented(draws: Draws, **options: Any) -> Stage:
+def augmented(draws: Draws, view: TrainView) -> Stage:
     """`image` -> `pixels` (uint8 [H, W, 3]), random in (seed, epoch, draw) alone."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
             sample["pixels"] = train_pixels(
-                sample.pop("image"), draw_rng(draws.seed, draws.epoch, sample["draw"]), **options
+                sample.pop("image"),
+                draw_rng(draws.seed, draws.epoch, sample["draw"]),
+                size=view.size,
+                crop_scale=view.crop_scale,
+                hflip=view.hflip,
+                randaug=view.randaug,
             )
             yield sample
 
     return stage
 
 
-def centred(cache: PixelCache | None, **options: Any) -> Stage:
+def centred(cache: PixelCache | None, view: EvalView) -> Stage:
     """`image` -> `pixels`: the deterministic test crop, kept for the next time."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
             if "pixels" not in sample:
-                sample["pixels"] = test_pixels(sample.pop("image"), **options)
+                sample["pixels"] = eval_pixels(sample.pop("image"), size=view.size, resize=view.resize)
                 if cache is not None:
                     cache.put(sample["id"], sample["pixels"])
             yield sample
@@ -137,54 +188,41 @@ def assembled(samples: Iterator[Sample]) -> Iterator[Batch]:
 
 
 # ------------------------------------------------------------------------------------------------------------- loader
-class MicroBatches(torch.utils.data.Dataset):
+class MicroBatches(torch.utils.data.Dataset[Batch]):
     """Map-style: indexed by `Draws`, gives their `Batch`. Holds no position, so there is none to lose.
 
     Args:
+        split: whose samples are read.
+        view: how they are seen.
         decoder: the name of the run's decoder.
-        short_side: training pictures are first made this small; see `shrunk`.
         cache: where the node keeps what it decoded: training pictures whole, test crops as they are.
+
+    Raises:
+        DataError: the decoder is not on this machine.
     """
 
     def __init__(
         self,
         split: Split,
+        view: TrainView | EvalView,
         *,
-        train: bool,
-        image_size: int,
-        test_resize: int = 0,
-        crop_scale: tuple[float, float] = (1.0, 1.0),
-        hflip: bool = False,
-        randaug: bool = False,
         decoder: str = "pillow",
-        short_side: int | None = None,
         cache: PixelCache | None = None,
     ) -> None:
-        self.split, self.train, self.decoder, self.short_side, self.cache = (
-            split,
-            train,
-            decoders.decoder(decoder),
-            short_side,
-            cache,
-        )
-        self.options = (
-            {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug}
-            if train
-            else {"size": image_size, "resize": test_resize}
-        )
+        self.split, self.view, self.decoder, self.cache = split, view, decoders.decoder(decoder), cache
 
     def pipeline(self, draws: Draws) -> webdataset.DataPipeline:
-        view = (
-            [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)]
-            if self.train
-            else [centred(self.cache, **self.options)]
-        )
+        """The pipeline that makes one batch."""
         return webdataset.DataPipeline(
-            planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled
+            planned_samples(self.split, draws, self.cache),
+            decoded(self.split, self.decoder),
+            *self.view.stages(draws, self.cache),
+            assembled,
         )
 
     def __getitem__(self, draws: Draws) -> Batch:
-        return next(iter(self.pipeline(draws)))
+        batch: Batch = next(iter(self.pipeline(draws)))
+        return batch
 
 
 class Reader:
@@ -214,8 +252,11 @@ class Reader:
         return map(_good, iter(self._loader))
 
 
-class _Telling(torch.utils.data.Dataset):
-    """Hands over what is wrong with the data instead of raising it: a worker's exception would reach its process as the text of a traceback."""
+class _Telling(torch.utils.data.Dataset[Batch | DataError]):
+    """Hands over what is wrong with the data instead of raising it.
+
+    A worker's exception would reach its process as the text of a traceback.
+    """
 
     def __init__(self, dataset: MicroBatches) -> None:
         self._dataset = dataset
@@ -233,12 +274,19 @@ def _good(batch: Batch | DataError) -> Batch:
     return batch
 
 
-def _unchanged(batch: Batch) -> Batch:
-    return batch
+def _unchanged(value: Value) -> Value:
+    return value
 
 
 def evaluation_draws(samples: int, rank: int, ranks: int, size: int) -> Iterator[Draws]:
-    """Every sample of a split exactly once over all ranks: rank r takes ids r, r + R, ... in batches of at most `size`."""
+    """One rank's share of a split whose every sample is read exactly once over all ranks.
+
+    Args:
+        samples: N.
+        rank: takes ids rank, rank + R, ...
+        ranks: R.
+        size: most samples of a batch.
+    """
     ids = np.arange(rank, samples, ranks, dtype=np.int64)
     for start in range(0, len(ids), size):
         mine = ids[start : start + size]

@@ -231,18 +231,14 @@ def _check_batch(recipe: Recipe) -> None:
     On GPUs ranks may share a group. Whether there are GPUs is known here for a local run or where the recipe asks for
     none, and otherwise only on the nodes.
     """
+    from sharding.plan.epoch import BatchShape
     from sharding.plan.ranks import micro_batches
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
-        micro_batches(
-            recipe.batch.size,
-            recipe.batch.bn,
-            0,
-            recipe.tasks,
-            synchronised=gpus,
-            streams=recipe.streams if recipe.batch.bn_by == "mix" else 1,
-        )
+        batch = recipe.batch
+        shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
+        micro_batches(shape, 0, recipe.tasks, synchronised=gpus)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 

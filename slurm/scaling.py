@@ -21,6 +21,7 @@ import numpy as np
 
 from recipes.common.cli import key_values
 from recipes.common.errors import PlanError, UserError
+from sharding.plan.epoch import BatchShape
 from sharding.plan.ranks import micro_batches
 
 INTERRUPTIONS = 10_000
@@ -101,7 +102,7 @@ def step_s(
     Raises:
         PlanError: the ranks cannot share the batch.
     """
-    micro_batches(batch, group, 0, ranks, synchronised=True, streams=streams)
+    micro_batches(BatchShape(batch, group, streams), 0, ranks, synchronised=True)
     share, random, warm = batch / ranks, np.random.default_rng(seed), given.prefetch + 1
     sharing = max(1, ranks * group // batch)  # ranks that take a group's statistics together
     norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes)

@@ -22,6 +22,7 @@ import pytest
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from nodes import assert_equal, children, on_a_disk_of
+from plans import micro_batches, plan_epoch
 from ranks import RankFailure, started
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
 
@@ -30,16 +31,15 @@ from recipes.common.errors import DataError
 from recipes.common.locks import is_free, locked
 from recipes.resolve import resolve
 from sharding.cache import remote_files
-from sharding.cache.prefetcher import Ahead
-from sharding.format.dataset import Dataset, Split
+from sharding.cache.prefetcher import Prefetcher
+from sharding.format.dataset import Dataset, FetchAhead, Split
 from sharding.format.index import load_index, save_index
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
-from sharding.plan.shard_schedule import last_need, needs
-from sharding.reader import MicroBatches, Reader
+from sharding.plan.ranks import rank_draws
+from sharding.plan.shard_schedule import last_use, shard_arrivals
+from sharding.reader import MicroBatches, Reader, TrainView
 
-VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
+VIEW = {"view": TrainView(32, (0.3, 1.0), hflip=True)}
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,7 @@ def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_pat
             [None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=window
         )
         batches = Reader(MicroBatches(split, **VIEW), 2).read(draws)
-        assert_equal(list(Ahead(split).follow(plan, 0, batches, 4) if rank == 0 else batches), expected)
+        assert_equal(list(Prefetcher(split).follow(plan, 0, batches, 4) if rank == 0 else batches), expected)
 
     assert [os.waitpid(pid, 0)[1] for pid in children(2, work)] == [0, 0]
     assert set(server.shards().values()) == {1} and len(server.shards()) == len(here.index.shard_name)
@@ -310,7 +310,7 @@ def test_an_evaluation_s_shards_come_though_few_batches_are_left(server: Server,
     all the same, until they are used up.
     """
     split = opened(server, tmp_path).split("glt", "train")
-    ahead = Ahead(split)
+    ahead = Prefetcher(split)
     batches = ahead.all(Reader(MicroBatches(split, **VIEW), 2).read(iter(draws_of(split)[:2])))
     next(batches)
     until = time.monotonic() + 20
@@ -419,7 +419,7 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
     most = int(sizes[-3:].sum())
     assert most < sizes.sum()
     split = opened(server, tmp_path, most / 1e9).split("glt", "train")
-    split.afar[0].check_budget(split.index, window, 14)
+    split.remote.source.check_budget(split.index, window, 14)
     seen, ended = [], threading.Event()
 
     def watch() -> None:
@@ -433,7 +433,7 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    fetcher = Ahead(split)
+    fetcher = Prefetcher(split)
     try:
         for epoch in range(2):
             draws = draws_of(split, window, epoch=epoch)
@@ -457,12 +457,12 @@ from test_afar import *
 folder, root, gb = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 os.environ["GLT_PIPE"] = f"cat {root}/{{path}}"
 here, split = local(Path(root)), open_dataset("pipe:", "digits_glt", str(folder), gb).split("glt", "train")
-ahead = Ahead(split)
+ahead = Prefetcher(split)
 for epoch in range(2):
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=1)
     batches = ahead.follow(plan, 0, Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split, 1, epoch=epoch)), 4)
     assert_equal(list(batches), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, 1, epoch=epoch))))
-print("alive", split.afar[0].counts())
+print("alive", split.remote.source.counts())
 """
 
 
@@ -481,7 +481,7 @@ def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path)
     ahead for later.
     """
     split = opened(server, tmp_path).split("glt", "train")
-    cache, relative = split.afar
+    cache, relative = split.remote.source, split.remote.relative
     paths = [cache.shard(relative, split.index, shard) for shard in range(3)]
     began = time.time()
     small = replace(cache, most_bytes=int(split.index.shard_size[:3].sum() + 1))
@@ -490,7 +490,7 @@ def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path)
         {paths[0]: 1, cache.folder / relative / str(split.index.shard_name[3]): 2, paths[2]: 4},
     ):
         assert (
-            small.shard(relative, split.index, 3, turns, began)
+            small.fetch_ahead(relative, split.index, 3, FetchAhead(turns, began, lambda: None))
             and paths[0].exists()
             and paths[2].exists()
             and not paths[1].exists()
@@ -498,19 +498,19 @@ def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path)
         (cache.folder / relative / str(split.index.shard_name[3])).unlink()
         cache.shard(relative, split.index, 1)
     only = {paths[0]: 1, paths[1]: 2, cache.folder / relative / str(split.index.shard_name[3]): 3, paths[2]: 4}
-    assert small.shard(relative, split.index, 3, only, 0.0) is None and all(path.exists() for path in paths), (
-        "all are needed, and were fetched for this epoch"
-    )
+    assert not small.fetch_ahead(relative, split.index, 3, FetchAhead(only, 0.0, lambda: None)) and all(
+        path.exists() for path in paths
+    ), "all are needed, and were fetched for this epoch"
 
 
 def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -> None:
     """Overtaken by the readers it does not fetch for a step that is past."""
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
-    ahead = Ahead(split)
+    ahead = Prefetcher(split)
     ahead._begin(
-        [int(shard) for _, there in needs(plan, split.index.shard, 0) for shard in there],
-        last := last_need(plan, split.index.shard),
+        [int(shard) for _, there in shard_arrivals(plan, split.index.shard, 0) for shard in there],
+        last := last_use(plan, split.index.shard),
         plan.steps - 1,
     )
     while any(thread.name == "ahead" for thread in threading.enumerate()):
@@ -600,7 +600,7 @@ def test_a_disk_that_fills_up_makes_room(
     draws = draws_of(split, window=1)
     batches = Reader(MicroBatches(split, **VIEW), 0).read(draws)
     if ahead:
-        batches = Ahead(split).follow(plan, 0, batches, 4)
+        batches = Prefetcher(split).follow(plan, 0, batches, 4)
     found = [next(batches) for _ in range(4)]
     time.sleep(0.2)
     assert not ahead or any(thread.name == "ahead" for thread in threading.enumerate()), "it waits for room"
@@ -658,7 +658,7 @@ def test_budgets_that_cannot_hold_what_is_needed_are_refused(server: Server, tmp
         (1, 50, "6 windows of data.shuffle_window=1 shards"),
     ):
         with pytest.raises(DataError, match=f"^data.cache_gb leaves 0.0001 GB for shards, which do not hold {what}"):
-            split.afar[0].check_budget(split.index, window, a_step)
+            split.remote.source.check_budget(split.index, window, a_step)
     with pytest.raises(DataError, match="which do not even hold shard-0"):
         opened(server, tmp_path, 1e-6).split("glt", "train").read(0)
 
@@ -668,7 +668,7 @@ def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Pat
     server.bytes_s = 1e6
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
-    fetcher = Ahead(split)
+    fetcher = Prefetcher(split)
     batches = fetcher.follow(
         plan, 0, Reader(MicroBatches(split, **VIEW), 0).read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1)), 4
     )

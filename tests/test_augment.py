@@ -27,7 +27,7 @@ from sharding.images import decoders, randaug
 from sharding.images.decoders import Picture, decode, picture_of
 from sharding.images.dice import draw_rng
 from sharding.images.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
-from sharding.images.transforms import crop_box, test_pixels, train_pixels
+from sharding.images.transforms import crop_box, eval_pixels, train_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 NEUTRAL_AT_ZERO = {op.name for op in OPERATIONS} - {"AutoContrast", "Equalize", "Invert"}
@@ -268,7 +268,7 @@ def test_resize_is_antialiased() -> None:
     train = train_pixels(
         picture_of(image), draw_rng(0, 0, 0), size=32, crop_scale=(1.0, 1.0), hflip=False, randaug=False
     )
-    test = test_pixels(picture_of(image), size=32, resize=32)
+    test = eval_pixels(picture_of(image), size=32, resize=32)
     for pixels in (train, test):
         assert abs(pixels[2:-2, 2:-2].astype(int) - 128).max() <= 12
 
@@ -315,7 +315,7 @@ def test_pixels_are_uint8_rgb_whatever_comes_in(mode: str) -> None:
     """Every mode becomes uint8 [size, size, 3], in training and test views."""
     image = picture_of(picture().convert("L").convert(mode))
     train = train_pixels(image, draw_rng(0, 0, 0), size=16, crop_scale=(0.5, 1.0), hflip=True, randaug=True)
-    for pixels in (train, test_pixels(image, size=16, resize=20)):
+    for pixels in (train, eval_pixels(image, size=16, resize=20)):
         assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
 
 
@@ -332,9 +332,9 @@ def test_impossible_crop_scales_are_refused(scale: tuple[float, float]) -> None:
 def test_test_pixels_is_a_plain_central_crop_when_nothing_is_resized() -> None:
     """Shorter side == resize: the result is the central slice of the input, no value changed."""
     rows = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
-    assert np.array_equal(test_pixels(picture_of(Image.fromarray(rows)), size=32, resize=40), rows[4:36, 10:42])
+    assert np.array_equal(eval_pixels(picture_of(Image.fromarray(rows)), size=32, resize=40), rows[4:36, 10:42])
     square = rows[:32, :32]
-    assert np.array_equal(test_pixels(picture_of(Image.fromarray(square)), size=32, resize=32), square)
+    assert np.array_equal(eval_pixels(picture_of(Image.fromarray(square)), size=32, resize=32), square)
 
 
 @pytest.mark.parametrize(("size", "resized"), [((100, 60), (53, 32)), ((60, 100), (32, 53)), ((16, 16), (32, 32))])
@@ -343,14 +343,14 @@ def test_test_pixels_resizes_the_shorter_side(size: tuple[int, int], resized: tu
     image = picture(*size)
     left, top = round((resized[0] - 28) / 2), round((resized[1] - 28) / 2)
     whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
-    view = test_pixels(picture_of(image), size=28, resize=32)
+    view = eval_pixels(picture_of(image), size=28, resize=32)
     assert np.abs(view.astype(int) - whole[top : top + 28, left : left + 28]).max() <= 1
 
 
 def test_test_pixels_refuses_a_crop_beyond_the_image() -> None:
     """resize < size raises instead of padding with black."""
     with pytest.raises(ValueError, match="smaller than the crop"):
-        test_pixels(photo(), size=32, resize=31)
+        eval_pixels(photo(), size=32, resize=31)
 
 
 # --- RandAug

@@ -11,6 +11,7 @@ import mini
 import numpy as np
 import pytest
 import torch
+from plans import micro_batches
 from ranks import comm_of, started
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
@@ -20,7 +21,6 @@ from ifl.step_reduction import StepSync
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
-from sharding.plan.ranks import micro_batches
 
 CLASSES, DIM, BATCH = 5, 4, 12
 

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from plans import micro_batches
 from torch import nn
 
 from ifl.network.network import build_backbone
 from recipes.common.errors import PlanError
 from recipes.declarations import model_forms
-from sharding.plan.ranks import micro_batches
 
 NETWORKS = ("small_resnet", "resnet50", "resnext50_32x4d")
 FORMS = ("plain", "experts", "branches")

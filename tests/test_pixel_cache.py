@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from nodes import assert_equal, children, on_a_disk_of
+from plans import micro_batches, plan_epoch
 
 import sharding.images.transforms
 from ifl.setup import views
@@ -27,11 +28,10 @@ from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import available
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
-from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
+from sharding.plan.ranks import rank_draws
+from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView, evaluation_draws
 
-VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
+VIEW = {"view": TrainView(24, (0.3, 1.0), hflip=True, randaug=True)}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def split(tiny_root: Path) -> Split:
 def epochs(crops: MicroBatches, workers: int, number: int = 2) -> list[Batch]:
     """All batches of some epochs, in order; training's, or twice the evaluation."""
     reader, size = Reader(crops, workers), len(crops.split)
-    if not crops.train:
+    if not isinstance(crops.view, TrainView):
         return [batch for _ in range(number) for batch in reader.read(evaluation_draws(size, 0, 1, 50))]
     plans = [
         plan_epoch([None, np.arange(1.0, size + 1)], size, batch=24, group=6, seed=1, epoch=epoch)
@@ -66,7 +66,7 @@ def test_training_batches_are_those_without_a_cache(
     """Bit for bit, while it fills and after, with and without a smaller stored size, which is part of what the pixels
     are.
     """
-    options = {"train": True, "decoder": decoder, "short_side": short_side, **VIEW}
+    options = {"decoder": decoder, "view": replace(VIEW["view"], short_side=short_side)}
     plain = epochs(MicroBatches(split, **options), workers)
     cache = PixelCache(tmp_path, "train", len(split))
     assert_equal(epochs(MicroBatches(split, cache=cache, **options), workers), plain)
@@ -76,7 +76,7 @@ def test_training_batches_are_those_without_a_cache(
 
 def test_test_crops_are_those_without_a_cache(split: Split, tmp_path: Path) -> None:
     """Kept as they are shown."""
-    options = {"train": False, "image_size": 24, "test_resize": 28}
+    options = {"view": EvalView(24, 28)}
     cache = PixelCache(tmp_path, "test", len(split))
     assert_equal(epochs(MicroBatches(split, cache=cache, **options), 2), epochs(MicroBatches(split, **options), 2))
     assert len(cache) == len(split) and cache.get(0).shape == (24, 24, 3)
@@ -85,10 +85,10 @@ def test_test_crops_are_those_without_a_cache(split: Split, tmp_path: Path) -> N
 def test_later_epochs_decode_nothing(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do they read a shard."""
     cache = PixelCache(tmp_path, "train", len(split))
-    first = epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0, number=1)
+    first = epochs(MicroBatches(split, cache=cache, **VIEW), 0, number=1)
     monkeypatch.setattr(Split, "read", lambda self, i: pytest.fail(f"sample {i} was read again"))
     assert_equal(
-        epochs(MicroBatches(split, train=True, cache=PixelCache(tmp_path, "train", len(split)), **VIEW), 0, number=1),
+        epochs(MicroBatches(split, cache=PixelCache(tmp_path, "train", len(split)), **VIEW), 0, number=1),
         first,
     )
 
@@ -239,10 +239,10 @@ def test_an_entry_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None
 def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
     """A third of the pixels fits: the cache holds that and no more, and the batches are still the same."""
     whole = PixelCache(cache_folder(str(tmp_path / "whole")), "k", len(split))
-    plain = epochs(MicroBatches(split, train=True, cache=whole, **VIEW), 2)
+    plain = epochs(MicroBatches(split, cache=whole, **VIEW), 2)
     most = sum(whole.get(i).nbytes for i in range(len(split))) // 3
     small = PixelCache(tmp_path, "k", len(split), most)
-    assert_equal(epochs(MicroBatches(split, train=True, cache=small, **VIEW), 2), plain)
+    assert_equal(epochs(MicroBatches(split, cache=small, **VIEW), 2), plain)
     assert 0.2 * len(split) < len(small) < 0.5 * len(split)
     assert sum(found.nbytes for i in range(len(split)) if (found := small.get(i)) is not None) <= most
     assert (small.folder / "pixels").stat().st_blocks * 512 <= most + 4096 * 2
@@ -254,7 +254,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_run(
 ) -> None:
     """Whichever file meets it. One line says so; the rest is decoded each time."""
     plain, cache, written = (
-        epochs(MicroBatches(split, train=True, **VIEW), 0),
+        epochs(MicroBatches(split, **VIEW), 0),
         PixelCache(tmp_path, "k", len(split)),
         [0],
     )
@@ -268,7 +268,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_run(
         return real(file, data, place)
 
     monkeypatch.setattr(os, "pwrite", refuses)
-    assert_equal(epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0), plain)
+    assert_equal(epochs(MicroBatches(split, cache=cache, **VIEW), 0), plain)
     assert len(cache) == {"allowed": 0, "end": 20, "pixels": 20, "entries": 10}[part]
     assert (
         capsys.readouterr().err

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from plans import draw_ids, micro_batches, plan_epoch
 
 from recipes.common.errors import PlanError
-from sharding.plan.epoch import EpochPlan, draw_ids, plan_epoch
-from sharding.plan.ranks import Draws, micro_batches, rank_draws
-from sharding.plan.shard_schedule import last_need, needs
+from sharding.plan.epoch import EpochPlan
+from sharding.plan.ranks import Draws, rank_draws
+from sharding.plan.shard_schedule import last_use, shard_arrivals
 from sharding.plan.windowed import WindowedShuffle
 
 seeds = st.integers(0, 2**32 - 1)
@@ -573,11 +574,11 @@ def test_shards_are_known_to_be_needed_before_they_are(
         window=window,
     )
     named: dict[int, int] = {}
-    for step, there in needs(plan, shards, start):
+    for step, there in shard_arrivals(plan, shards, start):
         assert step >= start and not set(there.tolist()) & set(named)
         named |= dict.fromkeys(there.tolist(), step)
     assert list(named.values()) == sorted(named.values())
-    last = last_need(plan, shards)
+    last = last_use(plan, shards)
     for step in range(start, plan.steps):
         for shard in set(shards[plan.batch(step)].tolist()):
             assert named[shard] <= step <= last[shard]
@@ -593,13 +594,13 @@ def test_what_completes_the_last_batch_is_named_last() -> None:
     plan = plan_epoch(
         [None], 100, batch=8, group=0, seed=3, epoch=1, shards=shards, window=2
     )  # 13 steps, 4 draws too many
-    (first, there), *rest = needs(plan, shards, 7)
+    (first, there), *rest = shard_arrivals(plan, shards, 7)
     assert first == 7 and set(shards[plan.batch(7)].tolist()) <= set(there.tolist()) and len(there) == 4, (
         "those of step 7's windows"
     )
-    again = set(needs(plan, shards).__next__()[1].tolist()) & set(shards[plan.batch(0)].tolist())
+    again = set(shard_arrivals(plan, shards).__next__()[1].tolist()) & set(shards[plan.batch(0)].tolist())
     assert rest[-1][0] == plan.steps - 1 and again <= set(rest[-1][1][-2:].tolist())
-    assert (last_need(plan, shards)[list(again)] == plan.steps - 1).all()
+    assert (last_use(plan, shards)[list(again)] == plan.steps - 1).all()
 
 
 # ----------------------------------------------------------------------------------------------- seeds, known answers

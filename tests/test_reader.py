@@ -24,20 +24,23 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import micro_batches, plan_epoch
 
 from recipes.common.errors import DataError
 from sharding.format.dataset import Split
 from sharding.format.index import Index
 from sharding.images.decoders import decoder
 from sharding.images.dice import draw_rng
-from sharding.images.transforms import test_pixels, train_pixels
+from sharding.images.transforms import eval_pixels, train_pixels
 from sharding.open import open_dataset
-from sharding.plan.epoch import EpochPlan, plan_epoch
-from sharding.plan.ranks import Draws, micro_batches, rank_draws
+from sharding.plan.epoch import EpochPlan
+from sharding.plan.ranks import Draws, rank_draws
 from sharding.reader import (
     Batch,
+    EvalView,
     MicroBatches,
     Reader,
+    TrainView,
     assembled,
     augmented,
     decoded,
@@ -59,7 +62,7 @@ def split(tiny_root: Path) -> Split:
 
 @pytest.fixture(scope="module")
 def crops(split: Split) -> MicroBatches:
-    return MicroBatches(split, train=True, image_size=32, **VIEW)
+    return MicroBatches(split, TrainView(32, **VIEW))
 
 
 def plan_of(split: Split, epoch: int = 0, *, window: int = 0, units: float = 0.25) -> EpochPlan:
@@ -200,9 +203,9 @@ def test_resume_at_every_step(split: Split, crops: MicroBatches, workers: int) -
 # ---------------------------------------------------------------------------------------------------------- evaluation
 def test_test_view(split: Split) -> None:
     """The test view is the deterministic centre crop, whatever draw, epoch or seed it is asked with."""
-    views = MicroBatches(split, train=False, image_size=24, test_resize=28)
+    views = MicroBatches(split, EvalView(24, 28))
     ids = np.arange(0, len(split), 7)
-    expected = [np.moveaxis(test_pixels(PILLOW.opened(split.read(int(i))), size=24, resize=28), 2, 0) for i in ids]
+    expected = [np.moveaxis(eval_pixels(PILLOW.opened(split.read(int(i))), size=24, resize=28), 2, 0) for i in ids]
     for seed, epoch, shift in ((0, -1, 0), (4, 9, 100)):
         batch = views[Draws(ids, ids + shift, np.zeros_like(ids), seed, epoch)]
         assert np.array_equal(batch.images.numpy(), np.stack(expected))
@@ -225,7 +228,7 @@ def test_evaluation_takes_each_sample_once(samples: int, ranks: int, size: int) 
 
 def test_evaluation_reads_the_right_samples(split: Split) -> None:
     """Ids, labels and pixels that three ranks read belong together and cover the split."""
-    views = MicroBatches(split, train=False, image_size=32, test_resize=32)
+    views = MicroBatches(split, EvalView(32, 32))
     seen: dict[int, int] = {}
     for rank in range(3):
         for batch in Reader(views, 0).read(evaluation_draws(len(split), rank, 3, 50)):
@@ -236,7 +239,7 @@ def test_evaluation_reads_the_right_samples(split: Split) -> None:
                 seen[sample] = label
                 if sample % 10 == 0:
                     assert np.array_equal(
-                        pixels, np.moveaxis(test_pixels(PILLOW.opened(split.read(sample)), size=32, resize=32), 2, 0)
+                        pixels, np.moveaxis(eval_pixels(PILLOW.opened(split.read(sample)), size=32, resize=32), 2, 0)
                     )
     assert [seen[sample] for sample in range(len(split))] == split.index.label.tolist()
 
@@ -269,7 +272,7 @@ def test_webdataset_stages_fit_in_and_after(split: Split, crops: MicroBatches) -
     between = webdataset.DataPipeline(
         planned_samples(split, draws),
         decoded(split, PILLOW),
-        augmented(draws, size=32, **VIEW),
+        augmented(draws, TrainView(32, **VIEW)),
         webdataset.map(negative),
         assembled,
     )
@@ -334,7 +337,7 @@ def test_damaged_byte_stops_by_name(split: Split, tmp_path: Path, workers: int) 
     asked = list(whole_epoch(split))
     meets = next(number for number, draws in enumerate(asked) if victim in draws.ids)
     found: list[Batch] = []
-    message = refusal(Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(iter(asked)), found)
+    message = refusal(Reader(MicroBatches(bad, TrainView(32, **VIEW)), workers).read(iter(asked)), found)
     shard = split.index.shard_name[split.index.shard[victim]]
     assert str(bad.folder / str(shard)) in message and str(split.index.key[victim]) in message
     assert f"offset {split.index.offset[victim]}" in message and "sha256" in message
@@ -356,9 +359,7 @@ def test_undecodable_image_stops_by_name(split: Split, tmp_path: Path, workers: 
     digests[victim] = np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
     bad = Split(bad.folder, replace(split.index, sha256=digests))
     assert isinstance(bad.index, Index) and bad.read(victim) == data
-    message = refusal(
-        Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), []
-    )
+    message = refusal(Reader(MicroBatches(bad, TrainView(32, **VIEW)), workers).read(whole_epoch(split)), [])
     assert f"{bad.folder}: sample {split.index.key[victim]} does not decode" in message
 
 
@@ -368,9 +369,7 @@ def test_missing_shard_stops_by_name(split: Split, tmp_path: Path, workers: int)
     bad = copied(split, tmp_path / "train")
     gone = bad.folder / str(split.index.shard_name[1])
     gone.unlink()
-    message = refusal(
-        Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), []
-    )
+    message = refusal(Reader(MicroBatches(bad, TrainView(32, **VIEW)), workers).read(whole_epoch(split)), [])
     assert f"shard {gone} is missing" in message
 
 

@@ -340,9 +340,9 @@ def test_other_data_are_refused(tiny_root: Path, killed: Path, start: Start, tmp
 def test_a_crash_of_one_rank_ends_all_and_is_told(tiny_root: Path, start: Start, tmp_path: Path) -> None:
     """A damaged image that rank 1 alone reads: the command ends, and what it prints is that rank's sentence, not what
     the others say about the lost connection."""
+    from plans import micro_batches, plan_epoch
+
     from sharding.open import open_dataset
-    from sharding.plan.epoch import plan_epoch
-    from sharding.plan.ranks import micro_batches
 
     broken = shutil.copytree(tiny_root, tmp_path / "broken")
     split = open_dataset(broken, "digits_glt").split("glt", "train")

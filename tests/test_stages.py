@@ -15,6 +15,7 @@ import mini
 import numpy as np
 import pytest
 import torch
+from plans import plan_epoch
 from ranks import PROJECT, started
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
@@ -27,7 +28,6 @@ from recipes.declarations import Declaration, declaration, model_forms
 from recipes.resolve import resolve
 from recipes.schema import Recipe
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
 from slurm.run_folder import prepare
 
 MEMORY = '''

@@ -8,6 +8,7 @@ from pathlib import Path
 import mini
 import numpy as np
 import pytest
+from plans import draw_ids
 from ranks import started
 from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
 
@@ -16,7 +17,6 @@ from recipes import schema
 from recipes.declarations import Declaration
 from recipes.resolve import resolve
 from sharding.open import open_dataset
-from sharding.plan.epoch import draw_ids
 
 LABELS = np.repeat(np.arange(4), mini.COUNTS)
 COUNTS = np.array([*mini.COUNTS, 0])  # a class without samples

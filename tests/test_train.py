@@ -123,13 +123,14 @@ def trained(
 def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     """In a rank: the same training as a loop of a few lines in plain torch, with nothing of the suite's but the plan,
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
+    from plans import plan_epoch
+
     from ifl.invariance.centers import Centers
     from ifl.method import Output, Task, load_method
     from ifl.network.network import Network, build_backbone
     from sharding.open import open_dataset
-    from sharding.plan.epoch import plan_epoch
     from sharding.plan.ranks import Draws
-    from sharding.reader import MicroBatches
+    from sharding.reader import MicroBatches, TrainView
 
     _offer("plain")
     r = Recipe.model_validate_json(recipe)
@@ -160,11 +161,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     assert plan.steps == STEPS
     images = MicroBatches(
         split,
-        train=True,
-        image_size=32,
-        crop_scale=r.augment.crop_scale,
-        hflip=r.augment.hflip,
-        randaug=r.augment.randaug,
+        TrainView(32, r.augment.crop_scale, r.augment.hflip, r.augment.randaug),
     )
     losses = []
     for step in range(STEPS):

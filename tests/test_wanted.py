@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 import pytest
+from plans import micro_batches
 
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
 from recipes.table_layout import available, load_layout
-from sharding.plan.ranks import micro_batches
 from slurm.planning.cost import cost
 from slurm.planning.requested_runs import wanted
 from slurm.planning.schedule import arrange

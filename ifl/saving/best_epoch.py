@@ -12,7 +12,7 @@ from ifl.saving.storage import write_arrays
 from ifl.saving.weights import read_weights, write_weights
 from sharding.format.dataset import Split
 from sharding.images.decoders import decoder
-from sharding.images.transforms import test_pixels
+from sharding.images.transforms import eval_pixels
 
 EXTREMES, THUMB_CLASSES, THUMB_SIDE = 6, 10, 32
 
@@ -52,7 +52,7 @@ def write_environment(path: Path, weights: list[np.ndarray | None], split: Split
         extremes[row] = np.resize(members, EXTREMES), np.resize(members[::-1], EXTREMES)
     thumbnails = np.stack(
         [
-            test_pixels(decoder("pillow").opened(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE)
+            eval_pixels(decoder("pillow").opened(split.read(int(i))), size=THUMB_SIDE, resize=THUMB_SIDE)
             for i in extremes.flat
         ]
     )

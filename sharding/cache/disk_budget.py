@@ -1,4 +1,4 @@
-"""Room on a disk: what a refusal means, and a node's cache folder and the bytes that may be kept in it. Needs numpy (through the index) alone."""
+"""A node's cache folder, and the bytes that may be kept in it. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from recipes.common.errors import DataError
 SHARDS, PIXELS = "shards/**/*.tar", "pixels-*/pixels"
 """What a node keeps in its cache folder, by sort."""
 SHARE_OF_FREE = 0.9
+"""The part of the free disk that is used where no number of bytes is given."""
 
 
 def cache_folder(folder: str | None) -> Path:
-    """The node's folder for what was decoded or fetched: `folder`, or glt-cache-UID in the temporary folder; made if it is not there.
+    """The node's folder for what was decoded or fetched; made if it is not there.
+
+    Args:
+        folder: the user's choice; without, it is glt-cache-UID in the temporary folder.
 
     Raises:
         DataError: it cannot be made, or is somebody else's.
@@ -27,7 +31,8 @@ def cache_folder(folder: str | None) -> Path:
         owner = path.stat().st_uid
     except OSError as error:
         raise DataError(
-            f"data.cache_folder={path} cannot be made ({error.strerror}); name a folder on the node's own disk or in its memory"
+            f"data.cache_folder={path} cannot be made ({error.strerror}); "
+            "name a folder on the node's own disk or in its memory"
         ) from None
     if owner != os.getuid():
         raise DataError(f"data.cache_folder={path} belongs to another user; name a folder of your own")
@@ -35,8 +40,14 @@ def cache_folder(folder: str | None) -> Path:
 
 
 def bytes_of_a_node(folder: Path, sort: str, most_bytes: float | None, share: float) -> int:
-    """What a node may keep of one sort (`SHARDS`, `PIXELS`) in its cache folder: `share` of `most_bytes`, or where that is None of nine tenths of what is free or was until
-    this sort was kept; both sorts, where they share it."""
+    """The bytes that a node may keep of one sort in its cache folder.
+
+    Args:
+        folder: the node's cache folder.
+        sort: `SHARDS` or `PIXELS`.
+        most_bytes: of both sorts together; None for nine tenths of what is free, or was until they were kept.
+        share: the part of these bytes for this sort; 1 where the other sort is not kept.
+    """
     if most_bytes is not None:
         return round(share * most_bytes)
     kept = 0

@@ -10,37 +10,47 @@ from typing import TypeVar
 import numpy as np
 
 from recipes.common.errors import DataError
-from sharding.format.dataset import Split
+from sharding.format.dataset import FetchAhead, Split
 from sharding.plan.epoch import EpochPlan
-from sharding.plan.shard_schedule import last_need, needs
+from sharding.plan.shard_schedule import last_use, shard_arrivals
 
 AHEAD_LOOK_S = 0.25
-"""Between two looks for room."""
+"""Seconds between two looks for room."""
 AT_ONCE = 4
 """Shards that are fetched ahead at the same time."""
 Item = TypeVar("Item")
 
 
-class Ahead:
-    """Fetches a split's shards in the order in which they are needed, before they are. One process of a node has one."""
+class Prefetcher:
+    """Fetches a remote split's shards in the order in which they are needed, before they are.
+
+    One process of a node has one.
+    """
 
     def __init__(self, split: Split) -> None:
-        assert split.afar is not None
-        self._split = split
+        assert split.remote is not None
+        self._index, self._remote = split.index, split.remote
         self._step, self._turn = 0, 0
 
     def follow(self, plan: EpochPlan, start: int, batches: Iterable[Item], a_step: int) -> Iterator[Item]:
-        """`batches` as they are, `a_step` of them each step from `start` on; meanwhile the plan's shards are fetched, and those that the rest of the epoch does
-        not need make room."""
-        shards = self._split.index.shard
-        self._begin(
-            [int(shard) for _, there in needs(plan, shards, start) for shard in there], last_need(plan, shards), start
-        )
+        """Pass batches on, and meanwhile fetch the plan's shards.
+
+        Shards that the rest of the epoch does not need make room.
+
+        Args:
+            plan: the epoch's.
+            start: the step of the first batch.
+            batches: the reader's.
+            a_step: how many of them a step takes.
+        """
+        shards = self._index.shard
+        order = [int(shard) for _, there in shard_arrivals(plan, shards, start) for shard in there]
+        self._begin(order, last_use(plan, shards), start)
         return self._passed_on(batches, start, a_step)
 
     def all(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """`batches` as they are; meanwhile all shards are fetched in their order, as far as there is room for all of them."""
-        number = len(self._split.index.shard_name)
+        """Pass batches on, and meanwhile fetch all shards in their order, as far as there is room for all of them."""
+        number = len(self._index.shard_name)
         self._begin(list(range(number)), np.full(number, np.inf), 0)
         return self._passed_on(batches, 0, 1)
 
@@ -76,9 +86,12 @@ class Ahead:
         last: np.ndarray,
         began: float,
     ) -> None:
-        """One of several that fetch at the same time; they get room one after the other, so that no later shard takes the room of an earlier one."""
-        cache, relative = self._split.afar
-        names = [cache.folder / relative / str(name) for name in self._split.index.shard_name]
+        """Fetch shards, as one of several threads.
+
+        They get room one after the other, so that no later shard takes the room of an earlier one.
+        """
+        source, relative = self._remote.source, self._remote.relative
+        names = [source.folder / relative / str(name) for name in self._index.shard_name]
         while turn == self._turn:
             door.acquire()
             shut = [door]
@@ -93,9 +106,9 @@ class Ahead:
                     turns = {
                         names[other]: place
                         for place, other in enumerate(order)
-                        if other == shard or last[other] >= self._step - 1
-                    }  # another rank may be a step behind
-                    if cache.shard(relative, self._split.index, shard, turns, began, let_in):
+                        if other == shard or last[other] >= self._step - 1  # another rank may be a step behind
+                    }
+                    if source.fetch_ahead(relative, self._index, shard, FetchAhead(turns, began, let_in)):
                         break
                     time.sleep(AHEAD_LOOK_S)
             except (StopIteration, DataError):

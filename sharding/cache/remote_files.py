@@ -1,7 +1,8 @@
-"""Files of a data set that lies elsewhere: behind http(s), or behind a command of the user's own (`pipe:`). Standard library only.
+"""Files of a remote data set: behind http(s), or behind a command of the user's (`pipe:`). Standard library only.
 
-`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:` runs the command of the user's own site file, which the launcher
-hands on in GLT_PIPE, with {path} replaced by such a relative path, and takes what it prints; a root can bring no command of its own.
+`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:` runs the command of the
+user's site file, which the launcher hands on in GLT_PIPE, with {path} replaced by such a relative path, and takes what
+it prints; a root cannot bring a command with it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from recipes.common.addresses import PIPE
 from recipes.common.errors import DataError
 
 STALL_S = 30.0
-"""A source that sends nothing for so long, or less than LEAST, has failed."""
+"""Seconds; a source that sends nothing for so long, or less than LEAST, has failed."""
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
-"""Between two tries; after the last one comes the error."""
+"""Seconds between two tries; after the last try comes the error."""
 CHUNK = 1 << 20
+"""Bytes read at a time."""
 LEAST = 1 << 16
-"""Bytes that must come in STALL_S."""
+"""Bytes that must come within STALL_S."""
 LARGEST_SMALL = 1 << 33
-"""Bytes of a file whose size nobody recorded."""
+"""Most bytes of a file whose size nobody recorded."""
 COMMAND = "GLT_PIPE"
 """Environment variable with the site file's command."""
 
@@ -37,15 +39,21 @@ class Failed(Exception):
 
 
 def check_root(root: str) -> None:
-    """Raises DataError for an address that cannot be used: with a password in it, with `?` or `#`, or `pipe:` where the site file has no command."""
+    """Check that an address can be used.
+
+    Raises:
+        DataError: it has a password in it, `?` or `#`, or is `pipe:` where the site file has no command.
+    """
     if root.startswith(PIPE):
         if root != PIPE:
             raise DataError(
-                "data.root brings a command of its own, and only the site file's is run: write it there, under data: root:, and `pipe:` alone elsewhere"
+                "data.root brings a command of its own, and only the site file's is run: "
+                "write it there, under data: root:, and `pipe:` alone elsewhere"
             )
         if "{path}" not in os.environ.get(COMMAND, ""):
             raise DataError(
-                "data.root=pipe: means the command of the site file, which here names none: write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print"
+                "data.root=pipe: means the command of the site file, which here names none: "
+                "write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print"
             )
     elif "@" in root.split("/")[2]:
         raise DataError(
@@ -56,7 +64,13 @@ def check_root(root: str) -> None:
 
 
 def plain(relative: str) -> str:
-    """A relative path of plain names, as it was; what a remote says is put into addresses, commands and the node's own paths. Raises DataError."""
+    """The relative path, checked to be of plain names.
+
+    What a remote says is put into addresses, commands and the node's paths.
+
+    Raises:
+        DataError: the path has other names.
+    """
     parts = PurePosixPath(relative).parts
     if (
         not parts
@@ -64,7 +78,8 @@ def plain(relative: str) -> str:
         or "/".join(parts) != relative
     ):
         raise DataError(
-            f"{relative!r} is no plain path: letters, digits and _ . - are legal in its names, and they begin with a letter, digit or _"
+            f"{relative!r} is not a plain path: letters, digits and _ . - are legal in its names, "
+            "and they begin with a letter, digit or _"
         )
     return relative
 
@@ -79,8 +94,11 @@ def fetch(
     """Fetch one file, trying again after pauses.
 
     Args:
+        root: an http(s) address or `pipe:`.
+        relative: the file's path under it.
         begin: called before each try; what it returns is called with each piece of the file, and may raise Failed.
-        check: called after the last piece: what is wrong with the file, or nothing.
+        check: called after the last piece; says what is wrong with the file, or nothing.
+        tries: how often the source is asked.
 
     Raises:
         DataError: all tries failed; names the file and the last cause.
@@ -105,7 +123,17 @@ def fetch(
 def fetch_small(
     root: str, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
 ) -> bytes:
-    """A small file, whole; `wrong` says what is wrong with it, or nothing."""
+    """The bytes of a small file.
+
+    Args:
+        root: an http(s) address or `pipe:`.
+        relative: the file's path under it.
+        wrong: called with the whole file; says what is wrong with it, or nothing.
+        tries: how often the source is asked.
+
+    Raises:
+        DataError: as for `fetch`.
+    """
     data = bytearray()
 
     def begin() -> Callable[[bytes], object]:
@@ -174,13 +202,14 @@ def _printed(command: str) -> Iterator[bytes]:
     with subprocess.Popen(
         ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
     ) as process:
-        ready = select.poll()
-        ready.register(process.stdout, select.POLLIN)
+        assert process.stdout is not None
+        printed, ready = process.stdout.fileno(), select.poll()
+        ready.register(printed, select.POLLIN)
         try:
             while True:
                 if not ready.poll(STALL_S * 1000):
                     raise Failed(f"nothing came for {STALL_S:g} s")
-                if not (piece := os.read(process.stdout.fileno(), CHUNK)):
+                if not (piece := os.read(printed, CHUNK)):
                     break
                 yield piece
             if process.wait(STALL_S):

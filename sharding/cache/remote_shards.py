@@ -1,8 +1,9 @@
-"""What a node keeps of a data set from afar: whole shards, each fetched once for all the node's processes and verified before its use.
+"""What a node keeps of a remote data set: whole shards, each fetched once for all its processes, verified before use.
 
-Whoever needs a shard that is not there takes its lock, looks again, fetches it beside its place, compares its sha256 with the index's, and moves it there.
-A lock ends with its process: a kill at any moment leaves a part that the next one writes over. sharding/cache/prefetcher.py does the same before the readers ask, in the order of
-the epoch's plan. Shards that were read or fetched longest ago make room for others. numpy and the standard library only.
+Whoever needs a shard that is not there takes its lock, looks again, fetches it beside its place, compares its sha256
+with the index's, and moves it there. A lock ends with its process: a kill at any moment leaves a part that the next one
+writes over. sharding/cache/prefetcher.py does the same before the readers ask, in the order of the epoch's plan. Shards
+that were read or fetched longest ago make room for others. numpy and the standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,21 +26,22 @@ from recipes.common.files import FULL, replacing
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
+from sharding.format.dataset import FetchAhead
 from sharding.format.index import INDEX_FILE, Index, load_index
 
 LOOK_S = 0.02
-"""Between two looks for room, of who needs a shard now."""
+"""Seconds between two looks for room, for a reader that needs a shard now."""
 
 
 @dataclass(frozen=True)
 class NodeCache:
-    """A data set's part of a node's cache folder.
+    """A data set's part of a node's cache folder: a `ShardSource`.
 
     Attributes:
         root: where the data set comes from; see sharding/cache/remote_files.py.
         name: the data set's.
         folder: mirrors what lies under `root/name`.
-        most_bytes: of shards of all data sets that the node keeps, those on their way included.
+        most_bytes: bytes of shards of all data sets that the node keeps, those on their way included.
     """
 
     root: str
@@ -50,11 +53,15 @@ class NodeCache:
     def made(
         cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0
     ) -> NodeCache:
-        """The cache of the data set of this fingerprint; other data have another place.
+        """The cache of the data set with this fingerprint; other data have another place.
 
         Args:
+            root: where the data set comes from.
+            name: the data set's.
+            fingerprint: the data set's.
             folder: the node's cache folder.
-            most_bytes, share: as for `bytes_of_a_node`.
+            most_bytes: as for `bytes_of_a_node`.
+            share: as for `bytes_of_a_node`.
 
         Raises:
             DataError: it cannot be made there.
@@ -68,9 +75,13 @@ class NodeCache:
                 f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal"
             ) from None
 
-    # ------------------------------------------------------------------------------------------------------------ a file
+    # ----------------------------------------------------------------------------------------------------------- a file
     def index(self, relative: str, fingerprint: str) -> Index:
-        """The index of the split `relative`, which must have this fingerprint. Raises DataError where none of five tries brings it."""
+        """The index of the split `relative`, which must have this fingerprint.
+
+        Raises:
+            DataError: none of five tries brings it, or the disk does not take it.
+        """
         folder = self.folder / remote_files.plain(relative)
         while True:
             try:
@@ -82,15 +93,15 @@ class NodeCache:
             except OSError as error:
                 if error.errno not in FULL or not self._evict_one():
                     raise DataError(
-                        f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): another data.cache_folder is legal"
+                        f"{folder} does not take the index of {self.name}/{relative} ({error.strerror}): "
+                        "another data.cache_folder is legal"
                     ) from None
         index = load_index(folder)
-        if other := next(
-            (name for name in index.shard_name.tolist() if not remote_files.plain(name).endswith(".tar")), None
-        ):
-            raise DataError(
-                f"the shard {other} of {self.name}/{relative} is not called NAME.tar, and only such are kept"
-            )
+        for name in index.shard_name.tolist():
+            if not remote_files.plain(name).endswith(".tar"):
+                raise DataError(
+                    f"the shard {name} of {self.name}/{relative} is not called NAME.tar, and only such are kept"
+                )
         return index
 
     def _fetch_index(self, relative: str, folder: Path, fingerprint: str) -> None:
@@ -103,111 +114,95 @@ class NodeCache:
         remote_files.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
         os.replace(part, folder / INDEX_FILE)
 
-    def shard(
-        self,
-        relative: str,
-        index: Index,
-        shard: int,
-        turns: Mapping[Path, int] | None = None,
-        began: float = 0.0,
-        granted: Callable[[], object] = lambda: None,
-    ) -> Path | None:
-        """The verified file of a shard of the split `relative`.
-
-        Args:
-            turns: for who fetches ahead: when each shard's turn comes, of those that are still needed. Only shards that are not needed, or later and not
-                read or fetched since `began`, make room, and where that is not enough the answer is None. Without, what was read longest ago makes room.
-            began: when the epoch did, in seconds since 1970.
-            granted: called once there is room, before anything is fetched; or before a wait for somebody else who fetches it.
+    def shard(self, relative: str, index: Index, shard: int) -> Path:
+        """The verified file of a shard of the split `relative`, fetched if it is not here.
 
         Raises:
             DataError: it cannot be fetched, or is another file than the index records.
         """
-        path = self.folder / relative / str(index.shard_name[shard])
+        path = self._path(relative, index, shard)
         if not path.exists():
-            asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_suffix(".lock"), busy=granted):
-                if not path.exists():
-                    if failed.exists() and failed.stat().st_mtime >= asked:
-                        raise DataError(failed.read_text())  # while this one waited for its turn
-                    while not self._make_room(size, path, turns, began):
-                        if turns is not None:
-                            return None
-                        time.sleep(LOOK_S)  # for what is on its way
-                    granted()
-                    try:
-                        self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
-                    except DataError as error:
-                        with contextlib.suppress(OSError):
-                            failed.write_text(str(error))
-                        raise
-                    failed.unlink(missing_ok=True)
-                    self._note(shards=1, bytes=size)
-            if turns is None:
-                self._note(waited_s=time.time() - asked)
+            asked = time.time()
+            self._bring(relative, index, shard, None)
+            self._note(waited_s=time.time() - asked)
         _touch(path)
         return path
+
+    def fetch_ahead(self, relative: str, index: Index, shard: int, ahead: FetchAhead) -> bool:
+        """Fetch a shard of the split `relative` before it is needed; whether there was room for it.
+
+        Raises:
+            DataError: as for `shard`.
+        """
+        path = self._path(relative, index, shard)
+        if not path.exists() and not self._bring(relative, index, shard, ahead):
+            return False
+        _touch(path)
+        return True
+
+    def _path(self, relative: str, index: Index, shard: int) -> Path:
+        return self.folder / relative / str(index.shard_name[shard])
+
+    def _bring(self, relative: str, index: Index, shard: int, ahead: FetchAhead | None) -> bool:
+        """Fetch a shard that is not here; whether it is here now. Whoever needs it at once (no `ahead`) waits."""
+        path, granted = self._path(relative, index, shard), ahead.granted if ahead else lambda: None
+        asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_suffix(".lock"), busy=granted):
+            if path.exists():
+                return True
+            if failed.exists() and failed.stat().st_mtime >= asked:
+                raise DataError(failed.read_text())  # while this one waited for its turn
+            while not self._make_room(size, path, ahead):
+                if ahead:
+                    return False
+                time.sleep(LOOK_S)  # for what is on its way
+            granted()
+            try:
+                self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
+            except DataError as error:
+                with contextlib.suppress(OSError):
+                    failed.write_text(str(error))
+                raise
+            failed.unlink(missing_ok=True)
+            self._note(shards=1, bytes=size)
+        return True
 
     def _fetch(self, relative: str, path: Path, size: int, sha256: bytes) -> None:
         part = path.with_suffix(".part")
         with open(part, "r+b") as file:
-            state = {}
-
-            def begin():
-                file.seek(0)
-                state.update(digest=hashlib.sha256(), got=0)
-
-                def take(piece: bytes) -> None:
-                    state["got"] += len(piece)
-                    if state["got"] > size:
-                        raise remote_files.Failed(f"it has more than the {size} bytes that the index records")
-                    state["digest"].update(piece)
-                    file.write(piece)
-
-                return take
-
-            def wrong() -> str:
-                if state["got"] != size:
-                    return f"it has {state['got']} bytes and the index records {size}"
-                return "" if state["digest"].digest() == sha256 else "its bytes do not have the recorded sha256"
-
-            remote_files.fetch(self.root, f"{self.name}/{relative}/{path.name}", begin, wrong)
+            download = _Download(file, size, sha256)
+            remote_files.fetch(self.root, f"{self.name}/{relative}/{path.name}", download.begin, download.problem)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
 
-    # -------------------------------------------------------------------------------------------------------------- room
-    def _make_room(self, size: int, path: Path, turns: Mapping[Path, int] | None, began: float) -> bool:
-        """Take `size` bytes for a shard on its way, evicting others as `shard` says; whether there is room."""
+    # ------------------------------------------------------------------------------------------------------------- room
+    def _make_room(self, size: int, path: Path, ahead: FetchAhead | None) -> bool:
+        """Take `size` bytes for a shard on its way, evicting others; whether there is room.
+
+        Without `ahead` the shards that were read longest ago make room, else those that `FetchAhead` names.
+        """
         if size > self.most_bytes:
             raise DataError(
-                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal"
+                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, "
+                f"which do not even hold {path.stem} ({size / 1e9:.3g} GB): more is legal"
             )
         part, all_sets = path.with_suffix(".part"), self.folder.parent
         with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
             on_their_way = 0
-            for other in all_sets.rglob(
-                "*.part"
-            ):  # before those that are there: one that arrives now counts twice, not never
+            # Before those that are there: a shard that arrives now counts twice, not never.
+            for other in all_sets.rglob("*.part"):
                 if is_free(other.with_suffix(".lock")):  # it has arrived, or its process was killed
                     other.unlink(missing_ok=True)
                 else:
                     on_their_way += _size(other)
             there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
-            turn = {shard: (turns or {}).get(shard, math.inf) for shard in there}  # inf: never
-            free = [
-                shard
-                for shard in there
-                if turns is None
-                or turn[shard] == math.inf
-                or (turn[shard] > turns[path] and there[shard].st_mtime < began)
-            ]
-            victims = sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
+            victims = _evictable(there, path, ahead)
             while used + size > self.most_bytes or not self._allocated(
-                part, size, patient=bool(turns is not None or victims or on_their_way)
+                part, size, patient=bool(ahead or victims or on_their_way)
             ):
                 if not victims:
                     return False
@@ -217,7 +212,13 @@ class NodeCache:
             return True
 
     def _allocated(self, part: Path, size: int, patient: bool) -> bool:
-        """Take `size` bytes of the disk, of which less may be left than when the run began; where there are none, whether to wait for some is `patient`."""
+        """Take `size` bytes of the disk, of which less may be left than when the run began; whether there were so many.
+
+        Args:
+            part: the file that is to have them.
+            size: in bytes.
+            patient: whether to wait where there are fewer; else that is an error.
+        """
         try:
             with open(part, "wb") as file:
                 os.posix_fallocate(file.fileno(), 0, size)
@@ -227,7 +228,8 @@ class NodeCache:
             if patient and error.errno in FULL:
                 return False
             raise DataError(
-                f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): another data.cache_folder or a smaller data.cache_gb is legal"
+                f"{self.folder} does not take the {size / 1e9:.3g} GB of the shard {part.stem} ({error.strerror}): "
+                "another data.cache_folder or a smaller data.cache_gb is legal"
             ) from None
 
     def _evict_one(self) -> bool:
@@ -238,12 +240,10 @@ class NodeCache:
                 min(there, key=there.__getitem__).unlink(missing_ok=True)
             return bool(there)
 
-    # ------------------------------------------------------------------------------------------------------------ counts
+    # ----------------------------------------------------------------------------------------------------------- counts
     def _note(self, **more: float) -> None:
-        with (
-            contextlib.suppress(OSError),
-            locked(self.folder / "counts.lock"),
-        ):  # a disk that is full loses counts, and no run
+        # A disk that is full loses counts, but ends no run.
+        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
             counts = json.loads(path.read_text()) if path.exists() else {}
             with replacing(path) as whole:
@@ -252,20 +252,33 @@ class NodeCache:
                 )
 
     def counts(self) -> dict[str, float]:
-        """Of this node, since the cache was made: shards and bytes fetched, and the seconds for which readers waited, all processes added up."""
+        """What this node has fetched since the cache was made: `shards`, `bytes`, and `waited_s`.
+
+        The last is the seconds for which readers waited, all processes added up.
+        """
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # whoever tidies up ends no run
-            return json.loads((self.folder / "counts.json").read_text())
+            counts: dict[str, float] = json.loads((self.folder / "counts.json").read_text())
+            return counts
         return {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
     def check_budget(self, index: Index, window: int, draws: int) -> None:
-        """Raises DataError where the shards that an epoch of one stream needs at the same time do not fit. (Streams of other weights are in the same windows but for
-        their ends; what does not fit is fetched more than once.)
+        """Check that the shards which an epoch of one stream needs at the same time fit.
+
+        Streams with other weights are in the same windows but for their ends; what does not fit is fetched more than
+        once.
 
         Args:
-            draws: of a stream in a global batch, which the node's ranks read at the same time.
+            index: the split's.
+            window: shards in a window of the shuffle; 0 where the epoch is shuffled as a whole.
+            draws: the stream's in a global batch, which the node's ranks read at the same time.
+
+        Raises:
+            DataError: they do not fit; says what would be legal.
         """
         sizes, windows = np.sort(index.shard_size)[::-1], 0
-        if window:  # those of a step and the next one, and to the last step the first one: a last batch that is not full is completed from it
+        if window:
+            # Those of a step and the next one, and at the last step the first window: a last batch that is not full is
+            # completed from it.
             windows = 2 + math.ceil(draws / (window * len(index) / len(sizes)))
         needed = int(sizes[: windows * window or None].sum())
         if needed > self.most_bytes:
@@ -275,20 +288,59 @@ class NodeCache:
                 else "the whole training set, which data.shuffle_window=0 needs at once"
             )
             raise DataError(
-                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} ({needed / 1e9:.3g} GB): more is legal, or a {'smaller' if window else 'positive'} data.shuffle_window"
+                f"data.cache_gb leaves {self.most_bytes / 1e9:.3g} GB for shards, which do not hold {what} "
+                f"({needed / 1e9:.3g} GB): more is legal, "
+                f"or a {'smaller' if window else 'positive'} data.shuffle_window"
             )
 
 
+class _Download:
+    """A shard on its way into a file, which begins again with each try."""
+
+    def __init__(self, file: BinaryIO, size: int, sha256: bytes) -> None:
+        self._file, self._size, self._sha256 = file, size, sha256
+        self._digest, self._got = hashlib.sha256(), 0
+
+    def begin(self) -> Callable[[bytes], None]:
+        """Begin a try; what it returns takes the pieces."""
+        self._file.seek(0)
+        self._digest, self._got = hashlib.sha256(), 0
+        return self._take
+
+    def _take(self, piece: bytes) -> None:
+        self._got += len(piece)
+        if self._got > self._size:
+            raise remote_files.Failed(f"it has more than the {self._size} bytes that the index records")
+        self._digest.update(piece)
+        self._file.write(piece)
+
+    def problem(self) -> str:
+        """What is wrong with what came, empty if nothing is."""
+        if self._got != self._size:
+            return f"it has {self._got} bytes and the index records {self._size}"
+        return "" if self._digest.digest() == self._sha256 else "its bytes do not have the recorded sha256"
+
+
+def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhead | None) -> list[Path]:
+    """Which of the shards on the disk may make room for the shard `path`, the first to go first."""
+    if ahead is None:
+        return sorted(there, key=lambda shard: there[shard].st_mtime_ns)
+    turn = {shard: ahead.turns.get(shard, math.inf) for shard in there}  # inf: not needed any more
+    free = [
+        shard
+        for shard in there
+        if turn[shard] == math.inf or (turn[shard] > ahead.turns[path] and there[shard].st_mtime < ahead.began)
+    ]
+    return sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
+
+
 def _what_is_wrong(file: Path, fingerprint: str) -> str:
-    """With an index, or nothing."""
+    """What is wrong with the index in `file`, empty if nothing is."""
     try:
-        return (
-            ""
-            if load_index(file.parent, file.name).fingerprint == fingerprint
-            else "it is not the index that dataset.json records"
-        )
+        index = load_index(file.parent, file.name)
     except DataError:
         return "it is damaged"
+    return "" if index.fingerprint == fingerprint else "it is not the index that dataset.json records"
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -303,7 +355,5 @@ def _size(path: Path) -> int:
 
 
 def _touch(path: Path) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):  # evicted in this moment; who opens it asks again
         os.utime(path)
-    except FileNotFoundError:
-        pass  # evicted in this moment; who opens it asks again

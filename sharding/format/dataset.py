@@ -1,6 +1,7 @@
 """A built data set: which splits there are, where they lie, and the bytes of any image in them.
 
-Shards of a data set from afar come from a `ShardSource`, which sharding/open.py gives it; nothing here knows of networks.
+The shards of a remote data set come from a `ShardSource`, which sharding/open.py gives it; nothing here knows of
+networks.
 
 Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is a `DataError` of one sentence.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,27 +26,76 @@ DATASET_FILE = "dataset.json"
 
 
 class ShardSource(Protocol):
-    """Where the index and the shards of a data set from afar come from: the node's cache of it."""
+    """Where the index and the shards of a remote data set come from: the node's cache of it."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Where what is fetched lies; it mirrors the data set."""
+        ...
 
     def index(self, relative: str, fingerprint: str) -> Index:
-        """The index of the split `relative`."""
+        """The index of the split `relative`, which must have this fingerprint."""
         ...
 
-    def shard(self, relative: str, index: Index, shard: int) -> Path | None:
-        """The verified file of a shard of the split `relative`."""
+    def shard(self, relative: str, index: Index, shard: int) -> Path:
+        """The verified file of a shard of the split `relative`, fetched if it is not here."""
         ...
+
+    def fetch_ahead(self, relative: str, index: Index, shard: int, ahead: FetchAhead) -> bool:
+        """Fetch a shard before it is needed; whether there was room for it."""
+        ...
+
+    def check_budget(self, index: Index, window: int, draws: int) -> None:
+        """Check that the shards which an epoch of one stream needs at the same time fit, else raise DataError."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """Shards and bytes that this node has fetched, and the seconds for which readers waited."""
+        ...
+
+
+@dataclass(frozen=True)
+class FetchAhead:
+    """Who may make room for a shard that is fetched before it is needed.
+
+    Attributes:
+        turns: when each shard's turn comes, of those that are still needed in this epoch. Room is made by shards that
+            are not needed any more, and by those whose turn comes later and which were not touched since `began`.
+        began: when the epoch did, in seconds since 1970.
+        granted: called once there is room, before anything is fetched; or before a wait for a process that fetches it.
+    """
+
+    turns: Mapping[Path, int]
+    began: float
+    granted: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class RemoteShards:
+    """Where the shards of a remote split come from.
+
+    Attributes:
+        source: the node's cache of the data set.
+        relative: the split's folder, relative to the data set's.
+    """
+
+    source: ShardSource
+    relative: str
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split: `folder` holds the shards, `index` says what lies where in them. Of a split from afar, `afar` holds the node's cache and the split's place in the
-    data set, and shards come into `folder` when they are needed."""
+    """One split of a data set.
+
+    Attributes:
+        folder: holds the shards; those of a remote split come here when they are needed.
+        index: what lies where in the shards.
+        remote: where a remote split's shards come from; None where all lie in `folder`.
+    """
 
     folder: Path
     index: Index
-    afar: tuple[ShardSource, str] | None = None
+    remote: RemoteShards | None = None
     _files: dict[int, dict[int, int]] = field(default_factory=dict, init=False, repr=False)  # pid -> shard -> fd
 
     def __len__(self) -> int:
@@ -56,19 +106,25 @@ class Split:
         """The JPEG bytes of sample `i` (0 <= i < N), checked against their sha256.
 
         Safe after fork, in threads and when pickled to another process.
-        Raises DataError naming shard, key and byte offset where the bytes are not the recorded ones.
+
+        Raises:
+            IndexError: there is no such sample.
+            DataError: the bytes are not the recorded ones; names shard, key and byte offset.
         """
         index = self.index
         if not 0 <= i < len(index):
             raise IndexError(f"sample {i} of {self.folder} does not exist; 0 to {len(index) - 1} do")
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
-        data = pread(self._open(shard), size, offset) if self.afar is None else self._read_afar(shard, size, offset)
-        if self.afar and hashlib.sha256(data).digest() != index.sha256[i].tobytes():
-            (self.folder / str(index.shard_name[shard])).unlink(
-                missing_ok=True
-            )  # what a node kept went bad; what comes again is verified as a whole
-            data = self._read_afar(shard, size, offset)
-        if hashlib.sha256(data).digest() != index.sha256[i].tobytes():
+        recorded = index.sha256[i].tobytes()
+        if self.remote is None:
+            data = pread(self._open(shard), size, offset)
+        else:
+            data = self._read_remote(self.remote, shard, size, offset)
+            if hashlib.sha256(data).digest() != recorded:
+                # What the node kept went bad. What is fetched again is verified as a whole.
+                (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)
+                data = self._read_remote(self.remote, shard, size, offset)
+        if hashlib.sha256(data).digest() != recorded:
             raise DataError(
                 f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
                 f"byte offset {offset} is damaged (its {size} bytes do not have the recorded sha256)"
@@ -76,8 +132,12 @@ class Split:
         return data
 
     def check_shards(self) -> None:
-        """Raises DataError, naming the shard, unless every shard is there with its recorded size."""
-        for name, size in zip(self.index.shard_name.tolist(), self.index.shard_size.tolist()):
+        """Check that every shard is there with its recorded size.
+
+        Raises:
+            DataError: one is not; names the shard.
+        """
+        for name, size in zip(self.index.shard_name.tolist(), self.index.shard_size.tolist(), strict=True):
             path = self.folder / name
             try:
                 found = path.stat().st_size
@@ -88,7 +148,7 @@ class Split:
                 raise DataError(f"shard {path} is {what}: it has {found} bytes, the index records {size}")
 
     def close(self) -> None:
-        """Closes this process's file descriptors; a later read opens them again."""
+        """Close this process's file descriptors; a later read opens them again."""
         for fd in self._files.pop(os.getpid(), {}).values():
             os.close(fd)
 
@@ -109,15 +169,14 @@ class Split:
         except FileNotFoundError:
             raise DataError(f"shard {path} is missing") from None
 
-    def _read_afar(self, shard: int, size: int, offset: int) -> bytes:
+    def _read_remote(self, remote: RemoteShards, shard: int, size: int, offset: int) -> bytes:
         # Opened for each sample: what a process keeps open takes room on the node's disk after it was evicted.
         path = f"{self.folder}/{self.index.shard_name[shard]}"
         while True:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                cache, relative = self.afar
-                cache.shard(relative, self.index, shard)  # and perhaps evicted before it is opened
+                remote.source.shard(remote.relative, self.index, shard)  # and perhaps evicted before it is opened
                 continue
             try:
                 os.utime(file)  # what was read longest ago makes room
@@ -126,7 +185,7 @@ class Split:
                 os.close(file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "index": self.index, "afar": self.afar}
+        return {"folder": self.folder, "index": self.index, "remote": self.remote}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "_files": {}}.items():
@@ -139,8 +198,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A built data set: `root` is DATA_ROOT, the data lie in `root/name`, `meta` is the parsed dataset.json. `rebuild` is
-    the command that builds it, for messages. Of one from afar, `root` is an address, and `source` makes the node's cache of it."""
+    """A built data set.
+
+    Attributes:
+        root: DATA_ROOT, a folder or an address; the data lie in `root/name`.
+        name: the data set's.
+        meta: the parsed dataset.json.
+        rebuild: the command that builds it, for messages.
+        source: for a remote data set, makes the node's cache of it.
+    """
 
     root: Path | str
     name: str
@@ -151,11 +217,15 @@ class Dataset:
     @property
     def folder(self) -> Path:
         """`root/name`, or its mirror in the node's cache."""
-        return self.root / self.name if self.cache is None else self.cache.folder
+        return Path(self.root) / self.name if self.cache is None else self.cache.folder
 
     @cached_property
     def cache(self) -> ShardSource | None:
-        """The node's cache of a data set from afar. Raises DataError where it has no folder."""
+        """The node's cache of a remote data set, None for a data set in a folder.
+
+        Raises:
+            DataError: the cache has no folder.
+        """
         return None if self.source is None else self.source()
 
     @property
@@ -184,23 +254,25 @@ class Dataset:
         return {edition: dict(splits) for edition, splits in self.meta["editions"].items()}
 
     def split(self, edition: str, split: str) -> Split:
-        """Opens a split, with all its shards present in their recorded sizes and its index the recorded one.
+        """Open a split, with all its shards present in their recorded sizes and its index the recorded one.
 
-        Raises DataError for an unknown edition or split, a missing or truncated shard, a foreign or damaged index.
+        Raises:
+            DataError: an unknown edition or split, a missing or truncated shard, a foreign or damaged index.
         """
         relative = self._relative(edition, split)
         recorded = self.meta["splits"][relative]["fingerprint"]
         if self.cache is None:
             opened = Split(self.folder / relative, load_index(self.folder / relative))
         else:
-            opened = Split(self.folder / relative, self.cache.index(relative, recorded), (self.cache, relative))
+            index, remote = self.cache.index(relative, recorded), RemoteShards(self.cache, relative)
+            opened = Split(self.folder / relative, index, remote)
         if opened.index.fingerprint != recorded:
             raise DataError(
                 f"the index of {opened.folder} has fingerprint {opened.index.fingerprint[:12]}, "
                 f"{DATASET_FILE} records {recorded[:12]}; run: {self.rebuild}"
             )
         if self.cache is None:
-            opened.check_shards()  # what comes from afar is checked as it comes
+            opened.check_shards()  # what is fetched is checked as it comes
         return opened
 
     def samples(self, edition: str, split: str) -> int:
@@ -217,12 +289,22 @@ class Dataset:
         return digest_of({"name": self.name, "classes": self.class_names, "groups": self.class_groups, "splits": used})
 
     def _relative(self, edition: str, split: str) -> str:
-        splits = self.meta["editions"][_known(edition, self.meta["editions"], f"{self.name} has no edition")]
+        editions: dict[str, dict[str, str]] = self.meta["editions"]
+        splits = editions[_known(edition, editions, f"{self.name} has no edition")]
         return splits[_known(split, splits, f"edition {edition} of {self.name} has no split")]
 
 
 def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
-    """Opens the data set `name` in the folder `root`. Raises DataError with `rebuild`, the command that builds it."""
+    """Open the data set `name` in the folder `root`.
+
+    Args:
+        root: DATA_ROOT.
+        name: the data set's.
+        rebuild: the command that builds it, for messages.
+
+    Raises:
+        DataError: it is not there or damaged; with `rebuild`.
+    """
     path = root / name / DATASET_FILE
     try:
         text = path.read_text(encoding="utf-8")
@@ -233,9 +315,18 @@ def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
 
 
 def parse_meta(text: str, path: Path | str, rebuild: str) -> dict[str, Any]:
-    """The contents of the dataset.json at `path`. Raises DataError where something is missing or of another kind."""
+    """The contents of a dataset.json.
+
+    Args:
+        text: the file's.
+        path: where it lies, for messages.
+        rebuild: the command that builds the data set, for messages.
+
+    Raises:
+        DataError: something is missing or has another type.
+    """
     try:
-        meta = json.loads(text)
+        meta: dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error}); run: {rebuild}") from error
     if wrong := _what_is_wrong(meta):
@@ -244,7 +335,7 @@ def parse_meta(text: str, path: Path | str, rebuild: str) -> dict[str, Any]:
 
 
 def _what_is_wrong(meta: Any) -> str:
-    """With the contents of a dataset.json, or nothing."""
+    """What is wrong with the contents of a dataset.json; empty if nothing is."""
     kinds = {
         "class_names": list,
         "class_groups": list,

@@ -1,4 +1,4 @@
-"""Writes `dataset.json`, the file that makes a folder of splits a data set, and tells whether a build is there already."""
+"""Writes `dataset.json`, which makes a folder of splits a data set, and tells whether a build is there already."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sharding.format.index import FORMAT, Index, load_index
 
 
 def begin_dataset(root: Path, name: str) -> Path:
-    """Makes `root/name` ready for a (re)build and returns it; from now on it does not open until `finish_dataset`."""
+    """Make `root/name` ready for a (re)build and return it; from now on it does not open until `finish_dataset`."""
     folder = Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would vouch for a mixture of old and new splits
@@ -34,12 +34,20 @@ def finish_dataset(
     options: Mapping[str, Any],
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Checks the written splits against each other and writes `root/name/dataset.json`, atomically; returns it.
+    """Check the written splits against each other, write `root/name/dataset.json` atomically, and return it.
 
-    `editions`: edition -> split -> folder relative to `root/name`. `statistics`: edition -> {"mean": [3], "std": [3]}
-    of RGB in 0 to 1. `options`: what the build depends on (builder, version, seed ...). `notes`: what it found out, for people and
-    for pictures of the data; JSON values, not part of the fingerprint.
-    Raises DataError where a source occurs in two splits of an edition, or labels or groups do not fit the classes.
+    Args:
+        root: DATA_ROOT.
+        name: the data set's.
+        class_names: the name of each class, by class id [K].
+        class_groups: the frequency group of each class, by class id [K]: 0 many, 1 medium, 2 few.
+        editions: edition -> split -> folder relative to `root/name`.
+        statistics: edition -> {"mean": [3], "std": [3]} of RGB in 0 to 1.
+        options: what the build depends on (builder, version, seed ...).
+        notes: what it found out, for people and for pictures of the data; JSON values, not part of the fingerprint.
+
+    Raises:
+        DataError: a source occurs in two splits of an edition, or labels or groups do not fit the classes.
     """
     folder, count = Path(root) / name, len(class_names)
     relatives = sorted({relative for splits in editions.values() for relative in splits.values()})
@@ -73,7 +81,7 @@ def finish_dataset(
             "splits": {key: entry["fingerprint"] for key, entry in splits.items()},
         }
     )
-    meta["digest"] = digest_of(meta)  # of all that stands above: a damaged byte of this very file is seen
+    meta["digest"] = digest_of(meta)  # of all the above: a damaged byte of this very file is seen
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)

@@ -1,6 +1,6 @@
 """The index of a split: where each image lies in the split's tar shards, and what is known about it.
 
-`index.npz` stands beside the shards. With it a reader fetches any image by one positioned read in an ordinary tar,
+`index.npz` lies beside the shards. With it a reader fetches any image by one positioned read in an ordinary tar,
 in any order, and proves by its digest that it got the right bytes. Needs numpy alone (no torch, no webdataset).
 """
 
@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
@@ -43,12 +44,22 @@ _LAYOUT: dict[str, tuple[str, str, int | None]] = {
 class Index:
     """N samples in S shards, in the order in which the shards hold them. All arrays are read-only.
 
-    Per sample: `key` [N] text; `source` [N] text, what the image was made from; `shard` [N] int32, row in the shard
-    arrays; `offset` [N] int64, byte in that tar at which the data of KEY.jpg start; `size` [N] int64, its bytes;
-    `sha256` [N, 32] uint8 of these bytes; `label` [N] int64 class id; `group` [N] int64, the class's frequency group
-    (0 many, 1 medium, 2 few); `attribute` [N] int64, the attribute's frequency group inside the class (0-2, -1 none).
-    Per shard: `shard_name` [S] text; `shard_size` [S] int64, bytes of the tar; `shard_sha256` [S, 32] uint8.
-    Raises DataError where shapes or ranges do not fit together.
+    Attributes:
+        key: text [N], unique in the split.
+        source: text [N], what the image was made from.
+        shard: int32 [N], the row in the shard arrays.
+        offset: int64 [N], the byte in that tar at which the data of KEY.jpg start.
+        size: int64 [N], bytes of the image.
+        sha256: uint8 [N, 32], the digest of these bytes.
+        label: int64 [N], class id.
+        group: int64 [N], the class's frequency group: 0 many, 1 medium, 2 few.
+        attribute: int64 [N], the attribute's frequency group inside the class: 0 to 2, or -1 for none.
+        shard_name: text [S].
+        shard_size: int64 [S], bytes of the tar.
+        shard_sha256: uint8 [S, 32].
+
+    Raises:
+        DataError: shapes or ranges do not fit together.
     """
 
     key: np.ndarray
@@ -66,8 +77,8 @@ class Index:
 
     def __post_init__(self) -> None:
         lengths = {"N": len(self.key), "S": len(self.shard_name)}
-        for name, (dtype, axis, width) in _LAYOUT.items():
-            array = np.array(getattr(self, name), dtype=np.str_ if dtype == "U" else dtype)
+        for name, (_, axis, width) in _LAYOUT.items():
+            array = _column(name, getattr(self, name))
             shape = (lengths[axis],) if width is None else (lengths[axis], width)
             if array.shape != shape:
                 raise DataError(f"index field {name!r} has shape {array.shape}; {shape} would be legal")
@@ -85,6 +96,18 @@ class Index:
             if len(array) and (array.min() < low or (high is not None and array.max() > high)):
                 legal = f"{low} to {high}" if high is not None else f"at least {low}"
                 raise DataError(f"index field {name!r} runs from {array.min()} to {array.max()}; legal is {legal}")
+
+    @classmethod
+    def of_columns(cls, **columns: ArrayLike) -> Index:
+        """The index of columns that are arrays or other sequences.
+
+        Args:
+            **columns: each attribute by its name.
+
+        Raises:
+            DataError: shapes or ranges do not fit together.
+        """
+        return cls(**{name: _column(name, values) for name, values in columns.items()})
 
     def __len__(self) -> int:
         """Number of samples N."""
@@ -107,15 +130,20 @@ class Index:
         return digest.hexdigest()
 
 
+def _column(name: str, values: ArrayLike) -> np.ndarray:
+    dtype = _LAYOUT[name][0]
+    return np.array(values, dtype=np.str_ if dtype == "U" else dtype)
+
+
 def save_index(folder: Path, index: Index) -> Path:
-    """Writes `folder/index.npz` (atomically, the same bytes for the same index) and returns its path."""
+    """Write `folder/index.npz`, atomically and with the same bytes for the same index, and return its path."""
     path = Path(folder) / INDEX_FILE
     save_npz(path, {field.name: getattr(index, field.name) for field in fields(index)})
     return path
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
+    """Write `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
     # stored, not deflated: compressed bytes would depend on the zlib at hand
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
@@ -124,7 +152,11 @@ def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
-    """Reads `folder/name`. Raises DataError, naming the file, where it is missing, damaged or incomplete."""
+    """Read the index in `folder/name`.
+
+    Raises:
+        DataError: the file is missing, damaged or incomplete; names it.
+    """
     path = Path(folder) / name
     try:
         with np.load(path, allow_pickle=False) as archive:

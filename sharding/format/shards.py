@@ -1,4 +1,4 @@
-"""Writes a data set to disk: shards that plain webdataset reads, their index, and dataset.json.
+"""Writes the splits of a data set: shards that plain webdataset reads, and their index.
 
 The bytes depend on the samples alone: tar times, owners and modes are fixed, JSON is canonical. Nothing that a killed
 build leaves behind opens: a split's folder appears by one rename when it is whole, dataset.json is written last.
@@ -31,9 +31,16 @@ _OWN = ("id", "source", "label", "group", "attribute")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to be written: its JPEG bytes and what is known about it (see `Index` for the fields).
+    """One image to be written: its JPEG bytes and what is known about it.
 
-    `extra` goes into KEY.json beside the fixed entries (`look` or `cluster`, an attribute list); JSON values only.
+    Attributes:
+        key: unique in the split; letters, digits, `_`, `-` and single `/` inside.
+        source: what the image was made from.
+        jpg: the bytes of a JPEG file.
+        label: class id.
+        group: the class's frequency group, 0 to 2.
+        attribute: the attribute's frequency group inside the class, 0 to 2, or -1 for none.
+        extra: goes into KEY.json beside these (`look` or `cluster`, an attribute list); JSON values only.
     """
 
     key: str
@@ -46,11 +53,14 @@ class Sample:
 
 
 def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
-    """Writes `samples` in their order as shards of `shard_samples` images, with index.npz, and returns the index.
+    """Write `samples` in their order as shards of `shard_samples` images, with index.npz, and return the index.
 
     Holds one sample at a time (and the keys). The folder is built beside its place and moved there when it is whole;
-    an older folder of that name is replaced. Raises DataError for an illegal or repeated key, an image that is not a
-    JPEG, an `extra` entry that would hide a fixed one, or no samples at all; then `folder` is as it was.
+    an older folder of that name is replaced.
+
+    Raises:
+        DataError: an illegal or repeated key, an image that is not a JPEG, an `extra` entry that would hide a fixed
+            one, or no samples at all; `folder` is as it was.
     """
     if shard_samples < 1:
         raise DataError(f"shard_samples is {shard_samples}; at least 1 would be legal")
@@ -61,7 +71,8 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     try:
-        names, rest = [], _unique(samples)
+        names: list[str] = []
+        rest = _unique(samples)
         while first := list(itertools.islice(rest, 1)):
             shard = itertools.chain(first, itertools.islice(rest, shard_samples - 1))
             write_shard(temporary / shard_name(len(names)), shard, shard_samples * len(names))
@@ -96,12 +107,18 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
-    """Writes one shard to `path`, on the disk when this returns. `first`: id of its first sample in the split.
+    """Write one shard, which is on the disk when this returns.
 
-    Raises DataError for an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
+    Args:
+        path: the tar.
+        samples: in the order in which it is to hold them.
+        first: id of its first sample in the split.
+
+    Raises:
+        DataError: an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
     """
-    # The standard library's tarfile writes what webdataset's TarWriter would, byte for byte, and loads no torch in each of
-    # many worker processes.
+    # The standard library's tarfile writes what webdataset's TarWriter would, byte for byte, and loads no torch in
+    # each of many worker processes.
     with open(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w|") as tar:
             for number, sample in enumerate(samples, first):
@@ -119,12 +136,9 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
                     ("jpg", sample.jpg),
                     ("json", _canonical(entry)),
                 ):
-                    member = tarfile.TarInfo(f"{sample.key}.{extension}")
-                    member.size, member.uname, member.gname = (
-                        len(data),
-                        "glt",
-                        "glt",
-                    )  # time 0, mode 0644: tarfile's own values
+                    member = tarfile.TarInfo(f"{sample.key}.{extension}")  # with tarfile's time 0 and mode 0644
+                    member.size = len(data)
+                    member.uname = member.gname = "glt"
                     tar.addfile(member, io.BytesIO(data))
         file.flush()
         os.fsync(file.fileno())
@@ -143,18 +157,31 @@ def _check(sample: Sample) -> None:
 def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
     """The index of finished shards `folder/names`, read from the tars themselves.
 
-    Raises DataError, naming shard and key, where a sample lacks one of KEY.jpg, KEY.cls, KEY.json or they disagree.
+    Raises:
+        DataError: a sample lacks one of KEY.jpg, KEY.cls, KEY.json, or they disagree; names shard and key.
     """
     return joined([index_of_shard(Path(folder) / name) for name in names])
 
 
+class _Tar(tarfile.TarFile):
+    members: list[tarfile.TarInfo]
+    """What was read so far; missing from the types of the standard library."""
+
+
 def index_of_shard(path: Path) -> Index:
-    """The index of a split that has this shard alone (see `index_of_shards`)."""
+    """The index of a split that has this shard alone.
+
+    Raises:
+        DataError: as for `index_of_shards`.
+    """
     parts: dict[str, dict[str, Any]] = {}
-    with tarfile.open(path, "r:") as tar:
+    with _Tar.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
-            data = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            if file is None:
+                raise DataError(f"shard {path}: {member.name!r} is not a file")
+            data = file.read()
             if extension == "jpg":
                 parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
             elif extension in ("cls", "json"):
@@ -166,9 +193,9 @@ def index_of_shard(path: Path) -> Index:
         if set(part) != {"jpg", "cls", "json"} or entry.get("label") != part["cls"]:
             raise DataError(f"shard {path}: key {key!r} needs .jpg, .cls and .json that agree")
         rows.append((key, entry["source"], *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
-    columns = list(zip(*rows))
+    columns = list(zip(*rows, strict=True))
     digests = np.frombuffer(b"".join(columns[4]), dtype=np.uint8).reshape(-1, 32)
-    return Index(
+    return Index.of_columns(
         key=columns[0],
         source=columns[1],
         shard=np.zeros(len(rows)),
@@ -188,7 +215,7 @@ def joined(shards: Sequence[Index]) -> Index:
     """The index of a split from those of its shards, in their order."""
     first = np.cumsum([0, *(len(index.shard_name) for index in shards)])
     columns = {field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)}
-    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first)])
+    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first, strict=False)])
     return Index(**columns)
 
 

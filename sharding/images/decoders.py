@@ -1,8 +1,11 @@
-"""From the bytes of an image to its RGB pixels, all of them or those of a box: one decoder is chosen for a run, the fastest that all its ranks have.
+"""From the bytes of an image to its RGB pixels, all of them or those of a box.
 
-All decoders are libjpeg-turbo's code with its exact settings (slow integer DCT, smooth chroma), so they give the same pixels, to the bit where the
-library is of the same generation. What a fast decoder does not take (PNG, CMYK, damaged but legal files) goes to Pillow, which decides for all of
-them what is an image. Needs numpy and Pillow; the others are used where they are found.
+One decoder is chosen for a run, the fastest that all its ranks have.
+
+All decoders are libjpeg-turbo's code with its exact settings (slow integer DCT, smooth chroma), so they give the same
+pixels, to the bit where the library is of the same generation. What a fast decoder does not take (PNG, CMYK, damaged
+but legal files) goes to Pillow, which decides for all of them what is an image. Needs numpy and Pillow; the others are
+used where they are found.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ MAX_PIXELS = 64_000_000
 
 
 class Picture(Protocol):
-    """An image of which pixels can be had; `size` is (width, height)."""
+    """An image, decoded or not, that gives the pixels that it is asked for."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        ...
 
     def region(self, box: Box) -> np.ndarray:
         """uint8 [bottom - top, right - left, 3], RGB; perhaps a read-only view."""
@@ -40,21 +45,27 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A picture that is decoded: uint8 [H, W, 3], RGB."""
+    """A picture that is decoded.
+
+    Attributes:
+        array: uint8 [H, W, 3], RGB.
+    """
 
     array: np.ndarray
 
     @property
     def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
         return self.array.shape[1], self.array.shape[0]
 
     def region(self, box: Box) -> np.ndarray:
+        """A view of a box: uint8 [bottom - top, right - left, 3]."""
         left, top, right, bottom = box
         return self.array[top:bottom, left:right]
 
 
 def picture_of(image: Image.Image) -> Pixels:
-    """Of a Pillow image of any mode."""
+    """The picture in a Pillow image of any mode."""
     return Pixels(np.asarray(image.convert("RGB")))
 
 
@@ -65,8 +76,12 @@ def whole(picture: Picture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Attributes:
-    opened: the picture in the bytes of a JPEG or PNG file. Raises ValueError, in one sentence, where there is none.
+    """A way from the bytes of an image to its pixels.
+
+    Attributes:
+        name: one of `ORDER`.
+        version: of the library, or its digest; another one may give other pixels.
+        opened: gives the picture in the bytes of a JPEG or PNG file, or raises ValueError, in one sentence.
     """
 
     name: str
@@ -74,17 +89,18 @@ class Decoder:
     opened: Callable[[bytes], Picture]
 
 
-# --------------------------------------------------------------------------------------------------------------------- Pillow
+# ------------------------------------------------------------------------------------------------------------- Pillow
 def decode(data: bytes) -> Image.Image:
     """Decode a whole JPEG or PNG file to an RGB image.
 
-    Raises ValueError, in one sentence, on any other format, on data that are damaged visibly or end
-    before the last pixel, and on more than MAX_PIXELS pixels. (A flipped byte can leave a legal
-    JPEG: the shard index's digests are what finds it.) Transparency is dropped, an EXIF orientation is not applied: both
-    as in the usual training pipelines.
+    Transparency is dropped, an EXIF orientation is not applied: both as in the usual training pipelines.
+
+    Raises:
+        ValueError: in one sentence, another format, data that are visibly damaged or end before the last pixel, or
+            more than MAX_PIXELS pixels. (A flipped byte can leave a legal JPEG: the shard index's digests find it.)
     """
-    # A process-wide switch of Pillow's that any library may have thrown; with it, half an image
-    # would pass for a whole one.
+    # A process-wide switch of Pillow's that any library may have thrown; with it, half an image would pass for a
+    # whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
@@ -107,7 +123,7 @@ def _pillow() -> Decoder:
     return Decoder("pillow", f"{version('pillow')}, libjpeg {features.version('jpg')}", _pillow_opened)
 
 
-# ----------------------------------------------------------------------------------------------------------------- simplejpeg
+# --------------------------------------------------------------------------------------------------------- simplejpeg
 def _simplejpeg() -> Decoder:
     import simplejpeg
 
@@ -123,11 +139,11 @@ def _simplejpeg() -> Decoder:
     return Decoder("simplejpeg", version("simplejpeg"), opened)
 
 
-# ---------------------------------------------------------------------------------------------------------------- torchvision
+# -------------------------------------------------------------------------------------------------------- torchvision
 def _torchvision() -> Decoder:
     import torch
 
-    if (installed := find_spec("torchvision")) is None:
+    if (installed := find_spec("torchvision")) is None or installed.origin is None:
         raise ImportError("torchvision is not installed")
     for library in Path(installed.origin).parent.glob("image*.so"):  # a second saved where it does not load
         ctypes.CDLL(str(library))
@@ -160,7 +176,7 @@ def _tiny_jpeg() -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------------------------- TurboJPEG 3
+# -------------------------------------------------------------------------------------------------------- TurboJPEG 3
 @dataclass(frozen=True, eq=False)
 class _Encoded:
     """A JPEG of which only what is asked for is decoded."""
@@ -172,8 +188,8 @@ class _Encoded:
 
     def region(self, box: Box) -> np.ndarray:
         left, top, right, bottom = box
-        # A block more on the left and two columns on the right: chroma is interpolated from its neighbours, and the pixels must be those of the
-        # whole image. (Above and below the library looks by itself.)
+        # A block more on the left and two columns on the right: chroma is interpolated from its neighbours, and the
+        # pixels must be those of the whole image. (Above and below the library looks by itself.)
         start, end = max(0, left // self.block - 1) * self.block, min(self.size[0], right + 2)
         pixels = self.turbo.region(self.data, (start, top, end, bottom))
         if pixels is None:
@@ -193,7 +209,7 @@ def _turbojpeg() -> Decoder:
     return Decoder("turbojpeg", digest, opened)
 
 
-# ----------------------------------------------------------------------------------------------------------------- the choice
+# --------------------------------------------------------------------------------------------------------- the choice
 _MAKERS: dict[str, Callable[[], Decoder]] = {
     "turbojpeg": _turbojpeg,
     "torchvision": _torchvision,
@@ -214,7 +230,11 @@ def _made(name: str) -> Decoder | str:
 
 
 def decoder(name: str) -> Decoder:
-    """The decoder of that name. Raises DataError, with the reason, where it is not on this machine."""
+    """The decoder of that name.
+
+    Raises:
+        DataError: it is not on this machine; gives the reason.
+    """
     made = _made(name)
     if isinstance(made, str):
         raise DataError(f"data.decoder={name} is not on this machine ({made}); it has {', '.join(available())}")
@@ -240,10 +260,11 @@ def agreed(offers: Sequence[Sequence[str]], wanted: str | None, why: str) -> str
     if wanted is not None:
         lacking = [rank for rank, names in enumerate(offers) if wanted not in names]
         if lacking:
-            raise DataError(
-                f"{why}, and rank{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))} of {len(offers)} lack{'s' * (len(lacking) == 1)} it; "
-                f"all ranks have {', '.join(_common(offers))}"
+            ranks = ", ".join(map(str, lacking))
+            who = (
+                f"rank {ranks} of {len(offers)} lacks" if len(lacking) == 1 else f"ranks {ranks} of {len(offers)} lack"
             )
+            raise DataError(f"{why}, and {who} it; all ranks have {', '.join(_common(offers))}")
         return wanted
     return _common(offers)[0]
 

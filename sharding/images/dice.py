@@ -1,24 +1,23 @@
-"""The random numbers of a draw, and the crop that they choose. numpy only.
+"""The random numbers of a draw. numpy only.
 
-Whatever is random is a function of (seed, epoch, draw) alone, draw being the position in the
-epoch's plan, so that neither workers, ranks, prefetching nor a resume can change a pixel.
+Whatever is random is a function of (seed, epoch, draw) alone, draw being the position in the epoch's plan, so that
+neither workers, ranks, prefetching nor a resume can change a pixel.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# Topmost word of the Philox counter, so that other users of a (seed, epoch) key, such as the
-# plan, never meet this stream.
+# Topmost word of the Philox counter, so that other users of a (seed, epoch) key, such as the plan, never meet this
+# stream.
 _DOMAIN = int.from_bytes(b"augment", "big")
 
 
 class Dice:
     """Random numbers made from a bit generator's raw 64-bit words, one word for each number.
 
-    ``numpy.random.Generator`` may change how it turns words into numbers between numpy versions
-    (NEP 19); the words themselves are fixed. Deriving the few kinds needed here keeps a seed's
-    pixels the same under every numpy.
+    `numpy.random.Generator` may change how it turns words into numbers between numpy versions (NEP 19); the words
+    themselves are fixed. Deriving the few kinds needed here keeps a seed's pixels the same under every numpy.
     """
 
     __slots__ = ("_next_word",)
@@ -35,7 +34,11 @@ class Dice:
         return low + (high - low) * ((self.word() >> 11) * 2.0**-53)
 
     def integer(self, n: int) -> int:
-        """An integer in 0 .. n-1; its bias, below n / 2**64, is beyond measuring."""
+        """An integer in 0 .. n-1; its bias, below n / 2**64, is beyond measuring.
+
+        Raises:
+            ValueError: n is less than 1.
+        """
         if n < 1:
             raise ValueError(f"cannot draw from {n} values")
         return (self.word() * n) >> 64
@@ -48,8 +51,15 @@ class Dice:
 def draw_rng(seed: int, epoch: int, draw: int) -> Dice:
     """The random numbers of one draw: counter-based (Philox 4x64), so no draw depends on another.
 
-    seed and epoch lie in 0 .. 2**32-1, draw in 0 .. 2**63-1, else ValueError; different triples
-    have different Philox keys. Costs about 10 microseconds.
+    Different triples have different Philox keys. Costs about 10 microseconds.
+
+    Args:
+        seed: the run's, 0 to 2**32 - 1.
+        epoch: 0 to 2**32 - 1.
+        draw: the draw's number within the epoch, 0 to 2**63 - 1.
+
+    Raises:
+        ValueError: one of them is outside its range.
     """
     if not (0 <= seed < 1 << 32 and 0 <= epoch < 1 << 32 and 0 <= draw < 1 << 63):
         raise ValueError(f"seed {seed}, epoch {epoch} or draw {draw} is outside its range")

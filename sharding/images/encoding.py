@@ -14,15 +14,16 @@ from sharding.images.decoders import MAX_PIXELS
 QUALITY = 90
 """JPEG quality of images that are encoded again, unless the user says another."""
 TRANSCODED = 95
-"""That of an image that is no JPEG and would else be stored as it is."""
+"""JPEG quality of an image that is not a JPEG and would otherwise be stored as it is."""
 
 
 @dataclass(frozen=True)
 class StoredSize:
     """How images are stored: by default as the source's own bytes.
 
-    resize_short: the shorter side has at most so many pixels (bilinear, antialiased; a smaller image keeps its size).
-    quality: JPEG quality of what is encoded again; given alone, all is encoded again.
+    Attributes:
+        resize_short: most pixels of the shorter side (bilinear, antialiased; a smaller image keeps its size).
+        quality: JPEG quality of what is encoded again; given alone, all is encoded again.
     """
 
     resize_short: int | None = None
@@ -41,8 +42,11 @@ class StoredSize:
         """The bytes to store for the raw image `data`, and entries for KEY.json that say what was done to it.
 
         Every image is decoded once, to its last byte. JPEGs stay as they are where no option asks for more, with any
-        colour space that Pillow turns into RGB (grayscale, CMYK, YCCK) and any EXIF orientation, which training ignores.
-        Raises ValueError, in one sentence, on what is no whole 8-bit JPEG or PNG.
+        colour space that Pillow turns into RGB (grayscale, CMYK, YCCK) and any EXIF orientation, which training
+        ignores.
+
+        Raises:
+            ValueError: in one sentence, it is not a whole 8-bit JPEG or PNG.
         """
         again = self.resize_short is not None or self.quality is not None
         image = opened(data, whole=again)
@@ -55,9 +59,8 @@ class StoredSize:
         short = min(image.size)
         rgb = image.convert("RGB")
         if self.resize_short is not None and short > self.resize_short:
-            rgb = rgb.resize(
-                tuple(max(1, round(side * self.resize_short / short)) for side in image.size), Image.Resampling.BILINEAR
-            )
+            width, height = (max(1, round(side * self.resize_short / short)) for side in image.size)
+            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
         elif self.quality is None and image.format != "PNG":
             return data, {}
         return encoded(rgb, self.quality or QUALITY), (
@@ -66,12 +69,17 @@ class StoredSize:
 
 
 def opened(data: bytes, whole: bool = True) -> Image.Image:
-    """The decoded image, checked to be a whole 8-bit JPEG or PNG of at most MAX_PIXELS pixels, else ValueError.
+    """The decoded image, checked to be a whole 8-bit JPEG or PNG of at most MAX_PIXELS pixels.
 
-    `whole=False`: a JPEG's pixels are an eighth as wide and high, which still reads all its bytes and takes a fraction
-    of the time.
+    Args:
+        data: the file.
+        whole: without, a JPEG is decoded to an eighth of its width and height, which still reads all its bytes and
+            takes a fraction of the time.
+
+    Raises:
+        ValueError: in one sentence, it is not such an image.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # see augment.decode
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # see decoders.decode
     try:
         image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
         width, height = image.size

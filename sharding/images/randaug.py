@@ -1,14 +1,13 @@
 """RandAug as the GLT paper's experiments use it: a random pair of AutoAugment operations.
 
-This is **not** the RandAugment of Cubuk et al. 2020 (no N, no M) and not torchvision's class of
-that name. For every image one of the 135^2 ordered pairs of (operation, level) is picked
-uniformly, 135 = 15 operations x levels 1..9; each of the two is then applied with probability
-1/2, the first before the second.
+This is **not** the RandAugment of Cubuk et al. 2020 (no N, no M) and not torchvision's class of that name. For every
+image one of the 135^2 ordered pairs of (operation, level) is picked uniformly, 135 = 15 operations x levels 1..9; each
+of the two is then applied with probability 1/2, the first before the second.
 
-Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up
-of Tang et al., "Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022
-(which narrows some of the ranges of [A]); [here] a choice of ours where both are silent.
-A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``.
+Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up of Tang et al.,
+"Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022 (which narrows some of the ranges of
+[A]); [here] a choice of ours where both are silent. A level is a tenth of its range, counted from 0:
+``start + (stop - start) * level / 9``.
 "+-" is a fair coin for each application.
 
 ============  ==============  ================================================  ===================
@@ -32,13 +31,14 @@ Equalize      none            no strength                                       
 Invert        none            no strength                                       [A]
 ============  ==============  ================================================  ===================
 
-Cutout's 20 px are meant for 112 px images (3 % of the area at most); at 32 px level 9 hides up to
-39 %, a strong but legal occlusion. What shear, translation and rotation uncover is filled with the
-same mid grey as Cutout; shear and rotation interpolate bilinearly [here].
+Cutout's 20 px are meant for 112 px images (3 % of the area at most); at 32 px level 9 hides up to 39 %, a strong but
+legal occlusion. What shear, translation and rotation uncover is filled with the same mid grey as Cutout; shear and
+rotation interpolate bilinearly [here].
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -107,7 +107,7 @@ OPERATIONS: tuple[Operation, ...] = (
     _enhance("Brightness", ImageEnhance.Brightness),
     _enhance("Sharpness", ImageEnhance.Sharpness),
     Operation("Posterize", 8, 4, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
-    Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, v)),
+    Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, math.ceil(v))),  # i < v is i < ceil(v)
     Operation("Cutout", 0, 20, False, _cutout),
     Operation("AutoContrast", 0, 0, False, lambda im, *_: ImageOps.autocontrast(im)),
     Operation("Equalize", 0, 0, False, lambda im, *_: ImageOps.equalize(im)),
@@ -141,8 +141,8 @@ def draw_pair(dice: Dice) -> tuple[Choice, Choice]:
 def apply_policy(image: Image.Image, dice: Dice) -> Image.Image:
     """Apply a freshly drawn pair to an RGB image of any size; mode and size stay.
 
-    All randomness comes from ``dice``; ``image`` itself is never changed, but is returned as it is
-    where neither half was applied.
+    All randomness comes from ``dice``; ``image`` itself is never changed, but is returned as it is where neither half
+    was applied.
     """
     for operation, level, applied in draw_pair(dice):
         if applied:

@@ -7,13 +7,22 @@ the models and transforms written in Python work, the compiled operators and ima
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 
+
+class _Operators(Protocol):
+    def define(self, schema: str) -> object: ...
+
+
 if not torch.cuda.is_available() and torch.version.cuda is None:
-    _library = torch.library.Library("torchvision", "DEF")  # kept: the schemas live as long as it does
+    _made: Callable[[str, str], _Operators] = torch.library.Library  # which comes without types
+    _library = _made("torchvision", "DEF")  # kept: the schemas live as long as it does
     _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import torchvision  # noqa: E402
+import torchvision  # noqa: E402 - it needs the schemas
 
 __all__ = ["torchvision"]

@@ -1,7 +1,8 @@
 """From a picture to the uint8 pixels that a batch holds.
 
-Training images go through random resized crop, horizontal flip, RandAug, in this order (the GLT paper's set-up); test images
-through resize and centre crop. Pixels stay uint8 in [0, 255]: the normalisation happens once per batch, on the device.
+Training images go through random resized crop, horizontal flip, RandAug, in this order (the GLT paper's set-up); test
+images through resize and centre crop. Pixels stay uint8 in [0, 255]: the normalisation happens once per batch, on the
+device.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from sharding.images.randaug import apply_policy
 
 
 def origin(decoder: str) -> str:
-    """What the pixels of a test view or of a whole picture are made by: the code, the decoder (Pillow takes what others do not), torch. They are not kept beyond it."""
+    """What makes the pixels of a test view or of a whole picture, in words: whoever keeps pixels keeps them under it.
+
+    That is this code, the decoder (Pillow takes what others do not) and torch.
+    """
     code = b"".join(Path(file).read_bytes() for file in (__file__, decoders.__file__, turbojpeg.__file__))
-    return f"{hashlib.sha256(code).hexdigest()} {decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
+    made_by = f"{decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
+    return f"{hashlib.sha256(code).hexdigest()} {made_by}"
 
 
 def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> [height, width, 3]: bilinear and antialiased, on integers, as Pillow's to within two grey levels (on average .03)."""
+    """Resize uint8 [h, w, 3] to [height, width, 3]: bilinear and antialiased, on integers.
+
+    Equal to Pillow's to within two grey levels (on average .03).
+    """
     if pixels.shape[:2] == (height, width):
         return pixels
     # channels last, which torch has a vectorised kernel for
@@ -49,10 +57,20 @@ def shrunk(picture: Picture, short: int) -> Picture:
 def train_pixels(
     picture: Picture, rng: Dice, *, size: int, crop_scale: tuple[float, float], hflip: bool, randaug: bool
 ) -> np.ndarray:
-    """One training view: random resized crop, flip (p = 1/2) if ``hflip``, RandAug if ``randaug``.
+    """One training view: uint8 [size, size, 3], RGB.
 
-    Returns uint8 [size, size, 3], RGB. ``crop_scale`` is the range of the crop's share of the area, 0 < low <= high <= 1, else
-    ValueError. Only the crop's pixels are asked for. Crop and flip of a draw are the same with and without RandAug.
+    Only the crop's pixels are asked for. Crop and flip of a draw are the same with and without RandAug.
+
+    Args:
+        picture: what is seen.
+        rng: the draw's random numbers.
+        size: pixels of the square view's side.
+        crop_scale: the range of the crop's share of the area, 0 < low <= high <= 1.
+        hflip: whether half of the views are mirrored.
+        randaug: whether RandAug comes last.
+
+    Raises:
+        ValueError: `crop_scale` is not such a range.
     """
     if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         raise ValueError(f"crop_scale {crop_scale} is not within 0 < low <= high <= 1")
@@ -66,11 +84,19 @@ def train_pixels(
     return pixels
 
 
-def test_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
-    """The test view: shorter side to ``resize`` (bilinear, antialiased), central size x size crop.
+def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
+    """The test view: uint8 [size, size, 3], RGB.
 
-    Returns uint8 [size, size, 3], RGB. Without work to do (shorter side == resize) no pixel is resampled. ValueError where
-    ``resize`` < ``size``.
+    The shorter side becomes `resize` pixels (bilinear, antialiased; no pixel is resampled where it has them already),
+    of which the central crop is taken.
+
+    Args:
+        picture: what is seen.
+        size: pixels of the square crop's side.
+        resize: pixels of the shorter side, at least `size`.
+
+    Raises:
+        ValueError: `resize` is smaller than `size`.
     """
     if resize < size:
         raise ValueError(f"resize {resize} is smaller than the crop of {size} pixels")
@@ -82,9 +108,6 @@ def test_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
     return resized(whole(picture), width, height)[top : top + size, left : left + size]
 
 
-test_pixels.__test__ = False  # pytest would take it for a test wherever it is imported
-
-
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 CROP_ATTEMPTS = 10
 
@@ -92,9 +115,9 @@ CROP_ATTEMPTS = 10
 def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> tuple[int, int, int, int]:
     """Draw the (left, top, right, bottom) in pixels that a random resized crop keeps.
 
-    The area is uniform in ``scale`` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3,
-    the place uniform. A shape that does not fit is drawn again; after 10 failures the largest
-    central box of a legal aspect ratio is taken. Semantics: torchvision's RandomResizedCrop.
+    The area is uniform in `scale` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3, the place uniform. A
+    shape that does not fit is drawn again; after 10 failures the largest central box of a legal aspect ratio is taken.
+    Semantics: torchvision's RandomResizedCrop.
     """
     for _ in range(CROP_ATTEMPTS):
         area = width * height * rng.uniform(*scale)

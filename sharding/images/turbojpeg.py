@@ -1,7 +1,8 @@
 """TurboJPEG 3 of libjpeg-turbo through ctypes: decodes a region of a JPEG and skips the rest.
 
-No wheel brings this library. It is looked for in the environment's lib/ (conda's libjpeg-turbo 3), where the system's loader finds it (a module, a
-package; Debian 12's is older), and at the path that the environment variable GLT_TURBOJPEG names.
+No wheel brings this library. It is looked for in the environment's lib/ (conda's libjpeg-turbo 3), where the system's
+loader finds it (a module, a package; Debian 12's is older), and at the path that the environment variable
+GLT_TURBOJPEG names.
 """
 
 from __future__ import annotations
@@ -28,15 +29,8 @@ class TurboJpeg:
 
     DECOMPRESS, STOPONWARNING, JPEGWIDTH, JPEGHEIGHT, SUBSAMP, COLORSPACE, RGB = 1, 0, 5, 6, 4, 8, 0
     COLOURS = (0, 1, 2)  # RGB, YCbCr, grey; not CMYK, YCCK
-    BLOCK_WIDTHS = (
-        8,
-        16,
-        16,
-        8,
-        8,
-        32,
-        8,
-    )  # of an iMCU, by the kind of subsampling: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1
+    # Widths of an iMCU, by the kind of subsampling: 4:4:4, 4:2:2, 4:2:0, grey, 4:4:0, 4:1:1, 4:4:1.
+    BLOCK_WIDTHS = 8, 16, 16, 8, 8, 32, 8
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
@@ -62,7 +56,7 @@ class TurboJpeg:
         self._library.tj3Set(self._handle, self.STOPONWARNING, 1)
 
     def header(self, data: bytes) -> tuple[int, int, int] | None:
-        """(width, height, width of an iMCU), or None where the file is none for this decoder."""
+        """(width, height, width of an iMCU) in pixels, or None where the file is not for this decoder."""
         tj, handle = self._library, self._handle
         if tj.tj3DecompressHeader(handle, data, len(data)):
             return None
@@ -72,7 +66,10 @@ class TurboJpeg:
         return tj.tj3Get(handle, self.JPEGWIDTH), tj.tj3Get(handle, self.JPEGHEIGHT), self.BLOCK_WIDTHS[subsampling]
 
     def region(self, data: bytes, box: Box) -> np.ndarray | None:
-        """uint8 [h, w, 3] of a box whose left edge is a multiple of the iMCU's width; None where that fails."""
+        """The pixels of a box, uint8 [h, w, 3]; None where that fails.
+
+        The box's left edge is a multiple of the iMCU's width.
+        """
         tj, handle = self._library, self._handle
         left, top, right, bottom = box
         pixels = np.empty((bottom - top, right - left, 3), dtype=np.uint8)
@@ -85,18 +82,19 @@ class TurboJpeg:
 
 
 def find_turbojpeg() -> tuple[TurboJpeg, str]:
-    """The library and its version. Raises ImportError, with the reason, where there is none."""
-    named = os.environ.get("GLT_TURBOJPEG")
-    places = (
-        [named]
-        if named
-        else [
-            *sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*"))),
-            ctypes.util.find_library("turbojpeg"),
-        ]
-    )
+    """The library and its version.
+
+    Raises:
+        ImportError: there is none; gives the reason.
+    """
+    if named := os.environ.get("GLT_TURBOJPEG"):
+        places = [named]
+    else:
+        places = sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*")))
+        if of_system := ctypes.util.find_library("turbojpeg"):
+            places.append(of_system)
     problems = []
-    for place in filter(None, places):
+    for place in places:
         try:
             return TurboJpeg(place), _version(place)
         except OSError as error:
@@ -105,7 +103,10 @@ def find_turbojpeg() -> tuple[TurboJpeg, str]:
 
 
 def _version(place: str) -> str:
-    """Of the library that was loaded from a path or by its name: the digest of its bytes, for it does not tell."""
+    """The version of a library that was loaded from a path or by its name.
+
+    The library does not tell its version, so it is the digest of its bytes.
+    """
     if "/" not in place:
         mapped = [
             line.split(maxsplit=5)[5].strip()

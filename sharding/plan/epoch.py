@@ -6,7 +6,8 @@ ranks and with any number of loader workers, every rank takes the same number of
 Axes: N samples, S streams, B global batch, T steps, R ranks, G batch-normalisation groups of B/G rows.
 
 A global batch has a canonical row order: group after group, and inside a group stream after stream, so that each group
-holds the same mix of streams (or, if asked for, a single one). `draw = t * B + row` numbers the draws of an epoch; augmentation is keyed by it.
+holds the same mix of streams (or, if asked for, a single one). `draw = t * B + row` numbers the draws of an epoch;
+augmentation is keyed by it.
 """
 
 from __future__ import annotations
@@ -17,70 +18,62 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.common.errors import PlanError
-from sharding.plan.sampling import FullShuffle, Order
-from sharding.plan.windowed import WindowedShuffle
+from sharding.plan.philox import DrawKey
+from sharding.plan.sampling import FullShuffle, Order, StreamDraw
+from sharding.plan.windowed import ShardWindow, WindowedShuffle
 
 
-def _taken(order: Order, first: int, last: int) -> np.ndarray:
-    """int64 [last - first]: the ids at these places of the order, which begins anew where it ends."""
-    parts, draws = [], int(order.ends[-1])
-    while first < last:
-        place = first % draws
-        number = int(np.searchsorted(order.ends, place, side="right"))
-        begin = int(order.ends[number - 1]) if number else 0
-        part = order.block(number)[place - begin : place - begin + last - first]
-        parts.append(part)
-        first += len(part)
-    return np.concatenate(parts)
+@dataclass(frozen=True)
+class BatchShape:
+    """How a global batch is made up.
 
-
-def _ordered(
-    weights: np.ndarray | None,
-    samples: int,
-    draws: int,
-    seed: int,
-    epoch: int,
-    stream: int,
-    replacement: bool,
-    shards: np.ndarray | None,
-    window: int,
-) -> Order:
-    if not window:
-        return FullShuffle(weights, samples, draws, seed, epoch, stream, replacement)
-    assert shards is not None
-    bounds = np.searchsorted(shards, np.arange(int(shards[-1]) + 2))
-    return WindowedShuffle(weights, samples, draws, seed, epoch, stream, replacement, bounds, window)
-
-
-def draw_ids(
-    weights: np.ndarray | None,
-    samples: int,
-    draws: int,
-    *,
-    seed: int,
-    epoch: int,
-    stream: int = 0,
-    replacement: bool = False,
-    shards: np.ndarray | None = None,
-    window: int = 0,
-) -> np.ndarray:
-    """The ids that one stream draws in one epoch, in order.
-
-    Without replacement every id occurs the floor or the ceiling of its expected number of times (systematic sampling):
-    for a uniform stream of N draws that is a permutation. With replacement the draws are independent.
-
-    Args:
-        weights: float64 [N], not negative, or None for the uniform stream.
-        samples: N.
-        draws: length of the result.
-        shards: int [N], the shard of each id, ascending; needed for a window.
-        window: 0 shuffles the whole epoch; k permutes the shards and shuffles inside windows of k of them, so that
-            reads stay nearly sequential.
-
-    Returns:
-        int64 [draws].
+    Attributes:
+        size: B rows, of which each stream gets B/S.
+        group: rows of a batch-normalisation group; 0 where nothing is normalised, and the batch is one group.
+        streams: S.
+        by_stream: each group holds rows of one stream only, instead of the same mix as all others.
     """
-    return _taken(_ordered(weights, samples, draws, seed, epoch, stream, replacement, shards, window), 0, draws)
+
+    size: int
+    group: int = 0
+    streams: int = 1
+    by_stream: bool = False
+
+    @property
+    def share(self) -> int:
+        """Rows of each stream in a batch."""
+        return self.size // self.streams
+
+    @property
+    def streams_in_group(self) -> int:
+        """Streams whose rows a group holds."""
+        return 1 if self.by_stream else self.streams
+
+    def check(self) -> None:
+        """Check that the batch can be shared out among the streams and the groups.
+
+        Raises:
+            PlanError: it cannot; says which multiples are legal.
+        """
+        group = self.group or self.size
+        uneven = self.share % group if self.by_stream else group % self.streams
+        if self.size % group or self.size % self.streams or uneven:
+            rule = (
+                "each stream's share a multiple of the group"
+                if self.by_stream
+                else "the group a multiple of the streams"
+            )
+            raise PlanError(
+                f"a batch of {self.size} in groups of {group} cannot be shared out among {self.streams} streams: "
+                f"the batch must be a multiple of both, and {rule}"
+            )
+
+    def row_streams(self) -> np.ndarray:
+        """int64 [B]: the stream of each row, in canonical row order."""
+        group = self.group or self.size
+        if self.by_stream:
+            return np.repeat(np.arange(self.streams), self.share)
+        return np.tile(np.repeat(np.arange(self.streams), group // self.streams), self.size // group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +84,25 @@ class EpochPlan:
         steps: T.
         streams: int64 [B], the stream of each row; the same in every step.
         epoch: the epoch, which keys the augmentation.
+        orders: the order in which each stream draws, by stream.
+        cuts: parts into which each stream's share of a batch is cut, one for each group that holds some of it.
     """
 
     steps: int
     streams: np.ndarray
     epoch: int
-    _orders: tuple[Order, ...]
-    _groups: int  # into which each stream's share of a batch is cut
+    orders: tuple[Order, ...]
+    cuts: int
+
+    @property
+    def share(self) -> int:
+        """Rows of each stream in a batch."""
+        return len(self.streams) // len(self.orders)
 
     def batch(self, step: int) -> np.ndarray:
-        """int64 [B]: the sample ids of a step, in canonical row order. Any step may be asked for; it costs no more than one later on."""
-        share = len(self.streams) // len(self._orders)
-        rows = [_taken(order, step * share, (step + 1) * share).reshape(self._groups, -1) for order in self._orders]
+        """The sample ids of a step, int64 [B], in canonical row order. All steps cost the same, in any order."""
+        share = self.share
+        rows = [_taken(order, step * share, (step + 1) * share).reshape(self.cuts, -1) for order in self.orders]
         return np.concatenate(rows, axis=1).reshape(-1)
 
     @property
@@ -111,55 +111,78 @@ class EpochPlan:
         return np.stack([self.batch(step) for step in range(self.steps)])
 
 
-def plan_epoch(
+def stream_draws(
     weights: Sequence[np.ndarray | None],
     samples: int,
     *,
-    batch: int,
-    group: int,
     draws_per_epoch: float = 1.0,
     matched: bool = False,
-    by_stream: bool = False,
     replacement: bool = False,
-    seed: int,
-    epoch: int,
-    shards: np.ndarray | None = None,
-    window: int = 0,
-) -> EpochPlan:
-    """The plan of one epoch.
+) -> tuple[StreamDraw, ...]:
+    """What each stream draws in an epoch.
 
     Args:
-        weights: S entries, float64 [N] or None for uniform; they must not change while the plan is used.
+        weights: S entries, float64 [N] or None for uniform; they must not change while a plan uses them.
         samples: N.
-        batch: B, of which each stream gets B/S rows.
-        group: rows of a batch-normalisation group, a multiple of S; 0 makes the batch one group.
         draws_per_epoch: draws in units of N, for each stream; with `matched` for all streams together.
-        by_stream: each group holds rows of one stream only, instead of the same mix as all others.
-        shards: int [N], the shard of each id, ascending; needed for a window.
-        window: 0 shuffles the whole epoch; k shuffles inside windows of k permuted shards, with O(shards) of state and one window's ids.
+        matched: whether all streams together cost what a single one does.
+        replacement: whether the draws are independent.
+    """
+    draws = max(1, round(draws_per_epoch * samples / (len(weights) if matched else 1)))
+    return tuple(StreamDraw(weight, samples, draws, replacement) for weight in weights)
 
-    Raises:
-        PlanError: the batch cannot be shared out among the streams.
+
+def plan_epoch(
+    draws: Sequence[StreamDraw], shape: BatchShape, key: DrawKey, window: ShardWindow | None = None
+) -> EpochPlan:
+    """Plan one epoch.
 
     A last batch that is not full is completed from the front of the same order: without replacement every id occurs
     once, plus fewer than B repeats.
+
+    Args:
+        draws: what each of the S streams draws; equally many draws each.
+        shape: the global batch.
+        key: the run's seed and the epoch; each stream has its own random words under it.
+        window: None shuffles the whole epoch, with O(N) of state; a window has O(shards), and one window's ids.
+
+    Raises:
+        PlanError: the batch cannot be shared out among the streams, or weights are not legal.
     """
-    number = len(weights)
-    group = group or batch
-    draws = max(1, round(draws_per_epoch * samples / (number if matched else 1)))
-    share, groups = batch // number, batch // group
-    if batch % group or batch % number or (share % group if by_stream else group % number):
-        wanted = "each stream's share a multiple of the group" if by_stream else "the group a multiple of the streams"
-        raise PlanError(
-            f"a batch of {batch} in groups of {group} cannot be shared out among {number} streams: the batch must be a multiple of both, and {wanted}"
-        )
-    orders = tuple(
-        _ordered(weight, samples, draws, seed, epoch, stream, replacement, shards, window)
-        for stream, weight in enumerate(weights)
-    )
-    rows = (
-        np.repeat(np.arange(number), share)
-        if by_stream
-        else np.tile(np.repeat(np.arange(number), group // number), groups)
-    )
-    return EpochPlan(-(-draws // share), rows, epoch, orders, 1 if by_stream else groups)
+    shape.check()
+    number = draws[0].draws
+    assert len(draws) == shape.streams and all(draw.draws == number for draw in draws)
+    orders = tuple(_order(draw, key.of_stream(stream), window) for stream, draw in enumerate(draws))
+    cuts = 1 if shape.by_stream or not shape.group else shape.size // shape.group
+    return EpochPlan(-(-number // shape.share), shape.row_streams(), key.epoch, orders, cuts)
+
+
+def draw_ids(draw: StreamDraw, key: DrawKey, window: ShardWindow | None = None) -> np.ndarray:
+    """The ids that one stream draws in one epoch, in order: int64 [draws].
+
+    Args:
+        draw: what the stream draws.
+        key: seed, epoch and stream.
+        window: None shuffles the whole epoch.
+
+    Raises:
+        PlanError: the weights are not legal.
+    """
+    return _taken(_order(draw, key, window), 0, draw.draws)
+
+
+def _order(draw: StreamDraw, key: DrawKey, window: ShardWindow | None) -> Order:
+    return FullShuffle(draw, key) if window is None else WindowedShuffle(draw, key, window)
+
+
+def _taken(order: Order, first: int, last: int) -> np.ndarray:
+    """int64 [last - first]: the ids at these places of the order, which begins again where it ends."""
+    parts, draws = [], int(order.ends[-1])
+    while first < last:
+        place = first % draws
+        number = int(np.searchsorted(order.ends, place, side="right"))
+        begin = int(order.ends[number - 1]) if number else 0
+        part = order.block(number)[place - begin : place - begin + last - first]
+        parts.append(part)
+        first += len(part)
+    return np.concatenate(parts)

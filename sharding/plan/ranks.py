@@ -8,57 +8,62 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.common.errors import PlanError
-from sharding.plan.epoch import EpochPlan
+from sharding.plan.epoch import BatchShape, EpochPlan
 
 
-def micro_batches(
-    batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False, streams: int = 1
-) -> list[np.ndarray]:
-    """The canonical rows (int64) that one rank takes of every global batch, as a list of micro-batches.
+def micro_batches(shape: BatchShape, rank: int, ranks: int, *, synchronised: bool = False) -> list[np.ndarray]:
+    """The canonical rows that one rank takes of every global batch: int64, one array for each micro-batch.
 
-    With batch normalisation (group > 0) a micro-batch is one group; where there are more ranks than groups, the ranks
-    of a group share it, each of its `streams` in the same way, and must synchronise its statistics (`synchronised`).
-    Without, a rank takes one slice, and the slices may differ by one row.
+    With batch normalisation (`shape.group` > 0) a micro-batch is one group; where there are more ranks than groups,
+    the ranks of a group share it, each of its streams in the same way, and must synchronise its statistics. Without,
+    a rank takes one slice, and the slices may differ by one row.
+
+    Args:
+        shape: the global batch.
+        rank: 0 to `ranks` - 1.
+        ranks: R.
+        synchronised: whether several ranks can take a group's statistics together.
 
     Raises:
         PlanError: the ranks cannot share the batch; names the legal numbers of ranks.
     """
-    rows = np.arange(batch)
-    if not group:
-        if ranks > batch:
-            raise PlanError(f"{ranks} ranks cannot share a batch of {batch}: at most {batch} are legal")
+    rows = np.arange(shape.size)
+    if not shape.group:
+        if ranks > shape.size:
+            raise PlanError(f"{ranks} ranks cannot share a batch of {shape.size}: at most {shape.size} are legal")
         return [np.array_split(rows, ranks)[rank]]
-    groups = batch // group
+    groups = shape.size // shape.group
+    of_groups = f"the {groups} groups of batch.bn={shape.group}"
     if ranks <= groups:
         if groups % ranks:
-            legal = [r for r in range(1, groups + 1) if groups % r == 0]
-            raise PlanError(
-                f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: {', '.join(map(str, legal))} ranks are legal"
-            )
-        mine = groups // ranks
-        return [rows[g * group : (g + 1) * group] for g in range(rank * mine, (rank + 1) * mine)]
+            legal = ", ".join(str(number) for number in range(1, groups + 1) if groups % number == 0)
+            raise PlanError(f"{ranks} ranks cannot share {of_groups}: {legal} ranks are legal")
+        each = groups // ranks
+        return np.split(rows[rank * each * shape.group : (rank + 1) * each * shape.group], each)
     if not synchronised:
         raise PlanError(
-            f"{ranks} ranks are more than the {groups} groups of batch.bn={group}, and synchronised batch normalisation needs a GPU: at most {groups} ranks are legal here"
+            f"{ranks} ranks are more than {of_groups}, and synchronised batch normalisation needs a GPU: "
+            f"at most {groups} ranks are legal here"
         )
-    if ranks % groups or ranks // groups > group // streams:
+    streams, sharing = shape.streams_in_group, ranks // groups
+    if ranks % groups or sharing > shape.group // streams:
         raise PlanError(
-            f"{ranks} ranks cannot share the {groups} groups of batch.bn={group}: a multiple of {groups} up to {batch // streams} is legal"
+            f"{ranks} ranks cannot share {of_groups}: a multiple of {groups} up to {shape.size // streams} is legal"
         )
-    sharing = ranks // groups
-    mine = rows[(rank // sharing) * group : (rank // sharing + 1) * group]
-    return [np.concatenate([np.array_split(part, sharing)[rank % sharing] for part in np.split(mine, streams)])]
+    group = rows[(rank // sharing) * shape.group :][: shape.group]
+    return [np.concatenate([np.array_split(part, sharing)[rank % sharing] for part in np.split(group, streams)])]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The samples of one micro-batch, in order: what the reader is asked for.
+    """The samples of one micro-batch of M rows, in order: what the reader is asked for.
 
     Attributes:
         ids: int64 [M], sample ids.
         draws: int64 [M], their numbers within the epoch.
         streams: int64 [M].
-        seed, epoch: key the augmentation together with `draws`; epoch is -1 for evaluation, which draws nothing.
+        seed: the run's, which with `epoch` and `draws` keys the augmentation.
+        epoch: the epoch, or -1 for evaluation, where nothing is random.
     """
 
     ids: np.ndarray

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from recipes.common.errors import PlanError
 from sharding.plan import philox
+from sharding.plan.philox import DrawKey
+
+
+@dataclass(frozen=True, eq=False)
+class StreamDraw:
+    """What one stream draws in one epoch.
+
+    Without replacement every id occurs the floor or the ceiling of its expected number of times (systematic sampling):
+    for a uniform stream of N draws that is a permutation. With replacement the draws are independent.
+
+    Attributes:
+        weights: float64 [N], not negative, or None for the uniform stream; they must not change while a plan uses them.
+        samples: N.
+        draws: how many ids are drawn.
+        replacement: whether the draws are independent.
+    """
+
+    weights: np.ndarray | None
+    samples: int
+    draws: int
+    replacement: bool = False
 
 
 class Order(Protocol):
-    """The ids that one stream draws in one epoch, block by block. Without a window there is one block, and it holds them all.
+    """The ids that one stream draws in one epoch, block by block. Without a window a single block holds them all."""
 
-    Attributes:
-        ends: int64 [blocks], the draws up to the end of each block.
-        shards: int64 [blocks][], the shards of each block; None where there is one block.
-    """
+    @property
+    def ends(self) -> np.ndarray:
+        """int64 [blocks]: the draws up to the end of each block."""
+        ...
 
-    ends: np.ndarray
-    shards: list[np.ndarray] | None
+    @property
+    def shards(self) -> list[np.ndarray] | None:
+        """int64 [blocks][]: the shards of each block; None where one block holds them all."""
+        ...
 
     def block(self, number: int) -> np.ndarray:
         """int64: the ids of a block, in order."""
@@ -27,85 +51,84 @@ class Order(Protocol):
 
 
 class FullShuffle:
-    """The whole epoch is shuffled: O(N) of state."""
+    """The order of an epoch that is shuffled as a whole: O(N) of state.
 
-    shards = None
+    Raises:
+        PlanError: the weights are not legal.
+    """
 
-    def __init__(
-        self,
-        weights: np.ndarray | None,
-        samples: int,
-        draws: int,
-        seed: int,
-        epoch: int,
-        stream: int,
-        replacement: bool,
-    ) -> None:
-        self.ends = np.array([draws])
-        counts = draw_counts(
-            weights,
-            samples,
-            draws,
-            philox.unit_floats(philox.random_words(draws if replacement else 1, seed, epoch, stream, philox.DRAW)),
-            replacement,
-        )
+    shards: list[np.ndarray] | None = None
+
+    def __init__(self, draw: StreamDraw, key: DrawKey) -> None:
+        self.ends = np.array([draw.draws])
+        words = philox.random_words(draw.draws if draw.replacement else 1, key, philox.DRAW)
+        counts = draw_counts(draw, philox.unit_floats(words))
         self._ids = philox.shuffled(
-            np.repeat(np.arange(samples, dtype=np.int64), counts),
-            philox.random_words(draws, seed, epoch, stream, philox.ORDER),
+            np.repeat(np.arange(draw.samples, dtype=np.int64), counts),
+            philox.random_words(draw.draws, key, philox.ORDER),
         )
 
     def block(self, number: int) -> np.ndarray:
+        """int64 [draws]: all ids; `number` is 0."""
         assert number == 0
         return self._ids
 
 
 def bad_weights(samples: int) -> PlanError:
+    """The error for weights that are not `samples` legal numbers."""
     return PlanError(f"weights must be {samples} finite numbers, none negative and not all 0")
 
 
 def check_length(weights: np.ndarray, samples: int) -> None:
+    """Check that there is one weight for each sample, else raise PlanError."""
     if len(weights) != samples:
         raise bad_weights(samples)
 
 
 def check_values(weights: np.ndarray, samples: int) -> None:
+    """Check some of the weights: finite and not negative, else raise PlanError."""
     if not np.all(np.isfinite(weights)) or (len(weights) and weights.min() < 0):
         raise bad_weights(samples)
 
 
 def check_sum(total: float) -> None:
+    """Check that the weights add up to a finite number, else raise PlanError."""
     if not np.isfinite(total):
         raise PlanError("weights must add up to a finite number")
 
 
-def draw_counts(
-    weights: np.ndarray | None, samples: int, draws: int, uniforms: np.ndarray, replacement: bool
-) -> np.ndarray:
-    """int64 [N]: how often each id is drawn; the sum is `draws`."""
-    if weights is None:
-        weights = np.ones(samples)
-    check_length(weights, samples)
-    check_values(weights, samples)
+def draw_counts(draw: StreamDraw, uniforms: np.ndarray) -> np.ndarray:
+    """How often each id is drawn: int64 [N], whose sum is `draw.draws`.
+
+    Args:
+        draw: what the stream draws.
+        uniforms: float64 in [0, 1): one for each draw with replacement, else a single one.
+
+    Raises:
+        PlanError: the weights are not legal.
+    """
+    weights = np.ones(draw.samples) if draw.weights is None else draw.weights
+    check_length(weights, draw.samples)
+    check_values(weights, draw.samples)
     if not weights.any():
-        raise bad_weights(samples)
+        raise bad_weights(draw.samples)
     # cumsum adds from left to right on every machine; sum() may not.
     edges = np.cumsum(weights, dtype=np.float64)
     check_sum(edges[-1])
-    if (
-        replacement
-    ):  # the number of draws below each edge: sorted, since a search for each in turn would miss the processor's caches
+    if draw.replacement:
+        # The number of draws below each edge. Sorted first: a search for each draw in turn would miss the caches.
         points = np.searchsorted(np.sort(uniforms * edges[-1]), edges, side="left")
-        points[np.flatnonzero(weights)[-1] :] = draws  # u * total may round up to the total itself
+        points[np.flatnonzero(weights)[-1] :] = draw.draws  # u * total may round up to the total itself
         return np.diff(points, prepend=0)
     # Systematic sampling: the number of grid points u + j below each edge. A uniform stream is exact in integers.
     if np.all(weights == weights[0]):
-        whole, rest = divmod(draws, samples)
-        counts = np.full(samples, whole, dtype=np.int64)
-        counts[_extra(samples, rest, uniforms)] += 1
+        whole, rest = divmod(draw.draws, draw.samples)
+        counts = np.full(draw.samples, whole, dtype=np.int64)
+        counts[_extra(draw.samples, rest, uniforms)] += 1
         return counts
-    points = np.ceil(edges * (draws / edges[-1]) - uniforms[0]).astype(np.int64)
-    points[np.flatnonzero(weights)[-1] :] = draws
-    return np.diff(np.clip(points, 0, draws), prepend=0)
+    points = np.ceil(edges * (draw.draws / edges[-1]) - uniforms[0]).astype(np.int64)
+    points[np.flatnonzero(weights)[-1] :] = draw.draws
+    return np.diff(np.clip(points, 0, draw.draws), prepend=0)
 
 
 def _extra(samples: int, rest: int, uniforms: np.ndarray) -> np.ndarray:

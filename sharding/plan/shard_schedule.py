@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from sharding.plan.epoch import EpochPlan
 
 
-def needs(plan: EpochPlan, shards: np.ndarray, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """From step `start` on, in order: (a step, the shards that it or a later one may be the first to need). `shards`: as for `plan_epoch`."""
-    first, last, again = _spans(plan, shards)
-    over = last < start  # needed no more, but perhaps again
-    steps = np.where(over, again, np.maximum(first, start))
+@dataclass(frozen=True, eq=False)
+class ShardUse:
+    """The steps that may need each shard, as far as the places of the blocks tell.
+
+    Attributes:
+        first: int64 [shards], the first such step; T where no step needs the shard.
+        last: int64 [shards], the last such step; -1 where no step needs the shard.
+        refill: int64 [shards], T - 1 for the shards from which the epoch's last batch is completed, T for the others.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    refill: np.ndarray
+
+
+def shard_arrivals(plan: EpochPlan, shards: np.ndarray, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """The shards in the order in which an epoch needs them.
+
+    Args:
+        plan: the epoch's.
+        shards: int [N], the shard of each id, ascending.
+        start: the first step that is still to come.
+
+    Yields:
+        A step from `start` on, and the shards that it, or a step after it, may be the first to need.
+    """
+    use = _shard_use(plan, shards)
+    over = use.last < start  # not needed any more, but perhaps for the last batch
+    steps = np.where(over, use.refill, np.maximum(use.first, start))
     todo = np.flatnonzero((start <= steps) & (steps < plan.steps))
     for step in np.unique(steps[todo]):
+        here = todo[steps[todo] == step]
         # inside a step in the order in which the blocks come
-        yield int(step), (here := todo[steps[todo] == step])[np.lexsort((first[here], over[here]))]
+        yield int(step), here[np.lexsort((use.first[here], over[here]))]
 
 
-def last_need(plan: EpochPlan, shards: np.ndarray) -> np.ndarray:
-    """int64 [shards]: the last step that may need a shard; -1: none does."""
-    _, last, again = _spans(plan, shards)
-    return np.where(again < plan.steps, again, last)
+def last_use(plan: EpochPlan, shards: np.ndarray) -> np.ndarray:
+    """The last step that may need each shard, int64 [shards]; -1 where no step does.
+
+    Args:
+        plan: the epoch's.
+        shards: int [N], the shard of each id, ascending.
+    """
+    use = _shard_use(plan, shards)
+    return np.where(use.refill < plan.steps, use.refill, use.last)
 
 
-def _spans(plan: EpochPlan, shards: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By the places of the blocks, the first and the last step that may need each shard, T and -1 where none does; and the last step of the epoch for those
-    from which it is completed, T for the others."""
+def _shard_use(plan: EpochPlan, shards: np.ndarray) -> ShardUse:
     number = int(shards[-1]) + 1
-    first, last, again = np.full(number, plan.steps), np.full(number, -1), np.full(number, plan.steps)
-    share = len(plan.streams) // len(plan._orders)
-    for order in plan._orders:
+    use = ShardUse(np.full(number, plan.steps), np.full(number, -1), np.full(number, plan.steps))
+    for order in plan.orders:
         begin = 0
-        over = plan.steps * share - int(order.ends[-1])  # draws beyond the order's end, taken from its front
+        over = plan.steps * plan.share - int(order.ends[-1])  # draws beyond the order's end, taken from its front
         for block, end in enumerate(order.ends.tolist()):
-            mine = slice(None) if order.shards is None else order.shards[block]
+            there = slice(None) if order.shards is None else order.shards[block]
             if end > begin:
-                first[mine] = np.minimum(first[mine], begin // share)
-                last[mine] = np.maximum(last[mine], (end - 1) // share)
+                use.first[there] = np.minimum(use.first[there], begin // plan.share)
+                use.last[there] = np.maximum(use.last[there], (end - 1) // plan.share)
                 if begin < over:
-                    again[mine] = plan.steps - 1
+                    use.refill[there] = plan.steps - 1
             begin = end
-    return first, last, again
+    return use

@@ -3,113 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from sharding.plan import philox
-from sharding.plan.sampling import bad_weights, check_length, check_sum, check_values
+from sharding.plan.philox import DrawKey
+from sharding.plan.sampling import StreamDraw, bad_weights, check_length, check_sum, check_values
+
+
+@dataclass(frozen=True, eq=False)
+class ShardWindow:
+    """Shuffling inside windows, so that reads stay nearly sequential and an epoch starts before all shards are there.
+
+    Attributes:
+        shards: int [N], the shard of each id, ascending.
+        size: permuted shards in a window, at least 1.
+    """
+
+    shards: np.ndarray
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class _ShardWeights:
+    """The weights of a stream, summed by shard.
+
+    Attributes:
+        edges: float64 [shards], the sum of the weights up to each shard's end.
+        last: the last sample whose weight is not 0.
+        equal: whether all weights are equal.
+    """
+
+    edges: np.ndarray
+    last: int
+    equal: bool
 
 
 class WindowedShuffle:
-    """Shards are permuted, and samples shuffled inside windows of so many of them: besides the weights, which are given, the state is O(shards), and a
-    window's ids are made when they are asked for.
+    """The order in which shards are permuted, and samples are shuffled inside windows of some of them.
 
-    The draws are first shared out among the shards by their weight, as whole epochs share theirs out among samples, and then inside each shard. Samples
-    of a weighted stream without replacement so occur exactly as often as in a whole shuffle; independent draws are independent.
+    Besides the weights, which are given, the state is O(shards), and a window's ids are made when they are asked for.
+
+    The draws are first shared out among the shards by their weight, as a whole epoch's are among samples, and then
+    inside each shard. So samples of a weighted stream without replacement occur exactly as often as in a full shuffle;
+    independent draws are independent.
+
+    Raises:
+        PlanError: the weights are not legal.
     """
 
-    BLOCK = 1 << 14  # words made at a time
+    BLOCK = 1 << 14
+    """Random words made at a time."""
 
-    def __init__(
-        self,
-        weights: np.ndarray | None,
-        samples: int,
-        draws: int,
-        seed: int,
-        epoch: int,
-        stream: int,
-        replacement: bool,
-        bounds: np.ndarray,
-        window: int,
-    ) -> None:
-        self._made: dict[int, np.ndarray] = {}
-        self._weights, self._bounds, self._window, self._key, self._draws, self._replacement = (
-            weights,
-            bounds,
-            window,
-            (seed, epoch, stream),
-            draws,
-            replacement,
-        )
+    shards: list[np.ndarray] | None
+
+    def __init__(self, draw: StreamDraw, key: DrawKey, window: ShardWindow) -> None:
+        bounds = np.searchsorted(window.shards, np.arange(int(window.shards[-1]) + 2))
         number = len(bounds) - 1
-        order = philox.shuffled(np.arange(number), philox.random_words(number, seed, epoch, 0, philox.SHARDS))
-        self.shards = [order[first : first + window] for first in range(0, number, window)]
-        if weights is not None:
-            self._edges, self._last, equal = _shard_edges(weights, samples, bounds)
-            if equal and not replacement:
-                self._weights = None
-        if self._weights is None:
-            self._edges, self._last = bounds[1:].astype(np.float64), samples - 1
-        if replacement:
-            self._drawn = np.zeros(number, dtype=np.int64)
-            for uniforms in self._uniform_blocks():
-                hit = np.searchsorted(self._edges, uniforms * self._edges[-1], side="right")
-                self._drawn += np.bincount(np.minimum(hit, self._shard_of(self._last)), minlength=number)
+        self._draw, self._key, self._bounds, self._window = draw, key, bounds, window.size
+        self._made: dict[int, np.ndarray] = {}
+        order = philox.shuffled(
+            np.arange(number), philox.random_words(number, key.of_stream(0), philox.SHARDS)
+        )  # the same for all streams
+        self._windows = [order[first : first + window.size] for first in range(0, number, window.size)]
+        self.shards = self._windows
+        uniform = _ShardWeights(bounds[1:].astype(np.float64), draw.samples - 1, True)
+        summed = uniform if draw.weights is None else _summed_by_shard(draw.weights, draw.samples, bounds)
+        # Equal weights are the uniform stream, which is exact in integers.
+        self._weights = None if summed.equal and not draw.replacement else draw.weights
+        self._summed = uniform if self._weights is None else summed
+        if draw.replacement:
+            self._drawn = self._drawn_with_replacement()
             self._points = np.cumsum(self._drawn)
         else:
-            self._uniform = float(philox.unit_floats(philox.random_words(1, *self._key, philox.DRAW))[0])
-            self._points = self._points_at(self._edges, bounds[1:])
+            self._uniform = float(philox.unit_floats(philox.random_words(1, key, philox.DRAW))[0])
+            self._points = self._points_at(self._summed.edges, bounds[1:])
             self._drawn = np.diff(self._points, prepend=0)
-        self.ends = np.cumsum([self._drawn[shards].sum() for shards in self.shards])
-
-    def _uniform_blocks(self) -> Iterator[np.ndarray]:
-        generator, left = philox.bit_generator(*self._key, philox.DRAW), self._draws
-        while left:
-            yield philox.unit_floats(generator.random_raw(min(left, self.BLOCK)))
-            left -= min(left, self.BLOCK)
-
-    def _shard_of(self, sample: int) -> int:
-        return int(np.searchsorted(self._bounds, sample, side="right")) - 1
-
-    def _points_at(self, edges: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """int64: the draws without replacement up to these edges of the weights, which lie after so many samples."""
-        if (
-            self._weights is None
-        ):  # in integers: N draws are the whole part for each sample, and the rest is spread evenly
-            samples = int(self._bounds[-1])
-            whole, rest = divmod(self._draws, samples)
-            return after * whole + (after * rest + int(self._uniform * samples)) // samples
-        points = np.ceil(edges * (self._draws / self._edges[-1]) - self._uniform).astype(np.int64)
-        points[after > self._last] = self._draws
-        return np.clip(points, 0, self._draws)
-
-    def _counts_in(self, shard: int) -> np.ndarray:
-        """int64: how often each sample of a shard is drawn."""
-        begin, end, drawn = int(self._bounds[shard]), int(self._bounds[shard + 1]), int(self._drawn[shard])
-        before = self._edges[shard - 1] if shard else 0.0
-        edges = (
-            np.arange(begin + 1.0, end + 1)
-            if self._weights is None
-            else np.cumsum(np.concatenate([[before], self._weights[begin:end]]))[1:]
-        )
-        words = (*self._key, philox.DRAW, shard + 1)
-        if self._replacement:
-            hit = np.searchsorted(
-                edges,
-                before + philox.unit_floats(philox.random_words(drawn, *words)) * (edges[-1] - before),
-                side="right",
-            )
-            inside = np.flatnonzero(np.diff(edges, prepend=before))
-            return np.bincount(np.minimum(hit, inside[-1]) if drawn else hit, minlength=end - begin)
-        if self._weights is None:
-            counts = np.full(end - begin, self._draws // int(self._bounds[-1]))
-            counts[np.argsort(philox.random_words(end - begin, *words), kind="stable")[: drawn - counts.sum()]] += 1
-            return counts
-        return np.diff(
-            self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=self._points[shard - 1] if shard else 0
-        )
+        self.ends = np.cumsum([self._drawn[shards].sum() for shards in self._windows])
 
     def block(self, number: int) -> np.ndarray:
+        """int64: the ids of a window, in order. Three windows are kept."""
         if number not in self._made:
             while len(self._made) > 2:  # this one, the next, and at an epoch's end the first
                 del self._made[next(iter(self._made))]
@@ -117,17 +91,71 @@ class WindowedShuffle:
         return self._made[number]
 
     def _make(self, number: int) -> np.ndarray:
-        ids = [
+        parts = [
             np.repeat(np.arange(self._bounds[shard], self._bounds[shard + 1], dtype=np.int64), self._counts_in(shard))
-            for shard in self.shards[number].tolist()
+            for shard in self._windows[number].tolist()
         ]
-        ids = np.concatenate(ids)
-        return philox.shuffled(ids, philox.random_words(len(ids), *self._key, philox.ORDER, number * self._window + 1))
+        ids = np.concatenate(parts)
+        return philox.shuffled(ids, philox.random_words(len(ids), self._key, philox.ORDER, number * self._window + 1))
+
+    def _drawn_with_replacement(self) -> np.ndarray:
+        """int64 [shards]: how many of the independent draws fall into each shard."""
+        number, edges = len(self._bounds) - 1, self._summed.edges
+        last = int(np.searchsorted(self._bounds, self._summed.last, side="right")) - 1  # the shard of that sample
+        drawn = np.zeros(number, dtype=np.int64)
+        for uniforms in self._uniform_blocks():
+            hit = np.searchsorted(edges, uniforms * edges[-1], side="right")
+            drawn += np.bincount(np.minimum(hit, last), minlength=number)
+        return drawn
+
+    def _uniform_blocks(self) -> Iterator[np.ndarray]:
+        generator, left = philox.bit_generator(self._key, philox.DRAW), self._draw.draws
+        while left:
+            yield philox.unit_floats(generator.random_raw(min(left, self.BLOCK)))
+            left -= min(left, self.BLOCK)
+
+    def _points_at(self, edges: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """int64: the draws without replacement up to these edges of the weights, which lie after so many samples."""
+        draws = self._draw.draws
+        if self._weights is None:
+            # In integers: N draws are the whole part for each sample, and the rest is spread evenly.
+            samples = int(self._bounds[-1])
+            whole, rest = divmod(draws, samples)
+            even: np.ndarray = after * whole + (after * rest + int(self._uniform * samples)) // samples
+            return even
+        points: np.ndarray = np.ceil(edges * (draws / self._summed.edges[-1]) - self._uniform).astype(np.int64)
+        points[after > self._summed.last] = draws
+        return points.clip(0, draws)
+
+    def _counts_in(self, shard: int) -> np.ndarray:
+        """int64: how often each sample of a shard is drawn."""
+        begin, end, drawn = int(self._bounds[shard]), int(self._bounds[shard + 1]), int(self._drawn[shard])
+        before = self._summed.edges[shard - 1] if shard else 0.0
+        edges = (
+            np.arange(begin + 1.0, end + 1)
+            if self._weights is None
+            else np.cumsum(np.concatenate([[before], self._weights[begin:end]]))[1:]
+        )
+        if self._draw.replacement:
+            uniforms = philox.unit_floats(philox.random_words(drawn, self._key, philox.DRAW, shard + 1))
+            hit = np.searchsorted(edges, before + uniforms * (edges[-1] - before), side="right")
+            inside = np.flatnonzero(np.diff(edges, prepend=before))
+            return np.bincount(np.minimum(hit, inside[-1]) if drawn else hit, minlength=end - begin)
+        if self._weights is None:
+            counts = np.full(end - begin, self._draw.draws // int(self._bounds[-1]))
+            words = philox.random_words(end - begin, self._key, philox.DRAW, shard + 1)
+            counts[np.argsort(words, kind="stable")[: drawn - counts.sum()]] += 1
+            return counts
+        first = self._points[shard - 1] if shard else 0
+        return np.diff(self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=first)
 
 
-def _shard_edges(weights: np.ndarray, samples: int, bounds: np.ndarray) -> tuple[np.ndarray, int, bool]:
-    """float64 [shards], the sum of the weights up to each shard's end, added from left to right as in a whole shuffle; the last sample that has a weight;
-    whether all are equal. Raises PlanError, as `_counts` does."""
+def _summed_by_shard(weights: np.ndarray, samples: int, bounds: np.ndarray) -> _ShardWeights:
+    """Sum the weights by shard, adding from left to right as a full shuffle does.
+
+    Raises:
+        PlanError: as for `sampling.draw_counts`.
+    """
     check_length(weights, samples)
     edges, total, last, equal = np.empty(len(bounds) - 1), 0.0, -1, True
     for shard in range(len(edges)):
@@ -141,4 +169,4 @@ def _shard_edges(weights: np.ndarray, samples: int, bounds: np.ndarray) -> tuple
     if last < 0:
         raise bad_weights(samples)
     check_sum(total)
-    return edges, last, equal
+    return _ShardWeights(edges, last, equal)

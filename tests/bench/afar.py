@@ -24,19 +24,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from afar_server import FAULTS, Server
 
 from sharding.cache import remote_files
-from sharding.cache.prefetcher import Ahead
+from sharding.cache.prefetcher import Prefetcher
 from sharding.format.dataset import Split
 from sharding.format.dataset_json import finish_dataset
 from sharding.format.index import load_index
 from sharding.images.decoders import available
 from sharding.open import open_dataset
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
-from sharding.reader import Batch, MicroBatches, Reader
+from sharding.plan.ranks import rank_draws
+from sharding.reader import Batch, MicroBatches, Reader, TrainView
 from tests.bench.loader import data
+from tests.plans import micro_batches, plan_epoch
 
 BATCH, WORKERS = 128, 2
-VIEW = {"train": True, "image_size": 112, "crop_scale": (0.08, 1.0), "hflip": True}
+VIEW = {"view": TrainView(112, (0.08, 1.0), hflip=True)}
 
 
 class Epochs:
@@ -45,7 +45,7 @@ class Epochs:
     def __init__(self, split: Split, window: int) -> None:
         self.split, self.window, self.number = split, window, 0
         self.reader = Reader(MicroBatches(split, decoder=available()[0], **VIEW), WORKERS)
-        self.fetcher = Ahead(split) if split.afar else None
+        self.fetcher = Prefetcher(split) if split.remote else None
 
     def __iter__(self):
         plan = plan_epoch(
@@ -114,10 +114,10 @@ def main(words: list[str]) -> None:
                 split = open_dataset(server.url, "short256", kept).split("glt", "train")
                 far = Epochs(split, window)
                 for name in ("first", "second"):
-                    before = split.afar[0].counts()
+                    before = split.remote.source.counts()
                     began = time.perf_counter()
                     rate, first = far.timed()
-                    counts = split.afar[0].counts()
+                    counts = split.remote.source.counts()
                     waited = (counts["waited_s"] - before["waited_s"]) / WORKERS / (time.perf_counter() - began)
                     where = f"from afar, {'window of 1 shard' if window else 'whole shuffle'}, {name} epoch"
                     rates.setdefault(where, []).append(rate)

@@ -44,7 +44,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
     from ifl.step import refuse_pollution
     from ifl.step_reduction import StepSync
     from recipes.resolve import resolve
-    from sharding.plan.ranks import micro_batches
+    from tests.plans import micro_batches
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from sharding.building.raw_files import Place
 from sharding.datasets.imagenet_glt.archive import ClassImages
 from sharding.images.decoders import picture_of
 from sharding.images.encoding import opened
-from sharding.images.transforms import test_pixels
+from sharding.images.transforms import eval_pixels
 
 FILE = "resnet50-0676ba61.pth"
 """torchvision's first ImageNet weights of ResNet-50 (IMAGENET1K_V1), as torch's hub names the download."""
@@ -97,7 +97,7 @@ def _pixels(_: None, places: tuple[Place, ...]) -> np.ndarray:
     images = []
     for place in places:
         try:
-            images.append(test_pixels(picture_of(opened(place.read())), size=256, resize=260))
+            images.append(eval_pixels(picture_of(opened(place.read())), size=256, resize=260))
         except DataError:
             raise  # it names the file
         except ValueError as error:

@@ -20,10 +20,10 @@ from sharding.format.dataset import Split
 from sharding.format.index import Index, load_index, save_index
 from sharding.format.shards import index_of_shard
 from sharding.images.decoders import available
-from sharding.plan.epoch import plan_epoch
-from sharding.plan.ranks import micro_batches, rank_draws
-from sharding.reader import MicroBatches, Reader
+from sharding.plan.ranks import rank_draws
+from sharding.reader import MicroBatches, Reader, TrainView
 from tests.bench.loader.pipelines import BATCH, WORKERS
+from tests.plans import micro_batches, plan_epoch
 
 SAMPLES = 115_000
 PLACES = (0.0, 0.01, 0.5, 0.99)
@@ -130,7 +130,7 @@ def first_batch_s(split: Split, place: float, weights: list[np.ndarray | None], 
         weights, len(split), batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window
     )
     start = int(place * plan.steps)
-    crops = MicroBatches(split, train=True, image_size=224, crop_scale=(0.08, 1.0), hflip=True, decoder=available()[0])
+    crops = MicroBatches(split, TrainView(224, (0.08, 1.0), hflip=True), decoder=available()[0])
     # No more than the workers take at once: what follows the first batch would compete with it for the cores.
     draws = (draws for draws, _ in zip(rank_draws(plan, rows, 0, start=start), range(WORKERS), strict=False))
     batches = Reader(crops, WORKERS, persistent=False).read(draws)

@@ -48,21 +48,16 @@ def ours(
     from sharding.cache.decoded_images import PixelCache
     from sharding.format.dataset import Split
     from sharding.format.index import load_index
-    from sharding.plan.epoch import plan_epoch
-    from sharding.plan.ranks import micro_batches, rank_draws
-    from sharding.reader import MicroBatches, Reader
+    from sharding.plan.ranks import rank_draws
+    from sharding.reader import MicroBatches, Reader, TrainView
+    from tests.plans import micro_batches, plan_epoch
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
     crops = MicroBatches(
         split,
-        train=True,
-        image_size=size,
-        crop_scale=(0.08, 1.0),
-        hflip=True,
-        randaug=ifl,
+        TrainView(size, (0.08, 1.0), True, ifl, int(cache) if cache.isdigit() else None),
         decoder=decoder,
-        short_side=int(cache) if cache.isdigit() else None,
         cache=kept,
     )
     reader, epochs = Reader(crops, workers), iter(range(10**6))
