@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
-from recipes.layout import SELECTS, Layout, available, load_layout
-from analysis.runs import Run, load_runs
-from recipes.words import nearest
+from analysis.inputs.runs import Run, load_runs
+from recipes.common.cli import Fault, asks_help, key_values, nearest
+from recipes.table_layout import SELECTS, Layout, available, load_layout
 
 if TYPE_CHECKING:
-    from analysis.tables import Table
+    from analysis.tables.cells import Table
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] [only=tables]
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     Raises:
         ValueError: an unknown key, a value that is not legal, or nothing to make a table of.
     """
-    if not argv or {"-h", "--help", "help"} & set(argv):
+    if not argv or asks_help(argv):
         print(HELP, end="")
         return
     if argv[0] == "explain":
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     layouts = [layout.model_copy(update=override) for layout in layouts]
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis import shape, text
+    from analysis.tables import agreement, text
 
     made, contents = written(runs, layouts, later="later" in options)
     out = Path(options["out"])
@@ -99,36 +99,38 @@ def main(argv: list[str]) -> None:
     left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
     files, remarks = [], []
     if "only" not in options:
-        from analysis.publish import publish
+        from analysis.report.write import publish
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
         files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
-    for line in [*filter(None, map(shape.sentence, made)), *left_out, *remarks]:
+    for line in [*filter(None, map(agreement.sentence, made)), *left_out, *remarks]:
         print(*text.wrapped(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
 
 def _progress(options: dict[str, str]) -> None:
     """Draws how one run goes."""
-    from analysis.progress import write_progress
+    from analysis.figures.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
 
 
 def _light(options: dict[str, str]) -> None:
     """Copies the light part of finished runs."""
-    from analysis.light import light
+    from analysis.inputs.light_copy import light
 
-    names, size = light(Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ())
+    names, size = light(
+        Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
+    )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
 def _results(options: dict[str, str]) -> None:
     """Writes the page of results on digits_glt."""
-    from analysis.results import page
+    from analysis.report.results import page
 
     runs, _ = _runs(options)
     Path(options["out"]).write_text(page(runs, options["runs"], options["out"]), encoding="utf-8", newline="\n")
@@ -137,24 +139,34 @@ def _results(options: dict[str, str]) -> None:
 
 def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
     """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
-    from analysis import compare, frame, resample, tables, text
+    from analysis.inputs import frame
+    from analysis.stats import bootstrap
+    from analysis.tables import cells, comparison, text
 
     numbers, problems = frame.tidy(runs)
-    resamples = resample.Resamples()
-    made = [tables.build(layout, runs, numbers, problems, resamples) for layout in layouts]
+    resamples = bootstrap.Resamples()
+    made = [cells.build(layout, runs, numbers, problems, resamples) for layout in layouts]
     standing = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
     classes = [frame.by_class([run for run in runs if (run.name, select) in standing], select) for select in SELECTS]
     contents = {
         "results.csv": frame.csv(numbers),
         "classes.csv": frame.csv(*classes),
-        "shape.csv": compare.csv(made),
-        "rankings.csv": compare.rankings_csv(made),
+        "shape.csv": comparison.csv(made),
+        "rankings.csv": comparison.rankings_csv(made),
     }
     for table in made:
         name = table.layout.name
-        contents |= {f"{name}.tex": text.latex(table), f"{name}.csv": text.csv(table), f"{name}.md": text.markdown(table)}
+        contents |= {
+            f"{name}.tex": text.latex(table),
+            f"{name}.csv": text.csv(table),
+            f"{name}.md": text.markdown(table),
+        }
         contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
-        beside = {"paper": compare.beside(table, later), "gains": compare.gains(table), "shape": compare.summary(table)}
+        beside = {
+            "paper": comparison.beside(table, later),
+            "gains": comparison.gains(table),
+            "shape": comparison.summary(table),
+        }
         contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
     return made, contents
 
@@ -168,10 +180,12 @@ def _explain(options: dict[str, str]) -> None:
         raise ValueError(f"table={options['table']}: legal is one table")
     layout = layouts[0].model_copy(update=override)
 
-    from analysis import explain, frame, tables
+    from analysis.inputs import frame
+    from analysis.report import explain
+    from analysis.tables import cells
 
     row, column = explain.find(layout, options["row"], options["column"])
-    made = tables.build(layout, runs, *frame.tidy(runs))
+    made = cells.build(layout, runs, *frame.tidy(runs))
     print(*explain.lines(explain.behind(made, row, column)), sep="\n")
 
 
@@ -183,15 +197,16 @@ def _runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
     return runs, unreadable
 
 
+def _fault(fault: Fault) -> ValueError:
+    if fault.kind == "unknown" or "=" not in fault.word:
+        return ValueError(
+            f"{fault.word}: not a key=value of this command; {nearest(fault.key, fault.legal)} (see --help)"
+        )
+    return ValueError(f"{fault.word}: {'given twice' if fault.value else 'no value'}; legal is {fault.key}=VALUE once")
+
+
 def _parse(argv: list[str], keys: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for argument in argv:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in keys:
-            raise ValueError(f"{argument}: not a key=value of this command; {nearest(key, keys)} (see --help)")
-        if not value or key in options:
-            raise ValueError(f"{argument}: {'given twice' if value else 'no value'}; legal is {key}=VALUE once")
-        options[key] = value
+    options = key_values(argv, keys, _fault)
     for key in needed:
         if key not in options:
             raise ValueError(f"{key}= is missing; legal is {' '.join(f'{word}=...' for word in needed)} (see --help)")
@@ -219,7 +234,9 @@ def _layouts(names: str | None, data: set[str]) -> list[Layout]:
     if names is None:
         layouts = [load_layout(file) for file in files.values()]
         layouts = [layout for layout in layouts if data & {column.data for column in layout.columns}]
-        layouts.sort(key=lambda layout: (not layout.published, layout.published))  # those laid out as the paper's tables first, in its order
+        layouts.sort(
+            key=lambda layout: (not layout.published, layout.published)
+        )  # those laid out as the paper's tables first, in its order
         if not layouts:
             raise ValueError(f"recipes/tables has no table on the data of these runs ({', '.join(sorted(data))})")
         return layouts

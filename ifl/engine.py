@@ -6,7 +6,6 @@ step ends (`last`), so micro-batches may be of any number and size; the loss is 
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import math
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
@@ -26,6 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import Output
+from recipes.common.addresses import free_port
+from recipes.common.locks import acquire
 from recipes.schema import Optim
 
 # A cache of our own: a job killed in the middle of a build leaves a lock for which others would wait for ever.
@@ -45,34 +46,38 @@ def connect(patience_s: float) -> torch.device:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
     if not torch.cuda.is_available():
         load_operator()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=patience_s))
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=patience_s),
+    )
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Engine:
     """A network under training."""
 
-    def __init__(self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device) -> None:
+    def __init__(
+        self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device
+    ) -> None:
         import deepspeed
 
         self.batch, self.device, self.zero = batch, device, optim.zero
         trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
-        self._sgd = torch.optim.SGD(trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay)
+        self._sgd = torch.optim.SGD(
+            trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay
+        )
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
-            "zero_optimization": {"stage": optim.zero, "reduce_bucket_size": sum(map(torch.numel, trained))},  # its default would take 2 GB
+            "zero_optimization": {
+                "stage": optim.zero,
+                "reduce_bucket_size": sum(map(torch.numel, trained)),
+            },  # its default would take 2 GB
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale most steps down without a word
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
@@ -83,7 +88,11 @@ class Engine:
         self.engine, self.optimizer, *_ = deepspeed.initialize(model=network, optimizer=self._sgd, config=config)
         self.ranks = self.engine.dp_world_size
         files = self.engine.checkpoint_engine
-        files.save, files.makedirs, self.engine._copy_recovery_script = self._collect, lambda *_, **__: None, lambda folder: None
+        files.save, files.makedirs, self.engine._copy_recovery_script = (
+            self._collect,
+            lambda *_, **__: None,
+            lambda folder: None,
+        )
 
     @property
     def network(self) -> nn.Module:
@@ -111,12 +120,26 @@ class Engine:
         """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients never did:
         ZeRO leaves such a step out without a word."""
         kept = [value for state in self._sgd.state.values() for value in state.values()]
-        held = [tensor.detach() for tensor in (*self.network.state_dict().values(), *kept) if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()]
-        return self.engine.skipped_steps == 0 and bool(torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all())
+        held = [
+            tensor.detach()
+            for tensor in (*self.network.state_dict().values(), *kept)
+            if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()
+        ]
+        return self.engine.skipped_steps == 0 and bool(
+            torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all()
+        )
 
     def checksum(self) -> int:
         """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after any one change."""
-        return int(torch.stack([tensor.view(torch.int32).sum() for tensor in self.network.state_dict().values() if tensor.dtype == torch.float32]).sum())
+        return int(
+            torch.stack(
+                [
+                    tensor.view(torch.int32).sum()
+                    for tensor in self.network.state_dict().values()
+                    if tensor.dtype == torch.float32
+                ]
+            ).sum()
+        )
 
     def save(self) -> dict[str, memoryview]:
         """The files of parameters, buffers and optimizer state that this rank has to write, by their paths in a
@@ -151,7 +174,9 @@ class Engine:
                 whole = torch.cat(pieces)[self.engine.global_rank * size :][:size].to(self.device)
                 return F.pad(whole, (0, size - len(whole)))
 
-            assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), "DeepSpeed lays its parameters out otherwise"
+            assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), (
+                "DeepSpeed lays its parameters out otherwise"
+            )
             momenta = [shard["base_optimizer_state"]["state"].get(group, {}).get("momentum_buffer") for shard in shards]
             if momenta[0] is not None:
                 self._sgd.state[piece]["momentum_buffer"] = mine(momenta)
@@ -180,7 +205,7 @@ def load_operator() -> None:
     cache = Path(os.environ["TORCH_EXTENSIONS_DIR"])
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".glt-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        acquire(lock)
         for leftover in cache.glob("*/lock"):
             leftover.unlink(missing_ok=True)
         build_shm_op()

@@ -1,5 +1,5 @@
 """What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe; what the
-launcher must know of it stands there as literals (recipes/methods.py).
+launcher must know of it stands there as literals (recipes/declarations.py).
 
 IFL, mixup, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
 

@@ -77,7 +77,9 @@ def evaluate(
     values = judged.scores()
     score = lambda subset, metric: None if np.isnan(value := values[subset, metric][0]) else float(value)
     measures = ("accuracy", "precision")
-    result: dict[str, Any] = {metric: {name: score(name, metric) for name in ("overall", *GROUPS)} for metric in measures}
+    result: dict[str, Any] = {
+        metric: {name: score(name, metric) for name in ("overall", *GROUPS)} for metric in measures
+    }
     if judged.has_attributes:
         result["attribute"] = {metric: {name: score(f"{name}_a", metric) for name in GROUPS} for metric in measures}
     return result
@@ -176,7 +178,9 @@ class Judged:
                 slot, inside = GROUPS.index(name), np.ones(len(self.classes), bool)
                 parts = true[slot], predicted[slot], right[slot]
             else:
-                inside = np.ones(len(self.classes), bool) if name == "overall" else self.group_of_class == GROUPS.index(name)
+                inside = (
+                    np.ones(len(self.classes), bool) if name == "overall" else self.group_of_class == GROUPS.index(name)
+                )
                 parts = tuple(part.sum(axis=0) for part in (true, predicted, right))
             of = {metric for of_subset, metric in wanted if of_subset == subset}
             over = {metric for of_subset, metric in wanted if of_subset == ("overall_a" if by_attribute else "overall")}
@@ -264,9 +268,13 @@ def _divided(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.f
 def _confidence(confidence: NDArray[np.floating], length: int) -> NDArray[np.float64]:
     values = np.asarray(confidence)
     if values.shape != (length,) or not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; legal is a float vector [{length}]")
+        raise ValueError(
+            f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; legal is a float vector [{length}]"
+        )
     values = values.astype(np.float64)
-    if values.size and not ((values >= 0) & (values <= 1 + 1e-6)).all():  # float32 sums of probabilities may end a bit above 1
+    if (
+        values.size and not ((values >= 0) & (values <= 1 + 1e-6)).all()
+    ):  # float32 sums of probabilities may end a bit above 1
         raise ValueError(f"confidence: values from {values.min()} to {values.max()}; legal is 0 to 1")
     return np.minimum(values, 1.0)
 
@@ -281,7 +289,9 @@ def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray]:
                 f"{name}: an array of shape {list(values.shape)} and type {values.dtype}; legal is an integer vector [M]"
             )
         if checked and len(values) != len(checked[0]):
-            raise ValueError(f"{name}: {len(values)} values beside {len(checked[0])} labels; legal is one for each sample")
+            raise ValueError(
+                f"{name}: {len(values)} values beside {len(checked[0])} labels; legal is one for each sample"
+            )
         if values.size and (values.min() < low or (high is not None and values.max() > high)):
             legal = f"{low} to {high}" if high is not None else f"{low} and above"
             raise ValueError(f"{name}: values from {values.min()} to {values.max()}; legal is {legal}")

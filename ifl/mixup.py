@@ -11,7 +11,7 @@ import random
 import numpy as np
 import torch
 
-from ifl.state import step_seed
+from ifl.saving.state import step_seed
 from recipes.schema import Recipe
 
 Targets = list[tuple[float, torch.Tensor]]
@@ -46,7 +46,9 @@ def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch
     return found_B
 
 
-def mix(images: torch.Tensor, labels_B: torch.Tensor, share: float, partner_B: torch.Tensor) -> tuple[torch.Tensor, Targets]:
+def mix(
+    images: torch.Tensor, labels_B: torch.Tensor, share: float, partner_B: torch.Tensor
+) -> tuple[torch.Tensor, Targets]:
     """uint8 [B, C, H, W] -> float32 of the same shape, `share` of each row and the rest of its partner, and its two labels."""
     partner_B, pixels = partner_B.to(labels_B.device), images.float()
     return share * pixels + (1 - share) * pixels[partner_B], [(share, labels_B), (1 - share, labels_B[partner_B])]

@@ -15,27 +15,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from ifl import checkpoint, provenance
-from ifl.boot import Boot
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.confidence import ConfidenceTable, mean_scores
-from ifl.diverged import Diverged, refuse_pollution
-from ifl.environments import stream_weights
-from ifl.evaluate import scores, write_predictions
-from ifl.files import write_json
-from ifl.fixed import to_float
+from ifl.distributed.consistency import check_equal, digest
+from ifl.distributed.fixed_point import to_float
+from ifl.evaluator import scores, write_predictions
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.invariance.confidence import ConfidenceTable, mean_scores
+from ifl.invariance.environments import stream_weights
+from ifl.invariance.streams import first_weights
 from ifl.method import Rows
 from ifl.mixup import mix, partners, share_of_step
-from ifl.monitor import open_metrics
-from ifl.posthoc import judge, predict_all
-from ifl.record import best_name, load_best, save_best, write_environment
+from ifl.post_hoc import judge, predict_all
+from ifl.run_log import open_metrics
+from ifl.saving import checkpoint, provenance
+from ifl.saving.best_epoch import best_name, load_best, save_best, write_environment
+from ifl.saving.state import State, pack, step_seed, unpack
+from ifl.saving.weights import write_weights
 from ifl.setup import set_up
-from ifl.state import State, check_equal, digest, pack, step_seed, unpack
-from ifl.streams import first_weights
-from ifl.sync import StepSync
-from ifl.weights import write_weights
+from ifl.step import Diverged, refuse_pollution
+from ifl.step_reduction import StepSync
+from ifl.supervision.startup_timer import Boot
+from recipes.common.files import write_json
 from recipes.schema import Ifl, Recipe, Schedule
-from sharding.plan import EpochPlan, plan_epoch, rank_draws
+from sharding.plan.epoch import EpochPlan, plan_epoch
+from sharding.plan.ranks import rank_draws
 
 
 def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
@@ -51,12 +53,17 @@ def center_weight(epoch: int, ifl: Ifl | None) -> float:
     return reached[-1] if reached else 0.0
 
 
-def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lambda: False, beat: Callable[..., None] = lambda section=None: None) -> bool:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+    beat: Callable[..., None] = lambda section=None: None,
+) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
     Args:
         stop_requested: asked at every step; where it says yes on any rank, all save and leave.
-        beat: told at each bit of progress what comes next (ifl/watchdog.py).
+        beat: told at each bit of progress what comes next (ifl/supervision/watchdog.py).
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
@@ -65,16 +72,41 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     if recipe.method.eval_of:
         return judge(recipe, folder, boot, beat, stop_requested)
     ready = set_up(recipe, folder, boot, fresh=not _history(folder))
-    device, comm, fence, method, engine, statistics, mine, belongs = ready.device, ready.comm, ready.fence, ready.method, ready.engine, ready.statistics, ready.mine, ready.belongs
+    device, comm, fence, method, engine, statistics, mine, belongs = (
+        ready.device,
+        ready.comm,
+        ready.fence,
+        ready.method,
+        ready.engine,
+        ready.statistics,
+        ready.mine,
+        ready.belongs,
+    )
     ifl, batch, mixup = recipe.ifl, recipe.batch, recipe.augment.mixup
     labels, shards = ready.train_split.index.label, ready.train_split.index.shard
-    centers = Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device) if ifl else None
+    centers = (
+        Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device)
+        if ifl
+        else None
+    )
     confidence = ConfidenceTable(len(labels), device) if ifl else None
     sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
 
     def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-        return plan_epoch(weights, len(labels), batch=batch.size, group=batch.bn, draws_per_epoch=batch.draws_per_epoch, matched=batch.budget == "matched", by_stream=batch.bn_by == "env",
-                          replacement=bool(batch.replacement), seed=recipe.seed, epoch=epoch, shards=shards, window=recipe.data.shuffle_window)
+        return plan_epoch(
+            weights,
+            len(labels),
+            batch=batch.size,
+            group=batch.bn,
+            draws_per_epoch=batch.draws_per_epoch,
+            matched=batch.budget == "matched",
+            by_stream=batch.bn_by == "env",
+            replacement=bool(batch.replacement),
+            seed=recipe.seed,
+            epoch=epoch,
+            shards=shards,
+            window=recipe.data.shuffle_window,
+        )
 
     # -------------------------------------------------------------------------------------------------- new or resumed
     boot.part("load")
@@ -88,7 +120,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         statistics.refresh()
     steps = plan_of(state.epoch, state.weights).steps
     if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(recipe, ready, steps))
+        write_json(folder / "meta.json", provenance.meta(ready.facts(recipe, steps)))
     metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
 
     def log(kind: str, **values: Any) -> None:
@@ -102,10 +134,19 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     def save() -> None:
         began = time.monotonic()
         beat(f"saving at epoch {state.epoch}, step {state.step}")
-        refuse_pollution(engine, comm, state, recipe.optim.lr)
+        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
         more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
         needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
-        checkpoint.save(folder / "ckpt", engine, pack(state, centers, confidence, comm, **more), state.epoch * steps + state.step, comm, needs, fence, [(e + 1) * steps for e in recipe.kept_epochs])
+        checkpoint.save(
+            folder / "ckpt",
+            engine,
+            pack(state, centers, confidence, comm, **more),
+            state.epoch * steps + state.step,
+            comm,
+            needs,
+            fence,
+            [(e + 1) * steps for e in recipe.kept_epochs],
+        )
         state.spend("save", time.monotonic() - began)
         beat(f"epoch {state.epoch}, step {state.step}")
 
@@ -134,31 +175,57 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             step_labels = torch.from_numpy(labels[step_ids]).to(device)
             share = share_of_step(mixup, step_seed(recipe.seed, epoch, step, batch.size)) if mixup else 1.0
             for micro in range(len(mine)):
-                torch.manual_seed(step_seed(recipe.seed, epoch, step, int(mine[micro][0])))  # for methods that use torch's own randomness
+                torch.manual_seed(
+                    step_seed(recipe.seed, epoch, step, int(mine[micro][0]))
+                )  # for methods that use torch's own randomness
                 read = next(batches)
                 beat()
                 images, *columns = (column.to(device, non_blocking=True) for column in read)
                 rows = Rows(*columns, epoch, step_labels)
-                images, targets = mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step)) if mixup else (images, [(1.0, rows.labels)])
+                images, targets = (
+                    mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step))
+                    if mixup
+                    else (images, [(1.0, rows.labels)])
+                )
                 output = engine.forward(images)
                 losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
-                distances_B = sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
+                distances_B = (
+                    sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
+                )
                 if scoring:
                     confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
                 correct = (method.predict(output).argmax(1) == rows.labels).sum()
-                sync.add(losses_B, distances_B, correct, statistics.of_group(), output.features_BD if alpha or averaging else None, targets,
-                         counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams, notes_BC=method.notes(output, rows), rows_B=mine[micro])
+                sync.add(
+                    losses_B,
+                    distances_B,
+                    correct,
+                    statistics.of_group(),
+                    output.features_BD if alpha or averaging else None,
+                    targets,
+                    counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams,
+                    notes_BC=method.notes(output, rows),
+                    rows_B=mine[micro],
+                )
                 last = micro + 1 == len(mine)
                 if last:  # travels while the gradients are computed
-                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (recipe.log.save_every_steps is not None and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0)
+                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (
+                        recipe.log.save_every_steps is not None
+                        and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0
+                    )
                     sync.start((epoch, step), save=wish and comm.rank == 0, stop=stop_requested())
-                engine.backward(losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last)
+                engine.backward(
+                    losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last
+                )
                 if not last:
                     engine.step()
             totals = sync.wait()
             if totals.bad:
-                refuse_pollution(engine, comm, state, recipe.optim.lr)  # by a step before: the better sentence
-                raise Diverged(f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help")
+                refuse_pollution(
+                    engine, comm, state.epoch, state.step, recipe.optim.lr
+                )  # by a step before: the better sentence
+                raise Diverged(
+                    f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help"
+                )
             engine.step()
             statistics.move(totals.statistics)
             if alpha:
@@ -173,11 +240,21 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             beat(f"epoch {epoch}, step {step + 1}")
             state.count(batch.size, totals)
             if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
-                log("train", lr=lr, alpha=alpha, **state.means(alpha), images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1))
+                log(
+                    "train",
+                    lr=lr,
+                    alpha=alpha,
+                    **state.means(alpha),
+                    images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1),
+                )
                 timed_from, timed_at = state.step, time.monotonic()
             if (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(f"parameters, centers and weights after step {epoch * steps + state.step}",
-                            f"{engine.checksum()} {digest(centers, state.weights, state.class_means, *state.memory.values())}", comm, device)
+                check_equal(
+                    f"parameters, centers and weights after step {epoch * steps + state.step}",
+                    f"{engine.checksum()} {digest(centers and centers.centers_KD, *state.weights, state.class_means, *state.memory.values())}",
+                    comm,
+                    device,
+                )
             if due or stop:
                 save()
                 saved_at = time.monotonic()
@@ -189,7 +266,7 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
 
         # ------------------------------------------------------------------------------------------- the epoch's end
         began = time.monotonic()
-        refuse_pollution(engine, comm, state, recipe.optim.lr)
+        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
         final = epoch + 1 == recipe.schedule.epochs
         seen: dict[str, dict[str, np.ndarray]] = {}
         for name in ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else []):
@@ -203,7 +280,9 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
             accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
             if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
                 state.best_epoch, state.best_accuracy = epoch, accuracy
-                state.best_sha256 = comm.from_first(save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device)
+                state.best_sha256 = comm.from_first(
+                    save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device
+                )
             if final and fence:
                 fence.check()
                 write_predictions(folder / "preds" / "last", name, predictions)
@@ -216,8 +295,20 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
         if scoring:
             total = confidence.total(comm)
             first = recipe.stream_names.index("environment")
-            state.weights[first : first + ifl.environments] = stream_weights(ifl.environments, mean_scores(total), labels, sample_scale=ifl.sample_scale, class_balanced=ifl.class_balanced, unseen=ifl.unseen)
-            check_equal(f"confidence and environment weights after epoch {epoch}", digest(centers, state.weights, total, *state.memory.values()), comm, device)
+            state.weights[first : first + ifl.environments] = stream_weights(
+                ifl.environments,
+                mean_scores(total),
+                labels,
+                sample_scale=ifl.sample_scale,
+                class_balanced=ifl.class_balanced,
+                unseen=ifl.unseen,
+            )
+            check_equal(
+                f"confidence and environment weights after epoch {epoch}",
+                digest(centers and centers.centers_KD, *state.weights, total, *state.memory.values()),
+                comm,
+                device,
+            )
             confidence.restart()
             if comm.rank == 0:
                 write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, ready.train_split)
@@ -243,8 +334,14 @@ def train(recipe: Recipe, folder: Path, stop_requested: Callable[[], bool] = lam
     state.spend("evaluate", time.monotonic() - began)
     if fence:
         fence.check()
-        done = {"epochs": state.epoch, "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]}, "best_epoch": state.best_epoch, "best_val_accuracy": state.best_accuracy,
-                "seconds": {part: round(value, 2) for part, value in state.seconds.items()}, "wall_s": round(sum(state.seconds.values()), 2)}
+        done = {
+            "epochs": state.epoch,
+            "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]},
+            "best_epoch": state.best_epoch,
+            "best_val_accuracy": state.best_accuracy,
+            "seconds": {part: round(value, 2) for part, value in state.seconds.items()},
+            "wall_s": round(sum(state.seconds.values()), 2),
+        }
         write_json(folder / "done", done)
     comm.gather_objects(None, device)  # nobody leaves before `done` is there
     return True

@@ -10,15 +10,18 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from recipes.methods import declaration, model_forms
-from recipes.schema import PROJECT, Recipe, RecipeError, TooManyTasks
-from recipes.words import PIPE, is_afar, nearest
-from recipes.yaml_text import read_yaml
+from recipes.common.addresses import PIPE, is_afar
+from recipes.common.cli import nearest, split_word
+from recipes.common.errors import RecipeError
+from recipes.messages import sentence
+from recipes.rules import check_method, check_streams, epoch_of, epochs_of, method_args
+from recipes.schema import PROJECT, Recipe
+from recipes.yaml_io import read_yaml
 
 RECIPES = PROJECT / "recipes"
 
@@ -29,8 +32,8 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
     counts. `data=NAME` means `data.name=NAME`."""
     tree: dict[str, Any] = {}
     for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key or any(not part for part in key.split(".")):
+        key, text = split_word(word)
+        if "=" not in word or not all(key.split(".")):
             raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
         try:
             value = read_yaml(text)
@@ -109,13 +112,23 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
                 return value
         return default
 
-    data, train, preset = chosen("data", "name", "imagenet_glt"), chosen("train", None, "glt"), chosen("preset", None, "paper")
-    if set(Recipe.model_fields) <= set(recipe):  # a run's, written out: another data set's or preset's values would not come in
+    data, train, preset = (
+        chosen("data", "name", "imagenet_glt"),
+        chosen("train", None, "glt"),
+        chosen("preset", None, "paper"),
+    )
+    if set(Recipe.model_fields) <= set(
+        recipe
+    ):  # a run's, written out: another data set's or preset's values would not come in
         if not isinstance(recipe["data"], dict) or "name" not in recipe["data"]:
-            raise RecipeError(f"{recipe_file}: data={recipe['data']!r} is not legal: a recipe that is written out tells its data set's name and values")
+            raise RecipeError(
+                f"{recipe_file}: data={recipe['data']!r} is not legal: a recipe that is written out tells its data set's name and values"
+            )
         for key, value, own in (("data", data, recipe["data"]["name"]), ("preset", preset, recipe["preset"])):
             if value != own:
-                raise RecipeError(f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead")
+                raise RecipeError(
+                    f"{key}={value} cannot change {recipe_file}, which is written out for {key}={own}: start from recipe=NAME instead"
+                )
         _refuse_half_changes(command, recipe, recipe_file)
         for key in (site or {}).get("data", {}):
             if recipe["data"].get(key) is None:  # left open
@@ -127,7 +140,12 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     for origin, layer in (
         (f"recipes/data/{data}.yaml", load_yaml(named(RECIPES / "data", data, "data"))),
         (f"recipes/presets/{preset}.yaml", load_yaml(named(RECIPES / "presets", preset, "preset"))),
-        (site_name, {"slurm": {key: value for key, value in site.items() if key != "data"}, "data": site.get("data", {})} if site else {}),
+        (
+            site_name,
+            {"slurm": {key: value for key, value in site.items() if key != "data"}, "data": site.get("data", {})}
+            if site
+            else {},
+        ),
         (str(recipe_file if is_path else recipe_file.relative_to(PROJECT)), recipe),
         (f"on: {preset}", specific.get(preset, {})),
         (f"on: {data}", specific.get(data, {})),
@@ -144,12 +162,14 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     root, own = (tree.get("data") or {}).get("root"), (site or {}).get("data", {}).get("root")
     if isinstance(root, str) and root.startswith(PIPE):
         if root not in (PIPE, own) or not str(own).startswith(PIPE):
-            raise RecipeError(f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it")
+            raise RecipeError(
+                f"data.root={root} ({origins['data.root']}) is not legal: only the site file may bring a command, under `data:`, as `root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it"
+            )
         tree["data"]["root"] = PIPE  # no recipe tells a command, which may be nobody else's business
     try:
         result = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(" ".join(_sentence(error, origins).split())) from None
+        raise RecipeError(" ".join(sentence(error, origins).split())) from None
     return _written_out(_with_source(result, site))
 
 
@@ -174,9 +194,20 @@ def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
 
 def source_words(recipe: Recipe, name: str) -> list[str]:
     """The command that launches the run of recipe `name` that `recipe` builds on: the same axes, budget, folders and tasks, and nothing else of it."""
-    words = [f"recipe={name}", f"data={recipe.data.name}", f"train={recipe.train}", f"seed={recipe.seed}", f"preset={recipe.preset}", f"batch.budget={recipe.batch.budget}", f"cluster={recipe.cluster}", f"nodes={recipe.nodes}"]
+    words = [
+        f"recipe={name}",
+        f"data={recipe.data.name}",
+        f"train={recipe.train}",
+        f"seed={recipe.seed}",
+        f"preset={recipe.preset}",
+        f"batch.budget={recipe.batch.budget}",
+        f"cluster={recipe.cluster}",
+        f"nodes={recipe.nodes}",
+    ]
     operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
-    words += [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None]  # quoted: a folder's name may be no plain YAML
+    words += [
+        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None
+    ]  # quoted: a folder's name may be no plain YAML
     return words
 
 
@@ -184,9 +215,17 @@ def _refuse_half_changes(command: dict[str, Any], recipe: dict[str, Any], recipe
     """In a written-out recipe some values follow from others; changing one alone would leave the other as it was."""
     changed = command.get("ifl", {})
     if "epochs" in command.get("schedule", {}) and recipe["ifl"] and "milestones" not in (changed or {}):
-        raise RecipeError(f"schedule.epochs alone cannot change {recipe_file}, whose ifl.milestones are written out: give both, or start from recipe=NAME")
-    if "ifl" in command and bool(recipe["ifl"]) != (changed is not None) and "replacement" not in command.get("batch", {}):
-        raise RecipeError(f"ifl cannot be switched in {recipe_file}, whose batch.replacement is written out: give both, or start from recipe=NAME")
+        raise RecipeError(
+            f"schedule.epochs alone cannot change {recipe_file}, whose ifl.milestones are written out: give both, or start from recipe=NAME"
+        )
+    if (
+        "ifl" in command
+        and bool(recipe["ifl"]) != (changed is not None)
+        and "replacement" not in command.get("batch", {})
+    ):
+        raise RecipeError(
+            f"ifl cannot be switched in {recipe_file}, whose batch.replacement is written out: give both, or start from recipe=NAME"
+        )
 
 
 def _check_blocks(specific: Any, recipe_file: Path) -> None:
@@ -199,10 +238,14 @@ def _check_blocks(specific: Any, recipe_file: Path) -> None:
         if name not in presets + sets:
             raise RecipeError(f"on={name} does not exist; {nearest(name, sorted(presets + sets))}")
         axes = {"train", "preset", "recipe", "on"} & set(values) if isinstance(values, dict) else {str(values)}
-        if isinstance(values, dict) and ("name" in values["data"] if isinstance(values.get("data"), dict) else "data" in values):
+        if isinstance(values, dict) and (
+            "name" in values["data"] if isinstance(values.get("data"), dict) else "data" in values
+        ):
             axes.add("data")
         if edition not in (("", "glt", "cbl") if name in sets else ("",)) or axes:
-            raise RecipeError(f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}")
+            raise RecipeError(
+                f"{recipe_file}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}"
+            )
 
 
 def _is_on(*layers: dict[str, Any]) -> bool:
@@ -226,24 +269,42 @@ def _absolute(tree: dict[str, Any], dotted: str) -> None:
         if len(tree[key]) > 2000:
             raise RecipeError(f"{dotted}={tree[key]} is too long for a folder's name: up to 2000 characters are legal")
         if dotted == "runs" and set("%\\") & set(tree[key]):
-            raise RecipeError(f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal")
+            raise RecipeError(
+                f"runs={tree[key]} holds % or \\, which SLURM replaces in the names of logs: another folder is legal"
+            )
         if dotted == "data.root" and is_afar(tree[key]):
             return
         if "://" in tree[key]:
-            raise RecipeError(f"{dotted}={tree[key]} is not legal: " + ("an http:// or https:// address, a folder, or a command of the site file (pipe:) is" if dotted == "data.root" else "a folder is"))
+            raise RecipeError(
+                f"{dotted}={tree[key]} is not legal: "
+                + (
+                    "an http:// or https:// address, a folder, or a command of the site file (pipe:) is"
+                    if dotted == "data.root"
+                    else "a folder is"
+                )
+            )
         if dotted == "data.cache_folder" and "$" in tree[key]:
-            raise RecipeError(f"{dotted}={tree[key]} holds $, and nothing replaces variables there: null, each node's temporary folder (TMPDIR), is legal, or a whole name")
+            raise RecipeError(
+                f"{dotted}={tree[key]} holds $, and nothing replaces variables there: null, each node's temporary folder (TMPDIR), is legal, or a whole name"
+            )
         try:
             path = Path(tree[key]).expanduser()
         except RuntimeError:
-            raise RecipeError(f"{dotted}={tree[key]} begins with the home folder of a user who is not here: the folder's whole name is legal") from None
-        tree[key] = str(path.absolute() if dotted == "data.cache_folder" else path.resolve())  # a link of this machine says nothing of the nodes' own disks
+            raise RecipeError(
+                f"{dotted}={tree[key]} begins with the home folder of a user who is not here: the folder's whole name is legal"
+            ) from None
+        tree[key] = str(
+            path.absolute() if dotted == "data.cache_folder" else path.resolve()
+        )  # a link of this machine says nothing of the nodes' own disks
 
 
 def _written_out(recipe: Recipe) -> Recipe:
     """Fill in what depends on other fields, and check what spans sections. Null asks for the preset's choice."""
     values = recipe.model_dump()
-    values["runs"], values["data"]["root"] = str(recipe.run_folder.parent), recipe.data_root  # a job runs from a copy of the project
+    values["runs"], values["data"]["root"] = (
+        str(recipe.run_folder.parent),
+        recipe.data_root,
+    )  # a job runs from a copy of the project
     if recipe.data.workers is None:
         values["data"]["workers"] = 2 if recipe.cluster == "local" else min(max(1, recipe.slurm.cpus_per_task - 1), 64)
     for section, choices in load_yaml(named(RECIPES / "presets", recipe.preset, "preset")).items():
@@ -251,147 +312,33 @@ def _written_out(recipe: Recipe) -> Recipe:
             if values[section][key] is None:
                 values[section][key] = choice
     if recipe.log.keep is not None:
-        values["log"]["keep"] = kept = [_epoch(m, recipe.schedule.epochs) for m in recipe.log.keep]
+        values["log"]["keep"] = kept = [epoch_of(m, recipe.schedule.epochs) for m in recipe.log.keep]
         if any(not 0 <= epoch < recipe.schedule.epochs for epoch in kept):
-            raise RecipeError(f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal")
+            raise RecipeError(
+                f"log.keep={recipe.log.keep} are the epochs {kept}: whole epochs from 0 to {recipe.schedule.epochs - 1} or fractions of schedule.epochs={recipe.schedule.epochs} are legal"
+            )
     for section, name in (("models", recipe.model.name), ("methods", recipe.method.name)):
         named(PROJECT / "ifl" / section, name, f"{section[:-1]}.name", ".py")
-    _check_method(recipe)
+    check_method(recipe)
     if recipe.ifl:
-        values["ifl"]["milestones"] = _epochs("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
+        values["ifl"]["milestones"] = epochs_of("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs)
         if recipe.ifl.center_init == "class_means" and values["ifl"]["milestones"][:1] in ([], [0]):
-            raise RecipeError(f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}")
+            raise RecipeError(
+                f"ifl.center_init=class_means needs an epoch before the first of ifl.milestones={recipe.ifl.milestones}"
+            )
     if recipe.schedule.decay == "steps":
-        values["schedule"]["drops"] = _epochs("schedule.drops", recipe.schedule.drops, recipe.schedule.epochs, apart=False)
-    if recipe.batch.replacement is None:  # the reference's weighted streams are drawn with replacement, all but the class-aware one
-        values["batch"]["replacement"] = recipe.preset == "paper" and (recipe.ifl is not None or "class_inverse" in recipe.stream_names)
-    values["method"]["args"] = _method_args(recipe)
-    _check_streams(recipe)
+        values["schedule"]["drops"] = epochs_of(
+            "schedule.drops", recipe.schedule.drops, recipe.schedule.epochs, apart=False
+        )
+    if (
+        recipe.batch.replacement is None
+    ):  # the reference's weighted streams are drawn with replacement, all but the class-aware one
+        values["batch"]["replacement"] = recipe.preset == "paper" and (
+            recipe.ifl is not None or "class_inverse" in recipe.stream_names
+        )
+    values["method"]["args"] = method_args(recipe)
+    check_streams(recipe)
     return Recipe.model_validate(values)
-
-
-def _epochs(key: str, milestones: list[int | float], epochs: int, apart: bool = True) -> list[int]:
-    """Fractions of the epochs as epochs; in a short run several may fall on one, unless they must stay `apart`."""
-    found = [_epoch(m, epochs) for m in milestones]
-    if found != sorted(set(found) if apart else found) or (found and found[-1] >= epochs):
-        raise RecipeError(f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must {'differ' if apart else 'rise'} and lie before the last")
-    return found
-
-
-def _method_args(recipe: Recipe) -> dict[str, Any]:
-    """All arguments of the method, written out: the recipe's, and its file's defaults for the rest."""
-    name, usual = recipe.method.name, declaration(recipe.method.name).args(recipe.preset)
-    for key, value in recipe.method.args.items():
-        if key not in usual:
-            raise RecipeError(f"unknown key method.args.{key}: {nearest(key, list(usual)) if usual else f'the method {name} has no arguments'}")
-        wanted = type(usual[key])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise RecipeError(f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}")
-    return {key: type(default)(recipe.method.args.get(key, default)) for key, default in usual.items()}
-
-
-def _check_method(recipe: Recipe) -> None:
-    """What a method refuses or needs, with its reason; and a second stage needs a first."""
-    method, declared = recipe.method, declaration(recipe.method.name)
-    if declared.FORM not in model_forms(recipe.model.name):
-        raise RecipeError(f"the method {method.name} needs a network of {declared.FORM}, and model.name={recipe.model.name} comes as {', '.join(model_forms(recipe.model.name))}")
-    for key, on in (("ifl", recipe.ifl), ("mixup", recipe.augment.mixup), ("legacy_count_order", method.legacy_count_order)):
-        if on and key in declared.REFUSES:
-            raise RecipeError(f"the method {method.name} cannot be combined with {key}: {declared.REFUSES[key]}")
-    if method.legacy_count_order and not declared.COUNTS:
-        raise RecipeError(f"method.legacy_count_order=true would change nothing in the method {method.name}, which reads no class counts: leave it out")
-    if "environments" in declared.NEEDS and not (recipe.ifl and recipe.ifl.environments > 1):
-        raise RecipeError(f"the method {method.name} needs ifl.environments=2 or more: {declared.NEEDS['environments']}")
-    groups = recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
-    if "whole_groups" in declared.NEEDS and recipe.tasks > groups:
-        raise TooManyTasks(f"the method {method.name} cannot share a batch-normalisation group among ranks: {declared.NEEDS['whole_groups']}; at most {groups} tasks are legal here")
-    if recipe.augment.mixup and not recipe.batch.bn:
-        raise RecipeError("mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and batch.bn=0 leaves none")
-    if recipe.augment.mixup and recipe.tasks > groups and (recipe.tasks % groups or recipe.mixup_blocks % (recipe.tasks // groups)):
-        legal = [ranks for ranks in range(1, groups) if groups % ranks == 0] + [groups * sharing for sharing in range(1, recipe.mixup_blocks + 1) if recipe.mixup_blocks % sharing == 0]
-        raise TooManyTasks(f"mixup draws partners inside blocks, {recipe.mixup_blocks} in each of the {groups} batch-normalisation groups, which {recipe.tasks} tasks cannot share whole: {', '.join(map(str, legal))} tasks are legal here")
-    if recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env":
-        raise RecipeError("mixup forms pairs across environments inside a batch-normalisation group, and batch.bn_by=env leaves one environment to a group: batch.bn_by=mix is legal")
-    if declared.FORM == "branches" and recipe.batch.bn_by == "env":
-        raise RecipeError(f"the method {method.name} pairs rows of its two streams, and batch.bn_by=env leaves one stream to a group: batch.bn_by=mix is legal")
-    if declared.TRAINS == "head" and not method.init_from:
-        raise RecipeError(f"the method {method.name} trains the classifier alone: method.init_from must name the recipe of its first stage, such as glt_baseline")
-    if method.init_from and method.eval_of:
-        raise RecipeError("method.init_from and method.eval_of exclude each other: the one is trained further, the other judged as it is")
-    if method.eval_of:
-        for key, on, trained in (("ifl", recipe.ifl, "glt_ifl"), ("augment.mixup", recipe.augment.mixup, "glt_mixup"), ("augment.randaug", recipe.augment.randaug, "glt_randaug")):
-            if on:
-                raise RecipeError(f"{key} cannot be combined with method.eval_of={method.eval_of}: nothing is trained; name {trained} in method.eval_of instead")
-    if recipe.ifl and "uniform" not in declared.STREAMS:
-        raise RecipeError(f"the method {method.name} cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage")
-
-
-def _check_streams(recipe: Recipe) -> None:
-    """A batch and its groups must divide among the environments."""
-    batch, streams = recipe.batch, recipe.streams
-    if batch.bn_by == "env":
-        if not batch.bn or batch.size % (streams * batch.bn):
-            raise RecipeError(f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x batch.bn={batch.bn}")
-    elif (batch.bn or batch.size) % streams:
-        key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
-        raise RecipeError(f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal")
-
-
-def _epoch(milestone: float, epochs: int) -> int:
-    """A fraction of the epochs, or (from 1 on) an epoch itself."""
-    return int(milestone) if milestone >= 1 else int(milestone * epochs + 1e-9)
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
-def _sentence(error: ValidationError, origins: dict[str, str]) -> str:
-    """pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
-    first = error.errors()[0]
-    parts = [str(part) for part in first["loc"]]
-    dotted = ".".join(parts)
-    origin = next((origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins), "the schema")
-    if first["type"] == "extra_forbidden":
-        section = ".".join(parts[:-1])
-        if dotted == "slurm.setup":
-            return f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in slurm/site.yaml or in the file that GLT_SITE names"
-        legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
-        elsewhere = [leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]]  # the right word without its section
-        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)
-        return f"unknown key {dotted} ({origin}): {hint}"
-    if first["type"] == "literal_error":
-        field = _section(parts[:-1]).model_fields.get(parts[-1])
-        legal = [value for value in _literals(field.annotation)] if field else []
-        return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
-    if first["type"] == "model_type":
-        section = _section(parts)
-        off = ", or null to switch it off" if parts == ["ifl"] else ""
-        return f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as {dotted}.{next(iter(section.model_fields))}=...{off}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    return f"{dotted}={first['input']} ({origin}): {message}" if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) else f"{message} ({origin})"
-
-
-def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
-    """All keys with their dots."""
-    leaves = []
-    for key, field in section.model_fields.items():
-        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        leaves += _leaves(inner, f"{path}{key}.") if inner else [f"{path}{key}"]
-    return leaves
-
-
-def _section(parts: list[str]) -> type[BaseModel]:
-    section: type[BaseModel] = Recipe
-    for part in parts:
-        annotation = section.model_fields[part].annotation
-        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return section
-
-
-def _literals(annotation: Any) -> list[Any]:
-    values: list[Any] = []
-    for argument in get_args(annotation):
-        values += _literals(argument) if get_args(argument) else ([] if argument is type(None) else [argument])
-    return values
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -405,4 +352,4 @@ def load_resolved(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(load_yaml(path))
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_sentence(error, {})}") from None
+        raise RecipeError(f"{path}: {sentence(error, {})}") from None

@@ -7,9 +7,7 @@ later must default to the old behaviour. Nothing here imports torch: the launche
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import math
 import re
 from pathlib import Path
@@ -17,22 +15,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recipes.words import one_line
-
-from recipes.methods import declaration
+from recipes.declarations import declaration
+from recipes.identity import hash8
 
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-class RecipeError(ValueError):
-    """A recipe or command that cannot be run; the message is one sentence for the user."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(one_line(sentence))
-
-
-class TooManyTasks(RecipeError):
-    """A recipe that this number of processes cannot share, and a smaller one perhaps can."""
 
 
 def science(default: Any, doc: str, **limits: Any) -> Any:
@@ -46,14 +32,18 @@ def operation(default: Any, doc: str, **limits: Any) -> Any:
 def _plain(value: str) -> str:
     """SLURM values end up on a command line and in a batch file: letters, digits and a few signs, nothing a shell reads."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}", value):
-        raise ValueError("only letters, digits and _ . , : = / @ + - are legal, 200 at most, and it starts with a letter or digit")
+        raise ValueError(
+            "only letters, digits and _ . , : = / @ + - are legal, 200 at most, and it starts with a letter or digit"
+        )
     return value
 
 
 def _features(value: str) -> str:
     """Node features, with SLURM's signs between them: the shell would read some, so that the batch file quotes them."""
     if not re.fullmatch(r"[A-Za-z0-9\[(][A-Za-z0-9_.,:=/@+&|*\[\]()-]{0,199}", value):
-        raise ValueError("only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a letter, a digit, [ or (")
+        raise ValueError(
+            "only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a letter, a digit, [ or ("
+        )
     return value
 
 
@@ -111,13 +101,39 @@ class Section(BaseModel):
 
 class Data(Section):
     name: Name = operation("imagenet_glt", "the data set; it stands in the run's name")
-    root: str | None = operation(None, "folder that holds NAME/dataset.json, or the http(s) address of one, or pipe: for the site file's command; default: data/ in the project")
-    decoder: Literal["turbojpeg", "torchvision", "simplejpeg", "pillow"] | None = science(None, "what decodes JPEGs; default: the first of these that all ranks have, which a run then keeps")
-    cache: Literal["none", "decoded"] = operation("none", "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, for all its ranks and later runs")
-    cache_short_side: int | None = science(None, "training images are first made this small (shorter side, pixels, never enlarged), which makes a decoded cache small too", ge=8, le=4096)
-    cache_folder: str | None = operation(None, "folder on a node's own disk or in its memory for what it decoded or fetched; default: glt-cache-UID in the temporary folder")
-    cache_gb: float | None = operation(None, "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a run has both, GB; default: nine tenths of what is free", gt=0, le=1e6)
-    workers: int | None = operation(None, "loader processes of each rank; 0 loads in the training process; default: on SLURM one less than slurm.cpus_per_task, here 2", ge=0, le=64)
+    root: str | None = operation(
+        None,
+        "folder that holds NAME/dataset.json, or the http(s) address of one, or pipe: for the site file's command; default: data/ in the project",
+    )
+    decoder: Literal["turbojpeg", "torchvision", "simplejpeg", "pillow"] | None = science(
+        None, "what decodes JPEGs; default: the first of these that all ranks have, which a run then keeps"
+    )
+    cache: Literal["none", "decoded"] = operation(
+        "none",
+        "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, for all its ranks and later runs",
+    )
+    cache_short_side: int | None = science(
+        None,
+        "training images are first made this small (shorter side, pixels, never enlarged), which makes a decoded cache small too",
+        ge=8,
+        le=4096,
+    )
+    cache_folder: str | None = operation(
+        None,
+        "folder on a node's own disk or in its memory for what it decoded or fetched; default: glt-cache-UID in the temporary folder",
+    )
+    cache_gb: float | None = operation(
+        None,
+        "most that a node keeps there, of shards from afar or of decoded images, and of each half of it where a run has both, GB; default: nine tenths of what is free",
+        gt=0,
+        le=1e6,
+    )
+    workers: int | None = operation(
+        None,
+        "loader processes of each rank; 0 loads in the training process; default: on SLURM one less than slurm.cpus_per_task, here 2",
+        ge=0,
+        le=64,
+    )
     image_size: int = science(112, "side of the training and test crops, pixels", ge=8, le=1024)
     test_resize: int = science(128, "shorter side before the central test crop, pixels", ge=8, le=1024)
     mean: tuple[Unit, Unit, Unit] = science((0.485, 0.456, 0.406), "channel means, of pixels in 0..1")
@@ -127,7 +143,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _crop_fits(self) -> Data:
         if self.test_resize < self.image_size:
-            raise ValueError(f"data.test_resize={self.test_resize} is smaller than data.image_size={self.image_size}, which is cut from it")
+            raise ValueError(
+                f"data.test_resize={self.test_resize} is smaller than data.image_size={self.image_size}, which is cut from it"
+            )
         return self
 
 
@@ -138,29 +156,54 @@ class Model(Section):
 class Method(Section):
     name: Name = science("ce", "a file of ifl/methods")
     args: dict[str, float | int | bool | str] = science({}, "the method's own arguments: those of ARGS in its file")
-    init_from: Plain | None = science(None, "first stage: a recipe, or the run of one, whose last weights this one starts from")
-    eval_of: Plain | None = science(None, "trains nothing and judges the weights of this recipe, or run of one, by the method's own rule")
-    legacy_count_order: bool = science(False, "class counts in the order of the class ids as text (0, 1, 10, 100, ...), a defect of the reference that shaped its numbers; no preset sets it")
+    init_from: Plain | None = science(
+        None, "first stage: a recipe, or the run of one, whose last weights this one starts from"
+    )
+    eval_of: Plain | None = science(
+        None, "trains nothing and judges the weights of this recipe, or run of one, by the method's own rule"
+    )
+    legacy_count_order: bool = science(
+        False,
+        "class counts in the order of the class ids as text (0, 1, 10, 100, ...), a defect of the reference that shaped its numbers; no preset sets it",
+    )
 
 
 class Ifl(Section):
     """Invariant feature learning on top of any method (ECCV 2022, section 4); `ifl: null` switches it off."""
 
-    environments: int = science(2, "environment 1 is the training set, 2..n are re-weighted; 1 keeps the center term alone", ge=1, le=8)
-    milestones: list[int | float] = science([0.6, 0.8], "fractions of the epochs (or whole epochs, 0-based): the center term starts or changes there, and the environments are rebuilt after that epoch")
+    environments: int = science(
+        2, "environment 1 is the training set, 2..n are re-weighted; 1 keeps the center term alone", ge=1, le=8
+    )
+    milestones: list[int | float] = science(
+        [0.6, 0.8],
+        "fractions of the epochs (or whole epochs, 0-based): the center term starts or changes there, and the environments are rebuilt after that epoch",
+    )
     alpha: list[float] = science([0.001, 0.005], "weight of the center term from each milestone on; 0 before the first")
-    sample_scale: float = science(4.0, "wanted ratio of mean weights, least confident fifth : rest of a class, in the last environment", gt=1)
+    sample_scale: float = science(
+        4.0, "wanted ratio of mean weights, least confident fifth : rest of a class, in the last environment", gt=1
+    )
     class_balanced: bool = science(True, "environments 2..n give every class the same mass (the reference's choice)")
-    rebuild: Literal["milestones", "every_epoch"] = science("milestones", "when the environments are rebuilt: after the epochs of the milestones, or after each")
-    unseen: Literal["zero", "class_mean"] | None = science(None, "weight of a sample not drawn in the scoring epoch; default: the preset's")
-    center: Literal["l2", "cosine"] = science("l2", "distance of a feature to its class center: squared L2, or 1 - cosine")
+    rebuild: Literal["milestones", "every_epoch"] = science(
+        "milestones", "when the environments are rebuilt: after the epochs of the milestones, or after each"
+    )
+    unseen: Literal["zero", "class_mean"] | None = science(
+        None, "weight of a sample not drawn in the scoring epoch; default: the preset's"
+    )
+    center: Literal["l2", "cosine"] = science(
+        "l2", "distance of a feature to its class center: squared L2, or 1 - cosine"
+    )
     center_lr: float = science(0.5, "SGD rate of the centers", ge=0)
-    center_init: Literal["normal", "class_means"] = science("normal", "the centers start from N(0, 1), as the reference's, or from the class means of the features seen in the epoch before the first milestone")
+    center_init: Literal["normal", "class_means"] = science(
+        "normal",
+        "the centers start from N(0, 1), as the reference's, or from the class means of the features seen in the epoch before the first milestone",
+    )
 
     @model_validator(mode="after")
     def _one_alpha_each(self) -> Ifl:
         if len(self.alpha) != len(self.milestones):
-            raise ValueError(f"ifl.alpha has {len(self.alpha)} values and ifl.milestones {len(self.milestones)}; one alpha for each milestone is legal")
+            raise ValueError(
+                f"ifl.alpha has {len(self.alpha)} values and ifl.milestones {len(self.milestones)}; one alpha for each milestone is legal"
+            )
         if sorted(set(self.milestones)) != self.milestones or any(m < 0 for m in self.milestones):
             raise ValueError(f"ifl.milestones={self.milestones} must rise from 0 or more")
         if any(a < 0 for a in self.alpha):
@@ -171,13 +214,21 @@ class Ifl(Section):
 class Augment(Section):
     crop_scale: tuple[Unit, Unit] = science((0.08, 1.0), "area of the random crop, as a share of the image")
     hflip: bool = science(True, "mirror half of the draws (never for digits)")
-    mixup: float | None = science(None, "mixes the rows of a group, in blocks of 16 or more, in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)", gt=0)
-    randaug: bool = science(False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5")
+    mixup: float | None = science(
+        None,
+        "mixes the rows of a group, in blocks of 16 or more, in pairs with one share ~ Beta(mixup, mixup) a step, across environments (the paper: 1)",
+        gt=0,
+    )
+    randaug: bool = science(
+        False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5"
+    )
 
     @model_validator(mode="after")
     def _scale_rises(self) -> Augment:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise ValueError(f"augment.crop_scale={list(self.crop_scale)} must hold two shares of the area, 0 < low <= high <= 1")
+            raise ValueError(
+                f"augment.crop_scale={list(self.crop_scale)} must hold two shares of the area, 0 < low <= high <= 1"
+            )
         return self
 
 
@@ -185,24 +236,39 @@ class Optim(Section):
     lr: float = science(0.1, "SGD learning rate at the start", gt=0)
     momentum: float | None = science(None, "SGD momentum; default: the preset's (paper 0, corrected .9)", ge=0, lt=1)
     weight_decay: float = science(5e-4, "on every parameter", ge=0)
-    precision: Literal["fp32", "bf16"] = science("fp32", "bf16 means torch autocast with float32 parameters and reductions")
+    precision: Literal["fp32", "bf16"] = science(
+        "fp32", "bf16 means torch autocast with float32 parameters and reductions"
+    )
     zero: Literal[0, 1] = operation(0, "DeepSpeed ZeRO stage; a run keeps the stage that it began with")
 
 
 class Schedule(Section):
     epochs: int = science(100, "epochs; the learning rate moves once an epoch", ge=1, le=10000)
-    decay: Literal["cosine", "steps"] = science("cosine", "the learning rate falls along a cosine to 0, or by `gamma` at each of `drops`")
+    decay: Literal["cosine", "steps"] = science(
+        "cosine", "the learning rate falls along a cosine to 0, or by `gamma` at each of `drops`"
+    )
     drops: list[int | float] = science([0.6, 0.8], "fractions of the epochs (or whole epochs, 0-based) of decay: steps")
     gamma: float = science(0.1, "factor of each of the drops", gt=0, le=1)
 
 
 class Batch(Section):
     size: int = science(256, "global batch, all streams and ranks together; more nodes never change it", ge=1)
-    bn: int = science(128, "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the model has no batch normalisation", ge=0)
-    bn_by: Literal["mix", "env"] = science("mix", "env: each group holds one environment only and environment 1 alone moves the running statistics, as by accident in the reference on two GPUs")
+    bn: int = science(
+        128,
+        "samples of one batch-normalisation group = micro batch; each group has the same mix of streams; 0: the model has no batch normalisation",
+        ge=0,
+    )
+    bn_by: Literal["mix", "env"] = science(
+        "mix",
+        "env: each group holds one environment only and environment 1 alone moves the running statistics, as by accident in the reference on two GPUs",
+    )
     draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
-    budget: Literal["paper", "matched"] = science("paper", "paper: every stream draws so many; matched: all streams together do")
-    replacement: bool | None = science(None, "independent draws instead of a shuffle; default: the preset's (paper: with IFL, corrected: never)")
+    budget: Literal["paper", "matched"] = science(
+        "paper", "paper: every stream draws so many; matched: all streams together do"
+    )
+    replacement: bool | None = science(
+        None, "independent draws instead of a shuffle; default: the preset's (paper: with IFL, corrected: never)"
+    )
 
     @model_validator(mode="after")
     def _groups(self) -> Batch:
@@ -218,8 +284,15 @@ class Slurm(Section):
     account: Plain | None = operation(None, "SLURM account")
     qos: Plain | None = operation(None, "SLURM quality of service")
     constraint: Features | None = operation(None, "SLURM node features, such as a100|h100 or [rack1|rack2]*2")
-    time: Minutes = operation(1440, "time limit: minutes, or HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; stands in minutes in recipe.yaml", ge=1, le=525600)
-    gpus_per_node: int | None = operation(None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64)
+    time: Minutes = operation(
+        1440,
+        "time limit: minutes, or HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; stands in minutes in recipe.yaml",
+        ge=1,
+        le=525600,
+    )
+    gpus_per_node: int | None = operation(
+        None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64
+    )
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
     mem: Memory | None = operation(None, "memory of a node: 480G, 512M, a number of GB, or 0 for all that it has")
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
@@ -228,20 +301,42 @@ class Slurm(Section):
     @model_validator(mode="after")
     def _warned_in_time(self) -> Slurm:
         if self.signal_delay_s >= 60 * self.time:
-            raise ValueError(f"slurm.signal_delay_s={self.signal_delay_s} is no warning within slurm.time={self.time} minutes: it must be less than {60 * self.time} seconds")
+            raise ValueError(
+                f"slurm.signal_delay_s={self.signal_delay_s} is no warning within slurm.time={self.time} minutes: it must be less than {60 * self.time} seconds"
+            )
         return self
 
 
 class Log(Section):
     every: int = operation(20, "optimizer steps between two training lines of metrics.jsonl", ge=1)
-    eval_test_every: int = operation(10, "epochs between two looks at the test splits (for figure 5; they select nothing)", ge=1)
-    save_every_s: float = operation(600.0, "seconds between two checkpoints, besides those at the last epoch and on a signal", gt=0)
+    eval_test_every: int = operation(
+        10, "epochs between two looks at the test splits (for figure 5; they select nothing)", ge=1
+    )
+    save_every_s: float = operation(
+        600.0, "seconds between two checkpoints, besides those at the last epoch and on a signal", gt=0
+    )
     save_every_steps: int | None = operation(None, "steps between two checkpoints, besides those by the clock", ge=1)
-    keep: list[int | float] | None = operation(None, "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: ifl.milestones")
-    digest_every: int = operation(50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1)
-    stuck_after_s: float = operation(600.0, "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start has three times as long, and at least 120 s", ge=5, le=86400)
-    tensorboard: bool = operation(False, "also writes the numbers of metrics.jsonl for TensorBoard, to tensorboard/ in the run folder (package tensorboard)")
-    wandb: Plain | None = operation(None, "also sends them to this project of Weights & Biases (package wandb; WANDB_MODE=offline on nodes without internet)")
+    keep: list[int | float] | None = operation(
+        None,
+        "fractions of the epochs (or whole epochs, 0-based) whose last checkpoint is never deleted; default: ifl.milestones",
+    )
+    digest_every: int = operation(
+        50, "steps between two comparisons of parameters, centers and confidence over the ranks", ge=1
+    )
+    stuck_after_s: float = operation(
+        600.0,
+        "seconds without progress after which a rank ends the run, to go on from its last checkpoint; a start has three times as long, and at least 120 s",
+        ge=5,
+        le=86400,
+    )
+    tensorboard: bool = operation(
+        False,
+        "also writes the numbers of metrics.jsonl for TensorBoard, to tensorboard/ in the run folder (package tensorboard)",
+    )
+    wandb: Plain | None = operation(
+        None,
+        "also sends them to this project of Weights & Biases (package wandb; WANDB_MODE=offline on nodes without internet)",
+    )
 
     def lacking(self) -> str:
         """One sentence about a package that a switch needs and that is not installed here; empty where nothing lacks."""
@@ -256,9 +351,13 @@ class Recipe(Section):
     data: Data = Data()
     train: Literal["glt", "cbl"] = operation("glt", "training edition; it stands in the run's name")
     seed: int = operation(0, "seed of everything; it stands in the run's name", ge=0, lt=2**32)
-    preset: Literal["paper", "corrected"] = science("paper", "the reference's choices, or a careful person's; a table never mixes them")
+    preset: Literal["paper", "corrected"] = science(
+        "paper", "the reference's choices, or a careful person's; a table never mixes them"
+    )
     nodes: int = operation(1, "nodes", ge=1, le=4096)
-    tasks_per_node: int | None = operation(None, "processes of a node; default: its GPUs on SLURM, 1 locally", ge=1, le=64)
+    tasks_per_node: int | None = operation(
+        None, "processes of a node; default: its GPUs on SLURM, 1 locally", ge=1, le=64
+    )
     cluster: Literal["slurm", "local", "dry"] = operation("slurm", "where it runs; dry prints and touches nothing")
     runs: str | None = operation(None, "folder of the run folders; default: runs/ in the project")
     model: Model = Model()
@@ -275,7 +374,11 @@ class Recipe(Section):
     def stream_names(self) -> list[str]:
         """What the S streams of a batch are. With IFL the environments take the place of the method's uniform stream."""
         own = declaration(self.method.name).STREAMS
-        return [name for stream in own for name in (["environment"] * self.ifl.environments if self.ifl and stream == "uniform" else [stream])]
+        return [
+            name
+            for stream in own
+            for name in (["environment"] * self.ifl.environments if self.ifl and stream == "uniform" else [stream])
+        ]
 
     @property
     def streams(self) -> int:
@@ -302,16 +405,7 @@ class Recipe(Section):
     @property
     def hash8(self) -> str:
         """First 8 hex digits of the sha256 of the science fields that differ from the schema's defaults."""
-        changes = _science_changes(self)
-        usual = declaration(self.method.name).args(self.preset)  # of the arguments, too, only those count that differ
-        if args := {key: value for key, value in self.method.args.items() if key not in usual or value != usual[key]}:
-            changes["method"]["args"] = args
-        elif "args" in changes.get("method", {}):
-            del changes["method"]["args"]
-        for key in {"init_from", "eval_of"} & changes.get("method", {}).keys():  # of a first stage on the same axes only what does not stand in the name already, so that seeds share a hash
-            changes["method"][key] = changes["method"][key].replace(f"-{self.data.name}-{self.train}-s{self.seed}-", "-", 1)
-        canonical = json.dumps({key: value for key, value in changes.items() if value or key == "ifl"}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return hash8(self)
 
     @property
     def run_name(self) -> str:
@@ -323,42 +417,5 @@ class Recipe(Section):
 
     @property
     def data_root(self) -> str:
-        """A folder, or an address (sharding/afar.py)."""
+        """A folder, or an address (sharding/cache/remote_files.py)."""
         return self.data.root or str(PROJECT / "data")
-
-
-def departures(recipe: Recipe, other: Recipe) -> list[str]:
-    """The science fields in which a recipe differs from another, as `key=value (other value)`."""
-    mine, others = _flat(recipe.model_dump()), _flat(other.model_dump())
-    science = _flat(_marks(Recipe))
-    return [f"{key}={mine.get(key)} ({others.get(key)})" for key in sorted({*mine, *others}) if mine.get(key) != others.get(key) and science.get(key, True)]
-
-
-def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return flat
-
-
-def _marks(section: type[BaseModel]) -> dict[str, Any]:
-    """Whether each field is science, nested as the fields are."""
-    marks: dict[str, Any] = {}
-    for key, field in section.model_fields.items():
-        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        marks[key] = _marks(inner) if inner else bool((field.json_schema_extra or {}).get("science"))
-    return marks
-
-
-def _science_changes(section: BaseModel) -> dict[str, Any]:
-    """Nested dict of the science fields whose values differ from their defaults; an `ifl` block counts as a whole."""
-    changes: dict[str, Any] = {}
-    for key, field in type(section).model_fields.items():
-        value = getattr(section, key)
-        if isinstance(value, BaseModel):
-            inner = _science_changes(value)
-            if inner or key == "ifl":
-                changes[key] = inner
-        elif (field.json_schema_extra or {}).get("science") and value != field.default:
-            changes[key] = value
-    return changes

@@ -9,20 +9,21 @@ records of shards); it may be deleted once the data set is finished.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
-from sharding.index import DataError
-from sharding.request import HELP, Request, builders, declared, parse
-from sharding.room import why
+from recipes.common.cli import asks_help
+from recipes.common.errors import DataError
+from recipes.common.files import disk_refusal
+from recipes.common.locks import acquire
+from sharding.building.request import HELP, Request, builders, declared, parse
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ def run(arguments: Sequence[str]) -> None:
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
-        importlib.import_module(f"sharding.{name}").build(request)
+        importlib.import_module(f"sharding.datasets.{name}.build").build(request)
 
 
 @contextlib.contextmanager
@@ -39,22 +40,28 @@ def _alone(name: str, request: Request) -> Iterator[None]:
     and no part twice."""
     side_by_side = request.part != (1, 1)
     with contextlib.ExitStack() as locks:
-        _lock(locks, request.out / f".{name}.lock", fcntl.LOCK_SH if side_by_side else fcntl.LOCK_EX, f"another build of {name} in {request.out}")
+        _lock(
+            locks,
+            request.out / f".{name}.lock",
+            side_by_side,
+            f"another build of {name} in {request.out}",
+        )
         if side_by_side:
             work = request.out / name / ".work"
             work.mkdir(parents=True, exist_ok=True)
             text = f"part {request.part[0]} of {request.part[1]} of {request.stage}"
-            _lock(locks, work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock", fcntl.LOCK_EX, f"{text} of {name} in {request.out}")
+            _lock(
+                locks,
+                work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock",
+                False,
+                f"{text} of {name} in {request.out}",
+            )
         yield
 
 
-def _lock(locks: contextlib.ExitStack, path: Path, kind: int, what: str) -> None:
+def _lock(locks: contextlib.ExitStack, path: Path, shared: bool, what: str) -> None:
     file = locks.enter_context(open(path, "w"))
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except OSError:
-        print(f"{what} is under way: waiting for it", flush=True)
-        fcntl.flock(file, kind)
+    acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
 
 
 def help_text() -> str:
@@ -62,13 +69,15 @@ def help_text() -> str:
     lines = [__doc__.strip(), "", *(f"    {f'{key}={value}':<26} {text}" for key, (value, text) in HELP.items()), ""]
     for name in builders():
         takes, stages = declared(name)
-        lines.append(f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else ""))
+        lines.append(
+            f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
+        )
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+    if not arguments or asks_help(arguments):
         print(help_text())
         return 0
     try:
@@ -77,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"sharding.build: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
-        print(f"sharding.build: {error.filename or _where(arguments)}: {why(error)}", file=sys.stderr)
+        print(f"sharding.build: {error.filename or _where(arguments)}: {disk_refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sharding.build: stopped; the same command goes on", file=sys.stderr)

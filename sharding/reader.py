@@ -11,10 +11,6 @@ order is the plan's for any number of workers, and only consumed steps count for
 
 from __future__ import annotations
 
-import multiprocessing.context
-import multiprocessing.popen_fork
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,13 +19,15 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from sharding import decoders
-from sharding.augment import draw_rng
-from sharding.dataset import DataError, Split
-from sharding.decoders import Decoder, Pixels, whole
-from sharding.pixel_cache import PixelCache
-from sharding.plan import Draws
-from sharding.views import shrunk, test_pixels, train_pixels
+from recipes.common.errors import DataError
+from sharding.cache.decoded_images import PixelCache
+from sharding.format.dataset import Split
+from sharding.images import decoders
+from sharding.images.decoders import Decoder, Pixels, whole
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import shrunk, test_pixels, train_pixels
+from sharding.loader_workers import Fork, Handover, quiet_worker
+from sharding.plan.ranks import Draws
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
@@ -58,7 +56,14 @@ def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) 
         for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
             known = kept.get(sample) if kept is not None else None
             data = {"jpg": split.read(sample)} if known is None else {"pixels": known}
-            yield {"__key__": str(split.index.key[sample]), **data, "cls": int(split.index.label[sample]), "id": sample, "draw": draw, "stream": stream}
+            yield {
+                "__key__": str(split.index.key[sample]),
+                **data,
+                "cls": int(split.index.label[sample]),
+                "id": sample,
+                "draw": draw,
+                "stream": stream,
+            }
 
     return source
 
@@ -101,7 +106,9 @@ def augmented(draws: Draws, **options: Any) -> Stage:
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
-            sample["pixels"] = train_pixels(sample.pop("image"), draw_rng(draws.seed, draws.epoch, sample["draw"]), **options)
+            sample["pixels"] = train_pixels(
+                sample.pop("image"), draw_rng(draws.seed, draws.epoch, sample["draw"]), **options
+            )
             yield sample
 
     return stage
@@ -139,14 +146,42 @@ class MicroBatches(torch.utils.data.Dataset):
         cache: where the node keeps what it decoded: training pictures whole, test crops as they are.
     """
 
-    def __init__(self, split: Split, *, train: bool, image_size: int, test_resize: int = 0, crop_scale: tuple[float, float] = (1.0, 1.0), hflip: bool = False,
-                 randaug: bool = False, decoder: str = "pillow", short_side: int | None = None, cache: PixelCache | None = None) -> None:
-        self.split, self.train, self.decoder, self.short_side, self.cache = split, train, decoders.decoder(decoder), short_side, cache
-        self.options = {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug} if train else {"size": image_size, "resize": test_resize}
+    def __init__(
+        self,
+        split: Split,
+        *,
+        train: bool,
+        image_size: int,
+        test_resize: int = 0,
+        crop_scale: tuple[float, float] = (1.0, 1.0),
+        hflip: bool = False,
+        randaug: bool = False,
+        decoder: str = "pillow",
+        short_side: int | None = None,
+        cache: PixelCache | None = None,
+    ) -> None:
+        self.split, self.train, self.decoder, self.short_side, self.cache = (
+            split,
+            train,
+            decoders.decoder(decoder),
+            short_side,
+            cache,
+        )
+        self.options = (
+            {"size": image_size, "crop_scale": crop_scale, "hflip": hflip, "randaug": randaug}
+            if train
+            else {"size": image_size, "resize": test_resize}
+        )
 
     def pipeline(self, draws: Draws) -> webdataset.DataPipeline:
-        view = [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)] if self.train else [centred(self.cache, **self.options)]
-        return webdataset.DataPipeline(planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled)
+        view = (
+            [kept_whole(self.cache, self.short_side), augmented(draws, **self.options)]
+            if self.train
+            else [centred(self.cache, **self.options)]
+        )
+        return webdataset.DataPipeline(
+            planned_samples(self.split, draws, self.cache), decoded(self.split, self.decoder), *view, assembled
+        )
 
     def __getitem__(self, draws: Draws) -> Batch:
         return next(iter(self.pipeline(draws)))
@@ -156,9 +191,18 @@ class Reader:
     """Feeds one rank. Persistent workers live as long as it does, whatever the number of epochs."""
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
-        self._handover = _Handover()
-        self._loader = DataLoader(_Telling(dataset), batch_size=None, sampler=self._handover, num_workers=workers, collate_fn=_unchanged, pin_memory=pin_memory,
-                                  persistent_workers=persistent and workers > 0, worker_init_fn=_quiet_worker, multiprocessing_context=_Fork() if workers else None)
+        self._handover = Handover()
+        self._loader = DataLoader(
+            _Telling(dataset),
+            batch_size=None,
+            sampler=self._handover,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            persistent_workers=persistent and workers > 0,
+            worker_init_fn=quiet_worker,
+            multiprocessing_context=Fork() if workers else None,
+        )
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
         """The batches of `draws`, one each, in order. The iterator must be used up before the next call.
@@ -189,46 +233,8 @@ def _good(batch: Batch | DataError) -> Batch:
     return batch
 
 
-class _Handover:
-    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it anew every epoch.
-
-    It does not know the reader: a cycle of references would leave the workers to the garbage collector, which closes
-    their queues before it asks them to end, and then they never do.
-    """
-
-    draws: Iterable[Draws] = ()
-
-    def __iter__(self) -> Iterator[Draws]:
-        return iter(self.draws)
-
-
 def _unchanged(batch: Batch) -> Batch:
     return batch
-
-
-def _quiet_worker(worker: int) -> None:
-    """Warning signals reach every process of a job step, and a worker that died of one would take the save with it.
-    Workers end with their parent: it asks them over their queues, and at its own exit by SIGHUP (see `_Fork`)."""
-    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
-
-
-class _Popen(multiprocessing.popen_fork.Popen):
-    def terminate(self) -> None:
-        self._send_signal(signal.SIGHUP)
-
-
-class _Process(multiprocessing.context.ForkProcess):
-    @staticmethod
-    def _Popen(process: Any) -> _Popen:
-        return _Popen(process)
-
-
-class _Fork(multiprocessing.context.ForkContext):
-    """Forked workers that Python ends by SIGHUP: at exit it would send SIGTERM, which they ignore, and wait for ever."""
-
-    Process = _Process
 
 
 def evaluation_draws(samples: int, rank: int, ranks: int, size: int) -> Iterator[Draws]:

@@ -30,21 +30,30 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()  # before the first import that a bare Python lacks
 
 import numpy as np
 from tqdm import tqdm
 
-from recipes.words import one_line
-from sharding.arguments import folder_and_options, whole_number
-from sharding.dataset import DATASET_FILE
-from sharding.findings import Findings
-from sharding.index import DataError, Index
-from sharding.near import BITS, LEVELS, SIDE, alike
-from sharding.verify_set import check_across, check_files, check_folders, check_meta, folder_pairs, read_index, read_meta, split_folders
-from sharding.verify_shard import Report, Task, check_shard
+from recipes.common.cli import asks_help, folder_and_options, whole_number
+from recipes.common.errors import DataError, one_line
+from sharding.checks.dataset import (
+    check_across,
+    check_files,
+    check_folders,
+    check_meta,
+    folder_pairs,
+    read_index,
+    read_meta,
+    split_folders,
+)
+from sharding.checks.near_duplicates import BITS, LEVELS, SIDE, alike
+from sharding.checks.report import Findings
+from sharding.checks.shard import Report, Task, check_shard
+from sharding.format.dataset import DATASET_FILE
+from sharding.format.index import Index
 
 KEYS = ("workers", "limit", "duplicates")
 
@@ -63,21 +72,42 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """The report."""
-        lines = [f"{kind}: {self.name}/{one_line(str(finding))}" for kind, found in (("problem", self.problems), ("warning", self.warnings)) for finding in found.first()]
-        lines += [f"... and {found.count - len(found.first())} more {kind}s" for kind, found in (("problem", self.problems), ("warning", self.warnings)) if found.count > len(found.first())]
+        lines = [
+            f"{kind}: {self.name}/{one_line(str(finding))}"
+            for kind, found in (("problem", self.problems), ("warning", self.warnings))
+            for finding in found.first()
+        ]
+        lines += [
+            f"... and {found.count - len(found.first())} more {kind}s"
+            for kind, found in (("problem", self.problems), ("warning", self.warnings))
+            if found.count > len(found.first())
+        ]
         state = f"{_counted(self.problems.count, 'problem')}, {_counted(self.warnings.count, 'warning')}"
-        return [*lines, f"{self.name}: {state}; {self.images:,} images decoded from {self.shards:,} shards of {self.size / 1e6:,.1f} MB; fingerprint {self.fingerprint}"]
+        return [
+            *lines,
+            f"{self.name}: {state}; {self.images:,} images decoded from {self.shards:,} shards of {self.size / 1e6:,.1f} MB; fingerprint {self.fingerprint}",
+        ]
 
 
 def data_sets(folder: Path) -> list[Path]:
     """The data sets' folders in or at `folder`, sorted. Raises DataError, naming it, where there are none."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; DATA_ROOT/NAME, or DATA_ROOT with several, would be legal")
+
     def built(path: Path) -> bool:
         return (path / DATASET_FILE).exists() or bool(split_folders(path, None))
-    found = [folder] if built(folder) else sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and built(path))
+
+    found = (
+        [folder]
+        if built(folder)
+        else sorted(
+            path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and built(path)
+        )
+    )
     if not found:
-        raise DataError(f"there is no data set in {folder}: neither it nor a folder in it holds a {DATASET_FILE} or shards")
+        raise DataError(
+            f"there is no data set in {folder}: neither it nor a folder in it holds a {DATASET_FILE} or shards"
+        )
     return found
 
 
@@ -92,7 +122,11 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     meta = read_meta(folder, problems)
     relatives = split_folders(folder, meta)
     recorded = {relative: meta["splits"][relative].get("fingerprint") if meta else None for relative in relatives}
-    indices = {relative: index for relative in relatives if (index := read_index(folder, relative, recorded[relative], problems)) is not None}
+    indices = {
+        relative: index
+        for relative in relatives
+        if (index := read_index(folder, relative, recorded[relative], problems)) is not None
+    }
     for relative in relatives:
         check_files(folder, relative, indices.get(relative), problems, warnings)
     check_folders(folder, relatives, warnings)
@@ -108,8 +142,13 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     thumbs = {relative: np.zeros((len(index), SIDE, SIDE, 3), np.uint8) for relative, index in indices.items()}
     decoded = {relative: np.zeros(len(index), bool) for relative, index in indices.items()}
     images = size = 0
-    with tqdm(total=sum(int(task.rows.shard_size[0]) for task in tasks), desc=f"verifying {folder.name}", unit="B", unit_scale=True,
-              mininterval=0.5 if sys.stderr.isatty() else 30) as bar:  # a line now and then in a batch job's log
+    with tqdm(
+        total=sum(int(task.rows.shard_size[0]) for task in tasks),
+        desc=f"verifying {folder.name}",
+        unit="B",
+        unit_scale=True,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:  # a line now and then in a batch job's log
         for task, report in zip(tasks, _reports(tasks, workers)):
             relative = task.place.rpartition("/")[0]
             problems.merge(report.found, report.count)
@@ -117,7 +156,9 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
             images, size = images + report.images, size + report.size
             bar.update(int(task.rows.shard_size[0]))
     _look_alikes(editions, indices, thumbs, decoded, warnings)
-    return Verdict(folder.name, problems, warnings, images, len(tasks), size, meta["fingerprint"] if meta else "unknown")
+    return Verdict(
+        folder.name, problems, warnings, images, len(tasks), size, meta["fingerprint"] if meta else "unknown"
+    )
 
 
 def shard_tasks(folder: Path, relative: str, index: Index, limit: int) -> Iterator[Task]:
@@ -127,9 +168,20 @@ def shard_tasks(folder: Path, relative: str, index: Index, limit: int) -> Iterat
     for number, name in enumerate(index.shard_name.tolist()):
         ids = order[bounds[number] : bounds[number + 1]]
         shard = slice(number, number + 1)
-        rows = Index(key=index.key[ids], source=index.source[ids], shard=np.zeros(len(ids)), offset=index.offset[ids], size=index.size[ids], sha256=index.sha256[ids],
-                     label=index.label[ids], group=index.group[ids], attribute=index.attribute[ids], shard_name=index.shard_name[shard],
-                     shard_size=index.shard_size[shard], shard_sha256=index.shard_sha256[shard])
+        rows = Index(
+            key=index.key[ids],
+            source=index.source[ids],
+            shard=np.zeros(len(ids)),
+            offset=index.offset[ids],
+            size=index.size[ids],
+            sha256=index.sha256[ids],
+            label=index.label[ids],
+            group=index.group[ids],
+            attribute=index.attribute[ids],
+            shard_name=index.shard_name[shard],
+            shard_size=index.shard_size[shard],
+            shard_sha256=index.shard_sha256[shard],
+        )
         yield Task(folder / relative / name, f"{relative}/{name}", ids, rows, limit)
 
 
@@ -156,8 +208,13 @@ def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
                 future.cancel()
 
 
-def _look_alikes(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], thumbs: Mapping[str, np.ndarray], decoded: Mapping[str, np.ndarray],
-                 warnings: Findings) -> None:
+def _look_alikes(
+    editions: Mapping[str, Mapping[str, str]],
+    indices: Mapping[str, Index],
+    thumbs: Mapping[str, np.ndarray],
+    decoded: Mapping[str, np.ndarray],
+    warnings: Findings,
+) -> None:
     pairs = folder_pairs(editions)
     for edition in sorted(editions):
         used = [relative for relative in sorted(set(editions[edition].values())) if relative in indices]
@@ -165,14 +222,28 @@ def _look_alikes(editions: Mapping[str, Mapping[str, str]], indices: Mapping[str
             continue
         owner = np.concatenate([np.full(len(indices[relative]), number) for number, relative in enumerate(used)])
         row = np.concatenate([np.arange(len(indices[relative])) for relative in used])
-        found, whole = alike(np.concatenate([thumbs[relative] for relative in used]), np.concatenate([decoded[relative] for relative in used]), owner)
+        found, whole = alike(
+            np.concatenate([thumbs[relative] for relative in used]),
+            np.concatenate([decoded[relative] for relative in used]),
+            owner,
+        )
         if not whole:
-            warnings.add(edition, f"edition {edition} has so many images of one kind that not all pairs were compared for looking alike")
+            warnings.add(
+                edition,
+                f"edition {edition} has so many images of one kind that not all pairs were compared for looking alike",
+            )
         for a, b in found.tolist():
             one, two = used[owner[a]], used[owner[b]]
-            if pairs[one, two] == edition and indices[one].sha256[row[a]].tobytes() != indices[two].sha256[row[b]].tobytes():  # same bytes: said already
+            if (
+                pairs[one, two] == edition
+                and indices[one].sha256[row[a]].tobytes() != indices[two].sha256[row[b]].tobytes()
+            ):  # same bytes: said already
                 text = f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key {str(indices[two].key[row[b]])!r} in {two}"
-                warnings.add(one, f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of 255 levels apart)", int(row[a]))
+                warnings.add(
+                    one,
+                    f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of 255 levels apart)",
+                    int(row[a]),
+                )
 
 
 def _counted(number: int, what: str) -> str:
@@ -181,12 +252,15 @@ def _counted(number: int, what: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
+    if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0
     try:
         word, options = folder_and_options(arguments, KEYS)
-        workers, limit = whole_number(options, "workers", len(os.sched_getaffinity(0)), 1), whole_number(options, "limit", 100, 1)
+        workers, limit = (
+            whole_number(options, "workers", len(os.sched_getaffinity(0)), 1),
+            whole_number(options, "limit", 100, 1),
+        )
         duplicates = options.get("duplicates")
         if duplicates not in (None, "problem", "warning"):
             raise DataError(f"duplicates={duplicates} is not legal; problem or warning is")
@@ -196,7 +270,10 @@ def main(arguments: Sequence[str]) -> int:
             verdict = verify(folder, workers, limit, None if duplicates is None else duplicates == "problem")
             seconds = time.perf_counter() - start
             print("\n".join(verdict.lines()), flush=True)
-            print(f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, {verdict.size / seconds / 1e9:.3f} GB/s", file=sys.stderr)
+            print(
+                f"{seconds:.1f} s with {_counted(workers, 'worker')}: {verdict.images / seconds:,.0f} images/s, {verdict.size / seconds / 1e9:.3f} GB/s",
+                file=sys.stderr,
+            )
             status = max(status, int(verdict.problems.count > 0))
         return status
     except DataError as error:

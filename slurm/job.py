@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.events import note
+from slurm.monitoring.events import note
 
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
@@ -29,13 +29,13 @@ class TrainJob:
     def __call__(self) -> int:
         """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
         ranks may sit in a collective, and an orderly shutdown could wait for them for ever."""
-        from ifl.signals import watch
+        from ifl.supervision.signals import watch
 
         stop_requested, code = watch(), FAILED  # before the long imports
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
-        from ifl.files import RunError, disk_of
-        from ifl.watchdog import Watchdog
-        from sharding.index import DataError
+        from ifl.saving.storage import disk_of
+        from ifl.supervision.watchdog import Watchdog
+        from recipes.common.errors import DataError, RunError
 
         try:
             from slurm.rendezvous import export_rank
@@ -45,10 +45,12 @@ class TrainJob:
 
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
-            watchdog = Watchdog(recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message))
-            from ifl.monitor import close_monitors
+            watchdog = Watchdog(
+                recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message)
+            )
+            from ifl.run_log import close_monitors
             from ifl.train import train
-            from slurm.snapshot import running
+            from slurm.code_snapshot import running
 
             if first:
                 note(folder, "start", code=running())
@@ -59,11 +61,18 @@ class TrainJob:
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, (RunError, DataError)):  # sentences for users; all others are for whoever mends the code
+                if isinstance(
+                    error, (RunError, DataError)
+                ):  # sentences for users; all others are for whoever mends the code
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
-            note(Path(self.folder), "failed", rank=int(os.environ.get("RANK", "0")), error=f"{type(error).__name__}: {error}")
+            note(
+                Path(self.folder),
+                "failed",
+                rank=int(os.environ.get("RANK", "0")),
+                error=f"{type(error).__name__}: {error}",
+            )
         if code != FINISHED:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()

@@ -34,26 +34,30 @@ PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)  # not slurm/: its files must not stand in for installed modules
 
+from recipes.common.addresses import PIPE  # noqa: E402 (found by the line above)
+from recipes.common.cli import asks_help  # noqa: E402
+from recipes.common.errors import DataError, PlanError, RecipeError  # noqa: E402
+
 
 def main(words: list[str]) -> int:
-    if any(word in ("-h", "--help", "help") for word in words):
+    if asks_help(words):
         print(__doc__.strip())
         print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
         return 0
     from recipes.resolve import dump
-    from recipes.schema import RecipeError
-    from slurm import finished, several, site_file
-    from sharding.afar import COMMAND
-    from slurm.wanted import wanted
+    from sharding.cache.remote_files import COMMAND
+    from slurm import reuse, site_file
+    from slurm.cluster import submission
+    from slurm.planning.requested_runs import wanted
 
     try:
         here = site_file.load()
         if here.pipe:
             os.environ[COMMAND] = here.pipe  # data may come by this command, and by no other
-        if finished.asks(words):
-            return finished.command(words, here)
+        if reuse.asks(words):
+            return reuse.command(words, here)
         if any(word.startswith("build=") for word in words):
-            from slurm.build_job import launch
+            from slurm.cluster.build_job import launch
 
             return launch(words, here)
         runs, at_once = wanted(words, here)
@@ -65,24 +69,34 @@ def main(words: list[str]) -> int:
         remarks = dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in runs if run.remark)
         if first.recipe.cluster == "dry":
             if len(runs) > 1:
-                print(f"# site file: {here.path or 'none'}", *(f"# {line}" for line in (*_estimates(runs), *remarks)), several.preview(runs, at_once), sep="\n")
+                print(
+                    f"# site file: {here.path or 'none'}",
+                    *(f"# {line}" for line in (*_estimates(runs), *remarks)),
+                    submission.preview(runs, at_once),
+                    sep="\n",
+                )
                 return 0
-            from slurm.snapshot import place
-            from slurm.submit import batch_file
+            from slurm.cluster.sbatch import batch_file
+            from slurm.code_snapshot import place
 
-            print(f"# {first.folder}\n# site file: {here.path or 'none'}", *(f"# {line}" for line in _estimates(runs)), dump(first.recipe), sep="\n")
+            print(
+                f"# {first.folder}\n# site file: {here.path or 'none'}",
+                *(f"# {line}" for line in _estimates(runs)),
+                dump(first.recipe),
+                sep="\n",
+            )
             print(batch_file(first.recipe, first.folder, place(first.folder.parent), here.setup))
             return 0
         os.environ["GLT_ARGV"] = json.dumps(sys.argv)  # for the run's meta.json: the job's own words are others
         if len(runs) > 1:
             print(_cost(runs), *remarks, sep="\n", flush=True)
         if first.recipe.cluster == "local":
-            from slurm.local_queue import run_all
+            from slurm.local.run_queue import run_all
 
             return run_all(runs, _check_data, at_once)
-        several.submit_all(runs, at_once, here, _check_data)
+        submission.submit_all(runs, at_once, here, _check_data)
         return 0
-    except (RecipeError, _data_error()) as error:
+    except (RecipeError, DataError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made or written
@@ -92,69 +106,70 @@ def main(words: list[str]) -> int:
 
 def _estimates(runs) -> list[str]:
     """What a plan would cost, where the data are here to be counted."""
-    from slurm.cost import cost
-    from slurm.forecast import forecast
+    from slurm.planning.cost import cost
+    from slurm.planning.forecast import forecast
 
     try:
         return [*([str(cost(runs))] if len(runs) > 1 else []), *forecast(runs)]
-    except _data_error() as error:
+    except DataError as error:
         return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
 def _cost(runs) -> str:
     """Of runs to be made. Where a command brings the data, it may fail here; see `_check_data`."""
-    from recipes.words import PIPE
-    from slurm.cost import cost
+    from slurm.planning.cost import cost
 
     try:
         return str(cost(runs))
-    except _data_error() as error:
+    except DataError as error:
         if runs[0].recipe.data_root != PIPE:
             raise
         return f"cost unknown: {error}"
 
 
-def _data_error() -> type[Exception]:
-    from sharding.index import DataError
-
-    return DataError
-
-
 def _check_data(recipe) -> None:
     """Data that are not there are found before the queue, not after it; where a command brings them, it may need what the site file's setup lines load on the nodes alone."""
-    from recipes.words import PIPE
-
     _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
 
 
 @functools.cache  # a table's runs share theirs
 def _check_set(root, name, lenient) -> None:
-    from slurm.cost import opened
+    from slurm.planning.cost import opened
 
     try:
         opened(root, name)
-    except _data_error() as error:
+    except DataError as error:
         if not lenient:
             raise
-        print(f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes", file=sys.stderr, flush=True)
+        print(
+            f"launch.py: warning: {error}; the site file's setup lines, which do not run here, may mend it on the nodes",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_batch(recipe) -> None:
     """So is a number of ranks that cannot share the batch. On GPUs ranks may share a group; whether there are some is
     known here for a local run or where the recipe asks for none, and else only on the nodes."""
-    from recipes.schema import RecipeError
-    from sharding.plan import PlanError, micro_batches
+    from sharding.plan.ranks import micro_batches
 
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
-        micro_batches(recipe.batch.size, recipe.batch.bn, 0, recipe.tasks, synchronised=gpus, streams=recipe.streams if recipe.batch.bn_by == "mix" else 1)
+        micro_batches(
+            recipe.batch.size,
+            recipe.batch.bn,
+            0,
+            recipe.tasks,
+            synchronised=gpus,
+            streams=recipe.streams if recipe.batch.bn_by == "mix" else 1,
+        )
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    from recipes.environment import in_environment
+    from recipes.common.venv import in_environment
 
     in_environment()
     sys.exit(main(sys.argv[1:]))

@@ -17,22 +17,21 @@ def export_rank() -> None:
 
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     # Before torch is imported. Never more threads than cores, and none that spin while they wait: nodes may be shared.
-    os.environ.setdefault("OMP_NUM_THREADS", str(min(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")), len(os.sched_getaffinity(0)))))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(min(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")), len(os.sched_getaffinity(0))))
+    )
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
     # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    # In the log that starts share, what comes after this line is of this start (slurm/after.py looks for rank 0's).
-    print(f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, meeting at {place}", file=sys.stderr, flush=True)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    # In the log that starts share, what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
+    print(
+        f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, meeting at {place}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _reachable(node: str) -> str:

@@ -7,7 +7,7 @@ has ended its forward pass, each bucket of gradients when the last rank has comp
 kept up to the newest checkpoint when an interruption comes (Poisson), or up to the interruption where a warning came early enough.
 
 Everything is drawn from fixed seeds: the same question has the same answer. `batch.size` is global, so the scaling is strong: R ranks share one
-batch, as sharding.plan allows it.
+batch, as sharding.plan.epoch allows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from sharding.plan import PlanError, micro_batches
+from recipes.common.cli import key_values
+from recipes.common.errors import PlanError, UserError
+from sharding.plan.ranks import micro_batches
 
 INTERRUPTIONS = 10_000
 """A run of more than so many interruptions is taken for one that never ends."""
@@ -29,28 +31,38 @@ INTERRUPTIONS = 10_000
 class Assumptions:
     """What the model is fitted by. Seconds and bytes of one rank unless said otherwise; where a default comes from stands beside it."""
 
-    image_s: float                        # computing an image, forward and backward: from a run's images/s
-    fixed_s: float = 0.005                # the part of a step that does not shrink with a rank's share (launches, optimizer): assumed, tests/bench/scaling.py measures it on CPUs
-    jitter: float = 0.05                  # coefficient of variation of a rank's computing time: tests/bench/scaling.py found 0.04 to 0.06
-    forward: float = 1 / 3                # share of the computing before the last backward pass: a backward pass is two forward passes' arithmetic
-    cores: float = math.inf               # ranks of a node that compute at full speed at the same time; fewer than its ranks where these share CPU cores
-    norms: int = 53                       # layers whose statistics are reduced, in the forward and the backward pass, where ranks share a group: ResNeXt-50's
-    gradient_bytes: float = 100.1e6       # ResNeXt-50: 25.03 M parameters, reduced as float32
-    buckets: int = 1                      # messages of gradients, each sent when it is computed; ZeRO stage 0 sends one after the backward pass
-    suite_bytes: float = 4.1e6            # the suite's one reduction, sent before the last backward pass: `suite_bytes`, for 1,000 classes of 2,048 features, 256 images
-    latency_s: float = 20e-6              # of a message between two ranks: InfiniBand or RoCE with NCCL, assumed
-    link_bytes_s: float = 10e9            # between nodes: a 100 Gb/s link at 80 %
-    node_bytes_s: float = 150e9           # inside a node: NVLink, a fourth of what an A100 has, as NVIDIA DeepLearningExamples' 8 GPUs reach
-    loader_images_s: float = math.inf     # images/s of a rank's loader: tests/bench of the loader
-    loader_jitter: float = 0.2            # coefficient of variation of the time in which it makes a batch: assumed
-    prefetch: int = 4                     # batches that it may be ahead: 2 for each of data.workers=2
-    evaluate_s: float = 0.0               # one rank's time for an epoch's evaluation, which ranks share; from a run's `done`
-    interruptions_h: float = 1 / 24       # per node and hour: assumed, one a day
-    grace_s: float = 0.0                  # warning before one; 0: none, and the steps since the newest checkpoint are lost
-    limit_s: float = math.inf             # time limit of a job, which warns in time
-    queue_s: float = 120.0                # from an interruption to the next start: assumed
-    boot_s: float = 15.0                  # from a start to its first step: `boot` in metrics.jsonl, 15 s at most is the aim
-    save_s: float = 3.0                   # a checkpoint, during which nothing trains: ResNeXt-50's 300 MB at 100 MB/s of a shared disk, assumed; tests/bench/safety.py measures 100 MB here
+    image_s: float  # computing an image, forward and backward: from a run's images/s
+    fixed_s: float = 0.005  # the part of a step that does not shrink with a rank's share (launches, optimizer): assumed, tests/bench/scaling.py measures it on CPUs
+    jitter: float = (
+        0.05  # coefficient of variation of a rank's computing time: tests/bench/scaling.py found 0.04 to 0.06
+    )
+    forward: float = (
+        1 / 3
+    )  # share of the computing before the last backward pass: a backward pass is two forward passes' arithmetic
+    cores: float = (
+        math.inf
+    )  # ranks of a node that compute at full speed at the same time; fewer than its ranks where these share CPU cores
+    norms: int = 53  # layers whose statistics are reduced, in the forward and the backward pass, where ranks share a group: ResNeXt-50's
+    gradient_bytes: float = 100.1e6  # ResNeXt-50: 25.03 M parameters, reduced as float32
+    buckets: int = (
+        1  # messages of gradients, each sent when it is computed; ZeRO stage 0 sends one after the backward pass
+    )
+    suite_bytes: float = 4.1e6  # the suite's one reduction, sent before the last backward pass: `suite_bytes`, for 1,000 classes of 2,048 features, 256 images
+    latency_s: float = 20e-6  # of a message between two ranks: InfiniBand or RoCE with NCCL, assumed
+    link_bytes_s: float = 10e9  # between nodes: a 100 Gb/s link at 80 %
+    node_bytes_s: float = (
+        150e9  # inside a node: NVLink, a fourth of what an A100 has, as NVIDIA DeepLearningExamples' 8 GPUs reach
+    )
+    loader_images_s: float = math.inf  # images/s of a rank's loader: tests/bench of the loader
+    loader_jitter: float = 0.2  # coefficient of variation of the time in which it makes a batch: assumed
+    prefetch: int = 4  # batches that it may be ahead: 2 for each of data.workers=2
+    evaluate_s: float = 0.0  # one rank's time for an epoch's evaluation, which ranks share; from a run's `done`
+    interruptions_h: float = 1 / 24  # per node and hour: assumed, one a day
+    grace_s: float = 0.0  # warning before one; 0: none, and the steps since the newest checkpoint are lost
+    limit_s: float = math.inf  # time limit of a job, which warns in time
+    queue_s: float = 120.0  # from an interruption to the next start: assumed
+    boot_s: float = 15.0  # from a start to its first step: `boot` in metrics.jsonl, 15 s at most is the aim
+    save_s: float = 3.0  # a checkpoint, during which nothing trains: ResNeXt-50's 300 MB at 100 MB/s of a shared disk, assumed; tests/bench/safety.py measures 100 MB here
 
     @property
     def warned(self) -> bool:
@@ -60,7 +72,7 @@ class Assumptions:
 
 def suite_bytes(batch: int, classes: int, features: int) -> float:
     """Bytes of the suite's reduction as a sum over ranks would count them: class sums as int64, or the features gathered, which is
-    half of a sum's way (ifl/sync.py)."""
+    half of a sum's way (ifl/step_reduction.py)."""
     return 2.0 * batch * (features + 2) if 4 * batch < 8 * classes else 8.0 * classes * (features + 1)
 
 
@@ -71,7 +83,16 @@ def reduction_s(given: Assumptions, size: float, ranks: int, nodes: int) -> floa
     return 2 * math.ceil(math.log2(ranks)) * given.latency_s + 2 * (ranks - 1) / ranks * size / speed
 
 
-def step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, streams: int = 1, steps: int = 200, seed: int = 0) -> float:
+def step_s(
+    given: Assumptions,
+    batch: int,
+    group: int,
+    ranks: int,
+    nodes: int,
+    streams: int = 1,
+    steps: int = 200,
+    seed: int = 0,
+) -> float:
     """Seconds of a step, the mean of `steps` after as many as the loader is ahead.
 
     Args:
@@ -85,17 +106,23 @@ def step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, s
     sharing = max(1, ranks * group // batch)  # ranks that take a group's statistics together
     norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes)
     computing = (given.fixed_s + share * given.image_s) * _lognormal(random, given.jitter, (warm + steps, ranks))
-    of_node = computing.reshape(warm + steps, nodes, -1)  # cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done
+    of_node = computing.reshape(
+        warm + steps, nodes, -1
+    )  # cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done
     of_node *= np.maximum(1.0, of_node.sum(2, keepdims=True) / given.cores / of_node.max(2, keepdims=True))
     computing = of_node.reshape(warm + steps, ranks) + norms_s
     loading = share / given.loader_images_s * _lognormal(random, given.loader_jitter, (warm + steps, ranks))
-    suite, bucket = (reduction_s(given, size, ranks, nodes) for size in (given.suite_bytes, given.gradient_bytes / given.buckets))
+    suite, bucket = (
+        reduction_s(given, size, ranks, nodes) for size in (given.suite_bytes, given.gradient_bytes / given.buckets)
+    )
     clock, since, loaded = 0.0, 0.0, np.zeros(ranks)
     taken: deque[np.ndarray] = deque([loaded], maxlen=given.prefetch)
     for step in range(warm + steps):
         if step == warm:
             since = clock
-        loaded = np.maximum(loaded, taken[0]) + loading[step]  # the loader makes a batch when the one `prefetch` before it was taken
+        loaded = (
+            np.maximum(loaded, taken[0]) + loading[step]
+        )  # the loader makes a batch when the one `prefetch` before it was taken
         start = np.maximum(clock, loaded)
         taken.append(start)
         forward, last = start + given.forward * computing[step], float((start + computing[step]).max())
@@ -103,7 +130,11 @@ def step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, s
         if ranks > 1:
             free = float(forward.max()) + suite
             for part in range(1, given.buckets + 1):
-                ready = last if part == given.buckets else float((forward + (1 - given.forward) * computing[step] * part / given.buckets).max())
+                ready = (
+                    last
+                    if part == given.buckets
+                    else float((forward + (1 - given.forward) * computing[step] * part / given.buckets).max())
+                )
                 free = max(free, ready) + bucket
             clock = max(clock, free)
     return (clock - since) / steps
@@ -119,7 +150,10 @@ def _lognormal(random: np.random.Generator, variation: float, shape: tuple[int, 
 def run_s(given: Assumptions, work_s: float, every_s: float, nodes: int, trials: int = 200, seed: int = 0) -> float:
     """Mean seconds of a run of `work_s` seconds of training and evaluation that saves every `every_s` of them, interruptions included; infinite where it
     hardly ever gets from one checkpoint to the next."""
-    random, mean_s = np.random.default_rng(seed), 3600 / (given.interruptions_h * nodes) if given.interruptions_h else math.inf
+    random, mean_s = (
+        np.random.default_rng(seed),
+        3600 / (given.interruptions_h * nodes) if given.interruptions_h else math.inf,
+    )
     left, wall = np.full(trials, float(work_s)), np.zeros(trials)
     for _ in range(INTERRUPTIONS):
         struck = random.exponential(mean_s, trials) if given.interruptions_h else np.full(trials, math.inf)
@@ -129,7 +163,11 @@ def run_s(given: Assumptions, work_s: float, every_s: float, nodes: int, trials:
         needed = left + given.save_s * np.maximum(np.ceil(left / every_s) - 1, 0)
         ends = needed <= room
         cycles = np.floor(np.where(ends, 0.0, room) / (every_s + given.save_s))
-        kept = np.where(warned, np.minimum(np.maximum(np.where(ends, 0.0, room) - (cycles + 1) * given.save_s, cycles * every_s), left), cycles * every_s)
+        kept = np.where(
+            warned,
+            np.minimum(np.maximum(np.where(ends, 0.0, room) - (cycles + 1) * given.save_s, cycles * every_s), left),
+            cycles * every_s,
+        )
         going = left > 0
         wall += np.where(going, np.where(ends, given.boot_s + needed, up + given.queue_s), 0.0)
         left = np.where(ends, 0.0, left - kept)
@@ -162,7 +200,7 @@ def most_ranks(batch: int, group: int, streams: int) -> int:
 
 def main(words: list[str]) -> None:
     kinds = {field.name: float for field in fields(Assumptions)} | {"norms": int, "buckets": int, "prefetch": int}
-    given = Assumptions(**{key: kinds[key](value) for key, value in (word.split("=", 1) for word in words)})
+    given = Assumptions(**{key: kinds[key](value) for key, value in key_values(words, kinds).items()})
     for batch in (256, 65_536):
         own = replace(given, suite_bytes=suite_bytes(batch, 1000, 2048))
         print(f"a batch of {batch:,} in groups of 128, two environments, nodes of 8:")
@@ -174,9 +212,14 @@ def main(words: list[str]) -> None:
             except PlanError:
                 print(f"{ranks:6,} ranks: not legal, {most_ranks(batch, 128, 2)} at most")
                 continue
-            print(f"{ranks:6,} ranks: {rate:12,.0f} images/s, efficiency {rate / ranks / alone:.2f}, {batch / ranks:,.0f} images each; best to save every {best_every_s(own, nodes) / 60:.0f} min"
-                  f" (Young and Daly: {young_daly_s(own, nodes) / 60:.0f}) at {own.interruptions_h * nodes * 24:.0f} interruptions a day")
+            print(
+                f"{ranks:6,} ranks: {rate:12,.0f} images/s, efficiency {rate / ranks / alone:.2f}, {batch / ranks:,.0f} images each; best to save every {best_every_s(own, nodes) / 60:.0f} min"
+                f" (Young and Daly: {young_daly_s(own, nodes) / 60:.0f}) at {own.interruptions_h * nodes * 24:.0f} interruptions a day"
+            )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"slurm.scaling: {error}")

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipes.common.addresses import PIPE
+from recipes.common.cli import nearest
+from recipes.common.errors import RecipeError
 from recipes.resolve import load_yaml
-from recipes.schema import PROJECT, RecipeError
-from recipes.words import PIPE, nearest
-from sharding.afar import COMMAND
+from recipes.schema import PROJECT
+from sharding.cache.remote_files import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
@@ -56,16 +58,26 @@ def load() -> Site:
         return Site(path)  # nothing but comments
     values = load_yaml(path)
     if "slurm" in values:
-        raise RecipeError(f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as `partition: gpu`")
+        raise RecipeError(
+            f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as `partition: gpu`"
+        )
     setup = values.pop("setup", None) or []
     if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
-        raise RecipeError(f"{path}: setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)")
+        raise RecipeError(
+            f"{path}: setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)"
+        )
     data = values.get("data", {})
     if not isinstance(data, dict) or (wrong := next((key for key in data if key not in DATA), None)):
-        raise RecipeError(f"{path}: data={data!r} is not legal: {', '.join(DATA)} are its keys" if not isinstance(data, dict) else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}")
+        raise RecipeError(
+            f"{path}: data={data!r} is not legal: {', '.join(DATA)} are its keys"
+            if not isinstance(data, dict)
+            else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
+        )
     site = Site(path, values, tuple(setup))
     if site.pipe is None:
         return site
     if "{path}" not in site.pipe:
-        raise RecipeError(f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is to print")
+        raise RecipeError(
+            f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is to print"
+        )
     return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))

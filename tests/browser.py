@@ -15,9 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-SILENT = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-background-networking",
-          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe", "--font-render-hinting=none")
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+SILENT = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+    "--font-render-hinting=none",
+)
 PATIENCE_S = 120
 
 
@@ -60,14 +74,18 @@ class Page:
     def _listen(self, event: dict[str, Any]) -> None:
         method, said = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
-            self.complaints.append(f"exception: {said['exceptionDetails'].get('exception', {}).get('description', said['exceptionDetails']['text'])}")
+            self.complaints.append(
+                f"exception: {said['exceptionDetails'].get('exception', {}).get('description', said['exceptionDetails']['text'])}"
+            )
         elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
             self.complaints.append(f"console.{said['type']}: {said['args']}")
         elif method == "Page.javascriptDialogOpening":
             self.complaints.append(f"alert: {said['message']}")
         elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.complaints.append(f"log: {said['entry']['text']}")
-        elif method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(("file:", "data:", "about:")):
+        elif method == "Network.requestWillBeSent" and not said["request"]["url"].startswith(
+            ("file:", "data:", "about:")
+        ):
             self.complaints.append(f"request: {said['request']['url']}")
 
     def open(self, file: Path, width: int = 1280, height: int = 900) -> None:
@@ -86,8 +104,10 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A mouse click at the middle of an element, as a hand makes it: whatever lies over it gets the click."""
-        x, y = self.value(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', inline: 'center'}}); "
-                          "const b = e.getClientRects()[0]; return [b.x + b.width / 2, b.y + b.height / 2]; })()")
+        x, y = self.value(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', inline: 'center'}}); "
+            "const b = e.getClientRects()[0]; return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -95,13 +115,24 @@ class Page:
         """A key on the keyboard: Tab, Enter, Escape, or a space."""
         code, text = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), " ": (32, " ")}[key]
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code="Space" if key == " " else key, windowsVirtualKeyCode=code, **({"text": text} if text and kind == "keyDown" else {}))
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code="Space" if key == " " else key,
+                windowsVirtualKeyCode=code,
+                **({"text": text} if text and kind == "keyDown" else {}),
+            )
 
     def picture(self, file: Path, whole: bool = False) -> None:
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]))
+        file.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
+        )
 
     def printed(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]))
+        file.write_bytes(
+            base64.b64decode(self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
+        )
 
 
 @contextmanager
@@ -111,13 +142,21 @@ def browser(profile: Path) -> Iterator[Page]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
 
-    def place() -> None:  # the protocol's ends are file descriptors 3 and 4; moved out of the way first, since these may be taken
+    def place() -> (
+        None
+    ):  # the protocol's ends are file descriptors 3 and 4; moved out of the way first, since these may be taken
         high_in, high_out = os.dup(theirs_in), os.dup(theirs_out)
         os.dup2(high_in, 3)
         os.dup2(high_out, 4)
 
-    process = subprocess.Popen([CHROMIUM, *SILENT, f"--user-data-dir={profile}", "about:blank"], preexec_fn=place, close_fds=False, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [CHROMIUM, *SILENT, f"--user-data-dir={profile}", "about:blank"],
+        preexec_fn=place,
+        close_fds=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(theirs_in)
     os.close(theirs_out)
     try:

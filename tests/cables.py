@@ -23,10 +23,16 @@ NETWORKS = Path("/run/netns")
 
 def refused() -> str | None:
     """Why such a cluster cannot be had here, in a few words; None where it can."""
-    package = clusters.missing_package() or next((p for program, p in {"ip": "iproute2", "nsenter": "util-linux"}.items() if shutil.which(program) is None), None)
+    package = clusters.missing_package() or next(
+        (p for program, p in {"ip": "iproute2", "nsenter": "util-linux"}.items() if shutil.which(program) is None), None
+    )
     if package:
         return f"needs {package} (make system, as root)"
-    tried = subprocess.run(["unshare", "--net", "--uts", "--mount", "ip", "link", "add", "glt0", "type", "bridge"], capture_output=True, text=True)
+    tried = subprocess.run(
+        ["unshare", "--net", "--uts", "--mount", "ip", "link", "add", "glt0", "type", "bridge"],
+        capture_output=True,
+        text=True,
+    )
     return f"this machine allows no network namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
 
@@ -68,8 +74,17 @@ class Cables(clusters.Cluster):
 
     def boot(self, node: int) -> None:
         # Not `ip netns exec`: it mounts a new /sys, in which slurmd finds no cgroups.
-        inside = ["nsenter", f"--net={NETWORKS / self._network(node)}", "unshare", "--uts", "--mount", "sh", "-c",
-                  f'mount --bind "$0" /etc/hosts && hostname r{node} && exec "$@"', str(self.folder / "hosts")]
+        inside = [
+            "nsenter",
+            f"--net={NETWORKS / self._network(node)}",
+            "unshare",
+            "--uts",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount --bind "$0" /etc/hosts && hostname r{node} && exec "$@"',
+            str(self.folder / "hosts"),
+        ]
         self._daemon("slurmd", "-N", f"r{node}", inside=inside)
 
     def processes(self, node: int) -> list[int]:
@@ -117,7 +132,9 @@ def _remove(name: str) -> None:
         clusters.send(_processes(path.name), signal.SIGKILL)
         _ip("netns", "delete", path.name)
     for path in [*Path("/sys/class/net").glob(f"{name}r*"), *Path("/sys/class/net").glob(name)]:
-        subprocess.run(["ip", "link", "delete", path.name], capture_output=True)  # a cable may go by itself, with its network
+        subprocess.run(
+            ["ip", "link", "delete", path.name], capture_output=True
+        )  # a cable may go by itself, with its network
 
 
 def _processes(network: str) -> list[int]:

@@ -29,15 +29,33 @@ from chaos_kinds import KINDS, Missed, Target, legal_kinds
 from test_slurm import launch, result_of
 
 from recipes.resolve import resolve
-from slurm import events, status
+from slurm.monitoring import events, failure, run_state
 
-WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "schedule.epochs=24", "batch.size=32", "batch.bn=16", "ifl.milestones=[1,3]", "log.every=1",
-         "log.eval_test_every=24", "log.save_every_steps=5", "log.stuck_after_s=20", "slurm.cpus_per_task=1", "slurm.signal_delay_s=50"]
+WORDS = [
+    "recipe=glt_randaug_ifl",
+    "data=digits_glt",
+    "nodes=2",
+    "schedule.epochs=24",
+    "batch.size=32",
+    "batch.bn=16",
+    "ifl.milestones=[1,3]",
+    "log.every=1",
+    "log.eval_test_every=24",
+    "log.save_every_steps=5",
+    "log.stuck_after_s=20",
+    "slurm.cpus_per_task=1",
+    "slurm.signal_delay_s=50",
+]
 PATIENCE_S = 240
 PERIOD_S = 0.7
 STATES = {  # scontrol's word, and the status command's that say the same
-    "PENDING": {"queued"}, "RUNNING": {"running", "finished"}, "COMPLETED": {"finished"}, "CANCELLED": {"cancelled"}, "TIMEOUT": {"timed out"},
-    "FAILED": {"failed", "gave up", "superseded"}, "NODE_FAIL": {"failed", "queued"},
+    "PENDING": {"queued"},
+    "RUNNING": {"running", "finished"},
+    "COMPLETED": {"finished"},
+    "CANCELLED": {"cancelled"},
+    "TIMEOUT": {"timed out"},
+    "FAILED": {"failed", "gave up", "superseded"},
+    "NODE_FAIL": {"failed", "queued"},
 }
 DISK_MB = 192
 
@@ -75,7 +93,11 @@ class Watcher(threading.Thread):
 def train_lines(text: Iterator[str] | set[str]) -> list[tuple[int, tuple]]:
     """Of each training line the step and the values that are a function of it."""
     lines = [json.loads(line) for line in text]
-    return [(line["step"], tuple((key, value) for key, value in sorted(line.items()) if key != "images_per_s")) for line in lines if line["kind"] == "train"]
+    return [
+        (line["step"], tuple((key, value) for key, value in sorted(line.items()) if key != "images_per_s"))
+        for line in lines
+        if line["kind"] == "train"
+    ]
 
 
 class Chaos:
@@ -108,9 +130,15 @@ class Chaos:
     def run(self, hits: int) -> None:
         number = self.totals["runs"] = self.totals["runs"] + 1
         partition = self.dice.choice(["low", "lowgrace"])
-        target = Target(self.cluster, [*self.base, f"runs={self.place}/disk/run-{number}", f"slurm.partition={partition}"], self.place / "disk")
+        target = Target(
+            self.cluster,
+            [*self.base, f"runs={self.place}/disk/run-{number}", f"slurm.partition={partition}"],
+            self.place / "disk",
+        )
         watcher, hit = Watcher(target), 0
-        while hit < hits and self.until(lambda: target.state() in ("running", "finished", "gave up"), "running", target):
+        while hit < hits and self.until(
+            lambda: target.state() in ("running", "finished", "gave up"), "running", target
+        ):
             if target.state() == "gave up":
                 self.relaunch(target)
                 continue
@@ -118,7 +146,9 @@ class Chaos:
             if target.state() != "running":
                 break
             hit += self.strike(target, self.next_kind(), number)
-        while self.until(lambda: target.state() not in status.LIVE, "the end", target) and target.state() != "finished":
+        while (
+            self.until(lambda: target.state() not in run_state.LIVE, "the end", target) and target.state() != "finished"
+        ):
             self.relaunch(target)
         self.until(lambda: target.known().get("JobState") == "COMPLETED", "the job's end", target)
         time.sleep(2 * PERIOD_S)
@@ -137,16 +167,18 @@ class Chaos:
         struck, struck_at = time.monotonic(), before if blow.starts is None else blow.starts
 
         def dead() -> bool:
-            return target.state() not in (*status.LIVE, "finished")
+            return target.state() not in (*run_state.LIVE, "finished")
 
         def back() -> bool:
             return blow.comes_back and target.starts() > max(struck_at, 1) and target.state() == "running"
 
         self.until(lambda: target.state() == "finished" or dead() or back(), f"what comes of {kind}", target)
-        told = status.why(target.folder) if blow.why else ""
+        told = failure.why(target.folder) if blow.why else ""
         state = target.state()
         if blow.comes_back and dead():
-            self.problems.append(f"run {number}: after {kind} it {state} and did not come back; its last events: {events.read(target.folder)[-4:]}")
+            self.problems.append(
+                f"run {number}: after {kind} it {state} and did not come back; its last events: {events.read(target.folder)[-4:]}"
+            )
         blow.undo()
         if dead():
             struck, stopped = time.monotonic(), target.starts()
@@ -162,7 +194,10 @@ class Chaos:
             if blow.why and not re.search(blow.why, told):
                 self.totals["wrong why"] += 1
                 self.problems.append(f"run {number}: why said after {kind}: {told[:300]!r}, and not {blow.why!r}")
-        print(f"{self.faults:3d} run {number} {kind}: {struck - began:.1f} s to strike, {took:.1f} s to the next start, {state}", flush=True)
+        print(
+            f"{self.faults:3d} run {number} {kind}: {struck - began:.1f} s to strike, {took:.1f} s to the next start, {state}",
+            flush=True,
+        )
         return True
 
     def relaunch(self, target: Target) -> None:
@@ -179,7 +214,9 @@ class Chaos:
         self.totals["loss mismatches"] += mismatches
         self.totals["wrong states"] += sum(watcher.wrong.values())
         self.problems += [f"run {number}: status said {wrong}, {n} times" for wrong, n in watcher.wrong.items() if n]
-        self.problems += [f"run {number}: {mismatches} training lines differ from the undisturbed run's"] * (mismatches > 0)
+        self.problems += [f"run {number}: {mismatches} training lines differ from the undisturbed run's"] * (
+            mismatches > 0
+        )
         same = (target.folder / "done").exists() and result_of(target.folder) == self.wanted
         self.totals["equal"] += same
         if not same:
@@ -189,13 +226,18 @@ class Chaos:
             if lines != sorted(self.wanted_lines):
                 self.problems.append(f"run {number} has steps twice, or lacks some, in metrics.jsonl")
             subprocess.run(["rm", "-r", str(target.folder.parent)], check=True)
-        print(f"    run {number}: {'same bits' if same else 'OTHER BITS'}, {restarts} restarts, {len(made)} steps for {len(self.wanted_lines)}", flush=True)
+        print(
+            f"    run {number}: {'same bits' if same else 'OTHER BITS'}, {restarts} restarts, {len(made)} steps for {len(self.wanted_lines)}",
+            flush=True,
+        )
 
     def until(self, condition: Callable[[], bool], what: str, target: Target) -> bool:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if time.monotonic() > deadline:
-                self.problems.append(f"{target.folder.parent.name}: {what} did not come in {PATIENCE_S} s, the state is {target.state()}")
+                self.problems.append(
+                    f"{target.folder.parent.name}: {what} did not come in {PATIENCE_S} s, the state is {target.state()}"
+                )
                 return False
             time.sleep(0.3)
         return True
@@ -207,11 +249,15 @@ class Chaos:
             print(f"{kind:16} {len(seconds):3d} {self.restarts[kind]:9d} {median(seconds):28.1f} {max(seconds):6.1f}")
         everything = [second for seconds in self.seconds.values() for second in seconds]
         if everything:
-            print(f"{'all':16} {self.faults:3d} {sum(self.restarts.values()):9d} {median(everything):28.1f} {max(everything):6.1f}")
-        print(f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, {totals['relaunched']} launched again, "
-              f"{totals['missed']} found nothing to hit; "
-              f"{totals['steps redone']} steps redone with {totals['loss mismatches']} loss mismatches; status: {totals['wrong states']} of {totals['polls']} wrong, "
-              f"{totals['wrong why']} wrong reasons; {totals['equal']} of {totals['runs']} ended with the undisturbed run's bits")
+            print(
+                f"{'all':16} {self.faults:3d} {sum(self.restarts.values()):9d} {median(everything):28.1f} {max(everything):6.1f}"
+            )
+        print(
+            f"\nseed {self.seed}: {self.faults} faults, {totals['runs']} runs, {totals['restarts']} restarts, {totals['relaunched']} launched again, "
+            f"{totals['missed']} found nothing to hit; "
+            f"{totals['steps redone']} steps redone with {totals['loss mismatches']} loss mismatches; status: {totals['wrong states']} of {totals['polls']} wrong, "
+            f"{totals['wrong why']} wrong reasons; {totals['equal']} of {totals['runs']} ended with the undisturbed run's bits"
+        )
         for problem in self.problems:
             print("PROBLEM:", problem)
         return int(bool(self.problems) or totals["equal"] != totals["runs"])
@@ -235,7 +281,11 @@ def main(faults: int, seed: int, hits: int, kinds: str) -> int:
         cluster = clusters.Cluster(place / "slurm") if reason else cables.Cables(place / "slurm")
         legal = legal_kinds(cluster)
         if unknown := [kind for kind in kinds.split(",") if kind and kind not in legal]:
-            print(f"kinds={','.join(unknown)}: no fault here; these are: {','.join(legal)}" + (f" ({reason})" if reason else ""), file=sys.stderr)
+            print(
+                f"kinds={','.join(unknown)}: no fault here; these are: {','.join(legal)}"
+                + (f" ({reason})" if reason else ""),
+                file=sys.stderr,
+            )
             return 2
         os.environ.update(cluster.environment)
         try:
@@ -257,4 +307,11 @@ def _tiny(place: Path) -> Path:
 
 if __name__ == "__main__":
     options = dict(word.split("=", 1) for word in sys.argv[1:])
-    sys.exit(main(int(options.get("faults", 20)), int(options.get("seed", 0)), int(options.get("hits", 4)), options.get("kinds", "")))
+    sys.exit(
+        main(
+            int(options.get("faults", 20)),
+            int(options.get("seed", 0)),
+            int(options.get("hits", 4)),
+            options.get("kinds", ""),
+        )
+    )

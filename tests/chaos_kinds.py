@@ -20,7 +20,7 @@ import cluster as clusters
 from test_slurm import launch
 
 from recipes.resolve import resolve
-from slurm import events, status
+from slurm.monitoring import events, run_state
 
 FAULTS = Path(__file__).parent / "faults"
 
@@ -43,7 +43,11 @@ class Target:
         for pid in self.cluster._processes():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"python" in words.split(b"\0")[0] and b"submitit.core._submit" in words and str(self.folder).encode() in words:
+                if (
+                    b"python" in words.split(b"\0")[0]
+                    and b"submitit.core._submit" in words
+                    and str(self.folder).encode() in words
+                ):
                     found[int(_variable(pid, "SLURM_PROCID"))] = pid
             except (OSError, TypeError):
                 continue
@@ -60,7 +64,7 @@ class Target:
         return sum(event["event"] == "start" for event in events.read(self.folder))
 
     def state(self) -> str:
-        return status.state_of(self.folder, events.read(self.folder), status.queue())
+        return run_state.state_of(self.folder, events.read(self.folder), run_state.queue())
 
     def checkpoints(self) -> list[Path]:
         return sorted(path.parent for path in self.folder.glob("ckpt/step-*/MANIFEST.json"))
@@ -153,7 +157,9 @@ def kill_in_a_boot(target: Target, dice: random.Random) -> Blow:
     time.sleep(dice.uniform(0, 4))
     booting = set(target.ranks().values())
     why = _kill(target, dice).why
-    _wait(lambda: not booting & set(target.ranks().values()), 60)  # until then the other rank may still note their start
+    _wait(
+        lambda: not booting & set(target.ranks().values()), 60
+    )  # until then the other rank may still note their start
     return Blow(why=why, starts=target.starts())
 
 
@@ -205,7 +211,17 @@ def requeue(target: Target, dice: random.Random) -> Blow:
 
 def _preempt(target: Target, grace_s: int) -> Blow:
     target.cluster.run("scontrol", "update", f"PartitionName={target.known()['Partition']}", f"GraceTime={grace_s}")
-    target.cluster.run("sbatch", "-p", "high", "--exclusive", f"--nodelist={target.known()['NodeList']}", "-o", "/dev/null", "--wrap", "sleep 1")
+    target.cluster.run(
+        "sbatch",
+        "-p",
+        "high",
+        "--exclusive",
+        f"--nodelist={target.known()['NodeList']}",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "sleep 1",
+    )
     return Blow()
 
 
@@ -233,7 +249,9 @@ def time_limit(target: Target, dice: random.Random) -> Blow:
     known = target.known()
     hours, minutes, _ = known["RunTime"].split(":")
     target.cluster.run("scontrol", "update", f"JobId={target.job}", f"TimeLimit={60 * int(hours) + int(minutes) + 1}")
-    return Blow(undo=lambda: target.cluster.run("scontrol", "update", f"JobId={target.job}", f"TimeLimit={known['TimeLimit']}"))
+    return Blow(
+        undo=lambda: target.cluster.run("scontrol", "update", f"JobId={target.job}", f"TimeLimit={known['TimeLimit']}")
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- nodes
@@ -258,7 +276,9 @@ def cut(target: Target, dice: random.Random) -> Blow:
 def corrupt(target: Target, dice: random.Random) -> Blow:
     """A bit of the newest checkpoint flips, then all ranks are killed."""
     _wait(lambda: len(target.checkpoints()) > 1, 60)
-    path = dice.choice(sorted(path for path in target.checkpoints()[-1].rglob("*") if path.is_file() and path.stat().st_size))
+    path = dice.choice(
+        sorted(path for path in target.checkpoints()[-1].rglob("*") if path.is_file() and path.stat().st_size)
+    )
     with open(path, "r+b") as file:
         at = dice.randrange(path.stat().st_size)
         byte = os.pread(file.fileno(), 1, at)[0]

@@ -89,8 +89,13 @@ class Cluster:
 
     def __init__(self, folder: Path, nodes: int = NODES) -> None:
         self.folder, self.nodes = folder, nodes
-        self.marks = {MARK: str(folder)}  # in the daemons' environment alone: a user's shell, which has SLURM_CONF too, is none of ours
-        self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
+        self.marks = {
+            MARK: str(folder)
+        }  # in the daemons' environment alone: a user's shell, which has SLURM_CONF too, is none of ours
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
+        }
 
     def start(self) -> Cluster:
         package = missing_package()
@@ -100,17 +105,28 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        conf = CONF.format(folder=self.folder, controller=free_ports(1)[0], address=self.address, machines=self._machines())
+        conf = CONF.format(
+            folder=self.folder, controller=free_ports(1)[0], address=self.address, machines=self._machines()
+        )
         (self.folder / "slurm.conf").write_text(conf)
-        self._daemon("munged", "--force", f"--socket={self.folder}/munge.socket", f"--key-file={key}", f"--pid-file={self.folder}/munged.pid",
-                     f"--log-file={self.folder}/log/munged.log", f"--seed-file={self.folder}/munge.seed")
+        self._daemon(
+            "munged",
+            "--force",
+            f"--socket={self.folder}/munge.socket",
+            f"--key-file={key}",
+            f"--pid-file={self.folder}/munged.pid",
+            f"--log-file={self.folder}/log/munged.log",
+            f"--seed-file={self.folder}/munge.seed",
+        )
         self._daemon("slurmctld")
         for node in range(1, self.nodes + 1):
             self.boot(node)
         deadline = time.monotonic() + 30
         while self.run("sinfo", "-h", "-t", "idle", "-p", "high", "-o", "%D").stdout.strip() != str(self.nodes):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the cluster did not start; see {self.folder}/log: {self.run('sinfo', '-N').stdout}")
+                raise RuntimeError(
+                    f"the cluster did not start; see {self.folder}/log: {self.run('sinfo', '-N').stdout}"
+                )
             time.sleep(0.2)
         return self
 
@@ -124,11 +140,19 @@ class Cluster:
         self._daemon("slurmd", "-N", f"r{node}")
 
     def _daemon(self, name: str, *arguments: str, inside: Sequence[str] = ()) -> None:
-        subprocess.run([*inside, _program(name), *arguments], env={**os.environ, **self.environment, **self.marks}, check=True, timeout=30, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*inside, _program(name), *arguments],
+            env={**os.environ, **self.environment, **self.marks},
+            check=True,
+            timeout=30,
+            stdout=subprocess.DEVNULL,
+        )
 
     def run(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess:
         """A SLURM command against this cluster."""
-        return subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=timeout
+        )
 
     def stop(self) -> None:
         """End jobs and daemons, whatever state they are in, and remove the folder."""
@@ -201,7 +225,9 @@ if __name__ == "__main__":
         if lacks := missing_package():
             sys.exit(f"a cluster needs {lacks} (make system, as root)")
         if Cluster(folder)._processes():
-            sys.exit(f"a cluster is already up in {folder}: export SLURM_CONF={folder}/slurm.conf, or make cluster-down")
+            sys.exit(
+                f"a cluster is already up in {folder}: export SLURM_CONF={folder}/slurm.conf, or make cluster-down"
+            )
         Cluster(folder).start()
         print(f"four nodes are up; let this shell talk to them:\n  export SLURM_CONF={folder}/slurm.conf")
     else:

@@ -10,9 +10,37 @@ import joblib
 import numpy as np
 from PIL import Image
 
-SIZES = {"person": 65000, "car": 7666, "truck": 5654, "motorcycle": 5524, "sheep": 5428, "horse": 5323, "cow": 5183, "broccoli": 5074, "elephant": 4973, "dog": 4969,
-         "giraffe": 4889, "pizza": 4851, "bus": 4808, "zebra": 4788, "cat": 4773, "cake": 4701, "banana": 4649, "bird": 4578, "train": 4337, "donut": 4164, "boat": 3949,
-         "airplane": 3648, "sandwich": 3636, "bicycle": 3368, "orange": 3305, "carrot": 3043, "apple": 2821, "hot dog": 1966, "bear": 1358}
+SIZES = {
+    "person": 65000,
+    "car": 7666,
+    "truck": 5654,
+    "motorcycle": 5524,
+    "sheep": 5428,
+    "horse": 5323,
+    "cow": 5183,
+    "broccoli": 5074,
+    "elephant": 4973,
+    "dog": 4969,
+    "giraffe": 4889,
+    "pizza": 4851,
+    "bus": 4808,
+    "zebra": 4788,
+    "cat": 4773,
+    "cake": 4701,
+    "banana": 4649,
+    "bird": 4578,
+    "train": 4337,
+    "donut": 4164,
+    "boat": 3949,
+    "airplane": 3648,
+    "sandwich": 3636,
+    "bicycle": 3368,
+    "orange": 3305,
+    "carrot": 3043,
+    "apple": 2821,
+    "hot dog": 1966,
+    "bear": 1358,
+}
 """The data set's classes, in the order of its class ids, with their objects in COCO 2014 (188,426 together)."""
 
 ATTRIBUTES = 204
@@ -26,7 +54,9 @@ def vectors(classes: Sequence[int], seed: int) -> np.ndarray:
     classes = np.asarray(classes)
     present = np.zeros((len(classes), ATTRIBUTES), bool)
     for k in np.unique(classes).tolist():
-        rank = np.argsort(np.argsort(np.arange(ATTRIBUTES) + np.random.default_rng([seed, k]).normal(0, 40, ATTRIBUTES)))
+        rank = np.argsort(
+            np.argsort(np.arange(ATTRIBUTES) + np.random.default_rng([seed, k]).normal(0, 40, ATTRIBUTES))
+        )
         chance = np.minimum(0.7, 1.5 / (1 + rank))
         members = np.flatnonzero(classes == k)
         present[members] = rng.random((len(members), ATTRIBUTES), np.float32) < chance
@@ -44,7 +74,9 @@ def write(root: Path, per_class: Sequence[int] | dict[str, int], seed: int = 0, 
     counts = list(per_class.values()) if isinstance(per_class, dict) else list(per_class)
     rng = np.random.default_rng([seed, 1])
     classes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    categories = [{"id": 3 * k + 1, "name": name, "supercategory": "thing"} for k, name in enumerate([*SIZES, "toaster"])]
+    categories = [
+        {"id": 3 * k + 1, "name": name, "supercategory": "thing"} for k, name in enumerate([*SIZES, "toaster"])
+    ]
     documents = {"train2014": ([], []), "val2014": ([], [])}
     patches: dict[int, int] = {}
     for name in documents:
@@ -58,25 +90,54 @@ def write(root: Path, per_class: Sequence[int] | dict[str, int], seed: int = 0, 
         colour = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(colour).resize((width, height), Image.Resampling.BICUBIC)
         (picture.convert("L") if image_id % 5 == 0 else picture).save(root / part / file, quality=90)
-        images.append({"license": 1, "file_name": file, "coco_url": "", "height": height, "width": width, "date_captured": "", "flickr_url": "", "id": image_id})
+        images.append(
+            {
+                "license": 1,
+                "file_name": file,
+                "coco_url": "",
+                "height": height,
+                "width": width,
+                "date_captured": "",
+                "flickr_url": "",
+                "id": image_id,
+            }
+        )
         end = min(first + per_image, len(classes))
         for i in range(first, end + 1):  # the last one has no patch
             x, y = rng.uniform(0, width - 12), rng.uniform(0, height - 12)
             w, h = rng.uniform(8, width - x), rng.uniform(8, height - y)
             annotation_id = 50000 + 3 * i + (i == end)
-            annotations.append({"segmentation": [[x, y, x + w, y, x + w, y + h]], "area": w * h / 2, "iscrowd": 0, "image_id": image_id,
-                                "bbox": [round(x, 2), round(y, 2), round(w, 2), round(h, 2)], "category_id": categories[int(classes[i]) if i < end else -1]["id"], "id": annotation_id})
+            annotations.append(
+                {
+                    "segmentation": [[x, y, x + w, y, x + w, y + h]],
+                    "area": w * h / 2,
+                    "iscrowd": 0,
+                    "image_id": image_id,
+                    "bbox": [round(x, 2), round(y, 2), round(w, 2), round(h, 2)],
+                    "category_id": categories[int(classes[i]) if i < end else -1]["id"],
+                    "id": annotation_id,
+                }
+            )
             if i < end:
                 patches[900000 - i] = annotation_id
     (root / "annotations").mkdir()
     for part, (images, annotations) in documents.items():
-        text = json.dumps({"info": {}, "images": images, "licenses": [], "annotations": annotations, "categories": categories})
+        text = json.dumps(
+            {"info": {}, "images": images, "licenses": [], "annotations": annotations, "categories": categories}
+        )
         (root / "annotations" / f"instances_{part}.json").write_text(text)
     return attribute_file(root / "cocottributes_py3.jbl", patches, vectors(classes, seed))
 
 
 def attribute_file(path: Path, patches: dict[int, int], values: np.ndarray) -> Path:
     """Writes COCO-Attributes' dictionary with the original's keys: `patches` maps patch to annotation id, `values` [N, 204] are their vectors in this order."""
-    joblib.dump({"ann_vecs": dict(zip(patches, values)), "patch_id_to_ann_id": patches, "attributes": [{"id": 10 + a, "name": f"attribute {a}"} for a in range(values.shape[1])],
-                 "split": {patch: "train2014" if i % 2 else "val2014" for i, patch in enumerate(patches)}}, path)
+    joblib.dump(
+        {
+            "ann_vecs": dict(zip(patches, values)),
+            "patch_id_to_ann_id": patches,
+            "attributes": [{"id": 10 + a, "name": f"attribute {a}"} for a in range(values.shape[1])],
+            "split": {patch: "train2014" if i % 2 else "val2014" for i, patch in enumerate(patches)},
+        },
+        path,
+    )
     return path

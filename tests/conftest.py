@@ -10,8 +10,9 @@ import pytest
 
 os.environ["GLT_SITE"] = ""  # a developer's own site file is not the tests'
 
-from sharding.dataset import open_dataset
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
+from sharding.open import open_dataset
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,8 +38,8 @@ def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def digits(root: Path) -> Path:
     """Fill `root` with the whole of digits_glt."""
-    from sharding.digits_glt import build
-    from sharding.request import Request
+    from sharding.building.request import Request
+    from sharding.datasets.digits_glt.build import build
 
     build(Request(root))
     return root
@@ -53,9 +54,33 @@ def twentieth(digits_root: Path, root: Path, shard_samples: int = 64) -> Path:
         edition, name = next((e, s) for e, splits in whole.editions.items() for s, r in splits.items() if r == relative)
         split = whole.split(edition, name)
         index = split.index
-        chosen = np.sort(np.concatenate([members[: max(3, len(members) // 20)] for members in (np.flatnonzero(index.label == k) for k in range(whole.num_classes))]))
-        samples = (Sample(str(index.key[i]), str(index.source[i]), split.read(i), int(index.label[i]), int(index.group[i]), int(index.attribute[i])) for i in chosen.tolist())
+        chosen = np.sort(
+            np.concatenate(
+                [
+                    members[: max(3, len(members) // 20)]
+                    for members in (np.flatnonzero(index.label == k) for k in range(whole.num_classes))
+                ]
+            )
+        )
+        samples = (
+            Sample(
+                str(index.key[i]),
+                str(index.source[i]),
+                split.read(i),
+                int(index.label[i]),
+                int(index.group[i]),
+                int(index.attribute[i]),
+            )
+            for i in chosen.tolist()
+        )
         write_split(folder / relative, samples, shard_samples=shard_samples)
-    finish_dataset(root, "digits_glt", class_names=whole.class_names, class_groups=whole.class_groups, editions=whole.editions,
-                   statistics=whole.meta["statistics"], options={"builder": "digits_glt", "seed": 0, "twentieth": True})
+    finish_dataset(
+        root,
+        "digits_glt",
+        class_names=whole.class_names,
+        class_groups=whole.class_groups,
+        editions=whole.editions,
+        statistics=whole.meta["statistics"],
+        options={"builder": "digits_glt", "seed": 0, "twentieth": True},
+    )
     return root

@@ -16,8 +16,18 @@ GROUPS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)
 EPOCHS, STEPS, REBUILDS = 6, 10, (2, 4)
 
 
-def write_rich_run(folder: Path, recipe: str = "glt_baseline", train: str = "glt", seed: int = 0, *, skill: float = 0.6, words: list[str] = [], names: tuple[str, ...] = NAMES,
-                   done: bool = True, boots: tuple[tuple[int, int], ...] = ((0, 0),)) -> Path:
+def write_rich_run(
+    folder: Path,
+    recipe: str = "glt_baseline",
+    train: str = "glt",
+    seed: int = 0,
+    *,
+    skill: float = 0.6,
+    words: list[str] = [],
+    names: tuple[str, ...] = NAMES,
+    done: bool = True,
+    boots: tuple[tuple[int, int], ...] = ((0, 0),),
+) -> Path:
     """A finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail; an IFL recipe also has
     environments at `REBUILDS` and lines about its centers.
 
@@ -34,14 +44,34 @@ def write_rich_run(folder: Path, recipe: str = "glt_baseline", train: str = "glt
             attribute = np.tile(np.arange(3), 10 * len(names))
             right = rng.random(len(label)) < skill * (1 - 0.05 * label - 0.1 * attribute)
             prediction = np.where(right, label, (label + rng.integers(1, 3, len(label))) % len(names))
-            np.savez(path / "preds" / select / f"{split}.npz", id=np.arange(len(label)), label=label, group=np.resize(GROUPS, len(names))[label] if len(names) <= 10 else 0 * label,
-                     attribute=attribute, prediction=prediction, confidence=rng.random(len(label)).astype(np.float32))
+            np.savez(
+                path / "preds" / select / f"{split}.npz",
+                id=np.arange(len(label)),
+                label=label,
+                group=np.resize(GROUPS, len(names))[label] if len(names) <= 10 else 0 * label,
+                attribute=attribute,
+                prediction=prediction,
+                confidence=rng.random(len(label)).astype(np.float32),
+            )
     (path / "recipe.yaml").write_text(dump(resolved))
-    meta = {"commit": "c0ffee" + "0" * 34, "versions": {"python": "3.11", "torch": "2.13.0"}, "machine": {"node": "vm", "processor": "x86_64", "cores": 2},
-            "argv": ["slurm/launch.py", f"recipe={recipe}"], "world": 2, "hash": resolved.hash8, "data_fingerprint": f"f00d{train}", "class_names": list(names),
-            "class_groups": np.resize(GROUPS, len(names)).tolist(), "class_counts": np.resize(COUNTS, len(names)).tolist(), "decoder": "pillow", "steps_per_epoch": STEPS}
+    meta = {
+        "commit": "c0ffee" + "0" * 34,
+        "versions": {"python": "3.11", "torch": "2.13.0"},
+        "machine": {"node": "vm", "processor": "x86_64", "cores": 2},
+        "argv": ["slurm/launch.py", f"recipe={recipe}"],
+        "world": 2,
+        "hash": resolved.hash8,
+        "data_fingerprint": f"f00d{train}",
+        "class_names": list(names),
+        "class_groups": np.resize(GROUPS, len(names)).tolist(),
+        "class_counts": np.resize(COUNTS, len(names)).tolist(),
+        "decoder": "pillow",
+        "steps_per_epoch": STEPS,
+    }
     (path / "meta.json").write_text(json.dumps(meta))
-    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metric_lines(resolved.ifl is not None, skill, boots)))
+    (path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in metric_lines(resolved.ifl is not None, skill, boots))
+    )
     if resolved.ifl is not None:
         (path / "env").mkdir()
         for epoch in REBUILDS:
@@ -58,16 +88,44 @@ def metric_lines(ifl: bool, skill: float, boots: tuple[tuple[int, int], ...] = (
         alpha = 0.0 if not ifl or epoch <= REBUILDS[0] else 0.001
         for step in range(epoch * STEPS + 2, (epoch + 1) * STEPS + 1, 2):
             if (epoch, step - 2) in boots:
-                lines.append({"kind": "boot", "epoch": epoch, "step": step - 2, "world": 2, "seconds": 2.5, "parts": {}})
+                lines.append(
+                    {"kind": "boot", "epoch": epoch, "step": step - 2, "world": 2, "seconds": 2.5, "parts": {}}
+                )
             loss = 2.0 / (1 + step / 10)
-            lines.append({"kind": "train", "epoch": epoch, "step": step, "lr": 0.1 * (1 - epoch / EPOCHS), "alpha": alpha, "loss": loss + 20 * alpha, "method_loss": loss,
-                          "center_loss": 20.0 * (alpha > 0), "accuracy": 1 - loss / 4, "images_per_s": 900.0 + step})
+            lines.append(
+                {
+                    "kind": "train",
+                    "epoch": epoch,
+                    "step": step,
+                    "lr": 0.1 * (1 - epoch / EPOCHS),
+                    "alpha": alpha,
+                    "loss": loss + 20 * alpha,
+                    "method_loss": loss,
+                    "center_loss": 20.0 * (alpha > 0),
+                    "accuracy": 1 - loss / 4,
+                    "images_per_s": 900.0 + step,
+                }
+            )
         at = {"kind": "eval", "epoch": epoch, "step": (epoch + 1) * STEPS}
         for split in ("val", "test_cbl", "test_gbl") if epoch % 2 else ("val",):
             value = round(skill * (epoch + 1) / EPOCHS * (0.9 if split == "test_gbl" else 1.0), 4)
-            lines.append({**at, "split": split, "accuracy": {"overall": value, "many": value}, "precision": {"overall": round(value * 0.95, 4)}})
+            lines.append(
+                {
+                    **at,
+                    "split": split,
+                    "accuracy": {"overall": value, "many": value},
+                    "precision": {"overall": round(value * 0.95, 4)},
+                }
+            )
         if alpha:
-            lines.append({**at, "kind": "centers", "norm": [11.0 - 0.1 * epoch * k for k in range(10)], "from_start": [0.2 * epoch + 0.05 * k for k in range(10)]})
+            lines.append(
+                {
+                    **at,
+                    "kind": "centers",
+                    "norm": [11.0 - 0.1 * epoch * k for k in range(10)],
+                    "from_start": [0.2 * epoch + 0.05 * k for k in range(10)],
+                }
+            )
     return lines
 
 
@@ -79,5 +137,13 @@ def write_environments(path: Path, rng: np.random.Generator, classes: int = 10) 
     second /= np.bincount(labels, weights=second)[labels]
     shown = np.arange(0, min(classes, 10), 2)
     shades = rng.integers(0, 255, (len(shown), 2, 6, 1, 1, 1))
-    np.savez(path, ids=np.arange(len(labels)), labels=labels, attributes=attributes, weights=np.stack([np.ones(len(labels)), second]), extreme_classes=shown,
-             extremes=np.zeros((len(shown), 2, 6), int), thumbnails=np.broadcast_to(shades, (len(shown), 2, 6, 32, 32, 3)).astype(np.uint8))
+    np.savez(
+        path,
+        ids=np.arange(len(labels)),
+        labels=labels,
+        attributes=attributes,
+        weights=np.stack([np.ones(len(labels)), second]),
+        extreme_classes=shown,
+        extremes=np.zeros((len(shown), 2, 6), int),
+        thumbnails=np.broadcast_to(shades, (len(shown), 2, 6, 32, 32, 3)).astype(np.uint8),
+    )

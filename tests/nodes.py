@@ -18,7 +18,11 @@ from sharding.reader import Batch
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     """Bit for bit, and some are there."""
     assert len(found) == len(expected) > 0
-    assert all(torch.equal(mine, theirs) for left, right in zip(found, expected, strict=True) for mine, theirs in zip(left, right, strict=True))
+    assert all(
+        torch.equal(mine, theirs)
+        for left, right in zip(found, expected, strict=True)
+        for mine, theirs in zip(left, right, strict=True)
+    )
 
 
 def children(number: int, work: Callable[[int], object]) -> list[int]:
@@ -45,4 +49,10 @@ def on_a_disk_of(megabytes: float, folder: Path, script: str, *words: object) ->
     mount = f'mount -t tmpfs -o size={round(megabytes * 1024)}k none "$1" && exec "$0" -c "$2" "$1" "${{@:3}}"'
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
-    return subprocess.run(["unshare", "-rm", "bash", "-c", mount, sys.executable, str(folder), script, *map(str, words)], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        ["unshare", "-rm", "bash", "-c", mount, sys.executable, str(folder), script, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

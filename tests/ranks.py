@@ -49,11 +49,32 @@ class Ranks:
             asked, ask = os.pipe()
             answer, answered = os.pipe()
             log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the rank)
-            five = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment = {**os.environ, **{key: str(value) for key, value in five.items()}, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "",
-                           "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
-            self._processes.append(subprocess.Popen([sys.executable, str(Path(__file__)), str(asked), str(answered)], cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL,
-                                                    stdout=log, stderr=log, pass_fds=(asked, answered)))
+            five = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": size,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+            environment = {
+                **os.environ,
+                **{key: str(value) for key, value in five.items()},
+                "OMP_NUM_THREADS": "1",
+                "DS_ACCELERATOR": "cpu",
+                "CUDA_VISIBLE_DEVICES": "",
+                "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]),
+            }
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(Path(__file__)), str(asked), str(answered)],
+                    cwd=PROJECT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(asked, answered),
+                )
+            )
             os.close(asked)
             os.close(answered)
             self._calls.append(os.fdopen(ask, "wb"))
@@ -101,7 +122,9 @@ class Ranks:
         complaints = []
         for rank in range(self.size):
             if rank not in answers:
-                complaints.append(f"rank {rank} gave no answer within {timeout:.0f} s; it stood at\n{self._where(rank)}")
+                complaints.append(
+                    f"rank {rank} gave no answer within {timeout:.0f} s; it stood at\n{self._where(rank)}"
+                )
             elif answers[rank] is None:
                 complaints.append(f"rank {rank} died with code {self._processes[rank].wait()}\n{self._tail(rank)}")
             elif not answers[rank][0]:
@@ -145,7 +168,7 @@ def comms() -> dict[int, Any]:
     """`Comm`s of the first 1, 2, ... ranks; None where this rank is not among them. A collective when first called."""
     import torch.distributed as dist
 
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     world = dist.get_world_size()
     groups = {size: dist.new_group(list(range(size))) for size in range(1, world + 1)}

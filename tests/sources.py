@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding import clusters, features
-from sharding.sources import ClassImages
-from sharding.write import whole_file
+from recipes.common.files import whole_file
+from sharding.datasets.imagenet_glt import clustering, features
+from sharding.datasets.imagenet_glt.archive import ClassImages
 
 
 def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
@@ -27,7 +27,9 @@ def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **optio
 def png(seed: int, mode: str = "RGB") -> bytes:
     """A PNG file; mode I;16 has 16 bits a pixel."""
     rng = np.random.default_rng(seed)
-    array = rng.integers(0, 2**16, (30, 40), np.uint16) if mode == "I;16" else rng.integers(0, 256, (30, 40, 3), np.uint8)
+    array = (
+        rng.integers(0, 2**16, (30, 40), np.uint16) if mode == "I;16" else rng.integers(0, 256, (30, 40, 3), np.uint8)
+    )
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
@@ -108,5 +110,5 @@ def plant(work: Path, images: ClassImages, number: int, weights: str, seed: int 
     (work / "features").mkdir(parents=True, exist_ok=True)
     with whole_file(work / "features" / f"{images.name}.npz") as file:
         np.savez(file, features=found, names=np.array(images.names), weights=weights)
-    assert features.read(work / "features", images, weights) is not None and clusters.CLUSTERS == 6
+    assert features.read(work / "features", images, weights) is not None and clustering.CLUSTERS == 6
     return ranks

@@ -18,21 +18,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from afar_server import FAULTS, Server
 from conftest import twentieth
 from nodes import assert_equal, children, on_a_disk_of
-from ifl import setup
 from ranks import RankFailure, started
-from recipes.resolve import resolve
-from sharding import afar
-from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.index import load_index, save_index
-from sharding.locks import is_free, locked
-from sharding.node_cache import Ahead
-from sharding.plan import last_need, micro_batches, needs, plan_epoch, rank_draws
-from sharding.reader import MicroBatches, Reader
 from test_train import BN_BATCH, IFL, _final, _recipe, trained
+
+from ifl import setup
+from recipes.common.errors import DataError
+from recipes.common.locks import is_free, locked
+from recipes.resolve import resolve
+from sharding.cache import remote_files
+from sharding.cache.prefetcher import Ahead
+from sharding.format.dataset import Dataset, Split
+from sharding.format.index import load_index, save_index
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.shard_schedule import last_need, needs
+from sharding.reader import MicroBatches, Reader
 
 VIEW = {"train": True, "image_size": 32, "crop_scale": (0.3, 1.0), "hflip": True}
 
@@ -57,8 +61,8 @@ def server(tiny_root: Path) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses and stalls of tenths of a second."""
-    monkeypatch.setattr(afar, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
-    monkeypatch.setattr(afar, "STALL_S", 0.4)
+    monkeypatch.setattr(remote_files, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
+    monkeypatch.setattr(remote_files, "STALL_S", 0.4)
 
 
 def opened(server: Server, folder: Path, gb: float | None = None) -> Dataset:
@@ -66,7 +70,9 @@ def opened(server: Server, folder: Path, gb: float | None = None) -> Dataset:
 
 
 def draws_of(split: Split, window: int = 0, start: int = 0, epoch: int = 0) -> list:
-    plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
+    plan = plan_epoch(
+        [None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window
+    )
     return list(rank_draws(plan, micro_batches(24, 6, 0, 1), 1, start=start))
 
 
@@ -80,13 +86,20 @@ def test_batches_are_those_of_the_folder(server: Server, tiny_root: Path, tmp_pa
     """Bit for bit, with and without fetching ahead; the data set's names, classes and fingerprints too; a second epoch asks the server for nothing."""
     here = local(tiny_root)
     far = opened(server, tmp_path)
-    assert far.fingerprint_of("glt", ["train", "val"]) == open_dataset(tiny_root, "digits_glt").fingerprint_of("glt", ["train", "val"])
+    assert far.fingerprint_of("glt", ["train", "val"]) == open_dataset(tiny_root, "digits_glt").fingerprint_of(
+        "glt", ["train", "val"]
+    )
     split = far.split("glt", "train")
     expected = list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here)))
     assert_equal(list(Reader(MicroBatches(split, **VIEW), workers).read(draws_of(split))), expected)
     asked = dict(server.asked)
     assert set(server.shards().values()) == {1} and len(server.shards()) == len(split.index.shard_name)
-    assert_equal(list(Reader(MicroBatches(opened(server, tmp_path).split("glt", "train"), **VIEW), workers).read(draws_of(split))), expected)
+    assert_equal(
+        list(
+            Reader(MicroBatches(opened(server, tmp_path).split("glt", "train"), **VIEW), workers).read(draws_of(split))
+        ),
+        expected,
+    )
     assert {**server.asked} == {**asked, "digits_glt/dataset.json": asked["digits_glt/dataset.json"] + 1}
 
 
@@ -99,14 +112,20 @@ def test_a_node_fetches_each_shard_once(server: Server, tiny_root: Path, tmp_pat
     def work(rank: int) -> None:
         split = opened(server, tmp_path).split("glt", "train")
         draws = draws_of(split, window)
-        plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=window)
+        plan = plan_epoch(
+            [None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=window
+        )
         batches = Reader(MicroBatches(split, **VIEW), 2).read(draws)
         assert_equal(list(Ahead(split).follow(plan, 0, batches, 4) if rank == 0 else batches), expected)
 
     assert [os.waitpid(pid, 0)[1] for pid in children(2, work)] == [0, 0]
     assert set(server.shards().values()) == {1} and len(server.shards()) == len(here.index.shard_name)
     cache = opened(server, tmp_path).cache
-    assert cache.counts()["shards"] == len(server.shards()) and cache.counts()["bytes"] == here.index.shard_size.sum() and cache.counts()["waited_s"] > 0
+    assert (
+        cache.counts()["shards"] == len(server.shards())
+        and cache.counts()["bytes"] == here.index.shard_size.sum()
+        and cache.counts()["waited_s"] > 0
+    )
 
 
 def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: Path, tmp_path: Path) -> None:
@@ -118,13 +137,28 @@ def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: P
     (tmp_path / "here").mkdir()
     (tmp_path / "far").mkdir()
     assert all(answer["finished"] for answer in _run(recipe, tmp_path / "here"))
-    far = _recipe(server.url, "glt_ifl", *BN_BATCH, *IFL, *more, f"data.cache_folder={tmp_path / 'cache'}", f"data.cache_gb={gb}", epochs=2)
+    far = _recipe(
+        server.url,
+        "glt_ifl",
+        *BN_BATCH,
+        *IFL,
+        *more,
+        f"data.cache_folder={tmp_path / 'cache'}",
+        f"data.cache_gb={gb}",
+        epochs=2,
+    )
     assert far.data.root == server.url and far.hash8 == recipe.hash8
     assert all(answer["finished"] for answer in _run(far, tmp_path / "far"))
     one, two = _final(tmp_path / "here"), _final(tmp_path / "far")
     assert one.keys() == two.keys() and all(one[key].tobytes() == two[key].tobytes() for key in one)
-    fetched = [line for line in map(json.loads, (tmp_path / "far" / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "fetched"]
-    assert len(fetched) == 2 and fetched[-1]["bytes"] > 1.1 * local(tiny_root).index.shard_size.sum(), "the second epoch fetched again what had made room"
+    fetched = [
+        line
+        for line in map(json.loads, (tmp_path / "far" / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "fetched"
+    ]
+    assert len(fetched) == 2 and fetched[-1]["bytes"] > 1.1 * local(tiny_root).index.shard_size.sum(), (
+        "the second epoch fetched again what had made room"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ faults
@@ -134,18 +168,36 @@ def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path,
     well: no sample is wrong or lost."""
     here = local(tiny_root)
     names = [f"digits_glt/glt/train/{name}" for name in here.index.shard_name.tolist()]
-    faults = {**{name: [fault] * (1 + i % 2) for i, name in enumerate(names[: 4 if fault == "stall" else None])}, "digits_glt/dataset.json": [fault], "digits_glt/glt/train/index.npz": [fault]}
+    faults = {
+        **{name: [fault] * (1 + i % 2) for i, name in enumerate(names[: 4 if fault == "stall" else None])},
+        "digits_glt/dataset.json": [fault],
+        "digits_glt/glt/train/index.npz": [fault],
+    }
     injected = sum(map(len, faults.values()))
     server.faults = faults
     split = opened(server, tmp_path).split("glt", "train")
-    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    assert_equal(
+        list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))),
+        list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))),
+    )
     assert not any(server.faults.values()) and sum(server.shards().values()) == len(names) + injected - 2
 
 
-@pytest.mark.parametrize("fault, cause", [("reset", ""), ("stall", "nothing came for 0.4 s"), ("short", ""), ("wrong", "do not have the recorded sha256"), ("503", "the server says 503"),
-                                          ("404", "the server says 404")])
+@pytest.mark.parametrize(
+    "fault, cause",
+    [
+        ("reset", ""),
+        ("stall", "nothing came for 0.4 s"),
+        ("short", ""),
+        ("wrong", "do not have the recorded sha256"),
+        ("503", "the server says 503"),
+        ("404", "the server says 404"),
+    ],
+)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_source_that_fails_for_good_ends_the_run(server: Server, tiny_root: Path, tmp_path: Path, workers: int, fault: str, cause: str) -> None:
+def test_a_source_that_fails_for_good_ends_the_run(
+    server: Server, tiny_root: Path, tmp_path: Path, workers: int, fault: str, cause: str
+) -> None:
     """One sentence that names the file and the cause, soon, after five tries."""
     split = opened(server, tmp_path).split("glt", "train")
     shard = f"digits_glt/glt/train/{split.index.shard_name[1]}"
@@ -178,8 +230,14 @@ def test_what_a_node_kept_and_went_bad_is_fetched_again(server: Server, tiny_roo
     kept.write_bytes(data)
     (split.folder / "index.npz").write_bytes(b"PK")
     split = opened(server, tmp_path).split("glt", "train")
-    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
-    assert server.shards()[f"digits_glt/glt/train/{kept.name}"] == 2 and server.asked["digits_glt/glt/train/index.npz"] == 2
+    assert_equal(
+        list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))),
+        list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))),
+    )
+    assert (
+        server.shards()[f"digits_glt/glt/train/{kept.name}"] == 2
+        and server.asked["digits_glt/glt/train/index.npz"] == 2
+    )
 
 
 def test_a_lock_ends_where_it_is_let_go(tmp_path: Path) -> None:
@@ -215,10 +273,15 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
 
 def test_a_trickle_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that never stop coming, and never are many; what a command leaves running is ended, too."""
-    for command in ("while :; do echo x; sleep .05; done; : {path}", f"(sleep 60; touch {tmp_path}/left) & echo {{path}}"):
+    for command in (
+        "while :; do echo x; sleep .05; done; : {path}",
+        f"(sleep 60; touch {tmp_path}/left) & echo {{path}}",
+    ):
         monkeypatch.setenv("GLT_PIPE", command)
         began = time.monotonic()
-        with pytest.raises(DataError, match="cannot be fetched: (only [0-9]+ bytes came in 0.4 s|nothing came for 0.4 s)"):
+        with pytest.raises(
+            DataError, match="cannot be fetched: (only [0-9]+ bytes came in 0.4 s|nothing came for 0.4 s)"
+        ):
             open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1)
         assert time.monotonic() - began < 10
     assert f"touch {tmp_path}/left" not in subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
@@ -260,17 +323,24 @@ def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_
         open_dataset(server.url, "no_such")
     for path in ("../x", "a/../../x", "/etc/passwd", "a//b", "a b", "-x", "$(x)", ""):
         with pytest.raises(DataError, match="no plain path"):
-            afar.plain(path)
+            remote_files.plain(path)
 
 
-def test_a_set_that_is_not_what_it_says_is_refused(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_is_not_what_it_says_is_refused(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A dataset.json of another shape, and shards of other names than those that are kept: one sentence each."""
     shutil.copytree(tiny_root / "digits_glt", tmp_path / "far" / "digits_glt")
     monkeypatch.setenv("GLT_PIPE", f"cat {tmp_path / 'far'}/{{path}}")
     file = tmp_path / "far" / "digits_glt" / "dataset.json"
     right = json.loads(file.read_text())
-    for wrong, words in (([], "lacks class_names, "), ({**right, "splits": []}, "splits is list"), ({**right, "editions": {"glt": {"train": "elsewhere"}}}, "of the split glt/train"),
-                         ({**right, "editions": {"glt": []}}, "of the split glt/"), ({**right, "splits": dict.fromkeys(right["splits"], {"samples": 3})}, "records no samples and fingerprint")):
+    for wrong, words in (
+        ([], "lacks class_names, "),
+        ({**right, "splits": []}, "splits is list"),
+        ({**right, "editions": {"glt": {"train": "elsewhere"}}}, "of the split glt/train"),
+        ({**right, "editions": {"glt": []}}, "of the split glt/"),
+        ({**right, "splits": dict.fromkeys(right["splits"], {"samples": 3})}, "records no samples and fingerprint"),
+    ):
         file.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=f"digits_glt/dataset.json .*{words}"):
             open_dataset("pipe:", "digits_glt", str(tmp_path / "cache"))
@@ -311,7 +381,10 @@ def test_a_kill_in_mid_fetch_leaves_nothing_that_counts(server: Server, tiny_roo
     assert sum(left)
     server.bytes_s = None
     split = opened(server, tmp_path, most).split("glt", "train")
-    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
+    assert_equal(
+        list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))),
+        list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))),
+    )
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -341,7 +414,9 @@ def test_it_keeps_within_its_bytes(server: Server, tiny_root: Path, tmp_path: Pa
     try:
         for epoch in range(2):
             draws = draws_of(split, window, epoch=epoch)
-            plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window)
+            plan = plan_epoch(
+                [None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=window
+            )
             batches = Reader(MicroBatches(split, **VIEW), 0).read(draws)
             found = list(fetcher.follow(plan, 0, batches, 4) if ahead else batches)
             assert_equal(found, list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here, window, epoch=epoch))))
@@ -372,7 +447,9 @@ print("alive", split.afar[0].counts())
 def test_a_set_larger_than_the_disk_streams_through(tiny_root: Path, tmp_path: Path, gb: float | None) -> None:
     """A real file system that holds a third of the shards, with the default budget and with one that it cannot keep: what makes room gives its bytes back at once,
     though two workers read it."""
-    done = on_a_disk_of(local(tiny_root).index.shard_size.sum() / 3e6, tmp_path / "disk", SMALL, tiny_root, json.dumps(gb))
+    done = on_a_disk_of(
+        local(tiny_root).index.shard_size.sum() / 3e6, tmp_path / "disk", SMALL, tiny_root, json.dumps(gb)
+    )
     assert done.returncode == 0 and "alive" in done.stdout, done.stderr
 
 
@@ -383,12 +460,22 @@ def test_what_is_needed_no_more_makes_room_first(server: Server, tmp_path: Path)
     paths = [cache.shard(relative, split.index, shard) for shard in range(3)]
     began = time.time()
     small = replace(cache, most_bytes=int(split.index.shard_size[:3].sum() + 1))
-    for turns in ({paths[0]: 90, cache.folder / relative / str(split.index.shard_name[3]): 91, paths[2]: 99}, {paths[0]: 1, cache.folder / relative / str(split.index.shard_name[3]): 2, paths[2]: 4}):
-        assert small.shard(relative, split.index, 3, turns, began) and paths[0].exists() and paths[2].exists() and not paths[1].exists()
+    for turns in (
+        {paths[0]: 90, cache.folder / relative / str(split.index.shard_name[3]): 91, paths[2]: 99},
+        {paths[0]: 1, cache.folder / relative / str(split.index.shard_name[3]): 2, paths[2]: 4},
+    ):
+        assert (
+            small.shard(relative, split.index, 3, turns, began)
+            and paths[0].exists()
+            and paths[2].exists()
+            and not paths[1].exists()
+        )
         (cache.folder / relative / str(split.index.shard_name[3])).unlink()
         cache.shard(relative, split.index, 1)
     only = {paths[0]: 1, paths[1]: 2, cache.folder / relative / str(split.index.shard_name[3]): 3, paths[2]: 4}
-    assert small.shard(relative, split.index, 3, only, 0.0) is None and all(path.exists() for path in paths), "all are needed, and were fetched for this epoch"
+    assert small.shard(relative, split.index, 3, only, 0.0) is None and all(path.exists() for path in paths), (
+        "all are needed, and were fetched for this epoch"
+    )
 
 
 def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -> None:
@@ -396,14 +483,20 @@ def test_who_fetches_ahead_leaves_what_is_over(server: Server, tmp_path: Path) -
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
     ahead = Ahead(split)
-    ahead._begin([int(shard) for _, there in needs(plan, split.index.shard, 0) for shard in there], last := last_need(plan, split.index.shard), plan.steps - 1)
+    ahead._begin(
+        [int(shard) for _, there in needs(plan, split.index.shard, 0) for shard in there],
+        last := last_need(plan, split.index.shard),
+        plan.steps - 1,
+    )
     while any(thread.name == "ahead" for thread in threading.enumerate()):
         time.sleep(0.01)
     wanted = {f"digits_glt/glt/train/{name}" for name in split.index.shard_name[last >= plan.steps - 2]}
     assert set(server.shards()) == wanted and len(wanted) < len(split.index.shard_name)
 
 
-def test_a_full_disk_or_a_folder_that_is_gone_refuses_no_start(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_or_a_folder_that_is_gone_refuses_no_start(
+    server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another set's shards make room for an index; counts of a folder that somebody removed are none."""
     other = tmp_path / "shards" / "other" / "x.tar"
     other.parent.mkdir(parents=True)
@@ -422,7 +515,9 @@ def test_a_full_disk_or_a_folder_that_is_gone_refuses_no_start(server: Server, t
     assert far.cache.counts() == {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
 
-def test_a_command_is_read_however_many_files_are_open(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_is_read_however_many_files_are_open(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than a thousand, as ranks with many connections have."""
     monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -438,12 +533,14 @@ def test_a_command_is_read_however_many_files_are_open(tiny_root: Path, tmp_path
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_disk_without_room_for_notes_ends_nothing(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_notes_ends_nothing(
+    server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counts and the note for those who wait are lost, and no sample."""
     real = Path.write_text
 
     def full(self: Path, *words: object, **options: object) -> int:
-        if self.suffix in (".new", ".failed"):
+        if self.suffix in (".tmp", ".failed"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, *words, **options)
 
@@ -452,11 +549,15 @@ def test_a_disk_without_room_for_notes_ends_nothing(server: Server, tiny_root: P
     server.faults = {f"digits_glt/glt/train/{split.index.shard_name[1]}": ["404"] * 5}
     with pytest.raises(DataError, match="the server says 404"):
         split.read(int(np.flatnonzero(split.index.shard == 1)[0]))
-    assert [split.read(i) for i in range(0, len(split), 20)] == [local(tiny_root).read(i) for i in range(0, len(split), 20)]
+    assert [split.read(i) for i in range(0, len(split), 20)] == [
+        local(tiny_root).read(i) for i in range(0, len(split), 20)
+    ]
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_disk_that_fills_up_makes_room(server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
+def test_a_disk_that_fills_up_makes_room(
+    server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
     """It takes fewer bytes than were free when the run began: shards that were opened longest ago go, and the batches are right. One that takes none is said."""
     here, real = local(tiny_root), os.posix_fallocate
     disk = int(np.sort(here.index.shard_size)[-4:].sum())
@@ -503,7 +604,15 @@ def test_with_both_caches_each_has_half(server: Server, tiny_root: Path, tmp_pat
     """Of data.cache_gb, and of what is free where it is not given; alone each has all."""
     for words, share in (([], 1.0), (["data.cache=decoded"], 0.5)):
         for gb in (None, 0.01):
-            recipe = resolve(["data=digits_glt", f"data.root={server.url}", f"data.cache_folder={tmp_path}", *words, *([f"data.cache_gb={gb}"] if gb else [])])
+            recipe = resolve(
+                [
+                    "data=digits_glt",
+                    f"data.root={server.url}",
+                    f"data.cache_folder={tmp_path}",
+                    *words,
+                    *([f"data.cache_gb={gb}"] if gb else []),
+                ]
+            )
             far = setup.opened(recipe)
             most = 0.9 * share * shutil.disk_usage(tmp_path).free if gb is None else 1e9 * gb * share
             assert far.cache.most_bytes == pytest.approx(most, rel=0.2)
@@ -514,8 +623,11 @@ def test_with_both_caches_each_has_half(server: Server, tiny_root: Path, tmp_pat
 def test_budgets_that_cannot_hold_what_is_needed_are_refused(server: Server, tmp_path: Path) -> None:
     """One sentence with the key, what must fit, and what would be legal."""
     split = opened(server, tmp_path, 0.0001).split("glt", "train")
-    for window, a_step, what in ((0, 14, "the whole training set, which data.shuffle_window=0 needs at once"), (1, 14, "3 windows of data.shuffle_window=1 shards"),
-                                 (1, 50, "6 windows of data.shuffle_window=1 shards")):
+    for window, a_step, what in (
+        (0, 14, "the whole training set, which data.shuffle_window=0 needs at once"),
+        (1, 14, "3 windows of data.shuffle_window=1 shards"),
+        (1, 50, "6 windows of data.shuffle_window=1 shards"),
+    ):
         with pytest.raises(DataError, match=f"^data.cache_gb leaves 0.0001 GB for shards, which do not hold {what}"):
             split.afar[0].check_budget(split.index, window, a_step)
     with pytest.raises(DataError, match="which do not even hold shard-0"):
@@ -528,7 +640,9 @@ def test_a_window_starts_before_the_rest_is_there(server: Server, tiny_root: Pat
     split = opened(server, tmp_path).split("glt", "train")
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=0, shards=split.index.shard, window=1)
     fetcher = Ahead(split)
-    batches = fetcher.follow(plan, 0, Reader(MicroBatches(split, **VIEW), 0).read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1)), 4)
+    batches = fetcher.follow(
+        plan, 0, Reader(MicroBatches(split, **VIEW), 0).read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1)), 4
+    )
     next(batches)
     assert len(list(tmp_path.rglob("*.tar"))) < len(split.index.shard_name)
     fetcher.stop()
@@ -554,13 +668,24 @@ def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPat
     assert not canary.exists()
 
 
-def test_a_command_of_the_site_file_brings_the_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_the_site_file_brings_the_data(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same batches; one that fails, stalls or prints less is told with its exit code."""
     here = local(tiny_root)
     monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
     split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
-    assert_equal(list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))), list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))))
-    for command, cause in (("false {path}", "the command ended with 1"), ("echo x; sleep 60; : {path}", "nothing came for 0.4 s"), ("cat /no/such/{path}", "the command ended with 1")):
+    assert_equal(
+        list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))),
+        list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))),
+    )
+    for command, cause in (
+        ("false {path}", "the command ended with 1"),
+        ("echo x; sleep 60; : {path}", "nothing came for 0.4 s"),
+        ("cat /no/such/{path}", "the command ended with 1"),
+    ):
         monkeypatch.setenv("GLT_PIPE", command)
-        with pytest.raises(DataError, match=f"digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: {cause}"):
+        with pytest.raises(
+            DataError, match=f"digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: {cause}"
+        ):
             open_dataset("pipe:", "digits_glt")

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from afar_server import Server
 from mini import recipe_of, trained
 from ranks import started
-from recipes.schema import PROJECT, Recipe
-from sharding.index import load_index
+from safetensors import safe_open
+from safetensors.torch import load_file
 from test_launch import launch, refused
 from test_methods import mini_root  # noqa: F401 (a fixture)
+
+from recipes.schema import PROJECT, Recipe
+from sharding.format.index import load_index
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,18 @@ def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
     result = launch(f"eval={run.run_folder}", f"select={select}")
     assert result.returncode == 0, result.stderr
     said = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": accuracy" in line)
-    assert said["val"].endswith("(new)") and said["test_gbl"].endswith("(12 of 12 predictions differ from before)") and said["test_cbl"].endswith("(as before)")
+    assert (
+        said["val"].endswith("(new)")
+        and said["test_gbl"].endswith("(12 of 12 predictions differ from before)")
+        and said["test_cbl"].endswith("(as before)")
+    )
     after = predictions(run, select)
-    assert before.keys() == after.keys() and all(np.array_equal(before[key], after[key]) for key in before if not key.endswith("confidence"))
-    assert all(np.allclose(before[key], after[key], atol=1e-6) for key in before)  # another number of threads adds up in another order
+    assert before.keys() == after.keys() and all(
+        np.array_equal(before[key], after[key]) for key in before if not key.endswith("confidence")
+    )
+    assert all(
+        np.allclose(before[key], after[key], atol=1e-6) for key in before
+    )  # another number of threads adds up in another order
 
 
 def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -70,7 +78,10 @@ def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, 
     server.server.shutdown()
     server.server.server_close()
     assert result.returncode == 0, result.stderr
-    assert f"{folder.name} was decoded by pillow 13.0.0 libjpeg 6.2, which is not here" in result.stdout and result.stdout.count("(as before)") == 4, result.stdout
+    assert (
+        f"{folder.name} was decoded by pillow 13.0.0 libjpeg 6.2, which is not here" in result.stdout
+        and result.stdout.count("(as before)") == 4
+    ), result.stdout
     assert list((tmp_path / "here").rglob("*.tar")), "kept where this machine's site file says"
 
 
@@ -85,9 +96,17 @@ def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Pat
     for begin in index.offset.tolist():
         data[begin + 9] ^= 1
     shard.write_bytes(data)
-    job = subprocess.run([sys.executable, "-m", "slurm.job", str(recipe.run_folder)], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    job = subprocess.run(
+        [sys.executable, "-m", "slurm.job", str(recipe.run_folder)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     sentence = [line for line in job.stderr.splitlines() if str(shard) in line]
-    assert job.returncode == 1 and len(sentence) == 1 and "is damaged" in sentence[0] and "Traceback" not in job.stderr, job.stderr
+    assert (
+        job.returncode == 1 and len(sentence) == 1 and "is damaged" in sentence[0] and "Traceback" not in job.stderr
+    ), job.stderr
     assert sentence[0] in (recipe.run_folder / "log" / "events.jsonl").read_text()
 
 
@@ -103,8 +122,17 @@ def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
     assert about["run"] == run.run_name and about["method"] == "tde" and len(json.loads(about["class_names"])) == 4
 
 
-@pytest.mark.parametrize("words, sentence", [(["eval=none"], "no run folder of that name"), (["eval="], "no run folder"), (["export=none"], "out= is missing"), (["eval=none", "select=lats"], "did you mean last"),
-                                             (["eval=none", "nodes=2"], "nodes= does not go with eval="), (["export=x", "ot=y"], "did you mean out")])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["eval=none"], "no run folder of that name"),
+        (["eval="], "no run folder"),
+        (["export=none"], "out= is missing"),
+        (["eval=none", "select=lats"], "did you mean last"),
+        (["eval=none", "nodes=2"], "nodes= does not go with eval="),
+        (["export=x", "ot=y"], "did you mean out"),
+    ],
+)
 def test_slips_are_one_sentence(words: list[str], sentence: str) -> None:
     """Before anything is loaded."""
     assert sentence in refused(*words)

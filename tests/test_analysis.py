@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from analysis import text
 from analysis.__main__ import main
-from analysis.curves import learning_curves
-from analysis.frame import COLUMNS, tidy
-from recipes.layout import FOLDER, Layout, available, load_layout
-from analysis.runs import load_runs
-from analysis.tables import Cell, Table, build
+from analysis.figures.learning_curves import learning_curves
+from analysis.inputs.frame import COLUMNS, tidy
+from analysis.inputs.runs import load_runs
+from analysis.tables import text
+from analysis.tables.cells import Cell, Table, build
+from recipes.table_layout import FOLDER, Layout, available, load_layout
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -70,7 +70,9 @@ def write_run(
     (path / "recipe.yaml").write_text(yaml.safe_dump(resolved))
     meta = {"commit": "c0ffee", "world": 2, "data_fingerprint": fingerprint, "hash": hash_}
     (path / "meta.json").write_text(json.dumps(meta))
-    (path / "metrics.jsonl").write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    (path / "metrics.jsonl").write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    )
     if done:
         (path / "done").write_text("{}")
     return path
@@ -260,7 +262,11 @@ def test_damaged_predictions_are_named(tmp_path: Path, damage: str) -> None:
     made = table(tmp_path, seeds=[0])
     assert cell(made, 0, 0).values == () and cell(made, 0, 0).marked
     assert cell(made, 0, 2).values == (0.0,) and not cell(made, 0, 2).marked
-    said = {"missing": "test_cbl.npz is missing", "no array": "test_cbl.npz lacks group", "wrong values": "prediction: values"}
+    said = {
+        "missing": "test_cbl.npz is missing",
+        "no array": "test_cbl.npz lacks group",
+        "wrong values": "prediction: values",
+    }
     assert said.get(damage, "test_cbl.npz cannot be read") in notes(made)
 
 
@@ -387,7 +393,7 @@ def test_layout_mistakes_are_named(tmp_path: Path, old: str, new: str, said: str
 
 # --- LaTeX -----------------------------------------------------------------------------------------
 
-HOSTILE = [r"50% & a_b #1 $x$ {y} \z ~ ^", "[1ex] * <a|b> \"q\" `t'", "*", r"_x $\frac$", "é ±"]
+HOSTILE = [r"50% & a_b #1 $x$ {y} \z ~ ^", '[1ex] * <a|b> "q" `t\'', "*", r"_x $\frac$", "é ±"]
 
 
 def hostile(folder: Path) -> Table:
@@ -407,14 +413,18 @@ def test_latex_escapes_hostile_names(tmp_path: Path) -> None:
     made = text.latex(hostile(tmp_path))
     assert text.escape(r"r_1 %&#$~^{}\x") in made
     assert made.count("{") - made.count(r"\{") == made.count("}") - made.count(r"\}")
-    body = [line for line in made.split(r"\midrule", 1)[1].splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    body = [
+        line
+        for line in made.split(r"\midrule", 1)[1].splitlines()
+        if line.endswith(r"\\") and "multicolumn" not in line
+    ]
     assert len(body) == len(HOSTILE)
     assert all(line.replace(r"\&", "").count("&") == len(COLUMNS_) for line in body)
 
 
 def test_figure_takes_hostile_names(tmp_path: Path) -> None:
     """Labels with $ or a leading underscore appear in the legend as they are, and drawing does not fail."""
-    from analysis.figures import save
+    from analysis.figures.style import save
 
     figure, _ = learning_curves([hostile(tmp_path)])
     save(figure, tmp_path, "hostile")
@@ -460,13 +470,38 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 @pytest.mark.full
 def test_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """Every file repeats byte for byte: at another time, hash seed, place and order of folders."""
-    first = command(f"runs={digits(tmp_path / 'a')}", f"out={tmp_path / 'one'}", "table=digits_clt_glt", "seeds=0,1", PYTHONHASHSEED="1")
+    first = command(
+        f"runs={digits(tmp_path / 'a')}",
+        f"out={tmp_path / 'one'}",
+        "table=digits_clt_glt",
+        "seeds=0,1",
+        PYTHONHASHSEED="1",
+    )
     assert first.returncode == 0, first.stderr
     time.sleep(1.1)  # a time stamp of whole seconds would differ
-    second = command(f"runs={digits(tmp_path / 'b', -1)}", f"out={tmp_path / 'two'}", "table=digits_clt_glt", "seeds=0,1", PYTHONHASHSEED="2")
+    second = command(
+        f"runs={digits(tmp_path / 'b', -1)}",
+        f"out={tmp_path / 'two'}",
+        "table=digits_clt_glt",
+        "seeds=0,1",
+        PYTHONHASHSEED="2",
+    )
     assert second.returncode == 0, second.stderr
-    names = {"results.csv", "classes.csv", "shape.csv", "rankings.csv", "problems.txt", "report.tex", "report.pdf", "index.html"}
-    names |= {f"{figure}.{kind}" for figure in ("figure5", "pairs_clt", "pairs_glt", "curves_digits_clt_glt") for kind in ("pdf", "png")}
+    names = {
+        "results.csv",
+        "classes.csv",
+        "shape.csv",
+        "rankings.csv",
+        "problems.txt",
+        "report.tex",
+        "report.pdf",
+        "index.html",
+    }
+    names |= {
+        f"{figure}.{kind}"
+        for figure in ("figure5", "pairs_clt", "pairs_glt", "curves_digits_clt_glt")
+        for kind in ("pdf", "png")
+    }
     names |= {f"digits_clt_glt{end}" for end in (".tex", ".csv", ".md", "_stacked.tex", "_gains.tex", "_shape.tex")}
     assert {file.name for file in (tmp_path / "one").iterdir()} == names
     for name in sorted(names):
@@ -526,7 +561,9 @@ def test_analysis_never_imports_torch(tmp_path: Path) -> None:
         "print('IMPORTED', sorted({'torch', 'deepspeed', 'webdataset', 'torchvision'} & set(sys.modules)))"
     )
     arguments = [f"runs={digits(tmp_path / 'runs')}", f"out={tmp_path / 'out'}", "table=digits_overall"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
 

@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from sharding import decoders, randaug
-from sharding.augment import crop_box, draw_rng
-from sharding.decoders import Picture, decode, picture_of
-from sharding.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
-from sharding.views import test_pixels, train_pixels
+from sharding.images import decoders, randaug
+from sharding.images.decoders import Picture, decode, picture_of
+from sharding.images.dice import draw_rng
+from sharding.images.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
+from sharding.images.transforms import crop_box, test_pixels, train_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 NEUTRAL_AT_ZERO = {op.name for op in OPERATIONS} - {"AutoContrast", "Equalize", "Invert"}
@@ -53,8 +53,9 @@ def encoded(image: Image.Image, form: str) -> bytes:
 def digest_of_draws(order: list[int]) -> str:
     """One digest of the training pixels of draws 0..n-1, computed in the given order."""
     pixels = {
-        draw: train_pixels(photo(), draw_rng(3, 5, draw), size=32, crop_scale=(0.08, 1.0),
-                           hflip=True, randaug=True).tobytes()
+        draw: train_pixels(
+            photo(), draw_rng(3, 5, draw), size=32, crop_scale=(0.08, 1.0), hflip=True, randaug=True
+        ).tobytes()
         for draw in order
     }
     return hashlib.sha256(b"".join(pixels[draw] for draw in sorted(pixels))).hexdigest()
@@ -101,8 +102,14 @@ def test_raw_stream_known_answer() -> None:
 
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1),
-                          st.integers(0, 2**63 - 1)), min_size=2, max_size=6, unique=True))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1)),
+        min_size=2,
+        max_size=6,
+        unique=True,
+    )
+)
 def test_different_triples_give_different_streams(triples: list[tuple[int, int, int]]) -> None:
     """No two triples of the stated ranges share a stream."""
     assert len({draw_rng(*triple).word() for triple in triples}) == len(triples)
@@ -151,19 +158,19 @@ def test_pixels_do_not_depend_on_the_order_of_calls() -> None:
 
 def test_pixels_do_not_depend_on_the_process() -> None:
     """Another process with other hash and numpy/random seeds gives the same pixels."""
-    code = ("import random, numpy; random.seed(9); numpy.random.seed(9)\n"
-            "from test_augment import digest_of_draws; print(digest_of_draws(list(range(40))))")
+    code = (
+        "import random, numpy; random.seed(9); numpy.random.seed(9)\n"
+        "from test_augment import digest_of_draws; print(digest_of_draws(list(range(40))))"
+    )
     env = os.environ | {"PYTHONHASHSEED": "4321", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    other = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True,
-                           capture_output=True, text=True)
+    other = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, check=True, capture_output=True, text=True)
     assert other.stdout.strip() == digest_of_draws(list(range(40)))
 
 
 def test_seed_epoch_and_draw_all_change_the_pixels() -> None:
     """Two epochs, two seeds, two draws of one image give different views."""
     views = {
-        train_pixels(photo(), draw_rng(*triple), size=32, crop_scale=(0.08, 1.0), hflip=True,
-                     randaug=False).tobytes()
+        train_pixels(photo(), draw_rng(*triple), size=32, crop_scale=(0.08, 1.0), hflip=True, randaug=False).tobytes()
         for triple in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     }
     assert len(views) == 4
@@ -173,8 +180,12 @@ def test_seed_epoch_and_draw_all_change_the_pixels() -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(width=st.integers(1, 600), height=st.integers(1, 600), draw=st.integers(0, 2**63 - 1),
-       ends=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)))
+@given(
+    width=st.integers(1, 600),
+    height=st.integers(1, 600),
+    draw=st.integers(0, 2**63 - 1),
+    ends=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+)
 def test_crop_boxes_are_legal(width: int, height: int, draw: int, ends: tuple[float, float]) -> None:
     """A crop lies inside the image, and its area and aspect lie in their ranges up to rounding.
 
@@ -211,10 +222,13 @@ def test_crops_have_the_stated_distribution() -> None:
         assert distance < bound, f"{name}: {distance:.4f}"
 
 
-@pytest.mark.parametrize(("size", "box"), [
-    ((1000, 10), (493, 0, 506, 10)),  # 10 high: 13 wide at 4/3
-    ((10, 1000), (0, 493, 10, 506)),  # 10 wide: 13 high at 3/4
-])
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((1000, 10), (493, 0, 506, 10)),  # 10 high: 13 wide at 4/3
+        ((10, 1000), (0, 493, 10, 506)),  # 10 wide: 13 high at 3/4
+    ],
+)
 def test_crop_falls_back_to_the_centre(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
     """Where no drawn shape fits, the largest central box of a legal aspect ratio is taken."""
     assert crop_box(*size, draw_rng(0, 0, 0), (1.0, 1.0)) == box
@@ -234,8 +248,12 @@ def test_train_pixels_is_crop_then_resize() -> None:
         box = crop_box(*image.size, draw_rng(0, 0, draw), (0.08, 1.0))
         masked = Image.new("RGB", image.size, (255, 0, 0))
         masked.paste(image.crop(box), box[:2])
-        views = [train_pixels(picture_of(im), draw_rng(0, 0, draw), size=24, crop_scale=(0.08, 1.0),
-                              hflip=False, randaug=False) for im in (image, masked)]
+        views = [
+            train_pixels(
+                picture_of(im), draw_rng(0, 0, draw), size=24, crop_scale=(0.08, 1.0), hflip=False, randaug=False
+            )
+            for im in (image, masked)
+        ]
         assert np.array_equal(*views)
         expected = image.crop(box).resize((24, 24), Image.Resampling.BILINEAR)
         assert np.abs(views[0].astype(int) - np.asarray(expected)).max() <= 1, "Pillow's, to within a grey level"
@@ -247,7 +265,9 @@ def test_resize_is_antialiased() -> None:
     """A 1-pixel checkerboard shrunk by 4 becomes flat grey: every source pixel counts."""
     board = np.indices((128, 128)).sum(0) % 2 * 255
     image = Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8))
-    train = train_pixels(picture_of(image), draw_rng(0, 0, 0), size=32, crop_scale=(1.0, 1.0), hflip=False, randaug=False)
+    train = train_pixels(
+        picture_of(image), draw_rng(0, 0, 0), size=32, crop_scale=(1.0, 1.0), hflip=False, randaug=False
+    )
     test = test_pixels(picture_of(image), size=32, resize=32)
     for pixels in (train, test):
         assert abs(pixels[2:-2, 2:-2].astype(int) - 128).max() <= 12
@@ -257,8 +277,12 @@ def test_flip_is_fair_when_on_and_absent_when_off() -> None:
     """hflip=False never mirrors; hflip=True mirrors half of the draws and changes nothing else."""
     image, n, flips = photo(), 2000, 0
     for draw in range(n):
-        off, on = (train_pixels(image, draw_rng(0, 0, draw), size=8, crop_scale=(0.5, 1.0),
-                                hflip=hflip, randaug=False).astype(int) for hflip in (False, True))
+        off, on = (
+            train_pixels(image, draw_rng(0, 0, draw), size=8, crop_scale=(0.5, 1.0), hflip=hflip, randaug=False).astype(
+                int
+            )
+            for hflip in (False, True)
+        )
         assert off[:, 0, 0].mean() < off[:, -1, 0].mean()  # red rises from left to right
         flipped = not np.array_equal(off, on)
         assert np.array_equal(off[:, ::-1] if flipped else off, on)
@@ -276,8 +300,10 @@ def test_randaug_comes_last_and_leaves_crop_and_flip_alone() -> None:
     """With RandAug a view is the policy applied to the very view without it (the paper's order)."""
     image = photo()
     for draw in range(100):
-        plain, full = (train_pixels(image, draw_rng(0, 0, draw), size=32, crop_scale=(0.08, 1.0),
-                                    hflip=True, randaug=on) for on in (False, True))
+        plain, full = (
+            train_pixels(image, draw_rng(0, 0, draw), size=32, crop_scale=(0.08, 1.0), hflip=True, randaug=on)
+            for on in (False, True)
+        )
         rng = draw_rng(0, 0, draw)
         crop_box(*image.size, rng, (0.08, 1.0))
         rng.coin()
@@ -318,7 +344,7 @@ def test_test_pixels_resizes_the_shorter_side(size: tuple[int, int], resized: tu
     left, top = round((resized[0] - 28) / 2), round((resized[1] - 28) / 2)
     whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
     view = test_pixels(picture_of(image), size=28, resize=32)
-    assert np.abs(view.astype(int) - whole[top:top + 28, left:left + 28]).max() <= 1
+    assert np.abs(view.astype(int) - whole[top : top + 28, left : left + 28]).max() <= 1
 
 
 def test_test_pixels_refuses_a_crop_beyond_the_image() -> None:
@@ -356,13 +382,21 @@ def test_ranges_are_those_of_the_policy() -> None:
     ends = {op.name: (op.magnitude(0), op.magnitude(9), op.mirrored) for op in OPERATIONS}
     none = (0, 0, False)
     assert ends == {
-        "ShearX": (0, 0.3, True), "ShearY": (0, 0.3, True),
-        "TranslateX": (0, 150 / 331, True), "TranslateY": (0, 150 / 331, True),
+        "ShearX": (0, 0.3, True),
+        "ShearY": (0, 0.3, True),
+        "TranslateX": (0, 150 / 331, True),
+        "TranslateY": (0, 150 / 331, True),
         "Rotate": (0, 30, False),
-        "Color": (0, 0.9, True), "Contrast": (0, 0.9, True),
-        "Brightness": (0, 0.9, True), "Sharpness": (0, 0.9, True),
-        "Posterize": (8, 4, False), "Solarize": (256, 0, False), "Cutout": (0, 20, False),
-        "AutoContrast": none, "Equalize": none, "Invert": none,
+        "Color": (0, 0.9, True),
+        "Contrast": (0, 0.9, True),
+        "Brightness": (0, 0.9, True),
+        "Sharpness": (0, 0.9, True),
+        "Posterize": (8, 4, False),
+        "Solarize": (256, 0, False),
+        "Cutout": (0, 20, False),
+        "AutoContrast": none,
+        "Equalize": none,
+        "Invert": none,
     }
     assert list(LEVELS) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     solarize = next(op for op in OPERATIONS if op.name == "Solarize")
@@ -500,6 +534,7 @@ def test_decode_refuses_truncated_files(form: str, monkeypatch: pytest.MonkeyPat
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG whose header promises width x height pixels that never come."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -525,8 +560,10 @@ def test_decode_limit_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(form=st.sampled_from(["JPEG", "PNG"]),
-       edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
+@given(
+    form=st.sampled_from(["JPEG", "PNG"]),
+    edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
+)
 @pytest.mark.filterwarnings("ignore")
 def test_decode_of_damaged_bytes_is_an_image_or_a_value_error(form: str, edits: list[tuple[int, int]]) -> None:
     """Whatever bytes are flipped, the outcome is an RGB image or ValueError, nothing else."""

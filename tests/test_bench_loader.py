@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.dataset import Split
-from sharding.index import load_index
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
 from tests.bench.loader.data import make
 from tests.bench.loader.measure import cores_s
 from tests.bench.loader.pipelines import epoch, imagefolder, ours, webdataset
@@ -41,14 +41,20 @@ def test_the_shards_hold_the_files_of_the_tree(root: Path) -> None:
     """What our loader and webdataset read from shards is what ImageFolder reads from files."""
     for kind in ("full", "short256"):
         split = Split(root / kind / "glt" / "train", load_index(root / kind / "glt" / "train"))
-        assert sorted(split.read(i) for i in range(len(split))) == sorted(path.read_bytes() for path in (root / kind / "tree").glob("*/*.jpg"))
+        assert sorted(split.read(i) for i in range(len(split))) == sorted(
+            path.read_bytes() for path in (root / kind / "tree").glob("*/*.jpg")
+        )
 
 
 def test_ours_and_the_peers_give_batches_of_one_kind(root: Path) -> None:
     """The suite's loader, webdataset with Pillow and ImageFolder give an epoch of the same images as batches of the same shape and type."""
     kinds = set()
-    for batches in (ours(root / "full", 32, batch=4, workers=1), ours(root / "full", 32, cache="40", batch=4, workers=1), webdataset(root / "full", 32, batch=4, workers=1),
-                    imagefolder(root / "full", 32, batch=4, workers=1)):
+    for batches in (
+        ours(root / "full", 32, batch=4, workers=1),
+        ours(root / "full", 32, cache="40", batch=4, workers=1),
+        webdataset(root / "full", 32, batch=4, workers=1),
+        imagefolder(root / "full", 32, batch=4, workers=1),
+    ):
         for _ in range(2):
             count, images = epoch(batches)
             kinds.add((count, tuple(images.shape), str(images.dtype)))

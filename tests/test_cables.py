@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import cables
 import cluster as clusters
+import pytest
 from chaos_kinds import Target
-from recipes.resolve import resolve
-from slurm import events
 from test_slurm import launch, result_of, wait
+
+from recipes.resolve import resolve
+from slurm.monitoring import events
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def test_cables_leave_nothing_behind(tmp_path: Path) -> None:
     first.stop()
     assert not list(Path("/sys/class/net").glob(f"{first.name}*")) and not first._processes()
     owner = "import os, pathlib, sys, cables; cables.Cables(pathlib.Path(sys.argv[1]), nodes=1).start(); print(os.getpid(), flush=True); os.kill(os.getpid(), 9)"
-    pid = subprocess.run([sys.executable, "-c", owner, str(tmp_path / "b")], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True).stdout.strip()
+    pid = subprocess.run(
+        [sys.executable, "-c", owner, str(tmp_path / "b")], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
     mark = f"{cables.OWNER}={pid}"
     assert len(clusters.marked(mark)) >= 3 and Path(f"/sys/class/net/glt{pid}").exists()
     cables.remove_leftovers()
@@ -58,11 +60,24 @@ def test_cables_leave_nothing_behind(tmp_path: Path) -> None:
     assert not clusters.marked(mark)
 
 
-WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "seed=3", "schedule.epochs=12", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
-         "log.eval_test_every=12", "log.save_every_steps=5", "slurm.cpus_per_task=1"]
+WORDS = [
+    "recipe=glt_randaug_ifl",
+    "data=digits_glt",
+    "seed=3",
+    "schedule.epochs=12",
+    "batch.size=32",
+    "batch.bn=16",
+    "ifl.milestones=[0,1]",
+    "log.every=1",
+    "log.eval_test_every=12",
+    "log.save_every_steps=5",
+    "slurm.cpus_per_task=1",
+]
 
 
-def _hit(wired: cables.Cables, tiny_root: Path, place: Path, nodes: int) -> tuple[Target, dict[str, object], dict[int, int]]:
+def _hit(
+    wired: cables.Cables, tiny_root: Path, place: Path, nodes: int
+) -> tuple[Target, dict[str, object], dict[int, int]]:
     """A run that has made checkpoints, what it would end with undisturbed, and the processes of its ranks."""
     words = [*WORDS, f"nodes={nodes}", f"data.root={tiny_root}"]
     quiet = [*words, f"runs={place}/quiet", "cluster=local"]
@@ -74,7 +89,11 @@ def _hit(wired: cables.Cables, tiny_root: Path, place: Path, nodes: int) -> tupl
 
 def _ends_as(target: Target, wanted: dict[str, object]) -> None:
     wait((target.folder / "done").exists, 150, "the end of the run", target.cluster, target.folder)
-    steps = [line["step"] for line in map(json.loads, (target.folder / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "train"]
+    steps = [
+        line["step"]
+        for line in map(json.loads, (target.folder / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "train"
+    ]
     assert steps == list(range(1, len(steps) + 1)), "no step stands there twice"
     assert result_of(target.folder) == wanted
     wait(lambda: target.known()["JobState"] == "COMPLETED", 60, "the job's end", target.cluster, target.folder)
@@ -82,27 +101,45 @@ def _ends_as(target: Target, wanted: dict[str, object]) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_after_a_cut_only_the_newest_start_commits(wired: cables.Cables, tiny_root: Path, tmp_path: Path, nodes: int) -> None:
+def test_after_a_cut_only_the_newest_start_commits(
+    wired: cables.Cables, tiny_root: Path, tmp_path: Path, nodes: int
+) -> None:
     """The node of rank 0 is cut off, SLURM starts the run again elsewhere, and the cable is healed while the old rank 0 lives and
     goes on: it commits nothing, its batch script leaves the new start in peace, and the run ends with the bits of an undisturbed one."""
     target, wanted, old = _hit(wired, tiny_root, tmp_path, nodes)
     node = target.node_of(old[0])
-    clusters.send([old[0]], signal.SIGSTOP)  # a node that is out of reach may also be slow: its rank must not finish the run first
+    clusters.send(
+        [old[0]], signal.SIGSTOP
+    )  # a node that is out of reach may also be slow: its rank must not finish the run first
     wired.cut(node)
     wait(lambda: target.starts() == 2, 90, "the start elsewhere", wired, target.folder)
     assert all(target.node_of(pid) != node for pid in target.ranks().values() if pid not in old.values())
     newest = target.checkpoints()[-1]
-    wait(lambda: target.checkpoints()[-1] > newest or (target.folder / "done").exists(), 90, "the new start's first commit", wired, target.folder)
+    wait(
+        lambda: target.checkpoints()[-1] > newest or (target.folder / "done").exists(),
+        90,
+        "the new start's first commit",
+        wired,
+        target.folder,
+    )
     assert Path(f"/proc/{old[0]}").exists(), "the old rank 0 lives"
     clusters.send([old[0]], signal.SIGCONT)
     if nodes == 1:  # alone it needs nobody, and trains on to its next commit
-        wait(lambda: any(event.get("error", "").startswith("Fenced") for event in events.read(target.folder)), 60, "the old start's refusal", wired, target.folder)
+        wait(
+            lambda: any(event.get("error", "").startswith("Fenced") for event in events.read(target.folder)),
+            60,
+            "the old start's refusal",
+            wired,
+            target.folder,
+        )
     wired.heal(node)
     _ends_as(target, wanted)
     noted = events.read(target.folder)
     # SLURM knows a step by its number alone: when the old start's srun ends its step, it may end the new start's too, which saves and comes back.
     assert target.starts() in (2, 3)
-    assert [event["verdict"] for event in noted if event["event"] == "verdict" and event["incarnation"].endswith(".0")] in ([], ["superseded"])
+    assert [
+        event["verdict"] for event in noted if event["event"] == "verdict" and event["incarnation"].endswith(".0")
+    ] in ([], ["superseded"])
 
 
 @pytest.mark.full

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.fixed import to_fixed, to_float
-from ifl.sync import StepSync, gather_is_smaller
 from ranks import comm_of, started
+
+from ifl.distributed.fixed_point import to_fixed, to_float
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.step_reduction import StepSync, gather_is_smaller
 
 DISTANCES = ("l2", "cosine")
 CLASSES, DIM, SEED = 6, 5, 11
@@ -32,7 +32,9 @@ def _batches(ranks: int) -> dict[str, list[Batch]]:
     cut = lambda rows: [len(part) for part in np.array_split(np.arange(rows), ranks)]  # noqa: E731
     duplicated = np.repeat(_features(4, 5), 3, axis=0)
     return {
-        "mixed": [(_features(22, step), rng.integers(0, CLASSES - 1, 22), cut(22)) for step in range(4)],  # class 5 never occurs
+        "mixed": [
+            (_features(22, step), rng.integers(0, CLASSES - 1, 22), cut(22)) for step in range(4)
+        ],  # class 5 never occurs
         "classes on some ranks only": [(_features(12, 9), np.sort(rng.integers(0, CLASSES, 12)), cut(12))],
         "duplicates": [(duplicated, np.repeat([2, 2, 0, 3], 3), cut(12))],
         "empty ranks": [(_features(1, 4), np.array([3]), cut(1)), (_features(2, 7), np.array([1, 1]), cut(2))],
@@ -44,7 +46,14 @@ def _step(sync: StepSync, features: np.ndarray, labels: np.ndarray, halves: int 
     """One reduction of this rank's rows, in one or more micro-batches."""
     for part in np.array_split(np.arange(len(labels)), halves):
         none = torch.zeros(len(part))
-        sync.add(none, none, torch.tensor(0), torch.zeros(0), torch.from_numpy(features[part]), [(1.0, torch.from_numpy(labels[part]))])
+        sync.add(
+            none,
+            none,
+            torch.tensor(0),
+            torch.zeros(0),
+            torch.from_numpy(features[part]),
+            [(1.0, torch.from_numpy(labels[part]))],
+        )
     sync.start((0, 0), save=False, stop=False)
     return sync.wait()
 
@@ -77,7 +86,13 @@ def bad_values(size: int, transport: str) -> tuple[int, np.ndarray] | None:
     if comm is None:
         return None
     features = np.ones((8, 4), dtype=np.float32)
-    features[5, 0], features[6, 1], features[6, 2], features[7, 3], features[7, 0] = np.nan, np.inf, -np.inf, 2.0**40, -(2.0**30)
+    features[5, 0], features[6, 1], features[6, 2], features[7, 3], features[7, 0] = (
+        np.nan,
+        np.inf,
+        -np.inf,
+        2.0**40,
+        -(2.0**30),
+    )
     mine = np.array_split(np.arange(8), size)[comm.rank]
     sync = StepSync(comm, 8, Centers(2, 4, "l2", 0.5, 0), torch.device("cpu"))
     sync.gathers = transport == "gather"
@@ -86,7 +101,9 @@ def bad_values(size: int, transport: str) -> tuple[int, np.ndarray] | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- oracle
-def literal_move(centers: list[list[float]], features: np.ndarray, labels: np.ndarray, distance: str, lr: float) -> list[list[float]]:
+def literal_move(
+    centers: list[list[float]], features: np.ndarray, labels: np.ndarray, distance: str, lr: float
+) -> list[list[float]]:
     """One step by the formulas, in plain Python: the gradient of the batch's mean distance, class by class.
 
     L2: C_k - (2 lr / B) sum (C_k - x).  Cosine: C_k + (lr / B) sum (x^ - (x^ . c^) c^) / |C_k|, hats of length 1.
@@ -189,7 +206,9 @@ def test_move_equals_sgd_on_the_mean_distance(distance: str, lr: float) -> None:
         x, y = torch.from_numpy(features), torch.from_numpy(labels)
         given = centers.distances(x, y)
         rows = x.double()
-        per_row = (rows - parameter[y]).square().sum(1) if distance == "l2" else 1 - F.cosine_similarity(rows, parameter[y])
+        per_row = (
+            (rows - parameter[y]).square().sum(1) if distance == "l2" else 1 - F.cosine_similarity(rows, parameter[y])
+        )
         np.testing.assert_allclose(given.numpy(), per_row.detach().numpy(), rtol=1e-5, atol=2e-6)
         sgd.zero_grad()
         per_row.mean().backward()
@@ -235,7 +254,9 @@ def test_sums_at_the_limit_are_exact_and_beyond_it_bad() -> None:
     limit = 2.0 ** (62 - bits) / terms
     inside = torch.full((terms,), np.nextafter(np.float32(limit), np.float32(0)).item())
     fixed, bad = to_fixed(inside, bits, terms)
-    assert bad == 0 and fixed.sum().item() == terms * int(inside[0].item()) * 2**bits + terms * int((inside[0].item() % 1) * 2**bits)
+    assert bad == 0 and fixed.sum().item() == terms * int(inside[0].item()) * 2**bits + terms * int(
+        (inside[0].item() % 1) * 2**bits
+    )
     assert fixed.sum().item() > 2**61
     for value in (limit, -limit, 1e30, math.inf, -math.inf, math.nan):
         fixed, bad = to_fixed(torch.tensor([1.0, value]), bits, terms)
@@ -258,7 +279,9 @@ def test_gradients_of_distances_by_finite_differences(distance: str) -> None:
             shift = torch.zeros(4, DIM)
             shift[i, d] = step
             with torch.no_grad():
-                slope = (centers.distances(features + shift, labels) - centers.distances(features - shift, labels)) / (2 * step)
+                slope = (centers.distances(features + shift, labels) - centers.distances(features - shift, labels)) / (
+                    2 * step
+                )
             assert slope[i].item() == pytest.approx(features.grad[i, d].item(), abs=2e-3, rel=2e-3)
             assert not slope[[j for j in range(4) if j != i]].any()
 

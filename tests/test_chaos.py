@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import cluster as clusters
+import pytest
 
 KINDS = ["kill-save", "preempt", "preempt-grace", "cancel", "corrupt", "exception"]
 
@@ -21,6 +20,8 @@ def test_runs_under_fire_end_with_the_same_bits() -> None:
     if package:
         pytest.skip(f"needs {package} (make system, as root)")
     words = [f"faults={len(KINDS)}", "seed=0", f"kinds={','.join(KINDS)}"]
-    result = subprocess.run([sys.executable, str(Path(__file__).parent / "chaos.py"), *words], capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "chaos.py"), *words], capture_output=True, text=True, timeout=1800
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
     assert "6 faults" in result.stdout and "PROBLEM" not in result.stdout

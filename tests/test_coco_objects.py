@@ -13,17 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coco_source
 import joblib
 import numpy as np
 import pytest
 from PIL import Image
 
-import coco_source
-from sharding.decoders import decode
-from sharding.coco_attributes import ORIGINAL, Attributes, load_arrays, main, plain_arrays, read_pickle, save_arrays
-from sharding.coco_objects import crop, crop_box, read_objects
-from sharding.index import DataError
-from sharding.stored import encoded
+from recipes.common.errors import DataError
+from sharding.datasets.mscoco_glt.attributes import (
+    ORIGINAL,
+    Attributes,
+    load_arrays,
+    main,
+    plain_arrays,
+    read_pickle,
+    save_arrays,
+)
+from sharding.datasets.mscoco_glt.objects import crop, crop_box, read_objects
+from sharding.images.decoders import decode
+from sharding.images.encoding import encoded
 
 COUNTS = [9, 8] + [4] * 26 + [3]
 
@@ -54,12 +62,18 @@ def test_the_file_becomes_plain_arrays(source: Path, attributes: Attributes) -> 
     content = joblib.load(source / "cocottributes_py3.jbl")
     assert attributes.patch.tolist() == list(content["ann_vecs"])
     assert attributes.annotation.tolist() == [content["patch_id_to_ann_id"][patch] for patch in content["ann_vecs"]]
-    assert (attributes.present == (np.stack(list(content["ann_vecs"].values())) > 0.5)).all() and attributes.present.any() and not attributes.present.all()
+    assert (
+        (attributes.present == (np.stack(list(content["ann_vecs"].values())) > 0.5)).all()
+        and attributes.present.any()
+        and not attributes.present.all()
+    )
     assert attributes.name.tolist() == [entry["name"] for entry in content["attributes"]]
     assert (np.stack(list(content["ann_vecs"].values())) == 0.5).any()
 
 
-def test_the_arrays_are_taken_directly(source: Path, attributes: Attributes, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_arrays_are_taken_directly(
+    source: Path, attributes: Attributes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """attributes=FILE.npz needs no pickle; a pickle read once is not read again, one that changed is; the same arrays give the same bytes."""
     direct = plain_arrays(source / "arrays.npz", tmp_path / "none.npz")
     assert direct.patch.tolist() == attributes.patch.tolist() and not (tmp_path / "none.npz").exists()
@@ -77,9 +91,26 @@ def test_the_arrays_are_taken_directly(source: Path, attributes: Attributes, tmp
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_everything_plain_is_read(tmp_path: Path, protocol: int) -> None:
     """Any protocol's containers, numbers, text, bytes and arrays of every plain type, order and byte order come out as joblib's own reading gives them."""
-    content = {"ints": [1, -2, 2**40, 2**80], "floats": (0.5, float("inf")), "text": "Ä", "bytes": b"\x00\xff", "none": None, "truth": [True, False], "set": {1, 2}, "frozen": frozenset({3}),
-               "ordered": collections.OrderedDict(a=1), "scalars": [np.int64(4), np.float32(0.25), np.bool_(True)],
-               "arrays": [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3)), np.arange(3, dtype=">i2"), np.array(["a", "bc"]), np.zeros((0, 3)), np.array(True)]}
+    content = {
+        "ints": [1, -2, 2**40, 2**80],
+        "floats": (0.5, float("inf")),
+        "text": "Ä",
+        "bytes": b"\x00\xff",
+        "none": None,
+        "truth": [True, False],
+        "set": {1, 2},
+        "frozen": frozenset({3}),
+        "ordered": collections.OrderedDict(a=1),
+        "scalars": [np.int64(4), np.float32(0.25), np.bool_(True)],
+        "arrays": [
+            np.arange(6.0).reshape(2, 3),
+            np.asfortranarray(np.arange(6).reshape(2, 3)),
+            np.arange(3, dtype=">i2"),
+            np.array(["a", "bc"]),
+            np.zeros((0, 3)),
+            np.array(True),
+        ],
+    }
     joblib.dump(content, tmp_path / "plain.jbl", protocol=protocol)
     found, wanted = read_pickle(tmp_path / "plain.jbl"), joblib.load(tmp_path / "plain.jbl")
     for mine, theirs in zip(found.pop("arrays"), wanted.pop("arrays"), strict=True):
@@ -113,8 +144,14 @@ class _Built(dict):
         self.mark = str(mark)
 
 
-ATTACKS = {"call": lambda mark: _Runs(os.mkdir, str(mark)), "eval": lambda mark: _Runs(eval, f"__import__('os').mkdir({str(mark)!r})"), "object array": _hidden_in_objects,
-           "partial": lambda mark: functools.partial(os.mkdir, str(mark)), "getattr": lambda mark: _Runs(getattr, Path, "home"), "state": _by_state}
+ATTACKS = {
+    "call": lambda mark: _Runs(os.mkdir, str(mark)),
+    "eval": lambda mark: _Runs(eval, f"__import__('os').mkdir({str(mark)!r})"),
+    "object array": _hidden_in_objects,
+    "partial": lambda mark: functools.partial(os.mkdir, str(mark)),
+    "getattr": lambda mark: _Runs(getattr, Path, "home"),
+    "state": _by_state,
+}
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -133,7 +170,9 @@ def test_a_malicious_pickle_runs_nothing(attack: str, source: Path, tmp_path: Pa
 def test_the_reading_process_refuses_too(tmp_path: Path) -> None:
     """Through the process of its own: a call is refused with the same sentence, a request for 8 GiB ends by the process's limit; no arrays are left."""
     joblib.dump({"ann_vecs": _Runs(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "bad.jbl")
-    with pytest.raises(DataError, match=r"^[^\n]*bad.jbl is refused: its pickle asks for posix.mkdir, [^\n]*nothing of it was run$"):
+    with pytest.raises(
+        DataError, match=r"^[^\n]*bad.jbl is refused: its pickle asks for posix.mkdir, [^\n]*nothing of it was run$"
+    ):
         plain_arrays(tmp_path / "bad.jbl", tmp_path / "out.npz")
     (tmp_path / "bomb.jbl").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 2**33) + b"x.")
     with pytest.raises(DataError, match=r"^[^\n]*bomb.jbl needs more memory than 8 times its size[^\n]*$"):
@@ -145,11 +184,22 @@ def _raw(*opcodes: bytes) -> bytes:
     return b"\x80\x02" + b"".join(opcodes) + b"."
 
 
-@pytest.mark.parametrize("code", [
-    pytest.param(_raw(b"cos\nsystem\n", b"X\x04\x00\x00\x00true", b"\x85R"), id="global"), pytest.param(_raw(b"(X\x04\x00\x00\x00trueios\nsystem\n"), id="inst"),
-    pytest.param(_raw(b"cbuiltins\nset\n", b"}X\x01\x00\x00\x00aK\x01sb"), id="state of a class"), pytest.param(_raw(b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n", b"}X\x04\x00\x00\x00readK\x01sb"), id="state of the header's class"),
-    pytest.param(_raw(b"cnumpy\nndarray\n", b"K\x03\x85R"), id="ndarray"), pytest.param(_raw(b"X\x02\x00\x00\x00idQ"), id="persistent id"), pytest.param(_raw(b"\x82\x01"), id="extension"),
-    pytest.param(_raw(b"cbuiltins\nset.__class__\n"), id="dotted name")])
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(_raw(b"cos\nsystem\n", b"X\x04\x00\x00\x00true", b"\x85R"), id="global"),
+        pytest.param(_raw(b"(X\x04\x00\x00\x00trueios\nsystem\n"), id="inst"),
+        pytest.param(_raw(b"cbuiltins\nset\n", b"}X\x01\x00\x00\x00aK\x01sb"), id="state of a class"),
+        pytest.param(
+            _raw(b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n", b"}X\x04\x00\x00\x00readK\x01sb"),
+            id="state of the header's class",
+        ),
+        pytest.param(_raw(b"cnumpy\nndarray\n", b"K\x03\x85R"), id="ndarray"),
+        pytest.param(_raw(b"X\x02\x00\x00\x00idQ"), id="persistent id"),
+        pytest.param(_raw(b"\x82\x01"), id="extension"),
+        pytest.param(_raw(b"cbuiltins\nset.__class__\n"), id="dotted name"),
+    ],
+)
 def test_opcodes_reach_nothing(code: bytes, tmp_path: Path) -> None:
     """Opcodes by hand: a name, an instance, states of classes, numpy's own constructor, persistent ids, extension codes."""
     (tmp_path / "raw.jbl").write_bytes(code)
@@ -176,18 +226,41 @@ def test_truncation_anywhere_is_one_sentence(source: Path, tmp_path: Path) -> No
             read_pickle(tmp_path / "cut.jbl")
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (lambda c: c.pop("ann_vecs"), "it lacks ann_vecs"), (lambda c: c.update(ann_vecs={}), "not empty"), (lambda c: c["ann_vecs"].update({7: np.ones(203)}), "ann_vecs of patch 7 is not a vector of 204 numbers in 0 to 1"),
-    (lambda c: c["ann_vecs"].update({7: np.full(204, 1.5)}), "patch 7"), (lambda c: c["ann_vecs"].update({7: np.full(204, np.nan)}), "patch 7"), (lambda c: c["ann_vecs"].update({7: "x"}), "patch 7"),
-    (lambda c: c["ann_vecs"].update({"seven": np.ones(204)}), "id 'seven'"), (lambda c: c["patch_id_to_ann_id"].update({7: -1}), "id -1"), (lambda c: c.update(attributes=[{"id": 1}]), "not legal .'name'.")])
-def test_another_dictionary_is_refused(change: Callable[[dict[str, Any]], Any], sentence: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (lambda c: c.pop("ann_vecs"), "it lacks ann_vecs"),
+        (lambda c: c.update(ann_vecs={}), "not empty"),
+        (
+            lambda c: c["ann_vecs"].update({7: np.ones(203)}),
+            "ann_vecs of patch 7 is not a vector of 204 numbers in 0 to 1",
+        ),
+        (lambda c: c["ann_vecs"].update({7: np.full(204, 1.5)}), "patch 7"),
+        (lambda c: c["ann_vecs"].update({7: np.full(204, np.nan)}), "patch 7"),
+        (lambda c: c["ann_vecs"].update({7: "x"}), "patch 7"),
+        (lambda c: c["ann_vecs"].update({"seven": np.ones(204)}), "id 'seven'"),
+        (lambda c: c["patch_id_to_ann_id"].update({7: -1}), "id -1"),
+        (lambda c: c.update(attributes=[{"id": 1}]), "not legal .'name'."),
+    ],
+)
+def test_another_dictionary_is_refused(
+    change: Callable[[dict[str, Any]], Any],
+    sentence: str,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Keys, vectors and ids that COCO-Attributes does not have: one sentence, status 2, no arrays."""
     content = joblib.load(source / "cocottributes_py3.jbl")
     change(content)
     joblib.dump(content, tmp_path / "other.jbl")
     assert main([str(tmp_path / "other.jbl"), str(tmp_path / "out.npz"), "0" * 64]) == 2
     error = capsys.readouterr().err
-    assert "is not COCO-Attributes' file" in error and sentence.replace(".'name'.", "('name')") in error and error.count("\n") == 1
+    assert (
+        "is not COCO-Attributes' file" in error
+        and sentence.replace(".'name'.", "('name')") in error
+        and error.count("\n") == 1
+    )
     assert not (tmp_path / "out.npz").exists()
 
 
@@ -195,7 +268,9 @@ def test_files_that_are_not_the_attribute_file(tmp_path: Path) -> None:
     """A missing file, git's stand-in, a folder, and an .npz of something else."""
     with pytest.raises(DataError, match="none.jbl cannot be read .No such file"):
         plain_arrays(tmp_path / "none.jbl", tmp_path / "out.npz")
-    (tmp_path / "lfs.jbl").write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{ORIGINAL}\nsize 1261766525\n")
+    (tmp_path / "lfs.jbl").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{ORIGINAL}\nsize 1261766525\n"
+    )
     with pytest.raises(DataError, match="git's stand-in for a large file"):
         plain_arrays(tmp_path / "lfs.jbl", tmp_path / "out.npz")
     with pytest.raises(DataError, match="cannot be read .Is a directory"):
@@ -213,14 +288,20 @@ def test_objects_are_joined(source: Path, attributes: Attributes) -> None:
     """Each object has its annotation's image, box and class; classes are numbered by size, ties by name."""
     objects = read_objects(source, attributes)
     assert len(objects) == sum(COUNTS) and objects.left_out == 0
-    documents = [json.loads((source / "annotations" / f"instances_{part}.json").read_text()) for part in ("train2014", "val2014")]
+    documents = [
+        json.loads((source / "annotations" / f"instances_{part}.json").read_text()) for part in ("train2014", "val2014")
+    ]
     annotations = {entry["id"]: entry for document in documents for entry in document["annotations"]}
     images = {entry["id"]: entry for document in documents for entry in document["images"]}
     names = {entry["id"]: entry["name"] for entry in documents[0]["categories"]}
     for i in range(len(objects)):
         entry = annotations[int(objects.annotation[i])]
         image = images[entry["image_id"]]
-        assert (objects.image[i], objects.box[i].tolist(), objects.size[i].tolist()) == (image["id"], entry["bbox"], [image["width"], image["height"]])
+        assert (objects.image[i], objects.box[i].tolist(), objects.size[i].tolist()) == (
+            image["id"],
+            entry["bbox"],
+            [image["width"], image["height"]],
+        )
         assert objects.file[i].endswith(image["file_name"]) and (source / objects.file[i]).exists()
         assert objects.names[objects.label[i]] == names[entry["category_id"]]
     assert objects.names == ["person", "car", *sorted(set(coco_source.SIZES) - {"person", "car", "bear"}), "bear"]
@@ -230,7 +311,10 @@ def test_objects_are_joined(source: Path, attributes: Attributes) -> None:
 
 def test_the_real_sizes_give_the_papers_order() -> None:
     """By size and name, the 29 classes come in the paper's order of class ids."""
-    assert sorted(coco_source.SIZES, key=lambda name: (-coco_source.SIZES[name], name)) == list(coco_source.SIZES) and sum(coco_source.SIZES.values()) == 188426
+    assert (
+        sorted(coco_source.SIZES, key=lambda name: (-coco_source.SIZES[name], name)) == list(coco_source.SIZES)
+        and sum(coco_source.SIZES.values()) == 188426
+    )
 
 
 def _edit(root: Path, part: str, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -244,14 +328,26 @@ def _first(document: dict[str, Any]) -> dict[str, Any]:
     return document["annotations"][0]
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (lambda d: _first(d).update(bbox=[3, 3, 0, 9]), "has the box .3.0, 3.0, 0.0, 9.0., which has no size"), (lambda d: _first(d).update(bbox=[3, 3, 5, -9]), "which has no size"),
-    (lambda d: _first(d).update(bbox=[1, 2, 3]), "which has no size"), (lambda d: _first(d).update(bbox=[float("nan"), 2, 3, 4]), "which has no size"),
-    (lambda d: _first(d).update(bbox=[9999, 3, 5, 9]), "lies outside its image"), (lambda d: _first(d).update(bbox="no"), "is no instances file of COCO"), (lambda d: _first(d).update(image_id=5), "is of image 5, which the file does not list"),
-    (lambda d: _first(d).update(category_id=2), "is of category 2, which the file does not list"), (lambda d: d.pop("images"), "is no instances file of COCO: KeyError 'images'"),
-    (lambda d: d["annotations"].append(d["annotations"][0]), "occurs twice"), (lambda d: d.update(annotations=[]), "patches of the attribute file have no annotation in"),
-    (lambda d: [c.update(name="thing") for c in d["categories"]], "categories .* COCO-Attributes has 29")])
-def test_bad_annotations_are_one_sentence(change: Callable[[dict[str, Any]], Any], sentence: str, copy: Path, attributes: Attributes) -> None:
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (lambda d: _first(d).update(bbox=[3, 3, 0, 9]), "has the box .3.0, 3.0, 0.0, 9.0., which has no size"),
+        (lambda d: _first(d).update(bbox=[3, 3, 5, -9]), "which has no size"),
+        (lambda d: _first(d).update(bbox=[1, 2, 3]), "which has no size"),
+        (lambda d: _first(d).update(bbox=[float("nan"), 2, 3, 4]), "which has no size"),
+        (lambda d: _first(d).update(bbox=[9999, 3, 5, 9]), "lies outside its image"),
+        (lambda d: _first(d).update(bbox="no"), "is no instances file of COCO"),
+        (lambda d: _first(d).update(image_id=5), "is of image 5, which the file does not list"),
+        (lambda d: _first(d).update(category_id=2), "is of category 2, which the file does not list"),
+        (lambda d: d.pop("images"), "is no instances file of COCO: KeyError 'images'"),
+        (lambda d: d["annotations"].append(d["annotations"][0]), "occurs twice"),
+        (lambda d: d.update(annotations=[]), "patches of the attribute file have no annotation in"),
+        (lambda d: [c.update(name="thing") for c in d["categories"]], "categories .* COCO-Attributes has 29"),
+    ],
+)
+def test_bad_annotations_are_one_sentence(
+    change: Callable[[dict[str, Any]], Any], sentence: str, copy: Path, attributes: Attributes
+) -> None:
     _edit(copy, "train2014", change)
     with pytest.raises(DataError, match=sentence) as caught:
         read_objects(copy, attributes)
@@ -274,7 +370,9 @@ def test_missing_and_damaged_files_are_one_sentence(copy: Path, attributes: Attr
     with pytest.raises(DataError, match="instances_train2014.json is no whole JSON file"):
         read_objects(copy, attributes)
     path.unlink()
-    with pytest.raises(DataError, match="instances_train2014.json cannot be read .No such file or directory.; source= is a folder with"):
+    with pytest.raises(
+        DataError, match="instances_train2014.json cannot be read .No such file or directory.; source= is a folder with"
+    ):
         read_objects(copy, attributes)
 
 
@@ -290,15 +388,22 @@ def test_few_patches_without_annotation_are_counted(source: Path, attributes: At
 
 
 # ----------------------------------------------------------------------------------------------------------------- crop
-@pytest.mark.parametrize("box, size, wanted", [
-    ((200, 200, 99, 99), (640, 480), (150, 150, 349, 349)),  # under 100 pixels: 50 on both sides
-    ((200, 150, 100, 100), (640, 480), (180, 130, 320, 270)),  # 100 and more: a fifth of its size on both sides
-    ((200, 100, 200, 50), (640, 480), (160, -15, 440, 265)),  # each axis by itself, then to a square around the middle: 280 x 150, 65 above and below
-    ((0, 0, 50, 50), (640, 480), (0, 0, 100, 100)),  # clipped to the image before it becomes a square
-    ((600, 100, 40, 200), (640, 480), (550 - 95, 60, 550 - 95 + 280, 340)),
-    ((10, 10, 30, 30), (60, 40), (0, -10, 60, 50)),
-    ((10.4, 10.6, 20.2, 300), (100, 480), (-145, 0, 226, 371)),
-])
+@pytest.mark.parametrize(
+    "box, size, wanted",
+    [
+        ((200, 200, 99, 99), (640, 480), (150, 150, 349, 349)),  # under 100 pixels: 50 on both sides
+        ((200, 150, 100, 100), (640, 480), (180, 130, 320, 270)),  # 100 and more: a fifth of its size on both sides
+        (
+            (200, 100, 200, 50),
+            (640, 480),
+            (160, -15, 440, 265),
+        ),  # each axis by itself, then to a square around the middle: 280 x 150, 65 above and below
+        ((0, 0, 50, 50), (640, 480), (0, 0, 100, 100)),  # clipped to the image before it becomes a square
+        ((600, 100, 40, 200), (640, 480), (550 - 95, 60, 550 - 95 + 280, 340)),
+        ((10, 10, 30, 30), (60, 40), (0, -10, 60, 50)),
+        ((10.4, 10.6, 20.2, 300), (100, 480), (-145, 0, 226, 371)),
+    ],
+)
 def test_crop_boxes(box: tuple[float, ...], size: tuple[int, int], wanted: tuple[int, ...]) -> None:
     assert crop_box(box, *size) == wanted
 
@@ -310,7 +415,9 @@ def test_crops_are_square_pixels_of_the_image_on_black() -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     found = np.asarray(crop(buffer.getvalue(), (10, 10, 30, 30), (60, 40)))
-    assert found.shape == (60, 60, 3) and (found[10:50] == pixels).all() and not found[:10].any() and not found[50:].any()
+    assert (
+        found.shape == (60, 60, 3) and (found[10:50] == pixels).all() and not found[:10].any() and not found[50:].any()
+    )
     gray = io.BytesIO()
     Image.fromarray(pixels[..., 0]).save(gray, "JPEG")
     assert crop(gray.getvalue(), (10, 10, 30, 30), (60, 40)).mode == "RGB"
@@ -319,7 +426,13 @@ def test_crops_are_square_pixels_of_the_image_on_black() -> None:
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         w, h = rng.uniform(0.01, width - x), rng.uniform(0.01, height - y)
         left, top, right, bottom = crop_box((x, y, w, h), width, height)
-        assert right - left == bottom - top > 0 and left <= round(x) and top <= round(y) and right >= round(x + w) and bottom >= round(y + h)
+        assert (
+            right - left == bottom - top > 0
+            and left <= round(x)
+            and top <= round(y)
+            and right >= round(x + w)
+            and bottom >= round(y + h)
+        )
     with pytest.raises(ValueError, match="the image has 60x40 pixels, its annotation says 61x40"):
         crop(buffer.getvalue(), (10, 10, 30, 30), (61, 40))
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import coco_source
 import numpy as np
 import pytest
 
-import coco_source
-from sharding.coco_splits import PAPER, Part, Sizes, attribute_counts, class_group, greedy_pick, pool_sizes, split, thirds, unevenness
-from sharding.dataset import digest_of
-from sharding.index import DataError
+from recipes.common.errors import DataError
+from sharding.datasets.mscoco_glt.splits import (
+    PAPER,
+    Part,
+    Sizes,
+    attribute_counts,
+    class_group,
+    greedy_pick,
+    pool_sizes,
+    split,
+    thirds,
+    unevenness,
+)
+from sharding.format.dataset import digest_of
 
 SMALL = {edition: sizes.times(0.02) for edition, sizes in PAPER.items()}
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(29), np.linspace(260, 40, 29).astype(int)))
@@ -95,8 +106,41 @@ def test_objects_without_attributes_are_not_picked() -> None:
 # ------------------------------------------------------------------------------------------------------------ the rules
 def test_the_papers_pool() -> None:
     """Train-GLT's class sizes before Test-GLT and val are cut off are the published ones, 153,273 together; Train-CBL's are 1158 each."""
-    published = [64600, 7266, 5254, 5124, 5028, 4923, 4783, 4674, 4573, 4569, 4489, 4451, 4408, 4388, 4373, 3780, 3128, 2589, 2142, 1773, 1467, 1214, 1005, 831, 688, 569, 471, 390, 323]
-    assert pool_sizes(PAPER["glt"], [n - 400 for n in coco_source.SIZES.values()]) == published and sum(published) == 153273
+    published = [
+        64600,
+        7266,
+        5254,
+        5124,
+        5028,
+        4923,
+        4783,
+        4674,
+        4573,
+        4569,
+        4489,
+        4451,
+        4408,
+        4388,
+        4373,
+        3780,
+        3128,
+        2589,
+        2142,
+        1773,
+        1467,
+        1214,
+        1005,
+        831,
+        688,
+        569,
+        471,
+        390,
+        323,
+    ]
+    assert (
+        pool_sizes(PAPER["glt"], [n - 400 for n in coco_source.SIZES.values()]) == published
+        and sum(published) == 153273
+    )
     assert pool_sizes(PAPER["cbl"], [n - 200 for n in coco_source.SIZES.values()]) == [1158] * 29
 
 
@@ -104,7 +148,10 @@ def test_counts(dealt: dict[str, dict[str, Part]]) -> None:
     """Of each class as many as the sizes say; Test-GLT and val out of the pool; nothing is left over from the pool."""
     assert SMALL == {"glt": Sizes(4, 1292, 0.005, 2, 4), "cbl": Sizes(2, 23, 1.0, 1, 0)}
     for edition, sizes in SMALL.items():
-        parts, each = dealt[edition], {name: np.bincount(LABELS[part.rows], minlength=29) for name, part in dealt[edition].items()}
+        parts, each = (
+            dealt[edition],
+            {name: np.bincount(LABELS[part.rows], minlength=29) for name, part in dealt[edition].items()},
+        )
         assert set(parts) == {"train", "val", "test_cbl", "test_gbl"} | ({"test_glt"} if edition == "glt" else set())
         assert each["test_cbl"].tolist() == each["test_gbl"].tolist() == [sizes.test] * 29
         pool = pool_sizes(sizes, (np.bincount(LABELS) - 2 * sizes.test).tolist())
@@ -139,7 +186,12 @@ def test_seed(dealt: dict[str, dict[str, Part]]) -> None:
         for name, part in parts.items():
             assert again[edition][name].rows.tolist() == part.rows.tolist()
             assert other[edition][name].rows.tolist() != part.rows.tolist()
-    assert digest_of({edition: {name: part.rows.tolist() for name, part in parts.items()} for edition, parts in dealt.items()})[:16] == "2ee65414335af587"
+    assert (
+        digest_of(
+            {edition: {name: part.rows.tolist() for name, part in parts.items()} for edition, parts in dealt.items()}
+        )[:16]
+        == "2ee65414335af587"
+    )
 
 
 def test_scores_and_thirds(dealt: dict[str, dict[str, Part]]) -> None:
@@ -148,7 +200,12 @@ def test_scores_and_thirds(dealt: dict[str, dict[str, Part]]) -> None:
         train = parts["train"].rows
         counts = attribute_counts(LABELS[train], PRESENT[train], 29)
         for part in parts.values():
-            wanted = [counts[LABELS[row]][PRESENT[row]].sum() / counts[LABELS[row]].sum() / PRESENT[row].sum() if PRESENT[row].any() else 0.0 for row in part.rows]
+            wanted = [
+                counts[LABELS[row]][PRESENT[row]].sum() / counts[LABELS[row]].sum() / PRESENT[row].sum()
+                if PRESENT[row].any()
+                else 0.0
+                for row in part.rows
+            ]
             np.testing.assert_allclose(part.score, wanted, rtol=1e-12)
             assert part.attribute.tolist() == thirds(part.score).tolist()
             assert abs(np.bincount(part.attribute, minlength=3) - len(part) / 3).max() <= 0.1 * len(part)
@@ -165,9 +222,14 @@ def test_too_few_objects_name_the_class() -> None:
     """A class that cannot fill its tests or its training is named with what is needed."""
     keep = np.ones(len(LABELS), bool)
     keep[np.flatnonzero(LABELS == 7)[26:]] = False
-    with pytest.raises(DataError, match="class 'broccoli' has 26 objects, too few for edition cbl: 4 for its two balanced tests and 23 for training are needed"):
+    with pytest.raises(
+        DataError,
+        match="class 'broccoli' has 26 objects, too few for edition cbl: 4 for its two balanced tests and 23 for training are needed",
+    ):
         split(LABELS[keep], PRESENT[keep], NAMES, 0, SMALL)
     bare = PRESENT.copy()
     bare[np.flatnonzero(LABELS == 3)[2:]] = False
-    with pytest.raises(DataError, match="class 'motorcycle' is too small for Test-GBL: [0-9] objects have an attribute, 4 are needed"):
+    with pytest.raises(
+        DataError, match="class 'motorcycle' is too small for Test-GBL: [0-9] objects have an attribute, 4 are needed"
+    ):
         split(LABELS, bare, NAMES, 0, SMALL)

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-
-from ifl.confidence import SCORE_BITS, ConfidenceTable, mean_scores
 from ranks import comm_of, started
+
+from ifl.invariance.confidence import SCORE_BITS, ConfidenceTable, mean_scores
 
 SAMPLES, DRAWS = 50, 400
 
@@ -77,7 +77,9 @@ def restarted_total(before: int, after: int) -> np.ndarray | None:
     _add(table, np.arange(7))  # whatever stood in the table before is gone
     table.restart(stored, comm.rank)
     assert torch.equal(table.total(comm), stored)
-    rest = np.concatenate([_share(before, rank, None)[len(_share(before, rank, None)) // 2 :] for rank in range(before)])
+    rest = np.concatenate(
+        [_share(before, rank, None)[len(_share(before, rank, None)) // 2 :] for rank in range(before)]
+    )
     _add(table, np.array_split(rest, after)[comm.rank])
     return table.total(comm).numpy()
 
@@ -93,7 +95,9 @@ def test_table_equals_a_literal_dictionary() -> None:
     means = mean_scores(table.table)
     assert means.dtype == np.float64
     for i in range(SAMPLES):
-        assert math.isnan(means[i]) if i not in counts else means[i] == float(Fraction(sums[i], counts[i] * 2**SCORE_BITS))
+        assert (
+            math.isnan(means[i]) if i not in counts else means[i] == float(Fraction(sums[i], counts[i] * 2**SCORE_BITS))
+        )
     assert sum(map(math.isnan, means)) >= 5
 
 

@@ -14,24 +14,32 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from ifl import provenance
-from sharding import decoders, turbojpeg
-from sharding.augment import crop_box, draw_rng
-from sharding.decoders import ORDER, agreed, available, decoder, whole
-from sharding.index import DataError
-from sharding.turbojpeg import find_turbojpeg
-from sharding.views import resized, shrunk
+from ifl.saving import provenance
+from recipes.common.errors import DataError
+from sharding.images import decoders, turbojpeg
+from sharding.images.decoders import ORDER, agreed, available, decoder, whole
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import crop_box, resized, shrunk
+from sharding.images.turbojpeg import find_turbojpeg
 
 FAST = [name for name in available() if name != "pillow"]
-STYLES = {"420": {"subsampling": "4:2:0"}, "422": {"subsampling": "4:2:2"}, "444": {"subsampling": "4:4:4"}, "progressive": {"subsampling": "4:2:0", "progressive": True},
-          "coarse": {"subsampling": "4:2:0", "quality": 20}, "restarts": {"subsampling": "4:2:0", "restart_marker_blocks": 5}}
+STYLES = {
+    "420": {"subsampling": "4:2:0"},
+    "422": {"subsampling": "4:2:2"},
+    "444": {"subsampling": "4:4:4"},
+    "progressive": {"subsampling": "4:2:0", "progressive": True},
+    "coarse": {"subsampling": "4:2:0", "quality": 20},
+    "restarts": {"subsampling": "4:2:0", "restart_marker_blocks": 5},
+}
 
 
 def photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
     """Smooth colour with noise on it: all coefficients of a JPEG are in use."""
     rng = np.random.default_rng(width * 1000 + height)
     x, y = np.arange(width) / width, np.arange(height)[:, None] / height
-    channels = np.stack([255 * x + 0 * y, 128 + 127 * np.sin(9 * x * y), 255 * y + 0 * x], -1) + rng.normal(0, 25, (height, width, 3))
+    channels = np.stack([255 * x + 0 * y, 128 + 127 * np.sin(9 * x * y), 255 * y + 0 * x], -1) + rng.normal(
+        0, 25, (height, width, 3)
+    )
     return Image.fromarray(np.clip(channels, 0, 255).astype(np.uint8)).convert(mode)
 
 
@@ -49,14 +57,36 @@ def test_pixels_are_pillows_to_the_bit(name: str, style: str) -> None:
     fast, pillow, rng = decoder(name), decoder("pillow"), np.random.default_rng(0)
     for width, height in ((83, 70), (33, 47), (16, 16), (7, 5), (1, 1)):
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        data = jpeg(Image.fromarray(noise), **STYLES[style]) if style in STYLES else simplejpeg.encode_jpeg(noise, 95, colorsubsampling=style)
+        data = (
+            jpeg(Image.fromarray(noise), **STYLES[style])
+            if style in STYLES
+            else simplejpeg.encode_jpeg(noise, 95, colorsubsampling=style)
+        )
         mine, reference = fast.opened(data), whole(pillow.opened(data))
         assert mine.size == (width, height) and np.array_equal(whole(mine), reference)
-        for left, top in ((left, top) for left in {0, 1, 15, 16, 17, 31, 32, 80, width - 1} for top in {0, 1, 15, 16, 17, height - 1} if left < width and top < height):
-            for right, bottom in {(left + 1, top + 1), (left + 15, top + 2), (left + 16, top + 16), (width, height), (width - 1, height - 1)}:
+        for left, top in (
+            (left, top)
+            for left in {0, 1, 15, 16, 17, 31, 32, 80, width - 1}
+            for top in {0, 1, 15, 16, 17, height - 1}
+            if left < width and top < height
+        ):
+            for right, bottom in {
+                (left + 1, top + 1),
+                (left + 15, top + 2),
+                (left + 16, top + 16),
+                (width, height),
+                (width - 1, height - 1),
+            }:
                 if left < right <= width and top < bottom <= height:
                     found = mine.region((left, top, right, bottom))
-                    assert found.dtype == np.uint8 and np.array_equal(found, reference[top:bottom, left:right]), (width, height, left, top, right, bottom)
+                    assert found.dtype == np.uint8 and np.array_equal(found, reference[top:bottom, left:right]), (
+                        width,
+                        height,
+                        left,
+                        top,
+                        right,
+                        bottom,
+                    )
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -103,7 +133,9 @@ def test_resize_is_pillows_to_two_grey_levels() -> None:
         image = photo(width, height)
         box = crop_box(width, height, draw_rng(1, 0, draw), (0.08, 1.0))
         mine = resized(np.asarray(image)[box[1] : box[3], box[0] : box[2]], 112, 112)
-        differences.append(np.abs(mine.astype(int) - np.asarray(image.crop(box).resize((112, 112), Image.Resampling.BILINEAR))))
+        differences.append(
+            np.abs(mine.astype(int) - np.asarray(image.crop(box).resize((112, 112), Image.Resampling.BILINEAR)))
+        )
     assert np.max(differences) <= 2 and np.mean(differences) < 0.1
 
 
@@ -117,9 +149,15 @@ def test_all_ranks_take_the_best_that_all_have() -> None:
     """In the fixed order, whatever order they say it in; what is wanted must be everywhere."""
     everything, wheels, bare = list(ORDER), ["simplejpeg", "pillow"], ["pillow"]
     assert agreed([everything, everything[::-1]], None, "") == "turbojpeg"
-    assert agreed([everything, wheels], None, "") == "simplejpeg" and agreed([wheels, bare, everything], None, "") == "pillow"
+    assert (
+        agreed([everything, wheels], None, "") == "simplejpeg"
+        and agreed([wheels, bare, everything], None, "") == "pillow"
+    )
     assert agreed([everything, wheels], "pillow", "") == "pillow"
-    with pytest.raises(DataError, match="^run r began with the decoder turbojpeg, and ranks 1, 2 of 3 lack it; all ranks have simplejpeg, pillow$"):
+    with pytest.raises(
+        DataError,
+        match="^run r began with the decoder turbojpeg, and ranks 1, 2 of 3 lack it; all ranks have simplejpeg, pillow$",
+    ):
         agreed([everything, wheels, wheels], "turbojpeg", "run r began with the decoder turbojpeg")
     with pytest.raises(DataError, match="rank 0 of 1 lacks it"):
         agreed([bare], "simplejpeg", "data.decoder=simplejpeg is asked for")
@@ -130,8 +168,13 @@ def test_a_decoder_that_is_not_here_is_named_with_the_reason(monkeypatch: pytest
     monkeypatch.setenv("GLT_TURBOJPEG", str(tmp_path / "libturbojpeg.so"))
     with pytest.raises(ImportError, match="libturbojpeg.so: cannot open"):
         find_turbojpeg()
-    monkeypatch.setattr(decoders, "_made", lambda name: "no library" if name == "turbojpeg" else decoders._MAKERS["pillow"]())
-    with pytest.raises(DataError, match=r"^data.decoder=turbojpeg is not on this machine \(no library\); it has torchvision, simplejpeg, pillow$"):
+    monkeypatch.setattr(
+        decoders, "_made", lambda name: "no library" if name == "turbojpeg" else decoders._MAKERS["pillow"]()
+    )
+    with pytest.raises(
+        DataError,
+        match=r"^data.decoder=turbojpeg is not on this machine \(no library\); it has torchvision, simplejpeg, pillow$",
+    ):
         decoder("turbojpeg")
 
 
@@ -141,7 +184,9 @@ def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.Monkey
     decoders._made.cache_clear()
     try:
         assert "torchvision" not in available() and "pillow" in available()
-        with pytest.raises(DataError, match="^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"):
+        with pytest.raises(
+            DataError, match="^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"
+        ):
             decoder("torchvision")
     finally:
         decoders._made.cache_clear()
@@ -151,7 +196,9 @@ def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.Monkey
 def test_another_library_is_another_version(tmp_path: Path) -> None:
     """A library is known by its bytes, whether it was loaded by its name or by a path. (Shown with C's own, which is everywhere.)"""
     name = ctypes.util.find_library("c")
-    (place,) = {line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if name in line}
+    (place,) = {
+        line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if name in line
+    }
     assert turbojpeg._version(place) == turbojpeg._version(name)
     (tmp_path / name).write_bytes(Path(place).read_bytes() + b"newer")
     assert turbojpeg._version(str(tmp_path / name)) != turbojpeg._version(place)

@@ -22,11 +22,13 @@ import pytest
 import webdataset
 from PIL import Image
 
+from recipes.common.errors import DataError
 from sharding import build as build_module
-from sharding import digits_glt
-from sharding.dataset import DataError, Dataset, Split, open_dataset
-from sharding.index import load_index, save_index
-from sharding.write import Sample, write_split
+from sharding.datasets.digits_glt import build, looks
+from sharding.format.dataset import Dataset, Split
+from sharding.format.index import load_index, save_index
+from sharding.format.shards import Sample, write_split
+from sharding.open import open_dataset
 
 FINGERPRINT = "7cb2a4f49575a5290b18c9d12ec369e1ea52f299cb22a0344643075da57c8856"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -37,8 +39,13 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subpr
     """DATA_ROOT of a second build, under way in a process with another hash seed, locale and time zone."""
     out = tmp_path_factory.mktemp("twin")
     environment = {**os.environ, "PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo"}
-    process = subprocess.Popen([sys.executable, "-m", "sharding.build", "data=digits_glt", f"out={out}"],
-                               cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sharding.build", "data=digits_glt", f"out={out}"],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     yield out, process
     process.kill()
     process.wait()
@@ -76,8 +83,11 @@ def splits_of(dataset: Dataset) -> Iterator[tuple[str, str, Split]]:
 
 
 def tree_digest(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def jpeg(value: int) -> bytes:
@@ -102,8 +112,8 @@ def test_other_seed_other_images() -> None:
     """Another seed draws other scans, in another order, into other images."""
     first, second = [], []
     for seed, found in ((0, first), (1, second)):
-        scans, pools = digits_glt._load_scans(seed)
-        found.extend(digits_glt._samples("cbl/val", 4, scans, pools, seed))
+        scans, pools = build._load_scans(seed)
+        found.extend(build._samples("cbl/val", 4, scans, pools, seed))
     assert [s.source for s in first] != [s.source for s in second]
     assert not {s.jpg for s in first} & {s.jpg for s in second}
 
@@ -136,7 +146,9 @@ def test_fingerprint_follows_content(dataset: Dataset, tmp_path: Path) -> None:
 def test_editions_counts_and_groups(dataset: Dataset) -> None:
     """Editions, splits, class groups 4/4/2, both long tails and both balances are those of the benchmark."""
     assert {e: set(s) for e, s in dataset.editions.items()} == {
-        "glt": {"train", "val", "test_glt", "test_cbl", "test_gbl"}, "cbl": {"train", "val", "test_cbl", "test_gbl"}}
+        "glt": {"train", "val", "test_glt", "test_cbl", "test_gbl"},
+        "cbl": {"train", "val", "test_cbl", "test_gbl"},
+    }
     assert dataset.class_groups == [0] * 4 + [1] * 4 + [2] * 2 and dataset.num_classes == 10
     assert sorted(dataset.class_names) == [f"digit {d}" for d in range(10)]
     tables = {}
@@ -152,17 +164,17 @@ def test_editions_counts_and_groups(dataset: Dataset) -> None:
     assert (np.diff(train) < 0).all() and train.max() / train.min() >= 50 and 4000 <= train.sum() <= 4400
     for key in (("glt", "train"), ("cbl", "train"), ("cbl", "val"), ("glt", "test_cbl")):  # 7:2:1 in every class
         share = tables[key] / tables[key].sum(1, keepdims=True)
-        assert np.abs(share - [.7, .2, .1]).max() <= .5 / tables[key].sum(1).min() + .02, key
+        assert np.abs(share - [0.7, 0.2, 0.1]).max() <= 0.5 / tables[key].sum(1).min() + 0.02, key
     assert set(tables["cbl", "train"].sum(1)) == {420} and len(set(tables["cbl", "val"].sum(1))) == 1
     assert set(tables["glt", "test_cbl"].sum(1)) == {240} and set(tables["glt", "test_gbl"].ravel()) == {80}
     for split in ("val", "test_glt"):  # iid with Train-GLT
         share = tables["glt", split].sum(1) / tables["glt", split].sum()
-        assert np.abs(share - train / train.sum()).max() < .01
+        assert np.abs(share - train / train.sum()).max() < 0.01
 
 
 def test_looks_rank_differently(dataset: Dataset) -> None:
     """Looks correlate with classes in training and not in Test-GBL; ranks in pairs are the attribute groups."""
-    assert len(set(digits_glt.RANKS)) == 10 and all(sorted(ranks) == list(range(6)) for ranks in digits_glt.RANKS)
+    assert len(set(build.RANKS)) == 10 and all(sorted(ranks) == list(range(6)) for ranks in build.RANKS)
     shares = {}
     for split in ("train", "test_gbl"):
         opened = dataset.split("cbl", split)
@@ -172,11 +184,11 @@ def test_looks_rank_differently(dataset: Dataset) -> None:
                 for member in tar:
                     if member.name.endswith(".json"):
                         entry = json.load(tar.extractfile(member))
-                        look = digits_glt.LOOKS.index(entry["look"])
+                        look = looks.LOOKS.index(entry["look"])
                         counts[entry["label"], look] += 1
-                        assert entry["attribute"] == digits_glt.RANKS[entry["label"]].index(look) // 2
+                        assert entry["attribute"] == build.RANKS[entry["label"]].index(look) // 2
         shares[split] = counts / counts.sum(1, keepdims=True)
-    assert shares["train"].max() > .4 and shares["test_gbl"].max() < .21
+    assert shares["train"].max() > 0.4 and shares["test_gbl"].max() < 0.21
 
 
 def test_no_source_in_two_splits(dataset: Dataset) -> None:
@@ -188,14 +200,21 @@ def test_no_source_in_two_splits(dataset: Dataset) -> None:
 
 def test_leak_is_refused(tmp_path: Path) -> None:
     """finish_dataset names the source that lies in two splits of one edition, and nothing opens then."""
-    from sharding.write import begin_dataset, finish_dataset
+    from sharding.format.dataset_json import begin_dataset, finish_dataset
 
     folder = begin_dataset(tmp_path, "leaky")
     for split in ("train", "val"):
         write_split(folder / "glt" / split, some_samples(3))
     with pytest.raises(DataError, match="'s-0' occurs in train and val of edition glt"):
-        finish_dataset(tmp_path, "leaky", class_names=["a", "b", "c"], class_groups=[0, 0, 0], options={}, statistics={},
-                       editions={"glt": {"train": "glt/train", "val": "glt/val"}})
+        finish_dataset(
+            tmp_path,
+            "leaky",
+            class_names=["a", "b", "c"],
+            class_groups=[0, 0, 0],
+            options={},
+            statistics={},
+            editions={"glt": {"train": "glt/train", "val": "glt/val"}},
+        )
     with pytest.raises(DataError, match="not finished"):
         open_dataset(tmp_path, "leaky")
 
@@ -276,7 +295,7 @@ def test_damaged_and_foreign_index_are_refused(copy: Path) -> None:
     dataset = open_dataset(copy, "digits_glt")
     path = copy / "digits_glt/glt/val/index.npz"
     whole = path.read_bytes()
-    rewrite(path, whole[:len(whole) // 2])
+    rewrite(path, whole[: len(whole) // 2])
     with pytest.raises(DataError, match=f"{path} cannot be used"):
         dataset.split("glt", "val")
     rewrite(path, (copy / "digits_glt/cbl/val/index.npz").read_bytes())
@@ -316,7 +335,7 @@ def test_killed_build_leaves_nothing_that_opens(copy: Path) -> None:
     deadline = time.monotonic() + 60
     while not list(folder.glob("*/.*.building/shard-000001.tar")) and time.monotonic() < deadline:
         assert process.poll() is None, "the build ended before it could be killed"
-        time.sleep(.002)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(DataError, match="not finished"):
@@ -360,17 +379,25 @@ def test_bad_samples_are_refused(tmp_path: Path) -> None:
         write_split(tmp_path / "s", [])
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["data=digit_glt", "out=D"], ["data=digit_glt", "did you mean digits_glt", "legal: "]),
-    (["data=digits_glt", "out=D", "sed=1"], ["'sed'", "did you mean seed"]),
-    (["data=digits_glt", "out=D", "seed=x"], ["seed=x"]),
-    (["data=digits_glt", "out=D", "seed=1", "seed=2"], ["'seed' is given twice"]),
-    (["data=digits_glt"], ["out= is missing"]),
-    (["data=digits_glt", "out=D", "preview=no/such/x.png"], ["preview="]),
-    (["data=digits_glt", "out=D", "source=raw"], ["source=raw"]),
-])
-def test_command_line_refuses(arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                              capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data=digit_glt", "out=D"], ["data=digit_glt", "did you mean digits_glt", "legal: "]),
+        (["data=digits_glt", "out=D", "sed=1"], ["'sed'", "did you mean seed"]),
+        (["data=digits_glt", "out=D", "seed=x"], ["seed=x"]),
+        (["data=digits_glt", "out=D", "seed=1", "seed=2"], ["'seed' is given twice"]),
+        (["data=digits_glt"], ["out= is missing"]),
+        (["data=digits_glt", "out=D", "preview=no/such/x.png"], ["preview="]),
+        (["data=digits_glt", "out=D", "source=raw"], ["source=raw"]),
+    ],
+)
+def test_command_line_refuses(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Wrong arguments end in one sentence that names key and value and what would be legal; nothing is built."""
     monkeypatch.chdir(tmp_path)
     assert build_module.main(arguments) == 2

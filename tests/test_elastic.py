@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from ranks import started
-from recipes.schema import Recipe
 from test_train import STEPS, _offer, _recipe
+
+from recipes.schema import Recipe
 
 EPOCHS = 3
 TO_THE_END = 1000
@@ -55,7 +55,9 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
     real = setup.Engine, loop.StepSync, setup.Reader
     setup.Engine, loop.StepSync, setup.Reader = Kept, Placed, Noted
     try:
-        finished = loop.train(Recipe.model_validate_json(recipe), Path(folder), lambda: done[0] + 2 >= stop_at)  # asked before the step under way starts its reduction
+        finished = loop.train(
+            Recipe.model_validate_json(recipe), Path(folder), lambda: done[0] + 2 >= stop_at
+        )  # asked before the step under way starts its reduction
     finally:
         setup.Engine, loop.StepSync, setup.Reader = real
     return {"finished": finished, "ids": ids, "loaded": kept["loaded"], "now": tensors(kept["engine"])}
@@ -64,12 +66,17 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
 def tensors(engine: Any) -> dict[str, np.ndarray]:
     """Parameters, buffers, and this rank's momentum (with ZeRO its piece), laid end to end."""
     momenta = [state["momentum_buffer"].flatten() for state in engine._sgd.state.values()]
-    return {**{name: value.numpy().copy() for name, value in engine.network.state_dict().items()}, "momentum": torch.cat(momenta).numpy().copy()}
+    return {
+        **{name: value.numpy().copy() for name, value in engine.network.state_dict().items()},
+        "momentum": torch.cat(momenta).numpy().copy(),
+    }
 
 
 def _momentum(answers: list[dict[str, Any]], when: str, zero: int) -> np.ndarray:
     """All of it, without the padding at the end of ZeRO's last pieces."""
-    parameters = sum(value.size for name, value in answers[0][when].items() if name != "momentum" and "running" not in name)
+    parameters = sum(
+        value.size for name, value in answers[0][when].items() if name != "momentum" and "running" not in name
+    )
     whole = np.concatenate([answer[when]["momentum"] for answer in answers]) if zero else answers[0][when]["momentum"]
     assert len(whole) >= parameters and not whole[parameters:].any()
     return whole[:parameters]
@@ -86,7 +93,10 @@ def _ids(parts: list[list[dict[str, Any]]]) -> dict[int, list[int]]:
     """Each step's samples over all ranks, sorted; a step made twice would be an error."""
     result: dict[int, list[int]] = {}
     for answers in parts:
-        steps = {step: sorted(itertools.chain.from_iterable(answer["ids"][step] for answer in answers)) for step in answers[0]["ids"]}
+        steps = {
+            step: sorted(itertools.chain.from_iterable(answer["ids"][step] for answer in answers))
+            for step in answers[0]["ids"]
+        }
         assert not steps.keys() & result.keys()
         result |= steps
     return result
@@ -94,17 +104,36 @@ def _ids(parts: list[list[dict[str, Any]]]) -> dict[int, list[int]]:
 
 def _difference(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float:
     """The largest difference of any element, relative to its tensor's largest."""
-    return max(float(np.abs(two[name] - value).max() / np.abs(value).max()) for name, value in one.items() if name != "momentum")
+    return max(
+        float(np.abs(two[name] - value).max() / np.abs(value).max())
+        for name, value in one.items()
+        if name != "momentum"
+    )
 
 
-@pytest.mark.parametrize("norm, zero", [(True, 1), *(pytest.param(*case, marks=pytest.mark.full) for case in ((False, 0), (True, 0), (False, 1)))])
+@pytest.mark.parametrize(
+    "norm, zero",
+    [(True, 1), *(pytest.param(*case, marks=pytest.mark.full) for case in ((False, 0), (True, 0), (False, 1)))],
+)
 def test_two_then_four_then_one_rank(tiny_root: Path, tmp_path: Path, norm: bool, zero: int) -> None:
     """Every step's global batch is that of a run on two ranks throughout; parameters, running statistics and momentum have the same bits
     before and after each change; at the end they differ from the other run's by the order of float sums."""
     words = ("batch.size=64", "batch.bn=16") if norm else ("batch.size=32", "batch.bn=0")
-    recipe = _recipe(tiny_root, "glt_ifl", *words, f"optim.zero={zero}", "optim.lr=0.002", "ifl.milestones=[0]", "ifl.alpha=[0.02]", epochs=EPOCHS,
-                     model=None if norm else "plain")
-    fixed, changing = _train(recipe, tmp_path / "fixed", ((2, TO_THE_END),)), _train(recipe, tmp_path / "changing", CHANGES)
+    recipe = _recipe(
+        tiny_root,
+        "glt_ifl",
+        *words,
+        f"optim.zero={zero}",
+        "optim.lr=0.002",
+        "ifl.milestones=[0]",
+        "ifl.alpha=[0.02]",
+        epochs=EPOCHS,
+        model=None if norm else "plain",
+    )
+    fixed, changing = (
+        _train(recipe, tmp_path / "fixed", ((2, TO_THE_END),)),
+        _train(recipe, tmp_path / "changing", CHANGES),
+    )
     assert _ids(changing) == _ids(fixed) and len(_ids(fixed)) == EPOCHS * STEPS
     for before, after in itertools.pairwise(changing):
         for answer in after:
@@ -114,5 +143,7 @@ def test_two_then_four_then_one_rank(tiny_root: Path, tmp_path: Path, norm: bool
         momentum = _momentum(before, "now", zero)
         assert momentum.any() and _momentum(after, "loaded", zero).tobytes() == momentum.tobytes()
     difference = _difference(fixed[0][0]["now"], changing[-1][0]["now"])
-    print(f"zero={zero}, {'batch' if norm else 'no'} normalisation: largest relative difference of any parameter or statistic {difference:.1e}")
+    print(
+        f"zero={zero}, {'batch' if norm else 'no'} normalisation: largest relative difference of any parameter or statistic {difference:.1e}"
+    )
     assert 0 < difference < 1e-5

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from ranks import started
+
 from recipes.schema import PROJECT, Optim
 
 
@@ -30,10 +30,19 @@ def test_a_leftover_of_a_killed_build_does_not_hang() -> None:
 def looks(zero: int) -> dict[str, list[bool | int]]:
     """In a rank: whether the engine calls its tensors finite, and their checksum: as they are, and after one bit or value of each kind changed."""
     from ifl.engine import Engine
-    from ifl.network import Network
+    from ifl.network.network import Network
 
-    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    engine = Engine(Network(backbone, torch.nn.Linear(4, 3), (0.5,) * 3, (0.25,) * 3), Optim(momentum=0.9, zero=zero), 8, 8, 1, torch.device("cpu"))
+    backbone = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    engine = Engine(
+        Network(backbone, torch.nn.Linear(4, 3), (0.5,) * 3, (0.25,) * 3),
+        Optim(momentum=0.9, zero=zero),
+        8,
+        8,
+        1,
+        torch.device("cpu"),
+    )
     engine.backward(engine.forward(torch.ones(8, 3, 8, 8, dtype=torch.uint8)).logits_BK.square().sum(), last=True)
     engine.step()
     momentum = next(iter(engine._sgd.state.values()))["momentum_buffer"]
@@ -41,7 +50,11 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
     floats = {name: tensor for name, tensor in engine.network.state_dict().items() if tensor.is_floating_point()}
     for name, tensor in {**floats, "momentum": momentum}.items():
         flat = tensor.view(-1).numpy()
-        for what, value in (("nan", np.nan), ("infinity", -np.inf), ("bit", (flat[-1:].view(np.int32) ^ 1).view(np.float32)[0])):
+        for what, value in (
+            ("nan", np.nan),
+            ("infinity", -np.inf),
+            ("bit", (flat[-1:].view(np.int32) ^ 1).view(np.float32)[0]),
+        ):
             kept, flat[-1] = flat[-1], value
             answers[f"{what} in {name}"] = [engine.finite(), engine.checksum()]
             flat[-1] = kept

@@ -10,25 +10,29 @@ import numpy as np
 import pytest
 import torch
 
-from ifl.heads import drw_weights, ldam_margins
 from ifl.method import BaseMethod, Output, Rows, Task, load_method
-from recipes.methods import declaration
+from ifl.network.heads import drw_weights, ldam_margins
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 COUNTS = np.array([500, 120, 120, 40, 7])
 BALANCED = np.full(5, 60)
 E = 3
 
 
-def method_of(name: str, counts: np.ndarray = COUNTS, dim: int = 12, epochs: int = 10, preset: str = "paper", **args: Any) -> BaseMethod:
+def method_of(
+    name: str, counts: np.ndarray = COUNTS, dim: int = 12, epochs: int = 10, preset: str = "paper", **args: Any
+) -> BaseMethod:
     return load_method(name, Task(counts, dim, epochs, declaration(name).args(preset) | args))
 
 
 def some_rows(batch: int = 8, epoch: int = 0, seed: int = 0, streams: int = 1, groups: int = 1) -> Rows:
     """Rows of a micro-batch that is the whole global batch, or one of `groups`; stream after stream."""
     labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 5, batch * groups))
-    return Rows(labels[:batch], torch.arange(batch), torch.arange(streams).repeat_interleave(batch // streams), epoch, labels)
+    return Rows(
+        labels[:batch], torch.arange(batch), torch.arange(streams).repeat_interleave(batch // streams), epoch, labels
+    )
 
 
 def output_of(method: BaseMethod, batch: int = 8, seed: int = 1) -> Output:
@@ -131,7 +135,11 @@ def test_experts_heads_see_their_own_features(name: str) -> None:
     features = torch.randn(6, 12, dtype=torch.float64)
     mean_BK, logits_BEK = head(features)
     for expert in range(E):
-        same(logits_BEK[:, expert], 30 * cosines(features.numpy()[:, 4 * expert : 4 * expert + 4], head.vectors_EKD[expert].detach().numpy()), 1e-10)
+        same(
+            logits_BEK[:, expert],
+            30 * cosines(features.numpy()[:, 4 * expert : 4 * expert + 4], head.vectors_EKD[expert].detach().numpy()),
+            1e-10,
+        )
     same(mean_BK, logits_BEK.detach().numpy().mean(axis=1), 1e-12)
     assert torch.equal(method.predict(Output(features, mean_BK, (logits_BEK,))), mean_BK)
 
@@ -150,21 +158,37 @@ def test_ldam_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> No
     each row's loss knows the other's labels."""
     method, rows = method_of("ldam"), some_rows(epoch=epoch, groups=2)
     output = output_of(method)
-    plain = [ldam_loss(row, label) for row, label in zip(output.logits_BK.detach().numpy(), rows.labels.tolist(), strict=True)]
+    plain = [
+        ldam_loss(row, label)
+        for row, label in zip(output.logits_BK.detach().numpy(), rows.labels.tolist(), strict=True)
+    ]
     weights = class_weights(COUNTS) if weighted else [1.0] * 5
     total = sum(weights[label] for label in rows.batch_labels.tolist()) / len(rows.batch_labels)
-    same(method.losses(output, rows), [weights[label] / total * loss for label, loss in zip(rows.labels.tolist(), plain, strict=True)])
+    same(
+        method.losses(output, rows),
+        [weights[label] / total * loss for label, loss in zip(rows.labels.tolist(), plain, strict=True)],
+    )
 
 
 def test_weighted_losses_are_torchs_weighted_mean() -> None:
     """With its weights on, the mean of LDAM's rows over a global batch equals torch's own weighted mean, however the batch is cut into micro-batches."""
     method, rows = method_of("ldam"), some_rows(batch=12, epoch=9)
     output = output_of(method, 12)
-    lowered = 30 * (output.logits_BK.detach().clone() - torch.nn.functional.one_hot(rows.labels, 5) * torch.tensor([margin_of(int(n)) for n in COUNTS]).double())
-    wanted = torch.nn.functional.cross_entropy(lowered, rows.labels, weight=torch.tensor(class_weights(COUNTS)).double())
+    lowered = 30 * (
+        output.logits_BK.detach().clone()
+        - torch.nn.functional.one_hot(rows.labels, 5) * torch.tensor([margin_of(int(n)) for n in COUNTS]).double()
+    )
+    wanted = torch.nn.functional.cross_entropy(
+        lowered, rows.labels, weight=torch.tensor(class_weights(COUNTS)).double()
+    )
     whole = method.losses(output, rows)
-    parts = [(Output(output.features_BD[part], output.logits_BK[part]), Rows(rows.labels[part], rows.ids[part], rows.streams[part], 9, rows.batch_labels))
-             for part in (slice(0, 4), slice(4, 12))]
+    parts = [
+        (
+            Output(output.features_BD[part], output.logits_BK[part]),
+            Rows(rows.labels[part], rows.ids[part], rows.streams[part], 9, rows.batch_labels),
+        )
+        for part in (slice(0, 4), slice(4, 12))
+    ]
     cut = torch.cat([method.losses(*part) for part in parts])
     same(whole.mean(), wanted)
     assert torch.equal(whole, cut)
@@ -194,7 +218,10 @@ def test_ride_loss_and_when_its_weights_set_in(epoch: int, weighted: bool) -> No
     one later than LDAM's."""
     method, rows = method_of("ride"), some_rows(epoch=epoch, groups=2)
     output = output_of(method)
-    same(method.losses(output, rows), ride_losses(output.parts[0].detach().numpy(), rows.labels.tolist(), rows.batch_labels.tolist(), weighted))
+    same(
+        method.losses(output, rows),
+        ride_losses(output.parts[0].detach().numpy(), rows.labels.tolist(), rows.batch_labels.tolist(), weighted),
+    )
 
 
 @pytest.mark.parametrize("epoch, weighted", [(0, False), (9, True)])
@@ -209,7 +236,9 @@ def test_gradient_of_the_ride_loss(epoch: int, weighted: bool) -> None:
         up, down = base.copy(), base.copy()
         up[index] += step
         down[index] -= step
-        slopes[index] = (sum(ride_losses(up, labels, labels, weighted)) - sum(ride_losses(down, labels, labels, weighted))) / (2 * step)
+        slopes[index] = (
+            sum(ride_losses(up, labels, labels, weighted)) - sum(ride_losses(down, labels, labels, weighted))
+        ) / (2 * step)
     assert logits.grad is not None
     same(logits.grad, slopes, 1e-5)
 
@@ -220,7 +249,11 @@ def test_one_expert_is_ldam_until_the_weights_set_in(epoch: int) -> None:
     ldam, ride, rows = method_of("ldam"), method_of("ride"), some_rows(epoch=epoch)
     output = output_of(ldam)
     scaled_BK = 30 * output.logits_BK
-    same(ride.losses(Output(output.features_BD, scaled_BK, (scaled_BK[:, None],)), rows), ldam.losses(output, rows).detach(), 1e-6)
+    same(
+        ride.losses(Output(output.features_BD, scaled_BK, (scaled_BK[:, None],)), rows),
+        ldam.losses(output, rows).detach(),
+        1e-6,
+    )
 
 
 def test_equal_experts_do_not_diverge() -> None:
@@ -245,8 +278,10 @@ def test_tade_losses() -> None:
         inverse[k] = prior[by_rank[4 - rank]]
     assert inverse[0] == prior[4] and inverse[4] == prior[0] and sorted(inverse) == sorted(prior)
     log, log_inverse = np.log(np.array(prior) + 1e-9), np.log(np.array(inverse) + 1e-9)
-    wanted = [cross_entropy(z[0], y) + cross_entropy(z[1] + log, y) + cross_entropy(z[2] + log - 2 * log_inverse, y)
-              for z, y in zip(output.parts[0].detach().numpy(), rows.labels.tolist(), strict=True)]
+    wanted = [
+        cross_entropy(z[0], y) + cross_entropy(z[1] + log, y) + cross_entropy(z[2] + log - 2 * log_inverse, y)
+        for z, y in zip(output.parts[0].detach().numpy(), rows.labels.tolist(), strict=True)
+    ]
     same(method.losses(output, rows), wanted)
 
 
@@ -261,7 +296,14 @@ def test_experts_cross_entropy() -> None:
     """The sum, not the mean, of the experts' cross-entropies of their s = 30 logits."""
     method, rows = method_of("experts_ce"), some_rows()
     output = output_of(method)
-    same(method.losses(output, rows), [sum(cross_entropy(z, y) for z in zs) for zs, y in zip(output.parts[0].detach().numpy(), rows.labels.tolist(), strict=True)], 1e-9)
+    same(
+        method.losses(output, rows),
+        [
+            sum(cross_entropy(z, y) for z in zs)
+            for zs, y in zip(output.parts[0].detach().numpy(), rows.labels.tolist(), strict=True)
+        ],
+        1e-9,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- BBN
@@ -289,7 +331,9 @@ def test_bbn_loss_of_pairs(epoch: int) -> None:
     wanted = 0.0
     for i, pair in enumerate(pairs.numpy()):
         z = weight @ (2 * np.concatenate([share * pair[:6], (1 - share) * pair[6:]]))
-        wanted += share * cross_entropy(z, int(rows.labels[i])) + (1 - share) * cross_entropy(z, int(rows.labels[4 + i]))
+        wanted += share * cross_entropy(z, int(rows.labels[i])) + (1 - share) * cross_entropy(
+            z, int(rows.labels[4 + i])
+        )
     same(method.losses(Output(features, logits, tuple(parts)), rows).mean(), wanted / 4, 1e-6)
 
 
@@ -304,25 +348,32 @@ def test_bbn_is_judged_by_both_branches() -> None:
 
 def test_bbn_trains_branches_and_classifier_through_its_network() -> None:
     """On a network of branches each branch and its half of the classifier get a gradient, in the middle of training."""
-    from ifl.network import Network, build_backbone
+    from ifl.network.network import Network, build_backbone
 
     backbone = build_backbone("small_resnet", "branches")
     method = method_of("bbn", dim=backbone.feature_dim)
     network = Network(backbone, method.head(), (0.5,) * 3, (0.25,) * 3)
     features, logits, *parts = network(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8))
     method.losses(Output(features, logits, tuple(parts)), some_rows(batch=8, epoch=5, streams=2)).sum().backward()
-    gradients = {name: float(parameter.grad.abs().sum()) for name, parameter in network.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: float(parameter.grad.abs().sum())
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
     assert all(gradients[name] > 0 for name, _ in network.named_parameters() if "conv" in name or "linear" in name)
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
-@pytest.mark.parametrize("words, reason", [
-    (["ifl={}"], "pair one uniform row"),
-    (["augment.mixup=1"], "counts by the stream"),
-    (["method.legacy_count_order=true"], "right order"),
-    (["batch.bn_by=env"], "one stream to a group"),
-    (["batch.size=99", "batch.bn=33"], "no multiple of the 2"),
-])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["ifl={}"], "pair one uniform row"),
+        (["augment.mixup=1"], "counts by the stream"),
+        (["method.legacy_count_order=true"], "right order"),
+        (["batch.bn_by=env"], "one stream to a group"),
+        (["batch.size=99", "batch.bn=33"], "no multiple of the 2"),
+    ],
+)
 def test_bbn_refuses_what_would_break_its_pairs(words: list[str], reason: str) -> None:
     """BBN with IFL, mixup, the legacy order of counts, one stream to a group, or an odd group is refused with the reason."""
     with pytest.raises(RecipeError, match=reason):
@@ -332,8 +383,18 @@ def test_bbn_refuses_what_would_break_its_pairs(words: list[str], reason: str) -
 def test_bbn_draws_two_streams_on_its_own_network() -> None:
     """BBN's batch is 256 uniform and 256 class_inverse images a step, each branch normalised over 128 of its own, on ResNet-50 for the paper's data and on the small network for the digits."""
     recipe, digits = resolve(["recipe=glt_bbn"]), resolve(["recipe=glt_bbn", "data=digits_glt"])
-    assert (recipe.stream_names, recipe.batch.size, recipe.batch.bn, recipe.model.name) == (["uniform", "class_inverse"], 512, 256, "resnet50")
-    assert (digits.stream_names, digits.batch.size, digits.batch.bn, digits.model.name) == (["uniform", "class_inverse"], 256, 64, "small_resnet")
+    assert (recipe.stream_names, recipe.batch.size, recipe.batch.bn, recipe.model.name) == (
+        ["uniform", "class_inverse"],
+        512,
+        256,
+        "resnet50",
+    )
+    assert (digits.stream_names, digits.batch.size, digits.batch.bn, digits.model.name) == (
+        ["uniform", "class_inverse"],
+        256,
+        64,
+        "small_resnet",
+    )
     assert (recipe.schedule.drops, recipe.schedule.gamma, recipe.batch.replacement) == ([60, 80], 0.1, True)
 
 
@@ -357,22 +418,39 @@ def test_recipes_hold_the_papers_settings(name: str) -> None:
     """Each row's weight decay, schedule and center distance are the reference's under `paper`."""
     recipe, (decay, drops, gamma, center) = resolve([f"recipe={name}"]), PAPER[name]
     assert recipe.optim.weight_decay == decay and (recipe.ifl.center if recipe.ifl else None) == center
-    assert recipe.schedule.decay == ("steps" if drops else "cosine") and (not drops or (recipe.schedule.drops, recipe.schedule.gamma) == (drops, gamma))
+    assert recipe.schedule.decay == ("steps" if drops else "cosine") and (
+        not drops or (recipe.schedule.drops, recipe.schedule.gamma) == (drops, gamma)
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in PAPER if "_ifl" in name])
 @pytest.mark.parametrize("data", ["imagenet_glt", "digits_glt"])
 def test_corrected_rows_and_their_twins_differ_by_ifl_alone(name: str, data: str) -> None:
     """Under `corrected` a row with IFL has the weight decay, schedule and arguments of its method without, on every data set; the command line still beats it."""
-    mine, twin = (resolve([f"recipe={one}", f"data={data}", "preset=corrected"]) for one in (name, name.partition("_ifl")[0]))
-    assert (mine.optim, mine.schedule, mine.method, mine.batch, mine.model) == (twin.optim, twin.schedule, twin.method, twin.batch, twin.model)
-    assert resolve([f"recipe={name}", f"data={data}", "preset=corrected", "optim.weight_decay=0.1"]).optim.weight_decay == 0.1
+    mine, twin = (
+        resolve([f"recipe={one}", f"data={data}", "preset=corrected"]) for one in (name, name.partition("_ifl")[0])
+    )
+    assert (mine.optim, mine.schedule, mine.method, mine.batch, mine.model) == (
+        twin.optim,
+        twin.schedule,
+        twin.method,
+        twin.batch,
+        twin.model,
+    )
+    assert (
+        resolve([f"recipe={name}", f"data={data}", "preset=corrected", "optim.weight_decay=0.1"]).optim.weight_decay
+        == 0.1
+    )
 
 
 def test_drops_may_fall_together_in_a_short_run() -> None:
     """Drops of the learning rate that fractions put on one epoch fall together; drops after the end, and milestones of IFL on one epoch, are refused."""
     assert resolve(["recipe=glt_ldam", "data=digits_glt", "schedule.epochs=5"]).schedule.drops == [4, 4]
-    for words in (["recipe=glt_ldam", "schedule.drops=[80,100]"], ["recipe=glt_ldam", "schedule.drops=[90,80]"], ["recipe=glt_ldam_ifl", "schedule.epochs=2"]):
+    for words in (
+        ["recipe=glt_ldam", "schedule.drops=[80,100]"],
+        ["recipe=glt_ldam", "schedule.drops=[90,80]"],
+        ["recipe=glt_ldam_ifl", "schedule.epochs=2"],
+    ):
         with pytest.raises(RecipeError, match="lie before the last"):
             resolve(words)
 
@@ -381,8 +459,12 @@ def test_on_blocks_may_name_a_preset(tmp_path: Path) -> None:
     """A recipe's `on:` block of a preset holds under that preset alone, the block of a data set beats it, and one of a preset's edition is refused."""
     file = tmp_path / "mine.yaml"
     file.write_text("on:\n  corrected: {optim: {lr: 0.5, weight_decay: 0.01}}\n  digits_glt: {optim: {lr: 0.7}}\n")
-    wanted = {("imagenet_glt", "paper"): (0.1, 5e-4), ("imagenet_glt", "corrected"): (0.5, 0.01),
-              ("digits_glt", "paper"): (0.7, 5e-4), ("digits_glt", "corrected"): (0.7, 0.01)}
+    wanted = {
+        ("imagenet_glt", "paper"): (0.1, 5e-4),
+        ("imagenet_glt", "corrected"): (0.5, 0.01),
+        ("digits_glt", "paper"): (0.7, 5e-4),
+        ("digits_glt", "corrected"): (0.7, 0.01),
+    }
     for (data, preset), values in wanted.items():
         optim = resolve([f"recipe={file}", f"data={data}", f"preset={preset}"]).optim
         assert (optim.lr, optim.weight_decay) == values

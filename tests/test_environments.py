@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ifl.environments import class_weights, environment_weights, scales, stream_weights
+from ifl.invariance.environments import class_weights, environment_weights, scales, stream_weights
 
 NAN = math.nan
 
@@ -32,7 +32,9 @@ def literal_class(scores: list[float], scale: float) -> list[float]:
     return [value / total for value in w]
 
 
-def literal_environment(scores: list[float], labels: list[int], scale: float, balanced: bool, unseen: str) -> list[float]:
+def literal_environment(
+    scores: list[float], labels: list[int], scale: float, balanced: bool, unseen: str
+) -> list[float]:
     """Weights of all samples: each class by itself."""
     weights = [0.0] * len(scores)
     for c in sorted(set(labels)):
@@ -124,7 +126,9 @@ def test_environment_equals_the_literal_one(unseen: str, balanced: bool, seed: i
     """All classes together, with unseen samples, an unseen class, and classes of fewer than five."""
     scores, labels = _world(seed)
     weights = environment_weights(scores, labels, scale=4.0, class_balanced=balanced, unseen=unseen)
-    np.testing.assert_allclose(weights, literal_environment(scores.tolist(), labels.tolist(), 4.0, balanced, unseen), rtol=1e-9)
+    np.testing.assert_allclose(
+        weights, literal_environment(scores.tolist(), labels.tolist(), 4.0, balanced, unseen), rtol=1e-9
+    )
     masses = np.bincount(labels, weights, minlength=10)
     sizes = np.bincount(labels, minlength=10)
     drawn = np.bincount(labels, ~np.isnan(scores), minlength=10) > 0
@@ -136,7 +140,9 @@ def test_environment_equals_the_literal_one(unseen: str, balanced: bool, seed: i
     else:
         for c in range(8):
             if (missing & (labels == c)).any():
-                np.testing.assert_allclose(weights[missing & (labels == c)], weights[~missing & (labels == c)].mean(), rtol=1e-9)
+                np.testing.assert_allclose(
+                    weights[missing & (labels == c)], weights[~missing & (labels == c)].mean(), rtol=1e-9
+                )
         assert set(weights[labels == 8].tolist()) == {weights[labels == 8][0]} and weights[labels == 8][0] > 0
     assert len(set(weights[(labels == 7) & ~missing].tolist())) == 1
 
@@ -166,4 +172,7 @@ def test_one_class_and_one_sample() -> None:
     """The smallest inputs: a class of one, and a set of one class."""
     assert environment_weights(np.array([0.2]), np.array([3]), scale=4.0).tolist() == [1.0]
     assert environment_weights(np.array([0.2, NAN]), np.array([3, 3]), scale=4.0).tolist() == [1.0, 0.0]
-    assert environment_weights(np.array([NAN, NAN]), np.array([3, 3]), scale=4.0, unseen="class_mean").tolist() == [0.5, 0.5]
+    assert environment_weights(np.array([NAN, NAN]), np.array([3, 3]), scale=4.0, unseen="class_mean").tolist() == [
+        0.5,
+        0.5,
+    ]

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis import classwise, environments, tail, twins
 from analysis.__main__ import main
-from analysis.details import Classes, classes_of, environments_of
-from analysis.figures import heat, save, short
-from analysis.frame import tidy
-from analysis.gallery import gallery
-from analysis.labels import place
-from analysis.progress import curves_of, progress, steps_of_epoch
-from analysis.runs import load_run, load_runs
-from analysis.study import Study, studies
-from analysis.tables import Table, build
-from folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
-from recipes.layout import available, load_layout
+from analysis.figures import environments, figure5, long_tail
+from analysis.figures.catalogue import gallery
+from analysis.figures.methods import Study, studies
+from analysis.figures.point_labels import place
+from analysis.figures.progress import curves_of, progress, steps_of_epoch
+from analysis.figures.style import heat, save, short
+from analysis.inputs.artifacts import Classes, classes_of, environments_of
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import load_run, load_runs
+from analysis.stats import per_class
+from analysis.tables.cells import Table, build
+from recipes.table_layout import available, load_layout
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHODS = {"glt_baseline": 0.5, "glt_crt": 0.55, "glt_ifl": 0.8, "glt_crt_ifl": 0.7}
@@ -65,7 +66,11 @@ def texts(figure: Figure) -> list[str]:
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
     """Pairs of texts that cover each other by more than a hair, and texts that leave the figure."""
     figure.draw_without_rendering()
-    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip()
+    ]
     # Tick labels that are switched off or outside the view stay in the list of artists; those lie outside their axes' drawn range.
     drawn = [(name, box) for name, box in boxes if box.width > 0]
     found = []
@@ -90,18 +95,24 @@ def test_accuracy_table_by_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = random_predictions(rng, 60, 7)
     bins = [np.array([4, 0]), np.array([6, 5, 1]), np.array([2])]  # class 3 is in none, but counts in all
-    made = classwise.accuracy_table(found, bins, 3)
+    made = per_class.accuracy_table(found, bins, 3)
     for g in range(4):
         for a in range(4):
-            members = [i for i in range(60) if (g == 3 or found["label"][i] in bins[g]) and (a == 3 or found["attribute"][i] == a)]
-            expected = sum(found["label"][i] == found["prediction"][i] for i in members) / len(members) if members else np.nan
+            members = [
+                i
+                for i in range(60)
+                if (g == 3 or found["label"][i] in bins[g]) and (a == 3 or found["attribute"][i] == a)
+            ]
+            expected = (
+                sum(found["label"][i] == found["prediction"][i] for i in members) / len(members) if members else np.nan
+            )
             np.testing.assert_equal(made[g, a], expected)
 
 
 def test_tail_bins_go_from_head_to_tail() -> None:
     """Classes come by falling count, ties in their order, in runs whose lengths differ by one at most."""
-    assert [part.tolist() for part in classwise.tail_bins(np.array([3, 9, 3, 7, 1]), 9)] == [[1], [3], [0], [2], [4]]
-    assert [part.tolist() for part in classwise.tail_bins(np.array([3, 9, 3, 7, 1]), 2)] == [[1, 3, 0], [2, 4]]
+    assert [part.tolist() for part in per_class.tail_bins(np.array([3, 9, 3, 7, 1]), 9)] == [[1], [3], [0], [2], [4]]
+    assert [part.tolist() for part in per_class.tail_bins(np.array([3, 9, 3, 7, 1]), 2)] == [[1, 3, 0], [2, 4]]
 
 
 def test_confusion_by_brute_force() -> None:
@@ -109,50 +120,70 @@ def test_confusion_by_brute_force() -> None:
     found = random_predictions(np.random.default_rng(3), 80, 5)
     found["label"][found["label"] == 2] = 1
     found["prediction"][:4] = 9
-    made = classwise.confusion(found, 5)
+    made = per_class.confusion(found, 5)
     for true in range(5):
         members = [i for i in range(80) if found["label"][i] == true]
         for predicted in range(5):
-            assert made[true, predicted] == (sum(found["prediction"][i] == predicted for i in members) / len(members) if members else 0)
+            assert made[true, predicted] == (
+                sum(found["prediction"][i] == predicted for i in members) / len(members) if members else 0
+            )
 
 
 def test_most_confused_takes_the_largest_pairs() -> None:
     """The classes of the largest confusions, pair after pair, until no whole pair has room."""
     shares = np.eye(5) * 0.5
     shares[0, 3], shares[4, 0], shares[1, 2] = 0.4, 0.3, 0.2
-    assert classwise.most_confused(shares, 3).tolist() == [0, 3, 4]
-    assert classwise.most_confused(shares, 4).tolist() == [0, 3, 4], "1 and 2 have no room together"
-    assert classwise.most_confused(shares, 5).tolist() == [0, 1, 2, 3, 4]
-    assert classwise.most_confused(np.eye(3), 3).tolist() == []
+    assert per_class.most_confused(shares, 3).tolist() == [0, 3, 4]
+    assert per_class.most_confused(shares, 4).tolist() == [0, 3, 4], "1 and 2 have no room together"
+    assert per_class.most_confused(shares, 5).tolist() == [0, 1, 2, 3, 4]
+    assert per_class.most_confused(np.eye(3), 3).tolist() == []
 
 
 def test_environment_numbers_by_hand() -> None:
     """Shares are of the mass of samples with an attribute; equal weights inside a class keep its mass; Kish's size is 1 for equal weights and 1/N for one."""
-    weights, labels, attributes = np.array([1.0, 3.0, 2.0, 2.0, 4.0]), np.array([0, 0, 0, 1, 1]), np.array([0, 1, 1, 2, -1])
-    np.testing.assert_allclose(classwise.attribute_shares(weights, attributes, 3), [1 / 8, 5 / 8, 2 / 8])
-    np.testing.assert_allclose(classwise.flat_in_class(weights, labels), [2, 2, 2, 3, 3])
-    assert classwise.effective_size(np.full(7, 0.3)) == pytest.approx(1) and classwise.effective_size(np.eye(5)[0]) == pytest.approx(1 / 5)
-    assert classwise.effective_size(weights) == pytest.approx(12**2 / 34 / 5)
+    weights, labels, attributes = (
+        np.array([1.0, 3.0, 2.0, 2.0, 4.0]),
+        np.array([0, 0, 0, 1, 1]),
+        np.array([0, 1, 1, 2, -1]),
+    )
+    np.testing.assert_allclose(per_class.attribute_shares(weights, attributes, 3), [1 / 8, 5 / 8, 2 / 8])
+    np.testing.assert_allclose(per_class.flat_in_class(weights, labels), [2, 2, 2, 3, 3])
+    assert per_class.effective_size(np.full(7, 0.3)) == pytest.approx(1) and per_class.effective_size(
+        np.eye(5)[0]
+    ) == pytest.approx(1 / 5)
+    assert per_class.effective_size(weights) == pytest.approx(12**2 / 34 / 5)
 
 
 # -------------------------------------------------------------------------------------------------------------------- figure 5
 def test_study_takes_rows_of_the_table_and_runs_of_both_editions(folder: Path) -> None:
     """Methods are the largest table's rows; their runs come from all tables of the data set, and only runs that count there."""
     (found,) = studies(filled(folder, "digits_alt", "digits_clt_glt"))
-    assert [method.label for method in found.methods] == [row.label for row in load_layout(available()["digits_clt_glt"]).rows]
+    assert [method.label for method in found.methods] == [
+        row.label for row in load_layout(available()["digits_clt_glt"]).rows
+    ]
     of = {method.recipe: method for method in found.methods}
-    assert {train: [run.train for run in runs] for train, runs in of["glt_crt"].runs.items()} == {"glt": ["glt"], "cbl": ["cbl"]}
+    assert {train: [run.train for run in runs] for train, runs in of["glt_crt"].runs.items()} == {
+        "glt": ["glt"],
+        "cbl": ["cbl"],
+    }
     assert of["glt_lws"].runs == {} and found.protocols == ["clt", "glt", "alt"]
     assert found.chosen(None).ifl.recipe == "glt_ifl" and found.chosen("glt_crt").ifl.recipe == "glt_crt_ifl"
-    with pytest.raises(ValueError, match="pair=glt_tde: no row with a twin on digits_glt has this recipe; legal is glt_ifl, glt_crt_ifl"):
+    with pytest.raises(
+        ValueError,
+        match="pair=glt_tde: no row with a twin on digits_glt has this recipe; legal is glt_ifl, glt_crt_ifl",
+    ):
         found.chosen("glt_tde")
 
 
 def test_a_twin_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None:
     """A matched row is compared with the matched row of its twin before the one at the paper's budget."""
     write_rich_run(tmp_path)
-    rows = [{"group": "g", "recipe": "glt_baseline", "label": "a"}, {"group": "g", "recipe": "glt_baseline", "label": "b", "budget": "matched"},
-            {"group": "g", "recipe": "glt_ifl", "label": "c", "twin": "glt_baseline", "budget": "matched"}, {"group": "g", "recipe": "glt_ifl", "label": "d", "twin": "glt_baseline"}]
+    rows = [
+        {"group": "g", "recipe": "glt_baseline", "label": "a"},
+        {"group": "g", "recipe": "glt_baseline", "label": "b", "budget": "matched"},
+        {"group": "g", "recipe": "glt_ifl", "label": "c", "twin": "glt_baseline", "budget": "matched"},
+        {"group": "g", "recipe": "glt_ifl", "label": "d", "twin": "glt_baseline"},
+    ]
     layout = load_layout(available()["digits_overall"])
     layout = type(layout)(**{**layout.model_dump(), "rows": rows})
     runs, _ = load_runs(tmp_path)
@@ -166,29 +197,43 @@ def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], s
     names = [f"{column.protocol}.{column.metric}" for column in table.layout.columns]
     for metric in ("accuracy", "precision"):
         clt, alt = names.index(f"clt.{metric}"), names.index(f"alt.{metric}")
-        expected = [(table.layout.full_label(row), 100 * (cells[clt].mean - table.cells[0][clt].mean), 100 * (cells[alt].mean - table.cells[0][alt].mean), row.twin is not None)
-                    for row, cells in list(zip(table.layout.rows, table.cells))[1:] if cells[clt].mean is not None and cells[alt].mean is not None]
-        made = twins.improvements(study, tables, metric)
-        assert [(p.label, p.with_ifl) for p in made] == [(label, ifl) for label, _, _, ifl in expected] and len(made) == 3
-        np.testing.assert_allclose([(p.class_wise, p.attribute_wise) for p in made], [point for _, *point, _ in expected])
+        expected = [
+            (
+                table.layout.full_label(row),
+                100 * (cells[clt].mean - table.cells[0][clt].mean),
+                100 * (cells[alt].mean - table.cells[0][alt].mean),
+                row.twin is not None,
+            )
+            for row, cells in list(zip(table.layout.rows, table.cells))[1:]
+            if cells[clt].mean is not None and cells[alt].mean is not None
+        ]
+        made = figure5.improvements(study, tables, metric)
+        assert [(p.label, p.with_ifl) for p in made] == [(label, ifl) for label, _, _, ifl in expected] and len(
+            made
+        ) == 3
+        np.testing.assert_allclose(
+            [(p.class_wise, p.attribute_wise) for p in made], [point for _, *point, _ in expected]
+        )
 
 
 def test_mean_series_is_over_epochs_that_all_seeds_have() -> None:
     """Mean, lowest and highest over seeds, only where every curve has a value."""
-    assert twins.mean_series([[(2, 10.0), (4, 20.0)], [(4, 30.0), (6, 1.0)]]) == [(4, 25.0, 20.0, 30.0)]
-    assert twins.mean_series([]) == [] and twins.mean_series([[], [(1, 2.0)]]) == []
+    assert figure5.mean_series([[(2, 10.0), (4, 20.0)], [(4, 30.0), (6, 1.0)]]) == [(4, 25.0, 20.0, 30.0)]
+    assert figure5.mean_series([]) == [] and figure5.mean_series([[], [(1, 2.0)]]) == []
 
 
 def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Table]) -> None:
     """Panels a and b have the evaluations of both methods in percent and a line where alpha sets in; c and d a point for each method, with its name."""
-    figure, remarks = twins.figure5(study, study.chosen(None), tables)
+    figure, remarks = figure5.figure5(study, study.chosen(None), tables)
     assert figure is not None and remarks == []
     for axes, factor in zip(figure.axes[:2], (1, 0.95)):
         plain, ifl = (line for line in axes.lines if len(line.get_xdata()) == 3)
         (onset,) = [line for line in axes.lines if list(line.get_xdata()) == [3, 3]]
         for line, skill in ((plain, 0.5), (ifl, 0.8)):
             np.testing.assert_allclose(line.get_xdata(), [2, 4, 6])
-            np.testing.assert_allclose(line.get_ydata(), [100 * factor * skill * 0.9 * epochs / EPOCHS for epochs in (2, 4, 6)], atol=0.02)
+            np.testing.assert_allclose(
+                line.get_ydata(), [100 * factor * skill * 0.9 * epochs / EPOCHS for epochs in (2, 4, 6)], atol=0.02
+            )
         assert plain.get_linestyle() != ifl.get_linestyle() and plain.get_marker() != ifl.get_marker() and onset
     for axes in figure.axes[2:4]:
         assert {text.get_text() for text in axes.texts} == {"cRT", "Baseline + IFL", "cRT + IFL"}
@@ -214,7 +259,11 @@ def test_compositions_are_those_of_the_files(folder: Path) -> None:
     """After each rebuild the last environment's shares and size, and those with equal weights inside classes, counted one by one; environment 1 is uniform."""
     (run,) = [run for run in load_runs(folder)[0] if run.recipe == "glt_ifl" and run.train == "glt"]
     first, later = environments.compositions(environments_of(run))
-    assert [one.start for one in later] == [epoch + 1 for epoch in REBUILDS] and first.start == 0 and first.size == pytest.approx(1)
+    assert (
+        [one.start for one in later] == [epoch + 1 for epoch in REBUILDS]
+        and first.start == 0
+        and first.size == pytest.approx(1)
+    )
     labels = [k for k, n in enumerate(COUNTS) for _ in range(n)]
     weight = [3.0 if i % 3 == 2 else 1.0 for i in range(len(labels))]
     mass = [sum(w for w, k in zip(weight, labels) if k == label) for label in range(10)]
@@ -236,13 +285,22 @@ def test_drift_is_the_mean_of_each_class_group() -> None:
     assert epochs.tolist() == [4, 5, 6]
     for row, epoch in zip(means, (3, 4, 5)):
         values = [0.2 * epoch + 0.05 * k for k in range(10)]
-        np.testing.assert_allclose(row, [np.mean([v for v, g in zip(values, GROUPS) if g == group]) for group in range(3)])
+        np.testing.assert_allclose(
+            row, [np.mean([v for v, g in zip(values, GROUPS) if g == group]) for group in range(3)]
+        )
     lines[-1]["norm"] = [1.0]
     with pytest.raises(ValueError, match="has not the 10 values of norm"):
         environments.drift(lines, classes)
 
 
-@pytest.mark.parametrize("damage, said", [("no labels", "epoch-002.npz lacks labels"), ("garbage", "epoch-002.npz cannot be read"), ("none", "rebuilt none")])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        ("no labels", "epoch-002.npz lacks labels"),
+        ("garbage", "epoch-002.npz cannot be read"),
+        ("none", "rebuilt none"),
+    ],
+)
 def test_older_or_damaged_environments_are_left_out_by_name(tmp_path: Path, damage: str, said: str) -> None:
     """A run without labels beside its weights, with an unreadable file or without any costs its figure and nothing else; the sentence names it."""
     path = write_rich_run(tmp_path, "glt_ifl")
@@ -265,7 +323,9 @@ def test_environments_without_pictures_are_drawn(tmp_path: Path) -> None:
     path = write_rich_run(tmp_path, "glt_ifl")
     for file in (path / "env").iterdir():
         with np.load(file) as stored:
-            arrays = {key: stored[key] for key in stored.files if key not in ("thumbnails", "extremes", "extreme_classes")}
+            arrays = {
+                key: stored[key] for key in stored.files if key not in ("thumbnails", "extremes", "extreme_classes")
+            }
         np.savez(file, **arrays)
     figure, remarks = environments.contents([("T", load_run(path))])
     assert figure is not None and not remarks
@@ -280,7 +340,9 @@ def test_runs_without_center_lines_keep_the_other_panels(tmp_path: Path) -> None
     (path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     figure, remarks = environments.contents([("T", load_run(path))])
     assert figure is not None and "not recorded" in texts(figure)
-    assert remarks == [f"drift of the centers of T is left out: {path.name} has no lines about centers in metrics.jsonl"]
+    assert remarks == [
+        f"drift of the centers of T is left out: {path.name} has no lines about centers in metrics.jsonl"
+    ]
 
 
 def test_classes_that_meta_lacks_leave_figures_out(tmp_path: Path) -> None:
@@ -291,25 +353,36 @@ def test_classes_that_meta_lacks_leave_figures_out(tmp_path: Path) -> None:
         del meta["class_names"]
         (path / "meta.json").write_text(json.dumps(meta))
     drawn, remarks = gallery(filled(tmp_path))
-    assert "figure5" in {one.name for one in drawn} and not {"tail_glt", "classes_glt", "environments"} & {one.name for one in drawn}
+    assert "figure5" in {one.name for one in drawn} and not {"tail_glt", "classes_glt", "environments"} & {
+        one.name for one in drawn
+    }
     assert any("meta.json lacks class_names" in said for said in remarks)
 
 
 # ----------------------------------------------------------------------------------------------------------- along the tail
 def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
     """The figure of all methods has each method's accuracy by class, overall and by attribute group, in percent; the pair's last panel the signed difference."""
-    figure, remarks = tail.all_methods(study, "glt")
+    figure, remarks = long_tail.all_methods(study, "glt")
     assert figure is not None and remarks == []
     shown = iter(figure.axes[0].texts)
     for method in [method for method in study.methods if method.runs]:
         found = method.runs["glt"][0].predictions("last", "test_gbl")
         right = found["label"] == found["prediction"]
-        numbers = [right[found["label"] == k].mean() for k in range(10)] + [right.mean()] + [right[found["attribute"] == a].mean() for a in range(3)]
+        numbers = (
+            [right[found["label"] == k].mean() for k in range(10)]
+            + [right.mean()]
+            + [right[found["attribute"] == a].mean() for a in range(3)]
+        )
         assert [next(shown).get_text() for _ in numbers] == [f"{100 * number:.0f}" for number in numbers]
     pair = study.chosen(None)
-    figure, _ = tail.one_pair(study, pair, "glt")
-    plain, ifl = ([(found["label"] == found["prediction"])[(found["label"] == 0) & (found["attribute"] == a)].mean() for a in range(3)]
-                  for found in (method.runs["glt"][0].predictions("last", "test_gbl") for method in pair))
+    figure, _ = long_tail.one_pair(study, pair, "glt")
+    plain, ifl = (
+        [
+            (found["label"] == found["prediction"])[(found["label"] == 0) & (found["attribute"] == a)].mean()
+            for a in range(3)
+        ]
+        for found in (method.runs["glt"][0].predictions("last", "test_gbl") for method in pair)
+    )
     first = [text.get_text() for text in figure.axes[-1].texts[:3]]
     assert first == [("0" if round(100 * (b - a)) == 0 else f"{100 * (b - a):+.0f}") for a, b in zip(plain, ifl)]
 
@@ -322,7 +395,7 @@ def test_train_cbl_is_ordered_by_the_tail_of_train_glt(tmp_path: Path) -> None:
         meta["class_counts"] = [9] * 10 if train == "cbl" else list(range(10))
         (path / "meta.json").write_text(json.dumps(meta))
     (found,) = studies(filled(tmp_path))
-    figure, _ = tail.all_methods(found, "alt")
+    figure, _ = long_tail.all_methods(found, "alt")
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()][:3] == ["digit 0", "digit 6", "digit 4"]
 
 
@@ -332,10 +405,10 @@ def test_many_classes_are_binned(tmp_path: Path) -> None:
     for recipe in ("glt_baseline", "glt_ifl"):
         write_rich_run(tmp_path, recipe, names=names)
     (found,) = studies(filled(tmp_path))
-    figure, remarks = tail.one_pair(found, found.chosen(None), "glt")
+    figure, remarks = long_tail.one_pair(found, found.chosen(None), "glt")
     assert remarks == [] and [label.get_text() for label in figure.axes[0].get_xticklabels()][:2] == ["1–4", "5–8"]
     classes = classes_of(found.methods[0].runs["glt"][0])
-    assert tail.bin_names(classes, classwise.tail_bins(classes.counts, tail.BINS))[-1] == "38–40"
+    assert long_tail.bin_names(classes, per_class.tail_bins(classes.counts, long_tail.BINS))[-1] == "38–40"
 
 
 def test_cells_have_readable_text() -> None:
@@ -344,7 +417,9 @@ def test_cells_have_readable_text() -> None:
     values = np.linspace(0, 100, 60).reshape(6, 10)
     values[2, 3] = np.nan
     image = heat(axes, values, list("abcdef"), list("0123456789"), low=0, high=100, colours="cividis")
-    linear = lambda c: np.where(np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4)  # noqa: E731
+    linear = lambda c: np.where(
+        np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4
+    )  # noqa: E731
     for text, value in zip(axes.texts, values.flat):
         if np.isnan(value):
             assert text.get_text() == "–"
@@ -366,17 +441,27 @@ def test_progress_reads_lines_restarts_and_epochs(tmp_path: Path) -> None:
     assert steps_of_epoch(lines) == STEPS and steps_of_epoch(lines[:2]) > lines[1]["step"]
     curves = curves_of(lines, STEPS)
     assert curves["restarts"] == [(2.4, 2)]
-    assert curves["val"] == [(epoch + 1, pytest.approx(100 * round(0.6 * (epoch + 1) / EPOCHS, 4))) for epoch in range(EPOCHS)]
+    assert curves["val"] == [
+        (epoch + 1, pytest.approx(100 * round(0.6 * (epoch + 1) / EPOCHS, 4))) for epoch in range(EPOCHS)
+    ]
     assert curves["alpha"][0] == (0.2, 0.0) and curves["alpha"][-1] == (6.0, 0.001)
-    assert curves["loss"][-1] == (6.0, pytest.approx(2 / 7 + 0.02)) and curves["method_loss"][-1] == (6.0, pytest.approx(2 / 7))
-    assert [at for at, _ in curves["lr"]] == [at for at, _ in curves["images_per_s"]] and curves["images_per_s"][3] == (0.8, 908.0)
+    assert curves["loss"][-1] == (6.0, pytest.approx(2 / 7 + 0.02)) and curves["method_loss"][-1] == (
+        6.0,
+        pytest.approx(2 / 7),
+    )
+    assert [at for at, _ in curves["lr"]] == [at for at, _ in curves["images_per_s"]] and curves["images_per_s"][3] == (
+        0.8,
+        908.0,
+    )
     path = write_rich_run(tmp_path, "glt_ifl", done=False, boots=((0, 0), (2, 24), (4, 42)))
     figure = progress(load_run(path))
     assert sum(list(line.get_xdata()) == [2.4, 2.4] for line in figure.axes[0].lines) == 1
     assert "restarts (2)" in texts(figure) and any("not finished" in text for text in texts(figure))
 
 
-@pytest.mark.parametrize("content", ["", '{"kind": "train", "epoch": 0, "step": 3, "loss": 2.0}\n{"kind": "tr', "\x00\n"])
+@pytest.mark.parametrize(
+    "content", ["", '{"kind": "train", "epoch": 0, "step": 3, "loss": 2.0}\n{"kind": "tr', "\x00\n"]
+)
 def test_progress_of_a_run_that_has_hardly_begun(tmp_path: Path, content: str) -> None:
     """A run without lines, with one, or with torn ones is drawn, and the command names its files."""
     path = write_rich_run(tmp_path, "glt_ifl", done=False)
@@ -389,7 +474,9 @@ def test_progress_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """`progress run=RUN out=DIR` writes both files and prints them; what is no run folder is refused by name."""
     path = write_rich_run(tmp_path, "glt_ifl")
     main(["progress", f"run={path}", f"out={tmp_path / 'out'}"])
-    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / f"progress-{path.name}.{kind}") for kind in ("pdf", "png")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "out" / f"progress-{path.name}.{kind}") for kind in ("pdf", "png")
+    ]
     with pytest.raises(ValueError, match="run=.*nowhere is no run folder: recipe.yaml is missing"):
         main(["progress", f"run={tmp_path / 'nowhere'}", f"out={tmp_path}"])
     with pytest.raises(ValueError, match="rn=x: .*did you mean run"):
@@ -403,7 +490,9 @@ def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Pa
     assert remarks == []
     names = [one.name for one in drawn]
     assert len(set(names)) == len(names) and all(one.caption for one in drawn)
-    per_protocol = {f"{kind}_{protocol}" for kind in ("pairs", "classes", "tail", "confusion") for protocol in ("clt", "glt", "alt")}
+    per_protocol = {
+        f"{kind}_{protocol}" for kind in ("pairs", "classes", "tail", "confusion") for protocol in ("clt", "glt", "alt")
+    }
     assert set(names) == {"figure5", "environments", "images_glt", "images_cbl", "curves_digits_overall"} | per_protocol
     of = {one.name: one.figure for one in drawn}
     for name in ("figure5", "tail_glt", "confusion_glt", "images_glt"):
@@ -419,7 +508,18 @@ def test_gallery_of_a_method_asked_for(tables: list[Table]) -> None:
         gallery(tables, "nothing")
 
 
-HOSTILE = (r"50% & a_b #1 $x$", r"{y} \z ~ ^", "<b>&amp;</b>", "$", "_", "é ± ß 数字", "x" * 300, "\\frac{", "tab\tnewline\n", "")
+HOSTILE = (
+    r"50% & a_b #1 $x$",
+    r"{y} \z ~ ^",
+    "<b>&amp;</b>",
+    "$",
+    "_",
+    "é ± ß 数字",
+    "x" * 300,
+    "\\frac{",
+    "tab\tnewline\n",
+    "",
+)
 
 
 def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -436,15 +536,24 @@ def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.full  # test_analysis.py compares all files of two whole commands
 def test_figures_repeat_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     """Two processes with other hash seeds write the same bytes."""
-    code = ("import sys; from pathlib import Path; sys.path.insert(0, 'tests'); from test_figures import environments, filled, save, studies, tail\n"
-            "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', pair.ifl.runs['glt'][0])]\n"
-            "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', environments.contents(runs)), ('images', environments.strip(*runs[0]))):\n"
-            "    save(made[0], Path(sys.argv[2]), name)")
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests'); from test_figures import environments, filled, save, studies, tail\n"
+        "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', pair.ifl.runs['glt'][0])]\n"
+        "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', environments.contents(runs)), ('images', environments.strip(*runs[0]))):\n"
+        "    save(made[0], Path(sys.argv[2]), name)"
+    )
     made = []
     for seed in ("1", "2"):
         out = tmp_path / seed
         out.mkdir()
-        done = subprocess.run([sys.executable, "-c", code, str(folder), str(out)], cwd=PROJECT, env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder), str(out)],
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         made.append({file.name: file.read_bytes() for file in sorted(out.iterdir())})
     assert len(made[0]) == 6 and made[0].keys() == made[1].keys()

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from analysis.__main__ import written
-from analysis.runs import load_runs
-from recipes.layout import available, load_layout
+from analysis.inputs.runs import load_runs
+from recipes.table_layout import available, load_layout
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 TABLES = ("digits_clt_glt", "digits_overall")
@@ -45,14 +45,33 @@ def test_preempted_and_resumed_runs_give_the_same_tables(tmp_path: Path, made: d
     for number, path in enumerate(sorted((tmp_path / "runs").iterdir())):
         boot = {"kind": "boot", "epoch": 0, "step": 0, "world": 1, "seconds": 1.5}
         step = {"kind": "train", "epoch": 1, "step": 130, "loss": 1.0, "alpha": 0.0}
-        lines = [boot, step, {**boot, "epoch": 1, "step": 118, "world": 2}, step, {**step, "step": 140}, {**boot, "epoch": 1, "step": 118}, step]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[: 3 + number]) + '{"kind": "tr')
-        events = [{"event": "start"}, {"event": "failed", "rank": 0, "error": "killed"}, {"event": "verdict", "verdict": "requeue"}, {"event": "finished"}]
+        lines = [
+            boot,
+            step,
+            {**boot, "epoch": 1, "step": 118, "world": 2},
+            step,
+            {**step, "step": 140},
+            {**boot, "epoch": 1, "step": 118},
+            step,
+        ]
+        (path / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines[: 3 + number]) + '{"kind": "tr'
+        )
+        events = [
+            {"event": "start"},
+            {"event": "failed", "rank": 0, "error": "killed"},
+            {"event": "verdict", "verdict": "requeue"},
+            {"event": "finished"},
+        ]
         (path / "log").mkdir()
-        (path / "log" / "events.jsonl").write_text("".join(json.dumps({"incarnation": "1", "step": 0, **event}) + "\n" for event in events))
+        (path / "log" / "events.jsonl").write_text(
+            "".join(json.dumps({"incarnation": "1", "step": 0, **event}) + "\n" for event in events)
+        )
         (path / "ckpt" / "step-000000118").mkdir(parents=True)
         recipe = yaml.safe_load((path / "recipe.yaml").read_text())
-        (path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "nodes": 4, "cluster": "slurm"}))  # resumed on another number of nodes
+        (path / "recipe.yaml").write_text(
+            yaml.safe_dump({**recipe, "nodes": 4, "cluster": "slurm"})
+        )  # resumed on another number of nodes
         meta = json.loads((path / "meta.json").read_text())
         (path / "meta.json").write_text(json.dumps({**meta, "world": 4}))
     assert contents(tmp_path / "runs") == made

@@ -18,36 +18,134 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes.layout import load_layout
+from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
-from recipes.schema import PROJECT, Recipe, RecipeError
-from slurm.submit import batch_file
+from recipes.schema import PROJECT, Recipe
+from recipes.table_layout import load_layout
+from slurm.cluster.sbatch import batch_file
 
-BOMB = "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]," \
-       " g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f], h: [*g,*g,*g,*g,*g,*g,*g,*g,*g]}"
+BOMB = (
+    "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c], e: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d], f: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e],"
+    " g: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f], h: [*g,*g,*g,*g,*g,*g,*g,*g,*g]}"
+)
 TOUCH = "touch canary"
 PAYLOADS = [
     # a shell's
-    f"; {TOUCH}", f"a;{TOUCH}", f"a\n{TOUCH}", f"a\r\n{TOUCH}\n", f"$({TOUCH})", f"a$({TOUCH})b", f"`{TOUCH}`", f"a && {TOUCH}", f"a || {TOUCH}", f"a | {TOUCH}", f"a & {TOUCH} &", "a > canary", "a >> canary", f"<({TOUCH})",
-    f"'; {TOUCH}; '", f'"; {TOUCH}; "', f"\\'; {TOUCH} #", f"${{IFS}}{TOUCH}", "${PATH}", "$HOME", "~root", "*", "a?b", "{canary,canary}", "!!", "#", f"() {{ :; }}; {TOUCH}", f"$'\\n{TOUCH}'",
+    f"; {TOUCH}",
+    f"a;{TOUCH}",
+    f"a\n{TOUCH}",
+    f"a\r\n{TOUCH}\n",
+    f"$({TOUCH})",
+    f"a$({TOUCH})b",
+    f"`{TOUCH}`",
+    f"a && {TOUCH}",
+    f"a || {TOUCH}",
+    f"a | {TOUCH}",
+    f"a & {TOUCH} &",
+    "a > canary",
+    "a >> canary",
+    f"<({TOUCH})",
+    f"'; {TOUCH}; '",
+    f'"; {TOUCH}; "',
+    f"\\'; {TOUCH} #",
+    f"${{IFS}}{TOUCH}",
+    "${PATH}",
+    "$HOME",
+    "~root",
+    "*",
+    "a?b",
+    "{canary,canary}",
+    "!!",
+    "#",
+    f"() {{ :; }}; {TOUCH}",
+    f"$'\\n{TOUCH}'",
     # sbatch's and submitit's
-    f"--wrap={TOUCH}", "--output=canary", "-o canary", f"a\n#SBATCH --wrap='{TOUCH}'", "%j", "%x/%u", "%%", "a%4t", "--export=ALL,BASH_ENV=canary", "--uid=0", "a,b --exclusive",
+    f"--wrap={TOUCH}",
+    "--output=canary",
+    "-o canary",
+    f"a\n#SBATCH --wrap='{TOUCH}'",
+    "%j",
+    "%x/%u",
+    "%%",
+    "a%4t",
+    "--export=ALL,BASH_ENV=canary",
+    "--uid=0",
+    "a,b --exclusive",
     # paths
-    "../canary", "../../../../tmp/canary", "/etc/passwd", "/dev/null", "/proc/self/environ", ".", "..", "a/../../canary", "a//b", "file:///etc/passwd", "pipe:touch canary", "http://127.0.0.1/canary", "con\0trol", "\0",
+    "../canary",
+    "../../../../tmp/canary",
+    "/etc/passwd",
+    "/dev/null",
+    "/proc/self/environ",
+    ".",
+    "..",
+    "a/../../canary",
+    "a//b",
+    "file:///etc/passwd",
+    "pipe:touch canary",
+    "http://127.0.0.1/canary",
+    "con\0trol",
+    "\0",
     # terminals', YAML's and Python's
-    "\x1b[2J\x1b]0;canary\x07", "\x9b31m", "\u202egnp.exe", "a\u2028b", "\ufeffce", "\u0441\u0435", "ｃｅ", "\ud7ff\u200b", "é" * 3, "a" * 100_000, "[" * 1500, "{" * 300,
-    f'!!python/object/apply:os.system ["{TOUCH}"]', f'!!python/object/new:os.system ["{TOUCH}"]', "!!python/name:os.system", "!!python/module:os", f'!!python/object/apply:subprocess.check_output [["touch", "canary"]]',
-    "!!binary Y2FuYXJ5", "!!set {a, b}", "!include canary", BOMB, "&a [*a]", "{<<: {name: ce}}", "? [a] : b",
-    "{_target_: os.system, _args_: [touch canary]}", "${oc.env:HOME}", "{__class__: os}", "__import__('os').system('touch canary')", "{{7*7}}", "{0.__class__.__mro__}", "%(canary)s",
+    "\x1b[2J\x1b]0;canary\x07",
+    "\x9b31m",
+    "\u202egnp.exe",
+    "a\u2028b",
+    "\ufeffce",
+    "\u0441\u0435",
+    "ｃｅ",
+    "\ud7ff\u200b",
+    "é" * 3,
+    "a" * 100_000,
+    "[" * 1500,
+    "{" * 300,
+    f'!!python/object/apply:os.system ["{TOUCH}"]',
+    f'!!python/object/new:os.system ["{TOUCH}"]',
+    "!!python/name:os.system",
+    "!!python/module:os",
+    f'!!python/object/apply:subprocess.check_output [["touch", "canary"]]',
+    "!!binary Y2FuYXJ5",
+    "!!set {a, b}",
+    "!include canary",
+    BOMB,
+    "&a [*a]",
+    "{<<: {name: ce}}",
+    "? [a] : b",
+    "{_target_: os.system, _args_: [touch canary]}",
+    "${oc.env:HOME}",
+    "{__class__: os}",
+    "__import__('os').system('touch canary')",
+    "{{7*7}}",
+    "{0.__class__.__mro__}",
+    "%(canary)s",
     # numbers'
-    "9" * 5000, "-" + "9" * 400, "0x" + "f" * 400, "1e999", ".nan", "-.inf", "2**64", "18446744073709551616", "1_0", "0o17", "true", "~", "",
+    "9" * 5000,
+    "-" + "9" * 400,
+    "0x" + "f" * 400,
+    "1e999",
+    ".nan",
+    "-.inf",
+    "2**64",
+    "18446744073709551616",
+    "1_0",
+    "0o17",
+    "true",
+    "~",
+    "",
 ]
 
 
 def _leaves(section: type[BaseModel], path: str = "") -> list[tuple[str, Any]]:
     leaves = []
     for key, field in section.model_fields.items():
-        inner = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        inner = next(
+            (
+                kind
+                for kind in (field.annotation, *get_args(field.annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
         leaves += _leaves(inner, f"{path}{key}.") if inner else [(f"{path}{key}", field)]
     return leaves
 
@@ -82,7 +180,9 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     if not tools.exists():
         tools.mkdir()
-        (tools / "srun").write_text(f'#!/bin/sh\necho "$#" >> {shlex.quote(str(tools / "calls"))}\nfor word; do printf "%s\\0" "$word"; done > {shlex.quote(str(tools / "words"))}\n')
+        (tools / "srun").write_text(
+            f'#!/bin/sh\necho "$#" >> {shlex.quote(str(tools / "calls"))}\nfor word; do printf "%s\\0" "$word"; done > {shlex.quote(str(tools / "words"))}\n'
+        )
         (tools / "module").write_text("#!/bin/sh\n")  # a shell's function on a cluster
         for tool in ("srun", "module"):
             (tools / tool).chmod(stat.S_IRWXU)
@@ -91,21 +191,37 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
     text = batch_file(recipe, folder, tmp_path / "code")
     options = [option for line in text.splitlines() if line.startswith("#SBATCH ") for option in shlex.split(line[8:])]
     logs = {f"--output={folder}/log/%j_0_log.out", f"--error={folder}/log/%j_0_log.err"}
-    assert logs <= set(options) and not any("%" in option or "wrap" in option.partition("=")[0] for option in set(options) - logs)
+    assert logs <= set(options) and not any(
+        "%" in option or "wrap" in option.partition("=")[0] for option in set(options) - logs
+    )
     subprocess.run(["bash", "-n", "-c", text], check=True, timeout=20)
-    teardown = f"{shlex.quote(sys.executable)} -P -m slurm.after"  # outside a job it would end at once; not what is tested
-    subprocess.run(["bash", "-c", text.replace(teardown, "true")], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20)
+    teardown = f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue"  # outside a job it would end at once; not what is tested
+    subprocess.run(
+        ["bash", "-c", text.replace(teardown, "true")], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True, timeout=20
+    )
     assert len((tools / "calls").read_text().splitlines()) == 1
     assert (tools / "words").read_text().split("\0")[-2] == str(folder / "log")
 
 
 def _no_trace(tmp_path: Path, sandbox: Path) -> None:
-    assert not list(sandbox.iterdir()) and not (PROJECT / "canary").exists() and not (tmp_path / "canary").exists() and not Path("/tmp/canary").exists()
+    assert (
+        not list(sandbox.iterdir())
+        and not (PROJECT / "canary").exists()
+        and not (tmp_path / "canary").exists()
+        and not Path("/tmp/canary").exists()
+    )
 
 
 def test_there_are_enough_of_them() -> None:
     """Sixty at least, all different."""
-    assert len(set(PAYLOADS)) == len(PAYLOADS) >= 60 and {"recipe", "data.root", "runs", "method.name", "slurm.partition", "train"} <= set(TEXTS)
+    assert len(set(PAYLOADS)) == len(PAYLOADS) >= 60 and {
+        "recipe",
+        "data.root",
+        "runs",
+        "method.name",
+        "slurm.partition",
+        "train",
+    } <= set(TEXTS)
 
 
 @pytest.mark.parametrize("key", [key if key in FEW else pytest.param(key, marks=pytest.mark.full) for key in TEXTS])
@@ -118,11 +234,17 @@ def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> 
             recipe = _outcome([*BASE, f"runs={tmp_path / 'runs'}", f"{'data' if key == 'data.name' else key}={text}"])
             if recipe is None:
                 continue
-            value = str(getattr(recipe, key) if "." not in key else getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1]))
+            value = str(
+                getattr(recipe, key)
+                if "." not in key
+                else getattr(getattr(recipe, key.split(".")[0]), key.split(".")[1])
+            )
             if value in legal:
                 continue
             legal.add(value)
-            assert recipe.run_folder.name.isascii() and recipe.run_folder.parent == Path(recipe.runs or PROJECT / "runs")
+            assert recipe.run_folder.name.isascii() and recipe.run_folder.parent == Path(
+                recipe.runs or PROJECT / "runs"
+            )
             assert yaml.safe_load(dump(recipe)) == recipe.model_dump(mode="json")
             _batch_is_inert(recipe, tmp_path)
     if key == "slurm.constraint":  # an expression; the batch file quotes its signs
@@ -143,15 +265,38 @@ def test_sections_without_a_value(tmp_path: Path) -> None:
             resolve([f"recipe={file}"])
 
 
-@pytest.mark.parametrize("where", ["command line", "recipe section", *(pytest.param(w, marks=pytest.mark.full) for w in ("section", "recipe file", "on block", "on section", "run folder", "data set"))])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "command line",
+        "recipe section",
+        *(
+            pytest.param(w, marks=pytest.mark.full)
+            for w in ("section", "recipe file", "on block", "on section", "run folder", "data set")
+        ),
+    ],
+)
 def test_keys_everywhere(tmp_path: Path, sandbox: Path, where: str) -> None:
     """Every payload as a key is refused, wherever keys stand."""
     whole = resolve([*BASE, f"runs={tmp_path / 'runs'}"]).model_dump(mode="json")
-    for payload in [*PAYLOADS, "_target_", "__class__", "__init__", "model_config", "model_fields", "constructor", "<<"]:
+    for payload in [
+        *PAYLOADS,
+        "_target_",
+        "__class__",
+        "__init__",
+        "model_config",
+        "model_fields",
+        "constructor",
+        "<<",
+    ]:
         file, words = tmp_path / "recipe.yaml", [*BASE[1:], f"runs={tmp_path / 'runs'}"]
         trees: dict[str, Any] = {
-            "recipe file": {payload: TOUCH}, "recipe section": {"slurm": {payload: TOUCH}}, "on block": {"on": {payload: {"seed": 1}}}, "on section": {"on": {"digits_glt": {"method": {payload: TOUCH}}}},
-            "run folder": {**whole, "slurm": {**whole["slurm"], payload: TOUCH}}, "data set": {"data": {payload: TOUCH}},
+            "recipe file": {payload: TOUCH},
+            "recipe section": {"slurm": {payload: TOUCH}},
+            "on block": {"on": {payload: {"seed": 1}}},
+            "on section": {"on": {"digits_glt": {"method": {payload: TOUCH}}}},
+            "run folder": {**whole, "slurm": {**whole["slurm"], payload: TOUCH}},
+            "data set": {"data": {payload: TOUCH}},
         }
         if where == "command line":
             given = [*BASE, f"{payload}={TOUCH}"]
@@ -169,35 +314,59 @@ def test_keys_everywhere(tmp_path: Path, sandbox: Path, where: str) -> None:
     _no_trace(tmp_path, sandbox)
 
 
-@pytest.mark.parametrize("payloads", [[BOMB, PAYLOADS[0]], pytest.param(PAYLOADS, marks=pytest.mark.full)], ids=["two", "all"])
+@pytest.mark.parametrize(
+    "payloads", [[BOMB, PAYLOADS[0]], pytest.param(PAYLOADS, marks=pytest.mark.full)], ids=["two", "all"]
+)
 def test_files_that_are_payloads(tmp_path: Path, sandbox: Path, payloads: list[str]) -> None:
     """A payload as a whole file or as an unquoted value in it: recipes, a run's recipe.yaml and tables refuse it in one sentence,
     within seconds, whatever it would expand to."""
-    readers: dict[str, Callable[[Path], object]] = {"recipe": lambda path: resolve([f"recipe={path}", *BASE[1:]]), "run folder": load_resolved, "table": load_layout}
+    readers: dict[str, Callable[[Path], object]] = {
+        "recipe": lambda path: resolve([f"recipe={path}", *BASE[1:]]),
+        "run folder": load_resolved,
+        "table": load_layout,
+    }
     for payload in payloads:
-        for content in (payload, f"method: {payload}", f"rows: {payload}", f"preset: {payload}\nseeds: [0]\nrows: [{{recipe: {payload}, label: a, group: b}}]\ncolumns: {payload}"):
+        for content in (
+            payload,
+            f"method: {payload}",
+            f"rows: {payload}",
+            f"preset: {payload}\nseeds: [0]\nrows: [{{recipe: {payload}, label: a, group: b}}]\ncolumns: {payload}",
+        ):
             file = tmp_path / "file.yaml"
             file.write_bytes(content.encode("utf-8", "surrogatepass"))
             for what, read in readers.items():
                 try:
                     read(file)
                 except ValueError as error:
-                    assert len(str(error)) < 2000 and str(error).isprintable(), f"{what}: {content[:200]!r}: {str(error)[:500]!r}"
+                    assert len(str(error)) < 2000 and str(error).isprintable(), (
+                        f"{what}: {content[:200]!r}: {str(error)[:500]!r}"
+                    )
     _no_trace(tmp_path, sandbox)
 
 
 def test_the_command_itself(tmp_path: Path, sandbox: Path) -> None:
     """The real command on a handful: exit code 2, one line that a terminal can show, nothing made."""
     for word in (f"slurm.partition=a;{TOUCH}", "a\x1b[2J=1", f"ifl={BOMB}"):
-        done = subprocess.run([sys.executable, str(PROJECT / "slurm" / "launch.py"), *BASE, f"runs={tmp_path / 'runs'}", word], capture_output=True, text=True, timeout=60, env={**os.environ, "GLT_SITE": ""})
-        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1 and done.stderr.strip().isprintable(), (word, done)
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / "slurm" / "launch.py"), *BASE, f"runs={tmp_path / 'runs'}", word],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "GLT_SITE": ""},
+        )
+        assert (
+            done.returncode == 2
+            and done.stdout == ""
+            and len(done.stderr.splitlines()) == 1
+            and done.stderr.strip().isprintable()
+        ), (word, done)
     assert not (tmp_path / "runs").exists()
     _no_trace(tmp_path, sandbox)
 
 
 def test_run_folders_are_private(tmp_path: Path) -> None:
     """Only their owner may write, or even read, what a job unpickles from its run folder, whatever the umask."""
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     recipe = resolve([*BASE, f"runs={tmp_path / 'runs'}"])
     before = os.umask(0)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ranks import PROJECT
 
 from analysis.__main__ import main
-from ranks import PROJECT
 from recipes.resolve import load_resolved
 
 GOLDEN = PROJECT / "tests" / "golden" / "runs"
@@ -28,8 +28,16 @@ def runs(tmp_path: Path) -> Path:
     shutil.rmtree(tmp_path / "runs" / names[0] / "env", ignore_errors=True)
     (tmp_path / "runs" / names[0] / "env").mkdir()
     for epoch in (3, 14, 19):
-        np.savez_compressed(tmp_path / "runs" / names[0] / "env" / f"epoch-{epoch:03d}.npz", ids=np.arange(4), labels=np.arange(4), attributes=np.zeros(4, int), weights=np.eye(2, 4) + epoch,
-                            extreme_classes=np.arange(1), extremes=np.zeros((1, 2, 6), int), thumbnails=np.zeros((1, 2, 6, 8, 8, 3), np.uint8))
+        np.savez_compressed(
+            tmp_path / "runs" / names[0] / "env" / f"epoch-{epoch:03d}.npz",
+            ids=np.arange(4),
+            labels=np.arange(4),
+            attributes=np.zeros(4, int),
+            weights=np.eye(2, 4) + epoch,
+            extreme_classes=np.arange(1),
+            extremes=np.zeros((1, 2, 6), int),
+            thumbnails=np.zeros((1, 2, 6, 8, 8, 3), np.uint8),
+        )
     return tmp_path / "runs"
 
 
@@ -37,17 +45,31 @@ def test_light_runs_make_the_same_tables(runs: Path, tmp_path: Path, capsys: pyt
     """Of finished runs alone; weights of all rebuilds to the bit, pictures of none."""
     finished = sorted(path.parent.name for path in runs.glob("*/done"))
     main(["light", f"runs={runs}", f"out={tmp_path / 'light'}"])
-    assert capsys.readouterr().out.startswith("2 runs, ") and sorted(path.name for path in (tmp_path / "light").iterdir()) == finished
-    assert not list((tmp_path / "light").rglob("ckpt")) and sorted(path.name for path in (tmp_path / "light" / finished[0] / "env").iterdir()) == ["epoch-003.npz", "epoch-014.npz", "epoch-019.npz"]
+    assert (
+        capsys.readouterr().out.startswith("2 runs, ")
+        and sorted(path.name for path in (tmp_path / "light").iterdir()) == finished
+    )
+    assert not list((tmp_path / "light").rglob("ckpt")) and sorted(
+        path.name for path in (tmp_path / "light" / finished[0] / "env").iterdir()
+    ) == ["epoch-003.npz", "epoch-014.npz", "epoch-019.npz"]
     with np.load(tmp_path / "light" / finished[0] / "env" / "epoch-019.npz") as arrays:
-        assert sorted(arrays.files) == ["attributes", "ids", "labels", "weights"] and np.array_equal(arrays["weights"], np.eye(2, 4) + 19)
+        assert sorted(arrays.files) == ["attributes", "ids", "labels", "weights"] and np.array_equal(
+            arrays["weights"], np.eye(2, 4) + 19
+        )
     recipe = load_resolved(tmp_path / "light" / finished[0] / "recipe.yaml")
-    assert (recipe.runs, recipe.data.root) == (None, None) and recipe.hash8 == load_resolved(runs / finished[0] / "recipe.yaml").hash8
+    assert (recipe.runs, recipe.data.root) == (None, None) and recipe.hash8 == load_resolved(
+        runs / finished[0] / "recipe.yaml"
+    ).hash8
     meta = runs / finished[1] / "meta.json"
     told = json.loads(meta.read_text())
-    meta.write_text(json.dumps({**told, "argv": ["launch.py", "runs=/scratch/me", "data.root=/data", "train=glt"]}, indent=1))
+    meta.write_text(
+        json.dumps({**told, "argv": ["launch.py", "runs=/scratch/me", "data.root=/data", "train=glt"]}, indent=1)
+    )
     main(["light", f"runs={runs}", f"out={tmp_path / 'light'}"])
-    assert json.loads((tmp_path / "light" / finished[1] / "meta.json").read_text()) == {**told, "argv": ["launch.py", "train=glt"]}, "no places of the machine"
+    assert json.loads((tmp_path / "light" / finished[1] / "meta.json").read_text()) == {
+        **told,
+        "argv": ["launch.py", "train=glt"],
+    }, "no places of the machine"
     shutil.rmtree(next(path for path in runs.iterdir() if path.name not in finished))
     for folder in (runs, tmp_path / "light"):
         main([f"runs={folder}", f"out={tmp_path / 'out' / folder.name}", "table=digits_clt_glt", "only=tables"])

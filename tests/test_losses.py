@@ -11,23 +11,34 @@ import torch
 
 from ifl.method import BaseMethod, Output, Rows, Task, load_method
 from ifl.methods.irm import by_environment, scale_gradients
-from ifl.network import Network, RunningStatistics
-from ifl.weights import start_from
-from recipes.methods import declaration
+from ifl.network.bn_statistics import RunningStatistics
+from ifl.network.network import Network
+from ifl.saving.weights import start_from
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 COUNTS = np.array([40, 12, 5, 3])
 B, D, K = 12, 6, len(COUNTS)
 
 
-def method(name: str, preset: str = "paper", counts: np.ndarray = COUNTS, epochs: int = 100, **args: float | bool) -> BaseMethod:
+def method(
+    name: str, preset: str = "paper", counts: np.ndarray = COUNTS, epochs: int = 100, **args: float | bool
+) -> BaseMethod:
     return load_method(name, Task(counts, D, epochs, {**declaration(name).args(preset), **args}))
 
 
-def rows(labels_B: np.ndarray, epoch: int = 0, ids_B: np.ndarray | None = None, streams_B: np.ndarray | None = None) -> Rows:
+def rows(
+    labels_B: np.ndarray, epoch: int = 0, ids_B: np.ndarray | None = None, streams_B: np.ndarray | None = None
+) -> Rows:
     labels, nothing = torch.from_numpy(labels_B), np.zeros(len(labels_B), dtype=np.int64)
-    return Rows(labels, torch.from_numpy(nothing if ids_B is None else ids_B), torch.from_numpy(nothing if streams_B is None else streams_B), epoch, labels)
+    return Rows(
+        labels,
+        torch.from_numpy(nothing if ids_B is None else ids_B),
+        torch.from_numpy(nothing if streams_B is None else streams_B),
+        epoch,
+        labels,
+    )
 
 
 def batch(seed: int = 0, networks: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +81,9 @@ def test_focal_is_cross_entropy_times_a_power_of_doubt() -> None:
     z_BK, y_B = batch()
     p_B = softmax(z_BK)[np.arange(B), y_B]
     for gamma in (0.0, 2.0, 3.5):
-        check(method("focal", gamma=gamma).losses(output(z_BK), rows(y_B)), (1 - p_B) ** gamma * cross_entropy(z_BK, y_B))
+        check(
+            method("focal", gamma=gamma).losses(output(z_BK), rows(y_B)), (1 - p_B) ** gamma * cross_entropy(z_BK, y_B)
+        )
 
 
 def test_focal_factor_carries_a_gradient_under_corrected_alone() -> None:
@@ -88,7 +101,12 @@ def test_focal_factor_carries_a_gradient_under_corrected_alone() -> None:
 # ----------------------------------------------------------------------------------- balanced softmax, logit adjustment
 def test_balanced_softmax_trains_on_shifted_logits_and_predicts_with_bare_ones() -> None:
     z_BK, y_B = batch()
-    shifted = np.array([COUNTS[y] * np.exp(z[y]) / sum(COUNTS[k] * np.exp(z[k]) for k in range(K)) for z, y in zip(z_BK, y_B, strict=True)])  # Ren et al.'s form, counts in the sum
+    shifted = np.array(
+        [
+            COUNTS[y] * np.exp(z[y]) / sum(COUNTS[k] * np.exp(z[k]) for k in range(K))
+            for z, y in zip(z_BK, y_B, strict=True)
+        ]
+    )  # Ren et al.'s form, counts in the sum
     blsoftmax = method("balanced_softmax")
     check(blsoftmax.losses(output(z_BK), rows(y_B)), -np.log(shifted))
     assert np.array_equal(blsoftmax.predict(output(z_BK)).detach().numpy(), z_BK)
@@ -105,19 +123,29 @@ def test_logit_adjustment_takes_the_log_shares_away_at_test_time_alone() -> None
     z_BK, y_B = batch()
     for tau in (0.0, 1.0, 1.7):
         adjust = method("logit_adjust", tau=tau)
-        check(adjust.predict(output(z_BK)), np.array([[z - tau * np.log(n / COUNTS.sum() + 1e-12) for z, n in zip(row, COUNTS, strict=True)] for row in z_BK]))
+        check(
+            adjust.predict(output(z_BK)),
+            np.array(
+                [[z - tau * np.log(n / COUNTS.sum() + 1e-12) for z, n in zip(row, COUNTS, strict=True)] for row in z_BK]
+            ),
+        )
         check(adjust.losses(output(z_BK), rows(y_B)), cross_entropy(z_BK, y_B))
     # of a posterior under the training set's shares it makes the posterior under equal shares
     likelihood_BK = softmax(z_BK)
     posterior_BK = likelihood_BK * COUNTS
-    assert np.array_equal(method("logit_adjust").predict(output(np.log(posterior_BK))).argmax(1).numpy(), likelihood_BK.argmax(1))
+    assert np.array_equal(
+        method("logit_adjust").predict(output(np.log(posterior_BK))).argmax(1).numpy(), likelihood_BK.argmax(1)
+    )
 
 
 @pytest.mark.parametrize("name", ["balanced_softmax", "logit_adjust"])
 def test_a_class_without_samples_has_a_finite_share(name: str) -> None:
     z_BK, y_B = batch()
     prior = method(name, counts=np.array([40, 12, 5, 0]))
-    assert torch.isfinite(prior.losses(output(z_BK), rows(y_B))).all() and torch.isfinite(prior.predict(output(z_BK))).all()
+    assert (
+        torch.isfinite(prior.losses(output(z_BK), rows(y_B))).all()
+        and torch.isfinite(prior.predict(output(z_BK))).all()
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- second stages
@@ -152,18 +180,26 @@ def test_lws_starts_as_its_first_stage_and_learns_the_scales_alone() -> None:
     first, second = network(method("ce"), 1), network(method("lws"), 2)
     start_from(second, method("lws"), first.state_dict())
     second.freeze_backbone(still=True)
-    assert {name: parameter.shape for name, parameter in second.named_parameters() if parameter.requires_grad} == {"head.scale_K": (K,)}
+    assert {name: parameter.shape for name, parameter in second.named_parameters() if parameter.requires_grad} == {
+        "head.scale_K": (K,)
+    }
     images = torch.randint(0, 256, (B, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(first.eval()(images)[1], second.eval()(images)[1])
     features, labels_B = second(images)[0], torch.arange(B) % K
     with torch.no_grad():
         second.head.scale_K.copy_(torch.tensor([0.5, 1.0, 2.0, -1.0]))
     logits_BK = second(images)[1]
-    check(logits_BK, features.detach().numpy() @ first.head.weight.detach().numpy().T * np.array([0.5, 1.0, 2.0, -1.0]), rtol=1e-5)
+    check(
+        logits_BK,
+        features.detach().numpy() @ first.head.weight.detach().numpy().T * np.array([0.5, 1.0, 2.0, -1.0]),
+        rtol=1e-5,
+    )
     before = {name: value.clone() for name, value in second.state_dict().items()}
     method("lws").losses(Output(features, logits_BK), rows(labels_B.numpy())).mean().backward()
     torch.optim.SGD([p for p in second.parameters() if p.requires_grad], lr=0.1, weight_decay=5e-4).step()
-    assert [name for name, value in second.state_dict().items() if not torch.equal(value, before[name])] == ["head.scale_K"]
+    assert [name for name, value in second.state_dict().items() if not torch.equal(value, before[name])] == [
+        "head.scale_K"
+    ]
 
 
 @pytest.mark.parametrize("name", ["crt", "lws"])
@@ -174,7 +210,9 @@ def test_frozen_bn_is_a_choice_of_the_preset(name: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- TDE
-def tde_logits(x_BD: np.ndarray, w_HKD: np.ndarray, mean_D: np.ndarray | None, tau: float, gamma: float, alpha: float) -> np.ndarray:
+def tde_logits(
+    x_BD: np.ndarray, w_HKD: np.ndarray, mean_D: np.ndarray | None, tau: float, gamma: float, alpha: float
+) -> np.ndarray:
     """Training logits, or with a mean feature the test-time ones."""
     heads, classes, part = w_HKD.shape
     z_BK = np.zeros((len(x_BD), classes))
@@ -209,7 +247,11 @@ def test_tde_trains_with_normalised_heads_and_tests_without_the_mean_direction()
 def test_tde_weights_start_within_one_over_root_d() -> None:
     torch.manual_seed(0)
     weight = load_method("tde", Task(np.full(50, 3), 64, 10, declaration("tde").args("paper"))).head().weight_HKD
-    assert weight.abs().max() <= 64**-0.5 and weight.abs().max() > 0.99 * 64**-0.5 and abs(weight.std().item() - 64**-0.5 / 3**0.5) < 0.01
+    assert (
+        weight.abs().max() <= 64**-0.5
+        and weight.abs().max() > 0.99 * 64**-0.5
+        and abs(weight.std().item() - 64**-0.5 / 3**0.5) < 0.01
+    )
 
 
 def test_tde_mean_feature_is_a_running_mean_of_steps_whatever_their_groups() -> None:
@@ -240,7 +282,9 @@ def test_tde_refuses_heads_that_do_not_divide_the_feature() -> None:
 def test_lff_heads_see_one_network_each() -> None:
     head = method("lff").head().double()
     x_BD = np.random.default_rng(5).standard_normal((B, D))
-    for logits, linear, part in zip(head(torch.from_numpy(x_BD)), (head.debiased, head.biased), np.split(x_BD, 2, axis=1), strict=True):
+    for logits, linear, part in zip(
+        head(torch.from_numpy(x_BD)), (head.debiased, head.biased), np.split(x_BD, 2, axis=1), strict=True
+    ):
         check(logits, part @ linear.weight.detach().numpy().T)
 
 
@@ -261,9 +305,17 @@ def test_lff_gradients_are_those_of_generalised_and_of_weighted_cross_entropy(pr
     d_B, b_B = cross_entropy(debiased_BK, y_B), cross_entropy(biased_BK, y_B)
     out = output(debiased_BK, biased_BK)
     method("lff", preset).losses(out, rows(y_B, ids_B=np.arange(B))).sum().backward()
-    weight_B = b_B / (b_B + d_B) if preset == "paper" else np.full(B, 0.5)  # with no record yet a row is its class's largest itself
-    np.testing.assert_allclose(out.parts[0].grad.numpy(), slope(lambda z: (1 - softmax(z)[np.arange(B), y_B] ** 0.7).sum(), biased_BK), atol=1e-7)
-    np.testing.assert_allclose(out.logits_BK.grad.numpy(), slope(lambda z: (weight_B * cross_entropy(z, y_B)).sum(), debiased_BK), atol=1e-6)
+    weight_B = (
+        b_B / (b_B + d_B) if preset == "paper" else np.full(B, 0.5)
+    )  # with no record yet a row is its class's largest itself
+    np.testing.assert_allclose(
+        out.parts[0].grad.numpy(),
+        slope(lambda z: (1 - softmax(z)[np.arange(B), y_B] ** 0.7).sum(), biased_BK),
+        atol=1e-7,
+    )
+    np.testing.assert_allclose(
+        out.logits_BK.grad.numpy(), slope(lambda z: (weight_B * cross_entropy(z, y_B)).sum(), debiased_BK), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("ema", "by_class"), [(0.7, True), (0.7, False), (0.0, True)])
@@ -290,12 +342,15 @@ def test_lff_keeps_a_record_of_each_samples_losses(ema: float, by_class: bool) -
 
         which = rows(y_B, ids_B=ids_B)
         check(lff.losses(output(debiased_BK, biased_BK), which), expected)
-        halves = [lff.losses(output(debiased_BK[part], biased_BK[part]), rows(y_B[part], ids_B=ids_B[part])) for part in np.split(np.arange(B), 2)]
+        halves = [
+            lff.losses(output(debiased_BK[part], biased_BK[part]), rows(y_B[part], ids_B=ids_B[part]))
+            for part in np.split(np.arange(B), 2)
+        ]
         assert torch.equal(torch.cat(halves), lff.losses(output(debiased_BK, biased_BK), which))
         notes_BC = lff.notes(output(debiased_BK, biased_BK), which)
         assert not notes_BC.requires_grad
         check(notes_BC, now_B2)
-        on_the_way = (notes_BC.double() * 2**24).round() / 2**24  # as ifl/sync.py carries them
+        on_the_way = (notes_BC.double() * 2**24).round() / 2**24  # as ifl/step_reduction.py carries them
         lff.remember(which.ids, which.labels, on_the_way)
         for i in set(ids_B.tolist()):
             record[i] = ema * record[i] + (1 - ema) * np.mean([now_B2[b] for b in range(B) if ids_B[b] == i], axis=0)
@@ -328,7 +383,14 @@ def irm_penalty(z_BK: np.ndarray, y_B: np.ndarray, preset: str) -> float:
     if preset == "paper":
         return float(np.abs(slope(lambda v_K: cross_entropy(z_BK * v_K, y_B).mean(), np.ones(K))).sum())
     environments = [np.flatnonzero(STREAMS_B == e) for e in range(3)]
-    return float(np.mean([slope(lambda v, members=members: cross_entropy(z_BK[members] * v, y_B[members]).mean(), np.ones(1)) ** 2 for members in environments]))
+    return float(
+        np.mean(
+            [
+                slope(lambda v, members=members: cross_entropy(z_BK[members] * v, y_B[members]).mean(), np.ones(1)) ** 2
+                for members in environments
+            ]
+        )
+    )
 
 
 @pytest.mark.parametrize("preset", ["paper", "corrected"])
@@ -336,7 +398,9 @@ def test_irm_penalty_is_the_gradient_of_the_risk_by_a_scale(preset: str) -> None
     z_BK, y_B = batch(seed=6)
     irm, out = method("irm", preset, weight=0.5), output(z_BK)
     losses_B = irm.losses(out, rows(y_B, streams_B=STREAMS_B))
-    np.testing.assert_allclose(losses_B.detach().numpy(), cross_entropy(z_BK, y_B) + 0.5 * irm_penalty(z_BK, y_B, preset), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses_B.detach().numpy(), cross_entropy(z_BK, y_B) + 0.5 * irm_penalty(z_BK, y_B, preset), rtol=1e-6
+    )
     losses_B.mean().backward()
     gradient = slope(lambda z: cross_entropy(z, y_B).mean() + 0.5 * irm_penalty(z, y_B, preset), z_BK, step=1e-4)
     np.testing.assert_allclose(out.logits_BK.grad.numpy(), gradient, atol=1e-5)
@@ -349,7 +413,9 @@ def test_irm_by_environment_tells_environments_apart() -> None:
     streams_B, y_B = np.repeat([0, 1], B // 2), np.repeat([0, 1], B // 2)
     gradients_BK = scale_gradients(torch.from_numpy(z_BK), torch.from_numpy(y_B))
     per_environment = [3 * (right - 1), 3 * right]
-    np.testing.assert_allclose(by_environment(gradients_BK, torch.from_numpy(streams_B)).item(), np.mean(np.square(per_environment)))
+    np.testing.assert_allclose(
+        by_environment(gradients_BK, torch.from_numpy(streams_B)).item(), np.mean(np.square(per_environment))
+    )
     np.testing.assert_allclose(gradients_BK.sum(dim=1).mean().item(), np.mean(per_environment))
 
 
@@ -358,20 +424,43 @@ def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(epochs: 
     z_BK, y_B = batch(seed=7)
     irm = method("irm", epochs=epochs)
     for epoch in range(epochs):
-        penalty = (irm.losses(output(z_BK), rows(y_B, epoch)).detach().numpy() - cross_entropy(z_BK, y_B)).mean() / irm_penalty(z_BK, y_B, "paper")
+        penalty = (
+            irm.losses(output(z_BK), rows(y_B, epoch)).detach().numpy() - cross_entropy(z_BK, y_B)
+        ).mean() / irm_penalty(z_BK, y_B, "paper")
         np.testing.assert_allclose(penalty, 0.001 * 10 ** sum(epoch >= at for at in grows_at), rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["recipe=glt_irm", "ifl=null"], "the method irm needs ifl.environments=2 or more: its penalty compares them"),
-    (["recipe=glt_irm", "ifl.environments=1"], "the method irm needs ifl.environments=2 or more: its penalty compares them"),
-    (["recipe=glt_irm", "nodes=3"], "the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here"),
-    (["recipe=glt_lff", "ifl.environments=2"], "the method lff cannot be combined with ifl: the center term would pull the features of the biased network, too, which shall follow what is easy alone"),
-    (["recipe=glt_lff", "augment.mixup=1.0"], "the method lff cannot be combined with mixup: it weighs a sample by its own record of losses, and a mixed row is no sample"),
-    (["recipe=glt_logit_adjust", "method.legacy_count_order=true"], "the method logit_adjust cannot be combined with legacy_count_order: the reference counts in the right order here"),
-    (["recipe=glt_crt", "ifl.environments=2"], "the method crt cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage"),
-])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["recipe=glt_irm", "ifl=null"], "the method irm needs ifl.environments=2 or more: its penalty compares them"),
+        (
+            ["recipe=glt_irm", "ifl.environments=1"],
+            "the method irm needs ifl.environments=2 or more: its penalty compares them",
+        ),
+        (
+            ["recipe=glt_irm", "nodes=3"],
+            "the method irm cannot share a batch-normalisation group among ranks: its penalty is that of a whole group; at most 2 tasks are legal here",
+        ),
+        (
+            ["recipe=glt_lff", "ifl.environments=2"],
+            "the method lff cannot be combined with ifl: the center term would pull the features of the biased network, too, which shall follow what is easy alone",
+        ),
+        (
+            ["recipe=glt_lff", "augment.mixup=1.0"],
+            "the method lff cannot be combined with mixup: it weighs a sample by its own record of losses, and a mixed row is no sample",
+        ),
+        (
+            ["recipe=glt_logit_adjust", "method.legacy_count_order=true"],
+            "the method logit_adjust cannot be combined with legacy_count_order: the reference counts in the right order here",
+        ),
+        (
+            ["recipe=glt_crt", "ifl.environments=2"],
+            "the method crt cannot be combined with ifl: it draws no uniform stream that environments could replace; give ifl to its first stage",
+        ),
+    ],
+)
 def test_what_cannot_be_is_refused_with_its_reason(words: list[str], sentence: str) -> None:
     with pytest.raises(RecipeError) as error:
         resolve(words)
@@ -381,18 +470,33 @@ def test_what_cannot_be_is_refused_with_its_reason(words: list[str], sentence: s
 @pytest.mark.parametrize("name", ["glt_crt", "glt_crt_ifl", "glt_lws", "glt_lws_ifl"])
 def test_second_stages_draw_a_class_aware_epoch(name: str) -> None:
     """min(K max n_c, 4 N) draws, and the tenth of the paper's epochs; the largest class of MSCOCO's balanced edition is known to a few samples."""
-    from sharding.digits_glt import LONG_TAIL
+    from sharding.datasets.digits_glt.build import LONG_TAIL
 
     digits = min(len(LONG_TAIL) * max(LONG_TAIL), 4 * sum(LONG_TAIL)) / sum(LONG_TAIL)
-    for data, train, draws in (("imagenet_glt", "glt", 4), ("imagenet_glt", "cbl", 1), ("mscoco_glt", "glt", 4), ("mscoco_glt", "cbl", 1),
-                               ("digits_glt", "glt", digits), ("digits_glt", "cbl", 1)):
+    for data, train, draws in (
+        ("imagenet_glt", "glt", 4),
+        ("imagenet_glt", "cbl", 1),
+        ("mscoco_glt", "glt", 4),
+        ("mscoco_glt", "cbl", 1),
+        ("digits_glt", "glt", digits),
+        ("digits_glt", "cbl", 1),
+    ):
         recipe = resolve([f"recipe={name}", f"data={data}", f"train={train}"])
-        assert abs(recipe.batch.draws_per_epoch - draws) < 0.001 and recipe.schedule.epochs == (4 if data == "digits_glt" else 10)
-        assert recipe.method.init_from.startswith(f"{'glt_ifl' if name.endswith('ifl') else 'glt_baseline'}-{data}-{train}-") and recipe.ifl is None
+        assert abs(recipe.batch.draws_per_epoch - draws) < 0.001 and recipe.schedule.epochs == (
+            4 if data == "digits_glt" else 10
+        )
+        assert (
+            recipe.method.init_from.startswith(
+                f"{'glt_ifl' if name.endswith('ifl') else 'glt_baseline'}-{data}-{train}-"
+            )
+            and recipe.ifl is None
+        )
 
 
 def test_tde_takes_away_what_the_paper_says_for_each_data_set() -> None:
     wanted = {("imagenet_glt", "glt"): 2.0, ("mscoco_glt", "glt"): 1.0, ("digits_glt", "glt"): 1.0}
     for data in ("imagenet_glt", "mscoco_glt", "digits_glt"):
         for train in ("glt", "cbl"):
-            assert resolve(["recipe=glt_tde", f"data={data}", f"train={train}"]).method.args["alpha"] == wanted.get((data, train), 0.0)
+            assert resolve(["recipe=glt_tde", f"data={data}", f"train={train}"]).method.args["alpha"] == wanted.get(
+                (data, train), 0.0
+            )

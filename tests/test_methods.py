@@ -9,17 +9,21 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
-
-import mini
 from ranks import PROJECT, started
-from recipes.methods import declaration
+
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import RecipeError
 
 METHODS = sorted(path.stem for path in (PROJECT / "ifl" / "methods").glob("*.py") if not path.stem.startswith("_"))
-IFL = ("ifl.environments=2", "ifl.milestones=[2,3]", "ifl.alpha=[0.001,0.002]")  # so the skewed environments act in the last epoch
+IFL = (
+    "ifl.environments=2",
+    "ifl.milestones=[2,3]",
+    "ifl.alpha=[0.001,0.002]",
+)  # so the skewed environments act in the last epoch
 OTHER_NAME = ("recipe=glt_randaug", "augment.randaug=false")
 """The same run in another folder."""
 PRESETS = {False: "paper", True: "corrected"}
@@ -48,19 +52,42 @@ def combinations() -> list:
             for preset in ("paper", "corrected"):
                 for ranks in (2, 1):
                     full = [pytest.mark.full] if ranks == 1 or preset != PRESETS[ifl] else []
-                    found.append(pytest.param(method, ifl, preset, ranks, marks=full, id=f"{method}{'+ifl' if ifl else ''}-{preset}-{ranks}"))
+                    found.append(
+                        pytest.param(
+                            method,
+                            ifl,
+                            preset,
+                            ranks,
+                            marks=full,
+                            id=f"{method}{'+ifl' if ifl else ''}-{preset}-{ranks}",
+                        )
+                    )
     return found
 
 
 @pytest.mark.parametrize("method, ifl, preset, ranks", combinations())
-def test_method_trains_gets_better_and_resumes(mini_root: Path, tmp_path: Path, method: str, ifl: bool, preset: str, ranks: int) -> None:
+def test_method_trains_gets_better_and_resumes(
+    mini_root: Path, tmp_path: Path, method: str, ifl: bool, preset: str, ranks: int
+) -> None:
     """Ten steps on 32 images: the method's own loss falls; a run stopped in the middle of an epoch (by a wish of one rank) and started again ends with the bits of an undisturbed one, in
     everything that a checkpoint holds and in every prediction. A combination that is refused is refused with the reason that the method's file gives."""
     declared = declaration(method)
-    words = [f"method.name={method}", f"preset={preset}", f"optim.lr={(0.03 if preset == 'paper' else 0.003) * (10 if declared.TRAINS == 'head' else 1)}", *(IFL if ifl else ())]
+    words = [
+        f"method.name={method}",
+        f"preset={preset}",
+        f"optim.lr={(0.03 if preset == 'paper' else 0.003) * (10 if declared.TRAINS == 'head' else 1)}",
+        *(IFL if ifl else ()),
+    ]
     if refusal := _refusal(method, ifl):
         with pytest.raises(RecipeError, match="^[^\n]+$") as caught:
-            resolve(["recipe=glt_randaug", *mini.WORDS, *words, *(["method.init_from=glt_baseline"] if declared.TRAINS == "head" else [])])
+            resolve(
+                [
+                    "recipe=glt_randaug",
+                    *mini.WORDS,
+                    *words,
+                    *(["method.init_from=glt_baseline"] if declared.TRAINS == "head" else []),
+                ]
+            )
         assert refusal in str(caught.value)
         return
     runs = tmp_path
@@ -92,13 +119,19 @@ def _check_progress(method: str, folder: Path) -> None:
     assert [line["step"] for line in train] == list(range(1, mini.EPOCHS * mini.STEPS + 1))
     losses = np.array([line["method_loss"] for line in train]).reshape(mini.EPOCHS, mini.STEPS).mean(1)
     assert np.isfinite(losses).all()
-    assert losses[1:].min() < 0.95 * losses[0], losses  # at times it rises: environments change, and deferred re-weighting sets in
+    assert losses[1:].min() < 0.95 * losses[0], (
+        losses
+    )  # at times it rises: environments change, and deferred re-weighting sets in
     splits = {line["split"] for line in mini.lines(folder, "eval")}
     assert splits == {"val", "test_cbl", "test_gbl", "test_glt"}
     for split in splits:
         for which in ("last", "best"):
             with np.load(folder / "preds" / which / f"{split}.npz") as preds:
-                assert len(preds["prediction"]) == 12 and set(preds["prediction"].tolist()) <= set(range(4)) and np.isfinite(preds["confidence"]).all()
+                assert (
+                    len(preds["prediction"]) == 12
+                    and set(preds["prediction"].tolist()) <= set(range(4))
+                    and np.isfinite(preds["confidence"]).all()
+                )
 
 
 @pytest.mark.full

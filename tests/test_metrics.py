@@ -189,11 +189,15 @@ def _calibration_error(samples: list[tuple[bool, float]]) -> float | None:
         inside = [(right, confidence) for right, confidence in samples if min(int(confidence * 15), 14) == b]
         if inside:
             accuracy = sum(right for right, _ in inside) / len(inside)
-            error += len(inside) / len(samples) * abs(accuracy - sum(confidence for _, confidence in inside) / len(inside))
+            error += (
+                len(inside) / len(samples) * abs(accuracy - sum(confidence for _, confidence in inside) / len(inside))
+            )
     return error
 
 
-def _more(label: Any, prediction: Any, group: Any, attribute: Any, confidence: Any) -> dict[tuple[str, str], float | None]:
+def _more(
+    label: Any, prediction: Any, group: Any, attribute: Any, confidence: Any
+) -> dict[tuple[str, str], float | None]:
     """Every measure by its definition, from the oracle's accuracy and precision."""
     base = _oracle(*(np.asarray(part).tolist() for part in (label, prediction, group, attribute)))
     nothing = {name: None for name in GROUPS}
@@ -206,12 +210,18 @@ def _more(label: Any, prediction: Any, group: Any, attribute: Any, confidence: A
         found[subset, "accuracy"], found[subset, "precision"] = accuracy, precision
         both = None if accuracy is None else accuracy + precision
         found[subset, "f1"] = None if both is None else 2 * accuracy * precision / both if both else 0.0
-        members = [i for i in range(len(label)) if name == "overall" or (attribute if of_attribute else group)[i] == GROUPS.index(name)]
+        members = [
+            i
+            for i in range(len(label))
+            if name == "overall" or (attribute if of_attribute else group)[i] == GROUPS.index(name)
+        ]
         found[subset, "ece"] = _calibration_error([(label[i] == prediction[i], float(confidence[i])) for i in members])
     for subset, part in (("overall", base), ("overall_a", by_attribute)):
         groups = [part["accuracy"][name] for name in GROUPS if part["accuracy"][name] is not None]
         found[subset, "worst"] = min(groups) if groups else None
-        found[subset, "harmonic"] = None if not groups else 0.0 if 0 in groups else len(groups) / sum(1 / value for value in groups)
+        found[subset, "harmonic"] = (
+            None if not groups else 0.0 if 0 in groups else len(groups) / sum(1 / value for value in groups)
+        )
     return found
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
 import torch
-
-import mini
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.mixup import mix, partners, share_of_step
-from ifl.sync import StepSync
 from ranks import comm_of, started
-from recipes.methods import declaration
-from recipes.resolve import resolve
-from recipes.schema import RecipeError
-from sharding.plan import micro_batches
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.mixup import mix, partners, share_of_step
+from ifl.step_reduction import StepSync
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
+from recipes.resolve import resolve
+from sharding.plan.ranks import micro_batches
 
 CLASSES, DIM, BATCH = 5, 4, 12
 
@@ -70,7 +70,16 @@ def test_rows_are_mixed_with_their_partners() -> None:
     assert torch.equal(whole, images.float()) and [part for part, _ in targets] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("words", [("recipe=glt_mixup",), ("recipe=glt_mixup_ifl",), ("recipe=glt_mixup_ifl", "data=digits_glt"), ("recipe=glt_mixup_ifl", "ifl.environments=3", "batch.size=258", "batch.bn=129")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recipe=glt_mixup",),
+        ("recipe=glt_mixup_ifl",),
+        ("recipe=glt_mixup_ifl", "data=digits_glt"),
+        ("recipe=glt_mixup_ifl", "ifl.environments=3", "batch.size=258", "batch.bn=129"),
+    ],
+    ids=" ".join,
+)
 def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(words: tuple[str, ...]) -> None:
     """The global batch's pairs are equal on all numbers of ranks that the recipe allows, also where ranks share a group; no row is its own partner, each is that of one row, of its group; other
     steps give other pairs, and over steps a row meets every environment. Any other number of ranks is refused, and the legal ones are named."""
@@ -88,7 +97,11 @@ def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(wor
     legal = [1, *(groups * sharing for sharing in range(1, 33) if recipe.mixup_blocks % sharing == 0)]
     assert max(legal) == groups * recipe.mixup_blocks and group // recipe.mixup_blocks >= 16
     alone = pairs(1, 3)
-    assert sorted(alone) == list(range(size)) and (alone != np.arange(size)).all() and (alone // group == np.arange(size) // group).all()
+    assert (
+        sorted(alone) == list(range(size))
+        and (alone != np.arange(size)).all()
+        and (alone // group == np.arange(size) // group).all()
+    )
     for ranks in legal[1:]:
         assert np.array_equal(pairs(ranks, 3), alone)
     met = {int(pairs(1, step)[0]) // (group // streams) for step in range(20)}
@@ -97,7 +110,10 @@ def test_partners_are_the_same_on_any_number_of_ranks_that_may_share_a_group(wor
         if ranks in legal:
             assert resolve([*words, f"nodes={ranks}"]).tasks == ranks
         else:
-            with pytest.raises(RecipeError, match=rf"which {ranks} tasks cannot share whole: [0-9, ]*{max(legal)} tasks are legal here$"):
+            with pytest.raises(
+                RecipeError,
+                match=rf"which {ranks} tasks cannot share whole: [0-9, ]*{max(legal)} tasks are legal here$",
+            ):
                 resolve([*words, f"nodes={ranks}"])
 
 
@@ -115,7 +131,12 @@ def test_centers_count_each_label_by_its_share(distance: str) -> None:
             want[of[row], :-1] += part * rows[row]
             want[of[row], -1] += part
     assert math.isclose(want[:, -1].sum(), BATCH)
-    found = [answer for size in (1, 2, 3) for gathers in (True, False) for answer in started(4).run(mixed_sums, size, gathers, distance, share)[:size]]
+    found = [
+        answer
+        for size in (1, 2, 3)
+        for gathers in (True, False)
+        for answer in started(4).run(mixed_sums, size, gathers, distance, share)[:size]
+    ]
     np.testing.assert_allclose(found[0] * 2.0**-FEATURE_BITS, want, rtol=1e-6, atol=1e-6)
     assert not found[0][CLASSES - 1].any()  # no row has this class
     for sums in found[1:]:
@@ -127,17 +148,27 @@ def test_mixup_moves_centers_as_the_mixed_loss_would() -> None:
     share, centers = 0.37, Centers(CLASSES, DIM, "l2", 0.5, 3)
     features, first, second = (torch.from_numpy(column) for column in _batch())
     parameter = torch.nn.Parameter(centers.centers_KD.double().clone())
-    loss = sum(part * (features.double() - parameter[of]).square().sum(1).mean() for part, of in ((share, first), (1 - share, second)))
+    loss = sum(
+        part * (features.double() - parameter[of]).square().sum(1).mean()
+        for part, of in ((share, first), (1 - share, second))
+    )
     torch.optim.SGD([parameter], lr=0.5).zero_grad()
     loss.backward()
-    sums, bad = centers.class_sums(features.repeat(2, 1), torch.cat([first, second]), 2 * BATCH, torch.tensor([share] * BATCH + [1 - share] * BATCH))
+    sums, bad = centers.class_sums(
+        features.repeat(2, 1),
+        torch.cat([first, second]),
+        2 * BATCH,
+        torch.tensor([share] * BATCH + [1 - share] * BATCH),
+    )
     centers.move(sums, BATCH)
     assert bad == 0
     np.testing.assert_allclose(centers.centers_KD, (parameter - 0.5 * parameter.grad).detach(), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("words", [(), IFL], ids=["ce", "ifl"])
-def test_mixup_trains_the_same_on_one_rank_and_two_and_resumes(mini_root: Path, tmp_path: Path, words: tuple[str, ...]) -> None:  # noqa: F811
+def test_mixup_trains_the_same_on_one_rank_and_two_and_resumes(
+    mini_root: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:  # noqa: F811
     """With several groups a step: the first step's loss has the same bits on 1 and 2 ranks, later ones agree; a stop in the middle of an epoch and a resume end with the bits of
     an undisturbed run; and without mixup the losses are others."""
     words = ("augment.mixup=1", "optim.lr=0.001", "optim.weight_decay=0", *words)
@@ -161,7 +192,15 @@ def test_what_cannot_be_mixed_is_refused_with_its_reason() -> None:
     refusing = [name for name in METHODS if "mixup" in declaration(name).REFUSES]
     for name in refusing:
         with pytest.raises(RecipeError, match="cannot be combined with mixup: ") as caught:
-            resolve(["recipe=glt_randaug", "data=digits_glt", f"method.name={name}", "augment.mixup=1", *(["method.init_from=glt_baseline"] if declaration(name).TRAINS == "head" else [])])
+            resolve(
+                [
+                    "recipe=glt_randaug",
+                    "data=digits_glt",
+                    f"method.name={name}",
+                    "augment.mixup=1",
+                    *(["method.init_from=glt_baseline"] if declaration(name).TRAINS == "head" else []),
+                ]
+            )
         assert declaration(name).REFUSES["mixup"] in str(caught.value)
     with pytest.raises(RecipeError, match="mixup forms pairs inside a batch-normalisation group"):
         resolve(["recipe=glt_baseline", "data=digits_glt", "augment.mixup=1", "batch.bn=0"])

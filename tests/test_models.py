@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from ifl.network import build_backbone
-from recipes.methods import model_forms
-from sharding.plan import PlanError, micro_batches
+from ifl.network.network import build_backbone
+from recipes.common.errors import PlanError
+from recipes.declarations import model_forms
+from sharding.plan.ranks import micro_batches
 
 NETWORKS = ("small_resnet", "resnet50", "resnext50_32x4d")
 FORMS = ("plain", "experts", "branches")
@@ -26,11 +27,18 @@ def conv(c_in: int, c_out: int, size: int, groups: int = 1) -> int:
 def bottleneck(c_in: int, planes: int, groups: int, base: int, shortcut: bool) -> int:
     """1x1, 3x3 in groups, 1x1 to four times the planes; He et al. 2016, Xie et al. 2017."""
     width = planes * base // 64 * groups
-    return conv(c_in, width, 1) + conv(width, width, 3, groups) + conv(width, 4 * planes, 1) + (conv(c_in, 4 * planes, 1) if shortcut else 0)
+    return (
+        conv(c_in, width, 1)
+        + conv(width, width, 3, groups)
+        + conv(width, 4 * planes, 1)
+        + (conv(c_in, 4 * planes, 1) if shortcut else 0)
+    )
 
 
 def layer(c_in: int, planes: int, blocks: int, groups: int, base: int) -> int:
-    return bottleneck(c_in, planes, groups, base, True) + (blocks - 1) * bottleneck(4 * planes, planes, groups, base, False)
+    return bottleneck(c_in, planes, groups, base, True) + (blocks - 1) * bottleneck(
+        4 * planes, planes, groups, base, False
+    )
 
 
 def size_50(form: str, groups: int, base: int) -> int:
@@ -44,6 +52,7 @@ def size_50(form: str, groups: int, base: int) -> int:
 
 def size_small(form: str) -> int:
     """A 3x3 stem of 16 channels, three blocks of two 3x3 convolutions."""
+
     def block(c_in: int, c_out: int) -> int:
         return conv(c_in, c_out, 3) + conv(c_out, c_out, 3) + (conv(c_in, c_out, 1) if c_in != c_out else 0)
 
@@ -52,9 +61,15 @@ def size_small(form: str) -> int:
 
 
 SIZES = {("small_resnet", form): size_small(form) for form in FORMS}
-SIZES |= {("resnet50", form): size_50(form, 1, 64) for form in FORMS} | {("resnext50_32x4d", form): size_50(form, 32, 4) for form in FORMS}
+SIZES |= {("resnet50", form): size_50(form, 1, 64) for form in FORMS} | {
+    ("resnext50_32x4d", form): size_50(form, 32, 4) for form in FORMS
+}
 LARGE = {"plain": 2048, "experts": 3 * 1536, "branches": 2 * 2048}
-DIMS = {"small_resnet": {"plain": 64, "experts": 3 * 48, "branches": 2 * 64}, "resnet50": LARGE, "resnext50_32x4d": LARGE}
+DIMS = {
+    "small_resnet": {"plain": 64, "experts": 3 * 48, "branches": 2 * 64},
+    "resnet50": LARGE,
+    "resnext50_32x4d": LARGE,
+}
 
 
 def test_known_sizes() -> None:
@@ -86,13 +101,20 @@ def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
     network = build_backbone(name, form)
     torch.manual_seed(5)
     again = build_backbone(name, form)
-    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     firsts = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            deviation = math.sqrt(2 / (module.out_channels * module.kernel_size[0] ** 2)) * (0.25 if name == "small_resnet" else 1)
+            deviation = math.sqrt(2 / (module.out_channels * module.kernel_size[0] ** 2)) * (
+                0.25 if name == "small_resnet" else 1
+            )
             tolerance = 6 * deviation / math.sqrt(2 * module.weight.numel())  # six standard errors of a deviation
-            assert abs(float(module.weight.detach().std()) - deviation) < tolerance and abs(float(module.weight.detach().mean())) < 3 * tolerance
+            assert (
+                abs(float(module.weight.detach().std()) - deviation) < tolerance
+                and abs(float(module.weight.detach().mean())) < 3 * tolerance
+            )
             firsts.append(float(module.weight.detach().flatten()[0]))
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
@@ -122,13 +144,19 @@ def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> 
     images = torch.randn(6, 3, 32, 32)
     with torch.no_grad():
         shared = network.trunk(images)
-        cb, rb = (block(part).mean(dim=(2, 3)) for block, part in ((network.cb_block, shared[:3]), (network.rb_block, shared[3:])))
+        cb, rb = (
+            block(part).mean(dim=(2, 3))
+            for block, part in ((network.cb_block, shared[:3]), (network.rb_block, shared[3:]))
+        )
         paired = network(images)
         assert torch.equal(paired, torch.cat([torch.cat([cb, rb], dim=1)] * 2))
         assert not torch.equal(cb, rb)
         network.eval()
         shared = network.trunk(images)
-        assert torch.equal(network(images), torch.cat([block(shared).mean(dim=(2, 3)) for block in (network.cb_block, network.rb_block)], dim=1))
+        assert torch.equal(
+            network(images),
+            torch.cat([block(shared).mean(dim=(2, 3)) for block in (network.cb_block, network.rb_block)], dim=1),
+        )
         alone = network(images[:1])
     torch.testing.assert_close(alone[0], network(images)[0].detach(), rtol=1e-4, atol=1e-6)
     with pytest.raises(AssertionError):
@@ -137,13 +165,15 @@ def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> 
 
 def test_plain_network_is_torchvisions() -> None:
     """ResNet-50 and ResNeXt-50 as plain are torchvision's, weights and all, but for the classifier."""
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     torch.manual_seed(1)
     own = build_backbone("resnet50").state_dict()
     torch.manual_seed(1)
     theirs = torchvision.models.resnet50(weights=None).state_dict()
-    assert set(theirs) - set(own) == {"fc.weight", "fc.bias"} and all(torch.equal(value, theirs[key]) for key, value in own.items())
+    assert set(theirs) - set(own) == {"fc.weight", "fc.bias"} and all(
+        torch.equal(value, theirs[key]) for key, value in own.items()
+    )
 
 
 def test_small_plain_network_is_as_it_was() -> None:
@@ -151,10 +181,23 @@ def test_small_plain_network_is_as_it_was() -> None:
     torch.manual_seed(0)
     network = build_backbone("small_resnet")
     torch.manual_seed(0)
-    reset = [(3, 16, 3), (16, 16, 3), (16, 16, 3), (16, 32, 3), (32, 32, 3), (16, 32, 1), (32, 64, 3), (64, 64, 3), (32, 64, 1)]
+    reset = [
+        (3, 16, 3),
+        (16, 16, 3),
+        (16, 16, 3),
+        (16, 32, 3),
+        (32, 32, 3),
+        (16, 32, 1),
+        (32, 64, 3),
+        (64, 64, 3),
+        (32, 64, 1),
+    ]
     for c_in, c_out, size in reset:
         nn.Conv2d(c_in, c_out, size, bias=False)  # torch draws weights of its own first
-    weights = [torch.empty(c_out, c_in, size, size).normal_(0, math.sqrt(2 / (c_out * size * size))) * 0.25 for c_in, c_out, size in reset]
+    weights = [
+        torch.empty(c_out, c_in, size, size).normal_(0, math.sqrt(2 / (c_out * size * size))) * 0.25
+        for c_in, c_out, size in reset
+    ]
     convolutions = [module.weight.detach() for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert len(convolutions) == len(weights)
     for mine, wanted in zip(convolutions, weights, strict=True):

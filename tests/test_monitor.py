@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ifl import monitor
-from ifl.files import Metrics, RunError
-from ifl.monitor import events, open_metrics
+from ifl import run_log
+from ifl.run_log import Metrics, events, open_metrics
+from recipes.common.errors import RunError
 from recipes.resolve import resolve
 from recipes.schema import Recipe
 from slurm.launch import main as launch
@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Told]]
         made.append((settings, Told("tensorboard" in settings)))
         return made[-1][1]
 
-    monkeypatch.setattr(monitor, "open_monitor", open_)
+    monkeypatch.setattr(run_log, "open_monitor", open_)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for name in ("RUN_ID", "NAME", "RESUME", "DIR", "SILENT"):
         monkeypatch.setenv(f"WANDB_{name}", "")
@@ -52,9 +52,19 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Told]]
 
 def test_events_are_the_scalars_of_a_line() -> None:
     """Numbers at their step under kind or split; nested names joined; lists, text and truth values are no scalars."""
-    line = {"kind": "eval", "epoch": 3, "step": 40, "split": "val", "accuracy": {"overall": 0.5, "few": None}, "attribute": {"accuracy": {"few": 1}}}
+    line = {
+        "kind": "eval",
+        "epoch": 3,
+        "step": 40,
+        "split": "val",
+        "accuracy": {"overall": 0.5, "few": None},
+        "attribute": {"accuracy": {"few": 1}},
+    }
     assert list(events(line)) == [("val/accuracy/overall", 0.5, 40), ("val/attribute/accuracy/few", 1.0, 40)]
-    assert list(events({"kind": "train", "epoch": 2, "step": 7, "loss": 1.5, "ok": True})) == [("train/epoch", 2.0, 7), ("train/loss", 1.5, 7)]
+    assert list(events({"kind": "train", "epoch": 2, "step": 7, "loss": 1.5, "ok": True})) == [
+        ("train/epoch", 2.0, 7),
+        ("train/loss", 1.5, 7),
+    ]
     assert list(events({"kind": "centers", "epoch": 2, "step": 7, "norm": [1.0]})) == []
 
 
@@ -77,13 +87,21 @@ def test_every_line_is_told_once_over_restarts(tmp_path: Path, opened: list[tupl
     again.write(kind="train", epoch=0, step=30, loss=0.5)
     (settings, one), (_, two) = opened
     assert settings == {"tensorboard": {"enabled": True, "output_path": str(tmp_path), "job_name": "tensorboard"}}
-    assert [event for event in one.events if event[0] == "train/loss"] == [("train/loss", 1 / step, step) for step in (10, 20, 30)]
-    assert [event for event in two.events if event[0] == "train/loss"] == [("train/loss", 0.1, 10), ("train/loss", 0.05, 20), ("train/loss", 0.5, 30)]
+    assert [event for event in one.events if event[0] == "train/loss"] == [
+        ("train/loss", 1 / step, step) for step in (10, 20, 30)
+    ]
+    assert [event for event in two.events if event[0] == "train/loss"] == [
+        ("train/loss", 0.1, 10),
+        ("train/loss", 0.05, 20),
+        ("train/loss", 0.5, 30),
+    ]
     assert not (tmp_path / "tensorboard" / "events.old").exists()
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20, 30]
 
 
-def test_weights_and_biases_goes_on_with_the_run_of_its_id(tmp_path: Path, opened: list[tuple[dict[str, Any], Told]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_goes_on_with_the_run_of_its_id(
+    tmp_path: Path, opened: list[tuple[dict[str, Any], Told]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is told new lines only, under an id that a second start shares and another folder does not; a user's own variables win."""
     import os
 
@@ -93,7 +111,11 @@ def test_weights_and_biases_goes_on_with_the_run_of_its_id(tmp_path: Path, opene
         folder.mkdir(exist_ok=True)
         monkeypatch.setenv("WANDB_RUN_ID", "")
         monkeypatch.delenv("WANDB_RUN_ID")
-        metrics = open_metrics(recipe_of("log.wandb=glt"), folder, (folder / "metrics.jsonl").stat().st_size if (folder / "metrics.jsonl").exists() else 0)
+        metrics = open_metrics(
+            recipe_of("log.wandb=glt"),
+            folder,
+            (folder / "metrics.jsonl").stat().st_size if (folder / "metrics.jsonl").exists() else 0,
+        )
         metrics.write(kind="train", epoch=0, step=10, loss=1.0)
         metrics.offset()
         ids.append(os.environ["WANDB_RUN_ID"])
@@ -104,22 +126,36 @@ def test_weights_and_biases_goes_on_with_the_run_of_its_id(tmp_path: Path, opene
 
 
 @pytest.mark.parametrize("word, package", [("log.tensorboard=true", "tensorboard"), ("log.wandb=glt", "wandb")])
-def test_a_missing_package_is_one_sentence_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, package: str) -> None:
+def test_a_missing_package_is_one_sentence_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str, package: str
+) -> None:
     """The launcher refuses with exit code 2 and makes no folder; a job that meets it on its node says the same."""
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == package else found(name, *more)
+    )
     assert launch(["recipe=glt_ifl", "data=digits_glt", "cluster=local", f"runs={tmp_path / 'runs'}", word]) == 2
     said = capsys.readouterr().err
-    assert f"log.{package} needs the package {package}, which is not installed" in said and said.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert (
+        f"log.{package} needs the package {package}, which is not installed" in said
+        and said.count("\n") == 1
+        and not (tmp_path / "runs").exists()
+    )
     with pytest.raises(RunError, match=f"log.{package} needs the package"):
         open_metrics(recipe_of(word), tmp_path, 0)
 
 
-def test_a_service_that_does_not_start_is_one_sentence(tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_does_not_start_is_one_sentence(
+    tmp_path: Path, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No account and no internet: the run ends with what to set."""
+
     def refuse(settings: dict[str, Any]) -> None:
         raise RuntimeError("api_key not configured\n(no-tty)")
 
-    monkeypatch.setattr(monitor, "open_monitor", refuse)
-    with pytest.raises(RunError, match=r"log.wandb=glt: Weights & Biases does not start \(api_key not configured \(no-tty\)\); WANDB_MODE=offline"):
+    monkeypatch.setattr(run_log, "open_monitor", refuse)
+    with pytest.raises(
+        RunError,
+        match=r"log.wandb=glt: Weights & Biases does not start \(api_key not configured \(no-tty\)\); WANDB_MODE=offline",
+    ):
         open_metrics(recipe_of("log.wandb=glt"), tmp_path, 0)

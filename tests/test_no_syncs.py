@@ -10,19 +10,63 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import mini
 import pytest
 import torch
+from ranks import started
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import mini
-from ranks import started
 from recipes.resolve import load_resolved
 
-CALLS = {"item", "tolist", "cpu", "numpy", "to", "cuda", "__bool__", "__int__", "__float__", "__index__", "__array__", "__contains__", "tensor", "as_tensor", "allclose"}
-OPERATORS = {"_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "bincount", "unique", "unique_dim", "_unique", "_unique2", "unique_consecutive", "unique_dim_consecutive",
-             "repeat_interleave", "equal", "is_nonzero", "histc", "argwhere", "isin"}
-COLLECTIVES = {"allreduce_", "allgather_", "_allgather_base_", "broadcast_", "reduce_", "barrier", "allgather_into_tensor_coalesced_", "reduce_scatter_", "_reduce_scatter_base_", "all_reduce_barrier_"}
+CALLS = {
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "to",
+    "cuda",
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "__array__",
+    "__contains__",
+    "tensor",
+    "as_tensor",
+    "allclose",
+}
+OPERATORS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "nonzero_numpy",
+    "masked_select",
+    "bincount",
+    "unique",
+    "unique_dim",
+    "_unique",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim_consecutive",
+    "repeat_interleave",
+    "equal",
+    "is_nonzero",
+    "histc",
+    "argwhere",
+    "isin",
+}
+COLLECTIVES = {
+    "allreduce_",
+    "allgather_",
+    "_allgather_base_",
+    "broadcast_",
+    "reduce_",
+    "barrier",
+    "allgather_into_tensor_coalesced_",
+    "reduce_scatter_",
+    "_reduce_scatter_base_",
+    "all_reduce_barrier_",
+}
 
 
 class _Calls(TorchFunctionMode):
@@ -52,7 +96,9 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function._schema.name.split("::")[1]
-        masked = name in ("index", "index_put", "index_put_") and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        masked = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
         if name in OPERATORS or masked:
             self.seen[f"operator {name}"] += 1
         if function._schema.name.startswith("c10d::"):
@@ -63,11 +109,12 @@ class _Operators(TorchDispatchMode):
 
 def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
     """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's beat calls it."""
-    from ifl import confidence, sync
+    from ifl import step_reduction
+    from ifl.invariance import confidence
     from ifl.train import train
 
-    smaller, held = sync.gather_is_smaller, confidence.HELD
-    sync.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
+    smaller, held = step_reduction.gather_is_smaller, confidence.HELD
+    step_reduction.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
     seen: Counter[str] = Counter()
     kept: dict[str, int] = {}
 
@@ -81,7 +128,7 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
         with _Calls(seen), _Operators(seen):
             assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), beat=beat)
     finally:
-        sync.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
+        step_reduction.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
     return kept
 
 
@@ -91,7 +138,14 @@ def step_of(digits_root: Path, tmp_path_factory: pytest.TempPathFactory):
     root = mini.build(digits_root, tmp_path_factory.mktemp("mini"))
 
     def step(*words: str, epoch: int, ranks: int = 1, gathers: bool = False) -> dict[str, int]:
-        recipe = mini.recipe_of(root, tmp_path_factory.mktemp("runs"), *words, "schedule.epochs=3", "log.every=1000", "log.digest_every=1000")
+        recipe = mini.recipe_of(
+            root,
+            tmp_path_factory.mktemp("runs"),
+            *words,
+            "schedule.epochs=3",
+            "log.every=1000",
+            "log.digest_every=1000",
+        )
         answers = started(ranks).run(recorded, str(recipe.run_folder), f"epoch {epoch}, step 2", gathers)
         assert answers[0], "no step was recorded"
         return answers[0]
@@ -110,9 +164,20 @@ def collectives(step: dict[str, int]) -> int:
 IFL = ("recipe=glt_ifl", "ifl.milestones=[1,2]")
 
 
-@pytest.mark.parametrize("words, epoch, gathers", [(IFL, 1, False), (IFL, 1, True), ((*IFL, "ifl.center=cosine"), 1, False), ((*IFL, "ifl.center=cosine"), 2, True),
-                                                   ((*IFL, "ifl.center_init=class_means"), 0, False), ((*IFL, "ifl.center_init=class_means", "ifl.rebuild=every_epoch"), 0, True)])
-def test_ifl_waits_for_nothing_that_the_baseline_does_not_wait_for(step_of: Any, words: tuple[str, ...], epoch: int, gathers: bool) -> None:
+@pytest.mark.parametrize(
+    "words, epoch, gathers",
+    [
+        (IFL, 1, False),
+        (IFL, 1, True),
+        ((*IFL, "ifl.center=cosine"), 1, False),
+        ((*IFL, "ifl.center=cosine"), 2, True),
+        ((*IFL, "ifl.center_init=class_means"), 0, False),
+        ((*IFL, "ifl.center_init=class_means", "ifl.rebuild=every_epoch"), 0, True),
+    ],
+)
+def test_ifl_waits_for_nothing_that_the_baseline_does_not_wait_for(
+    step_of: Any, words: tuple[str, ...], epoch: int, gathers: bool
+) -> None:
     """With center term, scoring and averaging, by either distance, and by class sums as by gathered features, a step hands over to Python, or between devices, exactly what the baseline's does."""
     baseline = waits(step_of(epoch=epoch))
     assert baseline["call tolist"] == 1, "the totals of the step's reduction: were they not seen, nothing would be"
@@ -129,10 +194,24 @@ def test_a_step_has_one_reduction_of_ours(step_of: Any) -> None:
 def test_what_waits_is_seen() -> None:
     """The recorders see each kind of wait, and neither plain arithmetic nor a change of dtype."""
     values, mask = torch.arange(4.0), torch.tensor([True, False, True, True])
-    kinds = {"item": lambda: values[0].item(), "bool": lambda: bool(values[1] > 0), "int": lambda: int(values[1]), "list": lambda: values.tolist(), "cpu": lambda: values.cpu(), "numpy": lambda: values.numpy(),
-             "device": lambda: values.to(torch.device("cpu")), "mask": lambda: values[mask], "masked store": lambda: values.index_put((mask,), torch.tensor(0.0)), "nonzero": lambda: torch.nonzero(mask),
-             "where": lambda: torch.where(mask), "unique": lambda: torch.unique(values), "bincount": lambda: torch.bincount(values.long()), "repeats": lambda: torch.repeat_interleave(values.long()),
-             "equal": lambda: torch.equal(values, values), "select": lambda: torch.masked_select(values, mask)}
+    kinds = {
+        "item": lambda: values[0].item(),
+        "bool": lambda: bool(values[1] > 0),
+        "int": lambda: int(values[1]),
+        "list": lambda: values.tolist(),
+        "cpu": lambda: values.cpu(),
+        "numpy": lambda: values.numpy(),
+        "device": lambda: values.to(torch.device("cpu")),
+        "mask": lambda: values[mask],
+        "masked store": lambda: values.index_put((mask,), torch.tensor(0.0)),
+        "nonzero": lambda: torch.nonzero(mask),
+        "where": lambda: torch.where(mask),
+        "unique": lambda: torch.unique(values),
+        "bincount": lambda: torch.bincount(values.long()),
+        "repeats": lambda: torch.repeat_interleave(values.long()),
+        "equal": lambda: torch.equal(values, values),
+        "select": lambda: torch.masked_select(values, mask),
+    }
     for name, wait in kinds.items():
         seen: Counter[str] = Counter()
         with _Calls(seen), _Operators(seen):

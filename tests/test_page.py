@@ -8,19 +8,28 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from analysis.explain import behind
-from analysis.frame import tidy
-from analysis.page import page
-from analysis.runs import Run, load_runs
-from analysis.shown import blocks, percent
-from analysis.tables import Table, build
 from browser import CHROMIUM, Page, browser
 from folders import write_rich_run
-from recipes.layout import Layout, available, load_layout
+
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import Run, load_runs
+from analysis.report.explain import behind
+from analysis.report.html import page
+from analysis.tables.cells import Table, build
+from analysis.tables.presentation import blocks, percent
+from recipes.table_layout import Layout, available, load_layout
 
 METHODS = {"glt_baseline": 0.5, "glt_crt": 0.55, "glt_ifl": 0.8, "glt_crt_ifl": 0.7}
-HOSTILE = ["<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "{{ 7 * 7 }} {% raw %}", "\"'><b>&amp;", "a" * 400, "\u202e\u2028 数字", "javascript:alert(3)", "]]>--><!--"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(2)>",
+    "{{ 7 * 7 }} {% raw %}",
+    "\"'><b>&amp;",
+    "a" * 400,
+    "\u202e\u2028 数字",
+    "javascript:alert(3)",
+    "]]>--><!--",
+]
 
 
 def made(folder: Path, layouts: list[Layout]) -> tuple[list[Table], list[Run]]:
@@ -42,7 +51,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Table], list[
 
 def hostile(folder: Path) -> tuple[list[Table], list[Run]]:
     """A table whose labels, groups, run folders, classes and commands are hostile."""
-    rows = [{"group": word, "recipe": f"glt_{i}", "label": word} for i, word in enumerate(HOSTILE)] + [{"group": "g", "recipe": "glt_baseline", "label": "<i>x</i>"}]
+    rows = [{"group": word, "recipe": f"glt_{i}", "label": word} for i, word in enumerate(HOSTILE)] + [
+        {"group": "g", "recipe": "glt_baseline", "label": "<i>x</i>"}
+    ]
     layout = load_layout(available()["digits_overall"])
     path = write_rich_run(folder, names=tuple(HOSTILE))
     path.rename(folder / "<img src=x onerror=alert(4)> '\"")
@@ -81,8 +92,14 @@ def test_page_is_one_file_whose_links_resolve(tables: tuple[list[Table], list[Ru
     text = page("T", tables[0], [], Path(), tables[1], ["something is left out"])
     parsed = Parsed(text)
     assert len(set(parsed.ids)) == len(parsed.ids)
-    assert parsed.links and {link.removeprefix("#") for link in parsed.links} <= set(parsed.ids) and all(link.startswith("#") for link in parsed.links)
-    assert all(address.startswith("data:") for address in parsed.loaded) and "@import" not in text and "url(" not in text
+    assert (
+        parsed.links
+        and {link.removeprefix("#") for link in parsed.links} <= set(parsed.ids)
+        and all(link.startswith("#") for link in parsed.links)
+    )
+    assert (
+        all(address.startswith("data:") for address in parsed.loaded) and "@import" not in text and "url(" not in text
+    )
     assert "default-src 'none'" in text
 
 
@@ -90,7 +107,9 @@ def test_page_shows_the_tables_numbers(tables: tuple[list[Table], list[Run]]) ->
     """Each cell has the number as the table prints it, and links to a run behind it; one without a number links to the notes that say why."""
     (table, _), runs = tables
     text = page("T", [table], [], Path(), runs, [])
-    shown = re.findall(r'<td[^>]*data-value="([^"]*)"><a href="([^"]*)" data-cell="0 (\d+) (\d+)"[^>]*>([^<]*)</a>', text)
+    shown = re.findall(
+        r'<td[^>]*data-value="([^"]*)"><a href="([^"]*)" data-cell="0 (\d+) (\d+)"[^>]*>([^<]*)</a>', text
+    )
     assert len(shown) == len(table.layout.rows) * len(table.layout.columns)
     order = [column for part in blocks(table.layout) for column in part.columns]
     assert [int(column) for _, _, row, column, _ in shown if row == "0"] == order
@@ -100,7 +119,10 @@ def test_page_shows_the_tables_numbers(tables: tuple[list[Table], list[Run]]) ->
         if cell.mean is None:
             assert value == "" and href == "#notes-0"
         else:
-            assert float(value) == pytest.approx(cell.mean, abs=1e-8) and runs[int(href.removeprefix("#run-"))] == cell.runs[0]
+            assert (
+                float(value) == pytest.approx(cell.mean, abs=1e-8)
+                and runs[int(href.removeprefix("#run-"))] == cell.runs[0]
+            )
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -108,7 +130,12 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     tables, runs = hostile(tmp_path)
     text = page("<b>T</b>", tables, [], Path(), runs, ["<script>alert(7)</script>"])
     parsed = Parsed(text)
-    assert parsed.tags.count("script") == 2 and "img" not in parsed.tags and "b" not in parsed.tags and parsed.handlers == []
+    assert (
+        parsed.tags.count("script") == 2
+        and "img" not in parsed.tags
+        and "b" not in parsed.tags
+        and parsed.handlers == []
+    )
     assert "{{ 7 * 7 }}" in text and "49" not in re.findall(r'<th scope="row">([^<]*)', text)
 
 
@@ -136,7 +163,9 @@ def file(tables: tuple[list[Table], list[Run]], tmp_path_factory: pytest.TempPat
 
 
 def rows(tab: Page, table: int = 0) -> list[str]:
-    return tab.value(f"[...document.querySelectorAll('table[data-table=\"{table}\"] tbody tr[data-row]')].map(r => r.dataset.row)")
+    return tab.value(
+        f"[...document.querySelectorAll('table[data-table=\"{table}\"] tbody tr[data-row]')].map(r => r.dataset.row)"
+    )
 
 
 def sorted_by(table: Table, column: int) -> list[int]:
@@ -150,7 +179,10 @@ def test_sorting_by_mouse_and_keyboard(chromium: Page, file: Path, tables: tuple
     table = tables[0][0]
     shown = [column for part in blocks(table.layout) for column in part.columns]
     place = next(i for i, column in enumerate(shown) if table.layout.columns[column].subset == "few")
-    best, without = sorted_by(table, shown[place]), [row for row, cells in enumerate(table.cells) if cells[shown[place]].mean is None]
+    best, without = (
+        sorted_by(table, shown[place]),
+        [row for row, cells in enumerate(table.cells) if cells[shown[place]].mean is None],
+    )
     chromium.complaints.clear()
     chromium.open(file)
     as_it_was = rows(chromium)
@@ -162,11 +194,11 @@ def test_sorting_by_mouse_and_keyboard(chromium: Page, file: Path, tables: tuple
         chromium.click(button)
 
     def entered() -> None:
-        chromium.value(f"document.querySelector(\"{button}\").focus()")
+        chromium.value(f'document.querySelector("{button}").focus()')
         chromium.press("Enter")
 
     def spaced() -> None:
-        chromium.value(f"document.querySelector(\"{button}\").focus()")
+        chromium.value(f'document.querySelector("{button}").focus()')
         chromium.press(" ")
 
     for act in (clicked, entered, spaced):
@@ -175,14 +207,20 @@ def test_sorting_by_mouse_and_keyboard(chromium: Page, file: Path, tables: tuple
         assert "descending" in chromium.value("document.getElementById('status-0').textContent")
         assert chromium.value("document.querySelectorAll('table[data-table=\"0\"] tr.group').length") == 0
         act()
-        assert [table.cells[int(row)][shown[place]].mean for row in rows(chromium)[: len(best)]] == sorted(table.cells[row][shown[place]].mean for row in best)
+        assert [table.cells[int(row)][shown[place]].mean for row in rows(chromium)[: len(best)]] == sorted(
+            table.cells[row][shown[place]].mean for row in best
+        )
         assert [int(row) for row in rows(chromium)[len(best) :]] == without and chromium.value(state) == "ascending"
         act()
         assert rows(chromium) == as_it_was and chromium.value(state) == "none"
         assert chromium.value("document.querySelectorAll('table[data-table=\"0\"] tr.group').length") == 3
     chromium.click("table[data-table='0'] button[data-column='-1']")
-    labels = chromium.value("[...document.querySelectorAll('table[data-table=\"0\"] tbody th[scope=row]')].map(e => e.textContent)")
-    assert labels == chromium.value(f"{labels!r}.sort((a, b) => a.localeCompare(b, 'en'))") and rows(chromium, 1) == [str(row) for row in range(len(rows(chromium, 1)))]
+    labels = chromium.value(
+        "[...document.querySelectorAll('table[data-table=\"0\"] tbody th[scope=row]')].map(e => e.textContent)"
+    )
+    assert labels == chromium.value(f"{labels!r}.sort((a, b) => a.localeCompare(b, 'en'))") and rows(chromium, 1) == [
+        str(row) for row in range(len(rows(chromium, 1)))
+    ]
     assert chromium.complaints == []
 
 
@@ -192,12 +230,22 @@ def test_keyboard_reaches_everything(chromium: Page, file: Path) -> None:
     seen = []
     for _ in range(12):
         chromium.press("Tab")
-        seen.append(chromium.value("(e => e.className + '|' + e.tagName + '|' + getComputedStyle(e).outlineStyle)(document.activeElement)"))
-    assert seen[0].startswith("skip|A") and any(one.startswith("scroll|DIV") for one in seen) and any("|BUTTON|" in one for one in seen)
+        seen.append(
+            chromium.value(
+                "(e => e.className + '|' + e.tagName + '|' + getComputedStyle(e).outlineStyle)(document.activeElement)"
+            )
+        )
+    assert (
+        seen[0].startswith("skip|A")
+        and any(one.startswith("scroll|DIV") for one in seen)
+        and any("|BUTTON|" in one for one in seen)
+    )
     assert all(one.endswith("|solid") for one in seen)
 
 
-def test_a_number_opens_what_stands_behind_it(chromium: Page, file: Path, tables: tuple[list[Table], list[Run]]) -> None:
+def test_a_number_opens_what_stands_behind_it(
+    chromium: Page, file: Path, tables: tuple[list[Table], list[Run]]
+) -> None:
     """The dialog has the cell's value, interval, test and runs; its link leads to the run, opened; Escape closes it, and focus is back on the number."""
     (table, _), runs = tables
     row = [row.recipe for row in table.layout.rows].index("glt_ifl")
@@ -205,19 +253,29 @@ def test_a_number_opens_what_stands_behind_it(chromium: Page, file: Path, tables
     chromium.complaints.clear()
     chromium.open(file)
     cell = f"a[data-cell='0 {row} 3']"
-    chromium.value(f"document.querySelector(\"{cell}\").focus()")
+    chromium.value(f'document.querySelector("{cell}").focus()')
     chromium.press("Enter")
     text = chromium.value("document.getElementById('behind').open && document.getElementById('behind').innerText")
     run = fact["runs"][0]
-    for part in (f"{100 * fact['mean']:.2f}", f"{100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}", fact["twin"]["label"], run["name"], f"{run['right']} of {run['samples']} samples right"):
+    for part in (
+        f"{100 * fact['mean']:.2f}",
+        f"{100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}",
+        fact["twin"]["label"],
+        run["name"],
+        f"{run['right']} of {run['samples']} samples right",
+    ):
         assert part in text
     chromium.press("Escape")
-    assert chromium.value(f"!document.getElementById('behind').open && document.activeElement === document.querySelector(\"{cell}\")")
+    assert chromium.value(
+        f"!document.getElementById('behind').open && document.activeElement === document.querySelector(\"{cell}\")"
+    )
     chromium.click(cell)
     chromium.click("#behind-facts a")
     number = [run.name for run in runs].index(fact["runs"][0]["name"])
     assert chromium.value("location.hash") == f"#run-{number}"
-    assert chromium.value(f"new Promise(done => setTimeout(() => done(document.getElementById('run-{number}').open && !document.getElementById('behind').open), 100))")
+    assert chromium.value(
+        f"new Promise(done => setTimeout(() => done(document.getElementById('run-{number}').open && !document.getElementById('behind').open), 100))"
+    )
     assert runs[number].commit in chromium.value(f"document.getElementById('run-{number}').innerText")
     missing = next(row for row, cells in enumerate(table.cells) if cells[3].mean is None)
     chromium.click(f"a[data-cell='0 {missing} 3']")
@@ -237,7 +295,9 @@ def test_the_page_never_scrolls_sideways(chromium: Page, file: Path, tmp_path: P
         chromium.value("document.querySelectorAll('details').forEach(each => { each.open = true; })")
         chromium.click("a[data-cell='0 0 0']")
         assert chromium.value("document.documentElement.scrollWidth") <= width
-        assert chromium.value("(b => b.left >= 0 && b.right <= innerWidth)(document.getElementById('behind').getBoundingClientRect())")
+        assert chromium.value(
+            "(b => b.left >= 0 && b.right <= innerWidth)(document.getElementById('behind').getBoundingClientRect())"
+        )
     assert chromium.complaints == []  # no alert either
 
 

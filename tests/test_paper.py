@@ -10,12 +10,17 @@ import pytest
 from scipy.stats import kendalltau
 from test_analysis import COLUMNS_, HALF, LABEL, MOST, NONE_RIGHT, table, write_run
 
-from analysis import compare, published, shape
-from analysis.tables import Table
-from recipes.layout import available, load_layout
+from analysis.tables import agreement, comparison, published
+from analysis.tables.cells import Table
+from recipes.table_layout import available, load_layout
 
 PAPER = {"imagenet_clt_glt": 336, "imagenet_alt": 152, "mscoco": 126, "ablation": 96}
-DIGITS = {"digits_clt_glt": "imagenet_clt_glt", "digits_alt": "imagenet_alt", "digits_overall": "mscoco", "digits_ablation": "ablation"}
+DIGITS = {
+    "digits_clt_glt": "imagenet_clt_glt",
+    "digits_alt": "imagenet_alt",
+    "digits_overall": "mscoco",
+    "digits_ablation": "ablation",
+}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -25,7 +30,11 @@ def test_every_published_cell_has_a_row_and_a_column(name: str) -> None:
     numbers = published.beside(layout)
     cells = [(row, column) for row in layout.rows for column in layout.columns]
     placed = [number for row, column in cells if (number := published.of_cell(numbers, row, column)) is not None]
-    lines = [line for file in layout.published for line in csv.DictReader((published.FOLDER / f"{file}.csv").open(encoding="utf-8"))]
+    lines = [
+        line
+        for file in layout.published
+        for line in csv.DictReader((published.FOLDER / f"{file}.csv").open(encoding="utf-8"))
+    ]
     assert len(placed) == len(cells) == len(set(placed)) == len(numbers) == len(lines) == PAPER[name]
     assert {number.data for number in placed} == {column.data for column in layout.columns}
     assert sorted(number.value for number in placed) == sorted(float(line["value"]) / 100 for line in lines)
@@ -36,13 +45,17 @@ def test_digits_tables_name_the_same_methods(name: str) -> None:
     """A digits table has the paper's numbers of the table that it is laid out as: the same recipe at the same published name."""
     digits, paper = load_layout(available()[name]), load_layout(available()[DIGITS[name]])
     assert digits.published == paper.published
-    assert [(row.recipe, row.published, row.twin) for row in digits.rows] == [(row.recipe, row.published, row.twin) for row in paper.rows]
+    assert [(row.recipe, row.published, row.twin) for row in digits.rows] == [
+        (row.recipe, row.published, row.twin) for row in paper.rows
+    ]
 
 
 def test_a_number_by_hand() -> None:
     """Spot checks against the paper: table 1's first cell, and table 2's Few, which is of attributes."""
     table1, table2 = published.read("table1_imagenet_clt_glt"), published.read("table2_imagenet_alt")
-    assert table1[0] == published.Number("table 1", "imagenet_glt", "Baseline", "clt", "many", "accuracy", pytest.approx(0.5934))
+    assert table1[0] == published.Number(
+        "table 1", "imagenet_glt", "Baseline", "clt", "many", "accuracy", pytest.approx(0.5934)
+    )
     assert {number.subset for number in table2} == {"many_a", "medium_a", "few_a", "overall"}
 
 
@@ -69,7 +82,7 @@ def made(folder: Path, data: str = "imagenet_glt", **change: Any) -> Table:
 def test_beside_gives_paper_ours_and_difference(tmp_path: Path) -> None:
     """paper | ours | difference: 42.52 in the paper, 50.00 here, +7.48; a cell without a run has the paper's alone."""
     write_run(tmp_path, data="imagenet_glt", cbl=HALF)
-    beside = compare.beside(made(tmp_path))
+    beside = comparison.beside(made(tmp_path))
     plain, ifl = ([line for line in beside.splitlines() if f"{label} &" in line] for label in ("Plain", "+ IFL"))
     assert "42.52 & 50.00 & $+7.48$" in plain[0]
     assert "45.97 & -- & " in ifl[0].replace(r"--\ensuremath{^\dagger}", "--")
@@ -80,17 +93,19 @@ def test_other_data_has_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     digits = made(tmp_path, "digits_glt")
-    assert compare.beside(digits) == "" and digits.cells[0][0].paper is not None
-    assert "only the shape compares" in compare.gains(digits) and "only the shape compares" in shape.sentence(digits)
+    assert comparison.beside(digits) == "" and digits.cells[0][0].paper is not None
+    assert "only the shape compares" in comparison.gains(digits) and "only the shape compares" in agreement.sentence(
+        digits
+    )
 
 
 def test_later_papers_are_an_option(tmp_path: Path) -> None:
     """Later papers' numbers come as rows where asked for, each with its source (two print MetaSAug), else not at all."""
     write_run(tmp_path, data="imagenet_glt")
-    later = compare.beside(made(tmp_path), later=True)
+    later = comparison.beside(made(tmp_path), later=True)
     assert "Meta-CALA {[}2{]} & 55.14 & " in later and "MetaSAug {[}1{]} & " in later and "MetaSAug {[}2{]} & " in later
     assert "{[}1{]} xiaolingzhou98/CLP" in later and "{[}2{]} xiaolingzhou98/CALA" in later
-    assert "Meta-CALA" not in compare.beside(made(tmp_path))
+    assert "Meta-CALA" not in comparison.beside(made(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +118,7 @@ def test_claims(tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, ours:
     write_run(tmp_path, cbl=plain)
     if ifl is not None:
         write_run(tmp_path, "plain_ifl", cbl=ifl)
-    claim = shape.claims(made(tmp_path, "digits_glt"))[0]
+    claim = agreement.claims(made(tmp_path, "digits_glt"))[0]
     assert (claim.label, claim.twin, claim.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
     assert claim.ours == (ours if ours is None else pytest.approx(ours)) and claim.verdict == verdict
 
@@ -113,7 +128,9 @@ def test_the_claim_of_every_pair_protocol_and_metric(tmp_path: Path) -> None:
     write_run(tmp_path)
     for name, claims in (("imagenet_clt_glt", 9 * 16), ("imagenet_alt", 8 * 8), ("mscoco", 9 * 6), ("ablation", 4 * 6)):
         layout = load_layout(available()[name])
-        found = shape.claims(table(tmp_path, **{key: getattr(layout, key) for key in ("name", "seeds", "rows", "columns", "published")}))
+        found = agreement.claims(
+            table(tmp_path, **{key: getattr(layout, key) for key in ("name", "seeds", "rows", "columns", "published")})
+        )
         assert len(found) == claims and {claim.verdict for claim in found} == {"no number"}
 
 
@@ -122,7 +139,7 @@ def test_kendall_with_ties(seed: int) -> None:
     """tau-b equals scipy's and the definition, pair by pair, with many ties, for all columns at once."""
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 6, 12).astype(float), rng.integers(0, 5, (12, 4)).astype(float)
-    got = shape.kendall(first, second)
+    got = agreement.kendall(first, second)
     for r in range(4):
         agree = against = only_first = only_second = 0
         for i, j in itertools.combinations(range(12), 2):
@@ -135,17 +152,22 @@ def test_kendall_with_ties(seed: int) -> None:
 
 def test_kendall_without_an_order_is_no_number() -> None:
     """All ties on one side, or fewer than two: NaN, and no warning of a division."""
-    assert np.isnan(shape.kendall(np.array([1.0, 1.0]), np.array([[1.0], [2.0]]))).all()
-    assert np.isnan(shape.kendall(np.array([1.0]), np.array([[1.0]]))).all()
+    assert np.isnan(agreement.kendall(np.array([1.0, 1.0]), np.array([[1.0], [2.0]]))).all()
+    assert np.isnan(agreement.kendall(np.array([1.0]), np.array([[1.0]]))).all()
 
 
 def test_ranking_of_a_column(tmp_path: Path) -> None:
     """The same order as the paper's is tau 1, the reverse -1; rows without a run do not count."""
-    rows = [{"recipe": f"r{i}", "label": method, "group": "G", "published": method} for i, method in enumerate(("Baseline", "RandAug", "RIDE", "TADE"))]
+    rows = [
+        {"recipe": f"r{i}", "label": method, "group": "G", "published": method}
+        for i, method in enumerate(("Baseline", "RandAug", "RIDE", "TADE"))
+    ]
     for i, prediction in enumerate((NONE_RIGHT, HALF, MOST)):
         write_run(tmp_path, f"r{i}", cbl=prediction)
-    ranking = shape.rankings(made(tmp_path, "digits_glt", rows=rows))[0]
-    paper = [row.paper.value for row in (line[0] for line in made(tmp_path, "digits_glt", rows=rows).cells) if row.paper]
+    ranking = agreement.rankings(made(tmp_path, "digits_glt", rows=rows))[0]
+    paper = [
+        row.paper.value for row in (line[0] for line in made(tmp_path, "digits_glt", rows=rows).cells) if row.paper
+    ]
     assert (ranking.rows, ranking.tau) == (3, pytest.approx(kendalltau(paper[:3], [0, 0.5, 0.8]).statistic))
     assert ranking.low is not None and ranking.low <= ranking.tau <= ranking.high
 
@@ -154,6 +176,6 @@ def test_sentence_counts(tmp_path: Path) -> None:
     """One line says how many claims have numbers and how many agree; nothing published or nothing run: no line."""
     write_run(tmp_path, cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
-    said = shape.sentence(made(tmp_path, "digits_glt"))
+    said = agreement.sentence(made(tmp_path, "digits_glt"))
     assert "of the 3 of the paper's 3 claims" in said and "2 agree in sign (0 with p < 0.05), 0 do not" in said
-    assert shape.sentence(table(tmp_path, seeds=[0])) == ""
+    assert agreement.sentence(table(tmp_path, seeds=[0])) == ""

@@ -10,22 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from mini import trained
+from PIL import Image
 from ranks import PROJECT, started
-from recipes.layout import load_layout
-from recipes.methods import declaration
+
+from recipes.declarations import declaration
 from recipes.resolve import resolve
 from recipes.schema import Recipe
-from sharding.write import Sample, begin_dataset, finish_dataset, write_split
-from slurm.folder import prepare
+from recipes.table_layout import load_layout
+from sharding.format.dataset_json import begin_dataset, finish_dataset
+from sharding.format.shards import Sample, write_split
+from slurm.run_folder import prepare
 
 CLASSES = {"imagenet_glt": (1000, (400, 450, 150)), "mscoco_glt": (29, (11, 12, 6))}
 TABLES = ("imagenet_clt_glt", "imagenet_alt", "mscoco", "ablation")
-ROWS = sorted({row.recipe for table in TABLES for row in load_layout(PROJECT / "recipes" / "tables" / f"{table}.yaml").rows})
-EDITIONS = {"glt": {"train": "glt/train", "val": "glt/val", "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"},
-            "cbl": {"train": "cbl/train", "val": "cbl/val", "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"}}
+ROWS = sorted(
+    {row.recipe for table in TABLES for row in load_layout(PROJECT / "recipes" / "tables" / f"{table}.yaml").rows}
+)
+EDITIONS = {
+    "glt": {"train": "glt/train", "val": "glt/val", "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"},
+    "cbl": {"train": "cbl/train", "val": "cbl/val", "test_cbl": "shared/test_cbl", "test_gbl": "shared/test_gbl"},
+}
 PER_STREAM = 8
 
 
@@ -37,17 +42,37 @@ def build(root: Path, name: str) -> Path:
     rng = np.random.default_rng(0)
     folder = begin_dataset(root, name)
     for split in sorted({relative for splits in EDITIONS.values() for relative in splits.values()}):
-        labels = np.concatenate([np.arange(classes), np.sort(classes * rng.random(1200 - classes) ** 3).astype(int)]) if split.endswith("train") else rng.integers(classes, size=8)
+        labels = (
+            np.concatenate([np.arange(classes), np.sort(classes * rng.random(1200 - classes) ** 3).astype(int)])
+            if split.endswith("train")
+            else rng.integers(classes, size=8)
+        )
 
         def samples(split: str = split, labels: np.ndarray = labels):
             for number, label in enumerate(labels.tolist()):
                 buffer = io.BytesIO()
-                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((150, 125)).save(buffer, "JPEG")
-                yield Sample(f"{split.replace('/', '-')}-{number}", f"{split}-{number}", buffer.getvalue(), label, int(class_groups[label]), number % 3)
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((150, 125)).save(
+                    buffer, "JPEG"
+                )
+                yield Sample(
+                    f"{split.replace('/', '-')}-{number}",
+                    f"{split}-{number}",
+                    buffer.getvalue(),
+                    label,
+                    int(class_groups[label]),
+                    number % 3,
+                )
 
         write_split(folder / split, samples())
-    finish_dataset(root, name, class_names=[f"class {k}" for k in range(classes)], class_groups=class_groups.tolist(), editions=EDITIONS,
-                   statistics={edition: {"mean": [0.5] * 3, "std": [0.25] * 3} for edition in EDITIONS}, options={"builder": name, "synthetic": True})
+    finish_dataset(
+        root,
+        name,
+        class_names=[f"class {k}" for k in range(classes)],
+        class_groups=class_groups.tolist(),
+        editions=EDITIONS,
+        statistics={edition: {"mean": [0.5] * 3, "std": [0.25] * 3} for edition in EDITIONS},
+        options={"builder": name, "synthetic": True},
+    )
     return root
 
 
@@ -64,9 +89,23 @@ def run(name: str, data: str, root: Path) -> Recipe:
     """Train two steps, each an epoch so that IFL builds its environments between them, after the run that the row builds on."""
     row = resolve([f"recipe={name}", f"data={data}"])
     size = PER_STREAM * row.streams
-    words = [f"recipe={name}", f"data={data}", f"data.root={root}", f"runs={root / 'runs'}", "data.workers=0", "tasks_per_node=1", "cluster=local"]
+    words = [
+        f"recipe={name}",
+        f"data={data}",
+        f"data.root={root}",
+        f"runs={root / 'runs'}",
+        "data.workers=0",
+        "tasks_per_node=1",
+        "cluster=local",
+    ]
     if not row.method.eval_of:
-        words += [f"batch.size={size}", f"batch.bn={size}", f"batch.draws_per_epoch={PER_STREAM / 1200}", "schedule.epochs=2", "log.every=1"]
+        words += [
+            f"batch.size={size}",
+            f"batch.bn={size}",
+            f"batch.draws_per_epoch={PER_STREAM / 1200}",
+            "schedule.epochs=2",
+            "log.every=1",
+        ]
     if row.ifl and row.ifl.milestones:
         words += ["ifl.milestones=[0,1]", f"ifl.alpha={row.ifl.alpha}"]
     for key in ("init_from", "eval_of"):
@@ -78,7 +117,16 @@ def run(name: str, data: str, root: Path) -> Recipe:
     return recipe
 
 
-@pytest.mark.parametrize(("name", "data"), [pytest.param(name, data, marks=[] if (name, data) == ("glt_randaug_ifl", "imagenet_glt") else [pytest.mark.full]) for data in CLASSES for name in ROWS])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        pytest.param(
+            name, data, marks=[] if (name, data) == ("glt_randaug_ifl", "imagenet_glt") else [pytest.mark.full]
+        )
+        for data in CLASSES
+        for name in ROWS
+    ],
+)
 def test_row_takes_two_steps_on_the_papers_shapes(name: str, data: str, shards: Path) -> None:
     """Two real steps through the loop (or a judgement of another row's weights): finite losses, the paper's network and classes, predictions of every split."""
     recipe = run(name, data, shards)

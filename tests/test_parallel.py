@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from sharding.parallel import in_order
+from sharding.building.process_pool import in_order
 
 def job(folder, number):
     Path(folder, str(os.getpid())).touch()
@@ -35,7 +35,11 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     """After SIGKILL of the parent alone no worker goes on with jobs that wait, or stays."""
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "pids").mkdir()
-    process = subprocess.Popen([sys.executable, str(tmp_path / "program.py"), str(tmp_path / "pids")], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "pids")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )
     assert process.stdout.readline() == b"one\n"
     process.kill()
     process.wait()

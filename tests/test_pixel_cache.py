@@ -14,18 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import sharding.views
-from ifl.setup import views
 from nodes import assert_equal, children, on_a_disk_of
+
+import sharding.images.transforms
+from ifl.setup import views
+from recipes.common.errors import DataError
 from recipes.resolve import resolve
-from sharding import decoders, pixel_cache
-from sharding.dataset import DataError, Split, open_dataset
-from sharding.decoders import available
-from sharding.pixel_cache import PixelCache
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.cache import decoded_images
+from sharding.cache.decoded_images import PixelCache
+from sharding.cache.disk_budget import PIXELS, SHARDS, bytes_of_a_node, cache_folder
+from sharding.format.dataset import Split
+from sharding.images import decoders
+from sharding.images.decoders import available
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, evaluation_draws
-from sharding.room import PIXELS, SHARDS, bytes_of_a_node, cache_folder
 
 VIEW = {"image_size": 24, "crop_scale": (0.3, 1.0), "hflip": True, "randaug": True}
 
@@ -40,7 +44,10 @@ def epochs(crops: MicroBatches, workers: int, number: int = 2) -> list[Batch]:
     reader, size = Reader(crops, workers), len(crops.split)
     if not crops.train:
         return [batch for _ in range(number) for batch in reader.read(evaluation_draws(size, 0, 1, 50))]
-    plans = [plan_epoch([None, np.arange(1.0, size + 1)], size, batch=24, group=6, seed=1, epoch=epoch) for epoch in range(number)]
+    plans = [
+        plan_epoch([None, np.arange(1.0, size + 1)], size, batch=24, group=6, seed=1, epoch=epoch)
+        for epoch in range(number)
+    ]
     return [batch for plan in plans for batch in reader.read(rank_draws(plan, micro_batches(24, 6, 0, 1), 1))]
 
 
@@ -53,7 +60,9 @@ def image_of(sample: int) -> np.ndarray:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("short_side", [None, 20])
 @pytest.mark.parametrize("decoder", available())
-def test_training_batches_are_those_without_a_cache(split: Split, tmp_path: Path, decoder: str, short_side: int | None, workers: int) -> None:
+def test_training_batches_are_those_without_a_cache(
+    split: Split, tmp_path: Path, decoder: str, short_side: int | None, workers: int
+) -> None:
     """Bit for bit, while it fills and after, with and without a smaller stored size, which is part of what the pixels are."""
     options = {"train": True, "decoder": decoder, "short_side": short_side, **VIEW}
     plain = epochs(MicroBatches(split, **options), workers)
@@ -76,7 +85,10 @@ def test_later_epochs_decode_nothing(split: Split, tmp_path: Path, monkeypatch: 
     cache = PixelCache(tmp_path, "train", len(split))
     first = epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0, number=1)
     monkeypatch.setattr(Split, "read", lambda self, i: pytest.fail(f"sample {i} was read again"))
-    assert_equal(epochs(MicroBatches(split, train=True, cache=PixelCache(tmp_path, "train", len(split)), **VIEW), 0, number=1), first)
+    assert_equal(
+        epochs(MicroBatches(split, train=True, cache=PixelCache(tmp_path, "train", len(split)), **VIEW), 0, number=1),
+        first,
+    )
 
 
 def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
@@ -84,7 +96,9 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
     split = open_dataset(tiny_root, "digits_glt").split("glt", "train")
 
     def folders(*words: str, decoder: str = "pillow") -> list[str]:
-        recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "data.cache=decoded", f"data.cache_folder={tmp_path}", *words])
+        recipe = resolve(
+            ["recipe=glt_ifl", "data=digits_glt", "data.cache=decoded", f"data.cache_folder={tmp_path}", *words]
+        )
         return [crops.cache.folder.name for crops in views(recipe, decoder, {"train": split, "val": split}).values()]
 
     base = folders()
@@ -101,9 +115,12 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
         assert all(mine != theirs for mine, theirs in zip(folders(), base)), "another torch, which resizes"
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "views.py").write_text("# other code")
-        patch.setattr(sharding.views, "__file__", str(tmp_path / "views.py"))
+        patch.setattr(sharding.images.transforms, "__file__", str(tmp_path / "views.py"))
         assert all(mine != theirs for mine, theirs in zip(folders(), base)), "other code"
-    assert all(crops.cache is None for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values())
+    assert all(
+        crops.cache is None
+        for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values()
+    )
     with pytest.raises(DataError, match="^data.cache_gb=1e-05 does not even hold the test crops"):
         folders("data.cache_gb=1e-5")
 
@@ -152,20 +169,32 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
         assert os.waitpid(children(1, work)[0], 0)[1] == signal.SIGKILL
         cache = PixelCache(tmp_path, "k", samples)
         seen.append(len(cache))
-        assert all(np.array_equal(found, image_of(sample)) for sample in range(samples) if (found := cache.get(sample)) is not None)
+        assert all(
+            np.array_equal(found, image_of(sample))
+            for sample in range(samples)
+            if (found := cache.get(sample)) is not None
+        )
     assert 0 < seen[-1] < samples and seen == sorted(seen)
     dies_at = 0
     assert os.waitpid(children(1, work)[0], 0)[1] == 0
-    assert all(np.array_equal(PixelCache(tmp_path, "k", samples).get(sample), image_of(sample)) for sample in range(samples))
+    assert all(
+        np.array_equal(PixelCache(tmp_path, "k", samples).get(sample), image_of(sample)) for sample in range(samples)
+    )
 
 
 def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one process writes an image another leaves it alone, and so does one that came too late: the place is not used twice. A claim ends with its process."""
-    cache, real = PixelCache(tmp_path, "k", 10), pixel_cache._write
+    cache, real = PixelCache(tmp_path, "k", 10), decoded_images._write
 
     def work(die: bool) -> None:
         mine = PixelCache(tmp_path, "k", 10)
-        monkeypatch.setattr(pixel_cache, "_write", lambda file, *rest: os.kill(os.getpid(), signal.SIGKILL) if die and file == mine._files["pixels"] else real(file, *rest))
+        monkeypatch.setattr(
+            decoded_images,
+            "_write",
+            lambda file, *rest: (
+                os.kill(os.getpid(), signal.SIGKILL) if die and file == mine._files["pixels"] else real(file, *rest)
+            ),
+        )
         mine.put(3, image_of(3))
 
     def meanwhile(file: int, *rest: object) -> None:
@@ -173,15 +202,20 @@ def test_runs_in_step_keep_an_image_once(tmp_path: Path, monkeypatch: pytest.Mon
             assert os.waitpid(children(1, lambda _: work(die=False))[0], 0)[1] == 0
         real(file, *rest)
 
-    monkeypatch.setattr(pixel_cache, "_write", meanwhile)
+    monkeypatch.setattr(decoded_images, "_write", meanwhile)
     cache.put(3, image_of(3))
-    monkeypatch.setattr(pixel_cache, "_write", real)
+    monkeypatch.setattr(decoded_images, "_write", real)
     work(die=False)
-    assert pixel_cache._number(cache._files["end"]) == image_of(3).nbytes and np.array_equal(cache.get(3), image_of(3))
+    assert decoded_images._number(cache._files["end"]) == image_of(3).nbytes and np.array_equal(
+        cache.get(3), image_of(3)
+    )
     os.pwrite(cache._files["entries"], bytes(16), 3 * 16)
     assert os.waitpid(children(1, lambda _: work(die=True))[0], 0)[1] == signal.SIGKILL and cache.get(3) is None
     cache.put(3, image_of(3))
-    assert np.array_equal(cache.get(3), image_of(3)) and pixel_cache._number(cache._files["end"]) == 3 * image_of(3).nbytes
+    assert (
+        np.array_equal(cache.get(3), image_of(3))
+        and decoded_images._number(cache._files["end"]) == 3 * image_of(3).nbytes
+    )
 
 
 def test_an_entry_that_is_being_written_is_not_there_yet(tmp_path: Path) -> None:
@@ -205,9 +239,15 @@ def test_it_keeps_within_its_bytes(split: Split, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["allowed", "end", "pixels", "entries"])
-def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str) -> None:
+def test_a_full_disk_ends_the_filling_and_not_the_run(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
     """Whichever file meets it. One line says so; the rest is decoded each time."""
-    plain, cache, written = epochs(MicroBatches(split, train=True, **VIEW), 0), PixelCache(tmp_path, "k", len(split)), [0]
+    plain, cache, written = (
+        epochs(MicroBatches(split, train=True, **VIEW), 0),
+        PixelCache(tmp_path, "k", len(split)),
+        [0],
+    )
     real = os.pwrite
 
     def refuses(file: int, data: bytes, place: int) -> int:
@@ -220,14 +260,17 @@ def test_a_full_disk_ends_the_filling_and_not_the_run(split: Split, tmp_path: Pa
     monkeypatch.setattr(os, "pwrite", refuses)
     assert_equal(epochs(MicroBatches(split, train=True, cache=cache, **VIEW), 0), plain)
     assert len(cache) == {"allowed": 0, "end": 20, "pixels": 20, "entries": 10}[part]
-    assert capsys.readouterr().err == f"{cache.folder} takes no more (No space left on device): the rest is decoded each time\n"
+    assert (
+        capsys.readouterr().err
+        == f"{cache.folder} takes no more (No space left on device): the rest is decoded each time\n"
+    )
 
 
 FULL = """
 import sys
 from pathlib import Path
 import numpy as np
-from sharding.pixel_cache import PixelCache
+from sharding.cache.decoded_images import PixelCache
 test, train = (PixelCache(Path(sys.argv[1]), kind, 20000, 50e6) for kind in ("test", "train"))
 picture, sample = np.full((100, 100, 3), 7, np.uint8), 0
 while train.takes_more:
@@ -245,7 +288,11 @@ print("alive")
 def test_a_full_file_system_ends_no_process(tmp_path: Path) -> None:
     """A real one, in memory as /dev/shm is: entries can be read though no page is left."""
     done = on_a_disk_of(4, tmp_path / "disk", FULL)
-    assert done.returncode == 0 and done.stdout == "alive\n" and done.stderr.count("takes no more (No space left on device)") == 2, done.stderr
+    assert (
+        done.returncode == 0
+        and done.stdout == "alive\n"
+        and done.stderr.count("takes no more (No space left on device)") == 2
+    ), done.stderr
 
 
 def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,8 +304,14 @@ def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.Monke
         for file, size in (("pixels-k/pixels", pixels), ("shards/set/glt/x.tar", shards)):
             (tmp_path / file).write_bytes(bytes(size << 20))
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=disk - (pixels + shards << 20)))
-        assert bytes_of_a_node(tmp_path, PIXELS, None, 1.0) == round(0.9 * (disk - (shards << 20))) and bytes_of_a_node(tmp_path, SHARDS, None, 1.0) == round(0.9 * (disk - (pixels << 20)))
-        assert bytes_of_a_node(tmp_path, PIXELS, None, 0.5) == bytes_of_a_node(tmp_path, SHARDS, None, 0.5) == round(0.45 * disk), "each its half, however much is filled"
+        assert bytes_of_a_node(tmp_path, PIXELS, None, 1.0) == round(0.9 * (disk - (shards << 20))) and bytes_of_a_node(
+            tmp_path, SHARDS, None, 1.0
+        ) == round(0.9 * (disk - (pixels << 20)))
+        assert (
+            bytes_of_a_node(tmp_path, PIXELS, None, 0.5)
+            == bytes_of_a_node(tmp_path, SHARDS, None, 0.5)
+            == round(0.45 * disk)
+        ), "each its half, however much is filled"
         assert bytes_of_a_node(tmp_path, SHARDS, 30, 0.5) == 15
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "pixels-k")
@@ -273,7 +326,7 @@ def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By whoever tidies up: what is kept is still read, no more comes, and the run goes on."""
-    monkeypatch.setattr(pixel_cache, "STEP", 1)
+    monkeypatch.setattr(decoded_images, "STEP", 1)
     cache = PixelCache(tmp_path, "k", 10)
     cache.put(3, image_of(3))
     shutil.rmtree(cache.folder)
@@ -283,7 +336,7 @@ def test_a_folder_that_is_removed_ends_the_filling(tmp_path: Path, monkeypatch: 
 
 def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that are open together keep within them, what was set aside for one included; one that nobody has open makes room, and that of a living worker does not."""
-    monkeypatch.setattr(pixel_cache, "STEP", 4000)
+    monkeypatch.setattr(decoded_images, "STEP", 4000)
     size, most = image_of(0).nbytes, 10 * image_of(0).nbytes  # 7 x 11 samples later there is one of the same size
     same = [sample for sample in range(10000) if image_of(sample).nbytes == size][:40]
 
@@ -309,21 +362,30 @@ def test_all_kinds_share_the_node_s_bytes(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 # ------------------------------------------------------------------------------------------------------------- not trusted
-def test_what_was_written_before_a_crash_of_the_machine_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_written_before_a_crash_of_the_machine_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under another boot id the caches of all kinds are removed; another node's, where the folder is shared, stay."""
     PixelCache(tmp_path, "k", 10).put(3, image_of(3))
     PixelCache(tmp_path, "other", 10).put(4, image_of(4))
     with monkeypatch.context() as patch:
         patch.setattr(platform, "node", lambda: "elsewhere")
         PixelCache(tmp_path, "k", 10).put(5, image_of(5))
-    assert np.array_equal(PixelCache(tmp_path, "k", 10).get(3), image_of(3)) and len(list(tmp_path.glob("pixels-*/"))) == 3
+    assert (
+        np.array_equal(PixelCache(tmp_path, "k", 10).get(3), image_of(3)) and len(list(tmp_path.glob("pixels-*/"))) == 3
+    )
     real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, *args, **kwargs: "another boot" if self.name == "boot_id" else real(self, *args, **kwargs))
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda self, *args, **kwargs: "another boot" if self.name == "boot_id" else real(self, *args, **kwargs),
+    )
     assert PixelCache(tmp_path, "k", 10).get(3) is None and len(list(tmp_path.glob("pixels-*/"))) == 2
 
 
 def test_a_file_system_that_cannot_is_said(tmp_path: Path) -> None:
     """A limit on the size of files, for one: a sentence with the keys, and not a signal."""
+
     def work(_: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

@@ -17,8 +17,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import sharding.plan as plan_module
-from sharding.plan import Draws, EpochPlan, PlanError, draw_ids, last_need, micro_batches, needs, plan_epoch, rank_draws
+from recipes.common.errors import PlanError
+from sharding.plan.epoch import EpochPlan, draw_ids, plan_epoch
+from sharding.plan.ranks import Draws, micro_batches, rank_draws
+from sharding.plan.shard_schedule import last_need, needs
+from sharding.plan.windowed import WindowedShuffle
 
 seeds = st.integers(0, 2**32 - 1)
 epochs = st.integers(0, 10_000)
@@ -60,7 +63,9 @@ def counts_of(ids: np.ndarray, samples: int) -> np.ndarray:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array, dtype="<i8").tobytes() for array in arrays)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array, dtype="<i8").tobytes() for array in arrays)).hexdigest()[
+        :16
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------ what is drawn
@@ -70,7 +75,9 @@ def test_uniform_epoch_is_a_permutation(layout: dict, samples: int, times: int, 
     """A uniform stream without replacement draws each id exactly `draws_per_epoch` times, and the last batch is completed from the front of the same order, with
     fewer than B rows for all streams together."""
     number, batch = layout["streams"], layout["batch"]
-    plan = plan_epoch([None] * number, samples, batch=batch, group=layout["group"], draws_per_epoch=times, seed=seed, epoch=epoch)
+    plan = plan_epoch(
+        [None] * number, samples, batch=batch, group=layout["group"], draws_per_epoch=times, seed=seed, epoch=epoch
+    )
     draws = times * samples
     for ids in columns(plan, number):
         assert (counts_of(ids[:draws], samples) == times).all()
@@ -91,7 +98,11 @@ def test_weighted_counts_are_floor_or_ceil(weights: np.ndarray, draws: int, seed
         assert floor(expected - slack) <= count <= ceil(expected + slack)
 
 
-@pytest.mark.parametrize("weights, draws", [(None, 30), (None, 130), ([1.0, 2.0, 0.5, 4.0, 0.0, 2.5, 0.1] * 6, 42)], ids=["uniform half", "uniform twice", "weighted"])
+@pytest.mark.parametrize(
+    "weights, draws",
+    [(None, 30), (None, 130), ([1.0, 2.0, 0.5, 4.0, 0.0, 2.5, 0.1] * 6, 42)],
+    ids=["uniform half", "uniform twice", "weighted"],
+)
 def test_fractions_of_a_draw_come_out_right_in_the_mean(weights: list | None, draws: int) -> None:
     """Without replacement, over many epochs each id's mean count is its expected number of draws: the odd draw goes round fairly. (Variance of a floor-or-ceil
     count: f (1 - f).)"""
@@ -104,7 +115,9 @@ def test_fractions_of_a_draw_come_out_right_in_the_mean(weights: list | None, dr
 
 
 @pytest.mark.parametrize("window", [0, 2])
-@pytest.mark.parametrize("weights", [None, [0.0, 5.0, 1.0, 1.0, 0.0, 3.0, 0.25, 2.0, 1.0, 0.0]], ids=["uniform", "weighted"])
+@pytest.mark.parametrize(
+    "weights", [None, [0.0, 5.0, 1.0, 1.0, 0.0, 3.0, 0.25, 2.0, 1.0, 0.0]], ids=["uniform", "weighted"]
+)
 def test_with_replacement_counts_are_multinomial(weights: list | None, window: int) -> None:
     """With replacement each id's count is binomial: mean draws * p within 5 sigma, variance draws * p * (1 - p) (a sampler that were secretly balanced would have
     none), whatever the window."""
@@ -112,7 +125,15 @@ def test_with_replacement_counts_are_multinomial(weights: list | None, window: i
     array = None if weights is None else np.array(weights)
     p = np.full(samples, 0.1) if array is None else array / array.sum()
     shards = np.repeat(np.arange(5), 2)
-    table = np.array([counts_of(draw_ids(array, samples, draws, seed=3, epoch=e, replacement=True, shards=shards, window=window), samples) for e in range(rounds)])
+    table = np.array(
+        [
+            counts_of(
+                draw_ids(array, samples, draws, seed=3, epoch=e, replacement=True, shards=shards, window=window),
+                samples,
+            )
+            for e in range(rounds)
+        ]
+    )
     variance = draws * p * (1 - p)
     assert (np.abs(table.mean(axis=0) - draws * p) <= 5 * np.sqrt(variance / rounds)).all()
     assert (np.abs(table.var(axis=0) - variance) <= 5 * variance * sqrt(2.2 / rounds)).all()
@@ -127,11 +148,15 @@ def test_with_replacement_order_is_random_too() -> None:
 
 
 @bounded
-@given(weights=weight_vectors(), draws=st.integers(1, 200), replacement=st.booleans(), window=st.integers(0, 3), seed=seeds)
+@given(
+    weights=weight_vectors(), draws=st.integers(1, 200), replacement=st.booleans(), window=st.integers(0, 3), seed=seeds
+)
 def test_zero_weight_is_never_drawn(weights: np.ndarray, draws: int, replacement: bool, window: int, seed: int) -> None:
     """An id of weight 0 (first, last or inside) is never drawn, in any mode, and exactly `draws` ids are."""
     shards = np.arange(len(weights)) // 4
-    ids = draw_ids(weights, len(weights), draws, seed=seed, epoch=0, replacement=replacement, shards=shards, window=window)
+    ids = draw_ids(
+        weights, len(weights), draws, seed=seed, epoch=0, replacement=replacement, shards=shards, window=window
+    )
     assert len(ids) == draws
     assert (weights[ids] > 0).all()
 
@@ -140,7 +165,7 @@ def test_zero_weight_is_never_drawn(weights: np.ndarray, draws: int, replacement
 @pytest.mark.parametrize("replacement", [False, True])
 def test_extreme_random_words(monkeypatch: pytest.MonkeyPatch, word: int, replacement: bool) -> None:
     """Where the random words are the lowest or the highest there are, which rounding makes the hard cases, still `draws` ids are drawn and none of weight 0."""
-    monkeypatch.setattr("sharding.plan._words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
+    monkeypatch.setattr("sharding.plan.philox.random_words", lambda count, *rest: np.full(count, word, dtype=np.uint64))
     random = np.random.Generator(np.random.PCG64(0))
     for _ in range(300):
         weights = random.random(12) * 10.0 ** random.integers(-6, 7)
@@ -153,7 +178,9 @@ def test_extreme_random_words(monkeypatch: pytest.MonkeyPatch, word: int, replac
 def test_equal_weights_are_the_uniform_stream() -> None:
     """Weights that are all equal give the uniform stream's very draws, so a constant confidence changes nothing."""
     for draws in (7, 40, 93):
-        assert np.array_equal(draw_ids(np.full(40, 0.3), 40, draws, seed=5, epoch=2), draw_ids(None, 40, draws, seed=5, epoch=2))
+        assert np.array_equal(
+            draw_ids(np.full(40, 0.3), 40, draws, seed=5, epoch=2), draw_ids(None, 40, draws, seed=5, epoch=2)
+        )
 
 
 def test_plan_neither_reads_nor_writes_anything_else() -> None:
@@ -172,22 +199,46 @@ def test_plan_neither_reads_nor_writes_anything_else() -> None:
 
 # ----------------------------------------------------------------------------------------------------- batches, groups
 @bounded
-@given(layout=layouts(), samples=st.integers(1, 150), units=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]), matched=st.booleans(), replacement=st.booleans())
-def test_steps_follow_the_batch_arithmetic(layout: dict, samples: int, units: float, matched: bool, replacement: bool) -> None:
+@given(
+    layout=layouts(),
+    samples=st.integers(1, 150),
+    units=st.sampled_from([0.25, 0.5, 1.0, 2.0, 3.0]),
+    matched=st.booleans(),
+    replacement=st.booleans(),
+)
+def test_steps_follow_the_batch_arithmetic(
+    layout: dict, samples: int, units: float, matched: bool, replacement: bool
+) -> None:
     """Each stream draws `draws_per_epoch` * N samples, or with `matched` all streams together do; steps = ceil(draws / (B / S)). An epoch smaller than a batch is one
     step."""
     number, batch = layout["streams"], layout["batch"]
-    plan = plan_epoch([None] * number, samples, batch=batch, group=layout["group"], draws_per_epoch=units, matched=matched, replacement=replacement, seed=1, epoch=1)
+    plan = plan_epoch(
+        [None] * number,
+        samples,
+        batch=batch,
+        group=layout["group"],
+        draws_per_epoch=units,
+        matched=matched,
+        replacement=replacement,
+        seed=1,
+        epoch=1,
+    )
     draws = max(1, round(units * samples / (number if matched else 1)))
     assert plan.steps == ceil(draws / (batch // number)) == len(plan.ids)
     assert plan.ids.shape == (plan.steps, batch)
-    for ids in columns(plan, number):  # the completion repeats the front, so the draws before it are all of the stream's
+    for ids in columns(
+        plan, number
+    ):  # the completion repeats the front, so the draws before it are all of the stream's
         assert np.array_equal(ids, np.resize(ids[:draws], len(ids)))
 
 
 def test_matched_costs_what_one_stream_costs() -> None:
     """`matched` with S streams has the steps of a run with one stream; `paper` has S times as many draws."""
-    steps = {(s, m): plan_epoch([None] * s, 960, batch=96, group=12, matched=m, seed=0, epoch=0).steps for s in (1, 2, 3) for m in (False, True)}
+    steps = {
+        (s, m): plan_epoch([None] * s, 960, batch=96, group=12, matched=m, seed=0, epoch=0).steps
+        for s in (1, 2, 3)
+        for m in (False, True)
+    }
     assert [steps[s, True] for s in (1, 2, 3)] == [10, 10, 10]
     assert [steps[s, False] for s in (1, 2, 3)] == [10, 20, 30]
 
@@ -198,21 +249,30 @@ def test_streams_share_every_group_equally(layout: dict, samples: int) -> None:
     """Every batch-normalisation group of every step holds each stream g / S times, stream after stream."""
     number, group, batch = layout["streams"], layout["group"], layout["batch"]
     plan = plan_epoch([None] * number, samples, batch=batch, group=group, seed=0, epoch=0)
-    assert plan.streams.tolist() == [stream for _ in range(batch // group) for stream in range(number) for _ in range(group // number)]
+    assert plan.streams.tolist() == [
+        stream for _ in range(batch // group) for stream in range(number) for _ in range(group // number)
+    ]
 
 
 @bounded
-@given(streams=st.integers(1, 4), group=st.integers(1, 6), each=st.integers(1, 3), samples=st.integers(1, 50), seed=seeds)
+@given(
+    streams=st.integers(1, 4), group=st.integers(1, 6), each=st.integers(1, 3), samples=st.integers(1, 50), seed=seeds
+)
 def test_groups_of_one_stream(streams: int, group: int, each: int, samples: int, seed: int) -> None:
     """With `by_stream` every group holds one stream only, stream after stream, each the same number of groups; each stream's draws and the number of steps are those
     of the mixed plan."""
     batch = streams * group * each
     weights = [None] + [np.linspace(1, 2, samples)] * (streams - 1)
     plan = plan_epoch(weights, samples, batch=batch, group=group, by_stream=True, seed=seed, epoch=1)
-    assert plan.streams.reshape(-1, group).tolist() == [[stream] * group for stream in range(streams) for _ in range(each)]
+    assert plan.streams.reshape(-1, group).tolist() == [
+        [stream] * group for stream in range(streams) for _ in range(each)
+    ]
     mixed = plan_epoch(weights, samples, batch=batch, group=batch, seed=seed, epoch=1)
     assert plan.steps == mixed.steps
-    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(columns(plan, streams), columns(mixed, streams), strict=True))
+    assert all(
+        np.array_equal(mine, theirs)
+        for mine, theirs in zip(columns(plan, streams), columns(mixed, streams), strict=True)
+    )
 
 
 @pytest.mark.parametrize("replacement", [False, True])
@@ -227,7 +287,18 @@ def test_groups_and_streams_do_not_touch_each_others_draws(group: int, replaceme
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
-RANKS = [(0, ranks, False) for ranks in (1, 2, 3, 4, 5, 7, 24)] + [(6, 1, False), (6, 2, False), (6, 4, False), (12, 2, True), (12, 4, True), (12, 6, True), (12, 10, True), (12, 24, True), (24, 5, True), (6, 8, True)]
+RANKS = [(0, ranks, False) for ranks in (1, 2, 3, 4, 5, 7, 24)] + [
+    (6, 1, False),
+    (6, 2, False),
+    (6, 4, False),
+    (12, 2, True),
+    (12, 4, True),
+    (12, 6, True),
+    (12, 10, True),
+    (12, 24, True),
+    (24, 5, True),
+    (6, 8, True),
+]
 
 
 @pytest.mark.parametrize("group, ranks, synchronised", RANKS)
@@ -244,7 +315,9 @@ def test_union_of_ranks_is_the_global_batch(group: int, ranks: int, synchronised
     assert {len(mine) for mine in streams} == {plan.steps * per_step}
     for step in range(plan.steps):
         parts = [part for mine in streams for part in mine[step * per_step : (step + 1) * per_step]]
-        draws, ids, of = (np.concatenate([getattr(part, name) for part in parts]) for name in ("draws", "ids", "streams"))
+        draws, ids, of = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("draws", "ids", "streams")
+        )
         order = np.argsort(draws)
         assert np.array_equal(draws[order], np.arange(step * batch, (step + 1) * batch))
         assert np.array_equal(ids[order], plan.ids[step])
@@ -288,7 +361,9 @@ def test_micro_batches_are_groups_or_parts_of_one(group: int, groups: int, ranks
 def same(left: list[Draws], right: list[Draws]) -> bool:
     fields = ("ids", "draws", "streams")
     return len(left) == len(right) and all(
-        (a.seed, a.epoch) == (b.seed, b.epoch) and all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields) for a, b in zip(left, right, strict=True))
+        (a.seed, a.epoch) == (b.seed, b.epoch) and all(np.array_equal(getattr(a, f), getattr(b, f)) for f in fields)
+        for a, b in zip(left, right, strict=True)
+    )
 
 
 @pytest.mark.parametrize("group, rank, ranks", [(0, 0, 1), (0, 2, 3), (4, 0, 1), (4, 1, 3), (4, 0, 3)])
@@ -300,7 +375,17 @@ def test_resume_at_every_step_and_twice(group: int, rank: int, ranks: int, windo
     weights = np.linspace(0, 2, samples)
 
     def fresh() -> EpochPlan:
-        return plan_epoch([None, weights], samples, batch=batch, group=group, replacement=replacement, seed=9, epoch=4, shards=np.arange(samples) // 7, window=window)
+        return plan_epoch(
+            [None, weights],
+            samples,
+            batch=batch,
+            group=group,
+            replacement=replacement,
+            seed=9,
+            epoch=4,
+            shards=np.arange(samples) // 7,
+            window=window,
+        )
 
     rows = micro_batches(batch, group, rank, ranks)
     whole = list(rank_draws(fresh(), rows, seed=9))
@@ -317,7 +402,9 @@ def test_resume_at_every_step_and_twice(group: int, rank: int, ranks: int, windo
 # -------------------------------------------------------------------------------------------------------------- window
 @bounded
 @given(shards=sharded(), window=st.integers(1, 14), times=st.integers(1, 2), seed=seeds, epoch=epochs)
-def test_window_is_an_exact_permutation_of_windows_of_shards(shards: np.ndarray, window: int, times: int, seed: int, epoch: int) -> None:
+def test_window_is_an_exact_permutation_of_windows_of_shards(
+    shards: np.ndarray, window: int, times: int, seed: int, epoch: int
+) -> None:
     """With `shuffle_window=k` each id is still drawn exactly once (or twice), the shards come in blocks of k which are finished one after the other, and each
     block draws from no more than its k shards, for any number and sizes of shards."""
     samples, number = len(shards), int(shards[-1]) + 1
@@ -330,7 +417,9 @@ def test_window_is_an_exact_permutation_of_windows_of_shards(shards: np.ndarray,
         # The block's length follows from its shards; take ids until k shards have been met and are used up.
         here: set[int] = set()
         end = position
-        while end < len(ids) and (len(here) < min(window, number - block) or end - position < times * sizes[list(here)].sum()):
+        while end < len(ids) and (
+            len(here) < min(window, number - block) or end - position < times * sizes[list(here)].sum()
+        ):
             here.add(int(shards[ids[end]]))
             end += 1
         assert len(here) <= window and not here & seen
@@ -342,7 +431,9 @@ def test_window_is_an_exact_permutation_of_windows_of_shards(shards: np.ndarray,
 
 @bounded
 @given(shards=sharded(), window=st.integers(1, 14), replacement=st.booleans(), data=st.data())
-def test_window_draws_what_the_whole_epoch_draws(shards: np.ndarray, window: int, replacement: bool, data: st.DataObject) -> None:
+def test_window_draws_what_the_whole_epoch_draws(
+    shards: np.ndarray, window: int, replacement: bool, data: st.DataObject
+) -> None:
     """The window changes the order and never the counts, for weighted streams too (of independent draws those of the shards: inside a shard they are drawn anew);
     and it takes the shards in the same order for all streams, so that they are asked for together."""
     samples = len(shards)
@@ -350,7 +441,11 @@ def test_window_draws_what_the_whole_epoch_draws(shards: np.ndarray, window: int
     options = {"seed": 5, "epoch": 6, "replacement": replacement}
     whole = draw_ids(weights, samples, 2 * samples, stream=1, **options)
     windowed = draw_ids(weights, samples, 2 * samples, stream=1, shards=shards, window=window, **options)
-    drawn = (lambda ids: counts_of(shards[ids], int(shards[-1]) + 1)) if replacement else (lambda ids: counts_of(ids, samples))
+    drawn = (
+        (lambda ids: counts_of(shards[ids], int(shards[-1]) + 1))
+        if replacement
+        else (lambda ids: counts_of(ids, samples))
+    )
     assert np.array_equal(drawn(whole), drawn(windowed))
 
     def visits(ids: np.ndarray) -> list[int]:
@@ -389,11 +484,15 @@ def test_window_shares_out_what_does_not_divide(shards: np.ndarray, window: int,
 def test_window_favours_no_id_over_the_epochs() -> None:
     """Half an epoch of 40 samples, 2,000 times: each id comes half of the times, to 5 sigma."""
     shards = np.repeat(np.arange(5), [3, 12, 1, 20, 4])
-    total = sum(counts_of(draw_ids(None, 40, 20, seed=1, epoch=epoch, shards=shards, window=2), 40) for epoch in range(2000))
+    total = sum(
+        counts_of(draw_ids(None, 40, 20, seed=1, epoch=epoch, shards=shards, window=2), 40) for epoch in range(2000)
+    )
     assert (np.abs(total - 1000) <= 5 * np.sqrt(500)).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"replacement": True}, {"matched": True}], ids=["shuffle", "replacement", "matched"])
+@pytest.mark.parametrize(
+    "options", [{}, {"replacement": True}, {"matched": True}], ids=["shuffle", "replacement", "matched"]
+)
 def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> None:
     """Besides the weights, which are given, a plan takes less than 200 bytes a shard and some windows, however many samples there are: at 400,000 samples a
     quarter of what their ids alone would take."""
@@ -401,7 +500,9 @@ def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> Non
     for samples in (40_000, 400_000):
         shards, weights = np.arange(samples) // 200, np.linspace(0, 1, samples)
         tracemalloc.start()
-        plan = plan_epoch([None, weights], samples, batch=64, group=0, seed=0, epoch=0, shards=shards, window=4, **options)
+        plan = plan_epoch(
+            [None, weights], samples, batch=64, group=0, seed=0, epoch=0, shards=shards, window=4, **options
+        )
         for step in (0, plan.steps // 2, plan.steps - 1):
             plan.batch(step)
         peaks[samples] = tracemalloc.get_traced_memory()[1]
@@ -412,12 +513,14 @@ def test_window_holds_no_more_than_its_shards_and_a_window(options: dict) -> Non
 def test_any_step_costs_the_windows_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start in mid-epoch makes the ids of one or two windows of each stream, and going on makes each window once."""
     made: list[int] = []
-    real = plan_module._Windowed._make
-    monkeypatch.setattr(plan_module._Windowed, "_make", lambda self, number: (made.append(number), real(self, number))[1])
+    real = WindowedShuffle._make
+    monkeypatch.setattr(WindowedShuffle, "_make", lambda self, number: (made.append(number), real(self, number))[1])
     shards = np.arange(4000) // 50
 
     def fresh() -> EpochPlan:
-        return plan_epoch([None, np.linspace(0, 1, 4000)], 4000, batch=40, group=0, seed=0, epoch=0, shards=shards, window=4)
+        return plan_epoch(
+            [None, np.linspace(0, 1, 4000)], 4000, batch=40, group=0, seed=0, epoch=0, shards=shards, window=4
+        )
 
     whole = fresh()
     sequential = [whole.batch(step) for step in range(whole.steps)]
@@ -428,12 +531,32 @@ def test_any_step_costs_the_windows_that_it_touches(monkeypatch: pytest.MonkeyPa
 
 
 @bounded
-@given(shards=sharded(), window=st.integers(0, 5), units=st.sampled_from([0.3, 1.0, 2.0]), replacement=st.booleans(), start=st.integers(0, 5), data=st.data())
-def test_shards_are_known_to_be_needed_before_they_are(shards: np.ndarray, window: int, units: float, replacement: bool, start: int, data: st.DataObject) -> None:
+@given(
+    shards=sharded(),
+    window=st.integers(0, 5),
+    units=st.sampled_from([0.3, 1.0, 2.0]),
+    replacement=st.booleans(),
+    start=st.integers(0, 5),
+    data=st.data(),
+)
+def test_shards_are_known_to_be_needed_before_they_are(
+    shards: np.ndarray, window: int, units: float, replacement: bool, start: int, data: st.DataObject
+) -> None:
     """From any step on, each shard that a step draws from was named at or before it, once, and is not said to be done with before its last draw. With a window a
     shard is named at most the length of its window before its first draw."""
     samples = len(shards)
-    plan = plan_epoch([None, data.draw(weight_vectors(samples))], samples, batch=8, group=0, draws_per_epoch=units, replacement=replacement, seed=3, epoch=1, shards=shards, window=window)
+    plan = plan_epoch(
+        [None, data.draw(weight_vectors(samples))],
+        samples,
+        batch=8,
+        group=0,
+        draws_per_epoch=units,
+        replacement=replacement,
+        seed=3,
+        epoch=1,
+        shards=shards,
+        window=window,
+    )
     named: dict[int, int] = {}
     for step, there in needs(plan, shards, start):
         assert step >= start and not set(there.tolist()) & set(named)
@@ -450,9 +573,13 @@ def test_shards_are_known_to_be_needed_before_they_are(shards: np.ndarray, windo
 def test_what_completes_the_last_batch_is_named_last() -> None:
     """In mid-epoch the first window's shards, which are drawn from again at the end, do not come before those that are needed now; from the start they stay needed."""
     shards = np.repeat(np.arange(10), 10)
-    plan = plan_epoch([None], 100, batch=8, group=0, seed=3, epoch=1, shards=shards, window=2)  # 13 steps, 4 draws too many
+    plan = plan_epoch(
+        [None], 100, batch=8, group=0, seed=3, epoch=1, shards=shards, window=2
+    )  # 13 steps, 4 draws too many
     (first, there), *rest = needs(plan, shards, 7)
-    assert first == 7 and set(shards[plan.batch(7)].tolist()) <= set(there.tolist()) and len(there) == 4, "those of step 7's windows"
+    assert first == 7 and set(shards[plan.batch(7)].tolist()) <= set(there.tolist()) and len(there) == 4, (
+        "those of step 7's windows"
+    )
     again = set(needs(plan, shards).__next__()[1].tolist()) & set(shards[plan.batch(0)].tolist())
     assert rest[-1][0] == plan.steps - 1 and again <= set(rest[-1][1][-2:].tolist())
     assert (last_need(plan, shards)[list(again)] == plan.steps - 1).all()
@@ -461,9 +588,13 @@ def test_what_completes_the_last_batch_is_named_last() -> None:
 # ----------------------------------------------------------------------------------------------- seeds, known answers
 def test_seed_epoch_and_stream_each_change_the_order() -> None:
     """Every seed, epoch and stream has an order of its own, at the ends of their ranges too; so has each window's block."""
-    places = [(seed, epoch, stream) for seed in (0, 1, 2, 2**32 - 1) for epoch in (0, 1, 2, 2**31) for stream in (0, 1, 2, 7)]
+    places = [
+        (seed, epoch, stream) for seed in (0, 1, 2, 2**32 - 1) for epoch in (0, 1, 2, 2**31) for stream in (0, 1, 2, 7)
+    ]
     for replacement in (False, True):
-        orders = {draw_ids(None, 40, 40, seed=s, epoch=e, stream=t, replacement=replacement).tobytes() for s, e, t in places}
+        orders = {
+            draw_ids(None, 40, 40, seed=s, epoch=e, stream=t, replacement=replacement).tobytes() for s, e, t in places
+        }
         assert len(orders) == len(places)
     weighted = {draw_ids(np.linspace(1, 2, 40), 40, 40, seed=s, epoch=e, stream=t).tobytes() for s, e, t in places}
     assert len(weighted) == len(places)
@@ -504,7 +635,9 @@ def test_known_order_in_plain_numbers() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
-@pytest.mark.parametrize("weights", [[1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, float("nan"), 1.0], [1.0, float("inf"), 1.0], [1.0, 1.0]])
+@pytest.mark.parametrize(
+    "weights", [[1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, float("nan"), 1.0], [1.0, float("inf"), 1.0], [1.0, 1.0]]
+)
 @pytest.mark.parametrize("replacement", [False, True])
 def test_bad_weights_are_refused(weights: list[float], replacement: bool) -> None:
     """Weights that are negative, all zero, not finite or not one for each sample are refused by a sentence that says what is legal."""
@@ -512,13 +645,29 @@ def test_bad_weights_are_refused(weights: list[float], replacement: bool) -> Non
         draw_ids(np.array(weights), 3, 6, seed=0, epoch=0, replacement=replacement)
 
 
-@pytest.mark.parametrize("streams, batch, group, by_stream", [(1, 100, 32, False), (3, 128, 32, False), (2, 9, 0, False), (3, 64, 0, False), (2, 96, 32, True), (3, 128, 32, True), (2, 64, 0, True)])
+@pytest.mark.parametrize(
+    "streams, batch, group, by_stream",
+    [
+        (1, 100, 32, False),
+        (3, 128, 32, False),
+        (2, 9, 0, False),
+        (3, 64, 0, False),
+        (2, 96, 32, True),
+        (3, 128, 32, True),
+        (2, 64, 0, True),
+    ],
+)
 def test_batch_that_cannot_be_shared_is_refused(streams: int, batch: int, group: int, by_stream: bool) -> None:
     """A batch that is no multiple of its groups, or groups that do not fit the streams, is refused; the sentence has the numbers and the rule."""
     with pytest.raises(PlanError) as caught:
         plan_epoch([None] * streams, 500, batch=batch, group=group, by_stream=by_stream, seed=0, epoch=0)
     message = str(caught.value)
-    assert str(batch) in message and f"{streams} streams" in message and "must be a multiple" in message and "\n" not in message
+    assert (
+        str(batch) in message
+        and f"{streams} streams" in message
+        and "must be a multiple" in message
+        and "\n" not in message
+    )
     assert ("share a multiple of the group" if by_stream else "the group a multiple of the streams") in message
 
 
@@ -530,25 +679,39 @@ def accepted(batch: int, group: int, ranks: int, synchronised: bool) -> bool:
     return True
 
 
-@pytest.mark.parametrize("batch, group, ranks, legal", [(128, 16, 3, [1, 2, 4, 8]), (96, 16, 4, [1, 2, 3, 6]), (60, 5, 7, [1, 2, 3, 4, 6, 12])])
+@pytest.mark.parametrize(
+    "batch, group, ranks, legal",
+    [(128, 16, 3, [1, 2, 4, 8]), (96, 16, 4, [1, 2, 3, 6]), (60, 5, 7, [1, 2, 3, 4, 6, 12])],
+)
 def test_error_lists_exactly_the_legal_numbers_of_ranks(batch: int, group: int, ranks: int, legal: list[int]) -> None:
     """Ranks that do not divide the groups are refused by a sentence that lists the legal numbers, and exactly those are accepted."""
     with pytest.raises(PlanError) as caught:
         micro_batches(batch, group, 0, ranks)
     listed = re.search(r": ([\d, ]+) ranks are legal$", str(caught.value))
-    assert listed and [int(n) for n in listed[1].split(", ")] == [n for n in range(1, 200) if accepted(batch, group, n, False)] == legal
+    assert (
+        listed
+        and [int(n) for n in listed[1].split(", ")]
+        == [n for n in range(1, 200) if accepted(batch, group, n, False)]
+        == legal
+    )
     assert f"{ranks} ranks" in str(caught.value) and f"batch.bn={group}" in str(caught.value)
 
 
 def test_error_names_the_largest_legal_number_of_ranks() -> None:
     """More ranks than groups on a CPU, more ranks than rows, and ranks that do not share groups evenly are refused with the limit, and the limit is true."""
-    with pytest.raises(PlanError, match=r"5 ranks are more than the 4 groups of batch\.bn=32, .*needs a GPU: at most 4 ranks are legal here$"):
+    with pytest.raises(
+        PlanError,
+        match=r"5 ranks are more than the 4 groups of batch\.bn=32, .*needs a GPU: at most 4 ranks are legal here$",
+    ):
         micro_batches(128, 32, 0, 5)
     assert accepted(128, 32, 4, False) and not accepted(128, 32, 8, False) and accepted(128, 32, 8, True)
     with pytest.raises(PlanError, match=r"^9 ranks cannot share a batch of 8: at most 8 are legal$"):
         micro_batches(8, 0, 0, 9)
     assert accepted(8, 0, 8, False)
     for ranks in (6, 129, 256):
-        with pytest.raises(PlanError, match=rf"^{ranks} ranks cannot share the 4 groups of batch\.bn=32: a multiple of 4 up to 128 is legal$"):
+        with pytest.raises(
+            PlanError,
+            match=rf"^{ranks} ranks cannot share the 4 groups of batch\.bn=32: a multiple of 4 up to 128 is legal$",
+        ):
             micro_batches(128, 32, 0, ranks, synchronised=True)
     assert all(accepted(128, 32, ranks, True) for ranks in range(4, 129, 4))

@@ -23,13 +23,25 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.augment import draw_rng
-from sharding.dataset import DataError, Split, open_dataset
-from sharding.decoders import decoder
-from sharding.index import Index
-from sharding.plan import Draws, EpochPlan, micro_batches, plan_epoch, rank_draws
-from sharding.reader import Batch, MicroBatches, Reader, assembled, augmented, decoded, evaluation_draws, planned_samples
-from sharding.views import test_pixels, train_pixels
+from recipes.common.errors import DataError
+from sharding.format.dataset import Split
+from sharding.format.index import Index
+from sharding.images.decoders import decoder
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import test_pixels, train_pixels
+from sharding.open import open_dataset
+from sharding.plan.epoch import EpochPlan, plan_epoch
+from sharding.plan.ranks import Draws, micro_batches, rank_draws
+from sharding.reader import (
+    Batch,
+    MicroBatches,
+    Reader,
+    assembled,
+    augmented,
+    decoded,
+    evaluation_draws,
+    planned_samples,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on fewer cores are meant
 
@@ -51,17 +63,31 @@ def crops(split: Split) -> MicroBatches:
 def plan_of(split: Split, epoch: int = 0, *, window: int = 0, units: float = 0.25) -> EpochPlan:
     """Two streams, batches of 24 rows in groups of 6; the second stream's weights change with the epoch."""
     weights = np.random.Generator(np.random.PCG64(epoch)).random(len(split))
-    return plan_epoch([None, weights], len(split), batch=24, group=6, draws_per_epoch=units, seed=SEED, epoch=epoch, shards=split.index.shard, window=window)
+    return plan_epoch(
+        [None, weights],
+        len(split),
+        batch=24,
+        group=6,
+        draws_per_epoch=units,
+        seed=SEED,
+        epoch=epoch,
+        shards=split.index.shard,
+        window=window,
+    )
 
 
 def by_hand(split: Split, draws: Draws) -> Batch:
     """What a batch must be: one plain loop over the planned samples, without webdataset and loaders."""
     pixels = []
     for sample, draw in zip(draws.ids, draws.draws, strict=True):
-        view = train_pixels(PILLOW.opened(split.read(int(sample))), draw_rng(draws.seed, draws.epoch, int(draw)), size=32, **VIEW)
+        view = train_pixels(
+            PILLOW.opened(split.read(int(sample))), draw_rng(draws.seed, draws.epoch, int(draw)), size=32, **VIEW
+        )
         pixels.append(np.moveaxis(view, 2, 0))
     labels = [int(split.index.label[sample]) for sample in draws.ids]
-    return Batch(torch.tensor(np.stack(pixels)), torch.tensor(labels), torch.tensor(draws.ids), torch.tensor(draws.streams))
+    return Batch(
+        torch.tensor(np.stack(pixels)), torch.tensor(labels), torch.tensor(draws.ids), torch.tensor(draws.streams)
+    )
 
 
 def assert_equal(found: Iterable[Batch], expected: Iterable[Batch]) -> None:
@@ -97,7 +123,11 @@ def test_reader_equals_plan(split: Split, crops: MicroBatches, workers: int) -> 
 def test_batches_are_compact_bytes(split: Split, crops: MicroBatches) -> None:
     """A batch holds contiguous uint8 [M, 3, H, W] and int64 [M] columns: nothing is normalised or widened before the device."""
     batch = crops[next(rank_draws(plan_of(split), micro_batches(24, 6, 0, 1), SEED))]
-    assert batch.images.dtype == torch.uint8 and batch.images.shape == (6, 3, 32, 32) and batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert (
+        batch.images.dtype == torch.uint8
+        and batch.images.shape == (6, 3, 32, 32)
+        and batch.images.is_contiguous(memory_format=torch.channels_last)
+    )
     for column in batch[1:]:
         assert column.dtype == torch.int64 and column.shape == (6,)
     assert batch.streams.tolist() == [0, 0, 0, 1, 1, 1]
@@ -105,10 +135,14 @@ def test_batches_are_compact_bytes(split: Split, crops: MicroBatches) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("window", [0, 2])
-def test_global_batches_are_the_same_on_1_2_and_4_ranks(split: Split, crops: MicroBatches, workers: int, window: int) -> None:
+def test_global_batches_are_the_same_on_1_2_and_4_ranks(
+    split: Split, crops: MicroBatches, workers: int, window: int
+) -> None:
     """Step t is the same global batch, pixel for pixel, on 1, 2 and 4 ranks with 0, 1 and 3 workers, and no rank has a step more than another."""
     plan = plan_of(split, 3, window=window, units=0.1)
-    alone = np.stack(image(crops[draws] for draws in rank_draws(plan, micro_batches(24, 6, 0, 1), SEED))).reshape(plan.steps, 24, 3, 32, 32)
+    alone = np.stack(image(crops[draws] for draws in rank_draws(plan, micro_batches(24, 6, 0, 1), SEED))).reshape(
+        plan.steps, 24, 3, 32, 32
+    )
     for ranks in (1, 2, 4):
         together = np.zeros_like(alone)
         seen = np.zeros((plan.steps, 24), dtype=int)
@@ -146,7 +180,10 @@ def test_resume_at_every_step(split: Split, crops: MicroBatches, workers: int) -
     whole = list(Reader(crops, 0).read(rank_draws(plan, rows, SEED)))
     assert plan.steps >= 3
     for first in range(plan.steps + 1):
-        assert_equal(Reader(crops, workers).read(rank_draws(plan_of(split, 2, units=0.2), rows, SEED, start=first)), whole[first * len(rows) :])
+        assert_equal(
+            Reader(crops, workers).read(rank_draws(plan_of(split, 2, units=0.2), rows, SEED, start=first)),
+            whole[first * len(rows) :],
+        )
     stopped = Reader(crops, workers).read(rank_draws(plan, rows, SEED, start=1))
     begun = [next(stopped) for _ in rows]  # stops within the epoch, with batches under way
     assert_equal(begun + list(Reader(crops, workers).read(rank_draws(plan, rows, SEED, start=2))), whole[len(rows) :])
@@ -182,11 +219,15 @@ def test_evaluation_reads_the_right_samples(split: Split) -> None:
     seen: dict[int, int] = {}
     for rank in range(3):
         for batch in Reader(views, 0).read(evaluation_draws(len(split), rank, 3, 50)):
-            for sample, label, pixels in zip(batch.ids.tolist(), batch.labels.tolist(), batch.images.numpy(), strict=True):
+            for sample, label, pixels in zip(
+                batch.ids.tolist(), batch.labels.tolist(), batch.images.numpy(), strict=True
+            ):
                 assert sample not in seen
                 seen[sample] = label
                 if sample % 10 == 0:
-                    assert np.array_equal(pixels, np.moveaxis(test_pixels(PILLOW.opened(split.read(sample)), size=32, resize=32), 2, 0))
+                    assert np.array_equal(
+                        pixels, np.moveaxis(test_pixels(PILLOW.opened(split.read(sample)), size=32, resize=32), 2, 0)
+                    )
     assert [seen[sample] for sample in range(len(split))] == split.index.label.tolist()
 
 
@@ -211,14 +252,26 @@ def test_webdataset_stages_fit_in_and_after(split: Split, crops: MicroBatches) -
         return {**sample, "pixels": 255 - sample["pixels"]}
 
     plain = crops[draws]
-    between = webdataset.DataPipeline(planned_samples(split, draws), decoded(split, PILLOW), augmented(draws, size=32, **VIEW), webdataset.map(negative), assembled)
+    between = webdataset.DataPipeline(
+        planned_samples(split, draws),
+        decoded(split, PILLOW),
+        augmented(draws, size=32, **VIEW),
+        webdataset.map(negative),
+        assembled,
+    )
     assert torch.equal(next(iter(between)).images, 255 - plain.images)
     after = crops.pipeline(draws)
     after.append(webdataset.map(lambda batch: batch._replace(labels=batch.labels + 100)))
     batches = list(after)
-    assert len(batches) == 1 and torch.equal(batches[0].labels, plain.labels + 100) and torch.equal(batches[0].images, plain.images)
+    assert (
+        len(batches) == 1
+        and torch.equal(batches[0].labels, plain.labels + 100)
+        and torch.equal(batches[0].images, plain.images)
+    )
     first = webdataset.DataPipeline(planned_samples(split, draws))
-    assert [(sample["id"], sample["draw"], sample["__key__"]) for sample in first] == [(i, d, split.index.key[i]) for i, d in zip(draws.ids, draws.draws, strict=True)]
+    assert [(sample["id"], sample["draw"], sample["__key__"]) for sample in first] == [
+        (i, d, split.index.key[i]) for i, d in zip(draws.ids, draws.draws, strict=True)
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- damage
@@ -234,7 +287,9 @@ def overwrite(split: Split, sample: int, at: int, data: bytes) -> None:
 
 
 def whole_epoch(split: Split) -> Iterator[Draws]:
-    return rank_draws(plan_epoch([None], len(split), batch=24, group=6, seed=SEED, epoch=0), micro_batches(24, 6, 0, 1), SEED)
+    return rank_draws(
+        plan_epoch([None], len(split), batch=24, group=6, seed=SEED, epoch=0), micro_batches(24, 6, 0, 1), SEED
+    )
 
 
 def refusal(batches: Iterator[Batch], found: list[Batch]) -> str:
@@ -255,7 +310,12 @@ def test_damaged_byte_stops_by_name(split: Split, tmp_path: Path, workers: int) 
     """One flipped bit in one image ends the epoch with a DataError that names shard, key and offset, in the training process also where a worker found it; no batch
     with the sample is handed out, and none is left out before it."""
     bad, victim = copied(split, tmp_path / "train"), len(split) // 2
-    overwrite(bad, victim, int(split.index.size[victim]) // 2, bytes([split.read(victim)[int(split.index.size[victim]) // 2] ^ 1]))
+    overwrite(
+        bad,
+        victim,
+        int(split.index.size[victim]) // 2,
+        bytes([split.read(victim)[int(split.index.size[victim]) // 2] ^ 1]),
+    )
     asked = list(whole_epoch(split))
     meets = next(number for number, draws in enumerate(asked) if victim in draws.ids)
     found: list[Batch] = []
@@ -271,13 +331,17 @@ def test_damaged_byte_stops_by_name(split: Split, tmp_path: Path, workers: int) 
 def test_undecodable_image_stops_by_name(split: Split, tmp_path: Path, workers: int) -> None:
     """An image whose bytes are the recorded ones but do not decode (damaged before the build) ends the epoch with a DataError that names folder and key."""
     bad, victim = copied(split, tmp_path / "train"), 3
-    data = split.read(victim)[:40].ljust(int(split.index.size[victim]), b"\0")  # begins like a JPEG, and holds no picture
+    data = split.read(victim)[:40].ljust(
+        int(split.index.size[victim]), b"\0"
+    )  # begins like a JPEG, and holds no picture
     overwrite(bad, victim, 0, data)
     digests = split.index.sha256.copy()
     digests[victim] = np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
     bad = Split(bad.folder, replace(split.index, sha256=digests))
     assert isinstance(bad.index, Index) and bad.read(victim) == data
-    message = refusal(Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), [])
+    message = refusal(
+        Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), []
+    )
     assert f"{bad.folder}: sample {split.index.key[victim]} does not decode" in message
 
 
@@ -287,7 +351,9 @@ def test_missing_shard_stops_by_name(split: Split, tmp_path: Path, workers: int)
     bad = copied(split, tmp_path / "train")
     gone = bad.folder / str(split.index.shard_name[1])
     gone.unlink()
-    message = refusal(Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), [])
+    message = refusal(
+        Reader(MicroBatches(bad, train=True, image_size=32, **VIEW), workers).read(whole_epoch(split)), []
+    )
     assert f"shard {gone} is missing" in message
 
 
@@ -314,7 +380,7 @@ LEAVING = """
 import sys
 import numpy as np
 import torch
-from sharding.plan import Draws
+from sharding.plan.ranks import Draws
 from sharding.reader import Reader
 
 class Zeros(torch.utils.data.Dataset):
@@ -343,7 +409,13 @@ print("end", flush=True)
 def test_process_with_readers_ends(how: str, code: int) -> None:
     """A process that ends while its reader lives, in mid-epoch or by an error, ends at once: it does not wait for workers that ignore the signal it sends them. And it
     leaves no worker behind."""
-    process = subprocess.Popen([sys.executable, "-c", LEAVING, how], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVING, how],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         process.communicate(timeout=25)  # its workers hold the pipes too, so this waits for them as well
         assert process.returncode == code

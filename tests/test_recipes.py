@@ -15,10 +15,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes.layout import Layout, available, load_layout
 from recipes import resolve as resolving
+from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
-from recipes.schema import PROJECT, Ifl, Optim, Recipe, RecipeError, Section, operation, science
+from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
+from recipes.table_layout import Layout, available, load_layout
 
 NAMES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
@@ -53,7 +54,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def leaves(section: type[BaseModel] = Recipe, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, field) of every value of the schema."""
     for key, field in section.model_fields.items():
-        kinds = [kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        kinds = [
+            kind
+            for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
         if kinds:
             yield from leaves(kinds[0], (*path, key))
         else:
@@ -80,7 +85,11 @@ def test_each_layer_beats_the_one_before(project: Path, top: int) -> None:
         if layer == 1:
             tree["log"]["digest_every"] = 77
         if layer == 3:
-            blocks = {"imagenet_glt": {"optim": {"lr": 9}}, "digits_glt/glt": {"optim": {"lr": 9}}, "corrected": {"optim": {"lr": 9}}}
+            blocks = {
+                "imagenet_glt": {"optim": {"lr": 9}},
+                "digits_glt/glt": {"optim": {"lr": 9}},
+                "corrected": {"optim": {"lr": 9}},
+            }
             blocks |= {"digits_glt": {"optim": {"lr": 0.6}}} if top >= 5 else {}  # in whatever order they stand
             blocks |= {"digits_glt/cbl": {"optim": {"lr": 0.7}}} if top >= 6 else {}
             blocks |= {"paper": {"optim": {"lr": 0.5}}} if top >= 4 else {}
@@ -95,49 +104,100 @@ def test_on_blocks_hold_for_their_data_and_edition_only(tmp_path: Path) -> None:
     """An `on:` block, written as the word people write (YAML 1.1 reads `on` as true), changes the recipe on its data set, or on one edition of it, and nowhere
     else."""
     word = written(tmp_path, "on:\n  digits_glt: {schedule: {epochs: 7}}\n  digits_glt/cbl: {schedule: {epochs: 9}}\n")
-    epochs = {(data, train): resolve([word, f"data={data}", f"train={train}"]).schedule.epochs for data in ("digits_glt", "imagenet_glt") for train in ("glt", "cbl")}
-    assert epochs == {("digits_glt", "glt"): 7, ("digits_glt", "cbl"): 9, ("imagenet_glt", "glt"): 100, ("imagenet_glt", "cbl"): 100}
+    epochs = {
+        (data, train): resolve([word, f"data={data}", f"train={train}"]).schedule.epochs
+        for data in ("digits_glt", "imagenet_glt")
+        for train in ("glt", "cbl")
+    }
+    assert epochs == {
+        ("digits_glt", "glt"): 7,
+        ("digits_glt", "cbl"): 9,
+        ("imagenet_glt", "glt"): 100,
+        ("imagenet_glt", "cbl"): 100,
+    }
 
 
 def test_axes_may_stand_in_the_recipe_and_the_command_beats_them(tmp_path: Path) -> None:
     """A recipe may name its data, edition and preset, which then choose the files that are merged; the command line's choice beats it."""
     word = written(tmp_path, "data: digits_glt\ntrain: cbl\npreset: corrected\n")
     mine, other = resolve([word]), resolve([word, "data=imagenet_glt", "train=glt", "preset=paper"])
-    assert (mine.data.name, mine.train, mine.preset, mine.model.name, mine.optim.momentum) == ("digits_glt", "cbl", "corrected", "small_resnet", 0.9)
-    assert (other.data.name, other.train, other.preset, other.model.name, other.optim.momentum) == ("imagenet_glt", "glt", "paper", "resnext50_32x4d", 0.0)
+    assert (mine.data.name, mine.train, mine.preset, mine.model.name, mine.optim.momentum) == (
+        "digits_glt",
+        "cbl",
+        "corrected",
+        "small_resnet",
+        0.9,
+    )
+    assert (other.data.name, other.train, other.preset, other.model.name, other.optim.momentum) == (
+        "imagenet_glt",
+        "glt",
+        "paper",
+        "resnext50_32x4d",
+        0.0,
+    )
 
 
 def test_presets_are_expanded_and_explicit_keys_win() -> None:
     """A preset's choices stand written out in the recipe; an explicit key beats the preset and leaves its other choices."""
-    paper, corrected = resolve(["recipe=glt_ifl", "data=digits_glt"]), resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected"])
+    paper, corrected = (
+        resolve(["recipe=glt_ifl", "data=digits_glt"]),
+        resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected"]),
+    )
     assert paper.ifl and corrected.ifl
-    assert (paper.preset, paper.optim.momentum, paper.ifl.unseen, paper.batch.replacement) == ("paper", 0.0, "zero", True)
-    assert (corrected.preset, corrected.optim.momentum, corrected.ifl.unseen, corrected.batch.replacement) == ("corrected", 0.9, "class_mean", False)
-    mixed = resolve(["recipe=glt_ifl", "data=digits_glt", "preset=corrected", "optim.momentum=0", "batch.replacement=true"])
+    assert (paper.preset, paper.optim.momentum, paper.ifl.unseen, paper.batch.replacement) == (
+        "paper",
+        0.0,
+        "zero",
+        True,
+    )
+    assert (corrected.preset, corrected.optim.momentum, corrected.ifl.unseen, corrected.batch.replacement) == (
+        "corrected",
+        0.9,
+        "class_mean",
+        False,
+    )
+    mixed = resolve(
+        ["recipe=glt_ifl", "data=digits_glt", "preset=corrected", "optim.momentum=0", "batch.replacement=true"]
+    )
     assert mixed.ifl and (mixed.optim.momentum, mixed.batch.replacement, mixed.ifl.unseen) == (0.0, True, "class_mean")
     one_stream = resolve(["recipe=glt_baseline", "data=digits_glt"])
     assert one_stream.batch.replacement is False and one_stream.ifl is None
     assert len({paper.run_name, corrected.run_name, mixed.run_name}) == 3
     for same in (paper, corrected):  # null asks for the preset's choice
-        assert resolve(["recipe=glt_ifl", "data=digits_glt", f"preset={same.preset}", "optim.momentum=null", "ifl.unseen=null", "batch.replacement=null"]) == same
+        assert (
+            resolve(
+                [
+                    "recipe=glt_ifl",
+                    "data=digits_glt",
+                    f"preset={same.preset}",
+                    "optim.momentum=null",
+                    "ifl.unseen=null",
+                    "batch.replacement=null",
+                ]
+            )
+            == same
+        )
 
 
-@pytest.mark.parametrize("text, words, environments", [
-    ("", [], None),
-    ("ifl: {environments: 2}", [], 2),
-    ("ifl: {}", [], 2),
-    ("ifl: null", [], None),
-    ("", ["ifl.environments=4"], 4),
-    ("", ["ifl={}"], 2),
-    ("ifl: {environments: 2}", ["ifl=null"], None),
-    ("ifl: {environments: 2}", ["ifl="], None),
-    ("ifl: {environments: 2}", ["ifl.environments=4", "ifl=null"], None),
-    ("ifl: null", ["ifl.alpha=[0.1, 0.2]"], 2),
-    ("ifl: {environments: 2}\non: {digits_glt: {ifl: null}}", [], None),
-    ("on: {digits_glt: {ifl: {environments: 4}}}", [], 4),
-    ("on: {digits_glt: {ifl: null}, digits_glt/glt: {ifl: {environments: 1}}}", [], 1),
-    ("ifl: {environments: 2}\non: {imagenet_glt: {ifl: null}}", [], 2),
-])
+@pytest.mark.parametrize(
+    "text, words, environments",
+    [
+        ("", [], None),
+        ("ifl: {environments: 2}", [], 2),
+        ("ifl: {}", [], 2),
+        ("ifl: null", [], None),
+        ("", ["ifl.environments=4"], 4),
+        ("", ["ifl={}"], 2),
+        ("ifl: {environments: 2}", ["ifl=null"], None),
+        ("ifl: {environments: 2}", ["ifl="], None),
+        ("ifl: {environments: 2}", ["ifl.environments=4", "ifl=null"], None),
+        ("ifl: null", ["ifl.alpha=[0.1, 0.2]"], 2),
+        ("ifl: {environments: 2}\non: {digits_glt: {ifl: null}}", [], None),
+        ("on: {digits_glt: {ifl: {environments: 4}}}", [], 4),
+        ("on: {digits_glt: {ifl: null}, digits_glt/glt: {ifl: {environments: 1}}}", [], 1),
+        ("ifl: {environments: 2}\non: {imagenet_glt: {ifl: null}}", [], 2),
+    ],
+)
 def test_ifl_switch(tmp_path: Path, text: str, words: list[str], environments: int | None) -> None:
     """IFL is on if the recipe, its `on:` blocks or the command line say so, whoever speaks last, and null switches it off."""
     recipe = resolve([written(tmp_path, text or "method: {name: ce}"), "data=digits_glt", *words])
@@ -149,7 +209,9 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
     """Values for the `ifl` block in a data file or a preset hold where IFL is on, and never switch it on or off."""
     data = project / "recipes" / "data" / "digits_glt.yaml"
     data.write_text(data.read_text() + "\nifl: {center_lr: 0.125}\n")
-    off, on = (resolve([f"recipe={name}", "data=digits_glt", f"preset={preset}"]) for name in ("glt_baseline", "glt_ifl"))
+    off, on = (
+        resolve([f"recipe={name}", "data=digits_glt", f"preset={preset}"]) for name in ("glt_baseline", "glt_ifl")
+    )
     assert off.ifl is None
     assert on.ifl and on.ifl.center_lr == 0.125
     data.write_text(data.read_text().replace("ifl: {center_lr: 0.125}", "ifl: null"))
@@ -157,55 +219,62 @@ def test_data_and_preset_never_switch_ifl(project: Path, preset: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- what is refused
-@pytest.mark.parametrize("words, sentence", [
-    (["recipe=glt_randag"], "recipe=glt_randag does not exist; did you mean glt_randaug?"),
-    (["data=digit_glt"], "data=digit_glt does not exist; did you mean digits_glt?"),
-    (["data.name=imagnet_glt"], "data=imagnet_glt does not exist; did you mean imagenet_glt?"),
-    (["preset=papr"], "preset=papr does not exist; did you mean paper?"),
-    (["train=gtl"], "train=gtl (the command line) is not legal: did you mean glt?"),
-    (["cluster=locl"], "cluster=locl (the command line) is not legal: did you mean local?"),
-    (["model.name=small_resnt"], "model.name=small_resnt does not exist; did you mean small_resnet?"),
-    (["method.name=c"], "method.name=c does not exist; did you mean ce?"),
-    (["optim.precision=bf17"], "did you mean bf16?"),
-    (["optim.zero=2"], "optim.zero=2 (the command line) is not legal: legal: 0, 1"),
-    (["batch.budget=match"], "did you mean matched?"),
-    (["ifl.unseen=zeros"], "did you mean zero?"),
-    (["ifl.center=cosin"], "did you mean cosine?"),
-    (["ifl.centre=l2"], "unknown key ifl.centre (the command line): did you mean ifl.center?"),
-    (["sead=1"], "unknown key sead (the command line): did you mean seed?"),
-    (["schedule.epoch=3"], "did you mean schedule.epochs?"),
-    (["slurm.partion=gpu"], "did you mean slurm.partition?"),
-    (["tasks_pernode=3"], "did you mean tasks_per_node?"),
-    (["log.evry=3"], "did you mean log.every?"),
-    (["seed=minus"], "seed=minus (the command line): input should be a valid integer"),
-    (["seed=-1"], "seed=-1 (the command line): input should be greater than or equal to 0"),
-    (["seed=4294967296"], "less than 4294967296"),
-    (["seed.x=1"], "seed={'x': 1} (the command line): input should be a valid integer"),
-    (["seed=2001-99-99"], "seed='2001-99-99' is not a YAML value"),
-    (["seed=!!int x"], "is not a YAML value"),
-    (["nodes=0"], "nodes=0 (the command line): input should be greater than or equal to 1"),
-    (["optim.lr=0"], "optim.lr=0 (the command line): input should be greater than 0"),
-    (["optim.lr=.nan"], "finite"),
-    (["optim.momentum=1"], "optim.momentum=1 (the command line): input should be less than 1"),
-    (["batch.draws_per_epoch=-1"], "greater than 0"),
-    (["data.mean=[0.5]"], "data.mean"),
-    (["data.mean=[2, 0, 0]"], "less than or equal to 1"),
-    (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
-    (["ifl.environments=3"], "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is legal"),
-    (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
-    (["ifl.alpha=[1, -1]"], "must not be negative"),
-    (["ifl.milestones=[0.8, 0.6]"], "must rise"),
-    (["ifl.milestones=[0.6, 0.6]"], "must rise"),
-    (["recipe=glt_ifl", "schedule.epochs=2"], "are the epochs [1, 1] of schedule.epochs=2"),
-    (["recipe=glt_ifl", "ifl.milestones=[0.5, 100]"], "lie before the last"),
-    (["ifl=true"], "ifl=True (the command line)"),
-    (["seed"], "'seed' is not of the form key=value"),
-    (["=1"], "is not of the form key=value"),
-    (["optim..lr=1"], "is not of the form key=value"),
-    (["recipe=no/such.yaml"], "no/such.yaml does not exist"),
-    (["recipe="], "recipe=None does not exist"),
-    (["on.digits_glt.seed=3"], "unknown key on"),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["recipe=glt_randag"], "recipe=glt_randag does not exist; did you mean glt_randaug?"),
+        (["data=digit_glt"], "data=digit_glt does not exist; did you mean digits_glt?"),
+        (["data.name=imagnet_glt"], "data=imagnet_glt does not exist; did you mean imagenet_glt?"),
+        (["preset=papr"], "preset=papr does not exist; did you mean paper?"),
+        (["train=gtl"], "train=gtl (the command line) is not legal: did you mean glt?"),
+        (["cluster=locl"], "cluster=locl (the command line) is not legal: did you mean local?"),
+        (["model.name=small_resnt"], "model.name=small_resnt does not exist; did you mean small_resnet?"),
+        (["method.name=c"], "method.name=c does not exist; did you mean ce?"),
+        (["optim.precision=bf17"], "did you mean bf16?"),
+        (["optim.zero=2"], "optim.zero=2 (the command line) is not legal: legal: 0, 1"),
+        (["batch.budget=match"], "did you mean matched?"),
+        (["ifl.unseen=zeros"], "did you mean zero?"),
+        (["ifl.center=cosin"], "did you mean cosine?"),
+        (["ifl.centre=l2"], "unknown key ifl.centre (the command line): did you mean ifl.center?"),
+        (["sead=1"], "unknown key sead (the command line): did you mean seed?"),
+        (["schedule.epoch=3"], "did you mean schedule.epochs?"),
+        (["slurm.partion=gpu"], "did you mean slurm.partition?"),
+        (["tasks_pernode=3"], "did you mean tasks_per_node?"),
+        (["log.evry=3"], "did you mean log.every?"),
+        (["seed=minus"], "seed=minus (the command line): input should be a valid integer"),
+        (["seed=-1"], "seed=-1 (the command line): input should be greater than or equal to 0"),
+        (["seed=4294967296"], "less than 4294967296"),
+        (["seed.x=1"], "seed={'x': 1} (the command line): input should be a valid integer"),
+        (["seed=2001-99-99"], "seed='2001-99-99' is not a YAML value"),
+        (["seed=!!int x"], "is not a YAML value"),
+        (["nodes=0"], "nodes=0 (the command line): input should be greater than or equal to 1"),
+        (["optim.lr=0"], "optim.lr=0 (the command line): input should be greater than 0"),
+        (["optim.lr=.nan"], "finite"),
+        (["optim.momentum=1"], "optim.momentum=1 (the command line): input should be less than 1"),
+        (["batch.draws_per_epoch=-1"], "greater than 0"),
+        (["data.mean=[0.5]"], "data.mean"),
+        (["data.mean=[2, 0, 0]"], "less than or equal to 1"),
+        (["batch.size=100"], "batch.size=100 is no multiple of batch.bn=128"),
+        (
+            ["ifl.environments=3"],
+            "batch.bn=128 is no multiple of the 3 environments; for 3 environments batch.size=258 batch.bn=129 is legal",
+        ),
+        (["ifl.alpha=[1]"], "one alpha for each milestone is legal"),
+        (["ifl.alpha=[1, -1]"], "must not be negative"),
+        (["ifl.milestones=[0.8, 0.6]"], "must rise"),
+        (["ifl.milestones=[0.6, 0.6]"], "must rise"),
+        (["recipe=glt_ifl", "schedule.epochs=2"], "are the epochs [1, 1] of schedule.epochs=2"),
+        (["recipe=glt_ifl", "ifl.milestones=[0.5, 100]"], "lie before the last"),
+        (["ifl=true"], "ifl=True (the command line)"),
+        (["seed"], "'seed' is not of the form key=value"),
+        (["=1"], "is not of the form key=value"),
+        (["optim..lr=1"], "is not of the form key=value"),
+        (["recipe=no/such.yaml"], "no/such.yaml does not exist"),
+        (["recipe="], "recipe=None does not exist"),
+        (["on.digits_glt.seed=3"], "unknown key on"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
 def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) -> None:
     """What is wrong is refused in one sentence with the key, the value, where it came from, and the nearest legal word or the limit."""
     assert sentence in refused(*words)
@@ -235,9 +304,18 @@ def test_errors_of_a_file_name_the_file(tmp_path: Path) -> None:
     assert "(on: digits_glt)" in refused(written(tmp_path, "on: {digits_glt: {seed: x}}"), "data=digits_glt")
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (b"\xff\xfe\x00\x01", "is not readable YAML"), (b"a: [", "is not readable YAML"), (b"seed: 2001-99-99", "is not readable YAML"), (b"- 1\n- 2\n", "must hold `key: value` lines"),
-    (b"", "must hold `key: value` lines"), (b"data: {1: 2}", "keys should be strings"), (b"{a: 1}: 2", "is not readable YAML")])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"\xff\xfe\x00\x01", "is not readable YAML"),
+        (b"a: [", "is not readable YAML"),
+        (b"seed: 2001-99-99", "is not readable YAML"),
+        (b"- 1\n- 2\n", "must hold `key: value` lines"),
+        (b"", "must hold `key: value` lines"),
+        (b"data: {1: 2}", "keys should be strings"),
+        (b"{a: 1}: 2", "is not readable YAML"),
+    ],
+)
 def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, sentence: str) -> None:
     """A recipe file that is not text, not YAML or not a mapping is refused in one line that begins with its name."""
     path = tmp_path / "bad.yaml"
@@ -253,8 +331,34 @@ def test_a_folder_or_nothing_for_a_recipe_is_refused(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- hostile
-HOSTILE = ["a;touch canary", "a\ntouch canary", "a$(touch canary)", "a`touch canary`", "--wrap=touch canary", "-x", "a b", "a|b", "a&b", "a>b", "a'b", 'a"b', "a\\b", "a%j", "a#b", "a\0b", "", " a", "a\n",
-           "a\u2028b", "../a", "é", "~", "a*", "a(b", "a{b"]
+HOSTILE = [
+    "a;touch canary",
+    "a\ntouch canary",
+    "a$(touch canary)",
+    "a`touch canary`",
+    "--wrap=touch canary",
+    "-x",
+    "a b",
+    "a|b",
+    "a&b",
+    "a>b",
+    "a'b",
+    'a"b',
+    "a\\b",
+    "a%j",
+    "a#b",
+    "a\0b",
+    "",
+    " a",
+    "a\n",
+    "a\u2028b",
+    "../a",
+    "é",
+    "~",
+    "a*",
+    "a(b",
+    "a{b",
+]
 
 
 @pytest.mark.parametrize("value", HOSTILE)
@@ -272,22 +376,79 @@ def test_hostile_slurm_values_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("key", ["setup", "teardown", "python", "additional_parameters", "srun_args", "comment", "a\ntouch canary", "wrap", "_target_"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "setup",
+        "teardown",
+        "python",
+        "additional_parameters",
+        "srun_args",
+        "comment",
+        "a\ntouch canary",
+        "wrap",
+        "_target_",
+    ],
+)
 def test_no_other_slurm_keys(tmp_path: Path, key: str) -> None:
     """There is no key through which shell text or another sbatch option could come; of `setup` the sentence says where it belongs."""
-    assert ("in the site file alone" if key == "setup" else "unknown key slurm.") in refused(written(tmp_path, json.dumps({"slurm": {key: "touch canary"}})))
+    assert ("in the site file alone" if key == "setup" else "unknown key slurm.") in refused(
+        written(tmp_path, json.dumps({"slurm": {key: "touch canary"}}))
+    )
 
 
-@pytest.mark.parametrize("value, minutes", [("90", 90), ("'90'", 90), ("02:30:00", 150), ("12:00:00", 720), ("36:00:00", 2160), ("00:00:30", 1), ("00:59:01", 60), ("1-12", 2160), ("2-00:30", 2910),
-                                             ("1-00:00:01", 1441), ("0-01", 60)])
+@pytest.mark.parametrize(
+    "value, minutes",
+    [
+        ("90", 90),
+        ("'90'", 90),
+        ("02:30:00", 150),
+        ("12:00:00", 720),
+        ("36:00:00", 2160),
+        ("00:00:30", 1),
+        ("00:59:01", 60),
+        ("1-12", 2160),
+        ("2-00:30", 2910),
+        ("1-00:00:01", 1441),
+        ("0-01", 60),
+    ],
+)
 def test_time_limits_in_all_their_forms(tmp_path: Path, value: str, minutes: int) -> None:
     """A time limit is understood in minutes and in SLURM's forms (12:00:00 is no number to the base 60), from the command and from a file, and stands in minutes in the
     recipe, seconds as a begun minute."""
     warning = "slurm.signal_delay_s=9"
-    assert resolve([f"slurm.time={value}", warning]).slurm.time == resolve([written(tmp_path, f"slurm: {{time: {value}}}"), warning]).slurm.time == minutes
+    assert (
+        resolve([f"slurm.time={value}", warning]).slurm.time
+        == resolve([written(tmp_path, f"slurm: {{time: {value}}}"), warning]).slurm.time
+        == minutes
+    )
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "12:30", "1:2", "00:00:00", "10:60:00", "10:00:60", "1-24", "1-", "-1", "1d", "1.5", "true", "[1]", "UNLIMITED", "400-00", "99999999", "1-1-1", "1:00:00:00", "١"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0",
+        "-5",
+        "12:30",
+        "1:2",
+        "00:00:00",
+        "10:60:00",
+        "10:00:60",
+        "1-24",
+        "1-",
+        "-1",
+        "1d",
+        "1.5",
+        "true",
+        "[1]",
+        "UNLIMITED",
+        "400-00",
+        "99999999",
+        "1-1-1",
+        "1:00:00:00",
+        "١",
+    ],
+)
 def test_other_time_limits_are_refused(value: str) -> None:
     """What is no time limit, nothing, or could mean hours as well as minutes is refused, and the sentence names key and value."""
     sentence = refused(f"slurm.time={value}")
@@ -296,8 +457,25 @@ def test_other_time_limits_are_refused(value: str) -> None:
         assert "HH:MM:SS" in sentence
 
 
-@pytest.mark.parametrize("value, memory", [("480", "480G"), ("480G", "480G"), ("512M", "512M"), ("2T", "2T"), ("0", "0"), ("'64'", None), ("64GB", None), ("-1", None), ("0G", None), ("1.5", None),
-                                           ("true", None), ("64g", None), ("[1]", None), ("12345678", None)])
+@pytest.mark.parametrize(
+    "value, memory",
+    [
+        ("480", "480G"),
+        ("480G", "480G"),
+        ("512M", "512M"),
+        ("2T", "2T"),
+        ("0", "0"),
+        ("'64'", None),
+        ("64GB", None),
+        ("-1", None),
+        ("0G", None),
+        ("1.5", None),
+        ("true", None),
+        ("64g", None),
+        ("[1]", None),
+        ("12345678", None),
+    ],
+)
 def test_memory(value: str, memory: str | None) -> None:
     """Memory is a number with its unit or of GB; anything else is refused by a sentence that shows legal values."""
     if memory is None:
@@ -320,7 +498,9 @@ def test_default_folders_are_written_out() -> None:
     assert (recipe.data.root, recipe.runs) == (str(PROJECT / "data"), str(PROJECT / "runs"))
 
 
-@pytest.mark.parametrize("value", ["../up", "a/b", "A", "a b", "a-b", "a.b", "..", "/etc/passwd", "a\n", "$(touch canary)"])
+@pytest.mark.parametrize(
+    "value", ["../up", "a/b", "A", "a b", "a-b", "a.b", "..", "/etc/passwd", "a\n", "$(touch canary)"]
+)
 def test_names_cannot_leave_their_folders(tmp_path: Path, value: str) -> None:
     """Names that become file and folder names (recipe, data, model, method) are plain words; what is not is refused."""
     for text in ({"recipe": value}, {"data": {"name": value}}, {"model": {"name": value}}, {"method": {"name": value}}):
@@ -328,8 +508,17 @@ def test_names_cannot_leave_their_folders(tmp_path: Path, value: str) -> None:
             resolve([written(tmp_path, json.dumps(text))])
 
 
-@pytest.mark.parametrize("tag", ['!!python/object/apply:os.system ["touch canary"]', '!!python/object/new:os.system ["touch canary"]', "!!python/name:os.system", "!!python/module:os",
-                                 "!!python/object:os.system {}", "!custom x"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '!!python/object/apply:os.system ["touch canary"]',
+        '!!python/object/new:os.system ["touch canary"]',
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!!python/object:os.system {}",
+        "!custom x",
+    ],
+)
 def test_yaml_tags_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
     """A YAML tag that would make a Python object is refused, in a word of the command and in a file, and nothing runs."""
     monkeypatch.chdir(tmp_path)
@@ -339,8 +528,13 @@ def test_yaml_tags_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 # ------------------------------------------------------------------------------------------------------- given back, named
-OVERRIDES = [[], ["preset=corrected", "seed=3", "train=cbl"], ["schedule.epochs=10", "optim.lr=1e-3", "batch.budget=matched", "optim.momentum=0.5"], ["ifl.environments=4", "ifl.milestones=[0.5, 0.75, 0.9]",
-             "ifl.alpha=[0.1, 0.2, 0.3]", "ifl.unseen=class_mean"], ["ifl=null", "nodes=2", "tasks_per_node=2", "slurm.partition=gpu", "runs=here", "data.root=there", "cluster=local"]]
+OVERRIDES = [
+    [],
+    ["preset=corrected", "seed=3", "train=cbl"],
+    ["schedule.epochs=10", "optim.lr=1e-3", "batch.budget=matched", "optim.momentum=0.5"],
+    ["ifl.environments=4", "ifl.milestones=[0.5, 0.75, 0.9]", "ifl.alpha=[0.1, 0.2, 0.3]", "ifl.unseen=class_mean"],
+    ["ifl=null", "nodes=2", "tasks_per_node=2", "slurm.partition=gpu", "runs=here", "data.root=there", "cluster=local"],
+]
 
 
 @pytest.mark.parametrize("words", OVERRIDES, ids=lambda words: " ".join(words) or "plain")
@@ -352,7 +546,9 @@ def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, d
     try:
         recipe = resolve([f"recipe={name}", f"data={data}", *words])
     except RecipeError as error:  # not every method goes with IFL, nor every batch with 4 environments
-        assert any(word.startswith("ifl") for word in words) and re.search("cannot be combined with (ifl: |method.eval_of)|environments", str(error))
+        assert any(word.startswith("ifl") for word in words) and re.search(
+            "cannot be combined with (ifl: |method.eval_of)|environments", str(error)
+        )
         return
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     again = resolve([f"recipe={tmp_path / 'recipe.yaml'}"])
@@ -384,8 +580,21 @@ def test_damaged_resolved_recipe_is_refused_by_name(tmp_path: Path) -> None:
         load_resolved(tmp_path / "recipe.yaml")
 
 
-PINNED = ["data=digits_glt", "data.image_size=32", "data.test_resize=32", "data.mean=[0.5, 0.5, 0.5]", "data.std=[0.25, 0.25, 0.25]", "augment.crop_scale=[0.6, 1.0]", "augment.hflip=false",
-          "model.name=small_resnet", "schedule.epochs=30", "batch.size=128", "batch.bn=32", "optim.lr=0.1", "optim.weight_decay=5e-4"]
+PINNED = [
+    "data=digits_glt",
+    "data.image_size=32",
+    "data.test_resize=32",
+    "data.mean=[0.5, 0.5, 0.5]",
+    "data.std=[0.25, 0.25, 0.25]",
+    "augment.crop_scale=[0.6, 1.0]",
+    "augment.hflip=false",
+    "model.name=small_resnet",
+    "schedule.epochs=30",
+    "batch.size=128",
+    "batch.bn=32",
+    "optim.lr=0.1",
+    "optim.weight_decay=5e-4",
+]
 KNOWN = {
     "glt_baseline": "glt_baseline-digits_glt-glt-s0-67920804",
     "glt_ifl": "glt_ifl-digits_glt-glt-s0-4b826e7f",
@@ -464,7 +673,9 @@ def test_a_field_added_later_keeps_old_names() -> None:
 
 def test_axes_stand_in_the_name() -> None:
     """Recipe, data, edition and seed stand in the run's name, so that no two of them share a folder."""
-    places = [(name, data, train, seed) for name in NAMES for data in DATA for train in ("glt", "cbl") for seed in (0, 1)]
+    places = [
+        (name, data, train, seed) for name in NAMES for data in DATA for train in ("glt", "cbl") for seed in (0, 1)
+    ]
     names = [resolve([f"recipe={n}", f"data={d}", f"train={t}", f"seed={s}"]).run_name for n, d, t, s in places]
     assert len(set(names)) == len(places)
     assert all(name.startswith(f"{n}-{d}-{t}-s{s}-") for name, (n, d, t, s) in zip(names, places, strict=True))
@@ -481,22 +692,54 @@ def test_every_field_is_described_and_marked(path: tuple[str, ...], field: Any) 
 def test_what_the_design_calls_operation_is_operation() -> None:
     """Nodes, tasks, cluster, slurm, log, workers, roots and what stands in the name are operation; the learning is science."""
     marks = {".".join(path): field.json_schema_extra["science"] for path, field in LEAVES}
-    away = {"recipe", "train", "seed", "nodes", "tasks_per_node", "cluster", "runs", "data.name", "data.root", "data.workers", "data.cache", "data.cache_folder", "data.cache_gb"}
+    away = {
+        "recipe",
+        "train",
+        "seed",
+        "nodes",
+        "tasks_per_node",
+        "cluster",
+        "runs",
+        "data.name",
+        "data.root",
+        "data.workers",
+        "data.cache",
+        "data.cache_folder",
+        "data.cache_gb",
+    }
     assert not any(marks[key] for key in marks if key in away or key.startswith(("slurm.", "log.")))
-    assert all(marks[key] for key in marks if key == "preset" or key.startswith(("model.", "method.", "ifl.", "augment.", "schedule.", "batch.")))
+    assert all(
+        marks[key]
+        for key in marks
+        if key == "preset" or key.startswith(("model.", "method.", "ifl.", "augment.", "schedule.", "batch."))
+    )
     assert marks["optim.lr"] and marks["optim.precision"] and marks["data.image_size"] and marks["data.shuffle_window"]
     assert marks["data.decoder"] and marks["data.cache_short_side"], "what changes pixels is science"
 
 
 def test_workers_default_to_the_tasks_cores() -> None:
     """One core trains and the others load on SLURM, two processes load here; the resolved recipe says how many."""
-    assert resolve(["data=imagenet_glt"]).data.workers == 7 and resolve(["data=imagenet_glt", "slurm.cpus_per_task=1"]).data.workers == 1
-    assert resolve(["data=imagenet_glt", "cluster=local"]).data.workers == 2 and resolve(["data=imagenet_glt", "data.workers=0"]).data.workers == 0
+    assert (
+        resolve(["data=imagenet_glt"]).data.workers == 7
+        and resolve(["data=imagenet_glt", "slurm.cpus_per_task=1"]).data.workers == 1
+    )
+    assert (
+        resolve(["data=imagenet_glt", "cluster=local"]).data.workers == 2
+        and resolve(["data=imagenet_glt", "data.workers=0"]).data.workers == 0
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- resolved values
-@pytest.mark.parametrize("words, epochs", [(["data=imagenet_glt"], [60, 80]), (["data=digits_glt", "schedule.epochs=30"], [18, 24]), (["data=digits_glt", "schedule.epochs=10"], [6, 8]),
-                                           (["data=digits_glt", "schedule.epochs=30", "ifl.milestones=[0.2, 15]"], [6, 15]), (["data=digits_glt", "ifl.milestones=[0, 1]"], [0, 1])])
+@pytest.mark.parametrize(
+    "words, epochs",
+    [
+        (["data=imagenet_glt"], [60, 80]),
+        (["data=digits_glt", "schedule.epochs=30"], [18, 24]),
+        (["data=digits_glt", "schedule.epochs=10"], [6, 8]),
+        (["data=digits_glt", "schedule.epochs=30", "ifl.milestones=[0.2, 15]"], [6, 15]),
+        (["data=digits_glt", "ifl.milestones=[0, 1]"], [0, 1]),
+    ],
+)
 def test_milestones_are_resolved_to_epochs(words: list[str], epochs: list[int]) -> None:
     """Fractions of the epochs stand as whole epochs in the resolved recipe (.6 and .8 of 100 are 60 and 80, of 30 are 18 and 24), whole epochs stay; and the two ways
     to say one thing make one run."""
@@ -576,7 +819,9 @@ def test_a_written_out_recipe_keeps_its_data_and_preset(tmp_path: Path, word: st
         resolve([f"recipe={path}", word])
 
 
-@pytest.mark.parametrize("words, sentence", [(["schedule.epochs=48"], "ifl.milestones"), (["ifl=null"], "batch.replacement")])
+@pytest.mark.parametrize(
+    "words, sentence", [(["schedule.epochs=48"], "ifl.milestones"), (["ifl=null"], "batch.replacement")]
+)
 def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: list[str], sentence: str) -> None:
     """Values that follow from others stand written out in a run's recipe, so changing one alone is refused and both are taken."""
     path = tmp_path / "recipe.yaml"
@@ -584,21 +829,34 @@ def test_a_written_out_recipe_is_not_changed_by_halves(tmp_path: Path, words: li
     with pytest.raises(RecipeError, match=sentence):
         resolve([f"recipe={path}", *words])
     both = {"schedule.epochs=48": "ifl.milestones=[0.6,0.8]", "ifl=null": "batch.replacement=null"}[words[0]]
-    assert resolve([f"recipe={path}", *words, both]).run_name == resolve(["recipe=glt_ifl", "data=digits_glt", *words]).run_name
+    assert (
+        resolve([f"recipe={path}", *words, both]).run_name
+        == resolve(["recipe=glt_ifl", "data=digits_glt", *words]).run_name
+    )
 
 
 def test_departures_name_science_alone() -> None:
     """What a run was changed in on the command line is told key by key; where and how fast it ran is not."""
-    from recipes.schema import departures
+    from recipes.identity import departures
 
     stands = resolve(["recipe=glt_ifl", "data=digits_glt"])
-    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "nodes=2", "data.workers=3", "log.every=7"]), stands) == []
+    assert (
+        departures(resolve(["recipe=glt_ifl", "data=digits_glt", "nodes=2", "data.workers=3", "log.every=7"]), stands)
+        == []
+    )
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "optim.lr=0.2"]), stands) == ["optim.lr=0.2 (0.1)"]
-    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[1,2]"]), stands) == ["ifl.milestones=[1, 2] ([14, 19])"]
+    assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[1,2]"]), stands) == [
+        "ifl.milestones=[1, 2] ([14, 19])"
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-PUBLISHED = {"imagenet_clt_glt": "table1_imagenet_clt_glt", "imagenet_alt": "table2_imagenet_alt", "mscoco": "table3_mscoco", "ablation": "table4_ablation"}
+PUBLISHED = {
+    "imagenet_clt_glt": "table1_imagenet_clt_glt",
+    "imagenet_alt": "table2_imagenet_alt",
+    "mscoco": "table3_mscoco",
+    "ablation": "table4_ablation",
+}
 TABLES = {name: load_layout(path) for name, path in available().items()}
 
 
@@ -616,7 +874,15 @@ def test_tables_hold_every_published_row_and_number(name: str) -> None:
         groups = {line["method"]: line["group"] for line in published}
         assert all(row.group == groups[row.published] and row.label == row.published for row in layout.rows)
     by_attribute = {"overall": "overall", **{subset: f"{subset}_a" for subset in ("many", "medium", "few")}}
-    wanted = {(line["dataset"].lower().replace("-", "_"), line["protocol"].lower(), by_attribute[line["subset"]] if line["protocol"] == "ALT" else line["subset"], line["metric"]) for line in published}
+    wanted = {
+        (
+            line["dataset"].lower().replace("-", "_"),
+            line["protocol"].lower(),
+            by_attribute[line["subset"]] if line["protocol"] == "ALT" else line["subset"],
+            line["metric"],
+        )
+        for line in published
+    }
     assert {(column.data, column.protocol, column.subset, column.metric) for column in layout.columns} == wanted
     assert layout.preset == "paper" and len(published) == len(layout.rows) * len(layout.columns)
 
@@ -628,7 +894,15 @@ def test_every_row_of_a_table_resolves_on_the_tables_data(name: str) -> None:
     runs = []
     for row in layout.rows:
         for data, train in layout.sources:
-            recipe = resolve([f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}", f"batch.budget={row.budget}"])
+            recipe = resolve(
+                [
+                    f"recipe={row.recipe}",
+                    f"data={data}",
+                    f"train={train}",
+                    f"preset={layout.preset}",
+                    f"batch.budget={row.budget}",
+                ]
+            )
             runs.append(recipe.run_name)
         if row.twin:
             assert (PROJECT / "recipes" / f"{row.twin}.yaml").is_file() and row.twin != row.recipe
@@ -638,16 +912,29 @@ def test_every_row_of_a_table_resolves_on_the_tables_data(name: str) -> None:
 
 def test_digits_tables_have_the_papers_rows() -> None:
     """The bundled data's tables have the rows of the paper's, so that each of these trains on a laptop; every recipe of the project stands in one of them or among our own controls."""
-    for digits, paper in (("digits_clt_glt", "imagenet_clt_glt"), ("digits_alt", "imagenet_alt"), ("digits_overall", "mscoco"), ("digits_ablation", "ablation")):
-        assert [(row.recipe, row.twin) for row in TABLES[digits].rows] == [(row.recipe, row.twin) for row in TABLES[paper].rows]
+    for digits, paper in (
+        ("digits_clt_glt", "imagenet_clt_glt"),
+        ("digits_alt", "imagenet_alt"),
+        ("digits_overall", "mscoco"),
+        ("digits_ablation", "ablation"),
+    ):
+        assert [(row.recipe, row.twin) for row in TABLES[digits].rows] == [
+            (row.recipe, row.twin) for row in TABLES[paper].rows
+        ]
     shown = {row.recipe for name in ("digits_overall", "digits_ablation", "controls") for row in TABLES[name].rows}
     assert set(NAMES) == shown
 
 
 def test_every_row_with_ifl_has_a_compute_matched_control() -> None:
     """Each row of the tables that trains on more than one environment, or builds on one that does, stands in `controls` with the matched budget."""
-    rows = {row.recipe for name in ("digits_clt_glt", "digits_ablation") for row in TABLES[name].rows} | {"glt_ldam_ifl"}
-    more = {name for name in rows if name.endswith("_ifl") or resolve([f"recipe={name}"]).stream_names.count("environment") > 1}
+    rows = {row.recipe for name in ("digits_clt_glt", "digits_ablation") for row in TABLES[name].rows} | {
+        "glt_ldam_ifl"
+    }
+    more = {
+        name
+        for name in rows
+        if name.endswith("_ifl") or resolve([f"recipe={name}"]).stream_names.count("environment") > 1
+    }
     assert {"glt_irm", "glt_ride_ifl_mixup", "glt_ifl_3env"} < more
     assert more == {row.recipe for row in TABLES["controls"].rows if row.budget == "matched"}
 

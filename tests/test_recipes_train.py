@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from ranks import PROJECT, started
-from recipes.methods import declaration
+
+from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
-from slurm.folder import prepare
+from slurm.run_folder import prepare
 
 RECIPES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
 DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
@@ -37,7 +37,16 @@ def trained(folder: str) -> bool:
 def _run(name: str, root: Path) -> tuple[Recipe, Path]:
     """Train a recipe for three epochs of a step or two, after its first stage; the run folder. All recipes share one process."""
     stands = resolve([f"recipe={name}", "data=digits_glt"])
-    words = [f"recipe={name}", "data=digits_glt", f"data.root={root}", f"runs={_runs()}", "schedule.epochs=3", "batch.draws_per_epoch=0.3", "log.every=1", "log.eval_test_every=2"]
+    words = [
+        f"recipe={name}",
+        "data=digits_glt",
+        f"data.root={root}",
+        f"runs={_runs()}",
+        "schedule.epochs=3",
+        "batch.draws_per_epoch=0.3",
+        "log.every=1",
+        "log.eval_test_every=2",
+    ]
     if stands.ifl and stands.ifl.milestones:
         words += ["ifl.milestones=[1,2]", f"ifl.alpha={[0.01, 0.05] if any(stands.ifl.alpha) else [0, 0]}"]
     for key in ("init_from", "eval_of"):
@@ -61,7 +70,9 @@ def test_recipe_resolves_for_every_data_set(name: str) -> None:
         recipe = resolve([f"recipe={name}", f"data={data}", f"train={train}", f"preset={preset}"])
         assert (recipe.recipe, recipe.data.name, recipe.train, recipe.preset) == (name, data, train, preset)
         assert recipe.batch.replacement is not None and recipe.optim.momentum is not None
-        assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))).hash8 == recipe.hash8
+        assert (
+            Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))).hash8 == recipe.hash8
+        )
 
 
 def _of_methods(data: str) -> list[Any]:
@@ -71,7 +82,9 @@ def _of_methods(data: str) -> list[Any]:
         recipe = resolve([f"recipe={name}", f"data={data}"])
         form = recipe.model.name, declaration(recipe.method.name).FORM
         if (*form, recipe.method.name) not in seen:
-            found.append(pytest.param(data, name, marks=[] if not found and data == "imagenet_glt" else [pytest.mark.full]))
+            found.append(
+                pytest.param(data, name, marks=[] if not found and data == "imagenet_glt" else [pytest.mark.full])
+            )
         seen.add((*form, recipe.method.name))
     return found
 
@@ -81,7 +94,7 @@ def test_paper_networks_take_a_step(data: str, name: str) -> None:
     """Each distinct network and method of the recipes on the paper's data sets: forward and backward of a tiny batch at
     112 x 112, with a gradient for every parameter that is trained and a finite loss of each row."""
     from ifl.method import Output, Rows
-    from ifl.network import build_network
+    from ifl.network.network import build_network
 
     def _output(tensors: tuple[torch.Tensor, ...]) -> Output:
         return Output(*tensors[:2], tensors[2:])
@@ -93,19 +106,25 @@ def test_paper_networks_take_a_step(data: str, name: str) -> None:
     assert recipe.data.image_size == 112
     images = torch.randint(0, 256, (4, 3, 112, 112), dtype=torch.uint8)
     output = _output(network(images))
-    assert output.features_BD.shape == (4, network.backbone.feature_dim) and (output.features_BD >= 0).all()  # pooled after a ReLU, as the paper's
+    assert (
+        output.features_BD.shape == (4, network.backbone.feature_dim) and (output.features_BD >= 0).all()
+    )  # pooled after a ReLU, as the paper's
     losses = method.losses(output, Rows(labels, torch.arange(4), streams, 0, labels))
     assert losses.shape == (4,) and torch.isfinite(losses).all()
     losses.sum().backward()
     for key, parameter in network.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad and (parameter.grad is None or torch.isfinite(parameter.grad).all()), key
+        assert (parameter.grad is not None) == parameter.requires_grad and (
+            parameter.grad is None or torch.isfinite(parameter.grad).all()
+        ), key
     assert any(parameter.requires_grad for parameter in network.parameters())
     network.eval()
     with torch.no_grad():
         assert method.predict(_output(network(images))).shape == (4, 3)
     if (recipe.model.name, declaration(recipe.method.name).FORM) == ("resnext50_32x4d", "plain"):
         assert network.backbone.feature_dim == 2048
-        assert sum(parameter.numel() for parameter in network.backbone.parameters()) == 22_979_904  # ResNeXt-50 32x4d without its classifier
+        assert (
+            sum(parameter.numel() for parameter in network.backbone.parameters()) == 22_979_904
+        )  # ResNeXt-50 32x4d without its classifier
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -118,21 +137,40 @@ def test_recipe_trains_into_a_complete_run_folder(name: str, tiny_root: Path) ->
     assert folder.name == f"{name}-digits_glt-glt-s0-{recipe.hash8}"
     assert load_resolved(folder / "recipe.yaml") == recipe
     meta = json.loads((folder / "meta.json").read_text())
-    assert {"commit", "versions", "world", "argv", "data_fingerprint", "class_names", "class_counts", "decoder"} <= meta.keys()
+    assert {
+        "commit",
+        "versions",
+        "world",
+        "argv",
+        "data_fingerprint",
+        "class_names",
+        "class_counts",
+        "decoder",
+    } <= meta.keys()
     assert meta["world"] == 1 and sum(meta["class_counts"]) == 209 and len(meta["class_names"]) == 10
     done, steps = json.loads((folder / "done").read_text()), meta["steps_per_epoch"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]
     looks = [(line["epoch"], line["split"]) for line in lines if line["kind"] == "eval"]
     if recipe.method.eval_of:  # judged, and not trained
-        assert train == [] and steps == done["epochs"] == 0 and looks == [(0, split) for split in SPLITS] and not (folder / "ckpt").exists()
+        assert (
+            train == []
+            and steps == done["epochs"] == 0
+            and looks == [(0, split) for split in SPLITS]
+            and not (folder / "ckpt").exists()
+        )
     else:
         assert done["epochs"] == 3 and 0 <= done["best_epoch"] < 3 and steps in (1, 2)
-        assert [(line["epoch"], line["step"]) for line in train] == [(step // steps, step + 1) for step in range(3 * steps)]
+        assert [(line["epoch"], line["step"]) for line in train] == [
+            (step // steps, step + 1) for step in range(3 * steps)
+        ]
         assert all(np.isfinite(line["loss"]) for line in train)
         alphas = [0.0, *recipe.ifl.alpha] if recipe.ifl and recipe.ifl.milestones else [0.0] * 3
         assert [line["alpha"] for line in train] == [alpha for alpha in alphas for _ in range(steps)]
-        assert looks == [(0, "val"), *((epoch, split) for epoch in (1, 2) for split in SPLITS)]  # eval_test_every=2, and the last
+        assert looks == [
+            (0, "val"),
+            *((epoch, split) for epoch in (1, 2) for split in SPLITS),
+        ]  # eval_test_every=2, and the last
     for line in lines:
         if line["kind"] == "eval":
             assert GROUPS <= line["accuracy"].keys() and GROUPS <= line["precision"].keys()
@@ -145,7 +183,9 @@ def test_recipe_trains_into_a_complete_run_folder(name: str, tiny_root: Path) ->
             assert preds["id"].tolist() == list(range(samples[split])), f"{which} {split}"
             assert all(len(column) == samples[split] for column in preds.values())
             assert set(preds["group"].tolist()) <= {0, 1, 2} and set(preds["attribute"].tolist()) <= {-1, 0, 1, 2}
-            assert ((preds["confidence"] > 0.09) & (preds["confidence"] <= 1)).all() and set(preds["prediction"].tolist()) <= set(range(10))
+            assert ((preds["confidence"] > 0.09) & (preds["confidence"] <= 1)).all() and set(
+                preds["prediction"].tolist()
+            ) <= set(range(10))
     if recipe.method.eval_of:
         return
     _check_evaluations(folder, lines, done)
@@ -173,10 +213,17 @@ def _check_environments(folder: Path, recipe: Recipe) -> None:
     if not recipe.ifl or recipe.ifl.environments == 1:
         assert names == []
         return
-    assert names == [f"epoch-{epoch:03d}.npz" for epoch in (range(3) if recipe.ifl.rebuild == "every_epoch" else recipe.ifl.milestones)]
+    assert names == [
+        f"epoch-{epoch:03d}.npz"
+        for epoch in (range(3) if recipe.ifl.rebuild == "every_epoch" else recipe.ifl.milestones)
+    ]
     for name in names:
         with np.load(folder / "env" / name, allow_pickle=False) as arrays:
             assert arrays["ids"].tolist() == list(range(209)) and arrays["weights"].shape == (recipe.streams, 209)
-            assert (arrays["weights"][0] == 1).all() and (arrays["weights"][1:] >= 0).all() and arrays["weights"][1].std() > 0
+            assert (
+                (arrays["weights"][0] == 1).all()
+                and (arrays["weights"][1:] >= 0).all()
+                and arrays["weights"][1].std() > 0
+            )
             assert arrays["thumbnails"].dtype == np.uint8 and arrays["thumbnails"].shape[2:] == (6, 32, 32, 3)
             assert arrays["extremes"].shape == arrays["thumbnails"].shape[:3]

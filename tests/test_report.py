@@ -11,20 +11,34 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from analysis import report
-from analysis.figures import save
-from analysis.gallery import Drawn
-from analysis.report import document, typeset
+from analysis.figures.catalogue import Drawn
+from analysis.figures.style import save
+from analysis.report import pdf
+from analysis.report.pdf import document, typeset
 
-HOSTILE = ["50% & a_b #1 $x$ {y} \\z ~ ^", "[1ex] * <a|b> \"q\" `t'", "\\input{/etc/passwd}", "\\write18{touch gone}", "é ± ß 数字 ∑", "x" * 300, "%", "\\"]
+HOSTILE = [
+    "50% & a_b #1 $x$ {y} \\z ~ ^",
+    '[1ex] * <a|b> "q" `t\'',
+    "\\input{/etc/passwd}",
+    "\\write18{touch gone}",
+    "é ± ß 数字 ∑",
+    "x" * 300,
+    "%",
+    "\\",
+]
 
-needs_tex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed; the Debian packages latexmk and texlive-latex-recommended have it (`make system`)")
+needs_tex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None,
+    reason="pdflatex is not installed; the Debian packages latexmk and texlive-latex-recommended have it (`make system`)",
+)
 
 
 def written(folder: Path) -> Path:
     """A report of one table and a figure for each hostile caption."""
     folder.mkdir()
-    (folder / "table.tex").write_text("\\begin{table}\\caption{T}\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n")
+    (folder / "table.tex").write_text(
+        "\\begin{table}\\caption{T}\\begin{tabular}{l}\\toprule a\\\\\\bottomrule\\end{tabular}\\end{table}\n"
+    )
     drawn = []
     for number, caption in enumerate(HOSTILE):
         figure = Figure(figsize=(2, 1))
@@ -57,7 +71,11 @@ def test_report_holds_every_caption(tmp_path: Path) -> None:
     if shutil.which("pdftotext") is None:
         pytest.skip("pdftotext is not installed; the Debian package poppler-utils has it (`make system`)")
     pdf, _ = typeset(written(tmp_path / "one"))
-    text = " ".join(subprocess.run(["pdftotext", "-layout", str(pdf), "-"], capture_output=True, text=True, check=True).stdout.split())
+    text = " ".join(
+        subprocess.run(
+            ["pdftotext", "-layout", str(pdf), "-"], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
     for part in ("50% & a_b #1 $x$ {y} \\z", "\\input{/etc/passwd}", "\\write18{touch gone}", "A title with _ and &"):
         assert part in text
     assert "root:" not in text
@@ -70,22 +88,32 @@ def fake(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize("script, said", [
-    ("exit 3", "report.tex is not typeset: pdflatex ended with 3"),
-    ("echo '! Undefined control sequence.'; exit 1", "report.tex is not typeset: ! Undefined control sequence."),
-    ("for last; do :; done; for w; do case $w in -output-directory=*) echo why > ${w#*=}/report.log;; esac; done; exit 1", "report.tex is not typeset: pdflatex ended with 1; see report.log"),
-    ("exec sleep 30", "report.tex is not typeset: pdflatex took longer than 1 s"),
-])
-def test_what_tex_complains_of_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str) -> None:
+@pytest.mark.parametrize(
+    "script, said",
+    [
+        ("exit 3", "report.tex is not typeset: pdflatex ended with 3"),
+        ("echo '! Undefined control sequence.'; exit 1", "report.tex is not typeset: ! Undefined control sequence."),
+        (
+            "for last; do :; done; for w; do case $w in -output-directory=*) echo why > ${w#*=}/report.log;; esac; done; exit 1",
+            "report.tex is not typeset: pdflatex ended with 1; see report.log",
+        ),
+        ("exec sleep 30", "report.tex is not typeset: pdflatex took longer than 1 s"),
+    ],
+)
+def test_what_tex_complains_of_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
     """A TeX that fails, complains or hangs costs the PDF, also an old one, and says why; the source stays, and the log where there is one."""
     fake(tmp_path / "bin", "pdflatex", script)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    monkeypatch.setattr(report, "ENGINES", {"pdflatex": report.ENGINES["pdflatex"]})
-    monkeypatch.setattr(report, "LIMIT_S", 1 if "sleep" in script else 20)
+    monkeypatch.setattr(pdf, "ENGINES", {"pdflatex": pdf.ENGINES["pdflatex"]})
+    monkeypatch.setattr(pdf, "LIMIT_S", 1 if "sleep" in script else 20)
     (tmp_path / "report.tex").write_text("x")
     (tmp_path / "report.pdf").write_text("an old one")
     assert typeset(tmp_path / "report.tex") == (None, said)
-    assert {file.name for file in tmp_path.iterdir()} == {"bin", "report.tex"} | ({"report.log"} if "see" in said else set())
+    assert {file.name for file in tmp_path.iterdir()} == {"bin", "report.tex"} | (
+        {"report.log"} if "see" in said else set()
+    )
 
 
 def test_without_tex_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,13 +121,21 @@ def test_without_tex_one_sentence_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "report.tex").write_text("x")
     pdf, said = typeset(tmp_path / "report.tex")
-    assert pdf is None and "apt-get install latexmk texlive-latex-recommended" in said and (tmp_path / "report.tex").exists()
+    assert (
+        pdf is None
+        and "apt-get install latexmk texlive-latex-recommended" in said
+        and (tmp_path / "report.tex").exists()
+    )
 
 
 def test_engines_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """latexmk before tectonic before pdflatex; what it writes to the folder that it is told becomes the report."""
     for name in ("pdflatex", "tectonic"):
-        fake(tmp_path / "bin", name, f"for w; do case $w in --outdir=*|-output-directory=*) echo {name} > ${{w#*=}}/report.pdf;; esac; done")
+        fake(
+            tmp_path / "bin",
+            name,
+            f"for w; do case $w in --outdir=*|-output-directory=*) echo {name} > ${{w#*=}}/report.pdf;; esac; done",
+        )
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}")
     (tmp_path / "report.tex").write_text("x")
     pdf, _ = typeset(tmp_path / "report.tex")

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binomtest
 from test_analysis import HALF, MOST, table, write_run
 
-from analysis.resample import ALPHA, Resamples, bootstrap_p, interval, mcnemar
-from analysis.runs import Run, load_runs
+from analysis.inputs.runs import Run, load_runs
+from analysis.stats.bootstrap import ALPHA, Resamples, bootstrap_p, interval, mcnemar
 from ifl.metrics import KEYS, Judged, evaluate
 
 ACCURACY, PRECISION = ("overall", "accuracy"), ("many", "precision")
@@ -50,7 +50,9 @@ def test_values_are_those_of_samples_really_drawn(tmp_path: Path) -> None:
     got = resamples.values(run, "last", "test_cbl", WANTED)
     arrays = run.predictions("last", "test_cbl")
     for r, weights in enumerate(resamples.weights(10).T):
-        drawn = Judged(**{key: np.repeat(arrays[key], weights) for key in ("label", "prediction", "group", "attribute")}).scores(wanted=WANTED)
+        drawn = Judged(
+            **{key: np.repeat(arrays[key], weights) for key in ("label", "prediction", "group", "attribute")}
+        ).scores(wanted=WANTED)
         for key in WANTED:
             np.testing.assert_allclose(got[key][r], drawn[key][0], rtol=1e-6, err_msg=str(key))
 
@@ -118,7 +120,12 @@ def test_twin_is_tested_on_the_same_samples(tmp_path: Path) -> None:
     test = made.cells[1][0].twin_test
     assert made.cells[0][0].twin_test is None, "the twin itself has none"
     assert test is not None and (test.gained, test.lost, test.samples, test.method) == (3, 0, 10, "McNemar exact")
-    assert test.p == pytest.approx(0.25) and test.difference == pytest.approx(0.3) and test.sign == 1 and not test.significant
+    assert (
+        test.p == pytest.approx(0.25)
+        and test.difference == pytest.approx(0.3)
+        and test.sign == 1
+        and not test.significant
+    )
     assert test.twin == "Plain" and test.seeds == (0,)
     # Precision: the paired bootstrap, with both on the same drawn samples.
     test = made.cells[1][1].twin_test
@@ -136,7 +143,13 @@ def test_pairing_is_stronger_than_two_intervals(tmp_path: Path) -> None:
     second[np.flatnonzero(first != label)[:20]] = label[np.flatnonzero(first != label)[:20]]
     for recipe, prediction in (("plain", first), ("plain_ifl", second)):
         path = write_run(tmp_path, recipe)
-        arrays = {"id": np.arange(400), "label": label, "group": group, "attribute": label % 3, "prediction": prediction}
+        arrays = {
+            "id": np.arange(400),
+            "label": label,
+            "group": group,
+            "attribute": label % 3,
+            "prediction": prediction,
+        }
         np.savez(path / "preds" / "last" / "test_cbl.npz", **arrays)
     made = table(tmp_path, seeds=[0])
     plain, ifl = made.cells[0][0], made.cells[1][0]
@@ -189,7 +202,9 @@ def test_twin_outside_the_table(tmp_path: Path) -> None:
 def test_evaluate_is_what_the_resamples_judge(tmp_path: Path) -> None:
     """The weight 1 for every sample gives what training writes into metrics.jsonl."""
     (run,) = runs(tmp_path, MOST)
-    arrays = {key: value for key, value in run.predictions("last", "test_cbl").items() if key not in ("id", "confidence")}
+    arrays = {
+        key: value for key, value in run.predictions("last", "test_cbl").items() if key not in ("id", "confidence")
+    }
     judged = run.judged("last", "test_cbl")
     scores, want = judged.scores(np.ones((10, 1), np.uint16)), evaluate(**arrays)
     for metric in ("accuracy", "precision"):

@@ -23,13 +23,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from ranks import PROJECT, started
 
 LIMIT_S = 90.0
 STEPS, EPOCHS = 14, 3
-WORDS = ("recipe=glt_randaug_ifl", "data=digits_glt", "cluster=local", "nodes=2", f"schedule.epochs={EPOCHS}", "batch.size=32", "batch.bn=16", "optim.momentum=0.9", "optim.lr=0.02",
-         "ifl.milestones=[0,1]", "ifl.alpha=[0.01,0.02]", "log.every=3", "log.save_every_steps=4", "log.digest_every=5", "log.eval_test_every=1")
+WORDS = (
+    "recipe=glt_randaug_ifl",
+    "data=digits_glt",
+    "cluster=local",
+    "nodes=2",
+    f"schedule.epochs={EPOCHS}",
+    "batch.size=32",
+    "batch.bn=16",
+    "optim.momentum=0.9",
+    "optim.lr=0.02",
+    "ifl.milestones=[0,1]",
+    "ifl.alpha=[0.01,0.02]",
+    "log.every=3",
+    "log.save_every_steps=4",
+    "log.digest_every=5",
+    "log.eval_test_every=1",
+)
 
 
 # ------------------------------------------------------------------------------------------------------------ launches
@@ -40,10 +54,21 @@ class Launch:
         runs.mkdir(parents=True, exist_ok=True)
         self.output = runs / "output.txt"
         self.runs = runs
-        environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        }
         with open(self.output, "w") as output:
-            self.process = subprocess.Popen([sys.executable, "slurm/launch.py", *WORDS, f"data.root={root}", f"runs={runs}", *words], cwd=PROJECT, stdout=output, stderr=output,
-                                            stdin=subprocess.DEVNULL, env={**environment, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}, start_new_session=True)
+            self.process = subprocess.Popen(
+                [sys.executable, "slurm/launch.py", *WORDS, f"data.root={root}", f"runs={runs}", *words],
+                cwd=PROJECT,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                env={**environment, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+                start_new_session=True,
+            )
 
     @property
     def folder(self) -> Path:
@@ -55,7 +80,9 @@ class Launch:
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == self.process.pid:
-                    variables = dict(item.split("=", 1) for item in (path / "environ").read_text().split("\0") if "=" in item)
+                    variables = dict(
+                        item.split("=", 1) for item in (path / "environ").read_text().split("\0") if "=" in item
+                    )
                     result[int(variables["RANK"])] = int(path.name)
         return result
 
@@ -87,7 +114,10 @@ class Launch:
         result = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"{self.runs}" in (path / "cmdline").read_text() and (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                if (
+                    f"{self.runs}" in (path / "cmdline").read_text()
+                    and (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                ):
                     result.append(int(path.name))
         return result
 
@@ -144,15 +174,21 @@ def ending(folder: Path) -> dict[str, Any]:
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
     suite = torch.load(newest / "suite.pt", weights_only=True)
     engine = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", weights_only=False)
-    result = {"newest": newest.name, **_flat("suite", {k: v for k, v in suite.items() if k not in ("seconds", "metrics_offset")}), **_flat("network", engine["module"]),
-              **_flat("optimizer", engine["optimizer"])}
+    result = {
+        "newest": newest.name,
+        **_flat("suite", {k: v for k, v in suite.items() if k not in ("seconds", "metrics_offset")}),
+        **_flat("network", engine["module"]),
+        **_flat("optimizer", engine["optimizer"]),
+    }
     for path in sorted([*folder.glob("env/*.npz"), *folder.glob("preds/*/*.npz")]):
         with np.load(path) as arrays:
             result |= _flat(str(path.relative_to(folder)), dict(arrays))
     best = json.loads((folder / "done").read_text())["best_epoch"]
     result |= _flat("best", torch.load(folder / "ckpt" / f"best-{best:04d}.pt", weights_only=True))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [{k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["kind"] in ("train", "eval")]
+    kept = [
+        {k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["kind"] in ("train", "eval")
+    ]
     steps = [(line["kind"], line.get("split"), line["step"]) for line in kept]
     assert len(steps) == len(set(steps)), "a step stands twice in metrics.jsonl"
     return result | {f"line {kind} {split} {step}": line for (kind, split, step), line in zip(steps, kept, strict=True)}
@@ -160,7 +196,11 @@ def ending(folder: Path) -> dict[str, Any]:
 
 def _boots(folder: Path) -> list[int]:
     """The steps at which the run was taken up."""
-    return [line["step"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "boot"]
+    return [
+        line["step"]
+        for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "boot"
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +210,18 @@ def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     assert launch.finish() == 0, launch.text
     result = ending(launch.folder)
     assert result["newest"] == f"step-{STEPS * EPOCHS:09d}"
-    assert {f"preds/{which}/{split}.npz.prediction" for which in ("last", "best") for split in ("val", "test_cbl", "test_gbl", "test_glt")} <= result.keys()
-    assert {"suite.centers", "suite.weights.1", "optimizer.state.0.momentum_buffer", "env/epoch-000.npz.weights", "env/epoch-001.npz.weights"} <= result.keys()
+    assert {
+        f"preds/{which}/{split}.npz.prediction"
+        for which in ("last", "best")
+        for split in ("val", "test_cbl", "test_gbl", "test_glt")
+    } <= result.keys()
+    assert {
+        "suite.centers",
+        "suite.weights.1",
+        "optimizer.state.0.momentum_buffer",
+        "env/epoch-000.npz.weights",
+        "env/epoch-001.npz.weights",
+    } <= result.keys()
     return result
 
 
@@ -202,7 +252,9 @@ def _flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- tests by launches
-def test_killed_runs_end_as_undisturbed_ones(undisturbed: dict[str, Any], killed: Path, start: Start, tmp_path: Path) -> None:
+def test_killed_runs_end_as_undisturbed_ones(
+    undisturbed: dict[str, Any], killed: Path, start: Start, tmp_path: Path
+) -> None:
     """kill -9 of a random rank, twice, and the same command again each time: parameters, buffers, optimizer, centers,
     weights, environments, predictions, best epoch and metrics are the undisturbed run's, bit for bit; once more does
     nothing."""
@@ -242,7 +294,9 @@ def test_stopped_twice_within_an_epoch(undisturbed: dict[str, Any], start: Start
     assert ending(last.folder) == undisturbed
 
 
-def test_a_flipped_bit_makes_the_run_fall_back(undisturbed: dict[str, Any], killed: Path, start: Start, tmp_path: Path) -> None:
+def test_a_flipped_bit_makes_the_run_fall_back(
+    undisturbed: dict[str, Any], killed: Path, start: Start, tmp_path: Path
+) -> None:
     """One flipped bit in the newest checkpoint: the log names it and what is wrong with it, the run goes on from the
     older one and still ends with the undisturbed run's bits."""
     folder = _copy(killed, tmp_path / "runs")
@@ -286,8 +340,9 @@ def test_other_data_are_refused(tiny_root: Path, killed: Path, start: Start, tmp
 def test_a_crash_of_one_rank_ends_all_and_is_told(tiny_root: Path, start: Start, tmp_path: Path) -> None:
     """A damaged image that rank 1 alone reads: the command ends, and what it prints is that rank's sentence, not what
     the others say about the lost connection."""
-    from sharding.dataset import open_dataset
-    from sharding.plan import micro_batches, plan_epoch
+    from sharding.open import open_dataset
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches
 
     broken = shutil.copytree(tiny_root, tmp_path / "broken")
     split = open_dataset(broken, "digits_glt").split("glt", "train")
@@ -298,18 +353,31 @@ def test_a_crash_of_one_rank_ends_all_and_is_told(tiny_root: Path, start: Start,
     _flip(split.folder / str(index.shard_name[index.shard[sample]]), int(index.offset[sample]) + 40, 2)
     launch = start(tmp_path / "runs", root=broken)
     assert launch.finish() == 1
-    assert "rank 1 ended with code 1" in launch.text and str(index.key[sample]) in launch.text and "is damaged" in launch.text
+    assert (
+        "rank 1 ended with code 1" in launch.text
+        and str(index.key[sample]) in launch.text
+        and "is damaged" in launch.text
+    )
 
 
 # -------------------------------------------------------------------------------------------- tests of the protocol
 def _engine(seed: int = 0, zero: int = 0) -> Any:
     from ifl.engine import Engine
-    from ifl.network import Network
+    from ifl.network.network import Network
     from recipes.schema import Optim
 
     torch.manual_seed(seed)
-    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    return Engine(Network(backbone, torch.nn.Linear(4, 3, bias=False), (0.5,) * 3, (0.25,) * 3), Optim(momentum=0.9, zero=zero), 8, 8, 1, torch.device("cpu"))
+    backbone = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    return Engine(
+        Network(backbone, torch.nn.Linear(4, 3, bias=False), (0.5,) * 3, (0.25,) * 3),
+        Optim(momentum=0.9, zero=zero),
+        8,
+        8,
+        1,
+        torch.device("cpu"),
+    )
 
 
 def _train(engine: Any, steps: int) -> None:
@@ -333,23 +401,25 @@ def _known(folder: Path, epoch: int) -> dict[str, str]:
 
 def _two_checkpoints(folder: Path) -> dict[int, str]:
     """Checkpoints of steps 4 and 8 with a best epoch each; the digests of the engine at both."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     engine, digests = _engine(), {}
     folder.mkdir(parents=True)
     for step in (4, 8):
         _train(engine, 4)
         (folder / f"best-{step:04d}.pt").write_bytes(bytes(range(256)) * step)
-        checkpoint.save(folder, engine, {"step": step, "tensor": torch.arange(step)}, step, Comm(), _known(folder, step))
+        checkpoint.save(
+            folder, engine, {"step": step, "tensor": torch.arange(step)}, step, Comm(), _known(folder, step)
+        )
         digests[step] = _digest(engine)
     return digests
 
 
 def damaged_checkpoints(folder: str) -> list[str]:
     """In a rank: whatever happens to the newer of two checkpoints, the older is loaded whole. Returns the complaints."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, complaints, source = Comm(), [], Path(folder) / "source"
     digests = _two_checkpoints(source)
@@ -365,7 +435,9 @@ def damaged_checkpoints(folder: str) -> list[str]:
         if state["step"] != want or state["tensor"].tolist() != list(range(want)) or _digest(engine) != digests[want]:
             complaints.append(f"{what}: loaded step {state['step']}, wanted {want}")
         _train(engine, 4)  # and the run goes on: the next checkpoint is written, found and whole
-        checkpoint.save(place, engine, {"step": want + 3, "tensor": torch.arange(want + 3)}, want + 3, comm, _known(place, want))
+        checkpoint.save(
+            place, engine, {"step": want + 3, "tensor": torch.arange(want + 3)}, want + 3, comm, _known(place, want)
+        )
         if checkpoint.load_newest(place, _engine(seed=98), comm, history=True)["step"] != want + 3:
             complaints.append(f"{what}: the checkpoint written after it was not found")
         kept = sorted(int(manifest.parent.name[5:]) for manifest in place.glob("step-*/MANIFEST.json"))
@@ -374,24 +446,37 @@ def damaged_checkpoints(folder: str) -> list[str]:
         shutil.rmtree(place)
 
     check("nothing", lambda place: None, want=8)
-    for what, damage in (("lost", lambda path: path.unlink()), ("cut", lambda path: os.truncate(path, 100)), ("flipped", lambda path: _flip(path, 50, 3))):
-        check(f"the best weights are {what}", lambda place, damage=damage: damage(place / "best-0008.pt"), want=8)  # and are put back, or the next save would refuse them
+    for what, damage in (
+        ("lost", lambda path: path.unlink()),
+        ("cut", lambda path: os.truncate(path, 100)),
+        ("flipped", lambda path: _flip(path, 50, 3)),
+    ):
+        check(
+            f"the best weights are {what}", lambda place, damage=damage: damage(place / "best-0008.pt"), want=8
+        )  # and are put back, or the next save would refuse them
     for name in files:
         size = (source / name).stat().st_size
         for offset in (size // 3, size - 2) if name.endswith(".pt") else (0, size // 3, size // 2):
-            check(f"bit {offset} of {name}", lambda place, name=name, offset=offset: _flip(place / name, offset, offset % 8))
+            check(
+                f"bit {offset} of {name}",
+                lambda place, name=name, offset=offset: _flip(place / name, offset, offset % 8),
+            )
         check(f"{name} truncated", lambda place, name=name, size=size: os.truncate(place / name, size // 2))
         check(f"{name} empty", lambda place, name=name: os.truncate(place / name, 0))
         check(f"{name} missing", lambda place, name=name: (place / name).unlink())
     check("folder missing", lambda place: shutil.rmtree(place / "step-000000008"))
-    check("left over from a crash", lambda place: (shutil.copytree(place / "step-000000008", place / "tmp-000000012-ab"), None)[1], want=8)
+    check(
+        "left over from a crash",
+        lambda place: (shutil.copytree(place / "step-000000008", place / "tmp-000000012-ab"), None)[1],
+        want=8,
+    )
     return complaints
 
 
 def lost_checkpoints(folder: str) -> list[str]:
     """In a rank: what `load_newest` does where no whole checkpoint is left."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     place, answers = Path(folder) / "lost", []
     _two_checkpoints(place)

@@ -10,11 +10,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recipes.common.errors import PlanError
 from recipes.schema import PROJECT
-from sharding.plan import PlanError
-from slurm.scaling import Assumptions, best_every_s, main, most_ranks, reduction_s, run_s, step_s, suite_bytes, young_daly_s
+from slurm.scaling import (
+    Assumptions,
+    best_every_s,
+    main,
+    most_ranks,
+    reduction_s,
+    run_s,
+    step_s,
+    suite_bytes,
+    young_daly_s,
+)
 
-STILL = Assumptions(image_s=0.001, fixed_s=0.004, jitter=0.0, norms=0, gradient_bytes=0.0, suite_bytes=0.0, latency_s=0.0, interruptions_h=0.0)
+STILL = Assumptions(
+    image_s=0.001,
+    fixed_s=0.004,
+    jitter=0.0,
+    norms=0,
+    gradient_bytes=0.0,
+    suite_bytes=0.0,
+    latency_s=0.0,
+    interruptions_h=0.0,
+)
 """Nothing is random, nothing is sent, nothing interrupts."""
 
 
@@ -23,13 +42,17 @@ STILL = Assumptions(image_s=0.001, fixed_s=0.004, jitter=0.0, norms=0, gradient_
 def test_a_step_without_jitter_and_messages_is_its_share_of_the_batch(ranks: int) -> None:
     """R ranks take the fixed part and their share of the images, where cores are enough; where two ranks share one, twice as long."""
     assert step_s(STILL, 256, 128, ranks, 1) == pytest.approx(0.004 + 256 / ranks * 0.001)
-    assert step_s(replace(STILL, cores=ranks / 2), 256, 128, ranks, 1) == pytest.approx(2 * (0.004 + 256 / ranks * 0.001))
+    assert step_s(replace(STILL, cores=ranks / 2), 256, 128, ranks, 1) == pytest.approx(
+        2 * (0.004 + 256 / ranks * 0.001)
+    )
 
 
 def test_messages_cost_what_the_ring_says() -> None:
     """A sum moves 2 (R - 1) / R of its bytes over the slowest link, the node's or between nodes, and waits 2 log2 R times; one rank sends nothing."""
     given = replace(STILL, latency_s=1e-5, link_bytes_s=1e9, node_bytes_s=1e10)
-    assert reduction_s(given, 1e6, 8, 2) == pytest.approx(6e-5 + 1.75e-3) and reduction_s(given, 1e6, 8, 1) == pytest.approx(6e-5 + 1.75e-4)
+    assert reduction_s(given, 1e6, 8, 2) == pytest.approx(6e-5 + 1.75e-3) and reduction_s(
+        given, 1e6, 8, 1
+    ) == pytest.approx(6e-5 + 1.75e-4)
     assert reduction_s(given, 1e6, 1, 1) == 0.0
 
 
@@ -39,8 +62,12 @@ def test_messages_hide_behind_the_backward_pass() -> None:
     step, own = 0.064, 0.75 * 0.064  # 128 images on two ranks; the backward pass
     suite_s = lambda size: step_s(replace(given, suite_bytes=size * 1e9), 128, 32, 2, 2)
     assert suite_s(0.9 * own) == pytest.approx(step) and suite_s(1.5 * own) == pytest.approx(step + 0.5 * own)
-    gradients_s = lambda size, buckets: step_s(replace(given, gradient_bytes=size * 1e9, buckets=buckets), 128, 32, 2, 2)
-    assert gradients_s(0.5 * own, 1) == pytest.approx(step + 0.5 * own) and gradients_s(0.5 * own, 10) == pytest.approx(step + 0.05 * own)
+    gradients_s = lambda size, buckets: step_s(
+        replace(given, gradient_bytes=size * 1e9, buckets=buckets), 128, 32, 2, 2
+    )
+    assert gradients_s(0.5 * own, 1) == pytest.approx(step + 0.5 * own) and gradients_s(0.5 * own, 10) == pytest.approx(
+        step + 0.05 * own
+    )
 
 
 def test_jitter_waits_for_the_slowest() -> None:
@@ -48,7 +75,7 @@ def test_jitter_waits_for_the_slowest() -> None:
     given = replace(STILL, fixed_s=0.05, image_s=0.0, jitter=0.1)
     sigma = math.sqrt(math.log(1.01))
     for ranks in (1, 16, 128):
-        largest = np.random.default_rng(7).lognormal(-sigma**2 / 2, sigma, (4000, ranks)).max(axis=1).mean()
+        largest = np.random.default_rng(7).lognormal(-(sigma**2) / 2, sigma, (4000, ranks)).max(axis=1).mean()
         assert step_s(given, 1024, 1024 // ranks, ranks, 1, steps=2000) == pytest.approx(0.05 * largest, rel=0.01)
 
 
@@ -62,21 +89,30 @@ def test_shared_cores_are_never_idle() -> None:
 def test_a_slow_loader_sets_the_pace() -> None:
     """Where the loader makes fewer images/s than the step takes, the step takes as long as the loader; a faster one is not noticed, jitter or not."""
     for rate, wanted in ((500.0, 128 / 2 / 500), (1e6, 0.004 + 0.064)):
-        assert step_s(replace(STILL, loader_images_s=rate, loader_jitter=0.0), 128, 32, 2, 1) == pytest.approx(wanted, rel=0.02)
-    late = [step_s(replace(STILL, loader_images_s=1000.0, loader_jitter=0.3, prefetch=ahead), 128, 32, 2, 1, steps=1000) for ahead in (1, 4, 100)]
-    assert 0.08 > late[0] > late[1] > late[2] > 0.0679  # just fast enough on average: batches come late now and then, the less the further it may be ahead
+        assert step_s(replace(STILL, loader_images_s=rate, loader_jitter=0.0), 128, 32, 2, 1) == pytest.approx(
+            wanted, rel=0.02
+        )
+    late = [
+        step_s(replace(STILL, loader_images_s=1000.0, loader_jitter=0.3, prefetch=ahead), 128, 32, 2, 1, steps=1000)
+        for ahead in (1, 4, 100)
+    ]
+    assert (
+        0.08 > late[0] > late[1] > late[2] > 0.0679
+    )  # just fast enough on average: batches come late now and then, the less the further it may be ahead
 
 
 def test_ranks_that_share_a_group_pay_for_its_statistics() -> None:
     """Up to one rank a group no statistics are exchanged; beyond, each layer's are, forward and backward."""
     given = replace(STILL, norms=53, latency_s=1e-5)
-    assert step_s(given, 256, 128, 2, 1) == pytest.approx(0.004 + 0.128 + reduction_s(given, 0, 2, 1))  # the gradients' own message
+    assert step_s(given, 256, 128, 2, 1) == pytest.approx(
+        0.004 + 0.128 + reduction_s(given, 0, 2, 1)
+    )  # the gradients' own message
     shared = step_s(given, 256, 128, 8, 1)
     assert shared == pytest.approx(0.004 + 0.032 + 2 * 53 * reduction_s(given, 0, 4, 1) + reduction_s(given, 0, 8, 1))
 
 
 def test_ranks_that_the_plan_refuses_are_refused() -> None:
-    """The model shares out a batch as sharding.plan does: 1,024 ranks cannot share 256 images, and a number beyond `most_ranks` is an error."""
+    """The model shares out a batch as sharding.plan.epoch does: 1,024 ranks cannot share 256 images, and a number beyond `most_ranks` is an error."""
     assert most_ranks(256, 128, 2) == 128 and most_ranks(256, 0, 2) == 256
     step_s(STILL, 256, 128, 128, 16, 2)
     for ranks in (3, 256, 1024):
@@ -100,7 +136,11 @@ def test_an_interruption_costs_the_way_back() -> None:
     given = replace(STILL, boot_s=10.0, save_s=0.0, queue_s=60.0, limit_s=500.0)
     assert run_s(given, 1000.0, 300.0, 1) == pytest.approx(3 * 10 + 2 * 60 + 1000)
     often = replace(STILL, boot_s=10.0, save_s=0.0, queue_s=60.0, interruptions_h=3.0)
-    assert run_s(replace(often, grace_s=1.0), 20_000.0, 300.0, 1) < run_s(often, 20_000.0, 300.0, 1) < run_s(often, 20_000.0, 1200.0, 1)
+    assert (
+        run_s(replace(often, grace_s=1.0), 20_000.0, 300.0, 1)
+        < run_s(often, 20_000.0, 300.0, 1)
+        < run_s(often, 20_000.0, 1200.0, 1)
+    )
     assert run_s(often, 20_000.0, 300.0, 4) > run_s(often, 20_000.0, 300.0, 1)  # more nodes, more interruptions
 
 
@@ -113,7 +153,9 @@ def test_lost_time_is_that_of_theory() -> None:
     assert run_s(given, work, every, 1) == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("save_s, mean_h, nodes", [(3.0, 24.0, 1), (3.0, 24.0, 16), (60.0, 5.0, 1), (30.0, 100.0, 1), (120.0, 10.0, 4)])
+@pytest.mark.parametrize(
+    "save_s, mean_h, nodes", [(3.0, 24.0, 1), (3.0, 24.0, 16), (60.0, 5.0, 1), (30.0, 100.0, 1), (120.0, 10.0, 4)]
+)
 def test_the_best_interval_is_youngs(save_s: float, mean_h: float, nodes: int) -> None:
     """Found by simulation, it is the formula's within a fourth, and the formula's interval makes a run less than 0.2 % longer."""
     given = replace(STILL, save_s=save_s, boot_s=15.0, queue_s=120.0, interruptions_h=1 / mean_h)
@@ -147,5 +189,10 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_model_loads_nothing_heavy() -> None:
     """The launcher must answer at once."""
-    code = "import sys, slurm.scaling, slurm.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', 'pandas', 'scipy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60).stdout.strip() == "[]"
+    code = "import sys, slurm.scaling, slurm.planning.forecast; print(sorted({'torch', 'deepspeed', 'webdataset', 'pandas', 'scipy'} & set(sys.modules)))"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60
+        ).stdout.strip()
+        == "[]"
+    )

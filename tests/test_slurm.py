@@ -12,19 +12,33 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cluster as clusters
 import numpy as np
 import pytest
-
-import cluster as clusters
-from recipes.resolve import resolve
-from recipes.schema import PROJECT
-from slurm import after, events, status
 from test_launch import stub
 from test_snapshot import copy_of_the_project
 
+from recipes.common.errors import StatusError
+from recipes.resolve import resolve
+from recipes.schema import PROJECT
+from slurm import status
+from slurm.cluster import requeue
+from slurm.monitoring import events, failure, run_state
+
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
-WORDS = ["recipe=glt_randaug_ifl", "data=digits_glt", "nodes=2", "seed=3", "schedule.epochs=12", "batch.size=32", "batch.bn=16", "ifl.milestones=[0,1]", "log.every=1",
-         "log.eval_test_every=12", "slurm.cpus_per_task=1"]
+WORDS = [
+    "recipe=glt_randaug_ifl",
+    "data=digits_glt",
+    "nodes=2",
+    "seed=3",
+    "schedule.epochs=12",
+    "batch.size=32",
+    "batch.bn=16",
+    "ifl.milestones=[0,1]",
+    "log.every=1",
+    "log.eval_test_every=12",
+    "slurm.cpus_per_task=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +54,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Clust
 
 
 def launch(words: list[str], environment: dict[str, str] | None = None) -> str:
-    result = subprocess.run([sys.executable, str(PROJECT / "slurm" / "launch.py"), *words], env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}, capture_output=True,
-                            text=True, timeout=170)
+    result = subprocess.run(
+        [sys.executable, str(PROJECT / "slurm" / "launch.py"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -52,7 +71,11 @@ def wait(condition, seconds: float, what: str, cluster: clusters.Cluster, folder
         if value := condition():
             return value
         time.sleep(0.2)
-    logs = "\n".join(f"== {path}\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("log/*")) if path.suffix in (".out", ".err", ".jsonl"))
+    logs = "\n".join(
+        f"== {path}\n{path.read_text()[-1500:]}"
+        for path in sorted(folder.glob("log/*"))
+        if path.suffix in (".out", ".err", ".jsonl")
+    )
     raise AssertionError(f"{what} did not come in {seconds} s\n{cluster.run('scontrol', 'show', 'job').stdout}\n{logs}")
 
 
@@ -61,18 +84,28 @@ def result_of(folder: Path) -> dict[str, object]:
     import torch
 
     last = max(folder.glob("ckpt/step-*"))
-    model = torch.load(last / "engine" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]  # written by this test
+    model = torch.load(last / "engine" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)[
+        "module"
+    ]  # written by this test
     suite = torch.load(last / "suite.pt", weights_only=True)
-    arrays = {path.relative_to(folder).as_posix(): {name: value.tobytes() for name, value in np.load(path).items()} for path in sorted(folder.glob("*/**/*.npz"))}
-    return {"step": last.name, "model": {name: value.numpy().tobytes() for name, value in model.items()}, "centers": suite["centers"].numpy().tobytes(), "arrays": arrays}
+    arrays = {
+        path.relative_to(folder).as_posix(): {name: value.tobytes() for name, value in np.load(path).items()}
+        for path in sorted(folder.glob("*/**/*.npz"))
+    }
+    return {
+        "step": last.name,
+        "model": {name: value.numpy().tobytes() for name, value in model.items()},
+        "centers": suite["centers"].numpy().tobytes(),
+        "arrays": arrays,
+    }
 
 
-def queue_of(cluster: clusters.Cluster) -> dict[str, status.Job] | None:
+def queue_of(cluster: clusters.Cluster) -> dict[str, run_state.Job] | None:
     """What the status command would learn from this cluster."""
     with pytest.MonkeyPatch.context() as patch:
         for key, value in cluster.environment.items():
             patch.setenv(key, value)
-        return status.queue()
+        return run_state.queue()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +115,9 @@ def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return result_of(resolve(words).run_folder)
 
 
-def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
+    cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path
+) -> None:
     """A run on a preemptible partition that a job of higher priority throws out is put back by itself, goes on from its
     checkpoint, and ends with the parameters, buffers, centers, environments and predictions of an undisturbed run on
     this machine, bit for bit."""
@@ -91,21 +126,34 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(cluster: cluste
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
-    assert status.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
+    assert run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
     assert "is running: nothing to do" in launch(words, cluster.environment)
-    assert cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode == 0
-    wait(lambda: status.state_of(folder, events.read(folder), queue_of(cluster)) == "queued", 60, "the requeue", cluster, folder)
+    assert (
+        cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode
+        == 0
+    )
+    wait(
+        lambda: run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "queued",
+        60,
+        "the requeue",
+        cluster,
+        folder,
+    )
     wait((folder / "done").exists, 150, "the end of the run", cluster, folder)
     kinds = [event["event"] for event in events.read(folder)]
     assert kinds.count("start") == 2 and kinds[-1] in ("finished", "verdict"), kinds
     steps = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
     assert result_of(folder) == undisturbed
-    wait(lambda: "COMPLETED" in cluster.run("scontrol", "show", "job", job).stdout, 30, "the job's end", cluster, folder)
+    wait(
+        lambda: "COMPLETED" in cluster.run("scontrol", "show", "job", job).stdout, 30, "the job's end", cluster, folder
+    )
 
 
 @pytest.mark.full
-def test_requeued_runs_go_on_with_the_code_that_was_submitted(cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path) -> None:
+def test_requeued_runs_go_on_with_the_code_that_was_submitted(
+    cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path
+) -> None:
     """Two seeds, one at a time, from a project whose code is destroyed after they were submitted: the first, warned (so that its
     batch script requeues it) and then requeued by hand, goes on with the code it was submitted with and ends with an undisturbed
     run's bits; the second waits through both requeues, then runs from the same code. The job has the site file's shell lines
@@ -113,9 +161,18 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(cluster: clusters.
     project = copy_of_the_project(tmp_path / "project")
     site = tmp_path / "site.yaml"
     site.write_text(f"partition: low\ntime: 0-02:30\nmem: 512M\nsetup: ['echo start >> {tmp_path}/shell']\n")
-    words = [word for word in WORDS if not word.startswith("seed=")] + [f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}"]
-    said = subprocess.run([sys.executable, str(project / "slurm" / "launch.py"), *words, "seeds=3,4", "max_jobs=1"], cwd=project, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, **cluster.environment, "OMP_NUM_THREADS": "1", "GLT_SITE": str(site)})
+    words = [word for word in WORDS if not word.startswith("seed=")] + [
+        f"data.root={tiny_root}",
+        f"runs={tmp_path / 'runs'}",
+    ]
+    said = subprocess.run(
+        [sys.executable, str(project / "slurm" / "launch.py"), *words, "seeds=3,4", "max_jobs=1"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **cluster.environment, "OMP_NUM_THREADS": "1", "GLT_SITE": str(site)},
+    )
     assert said.returncode == 0, said.stdout + said.stderr
     jobs = re.findall(r"job: (\d+)", said.stdout)
     shown = cluster.run("scontrol", "show", "job", jobs[0]).stdout
@@ -126,7 +183,11 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(cluster: clusters.
 
     def reached(starts: int, steps: int) -> bool:
         kinds = [event["event"] for event in events.read(first)]
-        return kinds.count("start") == starts and (first / "metrics.jsonl").exists() and (first / "metrics.jsonl").read_text().count('"train"') >= steps
+        return (
+            kinds.count("start") == starts
+            and (first / "metrics.jsonl").exists()
+            and (first / "metrics.jsonl").read_text().count('"train"') >= steps
+        )
 
     wait(lambda: reached(1, 5), 90, "the fifth step", cluster, first)
     assert cluster.run("scancel", "--signal=USR2", jobs[0]).returncode == 0
@@ -137,15 +198,19 @@ def test_requeued_runs_go_on_with_the_code_that_was_submitted(cluster: clusters.
     codes = {event["code"] for event in [*noted, *later] if event["event"] in ("start", "submitted")}
     assert len(codes) == 1 and (tmp_path / "runs" / ".code" / codes.pop()).is_dir()
     assert [event["event"] for event in noted].count("start") == 3
-    assert [event for event in noted if event["event"] == "finished"][0]["time"] < [event for event in later if event["event"] == "start"][0]["time"]
+    assert [event for event in noted if event["event"] == "finished"][0]["time"] < [
+        event for event in later if event["event"] == "start"
+    ][0]["time"]
     assert (tmp_path / "shell").read_text() == "start\n" * 4
     assert result_of(first) == undisturbed
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_requeued_job_has_not_ended_for_those_that_wait_for_it(cluster: clusters.Cluster, tmp_path: Path, code: int) -> None:
-    """Dependencies hold through a requeue from the batch script (as slurm.after does it) and one by hand: what waits for the job
+def test_a_requeued_job_has_not_ended_for_those_that_wait_for_it(
+    cluster: clusters.Cluster, tmp_path: Path, code: int
+) -> None:
+    """Dependencies hold through a requeue from the batch script (as slurm.cluster.requeue does it) and one by hand: what waits for the job
     (afterany) starts after its real end; what needs it (afterok) starts then if it ended well, and else is cancelled by SLURM."""
     script = tmp_path / "job.sh"
     script.write_text(f"""#!/bin/bash
@@ -161,10 +226,19 @@ sleep 1; echo end >> {tmp_path}/out; exit {code}
         return (tmp_path / "out").read_text().split() if (tmp_path / "out").exists() else []
 
     job = sbatch("--requeue", str(script))
-    needs, waits = (sbatch(f"--dependency={kind}:{job}", "--kill-on-invalid-dep=yes", "--wrap", f"echo {kind} >> {tmp_path}/out") for kind in ("afterok", "afterany"))
+    needs, waits = (
+        sbatch(f"--dependency={kind}:{job}", "--kill-on-invalid-dep=yes", "--wrap", f"echo {kind} >> {tmp_path}/out")
+        for kind in ("afterok", "afterany")
+    )
     wait(lambda: len(out()) == 2, 40, "the second start", cluster, tmp_path)
     assert cluster.run("scontrol", "requeue", job).returncode == 0
-    wait(lambda: not {job, needs, waits} & set(cluster.run("squeue", "-h", "-o", "%i").stdout.split()), 60, "the end of all three", cluster, tmp_path)
+    wait(
+        lambda: not {job, needs, waits} & set(cluster.run("squeue", "-h", "-o", "%i").stdout.split()),
+        60,
+        "the end of all three",
+        cluster,
+        tmp_path,
+    )
     assert out()[:4] == ["start", "start", "start", "end"]
     assert sorted(out()[4:]) == (["afterany", "afterok"] if code == 0 else ["afterany"])
     assert ("COMPLETED" if code == 0 else "CANCELLED") in cluster.run("scontrol", "show", "job", needs).stdout
@@ -184,7 +258,15 @@ sleep 1; echo end >> {tmp_path}/out; exit {code}
         ([0], True, True, True, "finished"),
     ],
 )
-def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int], stopped: bool, cancelled: bool, done: bool, verdict: str) -> None:
+def test_verdicts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[int],
+    stopped: bool,
+    cancelled: bool,
+    done: bool,
+    verdict: str,
+) -> None:
     """A stop by a signal is requeued always, a failure unless three starts in a row found the same checkpoint, a cancelled
     or finished job never."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
@@ -199,7 +281,7 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[i
         events.note(tmp_path, "stopped")
     if done:
         (tmp_path / "done").touch()
-    assert after.decide(tmp_path, cancelled) == verdict
+    assert requeue.decide(tmp_path, cancelled) == verdict
 
 
 SUBMITTED, START, STOPPED = ("submitted", {"job": "7"}), ("start", {}), ("stopped", {})
@@ -225,7 +307,12 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED, START, _verdict("timed out")], {}, False, "timed out"),
         ([SUBMITTED, START], {"7": "RUNNING"}, False, "running"),
         ([SUBMITTED, START], {"7": "COMPLETING"}, False, "running"),
-        ([SUBMITTED, START, ("failed", {"rank": 1, "error": "E: x"})], {"7": "COMPLETING"}, False, "running"),  # a node died: its peers say so, and SLURM takes the job back
+        (
+            [SUBMITTED, START, ("failed", {"rank": 1, "error": "E: x"})],
+            {"7": "COMPLETING"},
+            False,
+            "running",
+        ),  # a node died: its peers say so, and SLURM takes the job back
         ([SUBMITTED, START, _verdict("requeue")], {"7": "COMPLETING"}, False, "queued"),
         ([SUBMITTED, START, _verdict("give up")], {"7": "COMPLETING"}, False, "gave up"),
         ([SUBMITTED, START, STOPPED], {"7": "PENDING"}, False, "queued"),
@@ -256,7 +343,14 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
         events.note(tmp_path, event, **values)
     if done:
         (tmp_path / "done").touch()
-    assert status.state_of(tmp_path, events.read(tmp_path), None if jobs is None else {job: status.Job(word, name=tmp_path.name) for job, word in jobs.items()}) == state
+    assert (
+        run_state.state_of(
+            tmp_path,
+            events.read(tmp_path),
+            None if jobs is None else {job: run_state.Job(word, name=tmp_path.name) for job, word in jobs.items()},
+        )
+        == state
+    )
 
 
 def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
@@ -264,30 +358,54 @@ def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
     this name in another folder is not, nor one that ended, nor one that got the noted id anew under another name."""
     mine, name = str(tmp_path / "log" / ".submission_file_x.sh"), tmp_path.name
     (tmp_path / "link").symlink_to(tmp_path)
-    for job, state in ((status.Job("PENDING", 0, name, mine), "queued"), (status.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"), (status.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
-                       (status.Job("PENDING", 0, "other", mine), "new"), (status.Job("FAILED", 0, name, mine), "new")):
-        assert status.state_of(tmp_path, [], {"9": job}) == state
+    for job, state in (
+        (run_state.Job("PENDING", 0, name, mine), "queued"),
+        (run_state.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"),
+        (run_state.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
+        (run_state.Job("PENDING", 0, "other", mine), "new"),
+        (run_state.Job("FAILED", 0, name, mine), "new"),
+    ):
+        assert run_state.state_of(tmp_path, [], {"9": job}) == state
     events.note(tmp_path, "submitted", job="7")
     noted = events.read(tmp_path)
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
-    assert status.job_of(tmp_path, noted, {"7": status.Job("FAILED", 0, name, mine), "10": status.Job("RUNNING", 0, name, mine), "9": status.Job("CANCELLED", 0, name, mine)}) == "10"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
+    assert (
+        run_state.job_of(
+            tmp_path,
+            noted,
+            {
+                "7": run_state.Job("FAILED", 0, name, mine),
+                "10": run_state.Job("RUNNING", 0, name, mine),
+                "9": run_state.Job("CANCELLED", 0, name, mine),
+            },
+        )
+        == "10"
+    )
 
 
-@pytest.mark.parametrize("reason, state", [("JobHeldAdmin", "held"), ("JobHoldMaxRequeue", "held"), ("DependencyNeverSatisfied", "blocked"), ("QOSUsageThreshold", "queued")])
+@pytest.mark.parametrize(
+    "reason, state",
+    [
+        ("JobHeldAdmin", "held"),
+        ("JobHoldMaxRequeue", "held"),
+        ("DependencyNeverSatisfied", "blocked"),
+        ("QOSUsageThreshold", "queued"),
+    ],
+)
 def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, state: str) -> None:
     """A job that waits says by its reason whether it is held; names and paths with signs of their own do not mislead."""
     stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|{reason}|{tmp_path.name}|/a|b/x.sh'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     events.note(tmp_path, "submitted", job="7")
-    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == state
-    assert status.queue()["7"].batch_file == "/a|b/x.sh"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == state
+    assert run_state.queue()["7"].batch_file == "/a|b/x.sh"
 
 
 def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without squeue a submitted run that has not ended is unknown, and not lost."""
     monkeypatch.setenv("PATH", str(tmp_path))
     events.note(tmp_path, "submitted", job="7")
-    assert status.state_of(tmp_path, events.read(tmp_path), status.queue()) == "unknown"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == "unknown"
 
 
 @pytest.mark.parametrize("word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out")])
@@ -295,14 +413,23 @@ def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) ->
     """A cancelled or timed-out job is still told as such when SLURM has forgotten it; it is noted once."""
     events.note(tmp_path, "submitted", job="7")
     events.note(tmp_path, "stopped")
-    for jobs in ({"7": status.Job(word, 0, tmp_path.name)}, {"7": status.Job(word, 0, tmp_path.name)}, {}):
+    for jobs in ({"7": run_state.Job(word, 0, tmp_path.name)}, {"7": run_state.Job(word, 0, tmp_path.name)}, {}):
         assert status.line_of(tmp_path, jobs).state == state
     assert [event["event"] for event in events.read(tmp_path)] == ["submitted", "stopped", "verdict"]
 
 
-@pytest.mark.parametrize("noted, word, said", [([_verdict("give up")], "FAILED", "gave up, and no rank said why; the last verdict is `give up`"), ([START], "TIMEOUT", "timed out, and no rank said why"),
-                                               ([], "DependencyNeverSatisfied", "blocked, and no rank said why; it needs first-run"), ([], "FAILED", "failed, and no rank said why")])
-def test_why_tells_what_is_known_of_a_silent_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, word: str, said: str) -> None:
+@pytest.mark.parametrize(
+    "noted, word, said",
+    [
+        ([_verdict("give up")], "FAILED", "gave up, and no rank said why; the last verdict is `give up`"),
+        ([START], "TIMEOUT", "timed out, and no rank said why"),
+        ([], "DependencyNeverSatisfied", "blocked, and no rank said why; it needs first-run"),
+        ([], "FAILED", "failed, and no rank said why"),
+    ],
+)
+def test_why_tells_what_is_known_of_a_silent_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, word: str, said: str
+) -> None:
     """Of a job that ended without a rank's word `why=RUN` shows the state, the verdict or the need, and the newest start's log, also where
     an earlier start had failed with a sentence."""
     monkeypatch.setenv("SLURM_JOB_ID", "6")
@@ -317,8 +444,8 @@ def test_why_tells_what_is_known_of_a_silent_end(tmp_path: Path, monkeypatch: py
             log = tmp_path / "log" / f"{job}_0_log.err"
             log.write_text(f"the last words of job {job}")
             os.utime(log, (time.time() - age,) * 2)
-        monkeypatch.setattr(status, "queue", lambda: {"7": status.Job(word, 0, tmp_path.name)})
-        told = status.why(tmp_path)
+        monkeypatch.setattr(run_state, "queue", lambda: {"7": run_state.Job(word, 0, tmp_path.name)})
+        told = failure.why(tmp_path)
         assert said in told and "the last words of job 7" in told and "Old" not in told
         (tmp_path / "log" / "events.jsonl").unlink()
         monkeypatch.setenv("SLURM_JOB_ID", "6")
@@ -327,33 +454,74 @@ def test_why_tells_what_is_known_of_a_silent_end(tmp_path: Path, monkeypatch: py
 def test_cancel_asks_for_a_live_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`cancel=RUN` ends the run's job by the id in the queue, and none by an id that has ended or is another's now."""
     asked = []
-    monkeypatch.setattr(status.subprocess, "run", lambda words, **_: asked.append(words) or subprocess.CompletedProcess(words, 0, "", ""))
+    monkeypatch.setattr(
+        status.subprocess,
+        "run",
+        lambda words, **_: asked.append(words) or subprocess.CompletedProcess(words, 0, "", ""),
+    )
     events.note(tmp_path, "submitted", job="7")
-    for jobs, sentence in (({}, "no job in SLURM's queue, it is lost"), ({"7": status.Job("FAILED", 0, tmp_path.name)}, "it is failed"), ({"7": status.Job("RUNNING", 0, "other")}, "no job"), (None, "does not answer")):
-        monkeypatch.setattr(status, "queue", lambda jobs=jobs: jobs)
-        with pytest.raises(status.StatusError, match=sentence):
+    for jobs, sentence in (
+        ({}, "no job in SLURM's queue, it is lost"),
+        ({"7": run_state.Job("FAILED", 0, tmp_path.name)}, "it is failed"),
+        ({"7": run_state.Job("RUNNING", 0, "other")}, "no job"),
+        (None, "does not answer"),
+    ):
+        monkeypatch.setattr(run_state, "queue", lambda jobs=jobs: jobs)
+        with pytest.raises(StatusError, match=sentence):
             status.cancel(tmp_path)
     assert asked == []
-    monkeypatch.setattr(status, "queue", lambda: {"9": status.Job("PENDING", 0, tmp_path.name, str(tmp_path / "log" / "x.sh"))})
+    monkeypatch.setattr(
+        run_state, "queue", lambda: {"9": run_state.Job("PENDING", 0, tmp_path.name, str(tmp_path / "log" / "x.sh"))}
+    )
     assert "job 9 is being cancelled" in status.cancel(tmp_path) and asked == [["scancel", "9"]]
 
 
-@pytest.mark.parametrize("file, text", [("recipe.yaml", "schedule:\nbatch: {size: 32}"), ("recipe.yaml", "just words"), ("metrics.jsonl", '{"kind": "train"}\n'), ("metrics.jsonl", "7\n"), ("meta.json", "[1]")])
-def test_a_damaged_run_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, text: str) -> None:
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("recipe.yaml", "schedule:\nbatch: {size: 32}"),
+        ("recipe.yaml", "just words"),
+        ("metrics.jsonl", '{"kind": "train"}\n'),
+        ("metrics.jsonl", "7\n"),
+        ("meta.json", "[1]"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], file: str, text: str
+) -> None:
     """A run with a damaged file is `unreadable`, and the others have their lines."""
-    monkeypatch.setattr(status, "queue", lambda: {})
+    monkeypatch.setattr(run_state, "queue", lambda: {})
     for name in ("bad", "good"):
         (tmp_path / name / "log").mkdir(parents=True)
-        for usual, content in (("recipe.yaml", "schedule: {epochs: 4}\nbatch: {size: 32}"), ("meta.json", '{"world": 1, "steps_per_epoch": 10}'), ("metrics.jsonl", ""), ("log/events.jsonl", "")):
+        for usual, content in (
+            ("recipe.yaml", "schedule: {epochs: 4}\nbatch: {size: 32}"),
+            ("meta.json", '{"world": 1, "steps_per_epoch": 10}'),
+            ("metrics.jsonl", ""),
+            ("log/events.jsonl", ""),
+        ):
             (tmp_path / name / usual).write_text(content)
     (tmp_path / "bad" / file).write_text(text)
     assert status.main([f"runs={tmp_path}"]) == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["bad", "unreadable"], ["good", "new"]]
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["bad", "unreadable"],
+        ["good", "new"],
+    ]
 
 
-@pytest.mark.parametrize("words, sentence", [(["why=x"], "why=x is no run of {}; there are none"), (["cancel=x"], "there are none"), (["runs={}/none"], "runs={}/none is no folder"), (["watch"], "watch= needs a value"),
-                                             (["why="], "why= needs a value"), (["wacth=5"], "did you mean watch?")])
-def test_slips_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["why=x"], "why=x is no run of {}; there are none"),
+        (["cancel=x"], "there are none"),
+        (["runs={}/none"], "runs={}/none is no folder"),
+        (["watch"], "watch= needs a value"),
+        (["why="], "why= needs a value"),
+        (["wacth=5"], "did you mean watch?"),
+    ],
+)
+def test_slips_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
     """A slip in the status command's words ends with one sentence and code 2."""
     assert status.main([f"runs={tmp_path}", *(word.format(tmp_path) for word in words)]) == 2
     said = capsys.readouterr()
@@ -368,10 +536,10 @@ def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
     for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
         os.utime(path, (time.time() - 190,) * 2)
     noted, long_ago = events.read(tmp_path), time.time() - 180
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "stuck"
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", time.time(), tmp_path.name)}) == "running"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", long_ago, tmp_path.name)}) == "stuck"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", time.time(), tmp_path.name)}) == "running"
     (tmp_path / "metrics.jsonl").touch()
-    assert status.state_of(tmp_path, noted, {"7": status.Job("RUNNING", long_ago, tmp_path.name)}) == "running"
+    assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", long_ago, tmp_path.name)}) == "running"
 
 
 def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
@@ -379,8 +547,8 @@ def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
     events.note(tmp_path, "start")
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert status.state_of(tmp_path, events.read(tmp_path), {}) == "running"
-    assert status.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
+        assert run_state.state_of(tmp_path, events.read(tmp_path), {}) == "running"
+    assert run_state.state_of(tmp_path, events.read(tmp_path), {}) == "lost"
 
 
 LOST = "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"
@@ -392,15 +560,37 @@ WAITED = "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting fo
     [
         ([(1, "DataError: shard x is damaged"), (0, LOST)], 1, "DataError: shard x is damaged"),
         ([(0, LOST), (1, "DataError: shard x is damaged")], 1, "DataError: shard x is damaged"),
-        ([(0, LOST), (None, "r1: task 0: Exited with exit code 1", "r2: task 1: Killed")], 1, "rank 1 after step 0, says srun: r2: task 1: Killed"),
+        (
+            [(0, LOST), (None, "r1: task 0: Exited with exit code 1", "r2: task 1: Killed")],
+            1,
+            "rank 1 after step 0, says srun: r2: task 1: Killed",
+        ),
         ([(0, LOST), (None, "r1: task 0: Exited with exit code 1")], 1, "rank 1 was silent"),
-        ([(0, WAITED), (1, LOST), (None, "r2: task 1: Killed")], 1, "rank 1 was silent; rank 0 after step 0: Stuck: rank 0"),
-        ([(1, "Stuck: rank 1 made no progress for 20 s in saving at epoch 1, step 7"), (0, LOST)], 1, "rank 1 after step 0: Stuck"),
+        (
+            [(0, WAITED), (1, LOST), (None, "r2: task 1: Killed")],
+            1,
+            "rank 1 was silent; rank 0 after step 0: Stuck: rank 0",
+        ),
+        (
+            [(1, "Stuck: rank 1 made no progress for 20 s in saving at epoch 1, step 7"), (0, LOST)],
+            1,
+            "rank 1 after step 0: Stuck",
+        ),
         ([(None, "r[1-2]: tasks 0-1: Killed")], 0, "rank 0-1 after step 0, says srun"),
-        ([(0, "Diverged: epoch 0, step 3"), (1, "Diverged: epoch 0, step 3"), (None, "r1: task 0: Exited with exit code 1")], 0, "Diverged"),
+        (
+            [
+                (0, "Diverged: epoch 0, step 3"),
+                (1, "Diverged: epoch 0, step 3"),
+                (None, "r1: task 0: Exited with exit code 1"),
+            ],
+            0,
+            "Diverged",
+        ),
     ],
 )
-def test_why_names_the_rank_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, rank: int, said: str) -> None:
+def test_why_names_the_rank_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list, rank: int, said: str
+) -> None:
     """`why=RUN` shows, of the newest start that failed, the rank that is the cause and not those that lost it or waited for
     it: by its own words, by srun's about who was killed, or else by its silence; and the end of that rank's log."""
     (tmp_path / "log").mkdir()
@@ -409,10 +599,12 @@ def test_why_names_the_rank_it_began_with(tmp_path: Path, monkeypatch: pytest.Mo
     events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     for who, *errors in noted:
-        events.note(tmp_path, "verdict", verdict="requeue", ends=errors) if who is None else events.note(tmp_path, "failed", rank=who, error=errors[0])
+        events.note(tmp_path, "verdict", verdict="requeue", ends=errors) if who is None else events.note(
+            tmp_path, "failed", rank=who, error=errors[0]
+        )
     for r in (0, 1):
         (tmp_path / "log" / f"5_{r}_log.err").write_text(f"the last words of rank {r}")
-    told = status.why(tmp_path)
+    told = failure.why(tmp_path)
     assert said in told and f"the last words of rank {rank}" in told and "Old" not in told
 
 
@@ -424,7 +616,9 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (tmp_path / name / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
     run = tmp_path / "a-run"
     (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 10}')
-    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": {"overall": 0.5}}\n{"kind": "tr')
+    (run / "metrics.jsonl").write_text(
+        '{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": {"overall": 0.5}}\n{"kind": "tr'
+    )
     for _ in range(3):
         events.note(run, "start")
     for age, name in ((20, "100_0_log.out"), (10, "99_0_log.out"), (0, "99_10_log.out")):
@@ -432,13 +626,19 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         os.utime(run / "log" / name, (time.time() - age,) * 2)
     assert status.main([f"runs={tmp_path}"]) == 0
     shown = capsys.readouterr().out
-    assert shown.splitlines()[1].split() == ["a-run", "lost", "1.5/4", "15/40", "2", "64", "-", "50.0", str(run / "log" / "99_0_log.out")] and ".code" not in shown
+    assert (
+        shown.splitlines()[1].split()
+        == ["a-run", "lost", "1.5/4", "15/40", "2", "64", "-", "50.0", str(run / "log" / "99_0_log.out")]
+        and ".code" not in shown
+    )
     (run / "meta.json").write_text('{"wor')
     assert status.main([f"runs={tmp_path}"]) == 0
     assert status.main(["watch=often"]) == 2 and "watch=often is no number of seconds" in capsys.readouterr().err
 
 
-def test_a_full_disk_does_not_hide_what_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_does_not_hide_what_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """An event that cannot be written is printed and nothing is raised, and the job is then not put back into the queue, where
     its starts could not be counted. An event after a torn line is whole."""
     events.note(tmp_path, "start")
@@ -447,30 +647,44 @@ def test_a_full_disk_does_not_hide_what_is_noted(tmp_path: Path, monkeypatch: py
     assert events.note(tmp_path, "failed", rank=0, error="E: first")
     assert [event["event"] for event in events.read(tmp_path)] == ["start", "failed"]
     asked = []
-    monkeypatch.setattr(after.subprocess, "run", lambda words, **_: asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", ""))
-    monkeypatch.setattr(after, "note", lambda *_, **__: False)
+    monkeypatch.setattr(
+        requeue.subprocess,
+        "run",
+        lambda words, **_: (
+            asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
+        ),
+    )
+    monkeypatch.setattr(requeue, "note", lambda *_, **__: False)
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     path.unlink()
     path.mkdir()  # a folder in its place: root may write to anything else
     assert not events.note(tmp_path, "failed", rank=0, error="E: second")
     assert "E: second" in capfd.readouterr().err
 
 
-def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a network cut the old start's batch script finds that its job was started anew, by SLURM's count or by the newer
     one's event, and does not requeue it: that would throw the newer one out."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "start")
-    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     asked = []
-    monkeypatch.setattr(after.subprocess, "run", lambda words, **_: asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=1", ""))
-    assert after.main(tmp_path, 1) == 1 and asked == ["show"]
+    monkeypatch.setattr(
+        requeue.subprocess,
+        "run",
+        lambda words, **_: (
+            asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=1", "")
+        ),
+    )
+    assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     events.note(tmp_path, "start")
-    assert after.decide(tmp_path, cancelled=False) == "requeue"
+    assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert after.decide(tmp_path, cancelled=False) == "superseded"
+    assert requeue.decide(tmp_path, cancelled=False) == "superseded"
 
 
 def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,49 +695,60 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         events.note(tmp_path, "start")
         if failed:
-            events.note(tmp_path, "verdict", verdict=after.decide(tmp_path, cancelled=False))
+            events.note(tmp_path, "verdict", verdict=requeue.decide(tmp_path, cancelled=False))
 
     for number in range(6):
         start(number, failed=number >= 3)
-    assert [event["verdict"] for event in events.read(tmp_path) if event["event"] == "verdict"] == ["requeue", "requeue", "give up"]
+    assert [event["verdict"] for event in events.read(tmp_path) if event["event"] == "verdict"] == [
+        "requeue",
+        "requeue",
+        "give up",
+    ]
     events.note(tmp_path, "submitted", job="5")
     start(6, failed=True)
     assert events.read(tmp_path)[-1]["verdict"] == "requeue"
 
 
-def test_starts_that_end_before_they_begin_are_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rank that dies in its imports, or a step that srun cannot start, notes no start; it counts towards giving up all the same."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     verdicts = []
     events.note(tmp_path, "submitted", job="5")
     for number in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
-        verdicts.append(after.decide(tmp_path, cancelled=False))
+        verdicts.append(requeue.decide(tmp_path, cancelled=False))
         events.note(tmp_path, "verdict", verdict=verdicts[-1])
     assert verdicts == ["requeue", "requeue", "give up"]
 
 
-def test_a_controller_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """While slurmctld cannot be reached the batch script waits and then requeues; a refusal is final; a node without scontrol says so."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    monkeypatch.setattr(after.time, "sleep", lambda _: None)
-    for answers, verdict in ((["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"), (["Access/permission denied"], "requeue refused")):
+    monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
+    for answers, verdict in (
+        (["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"),
+        (["Access/permission denied"], "requeue refused"),
+    ):
         replies = iter(answers)
 
         def scontrol(words: list[str], replies: Iterator[str] = replies, **_: object) -> subprocess.CompletedProcess:
             complaint = next(replies) if words[1] == "requeue" else ""
             return subprocess.CompletedProcess(words, int(bool(complaint)), "JobState=RUNNING Restarts=0", complaint)
 
-        monkeypatch.setattr(after.subprocess, "run", scontrol)
-        assert after.main(tmp_path, 1) == 1 and not list(replies)
+        monkeypatch.setattr(requeue.subprocess, "run", scontrol)
+        assert requeue.main(tmp_path, 1) == 1 and not list(replies)
         assert events.read(tmp_path)[-1]["verdict"] == verdict
         (tmp_path / "log" / "events.jsonl").unlink()
 
     def missing(words: list[str], **_: object) -> None:
         raise FileNotFoundError("scontrol")
 
-    monkeypatch.setattr(after.subprocess, "run", missing)
-    assert after.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
+    monkeypatch.setattr(requeue.subprocess, "run", missing)
+    assert requeue.main(tmp_path, 1) == 1 and events.read(tmp_path)[-1]["reason"] == "this node has no scontrol"
 
 
 def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,12 +756,12 @@ def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     events.note(tmp_path, "start")
     events.note(tmp_path, "failed", rank=0, error="Fenced: another token")
-    assert after.decide(tmp_path, cancelled=False) == "superseded"
+    assert requeue.decide(tmp_path, cancelled=False) == "superseded"
 
 
 def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
     """Once a newer start has claimed the run folder, the older one's commit is refused and the newer one's is not."""
-    from ifl.fence import Fence, Fenced
+    from ifl.supervision.fence import Fence, Fenced
 
     old, new = Fence(tmp_path), Fence(tmp_path)
     new.check()
@@ -546,8 +771,8 @@ def test_a_replaced_start_cannot_commit(tmp_path: Path) -> None:
 
 def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> None:
     """A run folder that is gone or a disk that fails stops the commit with its own sentence: nobody has taken over, and the run may go on later."""
-    from ifl.fence import Fence, Fenced
-    from ifl.files import RunError
+    from ifl.supervision.fence import Fence, Fenced
+    from recipes.common.errors import RunError
 
     fence = Fence(tmp_path)
     (tmp_path / "FENCE").unlink()
@@ -558,7 +783,7 @@ def test_a_fence_that_cannot_be_read_is_not_a_newer_start(tmp_path: Path) -> Non
 
 def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> None:
     """Metrics lines that an older start writes after a newer one's claim do not reach metrics.jsonl."""
-    from ifl.fence import Fence
+    from ifl.supervision.fence import Fence
 
     Fence(tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as old:
@@ -569,9 +794,11 @@ def test_what_a_replaced_start_still_writes_is_not_the_runs(tmp_path: Path) -> N
     assert (tmp_path / "metrics.jsonl").read_text() == "before\n"
 
 
-def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the starts of one job only a later one may claim the folder; another job may always, and so may a local run."""
-    from ifl.fence import Fence, Fenced
+    from ifl.supervision.fence import Fence, Fenced
 
     def claim(job: str, restart: str) -> Fence:
         monkeypatch.setenv("SLURM_JOB_ID", job)
@@ -593,7 +820,9 @@ def test_a_cluster_leaves_nothing_behind(tmp_path: Path) -> None:
     if package:
         pytest.skip(f"needs {package} (make system, as root)")
     running = clusters.Cluster(tmp_path / "c", nodes=1).start()
-    bystander = subprocess.Popen(["sleep", "60"], env={**os.environ, **running.environment})  # a user's shell has SLURM_CONF too
+    bystander = subprocess.Popen(
+        ["sleep", "60"], env={**os.environ, **running.environment}
+    )  # a user's shell has SLURM_CONF too
     assert running._processes()
     running.stop()
     assert bystander.poll() is None, "a process that only talks to the cluster is not the cluster's"

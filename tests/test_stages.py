@@ -9,23 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
 import torch
-
-import mini
 from ranks import PROJECT, started
-from ifl.checkpoint import CheckpointError
-from ifl.method import Task, load_method
-from ifl.network import build_network
-from ifl.weights import start_from
-from recipes.methods import Declaration, declaration, model_forms
-from recipes.resolve import resolve
-from recipes.schema import Recipe, RecipeError
-from sharding.dataset import open_dataset
-from sharding.plan import plan_epoch
-from slurm.folder import prepare
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
+
+from ifl.method import Task, load_method
+from ifl.network.network import build_network
+from ifl.saving.checkpoint import CheckpointError
+from ifl.saving.weights import start_from
+from recipes.common.errors import RecipeError
+from recipes.declarations import Declaration, declaration, model_forms
+from recipes.resolve import resolve
+from recipes.schema import Recipe
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from slurm.run_folder import prepare
 
 MEMORY = '''
 """A method with a memory, for tests."""
@@ -72,12 +73,21 @@ def runs(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["statistics move", "statistics stand"])
 @pytest.mark.parametrize("method", ["crt", "lws"])
-def test_second_stage_trains_the_head_alone(mini_root: Path, runs: tuple[Path, Recipe], method: str, frozen: bool) -> None:  # noqa: F811
+def test_second_stage_trains_the_head_alone(
+    mini_root: Path, runs: tuple[Path, Recipe], method: str, frozen: bool
+) -> None:  # noqa: F811
     """The backbone's parameters keep the first stage's bits; its running statistics do if `frozen_bn` says so, and only then; the head moves: cRT's from a new start, LWS' scales from 1 on
     a classifier that stays. A resume in the middle of an epoch ends with the same bits."""
     folder, first = runs
-    words = (f"method.name={method}", f"method.init_from={first.run_name}", f"method.args.frozen_bn={str(frozen).lower()}")
-    recipe, broken = mini.recipe_of(mini_root, folder, *words), mini.recipe_of(mini_root, folder, *words, "recipe=glt_randaug", "augment.randaug=false")
+    words = (
+        f"method.name={method}",
+        f"method.init_from={first.run_name}",
+        f"method.args.frozen_bn={str(frozen).lower()}",
+    )
+    recipe, broken = (
+        mini.recipe_of(mini_root, folder, *words),
+        mini.recipe_of(mini_root, folder, *words, "recipe=glt_randaug", "augment.randaug=false"),
+    )
     assert run(recipe) is True
     assert run(broken, stop_at=5) is False and run(broken) is True
     before, after = mini.final(first.run_folder), mini.final(recipe.run_folder)
@@ -96,10 +106,18 @@ def test_second_stage_trains_the_head_alone(mini_root: Path, runs: tuple[Path, R
 
 def test_unfinished_first_stage_is_refused_in_one_sentence(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """A second stage and a judgement name the run that they lack, and nothing is trained."""
-    for words in (("method.name=crt", "method.init_from=glt_ifl"), ("method.name=logit_adjust", "method.eval_of=glt_ifl")):
+    for words in (
+        ("method.name=crt", "method.init_from=glt_ifl"),
+        ("method.name=logit_adjust", "method.eval_of=glt_ifl"),
+    ):
         recipe = mini.recipe_of(mini_root, tmp_path, *words)
         message = run(recipe)
-        assert message.startswith("CheckpointError: ") and "glt_ifl-digits_glt-glt-s0-" in message and message.endswith("is not finished: this run needs its weights") and "\n" not in message
+        assert (
+            message.startswith("CheckpointError: ")
+            and "glt_ifl-digits_glt-glt-s0-" in message
+            and message.endswith("is not finished: this run needs its weights")
+            and "\n" not in message
+        )
         assert not mini.lines(recipe.run_folder, "train") if (recipe.run_folder / "metrics.jsonl").exists() else True
 
 
@@ -109,10 +127,18 @@ def test_first_stage_of_another_network_is_refused(mini_root: Path, runs: tuple[
     folder, first = runs
     recipe = mini.recipe_of(mini_root, folder, "method.name=ride", f"method.{key}={first.run_name}", "seed=7")
     message = run(recipe)
-    assert message.startswith("CheckpointError: the first stage's network is another: ") and "must name a run of the same model.name" in message and "\n" not in message
+    assert (
+        message.startswith("CheckpointError: the first stage's network is another: ")
+        and "must name a run of the same model.name" in message
+        and "\n" not in message
+    )
 
 
-@pytest.mark.parametrize("words", [("method.name=lws", "method.init_from=glt_ldam"), ("method.name=logit_adjust", "method.eval_of=glt_ldam")], ids=["lws", "logit_adjust"])
+@pytest.mark.parametrize(
+    "words",
+    [("method.name=lws", "method.init_from=glt_ldam"), ("method.name=logit_adjust", "method.eval_of=glt_ldam")],
+    ids=["lws", "logit_adjust"],
+)
 def test_a_cosine_classifier_is_no_linear_one(words: tuple[str, ...]) -> None:
     """LDAM's classifier has the shape of a linear one, and what takes its weights for that is refused by their name."""
     counts = np.array([50, 20, 9, 4])
@@ -138,15 +164,26 @@ def test_judgement_trains_nothing(mini_root: Path, runs: tuple[Path, Recipe]) ->
     """`eval_of` leaves predictions of the last and the best weights, `done` and no checkpoint; with tau 0 they are the judged run's own, to the bit; with tau 1 each prediction is the largest
     adjusted logit's, so rarer classes are predicted at least as often."""
     folder, first = runs
-    same = mini.recipe_of(mini_root, folder, "method.name=logit_adjust", "method.args.tau=0", f"method.eval_of={first.run_name}")
+    same = mini.recipe_of(
+        mini_root, folder, "method.name=logit_adjust", "method.args.tau=0", f"method.eval_of={first.run_name}"
+    )
     other = mini.recipe_of(mini_root, folder, "method.name=logit_adjust", f"method.eval_of={first.run_name}")
     for recipe in (same, other):
         assert run(recipe) is True and run(recipe) is True  # again is no error
         assert (recipe.run_folder / "done").exists() and not (recipe.run_folder / "ckpt").exists()
-        assert {line["split"] for line in mini.lines(recipe.run_folder, "eval")} == {"val", "test_cbl", "test_gbl", "test_glt"}
+        assert {line["split"] for line in mini.lines(recipe.run_folder, "eval")} == {
+            "val",
+            "test_cbl",
+            "test_gbl",
+            "test_glt",
+        }
     for path in sorted(first.run_folder.glob("preds/*/*.npz")):
         relative = path.relative_to(first.run_folder)
-        with np.load(path) as own, np.load(same.run_folder / relative) as judged, np.load(other.run_folder / relative) as adjusted:
+        with (
+            np.load(path) as own,
+            np.load(same.run_folder / relative) as judged,
+            np.load(other.run_folder / relative) as adjusted,
+        ):
             for key in own.files:
                 np.testing.assert_array_equal(judged[key], own[key], err_msg=f"{relative} {key}")
             assert (adjusted["prediction"] >= own["prediction"]).all()  # classes stand in the order of their counts
@@ -161,15 +198,25 @@ def test_runs_that_build_on_others_share_a_hash_over_seeds() -> None:
         source = resolve(["recipe=glt_ifl", "data=digits_glt"]).run_name
         key = "eval_of" if name == "glt_logit_adjust" else "init_from"
         assert resolve([f"recipe={name}", "data=digits_glt", f"method.{key}={source}"]).hash8 not in hashes
-        assert resolve([f"recipe={name}", "data=digits_glt", "seed=1", f"method.{key}={source}"]).hash8 != resolve([f"recipe={name}", "data=digits_glt", f"method.{key}={source}"]).hash8
+        assert (
+            resolve([f"recipe={name}", "data=digits_glt", "seed=1", f"method.{key}={source}"]).hash8
+            != resolve([f"recipe={name}", "data=digits_glt", f"method.{key}={source}"]).hash8
+        )
 
 
 def test_first_stage_is_that_of_the_same_axes() -> None:
     """Data, edition, seed, preset and budget are the second stage's own, and nothing else of it: not its epochs."""
-    recipe = resolve(["recipe=glt_crt_ifl", "data=digits_glt", "train=cbl", "seed=3", "preset=corrected", "batch.budget=matched"])
-    first = resolve(["recipe=glt_ifl", "data=digits_glt", "train=cbl", "seed=3", "preset=corrected", "batch.budget=matched"])
+    recipe = resolve(
+        ["recipe=glt_crt_ifl", "data=digits_glt", "train=cbl", "seed=3", "preset=corrected", "batch.budget=matched"]
+    )
+    first = resolve(
+        ["recipe=glt_ifl", "data=digits_glt", "train=cbl", "seed=3", "preset=corrected", "batch.budget=matched"]
+    )
     assert recipe.method.init_from == first.run_name and recipe.schedule.epochs != first.schedule.epochs
-    assert resolve(["recipe=glt_crt_ifl", "data=digits_glt"]).method.init_from == resolve(["recipe=glt_ifl", "data=digits_glt"]).run_name
+    assert (
+        resolve(["recipe=glt_crt_ifl", "data=digits_glt"]).method.init_from
+        == resolve(["recipe=glt_ifl", "data=digits_glt"]).run_name
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
@@ -205,19 +252,34 @@ def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(m
 def test_centers_start_from_class_means(mini_root: Path, tmp_path: Path) -> None:  # noqa: F811
     """With `center_init: class_means` the centers are, at the end of the epoch before the first milestone, the float64 means of the features that its steps saw, class by class; a stop in the middle of
     that epoch changes no bit."""
-    words = ("ifl.environments=2", "ifl.milestones=[2]", "ifl.alpha=[0.001]", "ifl.center_init=class_means", "ifl.center_lr=0", "batch.budget=paper")  # rate 0: the centers stay where they are put
+    words = (
+        "ifl.environments=2",
+        "ifl.milestones=[2]",
+        "ifl.alpha=[0.001]",
+        "ifl.center_init=class_means",
+        "ifl.center_lr=0",
+        "batch.budget=paper",
+    )  # rate 0: the centers stay where they are put
     whole, broken = (mini.recipe_of(mini_root, tmp_path / name, *words) for name in ("whole", "broken"))
     (one, two) = started(2).run(seen_features, str(whole.run_folder), 1)
     steps = len(mini.lines(whole.run_folder, "train")) // mini.EPOCHS
-    assert run(broken, stop_at=steps + 2 + steps // 2) is False  # the run asks at each step, before the evaluation and at the epoch's end
-    assert mini.lines(broken.run_folder, "train")[-1]["epoch"] == 1 and torch.load(sorted(broken.run_folder.glob("ckpt/step-*"))[-1] / "suite.pt", weights_only=True)["class_means"] is not None
+    assert (
+        run(broken, stop_at=steps + 2 + steps // 2) is False
+    )  # the run asks at each step, before the evaluation and at the epoch's end
+    assert (
+        mini.lines(broken.run_folder, "train")[-1]["epoch"] == 1
+        and torch.load(sorted(broken.run_folder.glob("ckpt/step-*"))[-1] / "suite.pt", weights_only=True)["class_means"]
+        is not None
+    )
     assert run(broken) is True
     final = mini.final(whole.run_folder)
     assert mini.same_bits(final, mini.final(broken.run_folder)) == []
     features, labels = (np.concatenate([one[i], two[i]]) for i in (0, 1))
     assert len(labels) == steps * 16
     for k in range(4):
-        np.testing.assert_allclose(final[".suite.centers"][k], features[labels == k].astype(np.float64).mean(0), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(
+            final[".suite.centers"][k], features[labels == k].astype(np.float64).mean(0), rtol=1e-6, atol=1e-7
+        )
 
 
 def seen_features(folder: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -254,12 +316,22 @@ def _declared(folder: Path, text: str, name: str = "mine") -> Declaration:
 
 def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
     """Literals are taken, everything else of the file is passed over; what is absent has its default; presets have arguments of their own."""
-    declared = _declared(tmp_path, 'raise SystemExit("ran")\nSTREAMS = ("uniform", "class_inverse")\nFORM = "twin"\nARGS = {"a": 1, "b": {"paper": 0.5, "corrected": 2.0}}\nOTHER = print\nREFUSES = {"ifl": "why"}\n')
-    assert (declared.STREAMS, declared.FORM, declared.TRAINS, declared.REFUSES) == (("uniform", "class_inverse"), "twin", "all", {"ifl": "why"})
+    declared = _declared(
+        tmp_path,
+        'raise SystemExit("ran")\nSTREAMS = ("uniform", "class_inverse")\nFORM = "twin"\nARGS = {"a": 1, "b": {"paper": 0.5, "corrected": 2.0}}\nOTHER = print\nREFUSES = {"ifl": "why"}\n',
+    )
+    assert (declared.STREAMS, declared.FORM, declared.TRAINS, declared.REFUSES) == (
+        ("uniform", "class_inverse"),
+        "twin",
+        "all",
+        {"ifl": "why"},
+    )
     assert declared.args("paper") == {"a": 1, "b": 0.5} and declared.args("corrected") == {"a": 1, "b": 2.0}
     assert declaration("absent", tmp_path) == Declaration() and _declared(tmp_path, "", "empty") == Declaration()
     (tmp_path / "model.py").write_text('FORMS = ("plain", "experts")\n')
-    assert model_forms("model", tmp_path) == ("plain", "experts", "twin") and model_forms("none_said", _empty(tmp_path)) == ("plain", "twin")
+    assert model_forms("model", tmp_path) == ("plain", "experts", "twin") and model_forms(
+        "none_said", _empty(tmp_path)
+    ) == ("plain", "twin")
 
 
 def _empty(folder: Path) -> Path:
@@ -267,16 +339,19 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("FORM = 'plane'", "FORM=['plane'] is not legal; legal: plain, experts, branches, twin"),
-    ("STREAMS = ('unifrom',)", "STREAMS=('unifrom',) is not legal; legal: uniform, class_balanced, class_inverse"),
-    ("STREAMS = ()", "STREAMS=() is not legal"),
-    ("STREAMS = ('uniform', 'uniform')", "is not legal"),
-    ("COUNTS = 'yes'", "COUNTS=['yes'] is not legal; legal: True, False"),
-    ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head"),
-    ("ARGS = dict(a=1)", "ARGS must be a literal, for it is read without running the file"),
-    ("FORM = PLAIN", "FORM must be a literal"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("FORM = 'plane'", "FORM=['plane'] is not legal; legal: plain, experts, branches, twin"),
+        ("STREAMS = ('unifrom',)", "STREAMS=('unifrom',) is not legal; legal: uniform, class_balanced, class_inverse"),
+        ("STREAMS = ()", "STREAMS=() is not legal"),
+        ("STREAMS = ('uniform', 'uniform')", "is not legal"),
+        ("COUNTS = 'yes'", "COUNTS=['yes'] is not legal; legal: True, False"),
+        ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head"),
+        ("ARGS = dict(a=1)", "ARGS must be a literal, for it is read without running the file"),
+        ("FORM = PLAIN", "FORM must be a literal"),
+    ],
+)
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match="^[^\n]+$") as caught:
         _declared(tmp_path, text)
@@ -289,32 +364,50 @@ def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> N
         assert all(reason and "\n" not in reason and not reason.endswith(".") for reason in declared.REFUSES.values())
         assert set(declared.REFUSES) <= {"ifl", "mixup", "legacy_count_order"}
         for key, value in declared.ARGS.items():
-            assert not isinstance(value, dict) or set(value) == {"paper", "corrected"} and len({type(v) for v in value.values()}) == 1, f"{path.stem}: {key}"
+            assert (
+                not isinstance(value, dict)
+                or set(value) == {"paper", "corrected"}
+                and len({type(v) for v in value.values()}) == 1
+            ), f"{path.stem}: {key}"
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
-@pytest.mark.parametrize("words, sentence", [
-    (["method.name=ldam", "method.args.scal=3"], "unknown key method.args.scal: did you mean scale?"),
-    (["method.args.scale=3"], "unknown key method.args.scale: the method ce has no arguments"),
-    (["method.name=ldam", "method.args.scale=large"], "method.args.scale=large is not legal: ldam takes a float there, such as 30.0"),
-    (["method.name=ldam", "method.args.scale=true"], "method.args.scale="),
-    (["method.name=crt", "method.init_from=glt_baseline", "method.args.frozen_bn=1"], "crt takes a bool there"),
-    (["method.name=crt"], "method.init_from must name the recipe of its first stage"),
-    (["method.name=crt", "method.init_from=glt_baselin"], "did you mean glt_baseline?"),
-    (["method.init_from=glt_ifl", "method.eval_of=glt_ifl"], "exclude each other"),
-    (["recipe=glt_logit_adjust", "ifl.environments=2"], "ifl cannot be combined with method.eval_of=glt_baseline-"),
-    (["recipe=glt_logit_adjust", "augment.mixup=1"], "nothing is trained; name glt_mixup in method.eval_of instead"),
-    (["recipe=glt_logit_adjust", "augment.randaug=true"], "nothing is trained; name glt_randaug in method.eval_of instead"),
-    (["method.init_from=glt_randaug"], "names the recipe itself"),
-    (["method.name=bbn", "method.legacy_count_order=true"], "cannot be combined with legacy_count_order: "),
-])
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["method.name=ldam", "method.args.scal=3"], "unknown key method.args.scal: did you mean scale?"),
+        (["method.args.scale=3"], "unknown key method.args.scale: the method ce has no arguments"),
+        (
+            ["method.name=ldam", "method.args.scale=large"],
+            "method.args.scale=large is not legal: ldam takes a float there, such as 30.0",
+        ),
+        (["method.name=ldam", "method.args.scale=true"], "method.args.scale="),
+        (["method.name=crt", "method.init_from=glt_baseline", "method.args.frozen_bn=1"], "crt takes a bool there"),
+        (["method.name=crt"], "method.init_from must name the recipe of its first stage"),
+        (["method.name=crt", "method.init_from=glt_baselin"], "did you mean glt_baseline?"),
+        (["method.init_from=glt_ifl", "method.eval_of=glt_ifl"], "exclude each other"),
+        (["recipe=glt_logit_adjust", "ifl.environments=2"], "ifl cannot be combined with method.eval_of=glt_baseline-"),
+        (
+            ["recipe=glt_logit_adjust", "augment.mixup=1"],
+            "nothing is trained; name glt_mixup in method.eval_of instead",
+        ),
+        (
+            ["recipe=glt_logit_adjust", "augment.randaug=true"],
+            "nothing is trained; name glt_randaug in method.eval_of instead",
+        ),
+        (["method.init_from=glt_randaug"], "names the recipe itself"),
+        (["method.name=bbn", "method.legacy_count_order=true"], "cannot be combined with legacy_count_order: "),
+    ],
+)
 def test_wrong_methods_and_arguments_are_refused_in_a_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(RecipeError, match="^[^\n]+$") as caught:
         resolve(["recipe=glt_randaug", "data=digits_glt", *words])
     assert sentence in str(caught.value)
 
 
-def test_arguments_stand_written_out_and_count_only_where_they_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_stand_written_out_and_count_only_where_they_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The resolved recipe holds every argument, by preset; a whole number is taken for a float; saying a default changes no hash, another value does, and so a method may gain an argument."""
     plain = resolve(["method.name=ldam", "data=digits_glt"])
     assert plain.method.args == declaration("ldam").args("paper") and type(plain.method.args["scale"]) is float
@@ -323,13 +416,14 @@ def test_arguments_stand_written_out_and_count_only_where_they_differ(tmp_path: 
     assert resolve(["method.name=ldam", "data=digits_glt", "method.args.scale=16"]).hash8 != plain.hash8
     crt = [resolve(["recipe=glt_crt", "data=digits_glt", f"preset={preset}"]) for preset in ("paper", "corrected")]
     assert [recipe.method.args["frozen_bn"] for recipe in crt] == [False, True]
-    assert resolve(["recipe=glt_crt", "data=digits_glt", "method.args.frozen_bn=true"]).hash8 not in {recipe.hash8 for recipe in crt}
-    from recipes import resolve as resolving
-    from recipes import schema
+    assert resolve(["recipe=glt_crt", "data=digits_glt", "method.args.frozen_bn=true"]).hash8 not in {
+        recipe.hash8 for recipe in crt
+    }
+    from recipes import identity, rules, schema
 
     more = Declaration(ARGS={**declaration("ldam").ARGS, "added": 1})
-    monkeypatch.setattr(schema, "declaration", lambda name: more)
-    monkeypatch.setattr(resolving, "declaration", lambda name: more)
+    for module in (identity, rules, schema):
+        monkeypatch.setattr(module, "declaration", lambda name: more)
     later = resolve(["method.name=ldam", "data=digits_glt"])
     assert later.method.args["added"] == 1 and later.hash8 == plain.hash8
     assert resolve(["method.name=ldam", "data=digits_glt", "method.args.added=2"]).hash8 != plain.hash8
@@ -339,7 +433,9 @@ def test_legacy_count_order_is_that_of_the_ids_as_text() -> None:
     """With 12 classes: 0, 1, 10, 11, 2, ...: class 2 is taken to have class 10's count, class 4 class 2's. Off, counts stand by class id."""
     counts = np.arange(12, 0, -1) * 10
     for legacy, want in ((False, counts), (True, counts[[0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]])):
-        _, method = build_network(resolve(["recipe=glt_ldam", "data=digits_glt", f"method.legacy_count_order={str(legacy).lower()}"]), counts)
+        _, method = build_network(
+            resolve(["recipe=glt_ldam", "data=digits_glt", f"method.legacy_count_order={str(legacy).lower()}"]), counts
+        )
         assert method.task.class_counts.tolist() == want.tolist()
     for preset in ("paper", "corrected"):
         assert resolve(["recipe=glt_ldam", f"preset={preset}"]).method.legacy_count_order is False
@@ -350,14 +446,29 @@ def test_methods_say_whether_they_read_class_counts(name: str) -> None:
     """Other counts of the same classes change a method's tensors if it says COUNTS or refuses their legacy order with a reason, and only then; where they change nothing their order is refused, for
     it would be the same run under another name."""
     declared = declaration(name)
-    words = ["recipe=glt_baseline", "data=digits_glt", f"method.name={name}", *(["ifl.environments=2"] if "environments" in declared.NEEDS else []), *(["method.init_from=glt_ifl"] if declared.TRAINS == "head" else [])]
+    words = [
+        "recipe=glt_baseline",
+        "data=digits_glt",
+        f"method.name={name}",
+        *(["ifl.environments=2"] if "environments" in declared.NEEDS else []),
+        *(["method.init_from=glt_ifl"] if declared.TRAINS == "head" else []),
+    ]
     recipe, counts = resolve(words), np.array([50, 20, 9, 4])
-    one, other = ({key: value for key, value in vars(load_method(name, Task(these, 12, 10, recipe.method.args))).items() if isinstance(value, torch.Tensor)} for these in (counts, counts[::-1].copy()))
+    one, other = (
+        {
+            key: value
+            for key, value in vars(load_method(name, Task(these, 12, 10, recipe.method.args))).items()
+            if isinstance(value, torch.Tensor)
+        }
+        for these in (counts, counts[::-1].copy())
+    )
     assert any(not torch.equal(one[key], other[key]) for key in one) == (declared.COUNTS or name == "logit_adjust")
     if declared.COUNTS:
         assert resolve([*words, "method.legacy_count_order=true"]).hash8 != recipe.hash8
     else:
-        with pytest.raises(RecipeError, match=declared.REFUSES.get("legacy_count_order", "reads no class counts: leave it out")):
+        with pytest.raises(
+            RecipeError, match=declared.REFUSES.get("legacy_count_order", "reads no class counts: leave it out")
+        ):
             resolve([*words, "method.legacy_count_order=true"])
 
 
@@ -369,20 +480,48 @@ def test_adding_a_method_touches_nothing_else(mini_root: Path, tmp_path: Path) -
         shutil.copytree(PROJECT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / ".venv").symlink_to(PROJECT / ".venv")
     before = _digests(copy)
-    (copy / "ifl" / "methods" / "smooth.py").write_text(MEMORY.replace('reduction="none")', 'reduction="none", label_smoothing=self.task.args["smoothing"])').replace("class Method", 'ARGS = {"smoothing": 0.1}\n\n\nclass Method'))
+    (copy / "ifl" / "methods" / "smooth.py").write_text(
+        MEMORY.replace('reduction="none")', 'reduction="none", label_smoothing=self.task.args["smoothing"])').replace(
+            "class Method", 'ARGS = {"smoothing": 0.1}\n\n\nclass Method'
+        )
+    )
     (copy / "recipes" / "my_row.yaml").write_text("method: {name: smooth}\nifl: {environments: 2}\n")
     words = [word for word in mini.WORDS if "epochs" not in word]
-    result = subprocess.run([sys.executable, "slurm/launch.py", "recipe=my_row", "cluster=local", "nodes=2", f"data.root={mini_root}", f"runs={tmp_path / 'runs'}", *words, "schedule.epochs=3"],
-                            cwd=copy, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)})
+    result = subprocess.run(
+        [
+            sys.executable,
+            "slurm/launch.py",
+            "recipe=my_row",
+            "cluster=local",
+            "nodes=2",
+            f"data.root={mini_root}",
+            f"runs={tmp_path / 'runs'}",
+            *words,
+            "schedule.epochs=3",
+        ],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)},
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     (folder,) = (tmp_path / "runs").glob("my_row-digits_glt-glt-s0-*")
     assert (folder / "done").exists() and (folder / "env").exists() and ".suite.memory.sums_N2" in mini.final(folder)
     after = _digests(copy)
-    assert {name for name in after if after[name] != before.get(name)} == {"ifl/methods/smooth.py", "recipes/my_row.yaml"}
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "ifl/methods/smooth.py",
+        "recipes/my_row.yaml",
+    }
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for room in ("recipes", "sharding", "ifl", "slurm") for path in (folder / room).rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for room in ("recipes", "sharding", "ifl", "slurm")
+        for path in (folder / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- stops
@@ -390,7 +529,14 @@ def _digests(folder: Path) -> dict[str, str]:
 def test_a_stop_is_heard_wherever_the_run_asks(mini_root: Path, tmp_path: Path) -> None:
     """In a step, before and between the splits of an evaluation, at an epoch's end, before the best epoch's tests: stopped at the k-th question, for every k, and started again, a run with
     environments and centers from class means ends with the bits of an undisturbed one and evaluates nothing twice."""
-    words = ("recipe=glt_ifl", "schedule.epochs=3", "ifl.milestones=[1]", "ifl.alpha=[0.05]", "ifl.center_init=class_means", "optim.lr=0.03")
+    words = (
+        "recipe=glt_ifl",
+        "schedule.epochs=3",
+        "ifl.milestones=[1]",
+        "ifl.alpha=[0.05]",
+        "ifl.center_init=class_means",
+        "optim.lr=0.03",
+    )
     group = started(1)
     whole = mini.recipe_of(mini_root, tmp_path / "whole", *words)
     assert group.run(mini.trained, str(whole.run_folder)) == [True]

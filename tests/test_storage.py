@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from ranks import started
 from test_resume import STEPS, Launch, _copy, _engine, _flip, _train, ending, killed, start, undisturbed  # noqa: F401 (fixtures)
 
@@ -108,7 +107,7 @@ class Disk:
 
 def _mortal() -> Any:
     """A `Comm` in which a rank's death is seen by the others when they next wait for it, as a lost connection is."""
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     class Mortal(Comm):
         def gather_objects(self, value: Any, device: Any = "cpu", alive: bool = True) -> list[Any]:
@@ -122,7 +121,7 @@ def _mortal() -> Any:
 
 def _content(engine: Any) -> str:
     """Digest of all that an engine would write, over the ranks."""
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
 
     files = {name: hashlib.sha256(data).hexdigest() for name, data in engine.save().items()}
     return hashlib.sha256(json.dumps(Comm().gather_objects(files), sort_keys=True).encode()).hexdigest()
@@ -135,8 +134,8 @@ def _known(epoch: int) -> dict[str, str]:
 
 def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
     """Checkpoints of steps 4 and 8, each with its best epoch; what the engine held at both."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, engine, contents = Comm(), _engine(zero=zero), {}
     if comm.rank == 0:
@@ -154,9 +153,10 @@ def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
 def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, zero: int = 0) -> tuple[list[str], int]:
     """In a rank: a save of step 12 (or of step 8 `again`) with its best epoch, failing on rank `victim` at each of its
     calls to the disk in turn. Returns the complaints and the number of calls."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
-    from ifl.files import StorageError, write_whole
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
+    from ifl.saving.storage import StorageError
+    from recipes.common.files import write_whole
 
     comm, mortal, complaints = Comm(), _mortal(), []
     place, step = Path(folder) / f"{victim}-{refusal}-{again}-{zero}", 8 if again else 12
@@ -176,7 +176,9 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
                 if comm.rank == 0:
                     write_whole(ckpt / BEST.format(12), b"best" * 100)
                 mortal.gather_objects(None)
-                checkpoint.save(ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, _known(12), milestones=[4])
+                checkpoint.save(
+                    ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, _known(12), milestones=[4]
+                )
         except StorageError as error:
             outcome = str(error)
         except (Killed, OSError):  # alone, so the others hear of it when they wait for this rank
@@ -186,7 +188,9 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
                     mortal.gather_objects(None, alive=False)
         calls, done = comm.gather_objects((disk.calls, disk.done))[victim]
         if len(calls) < number:
-            return (complaints if number > (5 if victim else 20) else [f"only {number - 1} calls were seen: {calls}"]), number - 1
+            return (
+                complaints if number > (5 if victim else 20) else [f"only {number - 1} calls were seen: {calls}"]
+            ), number - 1
 
         def check(right: bool, what: str, number: int = number, calls: list[str] = calls) -> None:
             if not right:
@@ -195,7 +199,13 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         outcomes = comm.gather_objects(outcome)
         check(len(set(outcomes)) == 1, f"the ranks ended differently: {outcomes}")
         if outcome not in ("saved", "killed"):
-            check(os.strerror(refusal).lower() in outcome and "the newest checkpoint is step-" in outcome and "launch again when" in outcome and "\n" not in outcome, outcome)
+            check(
+                os.strerror(refusal).lower() in outcome
+                and "the newest checkpoint is step-" in outcome
+                and "launch again when" in outcome
+                and "\n" not in outcome,
+                outcome,
+            )
             check(not list(ckpt.glob("tmp-*")), "a half-written checkpoint was left")
         torn = [path.name for path in checkpoint._complete(ckpt) if checkpoint._fault(path, comm.rank, comm.size)]
         check(not torn, f"{torn} look whole and are not")
@@ -205,8 +215,15 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         checkpoint.save(ckpt, engine, {"step": 13, "tensor": torch.arange(13)}, 13, comm, _known(want), milestones=[4])
         names = {path.name for path in ckpt.iterdir()}
         # Two and the milestone; where the last save was the same step's, what it was renamed to may be the one before.
-        check({"step-000000004", "step-000000013"} < names and len([n for n in names if n.startswith("step-")]) in (2, 3) and not [n for n in names if "tmp" in n or "old" in n], str(names))
-        check(checkpoint.load_newest(ckpt, other, comm, history=True)["step"] == 13, "the next checkpoint was not found")
+        check(
+            {"step-000000004", "step-000000013"} < names
+            and len([n for n in names if n.startswith("step-")]) in (2, 3)
+            and not [n for n in names if "tmp" in n or "old" in n],
+            str(names),
+        )
+        check(
+            checkpoint.load_newest(ckpt, other, comm, history=True)["step"] == 13, "the next checkpoint was not found"
+        )
         comm.gather_objects(None)
     return [*complaints, "a save never came to its end"], 200
 
@@ -214,8 +231,8 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
 def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list[str], int]:
     """In a rank: each rank sees the checkpoints through a copy of its own, and one bit of one file (or its end) is damaged in
     one copy. Whatever a rank reads: all ranks fall back to the older checkpoint. Returns complaints and injections."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     comm, complaints, count = Comm(), [], 0
     contents = _checkpoints(Path(folder) / f"source-{zero}", zero)
@@ -229,10 +246,14 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
             if f"zero_pp_rank_{1 - rank}_" in name:
                 continue  # the other rank's, which this one does not read
             whole = (view / name).read_bytes()
-            faults = [("bit", (len(whole) - 1) * i // (offsets - 1)) for i in range(offsets)] + [("cut", len(whole) * i // cuts) for i in range(cuts)]
+            faults = [("bit", (len(whole) - 1) * i // (offsets - 1)) for i in range(offsets)] + [
+                ("cut", len(whole) * i // cuts) for i in range(cuts)
+            ]
             for kind, offset in faults:
                 if comm.rank == rank:
-                    _flip(view / name, offset, (offset + rank) % 8) if kind == "bit" else os.truncate(view / name, offset)
+                    _flip(view / name, offset, (offset + rank) % 8) if kind == "bit" else os.truncate(
+                        view / name, offset
+                    )
                 state = checkpoint.load_newest(view, other, comm, history=True)
                 count += 1
                 if state["step"] != 4 or (count % 10 == 0 and _content(other) != contents[4]):
@@ -247,7 +268,9 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("refusal", [None, errno.EIO, errno.ENOSPC])
-def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(tmp_path: Path, refusal: int | None, again: bool) -> None:
+def test_a_save_that_fails_at_any_call_leaves_the_last_checkpoint(
+    tmp_path: Path, refusal: int | None, again: bool
+) -> None:
     """A kill, an I/O error and a full disk at each call of a save, of a new step and of one that has a checkpoint: the newest
     whole checkpoint is taken and the next save works and clears away what is left; a refusal is one sentence."""
     complaints, points = started(1).run(failing_saves, str(tmp_path), 0, refusal, again)[0]
@@ -280,8 +303,8 @@ def test_any_flipped_bit_or_cut_end_on_any_rank_makes_all_fall_back(tmp_path: Pa
 # ------------------------------------------------------------------------------------------------------------ retention
 def kept_checkpoints(folder: str) -> list[list[str]]:
     """In a rank: what is there after the saves of steps 2, 4, ... 12 with milestones 4 and 8; after a fall-back to 8."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
 
     place, comm, engine, there = Path(folder) / "ckpt", Comm(), _engine(), []
     place.mkdir()
@@ -307,22 +330,35 @@ def test_the_last_two_and_the_milestones_are_kept(tmp_path: Path) -> None:
     assert after == ["notes", *(f"step-{step:09d}" for step in (4, 8, 9)), "step-backup"]
 
 
-@pytest.mark.parametrize(("words", "kept"), [
-    ([], [12, 16]), (["ifl=null"], []), (["log.keep=[0,0.5]"], [0, 10]), (["log.keep=[]"], []), (["ifl=null", "log.keep=[0.999]"], [19]),
-])
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ([], [12, 16]),
+        (["ifl=null"], []),
+        (["log.keep=[0,0.5]"], [0, 10]),
+        (["log.keep=[]"], []),
+        (["ifl=null", "log.keep=[0.999]"], [19]),
+    ],
+)
 def test_kept_epochs_follow_from_the_recipe(words: list[str], kept: list[int]) -> None:
     """By default the epochs of `ifl.milestones`, else those of `log.keep`; in a repeated recipe too."""
     from recipes.resolve import resolve
 
     recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *words])
-    assert recipe.kept_epochs == kept and recipe.run_name == resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *(w for w in words if "keep" not in w)]).run_name
+    assert (
+        recipe.kept_epochs == kept
+        and recipe.run_name
+        == resolve(
+            ["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", *(w for w in words if "keep" not in w)]
+        ).run_name
+    )
 
 
 @pytest.mark.parametrize("keep", ["[20]", "[-1]", "[5,25]"])
 def test_kept_epochs_that_never_come_are_refused(keep: str) -> None:
     """An epoch that the run does not have is named together with the legal ones."""
+    from recipes.common.errors import RecipeError
     from recipes.resolve import resolve
-    from recipes.schema import RecipeError
 
     with pytest.raises(RecipeError, match=r"^log.keep=.* whole epochs from 0 to 19"):
         resolve(["recipe=glt_ifl", "data=digits_glt", "schedule.epochs=20", f"log.keep={keep}"])
@@ -337,9 +373,13 @@ LOST: dict[str, Callable[[Path], object]] = {
     "garbled": lambda ckpt: [path.write_bytes(os.urandom(200)) for path in ckpt.rglob("*") if path.is_file()],
     "emptied files": lambda ckpt: [path.write_bytes(b"") for path in ckpt.rglob("*") if path.is_file()],
     "no manifests": lambda ckpt: [path.unlink() for path in ckpt.rglob("MANIFEST.json")],
-    "no manifests, no metrics": lambda ckpt: [path.unlink() for path in [*ckpt.rglob("MANIFEST.json"), *ckpt.parent.glob("metrics.jsonl")]],
+    "no manifests, no metrics": lambda ckpt: [
+        path.unlink() for path in [*ckpt.rglob("MANIFEST.json"), *ckpt.parent.glob("metrics.jsonl")]
+    ],
     "manifests are folders": lambda ckpt: [(path.unlink(), path.mkdir()) for path in ckpt.rglob("MANIFEST.json")],
-    "manifests of another kind": lambda ckpt: [path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)],
+    "manifests of another kind": lambda ckpt: [
+        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)
+    ],
     "copies of the best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("step-*/best-*.pt")],
     "a dangling link": lambda ckpt: (shutil.rmtree(ckpt), ckpt.symlink_to("nowhere")),
 }
@@ -347,8 +387,8 @@ LOST: dict[str, Callable[[Path], object]] = {
 
 def lost_histories(folder: str) -> dict[str, str]:
     """In a rank: what `load_newest` says to each way of losing all checkpoints."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
+    from ifl.saving import checkpoint
     from ifl.train import _history
 
     _checkpoints(Path(folder) / "source")
@@ -370,7 +410,11 @@ def test_history_without_a_checkpoint_stops_with_what_to_do(tmp_path: Path) -> N
     answers = started(1).run(lost_histories, str(tmp_path))[0]
     assert answers.keys() == LOST.keys()
     for what, answer in answers.items():
-        assert "holds no whole checkpoint although the run has made steps" in answer and answer.endswith("to start anew") and "\n" not in answer, f"{what}: {answer}"
+        assert (
+            "holds no whole checkpoint although the run has made steps" in answer
+            and answer.endswith("to start anew")
+            and "\n" not in answer
+        ), f"{what}: {answer}"
     assert "best-0008.pt is missing" in answers["copies of the best weights deleted"]
 
 
@@ -385,7 +429,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
             subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True, capture_output=True)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True)
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, capture_output=True
+            )
             mounted.append(folder)
 
     yield mount
@@ -397,8 +443,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
 def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) -> None:
     """On a disk that is full or broken each of the run's other writers ends in the same sentence, and a note of a failure,
     which must not hide it, in none."""
-    from ifl.files import Metrics, StorageError, disk_of, write_arrays, write_whole
-    from slurm.events import note, read
+    from ifl.run_log import Metrics
+    from ifl.saving.storage import StorageError, disk_of, write_arrays
+    from recipes.common.files import write_whole
+    from slurm.monitoring.events import note, read
 
     (tmp_path / "ckpt" / "step-000000012").mkdir(parents=True)
     (tmp_path / "ckpt" / "step-000000012" / "MANIFEST.json").write_text("{}")
@@ -426,9 +474,13 @@ def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) ->
 
 def test_errors_of_other_kinds_pass_unchanged(tmp_path: Path) -> None:
     """A file that is missing elsewhere, or a lost connection, is no trouble of the run's disk."""
-    from ifl.files import disk_of
+    from ifl.saving.storage import disk_of
 
-    for error in (FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/shard.tar"), ConnectionResetError(errno.ECONNRESET, "reset"), OSError("of a loader")):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/shard.tar"),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        OSError("of a loader"),
+    ):
         with pytest.raises(type(error)) as raised, disk_of(tmp_path):
             raise error
         assert raised.value is error
@@ -442,20 +494,29 @@ Mount = Callable[[Path, str], None]
 def _one_sentence(launch: Launch, words: str) -> None:
     """The command ended with 1 and said `words` in a line of its own, without a traceback."""
     assert launch.finish() == 1, launch.text
-    assert any(words in line and ("newest checkpoint is step-" in line or "there is no checkpoint" in line) for line in launch.text.splitlines()), launch.text
+    assert any(
+        words in line and ("newest checkpoint is step-" in line or "there is no checkpoint" in line)
+        for line in launch.text.splitlines()
+    ), launch.text
     assert "Traceback" not in launch.text, launch.text
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["full", "read-only"])
-def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_run_on_a_failing_disk_keeps_its_checkpoint_and_goes_on(
+    killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path, kind: str
+) -> None:  # noqa: F811
     """The disk of the checkpoints gets full or read-only in mid-run: both ranks end with 1 and one sentence, the checkpoint
     that was there is whole, nothing half-written is left; with room again the run ends with the undisturbed run's bits."""
     folder = _copy(killed, tmp_path / "runs")
     shutil.move(folder / "ckpt", tmp_path / "ckpt")
     files = [path for path in (tmp_path / "ckpt").rglob("*") if path.is_file()]
-    model = next(path for path in files if path.name == "mp_rank_00_model_states.pt").stat().st_size  # parameters and momentum
-    room = sum(-(-path.stat().st_size // 4096) * 4096 for path in files) + 3 * model // 4  # for a best epoch's parameters and no more
+    model = (
+        next(path for path in files if path.name == "mp_rank_00_model_states.pt").stat().st_size
+    )  # parameters and momentum
+    room = (
+        sum(-(-path.stat().st_size // 4096) * 4096 for path in files) + 3 * model // 4
+    )  # for a best epoch's parameters and no more
     small_disk(folder / "ckpt", f"size={room if kind == 'full' else 2**30}")
     shutil.copytree(tmp_path / "ckpt", folder / "ckpt", dirs_exist_ok=True)
     before = sorted(path.name for path in folder.glob("ckpt/step-*"))
@@ -485,17 +546,23 @@ def test_a_checkpoint_folder_removed_in_mid_run(killed: Path, start: Start, tmp_
     shutil.rmtree(folder / "ckpt")
     _one_sentence(launch, "no such file or directory")
     again = start(tmp_path / "runs")
-    assert again.finish() == 1 and "holds no whole checkpoint" in again.text and "Traceback" not in again.text, again.text
+    assert again.finish() == 1 and "holds no whole checkpoint" in again.text and "Traceback" not in again.text, (
+        again.text
+    )
 
 
 @pytest.mark.full
-def test_a_run_whose_whole_folder_gets_full(killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_whose_whole_folder_gets_full(
+    killed: Path, undisturbed: dict[str, Any], start: Start, small_disk: Mount, tmp_path: Path
+) -> None:  # noqa: F811
     """Not a byte is left for checkpoints, metrics, notes and logs: the command ends with 1 and says why; with room again the
     run ends with the undisturbed run's bits."""
     small_disk(tmp_path / "runs", "size=64m")
     folder = next((Path(shutil.copytree(killed, tmp_path / "runs", dirs_exist_ok=True))).glob("glt_randaug_ifl-*"))
     (tmp_path / "runs" / "output.txt").unlink()
-    (tmp_path / "runs" / "output.txt").symlink_to(tmp_path / "output.txt")  # what the terminal shows does not lie on that disk
+    (tmp_path / "runs" / "output.txt").symlink_to(
+        tmp_path / "output.txt"
+    )  # what the terminal shows does not lie on that disk
     launch = start(tmp_path / "runs")
     launch.wait_for_step(STEPS + 1)
     with contextlib.suppress(OSError), open(tmp_path / "runs" / "filler", "wb", buffering=0) as filler:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import mini
 import numpy as np
 import pytest
-
-import mini
-from ifl.streams import first_weights, named_weights
 from ranks import started
-from recipes import schema
-from recipes.methods import Declaration
-from recipes.resolve import resolve
-from sharding.dataset import open_dataset
-from sharding.plan import draw_ids
 from test_methods import IFL, mini_root  # noqa: F401 (a fixture)
+
+from ifl.invariance.streams import first_weights, named_weights
+from recipes import schema
+from recipes.declarations import Declaration
+from recipes.resolve import resolve
+from sharding.open import open_dataset
+from sharding.plan.epoch import draw_ids
 
 LABELS = np.repeat(np.arange(4), mini.COUNTS)
 COUNTS = np.array([*mini.COUNTS, 0])  # a class without samples
@@ -67,8 +67,12 @@ def test_unknown_streams_are_a_programmers_mistake() -> None:
         named_weights("classes", LABELS, COUNTS)
 
 
-@pytest.mark.parametrize("streams", [("uniform",), ("uniform", "class_inverse"), ("class_balanced", "uniform"), ("class_inverse",)])
-def test_environments_replace_the_uniform_stream_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "streams", [("uniform",), ("uniform", "class_inverse"), ("class_balanced", "uniform"), ("class_inverse",)]
+)
+def test_environments_replace_the_uniform_stream_and_the_others_stay(
+    monkeypatch: pytest.MonkeyPatch, streams: tuple[str, ...]
+) -> None:
     """In place and order; and what is left is the weights of the others."""
     recipe = resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.environments=3", "batch.size=180", "batch.bn=60"])
     monkeypatch.setattr(schema, "declaration", lambda name: Declaration(STREAMS=streams))
@@ -81,7 +85,7 @@ def test_environments_replace_the_uniform_stream_and_the_others_stay(monkeypatch
 
 def trained_with(folder: str, streams: tuple[str, ...]) -> bool:
     """In a rank: train as if the method declared these streams."""
-    from ifl import network
+    from ifl.network import network
 
     declared = Declaration(STREAMS=streams)
     for module in (schema, network):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import comm_of, my_rank, started
 from torch import nn
 
-from ifl.centers import FEATURE_BITS, Centers
-from ifl.comm import Comm
-from ifl.confidence import ConfidenceTable
-from ifl.network import RunningStatistics
-from ifl.state import RankMismatch, check_equal, digest
-from ifl.sync import STATISTIC_BITS, Desynchronised, StepSync
-from ranks import comm_of, my_rank, started
+from ifl.distributed.comm import Comm
+from ifl.distributed.consistency import RankMismatch, check_equal, digest
+from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.invariance.confidence import ConfidenceTable
+from ifl.network.bn_statistics import RunningStatistics
+from ifl.step_reduction import STATISTIC_BITS, Desynchronised, StepSync
 
 BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
 CPU = torch.device("cpu")
@@ -27,13 +27,26 @@ CPU = torch.device("cpu")
 def _rows() -> dict[str, torch.Tensor]:
     """A global batch: everything that the groups' micro-batches put into the reduction."""
     generator = torch.Generator().manual_seed(0)
-    return {"losses": torch.randn(BATCH, generator=generator).exp(), "distances": torch.randn(BATCH, generator=generator).exp() * 50,
-            "correct": torch.tensor([3, 0, 4, 1]), "statistics": torch.randn(GROUPS, 7, generator=generator) * 10,
-            "features": torch.randn(BATCH, DIM, generator=generator), "labels": torch.randint(0, CLASSES, (BATCH,), generator=generator)}
+    return {
+        "losses": torch.randn(BATCH, generator=generator).exp(),
+        "distances": torch.randn(BATCH, generator=generator).exp() * 50,
+        "correct": torch.tensor([3, 0, 4, 1]),
+        "statistics": torch.randn(GROUPS, 7, generator=generator) * 10,
+        "features": torch.randn(BATCH, DIM, generator=generator),
+        "labels": torch.randint(0, CLASSES, (BATCH,), generator=generator),
+    }
 
 
-def reduced(size: int, save: tuple[int, ...] = (), stop: tuple[int, ...] = (), counts: tuple[bool, ...] = (True,) * GROUPS, spoil: tuple[str, int] | None = None,
-            centers: bool = True, gathers: bool = False, steps: int = 2) -> dict[str, Any] | None:
+def reduced(
+    size: int,
+    save: tuple[int, ...] = (),
+    stop: tuple[int, ...] = (),
+    counts: tuple[bool, ...] = (True,) * GROUPS,
+    spoil: tuple[str, int] | None = None,
+    centers: bool = True,
+    gathers: bool = False,
+    steps: int = 2,
+) -> dict[str, Any] | None:
     """In a rank: the totals of the last of some equal steps; `save` and `stop` name the ranks that ask for it."""
     comm = comm_of(size)
     if comm is None:
@@ -47,8 +60,15 @@ def reduced(size: int, save: tuple[int, ...] = (), stop: tuple[int, ...] = (), c
     for _ in range(steps):
         for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
             part = slice(group * per, (group + 1) * per)
-            sync.add(rows["losses"][part], rows["distances"][part] if centers else None, rows["correct"][group], rows["statistics"][group],
-                     rows["features"][part] if centers else None, [(1.0, rows["labels"][part])], counts=counts[group])
+            sync.add(
+                rows["losses"][part],
+                rows["distances"][part] if centers else None,
+                rows["correct"][group],
+                rows["statistics"][group],
+                rows["features"][part] if centers else None,
+                [(1.0, rows["labels"][part])],
+                counts=counts[group],
+            )
         sync.start((0, 0), save=comm.rank in save, stop=comm.rank in stop)
         totals = sync.wait()
     result = asdict(totals)
@@ -68,7 +88,11 @@ class _Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.first, self.conv, self.second = nn.BatchNorm2d(3, momentum=0.2), nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=0.2)
+        self.first, self.conv, self.second = (
+            nn.BatchNorm2d(3, momentum=0.2),
+            nn.Conv2d(3, 4, 3, bias=False),
+            nn.BatchNorm2d(4, momentum=0.2),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.conv(self.first(x)).relu())
@@ -101,7 +125,11 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
             statistics = RunningStatistics(network)
             network.load_state_dict(saved)
             statistics.refresh()
-    return [layer_part.numpy().copy() for layer in (network.first, network.second) for layer_part in (layer.running_mean, layer.running_var)]
+    return [
+        layer_part.numpy().copy()
+        for layer in (network.first, network.second)
+        for layer_part in (layer.running_mean, layer.running_var)
+    ]
 
 
 def out_of_step(size: int, odd: int, ahead: int) -> list[str | None] | None:
@@ -131,7 +159,7 @@ def compared(odd: int | None, element: int = 4, size: int = 4) -> str | None:
         bits = centers.centers_KD.view(-1).numpy().view(np.int32)
         bits[element] ^= 1
     try:
-        check_equal("centers after step 50", digest(centers, weights, table.table), comm_of(size))
+        check_equal("centers after step 50", digest(centers.centers_KD, *weights, table.table), comm_of(size))
     except RankMismatch as error:
         return str(error)
     return None
@@ -140,7 +168,9 @@ def compared(odd: int | None, element: int = 4, size: int = 4) -> str | None:
 def exchanged() -> tuple[list[Any], Any]:
     """In a rank: plain values of unequal size from all ranks, and rank 0's."""
     rank = my_rank()
-    return comm_of(4).gather_objects({"rank": rank, "text": "x" * 1000 * rank}), comm_of(4).from_first([rank] * 5 if rank == 0 else None)
+    return comm_of(4).gather_objects({"rank": rank, "text": "x" * 1000 * rank}), comm_of(4).from_first(
+        [rank] * 5 if rank == 0 else None
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- tests
@@ -152,8 +182,13 @@ def test_totals_are_the_sums_over_the_global_batch(size: int) -> None:
     assert totals["loss"] == pytest.approx(rows["losses"].double().sum().item(), abs=1e-5)
     assert totals["center"] == pytest.approx(rows["distances"].double().sum().item(), abs=1e-3)
     assert totals["correct"] == 8 and totals["bad"] == 0 and not totals["save"] and not totals["stop"]
-    np.testing.assert_allclose(totals["statistics"], rows["statistics"].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS)
-    assert totals["class_sums"][:, -1].tolist() == (np.bincount(rows["labels"], minlength=CLASSES) * 2**FEATURE_BITS).tolist()
+    np.testing.assert_allclose(
+        totals["statistics"], rows["statistics"].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS
+    )
+    assert (
+        totals["class_sums"][:, -1].tolist()
+        == (np.bincount(rows["labels"], minlength=CLASSES) * 2**FEATURE_BITS).tolist()
+    )
     # every group is a micro-batch on any number of ranks, so all of it is equal to the last bit
     for key, value in _all_equal(1).items():
         assert np.array_equal(totals[key], value), key
@@ -197,7 +232,9 @@ def test_groups_that_do_not_count_move_no_statistics() -> None:
     rows = _rows()
     for size in (1, 2, 4):
         totals = _all_equal(size, counts=(True, True, False, False))
-        np.testing.assert_allclose(totals["statistics"], rows["statistics"][:2].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS)
+        np.testing.assert_allclose(
+            totals["statistics"], rows["statistics"][:2].double().mean(0).numpy(), rtol=0, atol=2.0**-STATISTIC_BITS
+        )
         assert totals["loss"] == pytest.approx(rows["losses"].double().sum().item(), abs=1e-5)
 
 
@@ -215,7 +252,9 @@ def test_running_statistics_do_not_depend_on_the_ranks() -> None:
         noted = []
         for images in _groups(step):
             one = images.double()
-            x = (one - one.mean((0, 2, 3), keepdim=True)) / (one.var((0, 2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
+            x = (one - one.mean((0, 2, 3), keepdim=True)) / (
+                one.var((0, 2, 3), keepdim=True, unbiased=False) + 1e-5
+            ).sqrt()
             two = torch.conv2d(x, layers.conv.weight.double()).relu()
             noted.append([one.mean((0, 2, 3)), one.var((0, 2, 3)), two.mean((0, 2, 3)), two.var((0, 2, 3))])
         want = [0.8 * old.double() + 0.2 * sum(group[i] for group in noted) / GROUPS for i, old in enumerate(want)]
@@ -247,7 +286,9 @@ class _Mean(nn.Module):
 def test_each_layer_moves_with_its_own_momentum() -> None:
     """Batch normalisation of two momenta, and a layer of another kind with a running buffer, each by its own; its other buffers, layers in evaluation mode and
     the layers' outputs stay as they are. A layer without momentum is refused when the network is built."""
-    network = nn.Sequential(_Mean(0.25), nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.5), still := nn.BatchNorm1d(2))
+    network = nn.Sequential(
+        _Mean(0.25), nn.BatchNorm1d(2, momentum=0.1), nn.BatchNorm1d(2, momentum=0.5), still := nn.BatchNorm1d(2)
+    )
     still.eval()
     statistics = RunningStatistics(network)
     mean, first, second = torch.zeros(2), torch.zeros(2), torch.ones(2)
@@ -256,8 +297,16 @@ def test_each_layer_moves_with_its_own_momentum() -> None:
         network(x)
         statistics.move(statistics.of_group().double())
         variance = x.var(0, unbiased=False)
-        mean, first, second = mean.lerp(x.mean(0), 0.25), first.lerp(x.mean(0), 0.1), second.lerp(variance / (variance + 1e-5) * 8 / 7, 0.5)
-        for got, want in ((network[0].running_mean, mean), (network[1].running_mean, first), (network[2].running_var, second)):
+        mean, first, second = (
+            mean.lerp(x.mean(0), 0.25),
+            first.lerp(x.mean(0), 0.1),
+            second.lerp(variance / (variance + 1e-5) * 8 / 7, 0.5),
+        )
+        for got, want in (
+            (network[0].running_mean, mean),
+            (network[1].running_mean, first),
+            (network[2].running_var, second),
+        ):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert torch.equal(still.running_mean, torch.zeros(2)) and torch.equal(network[0].other, torch.ones(3))
     assert statistics.normalises and not RunningStatistics(nn.Sequential(_Mean(0.5), nn.Linear(2, 2))).normalises
@@ -274,7 +323,10 @@ def test_one_flipped_bit_stops_all_ranks_and_names_the_odd_one(odd: int) -> None
 
 def test_of_two_ranks_nobody_can_tell_who_is_right() -> None:
     """With two ranks the sentence accuses none."""
-    assert started(4).run(compared, 1, size=2)[:2] == ["centers after step 50: the 2 ranks differ, and no value is that of most of them"] * 2
+    assert (
+        started(4).run(compared, 1, size=2)[:2]
+        == ["centers after step 50: the 2 ranks differ, and no value is that of most of them"] * 2
+    )
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -296,16 +348,17 @@ def test_equal_ranks_go_on() -> None:
 
 def test_digest_sees_centers_weights_and_table() -> None:
     """Any single element changes it, and so does a stream that turns from uniform to weights."""
+
     def values(center: float = 0.0, weight: float = 0.0, count: int = 0) -> str:
         centers = Centers(2, 2, "l2", 0.5, 0)
         centers.centers_KD[1, 1] += center
         table = ConfidenceTable(3)
         table.table[1, 2] += count
-        return digest(centers, [None, np.array([1.0, 2.0 + weight])], table.table)
+        return digest(centers.centers_KD, None, np.array([1.0, 2.0 + weight]), table.table)
 
     assert values() == values()
     assert len({values(), values(center=1e-6), values(weight=1e-15), values(count=1)}) == 4
-    assert digest(None, [None, None]) != digest(None, [None, np.ones(2)])
+    assert digest(None, None, None) != digest(None, None, np.ones(2))
 
 
 def test_plain_values_travel() -> None:
@@ -321,7 +374,7 @@ def test_statistics_of_synchronised_layers_move() -> None:
     import torch
     from torch import nn
 
-    from ifl.network import RunningStatistics
+    from ifl.network.bn_statistics import RunningStatistics
 
     torch.manual_seed(0)
     images = torch.randn(8, 3, 4, 4)
@@ -340,11 +393,18 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
     """Whether a step counts as diverged depends on single rows, not on how many of them a rank adds up."""
     import torch
 
-    from ifl.comm import Comm
-    from ifl.sync import StepSync
+    from ifl.distributed.comm import Comm
+    from ifl.step_reduction import StepSync
 
     sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
-    sync.add(torch.full((4096,), 3000.0), torch.full((4096,), 3000.0), torch.tensor(0), torch.zeros(2), None, [(1.0, torch.zeros(4096, dtype=torch.int64))])
+    sync.add(
+        torch.full((4096,), 3000.0),
+        torch.full((4096,), 3000.0),
+        torch.tensor(0),
+        torch.zeros(2),
+        None,
+        [(1.0, torch.zeros(4096, dtype=torch.int64))],
+    )
     sync.start((0, 0), False, False)
     totals = sync.wait()
     assert totals.bad == 0 and totals.loss == totals.center == 3000.0 * 4096

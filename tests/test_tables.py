@@ -15,11 +15,13 @@ from test_analysis import COLUMNS_, HALF, LABEL, MOST, command, table, write_run
 from test_golden import GOLDEN
 from test_paper import made as beside_paper
 
-from analysis import compare, explain, frame, shape, shown, tables, text
 from analysis.__main__ import main
-from analysis.resample import Resamples
-from analysis.runs import load_runs
-from recipes.layout import Column, available, load_layout
+from analysis.inputs import frame
+from analysis.inputs.runs import load_runs
+from analysis.report import explain
+from analysis.stats.bootstrap import Resamples
+from analysis.tables import agreement, cells, comparison, presentation, text
+from recipes.table_layout import Column, available, load_layout
 
 LACKING = "pdflatex is not installed; the Debian package texlive-latex-recommended has it (`make system`)"
 PDFLATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason=LACKING)
@@ -34,7 +36,9 @@ def compiled(folder: Path, *parts: str, document: str = "article") -> str:
     for number, part in enumerate(parts):
         (folder / f"part{number}.tex").write_text(part, encoding="utf-8")
     body = r"\clearpage".join(rf"\input{{part{number}}}" for number in range(len(parts)))
-    (folder / "document.tex").write_text(rf"\documentclass{{{document}}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}")
+    (folder / "document.tex").write_text(
+        rf"\documentclass{{{document}}}\usepackage{{booktabs,graphicx}}\begin{{document}}{body}\end{{document}}"
+    )
     command_ = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "document.tex"]
     done = subprocess.run(command_, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -48,12 +52,17 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
     numbers, resamples = frame.tidy(runs), Resamples(50)
     parts = []
     for name in ("digits_clt_glt", "digits_overall", "digits_ablation", "digits_alt", "controls"):
-        filled = tables.build(load_layout(available()[name]), runs, *numbers, resamples)
-        parts += [text.latex(filled), text.latex(filled, stacked=True), compare.gains(filled), compare.summary(filled)]
+        filled = cells.build(load_layout(available()[name]), runs, *numbers, resamples)
+        parts += [
+            text.latex(filled),
+            text.latex(filled, stacked=True),
+            comparison.gains(filled),
+            comparison.summary(filled),
+        ]
     write_run(tmp_path / "runs", data="imagenet_glt", cbl=HALF)
     write_run(tmp_path / "runs", data="imagenet_glt", seed=1, cbl=MOST)
     write_run(tmp_path / "runs", "plain_ifl", data="imagenet_glt", cbl=LABEL)
-    paper = compare.beside(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
+    paper = comparison.beside(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
     assert paper and r"{\tiny$\pm$21.21}" in text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1]))
     log = compiled(tmp_path, *filter(None, parts), paper, text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1])))
     assert "Overfull" not in log and "Undefined" not in log
@@ -98,15 +107,20 @@ def test_markdown_and_terminal_take_hostile_names(tmp_path: Path) -> None:
 def test_pairs_stand_as_in_the_paper() -> None:
     """Table 1 has two protocols of four subsets, each with accuracy | precision, side by side; groups stand upright at the left."""
     layout = load_layout(available()["imagenet_clt_glt"])
-    clt, glt = shown.blocks(layout)
+    clt, glt = presentation.blocks(layout)
     assert clt.title == "Class-wise long tail (CLT)" and clt.metrics == ("Accuracy", "Precision") == glt.metrics
     assert clt.subsets == ("Many_C", "Med_C", "Few_C", "Overall") and clt.units == [(0, 4), (1, 5), (2, 6), (3, 7)]
     assert glt.units == [(8, 12), (9, 13), (10, 14), (11, 15)]
     runs, _ = load_runs(GOLDEN / "runs")
-    lines = text.latex(tables.build(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
-    assert any(r"\multicolumn{8}{c}{Class-wise long tail (CLT)} & \multicolumn{8}{c}{Generalized long tail (GLT)}" in line for line in lines)
+    lines = text.latex(cells.build(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
+    assert any(
+        r"\multicolumn{8}{c}{Class-wise long tail (CLT)} & \multicolumn{8}{c}{Generalized long tail (GLT)}" in line
+        for line in lines
+    )
     assert any(r"Method & \multicolumn{2}{c}{Many$_C$} & \multicolumn{2}{c}{Med$_C$}" in line for line in lines)
-    assert sum("rotatebox" in line for line in lines) == 3 and any("rotatebox" in line and "BBN" in line for line in lines), "in the middle of 13 rows"
+    assert sum("rotatebox" in line for line in lines) == 3 and any(
+        "rotatebox" in line and "BBN" in line for line in lines
+    ), "in the middle of 13 rows"
 
 
 def test_best_and_second_are_of_a_group(tmp_path: Path) -> None:
@@ -115,9 +129,14 @@ def test_best_and_second_are_of_a_group(tmp_path: Path) -> None:
     for i, right in enumerate((5, 7, 7, 6, 3, 2)):
         prediction = np.where(np.arange(10) < right, LABEL, 9)
         write_run(tmp_path, f"r{i}", cbl=prediction)
-    assert [line[0] for line in shown.ranks(table(tmp_path, seeds=[0], rows=rows))] == [0, 1, 1, 2, 1, 0]
+    assert [line[0] for line in presentation.ranks(table(tmp_path, seeds=[0], rows=rows))] == [0, 1, 1, 2, 1, 0]
     made = text.latex(table(tmp_path, seeds=[0], rows=rows))
-    assert r"\textbf{70.00}" in made and r"\underline{60.00}" in made and r"\textbf{30.00}" in made and "underline{20.00}" not in made
+    assert (
+        r"\textbf{70.00}" in made
+        and r"\underline{60.00}" in made
+        and r"\textbf{30.00}" in made
+        and "underline{20.00}" not in made
+    )
 
 
 def test_lower_is_better_of_an_error(tmp_path: Path) -> None:
@@ -127,7 +146,7 @@ def test_lower_is_better_of_an_error(tmp_path: Path) -> None:
     write_run(tmp_path, "plain_ifl", cbl=MOST)  # all confidences are 1, so the error is 1 - accuracy
     made = table(tmp_path, seeds=[0], columns=columns)
     assert [line[0].mean for line in made.cells] == [pytest.approx(0.5), pytest.approx(0.2)]
-    assert shown.ranks(made) == [[0], [1]] and "ECE" in text.latex(made)
+    assert presentation.ranks(made) == [[0], [1]] and "ECE" in text.latex(made)
 
 
 @pytest.mark.parametrize(("subset", "metric"), [("few", "worst"), ("overall_a", "accuracy")])
@@ -142,8 +161,14 @@ def test_marks_of_the_twin_and_their_legend(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "plain", cbl=np.full(10, 9))
     write_run(tmp_path / "a", "plain_ifl", cbl=LABEL)
     up = table(tmp_path / "a", seeds=[0])
-    assert "100.00↑" in text.terminal(up) and r"100.00}\ensuremath{\scriptstyle\uparrow}" in text.latex(up) and "**100.00**↑" in text.markdown(up)
-    assert "p < 0.05 (McNemar's exact test or paired bootstrap, not corrected for the number of cells)" in " ".join(text.terminal(up).split())
+    assert (
+        "100.00↑" in text.terminal(up)
+        and r"100.00}\ensuremath{\scriptstyle\uparrow}" in text.latex(up)
+        and "**100.00**↑" in text.markdown(up)
+    )
+    assert "p < 0.05 (McNemar's exact test or paired bootstrap, not corrected for the number of cells)" in " ".join(
+        text.terminal(up).split()
+    )
     write_run(tmp_path / "b", "plain", cbl=LABEL)
     write_run(tmp_path / "b", "plain_ifl", cbl=np.full(10, 9))
     assert "0.00↓" in text.terminal(table(tmp_path / "b", seeds=[0]))
@@ -186,7 +211,10 @@ def test_problems_are_listed_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs" / "other").mkdir()
     main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "table=digits_overall"])
     said = (tmp_path / "out" / "problems.txt").read_text(encoding="utf-8").splitlines()
-    assert any(line.startswith("digits_overall: Baseline + IFL: glt_ifl-") and "is left out: it is unfinished" in line for line in said)
+    assert any(
+        line.startswith("digits_overall: Baseline + IFL: glt_ifl-") and "is left out: it is unfinished" in line
+        for line in said
+    )
     assert "other is left out: recipe.yaml is missing" in said and sum("no run (recipe=" in line for line in said) == 41
     cells = (tmp_path / "out" / "digits_overall.csv").read_text(encoding="utf-8").splitlines()
     assert ",unfinished," in next(line for line in cells if ",glt_ifl,paper,digits_glt,glt,clt," in line)
@@ -211,8 +239,14 @@ def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
     write_run(tmp_path, "r1")
     made = table(tmp_path, seeds=[0], rows=rows)
     assert "no run on data=digits_glt train=glt of 3 of 5 rows: R2, R3, R4" in made.brief
-    (left,) = [note for note in made.brief if note.startswith("left out, its preset is corrected, the table's is paper: ")]
-    assert left.endswith(" and 3 more") and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief and len(made.brief) == 3
+    (left,) = [
+        note for note in made.brief if note.startswith("left out, its preset is corrected, the table's is paper: ")
+    ]
+    assert (
+        left.endswith(" and 3 more")
+        and "R0: no run of seed 0 (data=digits_glt train=glt)" in made.brief
+        and len(made.brief) == 3
+    )
 
 
 def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> None:
@@ -221,7 +255,9 @@ def test_runs_of_a_budget_without_a_row_are_one_brief_note(tmp_path: Path) -> No
     for seed in range(5):
         write_run(tmp_path, seed=seed, budget="matched", hash_="99999999")
     made = table(tmp_path, seeds=[0])
-    assert sum("is in no row" in note for note in made.notes) == 5 and not any("is in no row" in note for note in made.brief)
+    assert sum("is in no row" in note for note in made.notes) == 5 and not any(
+        "is in no row" in note for note in made.brief
+    )
     assert "5 runs of these recipes have budget matched, for which this table has no row of theirs" in made.brief
 
 
@@ -235,8 +271,15 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
     made = table(tmp_path, seeds=[0])
     for line in made.cells:
         for column, cell in zip(made.layout.columns, line):
-            assert cell.marked == any("differ in their test samples" in note for note in cell.notes) == (column.split == "test_gbl")
-    assert "rows do not compare, they differ in their test samples on digits_glt test_gbl (10 samples: Plain; 9 samples: Plain + IFL)" in made.notes
+            assert (
+                cell.marked
+                == any("differ in their test samples" in note for note in cell.notes)
+                == (column.split == "test_gbl")
+            )
+    assert (
+        "rows do not compare, they differ in their test samples on digits_glt test_gbl (10 samples: Plain; 9 samples: Plain + IFL)"
+        in made.notes
+    )
 
 
 # --- explain ---------------------------------------------------------------------------------------
@@ -245,9 +288,13 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
 def test_explain_says_what_stands_behind_a_cell() -> None:
     """Runs, seeds, commits, counts, interval, test and the paper's number, checked against the stored predictions."""
     runs, _ = load_runs(GOLDEN / "runs")
-    filled = tables.build(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
+    filled = cells.build(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
     place = explain.find(filled.layout, "glt_ifl", "glt.few.accuracy")
-    assert place == explain.find(filled.layout, "Baseline + IFL", "11") == explain.find(filled.layout, "9", "glt.few.accuracy")
+    assert (
+        place
+        == explain.find(filled.layout, "Baseline + IFL", "11")
+        == explain.find(filled.layout, "9", "glt.few.accuracy")
+    )
     fact = explain.behind(filled, *place)
     (run,) = [run for run in runs if (run.recipe, run.train) == ("glt_ifl", "glt")]
     arrays = run.predictions("last", "test_gbl")
@@ -255,8 +302,15 @@ def test_explain_says_what_stands_behind_a_cell() -> None:
     (behind,) = fact["runs"]
     assert (behind["name"], behind["seed"], behind["commit"]) == (run.name, 0, run.commit)
     assert (behind["samples"], behind["right"]) == (few.sum(), (arrays["label"] == arrays["prediction"])[few].sum())
-    assert fact["mean"] == behind["right"] / behind["samples"] and fact["interval"][0] < fact["mean"] < fact["interval"][1]
-    assert fact["paper"]["data"] == "imagenet_glt" and fact["paper"]["difference"] is None and fact["twin"]["label"] == "Baseline" and fact["twin"]["gained"] > fact["twin"]["lost"]
+    assert (
+        fact["mean"] == behind["right"] / behind["samples"] and fact["interval"][0] < fact["mean"] < fact["interval"][1]
+    )
+    assert (
+        fact["paper"]["data"] == "imagenet_glt"
+        and fact["paper"]["difference"] is None
+        and fact["twin"]["label"] == "Baseline"
+        and fact["twin"]["gained"] > fact["twin"]["lost"]
+    )
     assert json.loads(json.dumps(fact)) == fact, "plain data"
 
 
@@ -264,10 +318,19 @@ def test_explain_on_the_command_line(tmp_path: Path) -> None:
     """The command prints the cell; a cell without number says why."""
     write_run(tmp_path, "glt_ifl", cbl=MOST)
     write_run(tmp_path, "glt_baseline", cbl=HALF)
-    shown_ = command("explain", f"runs={tmp_path}", "table=digits_clt_glt", "row=Baseline + IFL", "column=clt.overall.accuracy")
+    shown_ = command(
+        "explain", f"runs={tmp_path}", "table=digits_clt_glt", "row=Baseline + IFL", "column=clt.overall.accuracy"
+    )
     assert shown_.returncode == 0, shown_.stderr
-    assert "value   80.00, 95 % interval" in shown_.stdout and "8 of 10 samples right" in shown_.stdout and "commit c0ffee" in shown_.stdout
-    assert "twin    +30.00 against Baseline" in shown_.stdout and "right here alone 3, right there alone 0" in shown_.stdout
+    assert (
+        "value   80.00, 95 % interval" in shown_.stdout
+        and "8 of 10 samples right" in shown_.stdout
+        and "commit c0ffee" in shown_.stdout
+    )
+    assert (
+        "twin    +30.00 against Baseline" in shown_.stdout
+        and "right here alone 3, right there alone 0" in shown_.stdout
+    )
 
 
 def test_explain_an_empty_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,10 +372,14 @@ def test_counts_by_class_have_names_and_groups(tmp_path: Path) -> None:
     path = write_run(tmp_path, cbl=HALF)
     meta = json.loads((path / "meta.json").read_text())
     names = ["a,b", "數", "$c$", "d"]
-    (path / "meta.json").write_text(json.dumps({**meta, "class_names": names, "class_groups": [0, 0, 1, 2], "class_counts": [9, 5, 3, 1]}))
+    (path / "meta.json").write_text(
+        json.dumps({**meta, "class_names": names, "class_groups": [0, 0, 1, 2], "class_counts": [9, 5, 3, 1]})
+    )
     counts = frame.by_class(load_runs(tmp_path)[0])
     clt = counts[(counts.protocol == "clt") & (counts.attribute == "many_a")]
-    assert list(clt["name"]) == names and list(clt["group"]) == [0, 0, 1, 2] and list(clt["train_images"]) == [9, 5, 3, 1]
+    assert (
+        list(clt["name"]) == names and list(clt["group"]) == [0, 0, 1, 2] and list(clt["train_images"]) == [9, 5, 3, 1]
+    )
     assert (list(clt["true"]), list(clt["predicted"]), list(clt["right"])) == ([2, 1, 1, 1], [3, 1, 1, 0], [2, 1, 1, 0])
     assert len(counts) == 2 * 2 * 4 and tuple(counts.columns) == frame.CLASS_COLUMNS
 
@@ -321,7 +388,9 @@ def test_class_lists_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     """Names that are not one for each class cost the names, not the run."""
     path = write_run(tmp_path)
     meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps({**meta, "class_names": ["a"], "class_groups": "x", "class_counts": [1]}))
+    (path / "meta.json").write_text(
+        json.dumps({**meta, "class_names": ["a"], "class_groups": "x", "class_counts": [1]})
+    )
     (run,) = load_runs(tmp_path)[0]
     assert run.classes == () and set(frame.by_class([run])["name"]) == {"0", "1", "2", "3"}
 
@@ -329,10 +398,20 @@ def test_class_lists_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
 def test_columns_may_be_of_any_measure(tmp_path: Path) -> None:
     """A layout may ask for F1, harmonic mean, worst group and calibration error beside the paper's two: no new run is needed."""
     write_run(tmp_path, cbl=HALF)
-    metrics = [("overall", "f1"), ("overall", "harmonic"), ("overall_a", "worst"), ("few_a", "accuracy"), ("many", "ece")]
+    metrics = [
+        ("overall", "f1"),
+        ("overall", "harmonic"),
+        ("overall_a", "worst"),
+        ("few_a", "accuracy"),
+        ("many", "ece"),
+    ]
     columns = [{**COLUMNS_[0], "subset": subset, "metric": metric} for subset, metric in metrics]
     cells = table(tmp_path, seeds=[0], columns=columns).cells[0]
     # Accuracies: overall 1/2; groups 4/6, 1/2, 0; attributes 4/5, 1/5. Precision: (3/6 + 1/3 + 1 + 0) / 4 = 11/24.
-    assert cells[0].mean == pytest.approx(2 * 0.5 * 11 / 24 / (0.5 + 11 / 24)) and cells[1].mean == 0.0 and cells[2].mean == pytest.approx(0.2)
+    assert (
+        cells[0].mean == pytest.approx(2 * 0.5 * 11 / 24 / (0.5 + 11 / 24))
+        and cells[1].mean == 0.0
+        and cells[2].mean == pytest.approx(0.2)
+    )
     assert cells[3].state == "empty" and cells[4].mean == pytest.approx(1 - 4 / 6)
-    assert shape.claims(table(tmp_path, seeds=[0], columns=columns)) == []
+    assert agreement.claims(table(tmp_path, seeds=[0], columns=columns)) == []

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ranks import RankFailure, my_rank, started
 from torch import nn
 
-from ranks import RankFailure, my_rank, started
 from recipes.resolve import resolve
 from recipes.schema import Ifl, Model, Recipe, Schedule
-from sharding.decoders import ORDER, available
+from sharding.images.decoders import ORDER, available
 
 STEPS = 5
 
@@ -44,7 +44,12 @@ class _Plain(nn.Module):
 
     def __init__(self, nan_rank: int = -1, nan_at: int = -1, nan_in: str = "output") -> None:
         super().__init__()
-        self.feature_dim, self.forwards, self.nan_in, self.nan_at = 12, 0, nan_in, nan_at if nan_rank == my_rank() else -1
+        self.feature_dim, self.forwards, self.nan_in, self.nan_at = (
+            12,
+            0,
+            nan_in,
+            nan_at if nan_rank == my_rank() else -1,
+        )
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,12 +66,14 @@ def _offer(name: str, **options: Any) -> None:
     sys.modules[module.__name__] = module
 
 
-def trained(recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None) -> dict[str, Any]:
+def trained(
+    recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None
+) -> dict[str, Any]:
     """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what of it gets one
     bit flipped (parameters, centers or weights), and the step after which."""
     from ifl import setup
     from ifl import train as loop
-    from ifl.state import RankMismatch
+    from ifl.distributed.consistency import RankMismatch
 
     _offer("plain", **(nan or {}))
     kept: dict[str, Any] = {}
@@ -103,17 +110,22 @@ def trained(recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: t
         finished, error = False, str(stopped)
     finally:
         setup.Engine, loop.State, loop.Centers = real
-    return {"finished": finished, "error": error, "network": {key: value.numpy().copy() for key, value in kept["engine"].network.state_dict().items()}}
+    return {
+        "finished": finished,
+        "error": error,
+        "network": {key: value.numpy().copy() for key, value in kept["engine"].network.state_dict().items()},
+    }
 
 
 def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     """In a rank: the same training as a loop of a few lines in plain torch, with nothing of the suite's but the plan,
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
-    from ifl.centers import Centers
+    from ifl.invariance.centers import Centers
     from ifl.method import Output, Task, load_method
-    from ifl.network import Network, build_backbone
-    from sharding.dataset import open_dataset
-    from sharding.plan import Draws, plan_epoch
+    from ifl.network.network import Network, build_backbone
+    from sharding.open import open_dataset
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import Draws
     from sharding.reader import MicroBatches
 
     _offer("plain")
@@ -128,11 +140,29 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     running = {id(n): (n.running_mean.double().clone(), n.running_var.double().clone()) for n in norms}
     for n in norms:
         n.momentum = 1.0  # after a forward pass the buffers hold the group's own statistics
-    sgd = torch.optim.SGD(network.parameters(), lr=r.optim.lr, momentum=r.optim.momentum, weight_decay=r.optim.weight_decay)
+    sgd = torch.optim.SGD(
+        network.parameters(), lr=r.optim.lr, momentum=r.optim.momentum, weight_decay=r.optim.weight_decay
+    )
     centers = Centers(10, backbone.feature_dim, "l2", r.ifl.center_lr, r.seed) if r.ifl else None
-    plan = plan_epoch([None] * r.streams, len(labels), batch=size, group=r.batch.bn, draws_per_epoch=r.batch.draws_per_epoch, replacement=r.batch.replacement, seed=r.seed, epoch=0)
+    plan = plan_epoch(
+        [None] * r.streams,
+        len(labels),
+        batch=size,
+        group=r.batch.bn,
+        draws_per_epoch=r.batch.draws_per_epoch,
+        replacement=r.batch.replacement,
+        seed=r.seed,
+        epoch=0,
+    )
     assert plan.steps == STEPS
-    images = MicroBatches(split, train=True, image_size=32, crop_scale=r.augment.crop_scale, hflip=r.augment.hflip, randaug=r.augment.randaug)
+    images = MicroBatches(
+        split,
+        train=True,
+        image_size=32,
+        crop_scale=r.augment.crop_scale,
+        hflip=r.augment.hflip,
+        randaug=r.augment.randaug,
+    )
     losses = []
     for step in range(STEPS):
         sgd.zero_grad()
@@ -153,19 +183,32 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
         sgd.step()
         if centers:
             centers.move(centers.class_sums(torch.cat(features), torch.cat(seen), size)[0], size)
-        running = {key: tuple(0.9 * old + 0.1 * sum(g[i] for g in groups) / len(groups) for i, old in enumerate(running[key])) for key, groups in noted.items()}
+        running = {
+            key: tuple(0.9 * old + 0.1 * sum(g[i] for g in groups) / len(groups) for i, old in enumerate(running[key]))
+            for key, groups in noted.items()
+        }
         losses.append(loss_of_step / size)
-    return {"parameters": {name: p.detach().numpy() for name, p in network.named_parameters()}, "centers": centers.centers_KD.numpy() if centers else None, "losses": losses,
-            "running": {f"{name}.{part}": running[id(m)][i].numpy() for name, m in network.named_modules() if id(m) in running for i, part in enumerate(("running_mean", "running_var"))}}
+    return {
+        "parameters": {name: p.detach().numpy() for name, p in network.named_parameters()},
+        "centers": centers.centers_KD.numpy() if centers else None,
+        "losses": losses,
+        "running": {
+            f"{name}.{part}": running[id(m)][i].numpy()
+            for name, m in network.named_modules()
+            if id(m) in running
+            for i, part in enumerate(("running_mean", "running_var"))
+        },
+    }
 
 
 def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]:
     """In a rank: flip one bit of the newest checkpoint's file `damaged` (rank 0 does), then load: the step loaded."""
-    from ifl import checkpoint
-    from ifl.comm import Comm
+    from ifl.distributed.comm import Comm
     from ifl.engine import Engine
     from ifl.method import Task, load_method
-    from ifl.network import Network, RunningStatistics, build_backbone
+    from ifl.network.bn_statistics import RunningStatistics
+    from ifl.network.network import Network, build_backbone
+    from ifl.saving import checkpoint
 
     _offer("plain")
     r, comm, ckpt = Recipe.model_validate_json(recipe), Comm(), Path(folder) / "ckpt"
@@ -177,7 +220,12 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
         path.write_bytes(data)
     comm.gather_objects(None)
     backbone = build_backbone(r.model.name)
-    network = Network(backbone, load_method("ce", Task(np.ones(10, dtype=np.int64), backbone.feature_dim, 1)).head(), r.data.mean, r.data.std)
+    network = Network(
+        backbone,
+        load_method("ce", Task(np.ones(10, dtype=np.int64), backbone.feature_dim, 1)).head(),
+        r.data.mean,
+        r.data.std,
+    )
     engine = Engine(network, r.optim, r.batch.size, 1, 1, torch.device("cpu"))
     RunningStatistics(network)
     state = checkpoint.load_newest(ckpt, engine, comm, history=True)
@@ -193,9 +241,22 @@ BN_BATCH = ("batch.size=64", "batch.bn=16")
 IFL = ("ifl.environments=1", "ifl.milestones=[0]", "ifl.alpha=[0.02]")
 
 
-def _recipe(root: Path, name: str, *words: str, epochs: int = 1, model: str | None = None, draws: float | None = None) -> Recipe:
+def _recipe(
+    root: Path, name: str, *words: str, epochs: int = 1, model: str | None = None, draws: float | None = None
+) -> Recipe:
     """A recipe of five steps an epoch on the tiny data set."""
-    recipe = resolve([f"recipe={name}", "data=digits_glt", f"data.root={root}", "optim.momentum=0.9", f"schedule.epochs={epochs}", "log.every=1", "log.save_every_steps=2", *words])
+    recipe = resolve(
+        [
+            f"recipe={name}",
+            "data=digits_glt",
+            f"data.root={root}",
+            "optim.momentum=0.9",
+            f"schedule.epochs={epochs}",
+            "log.every=1",
+            "log.save_every_steps=2",
+            *words,
+        ]
+    )
     if model:
         recipe = recipe.model_copy(update={"model": Model(name=model)})
     samples = 209
@@ -220,7 +281,11 @@ def _final(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _losses(folder: Path) -> list[float]:
-    return [line["method_loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "train"]
+    return [
+        line["method_loss"]
+        for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "train"
+    ]
 
 
 def _close(one: dict[str, np.ndarray], two: dict[str, np.ndarray], rtol: float, atol: float) -> None:
@@ -261,8 +326,14 @@ def test_a_nodes_cache_changes_no_bit(tiny_root: Path, tmp_path: Path) -> None:
         recipe = _recipe(tiny_root, "glt_ifl", *words, *more, epochs=2)
         assert all(answer["finished"] for answer in _run(2, recipe, tmp_path / name))
         finals.append(_final(tmp_path / name))
-    assert all(finals[0].keys() == other.keys() and all(finals[0][key].tobytes() == value.tobytes() for key, value in other.items()) for other in finals[1:])
-    assert len(list((tmp_path / "cache").glob("pixels-*/"))) == 1 + 4, "the training pictures, and the crops of val and three tests"
+    assert all(
+        finals[0].keys() == other.keys()
+        and all(finals[0][key].tobytes() == value.tobytes() for key, value in other.items())
+        for other in finals[1:]
+    )
+    assert len(list((tmp_path / "cache").glob("pixels-*/"))) == 1 + 4, (
+        "the training pictures, and the crops of val and three tests"
+    )
 
 
 def test_a_run_keeps_the_decoder_that_it_began_with(tiny_root: Path, tmp_path: Path) -> None:
@@ -273,8 +344,16 @@ def test_a_run_keeps_the_decoder_that_it_began_with(tiny_root: Path, tmp_path: P
     meta = json.loads((tmp_path / "meta.json").read_text())
     assert meta["decoder"] == available()[0] != "pillow"
     assert _recipe(tiny_root, "glt_ifl", *BN_BATCH, *IFL, "data.decoder=pillow").hash8 != recipe.hash8
-    missing = [(name, f"began with the decoder {name}, and keeps it, and ranks 0, 1 of 2 lack it; all ranks have") for name in ORDER if name not in available()]
-    for stored, complaint in (("pillow 13.0.0 libjpeg 6.2", "was begun by older code"), ("pillow", "was trained with decoder"), *missing[:1]):
+    missing = [
+        (name, f"began with the decoder {name}, and keeps it, and ranks 0, 1 of 2 lack it; all ranks have")
+        for name in ORDER
+        if name not in available()
+    ]
+    for stored, complaint in (
+        ("pillow 13.0.0 libjpeg 6.2", "was begun by older code"),
+        ("pillow", "was trained with decoder"),
+        *missing[:1],
+    ):
         (tmp_path / "meta.json").write_text(json.dumps({**meta, "decoder": stored}))
         with pytest.raises(RankFailure, match=complaint):
             _run(2, recipe, tmp_path)
@@ -323,8 +402,16 @@ def test_damage_to_any_ranks_file_moves_all_ranks_to_the_same_older_checkpoint(t
     both fall back together."""
     recipe = _recipe(tiny_root, "glt_ifl", *IFL, "batch.size=32", "batch.bn=0", "optim.zero=1", model="plain")
     assert all(answer["finished"] for answer in _run(2, recipe, tmp_path))
-    for damaged in ("zero_pp_rank_0_*optim_states.pt", "zero_pp_rank_1_*optim_states.pt", "mp_rank_00_model_states.pt", "suite.pt", "MANIFEST.json"):
-        for newest, older, loaded in started(2).run(newest_of_damaged, recipe.model_dump_json(), str(tmp_path), damaged):
+    for damaged in (
+        "zero_pp_rank_0_*optim_states.pt",
+        "zero_pp_rank_1_*optim_states.pt",
+        "mp_rank_00_model_states.pt",
+        "suite.pt",
+        "MANIFEST.json",
+    ):
+        for newest, older, loaded in started(2).run(
+            newest_of_damaged, recipe.model_dump_json(), str(tmp_path), damaged
+        ):
             assert newest == STEPS and older == 4
             assert loaded == older, damaged
 
@@ -335,7 +422,11 @@ def test_bf16_with_zero_1_trains_and_ranks_stay_equal(tiny_root: Path, tmp_path:
     recipe = _recipe(tiny_root, "glt_ifl", *words, "optim.precision=bf16", "optim.zero=1")
     answers = _run(2, recipe, tmp_path / "bf16")
     for key, value in answers[0]["network"].items():
-        assert value.dtype == np.float32 and np.isfinite(value).all() and answers[1]["network"][key].tobytes() == value.tobytes(), key
+        assert (
+            value.dtype == np.float32
+            and np.isfinite(value).all()
+            and answers[1]["network"][key].tobytes() == value.tobytes()
+        ), key
     _run(2, _recipe(tiny_root, "glt_ifl", *words), tmp_path / "fp32")
     np.testing.assert_allclose(_losses(tmp_path / "bf16"), _losses(tmp_path / "fp32"), rtol=0.05)
     assert _losses(tmp_path / "bf16") != _losses(tmp_path / "fp32")
@@ -344,14 +435,20 @@ def test_bf16_with_zero_1_trains_and_ranks_stay_equal(tiny_root: Path, tmp_path:
 @pytest.mark.parametrize("zero", [0, 1])
 @pytest.mark.parametrize("what", ["input", "output"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp_path: Path, rank: int, what: str, zero: int) -> None:
+def test_not_a_number_on_one_rank_stops_all_with_a_sentence(
+    tiny_root: Path, tmp_path: Path, rank: int, what: str, zero: int
+) -> None:
     """A NaN in one rank's input, or in its features and loss, in step 3 stops both in step 3, naming the place; no rank's parameters have
     moved by it and no line or checkpoint of that step exists."""
     recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", f"optim.zero={zero}", *IFL, model="plain")
     answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": 4, "nan_in": what})
     for answer in answers:
         assert not answer["finished"]
-        assert answer["error"].startswith("epoch 0, step 3: ") and "not finite" in answer["error"] and "optim.lr=0.1" in answer["error"]
+        assert (
+            answer["error"].startswith("epoch 0, step 3: ")
+            and "not finite" in answer["error"]
+            and "optim.lr=0.1" in answer["error"]
+        )
         assert all(np.isfinite(value).all() for value in answer["network"].values())
         for key, value in answers[0]["network"].items():
             assert answer["network"][key].tobytes() == value.tobytes()
@@ -362,19 +459,38 @@ def test_not_a_number_on_one_rank_stops_all_with_a_sentence(tiny_root: Path, tmp
 
 @pytest.mark.parametrize("zero", [0, 1])
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("nan_at", "every", "where"), [(4, 2, "step 4"), (2, 1000, "step 2"), (5, 1000, "step 5")],
-                         ids=["before a save", "before a step", "before an evaluation"])
-def test_a_gradient_that_is_not_finite_is_never_kept(tiny_root: Path, tmp_path: Path, nan_at: int, every: int, where: str, rank: int, zero: int) -> None:
+@pytest.mark.parametrize(
+    ("nan_at", "every", "where"),
+    [(4, 2, "step 4"), (2, 1000, "step 2"), (5, 1000, "step 5")],
+    ids=["before a save", "before a step", "before an evaluation"],
+)
+def test_a_gradient_that_is_not_finite_is_never_kept(
+    tiny_root: Path, tmp_path: Path, nan_at: int, every: int, where: str, rank: int, zero: int
+) -> None:
     """The loss of every rank is finite, the gradients of one are not: both ranks stop with the same sentence before the next save, step or
     evaluation, whichever comes first; what is on disk, and nothing else, is what was there before."""
     if zero and where == "step 2":
         where = "step 5"  # ZeRO leaves the step out, so the next ones are sound, and the evaluation is the next to ask
-    recipe = _recipe(tiny_root, "glt_ifl", "batch.size=32", "batch.bn=0", f"optim.zero={zero}", *IFL, f"log.save_every_steps={every}", model="plain")
+    recipe = _recipe(
+        tiny_root,
+        "glt_ifl",
+        "batch.size=32",
+        "batch.bn=0",
+        f"optim.zero={zero}",
+        *IFL,
+        f"log.save_every_steps={every}",
+        model="plain",
+    )
     answers = _run(2, recipe, tmp_path, nan={"nan_rank": rank, "nan_at": nan_at, "nan_in": "gradient"})
     assert answers[0]["error"] == answers[1]["error"]
     assert answers[0]["error"].startswith(f"epoch 0, {where}: gradients overflowed in a step since the last checkpoint")
-    assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == [f"step-{step:09d}" for step in range(0, nan_at, every)][-2:]
-    assert not (tmp_path / "preds").exists() and not any(line["kind"] == "eval" for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert (
+        sorted(path.name for path in (tmp_path / "ckpt").iterdir())
+        == [f"step-{step:09d}" for step in range(0, nan_at, every)][-2:]
+    )
+    assert not (tmp_path / "preds").exists() and not any(
+        line["kind"] == "eval" for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    )
     held = [torch.load(path, weights_only=False) for path in (tmp_path / "ckpt").rglob("*.pt")]
     tensors = _tensors(held)
     assert len(tensors) >= 7 and all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point())
@@ -388,23 +504,45 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     return [tensor for item in inner for tensor in _tensors(item)]
 
 
-@pytest.mark.parametrize(("what", "after", "found"), [("parameters", 2, 4), ("centers", 3, 4), ("weights", STEPS + 2, 8)])
-def test_a_flipped_bit_on_one_rank_is_found_within_the_digests_steps(tiny_root: Path, tmp_path: Path, what: str, after: int, found: int) -> None:
+@pytest.mark.parametrize(
+    ("what", "after", "found"), [("parameters", 2, 4), ("centers", 3, 4), ("weights", STEPS + 2, 8)]
+)
+def test_a_flipped_bit_on_one_rank_is_found_within_the_digests_steps(
+    tiny_root: Path, tmp_path: Path, what: str, after: int, found: int
+) -> None:
     """One bit of one rank's parameters, centers or environment weights: with `log.digest_every=4` all four ranks stop at the next multiple of
     4 and name that rank; of two ranks nobody can say which is right, and the sentence says that."""
-    words = ("batch.size=32", "batch.bn=0", "ifl.environments=2", "ifl.milestones=[0]", "ifl.alpha=[0.02]", "log.digest_every=4")
+    words = (
+        "batch.size=32",
+        "batch.bn=0",
+        "ifl.environments=2",
+        "ifl.milestones=[0]",
+        "ifl.alpha=[0.02]",
+        "log.digest_every=4",
+    )
     recipe = _recipe(tiny_root, "glt_ifl", *words, model="plain", epochs=2)
-    for ranks, sentence in ((4, "rank 2 differs from the others of 4"), (2, "the 2 ranks differ, and no value is that of most of them")):
+    for ranks, sentence in (
+        (4, "rank 2 differs from the others of 4"),
+        (2, "the 2 ranks differ, and no value is that of most of them"),
+    ):
         odd = 2 if ranks == 4 else 1
         answers = _run(ranks, recipe, tmp_path / str(ranks), flip=(odd, what, after))
-        assert [answer["error"] for answer in answers] == [f"parameters, centers and weights after step {found}: {sentence}"] * ranks
+        assert [answer["error"] for answer in answers] == [
+            f"parameters, centers and weights after step {found}: {sentence}"
+        ] * ranks
 
 
 def test_learning_rate_follows_the_papers_cosine() -> None:
     """.1 at epoch 0, .0345 at 60, .0095 at 80, next to 0 at the end of 100 epochs; one value an epoch."""
     from ifl.train import learning_rate
 
-    assert [round(learning_rate(epoch, Schedule(epochs=100), 0.1), 4) for epoch in (0, 50, 60, 80, 99)] == [0.1, 0.05, 0.0345, 0.0095, 0.0]
+    assert [round(learning_rate(epoch, Schedule(epochs=100), 0.1), 4) for epoch in (0, 50, 60, 80, 99)] == [
+        0.1,
+        0.05,
+        0.0345,
+        0.0095,
+        0.0,
+    ]
     rates = [learning_rate(epoch, Schedule(epochs=100), 0.1) for epoch in range(100)]
     assert all(a > b > 0 for a, b in zip(rates, rates[1:], strict=False))
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -423,7 +561,9 @@ def test_learning_rate_falls_in_steps() -> None:
         sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
         steps = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=drops, gamma=gamma)
         for epoch in range(100):
-            assert learning_rate(epoch, Schedule(decay="steps", drops=drops, gamma=gamma), 0.1) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-9), (drops, epoch)
+            assert learning_rate(epoch, Schedule(decay="steps", drops=drops, gamma=gamma), 0.1) == pytest.approx(
+                sgd.param_groups[0]["lr"], rel=1e-9
+            ), (drops, epoch)
             sgd.step()
             steps.step()
 
@@ -434,7 +574,16 @@ def test_alpha_follows_the_milestones() -> None:
 
     ifl = resolve(["recipe=glt_ifl"]).ifl
     assert ifl.milestones == [60, 80] and ifl.alpha == [0.001, 0.005]
-    assert [center_weight(epoch, ifl) for epoch in (0, 1, 59, 60, 61, 79, 80, 99)] == [0, 0, 0, 0.001, 0.001, 0.001, 0.005, 0.005]
+    assert [center_weight(epoch, ifl) for epoch in (0, 1, 59, 60, 61, 79, 80, 99)] == [
+        0,
+        0,
+        0,
+        0.001,
+        0.001,
+        0.001,
+        0.005,
+        0.005,
+    ]
     assert center_weight(70, None) == 0
     assert center_weight(0, Ifl(milestones=[0], alpha=[0.3])) == 0.3
 
@@ -442,10 +591,23 @@ def test_alpha_follows_the_milestones() -> None:
 def test_environments_act_from_the_epoch_after_a_milestone(tiny_root: Path, tmp_path: Path) -> None:
     """Weights are rebuilt after the training of each milestone's epoch and at no other; the logged rates are the
     schedules'."""
-    recipe = _recipe(tiny_root, "glt_ifl", *BN_BATCH, "ifl.milestones=[1,2]", "ifl.alpha=[0.02,0.05]", "log.every=1000", epochs=4, draws=0.3)
+    recipe = _recipe(
+        tiny_root,
+        "glt_ifl",
+        *BN_BATCH,
+        "ifl.milestones=[1,2]",
+        "ifl.alpha=[0.02,0.05]",
+        "log.every=1000",
+        epochs=4,
+        draws=0.3,
+    )
     _run(1, recipe, tmp_path)
     assert sorted(path.name for path in (tmp_path / "env").iterdir()) == ["epoch-001.npz", "epoch-002.npz"]
-    lines = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()) if line["kind"] == "train"]
+    lines = [
+        line
+        for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "train"
+    ]
     assert [line["alpha"] for line in lines] == [0.0, 0.02, 0.05, 0.05]
     assert [round(line["lr"], 6) for line in lines] == [0.1, 0.085355, 0.05, 0.014645]
     assert lines[0]["center_loss"] == 0 and lines[1]["center_loss"] > 0

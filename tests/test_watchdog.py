@@ -13,26 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ifl.watchdog import boot_limit_s, patience_s
 from ranks import PROJECT
-from recipes.schema import Log
 from test_resume import Launch, Start, ending, start, undisturbed  # noqa: F401 (fixtures)
+
+from ifl.supervision.watchdog import boot_limit_s, patience_s
+from recipes.schema import Log
 
 LIMIT_S = 5
 SCRIPT = """
 import sys, time
-from ifl.watchdog import Watchdog
+from ifl.supervision.watchdog import Watchdog
 watchdog = Watchdog({limit}, 3, lambda message: {on_stuck})
 {body}
 print("alive")
 """
 
 
-def _script(body: str, on_stuck: str = "print(f'noted: {message}', flush=True)", limit: float = 0.6) -> subprocess.Popen:
+def _script(
+    body: str, on_stuck: str = "print(f'noted: {message}', flush=True)", limit: float = 0.6
+) -> subprocess.Popen:
     """A process under a watchdog: `body`, and `alive` at its end."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT.format(limit=limit, on_stuck=on_stuck, body=body)], cwd=PROJECT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(limit=limit, on_stuck=on_stuck, body=body)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
@@ -47,14 +54,18 @@ def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
 
 def test_slow_progress_is_progress() -> None:
     """Beats without a word, each within the limit, keep a process alive for many times the limit; a start has longer."""
-    process = _script("watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)")
+    process = _script(
+        "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)"
+    )
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "alive\n", "")
 
 
 def test_a_suspended_process_is_not_stuck() -> None:
     """SIGSTOP for three times the limit, then SIGCONT: the pause does not count."""
-    process = _script("watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()")
+    process = _script(
+        "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); watchdog.beat()"
+    )
     assert process.stdout.readline() == "go\n"
     process.send_signal(signal.SIGSTOP)
     time.sleep(2)
@@ -80,7 +91,11 @@ def test_the_watchdog_speaks_before_a_collective_gives_up() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ real runs
 def _events(launch: Launch) -> list[dict[str, Any]]:
-    return [event for event in map(json.loads, (launch.folder / "log" / "events.jsonl").read_text().splitlines()) if event["event"] == "failed"]
+    return [
+        event
+        for event in map(json.loads, (launch.folder / "log" / "events.jsonl").read_text().splitlines())
+        if event["event"] == "failed"
+    ]
 
 
 def _ends_after(launch: Launch, pid: int) -> float:
@@ -92,10 +107,19 @@ def _ends_after(launch: Launch, pid: int) -> float:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()]
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]
 
 
-@pytest.mark.parametrize(("nodes", "victim"), [(2, 1), pytest.param(2, 0, marks=pytest.mark.full), *(pytest.param(4, rank, marks=pytest.mark.full) for rank in range(4))])
+@pytest.mark.parametrize(
+    ("nodes", "victim"),
+    [
+        (2, 1),
+        pytest.param(2, 0, marks=pytest.mark.full),
+        *(pytest.param(4, rank, marks=pytest.mark.full) for rank in range(4)),
+    ],
+)
 def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:  # noqa: F811
     """SIGSTOP to one rank in a step: the command ends within the limit and some seconds, no process is left, and what is
     noted is that the others waited for it; the victim says nothing."""
@@ -106,7 +130,10 @@ def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, v
     assert LIMIT_S - 1 < seconds < LIMIT_S + 15
     noted = _events(launch)
     assert noted and victim not in {event["rank"] for event in noted}
-    assert re.fullmatch(r"Stuck: rank \d made no progress for \d s in epoch \d+, step \d+, waiting for the other ranks", noted[0]["error"]), noted[0]
+    assert re.fullmatch(
+        r"Stuck: rank \d made no progress for \d s in epoch \d+, step \d+, waiting for the other ranks",
+        noted[0]["error"],
+    ), noted[0]
     assert "Thread 0x" in (launch.folder / "log" / f"rank-{noted[0]['rank']}.log").read_text()
 
 
@@ -124,7 +151,9 @@ def test_a_stopped_loader_worker_ends_the_run(start: Start, tmp_path: Path) -> N
     assert time.monotonic() - began < LIMIT_S + 15
     said = {event["rank"]: event["error"] for event in _events(launch)}
     assert 0 in said or 1 in said
-    assert "waiting" not in said.get(0, "") and ("waiting for the other ranks" in said[1] or "onnection closed" in said[1] if 1 in said else True), said
+    assert "waiting" not in said.get(0, "") and (
+        "waiting for the other ranks" in said[1] or "onnection closed" in said[1] if 1 in said else True
+    ), said
 
 
 @pytest.mark.full
@@ -143,7 +172,9 @@ def test_a_suspended_run_goes_on(start: Start, undisturbed: dict[str, Any], tmp_
 
 @pytest.mark.full
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_reduction_left_out_ends_the_run(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int) -> None:  # noqa: F811
+def test_a_reduction_left_out_ends_the_run(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: int
+) -> None:  # noqa: F811
     """One rank leaves out a step's reduction: it says so in that very step, with its place, and the run ends within seconds, long before any
     watchdog; the other rank says the same or that it lost the first."""
     fault = tmp_path / "fault"
@@ -156,4 +187,6 @@ def test_a_reduction_left_out_ends_the_run(start: Start, monkeypatch: pytest.Mon
     assert launch.finish() == 1, launch.text
     assert not fault.exists() and time.monotonic() - began < 20
     said = [event["error"] for event in _events(launch) if event["rank"] == rank]
-    assert len(said) == 1 and re.search(rf"^Desynchronised: rank {rank} reduced with others .*rank {rank} in epoch \d+, step \d+", said[0]), said
+    assert len(said) == 1 and re.search(
+        rf"^Desynchronised: rank {rank} reduced with others .*rank {rank} in epoch \d+, step \d+", said[0]
+    ), said

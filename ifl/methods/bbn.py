@@ -12,7 +12,10 @@ from ifl.method import BaseMethod, Output, Rows
 STREAMS = ("uniform", "class_inverse")
 FORM = "branches"
 ARGS = {
-    "lag": {"paper": 1, "corrected": 0},  # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
+    "lag": {
+        "paper": 1,
+        "corrected": 0,
+    },  # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
 }
 REFUSES = {
     "ifl": "its two branches pair one uniform row with one class_inverse row, and environments instead of the uniform stream would leave rows without a partner",
@@ -31,7 +34,10 @@ class BilateralHead(nn.Module):
         self.linear = nn.Linear(dim, classes, bias=False)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        cb_BK, rb_BK = (F.linear(part, weight) for part, weight in zip(features.chunk(2, dim=1), self.linear.weight.chunk(2, dim=1), strict=True))
+        cb_BK, rb_BK = (
+            F.linear(part, weight)
+            for part, weight in zip(features.chunk(2, dim=1), self.linear.weight.chunk(2, dim=1), strict=True)
+        )
         return cb_BK + rb_BK, cb_BK, rb_BK
 
 

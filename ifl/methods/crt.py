@@ -11,7 +11,10 @@ from ifl.method import BaseMethod, Output, Rows
 STREAMS = ("class_balanced",)
 TRAINS = "head"
 ARGS = {
-    "frozen_bn": {"paper": False, "corrected": True},  # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
+    "frozen_bn": {
+        "paper": False,
+        "corrected": True,
+    },  # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
 }
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ifl.heads import ExpertHeads, expert_losses
 from ifl.method import BaseMethod, Output, Rows
+from ifl.network.heads import ExpertHeads, expert_losses
 
 FORM = "experts"
 ARGS = {

@@ -9,7 +9,10 @@ from ifl.method import BaseMethod, Output, Rows
 
 ARGS = {
     "gamma": 2.0,  # how much less; 0 is cross-entropy
-    "constant_factor": {"paper": True, "corrected": False},  # whether no gradient flows through the factor, as in the reference and unlike in equation 4
+    "constant_factor": {
+        "paper": True,
+        "corrected": False,
+    },  # whether no gradient flows through the factor, as in the reference and unlike in equation 4
 }
 
 
@@ -17,4 +20,6 @@ class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         losses_B = F.cross_entropy(output.logits_BK, rows.labels, reduction="none")
         doubt_B = 1 - (-losses_B).exp()
-        return (doubt_B.detach() if self.task.args["constant_factor"] else doubt_B) ** self.task.args["gamma"] * losses_B
+        return (doubt_B.detach() if self.task.args["constant_factor"] else doubt_B) ** self.task.args[
+            "gamma"
+        ] * losses_B

@@ -11,14 +11,17 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ifl.heads import deferred
 from ifl.method import BaseMethod, Output, Rows
+from ifl.network.heads import deferred
 
 ARGS = {
     "weight": 0.001,  # of the penalty at the start
     "growth": 10.0,  # factor by which the weight grows
     "grows_every": 0.3,  # fraction of the epochs after which it does, again and again
-    "by_environment": {"paper": False, "corrected": True},  # IRMv1 in each environment, or the reference's penalty on all rows together
+    "by_environment": {
+        "paper": False,
+        "corrected": True,
+    },  # IRMv1 in each environment, or the reference's penalty on all rows together
 }
 NEEDS = {
     "environments": "its penalty compares them",
@@ -29,7 +32,9 @@ NEEDS = {
 class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         args = self.task.args
-        weight = args["weight"] * args["growth"] ** (rows.epoch // max(1, deferred(args["grows_every"], self.task.epochs)))
+        weight = args["weight"] * args["growth"] ** (
+            rows.epoch // max(1, deferred(args["grows_every"], self.task.epochs))
+        )
         gradients_BK = scale_gradients(output.logits_BK, rows.labels)
         penalty = by_environment(gradients_BK, rows.streams) if args["by_environment"] else pooled(gradients_BK)
         return F.cross_entropy(output.logits_BK, rows.labels, reduction="none") + weight * penalty
@@ -47,4 +52,6 @@ def pooled(gradients_BK: torch.Tensor) -> torch.Tensor:
 
 def by_environment(gradients_BK: torch.Tensor, streams_B: torch.Tensor) -> torch.Tensor:
     """float scalar: IRMv1's penalty, the mean over the environments."""
-    return torch.stack([gradients_BK[streams_B == stream].sum(dim=1).mean().square() for stream in streams_B.unique()]).mean()
+    return torch.stack(
+        [gradients_BK[streams_B == stream].sum(dim=1).mean().square() for stream in streams_B.unique()]
+    ).mean()

@@ -6,15 +6,18 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ifl.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
 from ifl.method import BaseMethod, Output, Rows, Task
+from ifl.network.heads import CosineHead, deferred, drw_weights, ldam_margins, less_margin, mean_weights
 
 ARGS = {
     "margin": 0.5,  # the rarest class's, in units of the cosine
     "scale": 30.0,  # s, of the cosines in the loss
     "beta": 0.9999,  # of the class weights
     "reweight_from": 0.8,  # fraction of the epochs from which on classes are weighted
-    "scaled_scores": {"paper": False, "corrected": True},  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
+    "scaled_scores": {
+        "paper": False,
+        "corrected": True,
+    },  # whether IFL's p(y|x) is that of s cos, as in the loss, or of the bare cosines, which is nearly flat
 }
 COUNTS = True
 

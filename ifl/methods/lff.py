@@ -15,7 +15,10 @@ from ifl.method import BaseMethod, Output, Rows, Task
 FORM = "twin"
 ARGS = {
     "q": 0.7,  # of the generalised cross-entropy: 0 is cross-entropy, and the larger, the more easy rows count
-    "ema": {"paper": 0.0, "corrected": 0.7},  # share of a sample's earlier losses in those that weigh it; the reference takes the present ones alone
+    "ema": {
+        "paper": 0.0,
+        "corrected": 0.7,
+    },  # share of a sample's earlier losses in those that weigh it; the reference takes the present ones alone
     "by_class": {"paper": False, "corrected": True},  # whether these are divided by the class's largest
 }
 REFUSES = {
@@ -63,7 +66,9 @@ class Method(BaseMethod):
         if self.memory:
             ema = self.task.args["ema"]
             losses_B2 = ema * self.memory["losses_N2"][rows.ids] + (1 - ema) * losses_B2
-            if self.task.args["by_class"]:  # the class's largest up to the step before, for this step's are known after it
+            if self.task.args[
+                "by_class"
+            ]:  # the class's largest up to the step before, for this step's are known after it
                 losses_B2 = losses_B2 / torch.maximum(self.memory["largest_K2"][rows.labels], losses_B2).clamp_min(TINY)
         return (losses_B2[:, 1] / (losses_B2.sum(dim=1) + TINY)).float()
 
@@ -82,4 +87,7 @@ class Method(BaseMethod):
 
 def cross_entropies(output: Output, rows: Rows) -> torch.Tensor:
     """float [B, 2]: the rows' cross-entropy of the debiased and of the biased network."""
-    return torch.stack([F.cross_entropy(logits_BK, rows.labels, reduction="none") for logits_BK in (output.logits_BK, *output.parts)], dim=1)
+    return torch.stack(
+        [F.cross_entropy(logits_BK, rows.labels, reduction="none") for logits_BK in (output.logits_BK, *output.parts)],
+        dim=1,
+    )

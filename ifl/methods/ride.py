@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import torch
 
-from ifl.heads import ExpertHeads, deferred, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
 from ifl.method import BaseMethod, Output, Rows, Task
+from ifl.network.heads import ExpertHeads, deferred, drw_weights, expert_losses, ldam_margins, less_margin, mean_weights
 
 FORM = "experts"
 ARGS = {

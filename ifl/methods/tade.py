@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from ifl.heads import ExpertHeads, expert_losses
 from ifl.method import BaseMethod, Output, Rows, Task
+from ifl.network.heads import ExpertHeads, expert_losses
 
 FORM = "experts"
 ARGS = {
@@ -21,7 +21,9 @@ class Method(BaseMethod):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         log_K = (task.prior_K + TINY).log()
-        self.shifts_EK = torch.stack([torch.zeros_like(log_K), log_K, log_K - task.args["tau"] * (reversed_ranks(task.prior_K) + TINY).log()])
+        self.shifts_EK = torch.stack(
+            [torch.zeros_like(log_K), log_K, log_K - task.args["tau"] * (reversed_ranks(task.prior_K) + TINY).log()]
+        )
 
     def head(self) -> ExpertHeads:
         return ExpertHeads(self.task.feature_dim, len(self.task.class_counts), self.task.args["scale"])

@@ -25,10 +25,12 @@ class TDEHead(nn.Module):
     """float [B, D] -> float [B, K]: in training (tau / H) sum_h x_h/|x_h| . w_h/(|w_h| + gamma); in evaluation each x_h/|x_h| has lost
     alpha times its projection onto the direction of the mean feature's part e_h.
 
-    `running_mean`, float32 [D], is e, 0 at first; it moves like batch normalisation's statistics (ifl/network.py).
+    `running_mean`, float32 [D], is e, 0 at first; it moves like batch normalisation's statistics (ifl/network/network.py).
     """
 
-    def __init__(self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float) -> None:
+    def __init__(
+        self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ValueError(f"method.args.heads={heads} does not divide the feature's {dim} dimensions")

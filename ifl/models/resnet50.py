@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ifl.forms import EXPERTS, Branches, Experts
-from sharding.torchvision_cpu import torchvision
+from ifl.network.branches import EXPERTS, Branches, Experts
+from sharding.images.torchvision_cpu import torchvision
 
 FORMS = ("plain", "experts", "branches")
 
@@ -25,7 +25,14 @@ def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
     stem = (network.conv1, network.bn1, network.relu, network.maxpool)
     if form == "experts":  # layers 3 and 4 at three quarters of their width, as RIDE's
         trunk = nn.Sequential(*stem, network.layer1, network.layer2)
-        return Experts(trunk, [nn.Sequential(*_layer(network, 512, 192, 6, stride=2), *_layer(network, 768, 384, 3, stride=2)) for _ in range(EXPERTS)], 4 * 384)
+        return Experts(
+            trunk,
+            [
+                nn.Sequential(*_layer(network, 512, 192, 6, stride=2), *_layer(network, 768, 384, 3, stride=2))
+                for _ in range(EXPERTS)
+            ],
+            4 * 384,
+        )
     trunk = nn.Sequential(*stem, network.layer1, network.layer2, network.layer3, network.layer4[:-1])
     return Branches(trunk, *(_layer(network, 2048, 512, 1)[0] for _ in range(2)), 4 * 512)
 
@@ -33,9 +40,16 @@ def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
 def _layer(network: torchvision.models.ResNet, c_in: int, planes: int, blocks: int, stride: int = 1) -> list[nn.Module]:
     """Bottlenecks in a row of the network's kind: float [B, c_in, H, W] -> [B, 4 planes, H / stride, W / stride]."""
     bottleneck, c_out = torchvision.models.resnet.Bottleneck, 4 * planes
-    shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)) if (c_in, stride) != (c_out, 1) else None
+    shortcut = (
+        nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        if (c_in, stride) != (c_out, 1)
+        else None
+    )
     kind = {"groups": network.groups, "base_width": network.base_width}
-    layer = [bottleneck(c_in, planes, stride, shortcut, **kind), *(bottleneck(c_out, planes, **kind) for _ in range(blocks - 1))]
+    layer = [
+        bottleneck(c_in, planes, stride, shortcut, **kind),
+        *(bottleneck(c_out, planes, **kind) for _ in range(blocks - 1)),
+    ]
     for module in nn.ModuleList(layer).modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

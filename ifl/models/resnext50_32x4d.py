@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ifl.models.resnet50 import in_form
-from sharding.torchvision_cpu import torchvision
+from sharding.images.torchvision_cpu import torchvision
 
 FORMS = ("plain", "experts", "branches")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ifl.forms import EXPERTS, Branches, Experts
+from ifl.network.branches import EXPERTS, Branches, Experts
 
 FORMS = ("plain", "experts", "branches")
 WIDTHS = (16, 32, 64)

@@ -20,14 +20,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from afar_server import FAULTS, Server
 
-from sharding import afar
-from sharding.dataset import Split, open_dataset
-from sharding.decoders import available
-from sharding.index import load_index
-from sharding.node_cache import Ahead
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.cache import remote_files
+from sharding.cache.prefetcher import Ahead
+from sharding.format.dataset import Split
+from sharding.format.dataset_json import finish_dataset
+from sharding.format.index import load_index
+from sharding.images.decoders import available
+from sharding.open import open_dataset
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import Batch, MicroBatches, Reader
-from sharding.write import finish_dataset
 from tests.bench.loader import data
 
 BATCH, WORKERS = 128, 2
@@ -43,7 +45,16 @@ class Epochs:
         self.fetcher = Ahead(split) if split.afar else None
 
     def __iter__(self):
-        plan = plan_epoch([None], len(self.split), batch=BATCH, group=0, seed=0, epoch=self.number, shards=self.split.index.shard, window=self.window)
+        plan = plan_epoch(
+            [None],
+            len(self.split),
+            batch=BATCH,
+            group=0,
+            seed=0,
+            epoch=self.number,
+            shards=self.split.index.shard,
+            window=self.window,
+        )
         self.number += 1
         draws = rank_draws(plan, micro_batches(BATCH, 0, 0, 1), 0)
         batches = self.reader.read(draws)
@@ -64,8 +75,15 @@ def as_data_set(folder: Path) -> Path:
     if not (root / "short256" / "dataset.json").exists():
         root.mkdir(exist_ok=True)
         (root / "short256").symlink_to(folder / "short256", target_is_directory=True)
-        finish_dataset(root, "short256", class_names=[f"{label:03d}" for label in range(data.CLASSES)], class_groups=[0] * data.CLASSES,
-                       editions={"glt": {"train": "glt/train"}}, statistics={}, options={"builder": "bench"})
+        finish_dataset(
+            root,
+            "short256",
+            class_names=[f"{label:03d}" for label in range(data.CLASSES)],
+            class_groups=[0] * data.CLASSES,
+            editions={"glt": {"train": "glt/train"}},
+            statistics={},
+            options={"builder": "bench"},
+        )
     return root
 
 
@@ -74,7 +92,9 @@ def same(one: Batch, two: Batch) -> bool:
 
 
 def main(words: list[str]) -> None:
-    values = {"data": "out/bench-loader", "mb_s": "8", "rounds": "3", "faults": "300"} | dict(word.split("=", 1) for word in words)
+    values = {"data": "out/bench-loader", "mb_s": "8", "rounds": "3", "faults": "300"} | dict(
+        word.split("=", 1) for word in words
+    )
     folder, rounds, faults = Path(values["data"]).resolve(), int(values["rounds"]), int(values["faults"])
     data.make(folder, 2000)
     root = as_data_set(folder)
@@ -101,12 +121,16 @@ def main(words: list[str]) -> None:
                     rates.setdefault(f"{where}: share of time waited, %", []).append(100 * waited)
                     rates.setdefault(f"{where}: seconds to the first batch", []).append(first)
                     rates.setdefault(f"{where}: shards fetched", []).append(counts["shards"] - before["shards"])
-    print(f"{len(here)} images of {here.index.size.mean() / 1000:.0f} kB in {len(here.index.shard_name)} shards, {values['mb_s']} MB/s a connection, {WORKERS} workers, n = {rounds}\n")
+    print(
+        f"{len(here)} images of {here.index.size.mean() / 1000:.0f} kB in {len(here.index.shard_name)} shards, {values['mb_s']} MB/s a connection, {WORKERS} workers, n = {rounds}\n"
+    )
     print("| | median | min to max |\n|---|---|---|")
     for name, found in rates.items():
-        print(f"| {name}{', images/s' if ':' not in name else ''} | {median(found):,.4g} | {min(found):,.4g} to {max(found):,.4g} |")
+        print(
+            f"| {name}{', images/s' if ':' not in name else ''} | {median(found):,.4g} | {min(found):,.4g} to {max(found):,.4g} |"
+        )
 
-    server.bytes_s, afar.PAUSES_S, afar.STALL_S = None, (0.01,) * 4, 0.5
+    server.bytes_s, remote_files.PAUSES_S, remote_files.STALL_S = None, (0.01,) * 4, 0.5
     names = [f"short256/glt/train/{name}" for name in here.index.shard_name.tolist()]
     kinds, injected, compared, wrong = cycle(FAULTS), 0, 0, 0
     expected = list(Epochs(here, 1))
@@ -115,7 +139,9 @@ def main(words: list[str]) -> None:
         injected += sum(map(len, server.faults.values()))
         with tempfile.TemporaryDirectory() as kept:
             found = list(Epochs(open_dataset(server.url, "short256", kept).split("glt", "train"), 1))
-        wrong += sum(not same(one, two) for one, two in zip(found, expected, strict=True)) + abs(len(found) - len(expected))
+        wrong += sum(not same(one, two) for one, two in zip(found, expected, strict=True)) + abs(
+            len(found) - len(expected)
+        )
         compared += len(found)
         assert not any(server.faults.values()), "every fault was met"
     print(f"\n{injected} faults ({', '.join(FAULTS)}) in {compared} batches: {wrong} wrong or lost")

@@ -23,7 +23,7 @@ LAYOUTS = ("digits_clt_glt", "digits_alt", "digits_overall", "digits_ablation")
 
 def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -> None:
     """Run folders with everything that tables read; predictions are right with a chance of the run's own."""
-    from recipes.layout import available, load_layout
+    from recipes.table_layout import available, load_layout
 
     recipes = list(dict.fromkeys(row.recipe for name in LAYOUTS for row in load_layout(available()[name]).rows))
     test = np.random.default_rng(0)
@@ -31,7 +31,11 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
     group_of_class = np.arange(classes) * 3 // classes
     attribute = test.integers(0, 3, samples)
     for number in range(runs):
-        recipe, train, seed = recipes[number // 2 % len(recipes)], ("glt", "cbl")[number % 2], number // (2 * len(recipes))
+        recipe, train, seed = (
+            recipes[number // 2 % len(recipes)],
+            ("glt", "cbl")[number % 2],
+            number // (2 * len(recipes)),
+        )
         rng = np.random.default_rng(number)
         path = folder / f"{recipe}-digits_glt-{train}-s{seed}-0123abcd"
         skill = 0.5 + 0.3 * (recipes.index(recipe) + 1) / len(recipes) - 0.1 * (group_of_class[label] + attribute)
@@ -39,7 +43,13 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
             (path / "preds" / select).mkdir(parents=True)
             for split in ("test_cbl", "test_gbl"):
                 prediction = np.where(rng.random(samples) < skill, label, rng.integers(0, classes, samples))
-                arrays = {"id": np.arange(samples), "label": label, "group": group_of_class[label], "attribute": attribute, "prediction": prediction}
+                arrays = {
+                    "id": np.arange(samples),
+                    "label": label,
+                    "group": group_of_class[label],
+                    "attribute": attribute,
+                    "prediction": prediction,
+                }
                 np.savez(path / "preds" / select / f"{split}.npz", **arrays, confidence=rng.random(samples, np.float32))
         (path / "recipe.yaml").write_text(resolved(recipe, train).replace("seed: 0\n", f"seed: {seed}\n", 1))
         meta = {
@@ -71,12 +81,12 @@ def main(options: dict[str, str]) -> None:
 
 def timed(folder: Path, runs: int) -> None:
     started = time.process_time(), time.perf_counter()
-    from analysis import text
-    from analysis.frame import tidy
-    from analysis.resample import Resamples
-    from analysis.runs import load_runs
-    from analysis.tables import build
-    from recipes.layout import available, load_layout
+    from analysis.inputs.frame import tidy
+    from analysis.inputs.runs import load_runs
+    from analysis.stats.bootstrap import Resamples
+    from analysis.tables import text
+    from analysis.tables.cells import build
+    from recipes.table_layout import available, load_layout
 
     layouts = [load_layout(available()[name]).model_copy(update={"seeds": list(range(runs))}) for name in LAYOUTS]
     parts: list[tuple[str, float, float]] = []

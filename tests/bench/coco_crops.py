@@ -21,10 +21,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sharding.coco_objects import crop_box
-from sharding.mscoco_glt import Crops, Cut
-from sharding.pack import Planned, pack
-from sharding.places import Place
+from sharding.building.packing import Planned, pack
+from sharding.building.raw_files import Place
+from sharding.datasets.mscoco_glt.build import Crops, Cut
+from sharding.datasets.mscoco_glt.objects import crop_box
 
 IMAGES = 100
 
@@ -36,7 +36,9 @@ def write_images(folder: Path) -> list[Path]:
     for number in range(IMAGES):
         field = np.zeros((480, 640, 3))
         for step in (160, 40, 10, 3, 1):
-            layer = Image.fromarray(rng.integers(0, 256, (480 // step + 1, 640 // step + 1, 3), np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+            layer = Image.fromarray(rng.integers(0, 256, (480 // step + 1, 640 // step + 1, 3), np.uint8)).resize(
+                (640, 480), Image.Resampling.BICUBIC
+            )
             field += np.asarray(layer, float) * step**0.5
         field = (field - field.min()) / (field.max() - field.min()) * 255
         paths.append(folder / f"{number:012d}.jpg")
@@ -65,7 +67,17 @@ def main(words: dict[str, str]) -> int:
         for number in range(crops):
             width, height = np.minimum(np.exp(rng.normal(4.6, 0.8, 2)), (630, 470)).tolist()
             box = (float(rng.uniform(0, 640 - width)), float(rng.uniform(0, 480 - height)), width, height)
-            plan.append(Planned(str(number), f"object-{number}", Cut(Place(str(paths[number % IMAGES])), number, box, (640, 480)), 0, 0, 0, {"attributes": [1, 2, 3]}))
+            plan.append(
+                Planned(
+                    str(number),
+                    f"object-{number}",
+                    Cut(Place(str(paths[number % IMAGES])), number, box, (640, 480)),
+                    0,
+                    0,
+                    0,
+                    {"attributes": [1, 2, 3]},
+                )
+            )
         found: dict[str, list[tuple[float, float]]] = {"bare, one process": [], f"pack, {workers} workers": []}
         for number in range(rounds):
             for name, results in found.items():
@@ -73,11 +85,20 @@ def main(words: dict[str, str]) -> int:
                 if name.startswith("bare"):
                     bare(plan)
                 else:
-                    index = pack(Path(temporary) / f"out{number}", {"train": plan}, Crops(None, 75), options={}, workers=workers, shard_samples=250)["train"]
+                    index = pack(
+                        Path(temporary) / f"out{number}",
+                        {"train": plan},
+                        Crops(None, 75),
+                        options={},
+                        workers=workers,
+                        shard_samples=250,
+                    )["train"]
                 results.append((1000 * (used() - cpu) / crops, crops / (time.perf_counter() - wall)))
         print(f"stored: {index.size.mean() / 1e3:.1f} kB a crop")
         for name, results in found.items():
-            print(f"{name}: {statistics.median(r[0] for r in results):.2f} core-ms a crop, {statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})")
+            print(
+                f"{name}: {statistics.median(r[0] for r in results):.2f} core-ms a crop, {statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})"
+            )
         print(f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values())):.2f} of the core time")
     return 0
 

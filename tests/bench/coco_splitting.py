@@ -23,13 +23,47 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 import coco_source
-from sharding.coco_attributes import plain_arrays
-from sharding.coco_objects import Objects, read_objects
-from sharding.coco_splits import greedy_pick, split, unevenness
 
-COUNTS = {"glt": {"train": 144573, "val": 2900, "test_glt": 5800, "test_cbl": 5800, "test_gbl": 5800}, "cbl": {"train": 32132, "val": 1450, "test_cbl": 2900, "test_gbl": 2900}}
+from sharding.datasets.mscoco_glt.attributes import plain_arrays
+from sharding.datasets.mscoco_glt.objects import Objects, read_objects
+from sharding.datasets.mscoco_glt.splits import greedy_pick, split, unevenness
+
+COUNTS = {
+    "glt": {"train": 144573, "val": 2900, "test_glt": 5800, "test_cbl": 5800, "test_gbl": 5800},
+    "cbl": {"train": 32132, "val": 1450, "test_cbl": 2900, "test_gbl": 2900},
+}
 """Facts of the paper's release; Test-CBL and Test-GBL hold 200 (glt) and 100 (cbl) of each class."""
-POOL = [64600, 7266, 5254, 5124, 5028, 4923, 4783, 4674, 4573, 4569, 4489, 4451, 4408, 4388, 4373, 3780, 3128, 2589, 2142, 1773, 1467, 1214, 1005, 831, 688, 569, 471, 390, 323]
+POOL = [
+    64600,
+    7266,
+    5254,
+    5124,
+    5028,
+    4923,
+    4783,
+    4674,
+    4573,
+    4569,
+    4489,
+    4451,
+    4408,
+    4388,
+    4373,
+    3780,
+    3128,
+    2589,
+    2142,
+    1773,
+    1467,
+    1214,
+    1005,
+    831,
+    688,
+    569,
+    471,
+    390,
+    323,
+]
 """Train-GLT with Test-GLT and val still in it, by class."""
 
 
@@ -41,7 +75,10 @@ def used() -> float:
 def timed(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     wall, cpu = time.perf_counter(), used()
     found = function(*arguments)
-    print(f"{what}: {time.perf_counter() - wall:.1f} s ({used() - cpu:.1f} s of CPU), peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+    print(
+        f"{what}: {time.perf_counter() - wall:.1f} s ({used() - cpu:.1f} s of CPU), peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
+        flush=True,
+    )
     return found
 
 
@@ -78,10 +115,41 @@ def write_source(folder: Path, labels: np.ndarray, values: np.ndarray) -> None:
             if position % 2 == 0:
                 name = f"COCO_{part}_{image:012d}.jpg"
                 (folder / part / name).touch()
-                images.append({"file_name": name, "id": image, "width": 640, "height": 480, "license": 3, "coco_url": "", "date_captured": "2013-11-14 17:02:52", "flickr_url": ""})
-            annotations.append({"segmentation": [polygon], "area": 5000.0, "iscrowd": 0, "image_id": image, "bbox": [100.5, 80.25, 120.0, 99.5], "category_id": int(labels[i]) + 1, "id": 8 * i})
-            annotations += [{**annotations[-1], "id": 8 * i + 1 + k} for k in range(4 if position % 4 else 3)]  # objects without attributes
-        (folder / "annotations" / f"instances_{part}.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": k + 1, "name": n} for k, n in enumerate(names)]}))
+                images.append(
+                    {
+                        "file_name": name,
+                        "id": image,
+                        "width": 640,
+                        "height": 480,
+                        "license": 3,
+                        "coco_url": "",
+                        "date_captured": "2013-11-14 17:02:52",
+                        "flickr_url": "",
+                    }
+                )
+            annotations.append(
+                {
+                    "segmentation": [polygon],
+                    "area": 5000.0,
+                    "iscrowd": 0,
+                    "image_id": image,
+                    "bbox": [100.5, 80.25, 120.0, 99.5],
+                    "category_id": int(labels[i]) + 1,
+                    "id": 8 * i,
+                }
+            )
+            annotations += [
+                {**annotations[-1], "id": 8 * i + 1 + k} for k in range(4 if position % 4 else 3)
+            ]  # objects without attributes
+        (folder / "annotations" / f"instances_{part}.json").write_text(
+            json.dumps(
+                {
+                    "images": images,
+                    "annotations": annotations,
+                    "categories": [{"id": k + 1, "name": n} for k, n in enumerate(names)],
+                }
+            )
+        )
     coco_source.attribute_file(folder / "cocottributes_py3.jbl", {1_000_000 + i: 8 * i for i in range(count)}, values)
 
 
@@ -97,12 +165,27 @@ def main(words: dict[str, str]) -> int:
         try:
             timed("writing the source", write_source, folder, labels, values)
             del values
-            size = {path.name: f"{path.stat().st_size / 1e6:.0f} MB" for path in [folder / "cocottributes_py3.jbl", *(folder / "annotations").iterdir()]}
+            size = {
+                path.name: f"{path.stat().st_size / 1e6:.0f} MB"
+                for path in [folder / "cocottributes_py3.jbl", *(folder / "annotations").iterdir()]
+            }
             print(f"files: {size}")
-            attributes = timed("the pickle to arrays, in its own process", plain_arrays, folder / "cocottributes_py3.jbl", folder / "arrays.npz")
-            print(f"peak memory of that process, at most (what this one had before it began counts too): {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB")
+            attributes = timed(
+                "the pickle to arrays, in its own process",
+                plain_arrays,
+                folder / "cocottributes_py3.jbl",
+                folder / "arrays.npz",
+            )
+            print(
+                f"peak memory of that process, at most (what this one had before it began counts too): {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20:.2f} GiB"
+            )
             objects: Objects = timed("joining with the instances files", read_objects, folder, attributes)
-            assert objects.names == names and (objects.label == labels).all() and (objects.present == present).all() and objects.left_out == 0
+            assert (
+                objects.names == names
+                and (objects.label == labels).all()
+                and (objects.present == present).all()
+                and objects.left_out == 0
+            )
             labels, present, names = objects.label, objects.present, objects.names
         finally:
             shutil.rmtree(folder)
@@ -119,9 +202,13 @@ def main(words: dict[str, str]) -> int:
             print(f"{edition + '/' + name:16}{len(rows):9}{count:11}   {unevenness(present[rows]):.4f}  {by_class:.4f}")
         test = 200 if edition == "glt" else 100
         wrong += each["test_cbl"].tolist() != [test] * 29 or each["test_gbl"].tolist() != [test] * 29
-        wrong += (each["train"] + each["val"] + each.get("test_glt", 0)).tolist() != (POOL if edition == "glt" else [1158] * 29)
+        wrong += (each["train"] + each["val"] + each.get("test_glt", 0)).tolist() != (
+            POOL if edition == "glt" else [1158] * 29
+        )
         wrong += len(np.unique(np.concatenate([part.rows for part in dealt[edition].values()]))) != sum(counts.values())
-        wrong += unevenness(present[dealt[edition]["test_gbl"].rows]) >= unevenness(present[dealt[edition]["test_cbl"].rows])
+        wrong += unevenness(present[dealt[edition]["test_gbl"].rows]) >= unevenness(
+            present[dealt[edition]["test_cbl"].rows]
+        )
     wrong += not set(dealt["cbl"]["test_gbl"].rows.tolist()) <= set(dealt["glt"]["test_gbl"].rows.tolist())
     bear = present[labels == 28]
     start = time.process_time()
@@ -130,7 +217,9 @@ def main(words: dict[str, str]) -> int:
     slow = literal_pick(bear, 20)
     end = time.process_time()
     same = sum(a == b for a, b in zip(fast.tolist(), slow))
-    print(f"20 picks of {len(bear)}: {middle - start:.3f} s, candidate by candidate {end - middle:.2f} s, {(end - middle) / (middle - start):.0f} times; {same} of 20 picks alike (float ties go by rounding there)")
+    print(
+        f"20 picks of {len(bear)}: {middle - start:.3f} s, candidate by candidate {end - middle:.2f} s, {(end - middle) / (middle - start):.0f} times; {same} of 20 picks alike (float ties go by rounding there)"
+    )
     print("every count is the published one" if not wrong else f"{wrong} comparisons failed")
     return bool(wrong)
 

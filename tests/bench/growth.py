@@ -19,10 +19,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from ifl.comm import Comm
-from ifl.confidence import ConfidenceTable, mean_scores
-from ifl.environments import environment_weights
-from sharding.plan import EpochPlan, plan_epoch
+from ifl.distributed.comm import Comm
+from ifl.invariance.confidence import ConfidenceTable, mean_scores
+from ifl.invariance.environments import environment_weights
+from sharding.plan.epoch import EpochPlan, plan_epoch
 
 BATCH, SHARD, WINDOW = 256, 1000, 16
 
@@ -30,11 +30,23 @@ BATCH, SHARD, WINDOW = 256, 1000, 16
 def labels_of(samples: int, classes: int) -> np.ndarray:
     """int64 [N]: a long tail from 1,000 to 1, in random order."""
     share = 1000.0 ** (-np.arange(classes) / max(classes - 1, 1))
-    return np.random.default_rng(0).permutation(np.searchsorted(np.cumsum(share / share.sum()), np.arange(samples) / samples, side="right").clip(0, classes - 1))
+    return np.random.default_rng(0).permutation(
+        np.searchsorted(np.cumsum(share / share.sum()), np.arange(samples) / samples, side="right").clip(0, classes - 1)
+    )
 
 
 def planned(weights: np.ndarray, shards: np.ndarray, window: int) -> EpochPlan:
-    plan = plan_epoch([None, weights], len(weights), batch=BATCH, group=128, replacement=True, seed=0, epoch=0, shards=shards, window=window)
+    plan = plan_epoch(
+        [None, weights],
+        len(weights),
+        batch=BATCH,
+        group=128,
+        replacement=True,
+        seed=0,
+        epoch=0,
+        shards=shards,
+        window=window,
+    )
     for step in (0, plan.steps // 2, plan.steps - 1):
         plan.batch(step)
     return plan
@@ -52,7 +64,10 @@ def literal(scores: list[float], labels: list[int], scan: bool) -> tuple[list[fl
     by_index = dict(enumerate(scores))  # index -> p, filled in the order of the draws
     by_class: dict[int, dict[int, float]] = defaultdict(dict)
     if scan:
-        by_class = {label: {index: p for index, p in by_index.items() if labels[index] == label} for label in sorted(set(labels))}
+        by_class = {
+            label: {index: p for index, p in by_index.items() if labels[index] == label}
+            for label in sorted(set(labels))
+        }
     else:
         for index, p in by_index.items():
             by_class[labels[index]][index] = p
@@ -76,7 +91,9 @@ def literal(scores: list[float], labels: list[int], scan: bool) -> tuple[list[fl
     order = list(range(len(labels)))
     random.Random(0).shuffle(order)
     total = sum(listed)
-    drawn = torch.multinomial(torch.tensor([weight / total for weight in listed], dtype=torch.float64), len(listed), replacement=True).tolist()
+    drawn = torch.multinomial(
+        torch.tensor([weight / total for weight in listed], dtype=torch.float64), len(listed), replacement=True
+    ).tolist()
     return listed, order + drawn
 
 
@@ -103,19 +120,41 @@ def main(words: list[str]) -> None:
         labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
         weights, shards = environment_weights(scores, labels, scale=4.0), np.arange(samples) // SHARD
         ids, held = torch.randperm(samples), torch.from_numpy(scores).float()
-        for name, work in {"plan, whole shuffle": lambda: planned(weights, shards, 0), f"plan, windows of {WINDOW} shards": lambda: planned(weights, shards, WINDOW),
-                           "weights of environment 2": lambda: environment_weights(scores, labels, scale=4.0), "confidence table, added and reduced": lambda: reduced(ids, held)}.items():
+        for name, work in {
+            "plan, whole shuffle": lambda: planned(weights, shards, 0),
+            f"plan, windows of {WINDOW} shards": lambda: planned(weights, shards, WINDOW),
+            "weights of environment 2": lambda: environment_weights(scores, labels, scale=4.0),
+            "confidence table, added and reduced": lambda: reduced(ids, held),
+        }.items():
             found[name].append(timed(work, n))
             print(f"N = {samples:.0e}, {name}: {found[name][-1][0]:.3g} s, {found[name][-1][1]:.3g} MB", flush=True)
     print(f"\nK = {classes}, batch {BATCH}, n = {n}; 1e9 by the law of the sizes from 1e6 on\n")
-    print("| | " + " | ".join(f"N = {samples:.0e}" for samples in sizes) + " | N^b | (1e9) |\n|---|" + "---|" * (len(sizes) + 2))
+    print(
+        "| | "
+        + " | ".join(f"N = {samples:.0e}" for samples in sizes)
+        + " | N^b | (1e9) |\n|---|"
+        + "---|" * (len(sizes) + 2)
+    )
     for name, rows in found.items():
-        power, log_a = np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1) if len(sizes) > 2 else (float("nan"), float("nan"))
-        print(f"| {name} | " + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows) + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |")
+        power, log_a = (
+            np.polyfit(np.log(sizes[1:]), np.log([seconds for seconds, _ in rows[1:]]), 1)
+            if len(sizes) > 2
+            else (float("nan"), float("nan"))
+        )
+        print(
+            f"| {name} | "
+            + " | ".join(f"{seconds:.3g} s, {peak:.3g} MB" for seconds, peak in rows)
+            + f" | b = {power:.2f} | ({np.exp(log_a + power * np.log(1e9)):.0f} s) |"
+        )
     labels, scores = labels_of(sizes[0], classes), np.random.default_rng(1).random(sizes[0])
     ours = found["weights of environment 2"][0][0] + found["plan, whole shuffle"][0][0]
-    print(f"\nThe literal algorithm at N = {sizes[0]:.0e}, ours (weights and plan) {ours:.3f} s, and the weights agree:")
-    for scan, how in ((False, "samples put into their classes' dictionaries"), (True, "each class looks through all samples")):
+    print(
+        f"\nThe literal algorithm at N = {sizes[0]:.0e}, ours (weights and plan) {ours:.3f} s, and the weights agree:"
+    )
+    for scan, how in (
+        (False, "samples put into their classes' dictionaries"),
+        (True, "each class looks through all samples"),
+    ):
         began = time.perf_counter()
         weights, _ = literal(scores.tolist(), labels.tolist(), scan)
         theirs = time.perf_counter() - began

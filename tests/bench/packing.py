@@ -19,14 +19,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.augment import draw_rng
-from sharding.dataset import Split
-from sharding.decoders import available, decoder
-from sharding.imagenet_glt import Copies
-from sharding.pack import Planned, finish, pack
-from sharding.places import Place
-from sharding.stored import StoredSize
-from sharding.views import train_pixels
+from sharding.building.packing import Copies, Planned, finish, pack
+from sharding.building.raw_files import Place
+from sharding.format.dataset import Split
+from sharding.images.decoders import available, decoder
+from sharding.images.dice import draw_rng
+from sharding.images.encoding import StoredSize
+from sharding.images.transforms import train_pixels
 
 
 def picture(seed: int, width: int = 500, height: int = 375) -> bytes:
@@ -44,19 +43,28 @@ def picture(seed: int, width: int = 500, height: int = 375) -> bytes:
 
 def cpu() -> float:
     """Seconds of all cores that this process and its ended children took."""
-    return sum(usage.ru_utime + usage.ru_stime for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)))
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
 
 
 def main(words: list[str]) -> None:
-    values = {"images": 2000, "workers": 2} | {key: int(value) for key, _, value in (word.partition("=") for word in words)}
+    values = {"images": 2000, "workers": 2} | {
+        key: int(value) for key, _, value in (word.partition("=") for word in words)
+    }
     count, workers = values["images"], values["workers"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         files = [picture(seed) for seed in range(100)]
-        print(f"{count} images (100 different ones) of {np.mean([len(data) for data in files]) / 1000:.0f} kB, {workers} workers")
+        print(
+            f"{count} images (100 different ones) of {np.mean([len(data) for data in files]) / 1000:.0f} kB, {workers} workers"
+        )
         for i in range(count):
             (root / f"{i}.JPEG").write_bytes(files[i % 100])
-        plan = {"glt/train": [Planned(f"k{i}", f"s{i}", Place(str(root / f"{i}.JPEG")), i % 10, 0, 0) for i in range(count)]}
+        plan = {
+            "glt/train": [Planned(f"k{i}", f"s{i}", Place(str(root / f"{i}.JPEG")), i % 10, 0, 0) for i in range(count)]
+        }
 
         from webdataset.writer import ShardWriter
 
@@ -64,9 +72,23 @@ def main(words: list[str]) -> None:
         start, used = time.perf_counter(), cpu()
         with ShardWriter(str(root / "peer" / "shard-%06d.tar"), maxcount=250, verbose=0) as writer:
             for planned in plan["glt/train"]:
-                writer.write({"__key__": planned.key, "jpg": planned.where.read(), "cls": str(planned.label), "json": {"label": planned.label}})
-        print(f"peer: webdataset.ShardWriter, 1 process, no check, no digest: {count / (time.perf_counter() - start):.0f} images/s written, {count / (cpu() - used):.0f} a second of a core")
-        for stored in (StoredSize(), StoredSize(resize_short=256), StoredSize(resize_short=160), StoredSize(resize_short=256, quality=75)):
+                writer.write(
+                    {
+                        "__key__": planned.key,
+                        "jpg": planned.where.read(),
+                        "cls": str(planned.label),
+                        "json": {"label": planned.label},
+                    }
+                )
+        print(
+            f"peer: webdataset.ShardWriter, 1 process, no check, no digest: {count / (time.perf_counter() - start):.0f} images/s written, {count / (cpu() - used):.0f} a second of a core"
+        )
+        for stored in (
+            StoredSize(),
+            StoredSize(resize_short=256),
+            StoredSize(resize_short=160),
+            StoredSize(resize_short=256, quality=75),
+        ):
             out, rates = root / f"out-{stored.resize_short}-{stored.quality}", []
             for _ in ("written", "checked and kept"):
                 start, used = time.perf_counter(), cpu()
@@ -76,11 +98,21 @@ def main(words: list[str]) -> None:
             split = Split(out / "glt/train", indices["glt/train"])
             start = time.process_time()
             for i in range(min(200, count)):
-                train_pixels(decoder(available()[0]).opened(split.read(i)), draw_rng(0, 0, i), size=112, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
+                train_pixels(
+                    decoder(available()[0]).opened(split.read(i)),
+                    draw_rng(0, 0, i),
+                    size=112,
+                    crop_scale=(0.08, 1.0),
+                    hflip=True,
+                    randaug=False,
+                )
             read = min(200, count) / (time.process_time() - start)
             name = " ".join(f"{key}={value}" for key, value in stored.options.items()) or "original bytes"
-            print(f"{name:26}{indices['glt/train'].size.mean() / 1000:6.1f} kB an image; {rates[0]:6.0f} images/s written ({rates[1]:.0f} a second of a core), {rates[2]:6.0f} checked and kept ({rates[3]:.0f}); "
-                  f"read and augmented {read:.0f} a second of a core", flush=True)
+            print(
+                f"{name:26}{indices['glt/train'].size.mean() / 1000:6.1f} kB an image; {rates[0]:6.0f} images/s written ({rates[1]:.0f} a second of a core), {rates[2]:6.0f} checked and kept ({rates[3]:.0f}); "
+                f"read and augmented {read:.0f} a second of a core",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

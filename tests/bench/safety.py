@@ -30,32 +30,48 @@ LARGE_BYTES = 100_000_000
 
 def measured(folder: str, n: int) -> dict[str, list[float]]:
     """In a rank: milliseconds of each thing, `n` times. Every rank does the same, so that none waits for a slow other one only."""
-    from ifl import checkpoint
-    from ifl.centers import Centers
-    from ifl.diverged import refuse_pollution
+    from ifl.distributed.consistency import check_equal, digest
     from ifl.engine import Engine
+    from ifl.invariance.centers import Centers
     from ifl.method import Task, load_method
-    from ifl.network import Network, RunningStatistics, build_backbone
-    from ifl.state import State, check_equal, digest
-    from ifl.sync import StepSync
+    from ifl.network.bn_statistics import RunningStatistics
+    from ifl.network.network import Network, build_backbone
+    from ifl.saving import checkpoint
+    from ifl.saving.state import State
+    from ifl.step import refuse_pollution
+    from ifl.step_reduction import StepSync
     from recipes.resolve import resolve
-    from sharding.plan import micro_batches
+    from sharding.plan.ranks import micro_batches
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)
     backbone, counts = build_backbone(recipe.model.name), np.full(10, 100)
-    network = Network(backbone, load_method("ce", Task(counts, backbone.feature_dim, 1)).head(), recipe.data.mean, recipe.data.std)
+    network = Network(
+        backbone, load_method("ce", Task(counts, backbone.feature_dim, 1)).head(), recipe.data.mean, recipe.data.std
+    )
     mine = micro_batches(recipe.batch.size, recipe.batch.bn, comm.rank, comm.size)
     engine = Engine(network, recipe.optim, recipe.batch.size, max(map(len, mine)), len(mine), torch.device("cpu"))
-    statistics, centers = RunningStatistics(network), Centers(10, backbone.feature_dim, recipe.ifl.center, recipe.ifl.center_lr, 0)
-    sync, state = StepSync(comm, recipe.batch.size, centers, torch.device("cpu")), State(weights=[None, np.ones(len(counts) * 418)])
+    statistics, centers = (
+        RunningStatistics(network),
+        Centers(10, backbone.feature_dim, recipe.ifl.center, recipe.ifl.center_lr, 0),
+    )
+    sync, state = (
+        StepSync(comm, recipe.batch.size, centers, torch.device("cpu")),
+        State(weights=[None, np.ones(len(counts) * 418)]),
+    )
     side, folder_of = recipe.data.image_size, Path(folder)
 
     def step() -> None:
         for micro, rows in enumerate(mine):
-            images, labels = torch.randint(0, 256, (len(rows), 3, side, side), dtype=torch.uint8), torch.from_numpy(rows % 10)
+            images, labels = (
+                torch.randint(0, 256, (len(rows), 3, side, side), dtype=torch.uint8),
+                torch.from_numpy(rows % 10),
+            )
             output = engine.forward(images)
-            losses, distances = torch.nn.functional.cross_entropy(output.logits_BK, labels, reduction="none"), centers.distances(output.features_BD, labels)
+            losses, distances = (
+                torch.nn.functional.cross_entropy(output.logits_BK, labels, reduction="none"),
+                centers.distances(output.features_BD, labels),
+            )
             sync.add(losses, distances, torch.tensor(0), statistics.of_group(), output.features_BD, [(1.0, labels)])
             last = micro + 1 == len(mine)
             if last:
@@ -83,8 +99,10 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
         "reduction without flags and places": lambda: comm.sum(rest.clone()),
         "reduction with them": lambda: comm.sum(torch.cat([head, rest])),
         "reduction of them alone": lambda: comm.sum(head.clone()),
-        "digest of parameters, centers, weights": lambda: check_equal("", f"{engine.checksum()} {digest(centers, state.weights)}", comm),
-        "finite parameters and momentum?": lambda: refuse_pollution(engine, comm, state, 0.1),
+        "digest of parameters, centers, weights": lambda: check_equal(
+            "", f"{engine.checksum()} {digest(centers.centers_KD, *state.weights)}", comm
+        ),
+        "finite parameters and momentum?": lambda: refuse_pollution(engine, comm, state.epoch, state.step, 0.1),
         f"verification of {size:.2f} MB": lambda: checkpoint._fault(small_at, comm.rank, comm.size),
         f"save of {size:.2f} MB": lambda: save({}, next(numbers)),
     }
@@ -122,7 +140,11 @@ def restarts(ranks: int, boots: int, root: Path, place: Path) -> dict[str, list[
         at = max(i for i, line in enumerate(lines) if line["kind"] == "boot")
         if number:  # the first is no restart
             first = 32 / lines[at + 1]["images_per_s"]
-            for part, seconds in {**lines[at]["parts"], "first step": first, "all, from the command": ready - began}.items():
+            for part, seconds in {
+                **lines[at]["parts"],
+                "first step": first,
+                "all, from the command": ready - began,
+            }.items():
                 parts[part].append(seconds)
     return parts
 
@@ -141,7 +163,9 @@ def main(n: int = 30, boots: int = 5) -> None:
         for name, values in result.items():
             print(_row(name, values, "ms", "" if name == "step" else f"{100 * median(values) / began:.2f} %"))
         extra = median(result["reduction with them"]) - median(result["reduction without flags and places"])
-        print(f"flags and places, in the reduction that is made anyway: {1e3 * extra:.0f} us, {100 * extra / began:.2f} %")
+        print(
+            f"flags and places, in the reduction that is made anyway: {1e3 * extra:.0f} us, {100 * extra / began:.2f} %"
+        )
         started(size).close()
     if boots:
         from conftest import digits, twentieth

@@ -26,11 +26,24 @@ from ranks import PROJECT, Ranks, comm_of, my_rank
 
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
 
-WORDS = ["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[0,1]", "batch.budget=matched", "batch.draws_per_epoch=32", "schedule.epochs=2", "log.every=100000", "log.digest_every=100000", "log.save_every_s=100000",
-         "cluster=local"]
+WORDS = [
+    "recipe=glt_ifl",
+    "data=digits_glt",
+    "ifl.milestones=[0,1]",
+    "batch.budget=matched",
+    "batch.draws_per_epoch=32",
+    "schedule.epochs=2",
+    "log.every=100000",
+    "log.digest_every=100000",
+    "log.save_every_s=100000",
+    "cluster=local",
+]
 BATCH, GROUP, STREAMS, CLASSES = 128, 32, 2, 10
 SIZES = [1 << power for power in (10, 13, 16, 19, 21, 23)]
-PUBLISHED = (("ResNet-50, AMP, 8 A100", 2470.0, 256, 102e6, 6.72), ("ResNeXt-101 32x4d, AMP, 8 A100", 908.0, 128, 177e6, 7.58))
+PUBLISHED = (
+    ("ResNet-50, AMP, 8 A100", 2470.0, 256, 102e6, 6.72),
+    ("ResNeXt-101 32x4d, AMP, 8 A100", 908.0, 128, 177e6, 7.58),
+)
 """Images/s of one GPU, images of each, gradient bytes, and how much faster eight are."""
 
 
@@ -38,7 +51,7 @@ def stepped(words: list[str], n: int) -> list[float]:
     """In a rank: seconds of `n` training steps after two that are not counted, loader included."""
     from ifl import train as loop
     from recipes.resolve import resolve
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     recipe, ends = resolve(words), dict[int, float]()
     if my_rank() == 0:
@@ -54,7 +67,7 @@ def stepped(words: list[str], n: int) -> list[float]:
 
 def size_of_network() -> dict[str, int]:
     """In a rank: what stands in meta.json as `network`."""
-    from ifl.network import build_network
+    from ifl.network.network import build_network
     from recipes.resolve import resolve
 
     return build_network(resolve(WORDS), np.full(CLASSES, 10))[0].size
@@ -91,7 +104,18 @@ def main(words: list[str]) -> None:
 
         def steps_s(group: str, batch: int = BATCH) -> list[float]:
             """Seconds of each step, the slowest rank's."""
-            answers = groups[group].run(stepped, [*WORDS, f"batch.size={batch}", f"batch.bn={GROUP}", f"data.root={root}", f"runs={scratch}/{next(places)}"], n, timeout=300)
+            answers = groups[group].run(
+                stepped,
+                [
+                    *WORDS,
+                    f"batch.size={batch}",
+                    f"batch.bn={GROUP}",
+                    f"data.root={root}",
+                    f"runs={scratch}/{next(places)}",
+                ],
+                n,
+                timeout=300,
+            )
             return [max(together) for together in zip(*answers)]
 
         fits, measured = [], {1: [], 2: [], 4: []}
@@ -103,7 +127,14 @@ def main(words: list[str]) -> None:
                     beside = sum(pool.map(steps_s, ("one", "other")), [])
                 low, whole, high = quantiles(alone, n=4)
                 fixed_s = max(0.0, (median(small) * BATCH / GROUP - whole) / (BATCH / GROUP - 1))
-                fits.append((fixed_s, (whole - fixed_s) / BATCH, min(float(os.cpu_count() or 1), 2 * whole / median(beside)), (high - low) / 1.349 / whole))
+                fits.append(
+                    (
+                        fixed_s,
+                        (whole - fixed_s) / BATCH,
+                        min(float(os.cpu_count() or 1), 2 * whole / median(beside)),
+                        (high - low) / 1.349 / whole,
+                    )
+                )
                 for ranks, group in ((1, "one"), (2, "two"), (4, "four")):
                     measured[ranks].append(1 / median(steps_s(group)))
             curve = {size: median(groups["two"].run(summed, size, 30)[0]) for size in SIZES}
@@ -112,21 +143,47 @@ def main(words: list[str]) -> None:
             for group in groups.values():
                 group.close()
     latency_s, speed = fitted_link(curve)
-    link = {"gradient_bytes": 4.0 * size["trained_parameters"], "suite_bytes": suite_bytes(BATCH, CLASSES, size["features"]), "latency_s": latency_s, "node_bytes_s": speed}
+    link = {
+        "gradient_bytes": 4.0 * size["trained_parameters"],
+        "suite_bytes": suite_bytes(BATCH, CLASSES, size["features"]),
+        "latency_s": latency_s,
+        "node_bytes_s": speed,
+    }
     for nbytes, seconds in curve.items():
-        print(f"sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(Assumptions(0.0, **link), nbytes, 2, 1):7.3f} ms")
-    print(f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours")
+        print(
+            f"sum of {nbytes / 1e3:8.1f} kB over 2 ranks: {1e3 * seconds:7.3f} ms, fitted {1e3 * reduction_s(Assumptions(0.0, **link), nbytes, 2, 1):7.3f} ms"
+        )
+    print(
+        f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours"
+    )
     fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits))
-    print(f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)")
+    print(
+        f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)"
+    )
     for ranks, rates in measured.items():
-        predicted = [1 / step_s(Assumptions(image_s=image_s, fixed_s=fixed_s, cores=cores, jitter=jitter, **link), BATCH, GROUP, ranks, 1, STREAMS) for fixed_s, image_s, cores, jitter in fits]
+        predicted = [
+            1
+            / step_s(
+                Assumptions(image_s=image_s, fixed_s=fixed_s, cores=cores, jitter=jitter, **link),
+                BATCH,
+                GROUP,
+                ranks,
+                1,
+                STREAMS,
+            )
+            for fixed_s, image_s, cores, jitter in fits
+        ]
         errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates)]
-        print(f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
-              f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its own fit")
+        print(
+            f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured {median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "
+            f"({min(errors):+.0f} to {max(errors):+.0f}), n = {rounds} rounds of {n} steps, each foretold from its own fit"
+        )
     for name, rate, share, gradient_bytes, faster in PUBLISHED:
         gpus = Assumptions(image_s=1 / rate, fixed_s=0.0, gradient_bytes=gradient_bytes, buckets=4, suite_bytes=0.0)
         predicted = 8 * step_s(gpus, share, share, 1, 1) / step_s(gpus, 8 * share, share, 8, 1)
-        print(f"{name}, {share} images each, gradients in 4 buckets: predicted {predicted:.2f} times one, published {faster}, error {100 * (predicted / faster - 1):+.0f} %")
+        print(
+            f"{name}, {share} images each, gradients in 4 buckets: predicted {predicted:.2f} times one, published {faster}, error {100 * (predicted / faster - 1):+.0f} %"
+        )
 
 
 if __name__ == "__main__":

@@ -17,16 +17,25 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.annotation import read, write
-from sharding.clusters import cluster
-from sharding.imagenet_glt import _ours
-from sharding.long_tail import GROUPS_END, POOL, TARGETS, class_order, long_tail
-from sharding.parallel import in_order
-from sharding.request import Request
-from sharding.sources import ClassImages
+from sharding.building.process_pool import in_order
+from sharding.building.request import Request
+from sharding.datasets.imagenet_glt.annotations import read, write
+from sharding.datasets.imagenet_glt.archive import ClassImages
+from sharding.datasets.imagenet_glt.build import _ours
+from sharding.datasets.imagenet_glt.clustering import cluster
+from sharding.datasets.imagenet_glt.splits import GROUPS_END, POOL, TARGETS, class_order, long_tail
 
-SHEET = {"glt/train": 113_460, "glt/val": 30_000, "glt/test_glt": 60_000, "glt/test_cbl": 60_000, "glt/test_gbl": 60_000,
-         "cbl/train": 114_000, "cbl/val": 30_000, "cbl/test_cbl": 60_000, "cbl/test_gbl": 60_000}
+SHEET = {
+    "glt/train": 113_460,
+    "glt/val": 30_000,
+    "glt/test_glt": 60_000,
+    "glt/test_cbl": 60_000,
+    "glt/test_gbl": 60_000,
+    "cbl/train": 114_000,
+    "cbl/val": 30_000,
+    "cbl/test_cbl": 60_000,
+    "cbl/test_gbl": 60_000,
+}
 
 
 def class_sizes(classes: int) -> np.ndarray:
@@ -64,50 +73,74 @@ def clustered(state: tuple[int, int], job: tuple[int, int]) -> tuple[np.ndarray,
 
 
 def main(words: list[str]) -> None:
-    values = {"classes": 1000, "width": 2048, "workers": 2, "seed": 0} | {key: int(value) for key, _, value in (word.partition("=") for word in words)}
+    values = {"classes": 1000, "width": 2048, "workers": 2, "seed": 0} | {
+        key: int(value) for key, _, value in (word.partition("=") for word in words)
+    }
     count, width, seed = values["classes"], values["width"], values["seed"]
     sizes = class_sizes(count)
-    classes = [ClassImages(f"n{number:08d}", "", tuple(f"n{number:08d}_{i}.JPEG" for i in range(size))) for number, size in enumerate(sizes.tolist())]
+    classes = [
+        ClassImages(f"n{number:08d}", "", tuple(f"n{number:08d}_{i}.JPEG" for i in range(size)))
+        for number, size in enumerate(sizes.tolist())
+    ]
     print(f"{count} classes, {sizes.sum():,} images, features of {width}")
     start = time.perf_counter()
-    ranks, purity, seconds, peaks = zip(*in_order(clustered, (seed, width), list(enumerate(sizes.tolist())), values["workers"]))
-    print(f"k-means: {time.perf_counter() - start:.0f} s with {values['workers']} processes, {np.median(seconds):.2f} s a class (median), peak {max(peaks):.0f} MB a process; "
-          f"images in their planted attribute's cluster {100 * np.mean(purity):.2f} %")
+    ranks, purity, seconds, peaks = zip(
+        *in_order(clustered, (seed, width), list(enumerate(sizes.tolist())), values["workers"])
+    )
+    print(
+        f"k-means: {time.perf_counter() - start:.0f} s with {values['workers']} processes, {np.median(seconds):.2f} s a class (median), peak {max(peaks):.0f} MB a process; "
+        f"images in their planted attribute's cluster {100 * np.mean(purity):.2f} %"
+    )
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "clusters").mkdir()
-        from sharding.clusters import _identity
+        from sharding.datasets.imagenet_glt.clustering import _identity
 
         for images, rank in zip(classes, ranks):
-            np.savez(work / "clusters" / f"{images.name}.npz", ranks=rank.astype(np.int8), names=np.array(images.names), identity=_identity("planted", seed))
+            np.savez(
+                work / "clusters" / f"{images.name}.npz",
+                ranks=rank.astype(np.int8),
+                names=np.array(images.names),
+                identity=_identity("planted", seed),
+            )
         scale = 1.0
         annotations = _ours(Request(work, seed=seed, scale=scale), classes, work, {"weights": "planted"})
         for annotation in annotations:
             write(work / f"{annotation.edition}.json", annotation)
         again = [read(work / f"{annotation.edition}.json") for annotation in annotations]
-    print(f"splitting, written as split files and read again: {time.perf_counter() - start:.1f} s, peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(
+        f"splitting, written as split files and read again: {time.perf_counter() - start:.1f} s, peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+    )
 
     print(f"{'split':14}{'images':>9}{'paper':>9}{'differs':>9}")
     for annotation in again:
         for name, rows in annotation.splits.items():
             paper = SHEET[f"{annotation.edition}/{name}"] * count / 1000
-            print(f"{annotation.edition + '/' + name:14}{len(rows):9,}{paper:9,.0f}{100 * (len(rows) - paper) / paper:8.3f}%")
+            print(
+                f"{annotation.edition + '/' + name:14}{len(rows):9,}{paper:9,.0f}{100 * (len(rows) - paper) / paper:8.3f}%"
+            )
         assert not set.intersection(*(set(rows.source.tolist()) for rows in annotation.splits.values()))
     glt, cbl = again
     tails = np.bincount(glt.splits["train"].label, minlength=count)
     order = class_order(sizes.tolist(), seed)
     groups = np.array([np.bincount(np.asarray(ranks[number]) // 2, minlength=3) for number in order])
     target, given = long_tail(groups - np.array([20 + 42, 20 + 12, 20 + 6]))
-    print(f"long tail: targets {target.sum():,} (paper {TARGETS:,}), capped {given.sum():,} (paper {POOL:,}); at 0, 4, 399, 849, 999: {', '.join(map(str, target[[0, 4, 399, 849, 999]])) if count == 1000 else 'stretched'}"
-          f" (paper 1500, 1500, 181, 46, 18)")
-    print(f"Train-GLT a class: largest {tails.max()} (paper about 530 to 570), smallest {tails.min()} (about 4 to 8), at class 400 {tails[GROUPS_END[0] * count // 1000]} (about 100), at 850 {tails[GROUPS_END[1] * count // 1000]} (about 25)")
+    print(
+        f"long tail: targets {target.sum():,} (paper {TARGETS:,}), capped {given.sum():,} (paper {POOL:,}); at 0, 4, 399, 849, 999: {', '.join(map(str, target[[0, 4, 399, 849, 999]])) if count == 1000 else 'stretched'}"
+        f" (paper 1500, 1500, 181, 46, 18)"
+    )
+    print(
+        f"Train-GLT a class: largest {tails.max()} (paper about 530 to 570), smallest {tails.min()} (about 4 to 8), at class 400 {tails[GROUPS_END[0] * count // 1000]} (about 100), at 850 {tails[GROUPS_END[1] * count // 1000]} (about 25)"
+    )
     for annotation in again:
         for name, rows in annotation.splits.items():
             table = np.zeros((count, 3), np.int64)
             np.add.at(table, (rows.label, rows.attribute), 1)
-            print(f"{annotation.edition + '/' + name:14} by attribute group {table.sum(0).tolist()}, a class {table.min(0).tolist()} to {table.max(0).tolist()}; std of the groups' shares {np.std(table.sum(0) / table.sum()):.4f}")
+            print(
+                f"{annotation.edition + '/' + name:14} by attribute group {table.sum(0).tolist()}, a class {table.min(0).tolist()} to {table.max(0).tolist()}; std of the groups' shares {np.std(table.sum(0) / table.sum()):.4f}"
+            )
 
 
 if __name__ == "__main__":

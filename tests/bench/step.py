@@ -1,5 +1,5 @@
 """What IFL costs: `python -m tests.bench.step [networks=small_resnet,resnext50_32x4d] [ranks=1,2] [n=40] [large_n=5] [data=DIR]` prints milliseconds a step with and
-without it, their ratio, and where the difference goes; `python -m tests.bench.step shares=analysis/examples` prints where whole runs' time went.
+without it, their ratio, and where the difference goes; `python -m tests.bench.step shares=examples/digits_glt` prints where whole runs' time went.
 
 Both train by the real loop (reader, DeepSpeed, gloo, CPU) at equal images: `glt_ifl` with batch.budget=matched, its center term on and every sample scored, against
 `glt_baseline`. The two take turns step by step, while one computes the other waits, so that a busy machine slows both; the ratio is the median of the rounds' own.
@@ -30,9 +30,15 @@ from conftest import digits
 from ranks import PROJECT, Ranks, my_rank
 
 CORES = 2
-RECIPES = {"baseline": ["recipe=glt_baseline"], "ifl": ["recipe=glt_ifl", "ifl.milestones=[0,1]", "ifl.rebuild=every_epoch", "batch.budget=matched"]}
+RECIPES = {
+    "baseline": ["recipe=glt_baseline"],
+    "ifl": ["recipe=glt_ifl", "ifl.milestones=[0,1]", "ifl.rebuild=every_epoch", "batch.budget=matched"],
+}
 QUIET = ["log.every=100000", "log.save_every_s=100000", "cluster=local", "schedule.epochs=2", "data.workers=0"]
-NETWORKS = {"small_resnet": ["data=digits_glt", "batch.draws_per_epoch=32", "log.digest_every=10"], "resnext50_32x4d": ["data=imagenet_glt", "batch.size=64", "batch.bn=32", "log.digest_every=3"]}
+NETWORKS = {
+    "small_resnet": ["data=digits_glt", "batch.draws_per_epoch=32", "log.digest_every=10"],
+    "resnext50_32x4d": ["data=imagenet_glt", "batch.size=64", "batch.bn=32", "log.digest_every=3"],
+}
 LARGE, CLASSES = 115_000, 1000
 
 
@@ -65,12 +71,12 @@ class Turns:
 def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dict[str, list[float]]:
     """In a rank: milliseconds of `n` steps, of which the parts named here took so many; comparisons of digests stand apart, one entry each."""
     from ifl import train as loop
-    from ifl.centers import Centers
-    from ifl.confidence import ConfidenceTable
     from ifl.engine import Engine
-    from ifl.sync import StepSync
+    from ifl.invariance.centers import Centers
+    from ifl.invariance.confidence import ConfidenceTable
+    from ifl.step_reduction import StepSync
     from recipes.resolve import resolve
-    from slurm.folder import prepare
+    from slurm.run_folder import prepare
 
     torch.set_num_threads(max(1, CORES // ranks))
     recipe, turn = resolve(words), Turns(Path(turns), group, ranks)
@@ -88,10 +94,20 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
                 return function(*args, **kwargs)
             finally:
                 parts[part] += 1e3 * (time.perf_counter() - began)
+
         return wrapper
 
-    for owner, name, part in ((StepSync, "add", "collected for the reduction"), (StepSync, "start", "reduction begun"), (StepSync, "wait", "reduction awaited"), (Centers, "distances", "distances"),
-                              (Centers, "move", "centers moved"), (ConfidenceTable, "add", "confidence table"), (loop, "digest", "digests"), (Engine, "checksum", "digests"), (loop, "check_equal", "digests")):
+    for owner, name, part in (
+        (StepSync, "add", "collected for the reduction"),
+        (StepSync, "start", "reduction begun"),
+        (StepSync, "wait", "reduction awaited"),
+        (Centers, "distances", "distances"),
+        (Centers, "move", "centers moved"),
+        (ConfidenceTable, "add", "confidence table"),
+        (loop, "digest", "digests"),
+        (Engine, "checksum", "digests"),
+        (loop, "check_equal", "digests"),
+    ):
         setattr(owner, name, timed(part, getattr(owner, name)))
 
     def beat(section: str | None = None) -> None:
@@ -115,9 +131,9 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
 
 def rebuilt(n: int, samples: int, classes: int) -> list[float]:
     """In a rank: milliseconds of what makes an epoch's environment weights from the confidence table, its reduction over ranks included."""
-    from ifl.comm import Comm
-    from ifl.confidence import ConfidenceTable, mean_scores
-    from ifl.environments import stream_weights
+    from ifl.distributed.comm import Comm
+    from ifl.invariance.confidence import ConfidenceTable, mean_scores
+    from ifl.invariance.environments import stream_weights
 
     comm, table = Comm(), ConfidenceTable(samples)
     labels = np.sort(np.random.default_rng(0).integers(0, classes, samples))
@@ -137,40 +153,69 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(2) as pool:
-            waiting = {name: pool.submit(groups[name].run, trained, [*words, *NETWORKS[network], *QUIET, f"data.root={root}", f"runs={folder / name}"], str(folder / "turns"), place, ranks, n, timeout=900)
-                       for place, (name, words) in enumerate(RECIPES.items())}
+            waiting = {
+                name: pool.submit(
+                    groups[name].run,
+                    trained,
+                    [*words, *NETWORKS[network], *QUIET, f"data.root={root}", f"runs={folder / name}"],
+                    str(folder / "turns"),
+                    place,
+                    ranks,
+                    n,
+                    timeout=900,
+                )
+                for place, (name, words) in enumerate(RECIPES.items())
+            }
             answers = {name: future.result() for name, future in waiting.items()}
         rebuild = max(groups["ifl"].run(rebuilt, 5, LARGE, CLASSES), key=median)
     finally:
         for group in groups.values():
             group.close()
     warm = 1 if n < 10 else 3
-    steps = {name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]))][warm:] for name in RECIPES}
+    steps = {
+        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]))][warm:]
+        for name in RECIPES
+    }
     ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"])]
     low, middle, high = quantiles(ratios, n=4)
     usual = median(steps["baseline"])
-    print(f"\n{network}, {ranks} rank{'s' * (ranks > 1)} of {max(1, CORES // ranks)} thread{'s' * (CORES // ranks > 1)}, n = {len(ratios)} rounds")
-    print(f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {middle:.3f} (middle half {low:.3f} to {high:.3f})")
+    print(
+        f"\n{network}, {ranks} rank{'s' * (ranks > 1)} of {max(1, CORES // ranks)} thread{'s' * (CORES // ranks > 1)}, n = {len(ratios)} rounds"
+    )
+    print(
+        f"  baseline {usual:.1f} ms, IFL {median(steps['ifl']):.1f} ms a step; IFL / baseline {middle:.3f} (middle half {low:.3f} to {high:.3f})"
+    )
     mine, its = answers["ifl"][0], answers["baseline"][0]
     for part in dict.fromkeys((*mine, *its)):
         if part not in ("step", "digests"):
             extra = median(mine[part][warm:]) - median(its.get(part, [0.0])[warm:] or [0.0])
-            print(f"  {part:30} {median(mine[part][warm:]):9.3f} ms, of which IFL's {extra:8.3f} ms: {100 * extra / usual:6.2f} % of a step")
+            print(
+                f"  {part:30} {median(mine[part][warm:]):9.3f} ms, of which IFL's {extra:8.3f} ms: {100 * extra / usual:6.2f} % of a step"
+            )
     digests = [[value for value in answer.get("digests", ()) if value] for answer in (mine, its)]
     if all(digests):  # a few steps have none
         extra = median(digests[0]) - median(digests[1])
-        print(f"  {'digests, every 50 steps':30} {extra / 50:9.3f} ms a step more than the baseline's: {2 * extra / usual:6.2f} % of a step")
-    print(f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms ({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})", flush=True)
+        print(
+            f"  {'digests, every 50 steps':30} {extra / 50:9.3f} ms a step more than the baseline's: {2 * extra / usual:6.2f} % of a step"
+        )
+    print(
+        f"  environments rebuilt once an epoch, {LARGE:,} samples of {CLASSES:,} classes: {median(rebuild):.0f} ms ({min(rebuild):.0f} to {max(rebuild):.0f}, n = {len(rebuild)})",
+        flush=True,
+    )
 
 
 def shares(runs: Path) -> None:
     """Where the time of finished runs went, from their `done` files."""
     spent = [json.loads(path.read_text())["seconds"] for path in sorted(runs.glob("*/done"))]
     whole = [seconds for seconds in spent if seconds.get("train")]  # a later judgement trains nothing
-    print(f"{len(whole)} runs in {runs}, {sum(sum(seconds.values()) for seconds in whole) / 3600:.1f} hours; median share of a run (smallest to largest)")
+    print(
+        f"{len(whole)} runs in {runs}, {sum(sum(seconds.values()) for seconds in whole) / 3600:.1f} hours; median share of a run (smallest to largest)"
+    )
     for part in dict.fromkeys(part for seconds in whole for part in seconds):
         of_run = [100 * seconds.get(part, 0.0) / sum(seconds.values()) for seconds in whole]
-        print(f"  {part:10} {median(of_run):6.2f} % ({min(of_run):.2f} to {max(of_run):.2f}), {median(seconds.get(part, 0.0) for seconds in whole):8.2f} s")
+        print(
+            f"  {part:10} {median(of_run):6.2f} % ({min(of_run):.2f} to {max(of_run):.2f}), {median(seconds.get(part, 0.0) for seconds in whole):8.2f} s"
+        )
 
 
 def main(words: list[str]) -> None:
@@ -179,7 +224,10 @@ def main(words: list[str]) -> None:
         return shares(Path(options["shares"]))
     networks = options.get("networks", ",".join(NETWORKS)).split(",")
     with tempfile.TemporaryDirectory() as scratch:
-        roots = {"small_resnet": Path(options.get("data", f"{scratch}/digits")), "resnext50_32x4d": Path(scratch) / "painted"}
+        roots = {
+            "small_resnet": Path(options.get("data", f"{scratch}/digits")),
+            "resnext50_32x4d": Path(scratch) / "painted",
+        }
         for network in networks:
             if network == "small_resnet" and "data" not in options:
                 digits(roots[network])
@@ -187,7 +235,14 @@ def main(words: list[str]) -> None:
                 import toy
 
                 roots[network].mkdir()
-                toy.build(roots[network], "imagenet_glt", [2] * CLASSES, [label * 3 // CLASSES for label in range(CLASSES)], shard_samples=1000, size=(150, 112))
+                toy.build(
+                    roots[network],
+                    "imagenet_glt",
+                    [2] * CLASSES,
+                    [label * 3 // CLASSES for label in range(CLASSES)],
+                    shard_samples=1000,
+                    size=(150, 112),
+                )
             for ranks in map(int, options.get("ranks", "1,2").split(",")):
                 n = int(options.get("n", 40)) if network == "small_resnet" else int(options.get("large_n", 5)) + 1
                 _pair(network, ranks, n, roots[network], Path(scratch) / f"{network}-{ranks}")

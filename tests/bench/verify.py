@@ -19,6 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import toy
+
 from sharding.verify import verify
 
 
@@ -27,8 +28,16 @@ def photographs(count: int) -> list[bytes]:
     made = []
     for number in range(count):
         rng = np.random.default_rng(number)
-        image = sum(np.asarray(Image.fromarray(rng.integers(0, 256, (max(2, 375 // scale), max(2, 500 // scale), 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC), np.float32) * weight
-                    for scale, weight in ((120, 0.45), (30, 0.3), (8, 0.15), (2, 0.1)))
+        image = sum(
+            np.asarray(
+                Image.fromarray(rng.integers(0, 256, (max(2, 375 // scale), max(2, 500 // scale), 3), np.uint8)).resize(
+                    (500, 375), Image.Resampling.BICUBIC
+                ),
+                np.float32,
+            )
+            * weight
+            for scale, weight in ((120, 0.45), (30, 0.3), (8, 0.15), (2, 0.1))
+        )
         buffer = io.BytesIO()
         Image.fromarray(image.astype(np.uint8)).save(buffer, "JPEG", quality=92)
         made.append(buffer.getvalue())
@@ -55,10 +64,29 @@ def main(words: list[str]) -> None:
             folder = Path(options["data"])
         else:
             third = int(options.get("images", 600)) // 3
-            images, per_class = iter(photographs(3 * third + 2)), [third, third, third, 2]  # the last class sets the size of the other splits
+            images, per_class = (
+                iter(photographs(3 * third + 2)),
+                [third, third, third, 2],
+            )  # the last class sets the size of the other splits
 
             def change(relative: str, samples: list) -> list:
-                return [type(sample)(sample.key, sample.source, next(images), sample.label, sample.group, sample.attribute, sample.extra) for sample in samples] if relative == "glt/train" else samples
+                return (
+                    [
+                        type(sample)(
+                            sample.key,
+                            sample.source,
+                            next(images),
+                            sample.label,
+                            sample.group,
+                            sample.attribute,
+                            sample.extra,
+                        )
+                        for sample in samples
+                    ]
+                    if relative == "glt/train"
+                    else samples
+                )
+
             folder = toy.build(Path(scratch), per_class=per_class, change=change, shard_samples=100)
         rates: dict[str, list[float]] = {"plain": [], "verify": []}
         size = 0
@@ -73,8 +101,12 @@ def main(words: list[str]) -> None:
             size = verdict.size / verdict.images
     ratios = [two / one for one, two in zip(rates["plain"], rates["verify"])]
     for name, values in rates.items():
-        print(f"{name:8} {median(values):8,.0f} images/s  {median(values) * size / 1e9:.3f} GB/s  ({min(values):,.0f} to {max(values):,.0f}, n = {n})")
-    print(f"verify with {workers} workers / plain webdataset + Pillow in one thread: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {count:,} images of {size / 1000:.0f} kB")
+        print(
+            f"{name:8} {median(values):8,.0f} images/s  {median(values) * size / 1e9:.3f} GB/s  ({min(values):,.0f} to {max(values):,.0f}, n = {n})"
+        )
+    print(
+        f"verify with {workers} workers / plain webdataset + Pillow in one thread: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); {count:,} images of {size / 1000:.0f} kB"
+    )
 
 
 if __name__ == "__main__":

@@ -45,10 +45,10 @@ def _arm(sync: ModuleType) -> None:
 
 
 class _AfterImport:
-    """Finds ifl.sync as always, and arms it once it is loaded."""
+    """Finds ifl.step_reduction as always, and arms it once it is loaded."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != "ifl.sync":
+        if name != "ifl.step_reduction":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.dataset import Split
-from sharding.decoders import available
-from sharding.index import Index, load_index, save_index
-from sharding.plan import micro_batches, plan_epoch, rank_draws
+from sharding.format.dataset import Split
+from sharding.format.index import Index, load_index, save_index
+from sharding.format.shards import index_of_shard
+from sharding.images.decoders import available
+from sharding.plan.epoch import plan_epoch
+from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.reader import MicroBatches, Reader
-from sharding.write import index_of_shard
 from tests.bench.loader.pipelines import BATCH, WORKERS
 
 SAMPLES = 115_000
@@ -34,7 +35,9 @@ def enlarged(index: Index, samples: int) -> Index:
     columns = {}
     for field in dataclasses.fields(Index):
         array = getattr(index, field.name)
-        columns[field.name] = np.concatenate([array] * times) if field.name in _OF_SHARDS else np.concatenate([array] * times)[:samples]
+        columns[field.name] = (
+            np.concatenate([array] * times) if field.name in _OF_SHARDS else np.concatenate([array] * times)[:samples]
+        )
     shards = len(index.shard_name)
     columns["shard"] = columns["shard"] + np.arange(samples, dtype=np.int32) // len(index) * shards
     return Index(**columns)
@@ -72,7 +75,11 @@ def undecoded(split: Split, rounds: int) -> None:
         assert sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False)) == len(split)
 
     theirs = "webdataset.WebDataset, in order"
-    ways = {"Split.read, random order, each sha256 checked": all_read, "positioned reads alone, random order, unchecked": all_placed, theirs: all_streamed}
+    ways = {
+        "Split.read, random order, each sha256 checked": all_read,
+        "positioned reads alone, random order, unchecked": all_placed,
+        theirs: all_streamed,
+    }
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):  # the first one warms up
         for name, way in ways.items():
@@ -85,7 +92,9 @@ def undecoded(split: Split, rounds: int) -> None:
     print("| way | samples/s, median | min to max | x webdataset |\n|---|---|---|---|")
     for name, rates in found.items():
         print(f"| {name} | {_spread(rates)} | {statistics.median(rates) / least:.1f} |")
-    print(f"\nTo reach the middle of an epoch of {SAMPLES:,} by reading on, webdataset takes {SAMPLES / 2 / least:.1f} s of one core, undecoded.")
+    print(
+        f"\nTo reach the middle of an epoch of {SAMPLES:,} by reading on, webdataset takes {SAMPLES / 2 / least:.1f} s of one core, undecoded."
+    )
 
 
 def indexed(split: Split, index: Index, rounds: int) -> None:
@@ -96,7 +105,10 @@ def indexed(split: Split, index: Index, rounds: int) -> None:
     made = [_seconds(lambda: [index_of_shard(path) for path in paths]) * SAMPLES / len(split) for _ in range(rounds)]
     print(f"\nIndex of {SAMPLES:,} samples, seconds, n = {rounds}\n\n| | median | min to max |\n|---|---|---|")
     print(f"| write index.npz | {_spread(saved, '.2f')} |\n| load it | {_spread(loaded, '.2f')} |")
-    print(f"| make it anew from the tars, all digests (one process; from {len(split):,} samples) | {_spread(made, '.1f')} |", flush=True)
+    print(
+        f"| make it anew from the tars, all digests (one process; from {len(split):,} samples) | {_spread(made, '.1f')} |",
+        flush=True,
+    )
 
 
 def forget(split: Split) -> None:
@@ -111,7 +123,9 @@ def first_batch_s(split: Split, place: float, weights: list[np.ndarray | None], 
     """Seconds to plan an epoch, start a reader and have the batch at that share of the epoch."""
     rows = micro_batches(BATCH, 0, 0, 1)
     began = time.perf_counter()
-    plan = plan_epoch(weights, len(split), batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window)
+    plan = plan_epoch(
+        weights, len(split), batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window
+    )
     start = int(place * plan.steps)
     crops = MicroBatches(split, train=True, image_size=224, crop_scale=(0.08, 1.0), hflip=True, decoder=available()[0])
     # No more than the workers take at once: what follows the first batch would compete with it for the cores.
@@ -126,7 +140,11 @@ def first_batch_s(split: Split, place: float, weights: list[np.ndarray | None], 
 
 def first_batches(split: Split, rounds: int) -> None:
     balanced = 1 / np.bincount(split.index.label)[split.index.label]
-    kinds = {"shuffled whole": ([None], 0), "window of 16 shards": ([None], 16), "half from a weighted stream": ([None, balanced], 0)}
+    kinds = {
+        "shuffled whole": ([None], 0),
+        "window of 16 shards": ([None], 16),
+        "half from a weighted stream": ([None, balanced], 0),
+    }
     found: dict[tuple[str, str, float], list[float]] = {}
     for _ in range(rounds):
         for kind, (weights, window) in kinds.items():
@@ -135,12 +153,23 @@ def first_batches(split: Split, rounds: int) -> None:
                     if pages == "cold":
                         forget(split)
                     found.setdefault((kind, pages, place), []).append(first_batch_s(split, place, weights, window))
-    print(f"\nTime to the first batch ({BATCH} images, crops of 224; plan and start of {WORKERS} workers included), {len(split):,} samples, ms, n = {rounds}\n")
-    print("| order | page cache |" + "".join(f" at {place:.0%} | x 0 % |" for place in PLACES) + "\n|---|---|" + "---|---|" * len(PLACES))
+    print(
+        f"\nTime to the first batch ({BATCH} images, crops of 224; plan and start of {WORKERS} workers included), {len(split):,} samples, ms, n = {rounds}\n"
+    )
+    print(
+        "| order | page cache |"
+        + "".join(f" at {place:.0%} | x 0 % |" for place in PLACES)
+        + "\n|---|---|"
+        + "---|---|" * len(PLACES)
+    )
     for kind in kinds:
         for pages in ("warm", "cold"):
             median = [statistics.median(found[kind, pages, place]) for place in PLACES]
-            print(f"| {kind} | {pages} |" + "".join(f" {value * 1000:.0f} | {value / median[0]:.2f} |" for value in median), flush=True)
+            print(
+                f"| {kind} | {pages} |"
+                + "".join(f" {value * 1000:.0f} | {value / median[0]:.2f} |" for value in median),
+                flush=True,
+            )
 
 
 def section(root: Path, rounds: int) -> None:

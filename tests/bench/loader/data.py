@@ -41,7 +41,12 @@ def picture(number: int, photos: list[Image.Image]) -> Image.Image:
     cut_w, cut_h = photo.width * share, photo.height * share
     left, top = rng.uniform(0, photo.width - cut_w), rng.uniform(0, photo.height - cut_h)
     lean = rng.uniform(-0.1, 0.1)
-    image = photo.transform((width, height), Image.Transform.AFFINE, (cut_w / width, lean, left, lean, cut_h / height, top), Image.Resampling.BICUBIC)
+    image = photo.transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (cut_w / width, lean, left, lean, cut_h / height, top),
+        Image.Resampling.BICUBIC,
+    )
     fine = detail(rng, width, height)[..., None] * 12 + rng.normal(0, NOISE, (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(image) + fine, 0, 255).astype(np.uint8))
 
@@ -62,10 +67,9 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
     """Write both sets, unless they are there; others that are there go, with what was made from them."""
     from sklearn.datasets import load_sample_images
 
-    from sharding.imagenet_glt import Copies
-    from sharding.pack import Planned, finish, pack
-    from sharding.places import Place
-    from sharding.stored import StoredSize
+    from sharding.building.packing import Copies, Planned, finish, pack
+    from sharding.building.raw_files import Place
+    from sharding.images.encoding import StoredSize
 
     if (folder / "made").exists() and (folder / "made").read_text() == str(images):
         return
@@ -76,8 +80,13 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
     for number, label in enumerate(labels_of(images).tolist()):
         rng = np.random.default_rng((number, 1))
         image = picture(number, photos)
-        small = image.resize(tuple(round(side * 256 / min(image.size)) for side in image.size), Image.Resampling.BILINEAR)
-        files = {"full": jpeg(image, int(rng.integers(90, 97)), "4:2:0" if rng.random() < 0.85 else "4:4:4"), "short256": jpeg(small, 90, "4:2:0")}
+        small = image.resize(
+            tuple(round(side * 256 / min(image.size)) for side in image.size), Image.Resampling.BILINEAR
+        )
+        files = {
+            "full": jpeg(image, int(rng.integers(90, 97)), "4:2:0" if rng.random() < 0.85 else "4:4:4"),
+            "short256": jpeg(small, 90, "4:2:0"),
+        }
         for name, data in files.items():
             path = folder / name / "tree" / f"{label:03d}" / f"{number:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +95,12 @@ def make(folder: Path, images: int = IMAGES, shard: int = SHARD) -> None:
     for name, planned in plans.items():
         order = np.random.default_rng(0).permutation(images)  # as a builder's, so that a shard holds all classes
         plan = {"glt/train": [planned[i] for i in order]}
-        finish(folder / name, pack(folder / name, plan, Copies(StoredSize()), options={}, workers=1, shard_samples=shard))
-        print(f"{name}: {images} images, {sum(len(image.where.read()) for image in planned) / images / 1000:.0f} kB each")
+        finish(
+            folder / name, pack(folder / name, plan, Copies(StoredSize()), options={}, workers=1, shard_samples=shard)
+        )
+        print(
+            f"{name}: {images} images, {sum(len(image.where.read()) for image in planned) / images / 1000:.0f} kB each"
+        )
     (folder / "made").write_text(str(images))
 
 

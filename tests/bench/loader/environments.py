@@ -43,7 +43,13 @@ def install(peer: str) -> str:
 def reason_of(text: str) -> str:
     """What a program's last words say went wrong: the last line that names an error, of pip's the one that it hands on from a build."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
-    errors = [line for line in lines if re.search(r"(error|exception): ", line, re.IGNORECASE) and "subprocess-exited" not in line and not line.startswith("note:")]
+    errors = [
+        line
+        for line in lines
+        if re.search(r"(error|exception): ", line, re.IGNORECASE)
+        and "subprocess-exited" not in line
+        and not line.startswith("note:")
+    ]
     return (errors or lines)[-1]
 
 

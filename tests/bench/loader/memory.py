@@ -22,9 +22,10 @@ BATCHES = 8
 
 
 def ours(folder: Path, samples: int, window: int) -> None:
-    from sharding.dataset import Split
-    from sharding.index import load_index
-    from sharding.plan import micro_batches, plan_epoch, rank_draws
+    from sharding.format.dataset import Split
+    from sharding.format.index import load_index
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches, rank_draws
     from sharding.reader import MicroBatches, Reader
     from tests.bench.loader.access import enlarged
 
@@ -37,7 +38,7 @@ def ours(folder: Path, samples: int, window: int) -> None:
 def imagefolder(folder: Path, samples: int) -> None:
     import torch
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder.parents[1] / "tree", usual(112))
     known = images.samples
@@ -65,14 +66,28 @@ WAYS = {
 
 def section(root: Path, rounds: int) -> None:
     """One measurement each, whatever the rounds: memory varies little."""
-    print(f"\n**memory**: MB (PSS) of one rank with {WORKERS} workers after {BATCHES} batches, by the number of samples\n")
+    print(
+        f"\n**memory**: MB (PSS) of one rank with {WORKERS} workers after {BATCHES} batches, by the number of samples\n"
+    )
     print("| loader | samples | main process | each worker | together |\n|---|---|---|---|---|")
     for way in WAYS:
         for samples in COUNTS:
-            words = [sys.executable, "-m", "tests.bench.loader.memory", way, str(root / "full" / "glt" / "train"), str(samples)]
-            done = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True)
+            words = [
+                sys.executable,
+                "-m",
+                "tests.bench.loader.memory",
+                way,
+                str(root / "full" / "glt" / "train"),
+                str(samples),
+            ]
+            done = subprocess.run(
+                words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True
+            )
             found = json.loads(done.stdout)
-            print(f"| {way} | {samples:,} | {found['main']:,.0f} | {found['worker']:,.0f} | {found['all']:,.0f} |", flush=True)
+            print(
+                f"| {way} | {samples:,} | {found['main']:,.0f} | {found['worker']:,.0f} | {found['all']:,.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -32,23 +32,49 @@ Batches = Callable[[], Iterable]
 
 
 # ---------------------------------------------------------------------------------------------------------------- the suite
-def ours(folder: Path, size: int, decoder: str = "pillow", cache: str = "", ifl: bool = False, batch: int = BATCH, workers: int = WORKERS) -> Batches:
+def ours(
+    folder: Path,
+    size: int,
+    decoder: str = "pillow",
+    cache: str = "",
+    ifl: bool = False,
+    batch: int = BATCH,
+    workers: int = WORKERS,
+) -> Batches:
     """`cache`: the shorter side of what is kept, "full" for all pixels. `ifl`: the input of glt_randaug_ifl, two environments in batches of 2 x 128."""
-    from sharding.dataset import Split
-    from sharding.index import load_index
-    from sharding.pixel_cache import PixelCache
-    from sharding.plan import micro_batches, plan_epoch, rank_draws
+    from sharding.cache.decoded_images import PixelCache
+    from sharding.format.dataset import Split
+    from sharding.format.index import load_index
+    from sharding.plan.epoch import plan_epoch
+    from sharding.plan.ranks import micro_batches, rank_draws
     from sharding.reader import MicroBatches, Reader
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None
-    crops = MicroBatches(split, train=True, image_size=size, crop_scale=(0.08, 1.0), hflip=True, randaug=ifl, decoder=decoder,
-                         short_side=int(cache) if cache.isdigit() else None, cache=kept)
+    crops = MicroBatches(
+        split,
+        train=True,
+        image_size=size,
+        crop_scale=(0.08, 1.0),
+        hflip=True,
+        randaug=ifl,
+        decoder=decoder,
+        short_side=int(cache) if cache.isdigit() else None,
+        cache=kept,
+    )
     reader, epochs = Reader(crops, workers), iter(range(10**6))
     weights = [None, 1 / np.bincount(split.index.label)[split.index.label]] if ifl else [None]
 
     def epoch() -> Iterable:
-        plan = plan_epoch(weights, len(split), batch=batch * len(weights), group=batch, draws_per_epoch=1 / len(weights), seed=0, epoch=next(epochs))
+        plan = plan_epoch(
+            weights,
+            len(split),
+            batch=batch * len(weights),
+            group=batch,
+            draws_per_epoch=1 / len(weights),
+            seed=0,
+            epoch=next(epochs),
+        )
         return reader.read(rank_draws(plan, micro_batches(batch * len(weights), batch, 0, 1), 0))
 
     return epoch
@@ -66,22 +92,38 @@ def usual(size: int, form: str = "") -> Callable:
     """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first. `pillow`: on Pillow images, as many still
     write them; `float`: to normalised float32; `randaug`: RandAugment on Pillow images, to float32, as in torchvision's reference recipes."""
     import torch
-
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from torchvision.transforms import v2
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-    normal = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])]
-    return v2.Compose({"": [v2.ToImage(), *crop], "float": [v2.ToImage(), *crop, *normal], "pillow": [*crop, v2.ToImage()],
-                       "randaug": [*crop, v2.RandAugment(2, 9), v2.ToImage(), *normal]}[form])
+    normal = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+    ]
+    return v2.Compose(
+        {
+            "": [v2.ToImage(), *crop],
+            "float": [v2.ToImage(), *crop, *normal],
+            "pillow": [*crop, v2.ToImage()],
+            "randaug": [*crop, v2.RandAugment(2, 9), v2.ToImage(), *normal],
+        }[form]
+    )
 
 
 def webdataset(folder: Path, size: int, form: str = "", batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import webdataset as wds
 
     urls = [str(path) for path in sorted((folder / "glt" / "train").glob("*.tar"))]
-    samples = wds.WebDataset(urls, shardshuffle=100).shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(usual(size, form), int).batched(batch)
+    samples = (
+        wds.WebDataset(urls, shardshuffle=100)
+        .shuffle(1000)
+        .decode("pil")
+        .to_tuple("jpg", "cls")
+        .map_tuple(usual(size, form), int)
+        .batched(batch)
+    )
     loader = wds.WebLoader(samples, batch_size=None, num_workers=workers, persistent_workers=True)
     return lambda: loader
 
@@ -89,7 +131,7 @@ def webdataset(folder: Path, size: int, form: str = "", batch: int = BATCH, work
 def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORKERS) -> Batches:
     import torch
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder / "tree", usual(size))
     loader = torch.utils.data.DataLoader(images, batch, shuffle=True, num_workers=workers, persistent_workers=True)
@@ -98,10 +140,10 @@ def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORK
 
 def streaming(folder: Path, size: int) -> Batches:
     import torch
-
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -117,13 +159,16 @@ def streaming(folder: Path, size: int) -> Batches:
 
 
 def streaming_prepare(folder: Path) -> None:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from PIL import Image
     from streaming import MDSWriter
 
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
-            writer.write({"image": Image.open(path), "label": int(path.parent.name)})  # a JPEG file's own bytes are kept
+            writer.write(
+                {"image": Image.open(path), "label": int(path.parent.name)}
+            )  # a JPEG file's own bytes are kept
 
 
 def _litdata_sample(path: str) -> dict:
@@ -131,9 +176,10 @@ def _litdata_sample(path: str) -> dict:
 
 
 def litdata(folder: Path, size: int) -> Batches:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
+
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     transform = usual(size)
 
@@ -142,15 +188,24 @@ def litdata(folder: Path, size: int) -> Batches:
             sample = super().__getitem__(index)
             return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB")), sample["label"]
 
-    loader = StreamingDataLoader(Images(str(folder / "litdata"), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
+    loader = StreamingDataLoader(
+        Images(str(folder / "litdata"), shuffle=True), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True
+    )
     return lambda: loader
 
 
 def litdata_prepare(folder: Path) -> None:
-    import sharding.torchvision_cpu  # noqa: F401, before torchvision
     from litdata import optimize
 
-    optimize(fn=_litdata_sample, inputs=[str(path) for path in sorted(folder.glob("tree/*/*.jpg"))], output_dir=str(folder / "litdata"), chunk_bytes="32MB", num_workers=1)
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    optimize(
+        fn=_litdata_sample,
+        inputs=[str(path) for path in sorted(folder.glob("tree/*/*.jpg"))],
+        output_dir=str(folder / "litdata"),
+        chunk_bytes="32MB",
+        num_workers=1,
+    )
 
 
 def ffcv(folder: Path, size: int, form: str) -> Batches:
@@ -160,8 +215,15 @@ def ffcv(folder: Path, size: int, form: str) -> Batches:
     from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
     image = [RandomResizedCropRGBImageDecoder((size, size)), RandomHorizontalFlip(), ToTensor(), ToTorchImage()]
-    loader = Loader(str(folder / "ffcv" / f"{form}.beton"), batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, drop_last=True, os_cache=True,
-                    pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]})
+    loader = Loader(
+        str(folder / "ffcv" / f"{form}.beton"),
+        batch_size=BATCH,
+        num_workers=WORKERS,
+        order=OrderOption.RANDOM,
+        drop_last=True,
+        os_cache=True,
+        pipelines={"image": image, "label": [IntDecoder(), ToTensor(), Squeeze()]},
+    )
     return lambda: loader
 
 
@@ -169,13 +231,20 @@ def ffcv_prepare(folder: Path) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    from sharding.torchvision_cpu import torchvision
+    from sharding.images.torchvision_cpu import torchvision
 
     (folder / "ffcv").mkdir()
     images = torchvision.datasets.ImageFolder(folder / "tree")
-    for form in ("jpg", "raw"):  # encoded again at its default quality, 90; a raw one of full size is not what anybody keeps
+    for form in (
+        "jpg",
+        "raw",
+    ):  # encoded again at its default quality, 90; a raw one of full size is not what anybody keeps
         if form == "jpg" or folder.name == "short256":
-            DatasetWriter(str(folder / "ffcv" / f"{form}.beton"), {"image": RGBImageField(write_mode=form), "label": IntField()}, num_workers=1).from_indexed_dataset(images)
+            DatasetWriter(
+                str(folder / "ffcv" / f"{form}.beton"),
+                {"image": RGBImageField(write_mode=form), "label": IntField()},
+                num_workers=1,
+            ).from_indexed_dataset(images)
 
 
 # --------------------------------------------------------------------------------------------------------------------- floor
@@ -183,14 +252,18 @@ class Crops:
     """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no more, neither resized nor flipped."""
 
     def __init__(self, folder: Path, decoder: str, size: int | None) -> None:
-        from sharding import decoders
+        from sharding.images import decoders
 
-        self.files, self.opened, self.size = [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))], decoders.decoder(decoder).opened, size
+        self.files, self.opened, self.size = (
+            [path.read_bytes() for path in sorted(folder.glob("tree/*/*.jpg"))],
+            decoders.decoder(decoder).opened,
+            size,
+        )
 
     def __call__(self, task: tuple[int, int]) -> int:
         """Makes the crops of up to BATCH files from the `first` on in an `epoch`; returns their number."""
-        from sharding.augment import crop_box, draw_rng
-        from sharding.views import train_pixels
+        from sharding.images.dice import draw_rng
+        from sharding.images.transforms import crop_box, train_pixels
 
         epoch, first = task
         for number, data in enumerate(self.files[first : first + BATCH], first):
@@ -230,9 +303,18 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "floor: TurboJPEG's region decode alone, 1 process": ("", lambda folder, size: alone(folder, "turbojpeg", None, 1)),
     "floor, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", None, 2)),
     "our decode and crop alone, turbojpeg, 2 processes": ("", lambda folder, size: alone(folder, "turbojpeg", size, 2)),
-    **{f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name)) for name in ("turbojpeg", "simplejpeg", "pillow")},
-    **{f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind)) for kind in ("full", "256", "160")},
-    **{f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True)) for name in ("turbojpeg", "simplejpeg")},
+    **{
+        f"ours, {name}": ("", lambda folder, size, name=name: ours(folder, size, name))
+        for name in ("turbojpeg", "simplejpeg", "pillow")
+    },
+    **{
+        f"ours, cache {kind}": ("", lambda folder, size, kind=kind: ours(folder, size, "simplejpeg", kind))
+        for kind in ("full", "256", "160")
+    },
+    **{
+        f"ours, RandAug + IFL, {name}": ("", lambda folder, size, name=name: ours(folder, size, name, ifl=True))
+        for name in ("turbojpeg", "simplejpeg")
+    },
     "ours, RandAug + IFL, cache 256": ("", lambda folder, size: ours(folder, size, "simplejpeg", "256", ifl=True)),
     "webdataset + Pillow": ("", webdataset),
     "webdataset + Pillow, its resize too": ("", lambda folder, size: webdataset(folder, size, "pillow")),
@@ -245,7 +327,11 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "ffcv, raw 256": ("ffcv", lambda folder, size: ffcv(folder.parent / "short256", size, "raw")),
 }
 """By name: the peer whose environment is used (the project's own where empty), and how it is made from a set's folder and the crop's side."""
-PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {"streaming": ("mds", streaming_prepare), "litdata": ("litdata", litdata_prepare), "ffcv": ("ffcv", ffcv_prepare)}
+PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "streaming": ("mds", streaming_prepare),
+    "litdata": ("litdata", litdata_prepare),
+    "ffcv": ("ffcv", ffcv_prepare),
+}
 """By peer: the folder of its own form of a set, and what writes it."""
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sharding.augment import crop_box, draw_rng
-from sharding.dataset import Split
-from sharding.decoders import available, decode, decoder
-from sharding.index import load_index
-from sharding.views import train_pixels
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
+from sharding.images.decoders import available, decode, decoder
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import crop_box, train_pixels
 
 IMAGES = 300
 
@@ -35,6 +35,18 @@ def section(root: Path, rounds: int) -> None:
             wanted = [by_pillow(data, draw, size).astype(np.int16) for draw, data in enumerate(files)]
             for name in available():
                 opened = decoder(name).opened
-                apart = [np.abs(train_pixels(opened(data), draw_rng(0, 0, draw), size=size, crop_scale=(0.08, 1.0), hflip=True, randaug=False) - pixels)
-                         for draw, (data, pixels) in enumerate(zip(files, wanted, strict=True))]
+                apart = [
+                    np.abs(
+                        train_pixels(
+                            opened(data),
+                            draw_rng(0, 0, draw),
+                            size=size,
+                            crop_scale=(0.08, 1.0),
+                            hflip=True,
+                            randaug=False,
+                        )
+                        - pixels
+                    )
+                    for draw, (data, pixels) in enumerate(zip(files, wanted, strict=True))
+                ]
                 print(f"| {name} | {kind} | {size} | {np.mean(apart):.3f} | {np.max(apart)} |", flush=True)

@@ -1,6 +1,6 @@
 """What RandAug costs: microseconds of one core for an image of 112 px, ours beside torchvision's RandAugment.
 
-The policies are different ones (see sharding/randaug.py), so this is what a recipe pays, not one algorithm against itself.
+The policies are different ones (see sharding/images/randaug.py), so this is what a recipe pays, not one algorithm against itself.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-
-import sharding.torchvision_cpu  # noqa: F401, before torchvision
-from sharding.augment import draw_rng
-from sharding.dataset import Split
-from sharding.index import load_index
-from sharding.randaug import apply_policy
-from tests.bench.loader.pixels import by_pillow
 from torchvision.transforms import v2
+
+import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+from sharding.format.dataset import Split
+from sharding.format.index import load_index
+from sharding.images.dice import draw_rng
+from sharding.images.randaug import apply_policy
+from tests.bench.loader.pixels import by_pillow
 
 SIZE, IMAGES = 112, 400
 
@@ -34,7 +34,10 @@ def section(root: Path, rounds: int) -> None:
     tensors = [torch.tensor(array).permute(2, 0, 1).contiguous() for array in arrays]
     policy = v2.RandAugment(2, 9)
     ways: dict[str, tuple[Callable, list]] = {
-        "ours, array to array": (lambda array, draw: np.asarray(apply_policy(Image.fromarray(array), draw_rng(0, 0, draw))), arrays),
+        "ours, array to array": (
+            lambda array, draw: np.asarray(apply_policy(Image.fromarray(array), draw_rng(0, 0, draw))),
+            arrays,
+        ),
         "torchvision v2.RandAugment(2, 9), Pillow images": (lambda image, draw: policy(image), images),
         "torchvision v2.RandAugment(2, 9), uint8 tensors": (lambda image, draw: policy(image), tensors),
     }
@@ -50,4 +53,7 @@ def section(root: Path, rounds: int) -> None:
     print(f"\n**policy**: us of a core for an image of {SIZE} px, {len(images)} images, n = {rounds}\n")
     print("| policy | us, median | min to max | x ours |\n|---|---|---|---|")
     for name, times in found.items():
-        print(f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | {statistics.median(times) / least:.2f} |", flush=True)
+        print(
+            f"| {name} | {statistics.median(times):,.0f} | {min(times):,.0f} to {max(times):,.0f} | {statistics.median(times) / least:.2f} |",
+            flush=True,
+        )

@@ -32,8 +32,22 @@ RANDAUG = tuple(name for name in MAKERS if "RandAug" in name)
 TABLES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "224": ("full", 224, tuple(name for name in MAKERS if name not in RANDAUG)),
     "112": ("full", 112, ("ours, turbojpeg", "ours, simplejpeg", "ours, cache full", "ours, cache 160", *USUAL)),
-    "short256": ("short256", 224, (*FLOORS, "ours, turbojpeg", "ours, simplejpeg", "ours, pillow", "ours, cache full", *USUAL,
-                                   "mosaicml-streaming", "litdata", "ffcv, jpg", "ffcv, raw 256")),
+    "short256": (
+        "short256",
+        224,
+        (
+            *FLOORS,
+            "ours, turbojpeg",
+            "ours, simplejpeg",
+            "ours, pillow",
+            "ours, cache full",
+            *USUAL,
+            "mosaicml-streaming",
+            "litdata",
+            "ffcv, jpg",
+            "ffcv, raw 256",
+        ),
+    ),
     "randaug": ("full", 112, RANDAUG),
     "randaug224": ("full", 224, RANDAUG),
 }
@@ -47,8 +61,15 @@ class Loader:
     def __init__(self, name: str, folder: Path, size: int) -> None:
         words = [str(python_of(MAKERS[name][0])), "-m", "tests.bench.loader.pipelines", name, str(folder), str(size)]
         self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        self._process = subprocess.Popen(
+            words,
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
         self.figures: list[dict[str, float]] = []
         self.reason = ""
         shape, dtype = self._heard() or (None, None)
@@ -88,7 +109,9 @@ def ready(root: Path, images: int, wanted: set[str]) -> dict[str, str]:
     for peer in sorted(wanted):
         if not (reason := install(peer)):
             words = [str(python_of(peer)), "-m", "tests.bench.loader.pipelines", peer, str(root), "prepare"]
-            done = subprocess.run(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
+            done = subprocess.run(
+                words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
+            )
             reason = reason_of(done.stderr) if done.returncode else ""
         if reason:
             reasons[peer] = reason
@@ -113,7 +136,10 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
     for row, loader in there.items():
         rates = [each["images_s"] for each in loader.figures]
         rate, work = loader.median("images_s"), loader.median("core_ms")
-        ratios = "".join(f" {rate / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / work:.2f}) |" for peer in peers)
+        ratios = "".join(
+            f" {rate / there[peer].median('images_s'):.2f} ({there[peer].median('core_ms') / work:.2f}) |"
+            for peer in peers
+        )
         print(f"| {row} | {rate:,.0f} | {min(rates):,.0f} to {max(rates):,.0f} | {work:.2f} |{ratios}")
     for row in rows:
         if row not in there:
@@ -129,8 +155,12 @@ def main(words: list[str]) -> None:
         sys.exit(f"legal are data=FOLDER, images=N, rounds=N and only= some of {','.join([*TABLES, *SECTIONS])}")
     root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
     images = int(values.get("images", data.IMAGES))
-    reasons = ready(root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""})
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset"))
+    reasons = ready(
+        root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""}
+    )
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")
+    )
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     for name in wanted:
         if name in TABLES:

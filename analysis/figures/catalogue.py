@@ -1,0 +1,115 @@
+"""Which figures there are for some tables, with their names and captions."""
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from analysis.figures import environments, figure5, learning_curves, long_tail
+from analysis.figures.methods import Study, studies
+from analysis.tables.cells import Table
+from recipes.table_layout import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with the name of its files and what it shows, in a sentence or two."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], list[str]]:
+    """Every figure that the runs in these tables allow, and remarks on what is left out.
+
+    Args:
+        pair: the recipe of the method that is shown in depth, without and with IFL; default: the first of the table.
+
+    Raises:
+        ValueError: `pair` is not in the tables.
+    """
+    drawn: list[Drawn] = []
+    remarks: list[str] = []
+    found = studies(tables)
+    for study in found:
+        for one in _of_study(study, tables, pair, remarks):
+            name = one.name if len(found) == 1 else f"{study.data}_{study.preset}_{study.select}_{one.name}"
+            drawn.append(Drawn(name, one.caption, one.figure))
+    for table in tables:
+        figure, said = learning_curves.learning_curves([table])
+        remarks += said
+        drawn.append(
+            Drawn(
+                f"curves_{table.layout.name}",
+                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run that counts; vertical lines: IFL sets in.",
+                figure,
+            )
+        )
+    return drawn, list(dict.fromkeys(remarks))
+
+
+def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[Drawn]:
+    drawn: list[Drawn] = []
+
+    def add(name: str, caption: str, made: tuple[Figure | None, list[str]]) -> None:
+        figure, said = made
+        remarks.extend(said)
+        if figure is not None:
+            drawn.append(Drawn(name, caption, figure))
+
+    pair = study.chosen(recipe)
+    images = (
+        " With the paper's budget the run with IFL sees twice the images from its first epoch on."
+        if pair and pair.ifl.budget == "paper"
+        else ""
+    )
+    add(
+        "figure5",
+        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains; (c, d) every method's overall improvement on the first row's, "
+        f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}",
+        figure5.figure5(study, pair, tables),
+    )
+    for protocol in study.protocols:
+        add(
+            f"pairs_{protocol}",
+            f"Every method without and with IFL over epochs, {protocol.upper()}.",
+            (figure5.all_pairs(study, protocol), []),
+        )
+        add(
+            f"classes_{protocol}",
+            f"Accuracy of every method by class along the long tail, overall, and by attribute group, {protocol.upper()} ({study.select} epoch, mean over seeds).",
+            long_tail.all_methods(study, protocol),
+        )
+    if pair is None:
+        remarks.append(f"{study.data}: no figures of a method and its twin with IFL, they need finished runs of both")
+        return drawn
+    for protocol in study.protocols:
+        add(
+            f"tail_{protocol}",
+            f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above its number of training images, (b) accuracy of each attribute group, "
+            "(c-e) accuracy of each class and attribute group, and what IFL changes in it.",
+            long_tail.one_pair(study, pair, protocol),
+        )
+        add(
+            f"confusion_{protocol}",
+            f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of each true class are taken for which.",
+            long_tail.confusions(study, pair, protocol),
+        )
+    runs = [
+        (f"Train-{train.upper()}", pair.ifl.runs[train][0])
+        for train in dict.fromkeys(train for train, _ in PROTOCOLS.values())
+        if pair.ifl.runs.get(train)
+    ]
+    add(
+        "environments",
+        f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it amounts to, and how far the class centers moved (mean of each class group). "
+        "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.",
+        environments.contents(runs),
+    )
+    for title, run in runs:
+        add(
+            f"images_{run.train}",
+            f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last rebuild, of some classes from head to tail.",
+            environments.strip(title, run),
+        )
+    return drawn

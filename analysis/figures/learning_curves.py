@@ -1,0 +1,111 @@
+"""Learning curves: overall accuracy and precision over epochs, for the runs behind the tables."""
+
+import itertools
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.style import LINES, MARKERS, PALETTE, STYLE
+from analysis.inputs.frame import METRICS
+from analysis.tables.cells import Table
+
+ONSET: dict[str, Any] = {"color": "#777777", "linewidth": 1, "linestyle": (0, (1, 1)), "zorder": 1}
+MARKS = 15
+"""About how many markers a line carries; one at each evaluation would run into the next."""
+
+
+def learning_curves(tables: list[Table]) -> tuple[Figure, list[str]]:
+    """One block of panels for each table (metrics down, protocols across), one line for each run.
+
+    A row is a colour; methods are drawn solid and their IFL twins dashed or dotted. The horizontal
+    axis counts epochs completed, so that a vertical line at e says: epochs from the e-th on (counted
+    from 0) were trained with alpha > 0.
+
+    Returns the figure and remarks on metric files that had unreadable lines.
+    """
+    remarks: list[str] = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 5.2 * len(tables)), layout="constrained")
+        blocks = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
+        for block, table in zip(blocks, tables):
+            remarks += _block(block, table)
+    return figure, list(dict.fromkeys(remarks))
+
+
+def _block(block: Any, table: Table) -> list[str]:
+    panels = list({column.title: column for column in table.layout.columns}.values())
+    axes = block.subplots(len(METRICS), len(panels), sharex="col", sharey="row", squeeze=False)
+    looks = _looks(table)
+    remarks: list[str] = []
+    drawn: set[int] = set()
+    any_onset = False
+    for across, column in enumerate(panels):
+        onsets: set[int] = set()
+        for index, look in enumerate(looks):
+            for run in table.runs[index, column.source]:
+                lines, bad = run.metrics()
+                if bad:
+                    remarks.append(f"{run.name}: metrics.jsonl has unreadable lines ({bad}), left out of the curves")
+                onsets |= onset(lines)
+                if _draw(list(axes[:, across]), lines, column.split, look):
+                    drawn.add(index)
+        axes[0, across].set_title(column.title, fontsize=8)
+        axes[-1, across].set_xlabel("epochs trained")
+        axes[-1, across].xaxis.set_major_locator(MaxNLocator(integer=True))
+        for axis, first in itertools.product(axes[:, across], sorted(onsets)):
+            axis.axvline(first, **ONSET)
+        any_onset |= bool(onsets)
+    for down, metric in enumerate(METRICS):
+        axes[down, 0].set_ylabel(f"overall {metric} (%)")
+    labels = [table.layout.full_label(row) for row in table.layout.rows]
+    handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
+    handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
+    if handles:
+        block.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=3.5)
+    else:
+        axes[0, 0].text(0.5, 0.5, "no evaluations yet", transform=axes[0, 0].transAxes, ha="center")
+    return remarks
+
+
+def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:
+    """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
+    for axis, metric in zip(panels, METRICS):
+        points = series(lines, split, metric)
+        axis.plot(*zip(*points) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
+    return any(line["kind"] == "eval" and line.get("split") == split for line in lines)
+
+
+def series(lines: list[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
+    """(epochs trained, overall value in percent) at each evaluation of the split that has a value."""
+    values = [
+        (line["epoch"] + 1, line.get(metric, {}).get("overall"))
+        for line in lines
+        if line["kind"] == "eval" and line.get("split") == split
+    ]
+    return [(epochs, 100 * value) for epochs, value in values if value is not None]
+
+
+def onset(lines: list[dict[str, Any]]) -> set[int]:
+    """The first epoch (from 0) that trained with alpha > 0; empty where none did."""
+    return set(sorted(line["epoch"] for line in lines if line["kind"] == "train" and (line.get("alpha") or 0) > 0)[:1])
+
+
+def _looks(table: Table) -> list[dict[str, Any]]:
+    """For each row the look of its lines: colour by row, line by place among a method and its twins."""
+    looks: list[dict[str, Any]] = []
+    family: dict[str, int] = {}
+    for index, row in enumerate(table.layout.rows):
+        key = row.twin or row.recipe
+        place = family[key] = family.get(key, -1) + 1
+        looks.append({
+            "color": PALETTE[index % len(PALETTE)],
+            "linestyle": LINES[place % len(LINES)],
+            "marker": MARKERS[(index + index // len(PALETTE)) % len(MARKERS)],  # a colour's second turn has another
+            "markersize": 3,
+            "linewidth": 1.2,
+        })  # fmt: skip
+    return looks

@@ -1,0 +1,118 @@
+"""The methods that figures compare: the rows of a data set's largest table, with their runs on both editions.
+
+A table holds one or two editions; a figure about class-wise against attribute-wise accuracy needs both. Which runs count
+is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves out.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from analysis.inputs.runs import Run
+from analysis.tables.cells import Table
+from recipes.table_layout import PROTOCOLS
+
+
+@dataclass(frozen=True)
+class Method:
+    """A table row: its runs by training edition, in the order of seeds, and the row that it is compared with."""
+
+    recipe: str
+    budget: str
+    label: str
+    group: str
+    twin: str | None
+    runs: dict[str, list[Run]]
+
+
+class Pair(NamedTuple):
+    """A method without and with IFL."""
+
+    plain: Method
+    ifl: Method
+
+
+@dataclass(frozen=True)
+class Study:
+    """The methods of one data set under one preset and selection; the first one is the baseline of the others."""
+
+    data: str
+    preset: str
+    select: str
+    methods: list[Method]
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those under which any method has runs."""
+        return [
+            protocol
+            for protocol, (train, _) in PROTOCOLS.items()
+            if any(method.runs.get(train) for method in self.methods)
+        ]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Each row with a twin, beside the twin of its own budget where there is one."""
+        pairs = []
+        for method in self.methods:
+            twins = [other for other in self.methods if other.recipe == method.twin]
+            twins.sort(key=lambda other: other.budget != method.budget)
+            pairs += [Pair(twins[0], method)] if twins else []
+        return pairs
+
+    def chosen(self, recipe: str | None) -> Pair | None:
+        """The pair of that recipe, with or without IFL, or the first pair of which both have runs of one edition; None where there is none.
+
+        Raises:
+            ValueError: no pair has that recipe.
+        """
+        if recipe is not None:
+            of = [pair for pair in self.pairs if recipe in (pair.plain.recipe, pair.ifl.recipe)]
+            if not of:
+                legal = ", ".join(dict.fromkeys(pair.ifl.recipe for pair in self.pairs)) or "none in these tables"
+                raise ValueError(f"pair={recipe}: no row with a twin on {self.data} has this recipe; legal is {legal}")
+            return of[0]
+        return next(
+            (
+                pair
+                for pair in self.pairs
+                if any(pair.plain.runs.get(train) and pair.ifl.runs.get(train) for train in ("glt", "cbl"))
+            ),
+            None,
+        )
+
+
+def studies(tables: list[Table]) -> list[Study]:
+    """One for each data set, preset and selection of the tables, in the order of names."""
+    members: dict[tuple[str, str, str], list[Table]] = {}
+    for table in tables:
+        for data in dict.fromkeys(data for data, _ in table.layout.sources):
+            members.setdefault((data, table.layout.preset, table.layout.select), []).append(table)
+    return [_study(*key, of) for key, of in sorted(members.items())]
+
+
+def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
+    runs: dict[tuple[str, str, str], list[Run]] = {}
+    for table in tables:
+        for (index, (source, train)), counted in table.runs.items():
+            row = table.layout.rows[index]
+            if source == data and counted:
+                runs.setdefault((row.recipe, row.budget, train), counted)
+    largest = max(
+        tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)
+    ).layout  # the first of those of equal length
+    methods = [
+        Method(
+            row.recipe,
+            row.budget,
+            largest.full_label(row),
+            row.group,
+            row.twin,
+            {
+                train: runs[row.recipe, row.budget, train]
+                for train in ("glt", "cbl")
+                if (row.recipe, row.budget, train) in runs
+            },
+        )
+        for row in largest.rows
+    ]
+    return Study(data, preset, select, methods)

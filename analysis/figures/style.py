@@ -1,0 +1,108 @@
+"""What all figures share: a palette safe for colour-blind readers, and files that repeat byte for byte."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes  # noqa: E402  (the backend comes first)
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.image import AxesImage  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
+PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito, "Color Universal Design" (2008), without its yellow, too pale for lines on white."""
+
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # fonts a publisher's checker accepts
+}
+
+
+def save(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a `$` in somebody's label is a dollar
+    if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    files = [out / f"{name}.pdf", out / f"{name}.png"]
+    figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    figure.savefig(files[1], dpi=200, metadata={"Software": None})
+    return files
+
+
+COLUMN, PAGE = 3.5, 7.2
+"""Widths in inches of a figure across one column of a paper, and across both."""
+
+PLAIN_LOOK: dict[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "o", "markersize": 3, "linewidth": 1.2}
+IFL_LOOK: dict[str, Any] = {"color": "#0072B2", "linestyle": "--", "marker": "^", "markersize": 3.5, "linewidth": 1.2}
+"""A method without and with IFL, told apart by colour, dashes and marker."""
+
+ATTRIBUTE_LOOKS: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "linestyle": "-", "marker": "o", "hatch": ""},
+    {"color": "#D55E00", "linestyle": "--", "marker": "s", "hatch": "//"},
+    {"color": "#009E73", "linestyle": ":", "marker": "^", "hatch": ".."},
+)
+"""Of the groups many, medium and few, of classes or attributes."""
+
+
+def short(text: str, most: int = 28) -> str:
+    """A label that keeps its place: cut in the middle where it is longer than `most` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+
+
+def heat(
+    axes: Axes,
+    values: NDArray[np.float64],
+    rows: list[str],
+    columns: list[str],
+    *,
+    low: float,
+    high: float,
+    colours: str,
+    signed: bool = False,
+) -> AxesImage:
+    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left white with a dash.
+
+    Args:
+        values: [rows, columns], in percent or points.
+    """
+    image = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+    )
+    axes.grid(False)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (down, across), value in np.ndenumerate(values):
+        red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        dark = (
+            0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
+        )  # relative luminance where black and white text read alike
+        text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
+        axes.text(
+            across,
+            down,
+            "0" if text in ("-0", "+0") else text,
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="white" if dark else "black",
+        )
+    return image

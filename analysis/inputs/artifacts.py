@@ -1,0 +1,97 @@
+"""What figures need of a run folder besides predictions and metric lines: its classes, and the environments it rebuilt.
+
+Older runs may lack some of it: a figure that needs it is then left out with the sentence that is raised here.
+"""
+
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.inputs.runs import Run
+
+READS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged .npz may raise."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2 few)."""
+
+    names: list[str]
+    counts: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """The weights of all streams from the end of epoch `epoch` (from 0) on, as `ifl/saving/best_epoch.py` writes them.
+
+    Attributes:
+        weights: float64 [S, N]; the first stream is environment 1, the last one the last environment.
+        labels, attributes: int64 [N]; attribute -1 where a sample has none.
+        classes: int64 [C], those of which thumbnails are there; none in the light part of a run.
+        thumbnails: uint8 [C, 2, E, H, W, 3], of each the images that the last environment weighs least and most.
+    """
+
+    epoch: int
+    weights: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    attributes: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    thumbnails: NDArray[np.uint8]
+
+
+def classes_of(run: Run) -> Classes:
+    """The classes of a run.
+
+    Raises:
+        ValueError: its meta.json lacks them.
+    """
+    if not run.classes:
+        raise ValueError(
+            f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
+        )
+    names, groups, counts = zip(*run.classes)
+    return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
+
+
+def environments_of(run: Run) -> list[Environments]:
+    """Every rebuild that the run has stored, in the order of epochs; empty where it rebuilt none.
+
+    Raises:
+        ValueError: a file cannot be read, or has no labels and attributes (runs of before they were stored).
+    """
+    files = {
+        int(found[1]): file
+        for file in (run.path / "env").glob("epoch-*.npz")
+        if (found := re.fullmatch(r"epoch-(\d+)\.npz", file.name))
+    }
+    rebuilds = []
+    for epoch, file in sorted(files.items()):
+        where = f"{run.name}: env/{file.name}"
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
+        except READS as error:
+            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        lacking = [key for key in ("weights", "labels", "attributes") if key not in arrays]
+        if lacking:
+            raise ValueError(f"{where} lacks {', '.join(lacking)}")
+        if arrays["weights"].ndim != 2 or not arrays["weights"].shape[1] == len(arrays["labels"]) == len(
+            arrays["attributes"]
+        ):
+            raise ValueError(
+                f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels"
+            )
+        pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
+        if pictures[0] is None or pictures[1] is None:
+            pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
+        rebuilds.append(Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], *pictures))
+    return rebuilds

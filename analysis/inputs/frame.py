@@ -1,0 +1,110 @@
+"""Runs -> one tidy pandas frame, every number recomputed from the stored predictions."""
+
+import pandas as pd
+
+from analysis.inputs.runs import Run
+from ifl.metrics import KEYS, SUBSETS  # noqa: F401  (SUBSETS: for whoever reads the frame)
+from recipes.table_layout import PROTOCOLS, SELECTS
+
+METRICS = ("accuracy", "precision")
+"""The paper's two."""
+
+COLUMNS = (
+    "run", "recipe", "data", "edition", "protocol", "subset", "metric", "seed",
+    "select", "preset", "budget", "hash", "fingerprint", "commit", "value",
+)  # fmt: skip
+
+CLASS_COLUMNS = (
+    "run", "recipe", "data", "edition", "protocol", "seed", "select", "preset", "budget", "label", "name", "group",
+    "train_images", "attribute", "true", "predicted", "right",
+)  # fmt: skip
+
+ATTRIBUTES = ("many_a", "medium_a", "few_a", "none_a")
+
+Problems = dict[tuple[str, str, str], str]
+"""(run, select, protocol) -> why there are no numbers."""
+
+
+def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
+    """One line for each (run, select, protocol, subset, metric) of the *finished* runs.
+
+    Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and worst over
+    the class groups (`overall`) and over the attribute groups (`overall_a`).
+
+    Returns the frame with `COLUMNS` (`value` a fraction in [0, 1], `seed` an int, the rest strings;
+    a subset without samples has no line), in the order of `runs`, and what could not be computed.
+    """
+    # Column by column: a thousand runs make 128,000 lines, and as many dictionaries would take seconds.
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    problems: Problems = {}
+    for run in (run for run in runs if run.finished):
+        for protocol, (edition, split) in PROTOCOLS.items():
+            for select in SELECTS if edition == run.train else ():
+                try:
+                    scores = run.judged(select, split).scores()
+                except ValueError as error:
+                    problems[run.name, select, protocol] = str(error)
+                    continue
+                there = [
+                    (subset, metric, float(scores[subset, metric][0]))
+                    for subset, metric in KEYS
+                    if (subset, metric) in scores
+                ]
+                there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
+                for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
+                    columns[name] += [value] * len(there)
+                for name, values in zip(("subset", "metric", "value"), zip(*there)):
+                    columns[name] += values
+    return pd.DataFrame(columns), problems
+
+
+def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
+    """One line for each (run, protocol, class, attribute group) of the finished runs, with `CLASS_COLUMNS`.
+
+    `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those there that
+    were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one); `group` 0 many,
+    1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose predictions cannot be read are left
+    out: `tidy` says why.
+    """
+    columns: dict[str, list] = {name: [] for name in CLASS_COLUMNS}
+    for run in (run for run in runs if run.finished):
+        for protocol, (edition, split) in PROTOCOLS.items():
+            if edition != run.train:
+                continue
+            try:
+                judged = run.judged(select, split)
+            except ValueError:
+                continue
+            counts, classes = judged.counts(), judged.classes.tolist()
+            known = [run.classes[label] if label < len(run.classes) else (str(label), -1, -1) for label in classes]
+            slots = [
+                slot for slot in range(len(ATTRIBUTES)) if counts["true"][slot].any() or counts["predicted"][slot].any()
+            ]
+            for slot in slots:
+                for name, value in (
+                    *_about(run),
+                    ("protocol", protocol),
+                    ("select", select),
+                    ("attribute", ATTRIBUTES[slot]),
+                ):
+                    if name in columns:
+                        columns[name] += [value] * len(classes)
+                columns["label"] += classes
+                columns["name"] += [name for name, _, _ in known]
+                columns["group"] += judged.group_of_class.tolist()
+                columns["train_images"] += [images for _, _, images in known]
+                for name, of_slots in counts.items():
+                    columns[name] += of_slots[slot].tolist()
+    return pd.DataFrame(columns)
+
+
+def csv(*frames: pd.DataFrame) -> str:
+    """Frames of the same columns, below each other, as CSV."""
+    return pd.concat(frames).to_csv(index=False, lineterminator="\n")
+
+
+def _about(run: Run) -> tuple[tuple[str, object], ...]:
+    return (
+        ("run", run.name), ("recipe", run.recipe), ("data", run.data), ("edition", run.train), ("seed", run.seed),
+        ("preset", run.preset), ("budget", run.budget), ("hash", run.hash), ("fingerprint", run.fingerprint), ("commit", run.commit),
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""The light part of run folders, to lie beside a paper: what the tables and figures are made from, without checkpoints and logs.
+
+`python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]` copies of each finished run its recipe, meta.json, metrics, last predictions and
+environments; thumbnails of the extremes only for the runs named. `select=best` and `ckpt/` need the whole folder.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
+PLACES = re.compile(r"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
+"""Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
+WORDS = re.compile(r',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
+"""The same in the words of the command that meta.json records."""
+THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
+
+
+def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
+    """Copy a finished run's light part to `out/NAME`, replacing what stands there; returns its bytes."""
+    target = out / run.name
+    shutil.rmtree(target, ignore_errors=True)
+    for path in [
+        *(run / name for name in FILES if (run / name).is_file()),
+        *sorted(run.glob("preds/last/*.npz")),
+        *sorted(run.glob("env/*.npz")),
+    ]:
+        copy = target / path.relative_to(run)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.name == "env" and not thumbnails:
+            with np.load(path, allow_pickle=False) as arrays:
+                buffer = io.BytesIO()
+                np.savez_compressed(buffer, **{name: arrays[name] for name in arrays.files if name not in THUMBNAILS})
+            copy.write_bytes(buffer.getvalue())
+        elif path.name == "recipe.yaml":
+            copy.write_text(PLACES.sub(r"\1: null", path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.name == "meta.json":
+            copy.write_text(WORDS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(path, copy)
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list[str], int]:
+    """Copy the light part of every finished run in `runs`.
+
+    Args:
+        thumbnails: names of runs whose environments keep their pictures.
+
+    Returns:
+        The runs' names and the bytes written.
+
+    Raises:
+        ValueError: a run of `thumbnails` that is not there or not finished, no finished run at all, or a copy that would replace its own run.
+    """
+    finished = sorted(path.parent for path in runs.glob("*/done"))
+    names = [run.name for run in finished]
+    if not names:
+        raise ValueError(f"runs={runs}: no finished run in it")
+    if unknown := sorted(set(thumbnails) - set(names)):
+        raise ValueError(f"thumbnails={unknown[0]}: no finished run of that name in {runs}")
+    for run in finished:  # a copy begins by removing what stands in its place
+        if (target := out.resolve() / run.name).resolve() == run.resolve() or run.resolve() in target.resolve().parents:
+            raise ValueError(
+                f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other than runs={runs}"
+            )
+    return names, sum(copy_light(run, out, run.name in thumbnails) for run in finished)

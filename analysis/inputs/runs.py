@@ -1,0 +1,239 @@
+"""Run folders as training leaves them, read without ever trusting that a run ended well."""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ifl.metrics import Judged
+from recipes.common.errors import RecipeError, one_line
+from recipes.identity import departures
+from recipes.resolve import load_yaml, resolve
+from recipes.schema import Recipe
+
+ARRAYS = ("label", "prediction", "group", "attribute")
+"""What predictions must hold."""
+
+MORE_ARRAYS = ("id", "confidence")
+"""What they hold besides, which runs of an early date may lack."""
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder says about itself; predictions and metric lines are read on demand."""
+
+    path: Path
+    recipe: str
+    data: str
+    train: str
+    seed: int
+    preset: str
+    budget: str
+    hash: str
+    fingerprint: str
+    commit: str
+    finished: bool
+    classes: tuple[tuple[str, int, int], ...] = ()
+    """(name, class group, training images) of each class, in the order of labels; empty where meta.json lacks them."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def judged(self, select: str, split: str) -> Judged:
+        """The stored predictions, ready to be judged.
+
+        Raises:
+            ValueError: as `predictions`; or their values cannot be meant.
+        """
+        arrays = self.predictions(select, split)
+        return Judged(**{key: arrays.get(key) for key in (*ARRAYS, "confidence")})
+
+    def ended(self) -> str:
+        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch 3: failed, rank 1:
+        RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
+        lines, _ = self.metrics()
+        said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
+        event = next(
+            (event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {}
+        )
+        kind = event.get("verdict", event.get("event"))
+        if event.get("event") == "failed":
+            said.append(f"failed, rank {event.get('rank', '?')}: {' '.join(str(event.get('error', '')).split())}")
+        elif kind:
+            said.append(str(kind))
+        return one_line(": ".join(said))
+
+    def _events(self) -> list[dict[str, Any]]:
+        try:
+            lines = (self.path / "log" / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [event for event in map(_json_object, lines) if event]
+
+    def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
+        """The arrays `label, prediction, group, attribute`, and where they are stored `id, confidence`, each [M],
+        of `preds/<select>/<split>.npz`.
+
+        Raises:
+            ValueError: the file is missing, cannot be read or lacks an array.
+        """
+        file = self.path / "preds" / select / f"{split}.npz"
+        where = file.relative_to(self.path)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files if key in (*ARRAYS, *MORE_ARRAYS)}
+        except FileNotFoundError:
+            raise ValueError(f"{where} is missing") from None
+        # The last two: numpy returns a bare array, not an archive, for a file in its other format.
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
+            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        lacking = [key for key in ARRAYS if key not in arrays]
+        if lacking:
+            raise ValueError(f"{where} lacks {', '.join(lacking)}; needed are {', '.join(ARRAYS)}")
+        return arrays
+
+    def departures(self) -> list[str]:
+        """The science values in which the run differs from its recipe as the project has it now, such as
+        `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        return list(self._departures)
+
+    @cached_property  # a run may stand in several tables
+    def _departures(self) -> tuple[str, ...]:
+        try:
+            stored = load_yaml(self.path / "recipe.yaml")
+            if not set(Recipe.model_fields) <= set(stored):
+                return ()
+            now = _as_it_stands(
+                f"recipe={self.recipe}",
+                f"data={self.data}",
+                f"train={self.train}",
+                f"preset={self.preset}",
+                f"batch.budget={self.budget}",
+            )
+            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+        except (RecipeError, ValidationError):
+            return ()
+
+    def metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.
+
+        Of the lines of one (kind, step, split) the last wins, since a resumed run writes steps again.
+        A torn last line is what a kill leaves behind and is not counted as unreadable.
+        """
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return [], 0
+        lines: dict[tuple[int, str, str], dict[str, Any]] = {}
+        bad: list[int] = []
+        text = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        text = text[:-1] if text[-1] == "" else text
+        for number, line in enumerate(text):
+            try:
+                entry = json.loads(line)
+                key = int(entry["step"]), str(entry["kind"]), str(entry.get("split", ""))
+                lines[key] = {**entry, "epoch": int(entry["epoch"])}
+            except (ValueError, TypeError, KeyError):
+                bad.append(number)
+        if bad and bad[-1] == len(text) - 1:
+            bad.pop()
+        return [lines[key] for key in sorted(lines)], len(bad)
+
+
+@cache
+def _as_it_stands(*words: str) -> Recipe:
+    """A recipe of the project, resolved; runs that differ in the seed alone share it."""
+    return resolve(list(words))
+
+
+def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """All runs directly under `folder`, sorted by name, and {folder name: why it cannot be read}.
+
+    Raises:
+        ValueError: `folder` is not a directory.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"runs={folder}: no such directory; legal is the directory that holds the run folders")
+    runs: list[Run] = []
+    unreadable: dict[str, str] = {}
+    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        try:
+            runs.append(load_run(path))
+        except ValueError as error:
+            unreadable[path.name] = str(error)
+    return runs, unreadable
+
+
+def load_run(path: Path) -> Run:
+    """The run in one folder.
+
+    Raises:
+        ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
+    """
+    recipe = _mapping(path / "recipe.yaml", lambda text: yaml.load(text, Loader=_YAML))
+    meta = _mapping(path / "meta.json", json.loads)
+    return Run(
+        path=path,
+        recipe=_get(recipe, "recipe", str, "recipe.yaml"),
+        data=_get(recipe, "data.name", str, "recipe.yaml"),
+        train=_get(recipe, "train", str, "recipe.yaml"),
+        seed=_get(recipe, "seed", int, "recipe.yaml"),
+        preset=_get(recipe, "preset", str, "recipe.yaml"),
+        budget=_get(recipe, "batch.budget", str, "recipe.yaml"),
+        hash=_get(meta, "hash", str, "meta.json"),
+        fingerprint=_get(meta, "data_fingerprint", str, "meta.json"),
+        commit=_get(meta, "commit", str, "meta.json"),
+        finished=(path / "done").exists(),
+        classes=_classes(meta),
+    )
+
+
+def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
+    names, groups, counts = (meta.get(f"class_{what}") for what in ("names", "groups", "counts"))
+    if not all(isinstance(part, list) and len(part) == len(names) for part in (names, groups, counts)):
+        return ()
+    if not all(type(number) is int for number in (*groups, *counts)):
+        return ()
+    return tuple(zip(map(str, names), groups, counts))
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    """A line of JSON; empty where it is torn or no object."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file.name} is missing") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file.name} cannot be read ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file.name} holds no mapping")
+    return content
+
+
+def _get(content: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
+    """The value at a dotted key, refused with file and key where it is missing or of another type."""
+    value: Any = content
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if type(value) is not kind:
+        raise ValueError(f"{file}: {key} is {value!r}; legal is a value of type {kind.__name__}")
+    return value

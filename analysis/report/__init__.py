@@ -1,0 +1,1 @@
+"""Pages and documents: HTML, PDF, and where a number comes from."""

@@ -1,0 +1,157 @@
+"""What stands behind one cell, as plain data (for a page) and as lines (for a terminal)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from analysis.inputs.runs import Run
+from analysis.tables.cells import Cell, Table
+from ifl.metrics import Judged
+from recipes.common.cli import nearest
+from recipes.table_layout import Column, Layout
+
+
+def behind(
+    table: Table, row: int, column: int, judged: Callable[[Run, str, str], Judged] = Run.judged
+) -> dict[str, Any]:
+    """Everything behind `table.cells[row][column]` as JSON can hold it.
+
+    Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`, `std`,
+    `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin` (the test against the
+    row without IFL), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget, value, and of the
+    subset's samples how many there are and how many are right.
+
+    Args:
+        judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
+    """
+    layout, cell = table.layout, table.cells[row][column]
+    said, of = layout.rows[row], layout.columns[column]
+    return {
+        "table": layout.name,
+        "row": {
+            "label": layout.full_label(said),
+            "group": said.group,
+            "recipe": said.recipe,
+            "budget": said.budget,
+            "twin": said.twin,
+        },
+        "column": {**of.model_dump(), "name": column_name(of), "split": of.split},
+        "select": layout.select,
+        "preset": layout.preset,
+        "seeds": list(layout.seeds),
+        "mean": cell.mean,
+        "std": cell.std,
+        "interval": None if cell.interval is None else list(cell.interval),
+        "marked": cell.marked,
+        "state": cell.state,
+        "notes": list(cell.notes),
+        "paper": _paper(cell, of),
+        "twin": _twin(cell),
+        "runs": [
+            _run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)
+        ],
+    }
+
+
+def _paper(cell: Cell, column: Column) -> dict[str, Any] | None:
+    if cell.paper is None:
+        return None
+    difference = (
+        None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value
+    )  # of other data it means nothing
+    return {"source": cell.paper.source, "data": cell.paper.data, "value": cell.paper.value, "difference": difference}
+
+
+def _twin(cell: Cell) -> dict[str, Any] | None:
+    test = cell.twin_test
+    if test is None:
+        return None
+    return {
+        "label": test.twin, "difference": test.difference, "interval": [test.low, test.high], "p": test.p, "method": test.method,
+        "seeds": list(test.seeds), "samples": test.samples, "gained": test.gained, "lost": test.lost,
+    }  # fmt: skip
+
+
+def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, Any]:
+    right = judged.right_in(column.subset)
+    return {
+        "name": run.name, "seed": run.seed, "commit": run.commit, "hash": run.hash, "fingerprint": run.fingerprint,
+        "preset": run.preset, "budget": run.budget, "value": value, "samples": len(right), "right": int(right.sum()),
+        "classes": len(judged.classes),
+    }  # fmt: skip
+
+
+def column_name(column: Column) -> str:
+    """A column in one word: `clt.overall.accuracy`."""
+    return f"{column.protocol}.{column.subset}.{column.metric}"
+
+
+def find(layout: Layout, row: str, column: str) -> tuple[int, int]:
+    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the column's name or number.
+
+    Raises:
+        ValueError: none or several are meant; the sentence names the nearest or all.
+    """
+    labels = [layout.full_label(each) for each in layout.rows]
+    recipes = [each.recipe if each.budget == "paper" else f"{each.recipe}:{each.budget}" for each in layout.rows]
+    columns = [column_name(each) for each in layout.columns]
+    return _place("row", row, labels, recipes), _place("column", column, columns)
+
+
+def _place(key: str, word: str, *names: list[str]) -> int:
+    if word.isdecimal() and 1 <= int(word) <= len(names[0]):
+        return int(word) - 1
+    for words in names:
+        found = [index for index, name in enumerate(words) if name == word]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(
+                f"{key}={word}: {len(found)} of the table's are so called; legal is also a number, here {' or '.join(str(i + 1) for i in found)}"
+            )
+    raise ValueError(
+        f"{key}={word}: the table has none so called; {nearest(word, [name for words in names for name in words])}"
+    )
+
+
+def lines(fact: dict[str, Any]) -> list[str]:
+    """`behind` for a terminal, in percent."""
+    row, column = fact["row"], fact["column"]
+    said = [
+        f"table   {fact['table']} (preset {fact['preset']}, {fact['select']} epoch, seeds {', '.join(map(str, fact['seeds']))})",
+        f"row     {row['label']} (recipe={row['recipe']}, budget {row['budget']})",
+        f"column  {column['name']} (data={column['data']}, trained on {column['train']}, tested on {column['split']})",
+        f"value   {_number(fact)}",
+    ]
+    if fact["paper"]:
+        paper = fact["paper"]
+        difference = "" if paper["difference"] is None else f", ours minus it {100 * paper['difference']:+.2f}"
+        other = "" if paper["data"] == column["data"] else f", on {paper['data']}"
+        said.append(f"paper   {100 * paper['value']:.2f} ({paper['source']}{other}{difference})")
+    if fact["twin"]:
+        twin = fact["twin"]
+        counts = (
+            "" if twin["gained"] is None else f"; right here alone {twin['gained']}, right there alone {twin['lost']}"
+        )
+        said.append(
+            f"twin    {100 * twin['difference']:+.2f} against {twin['label']} [{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
+            f"p = {twin['p']:.2g} ({twin['method']}, {twin['samples']} samples{counts})"
+        )
+    said.append(f"runs    {len(fact['runs'])}")
+    for run in fact["runs"]:
+        said.append(
+            f"  {run['name']}: {100 * run['value']:.2f}, {run['right']} of {run['samples']} samples right, {run['classes']} classes in the split; "
+            f"seed {run['seed']}, commit {run['commit']}, hash {run['hash']}, data {run['fingerprint']}"
+        )
+    return [*said, *(f"note    {note}" for note in fact["notes"])]
+
+
+def _number(fact: dict[str, Any]) -> str:
+    if fact["mean"] is None:
+        return f"none: {fact['state']}"
+    spread = "" if fact["std"] is None else f" ± {100 * fact['std']:.2f} (standard deviation over seeds)"
+    between = (
+        ""
+        if fact["interval"] is None
+        else f", 95 % interval {100 * fact['interval'][0]:.2f} to {100 * fact['interval'][1]:.2f}"
+    )
+    return f"{100 * fact['mean']:.2f}{spread}{between}"

@@ -1,0 +1,201 @@
+"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind every number."""
+
+import base64
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from analysis.figures.catalogue import Drawn
+from analysis.inputs.runs import Run
+from analysis.report.explain import behind, column_name
+from analysis.tables.agreement import sentence
+from analysis.tables.cells import Cell, Table
+from analysis.tables.presentation import MISSING, blocks, heading, legend, percent, ranks, twin_mark
+
+COLOURS = 128
+"""Of an image on the page: enough for a plot, and a third of the bytes."""
+
+TEMPLATE = Path(__file__).resolve().parent / "page.html"
+
+
+def page(
+    title: str, tables: list[Table], drawn: list[Drawn], images: Path, runs: list[Run], left_out: list[str]
+) -> str:
+    """The whole page. Names of runs, recipes and classes are text in it, whatever they hold.
+
+    Args:
+        drawn, images: the figures, and the folder where `NAME.png` of each lies.
+        runs: all that were read.
+        left_out: sentences about what is not there.
+    """
+    place = {run.name: index for index, run in enumerate(runs)}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        about=f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent.",
+        tables=[_table(table, place, index) for index, table in enumerate(tables)],
+        figures=[{"name": one.name, "caption": one.caption, **_image(images / f"{one.name}.png")} for one in drawn],
+        runs=[
+            {
+                "name": run.name,
+                "finished": run.finished,
+                "facts": _provenance(run),
+                "recipe": _text(run.path / "recipe.yaml"),
+            }
+            for run in runs
+        ],
+        left_out=left_out,
+        facts={"runs": [run.name for run in runs], "tables": [_facts(table, place) for table in tables]},
+    )
+
+
+def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
+    layout, parts, best = table.layout, blocks(table.layout), ranks(table)
+    shown = [column for part in parts for column in part.columns]
+    starts = {unit[0] for part in parts for unit in part.units}
+    rows = []
+    for index, (row, cells) in enumerate(zip(layout.rows, table.cells)):
+        new = index == 0 or row.group != layout.rows[index - 1].group
+        rows.append(
+            {
+                "label": row.label,
+                "group": row.group if new else None,
+                "cells": [_cell(cells[column], best[index][column], place, number, column) for column in shown],
+            }
+        )
+    ranges = "below a number its 95 % interval; " if any(cell.interval for line in table.cells for cell in line) else ""
+    return {
+        "name": layout.name,
+        "heading": heading(table),
+        "legend": f"Bold: best of its block; {ranges}{'; '.join(legend(table))}".rstrip("; "),
+        "blocks": [(part.title, len(part.columns)) for part in parts],
+        "subsets": [(subset, len(part.metrics)) for part in parts for subset in part.subsets],
+        "columns": [
+            {
+                "name": metric,
+                "said": f"{layout.columns[part.columns[0]].protocol.upper()} {subset} {metric}",
+                "lower": layout.columns[column].lower_is_better,
+                "first": column in starts,
+            }
+            for part in parts
+            for subset, unit in zip(part.subsets, part.units)
+            for metric, column in zip(part.metrics, unit)
+        ],
+        "rows": rows,
+        "notes": table.notes,
+        "shape": sentence(table),
+    }
+
+
+def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int) -> dict[str, Any]:
+    text, interval = percent(cell), cell.interval
+    return {
+        "column": column,
+        "text": (text or MISSING) + ("" if cell.std is None else f" ± {100 * cell.std:.2f}"),
+        "value": "" if cell.mean is None else f"{cell.mean:.8f}",
+        "range": f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval and text else "",
+        "best": rank == 1,
+        "marked": cell.marked,
+        "twin": twin_mark(cell),
+        "href": f"#run-{place[cell.runs[0].name]}"
+        if cell.runs
+        else f"#notes-{number}"
+        if cell.notes
+        else f"#table-{number}",
+    }
+
+
+def _facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
+    """What the page's dialog says of each cell; runs and notes by their numbers, since hundreds of cells share them."""
+    notes = {note: index for index, note in enumerate(table.notes)}
+    judged = functools.lru_cache(maxsize=16)(Run.judged)  # the cells of a row are of the same few files
+    cells = []
+    for row in range(len(table.layout.rows)):
+        line = []
+        for column in range(len(table.layout.columns)):
+            fact = behind(table, row, column, judged)
+            kept = {key: fact[key] for key in ("mean", "std", "interval", "state", "paper", "twin")}
+            said = [notes[note] for note in fact["notes"] if note in notes]
+            of = [
+                {"run": place[run["name"]], **{key: run[key] for key in ("seed", "value", "right", "samples")}}
+                for run in fact["runs"]
+            ]
+            line.append(_rounded({**kept, "notes": said, "runs": of}))
+        cells.append(line)
+    layout = table.layout
+    return {
+        "rows": [layout.full_label(row) for row in layout.rows],
+        "columns": [column_name(column) for column in layout.columns],
+        "notes": table.notes,
+        "cells": cells,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six digits after the point: a third of the page's bytes, and more than it shows."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _provenance(run: Run) -> list[tuple[str, str]]:
+    """What a reader needs to make the run again, as far as meta.json and done say it."""
+    meta, done = _object(run.path / "meta.json"), _object(run.path / "done")
+    machine, versions = meta.get("machine"), meta.get("versions")
+    facts = [
+        ("recipe", f"{run.recipe}, budget {run.budget}"),
+        ("data", f"{run.data}, trained on {run.train}; fingerprint {run.fingerprint}"),
+        ("seed, preset, hash", f"{run.seed}, {run.preset}, {run.hash}"),
+        ("commit", run.commit),
+        ("command", " ".join(map(str, meta["argv"])) if isinstance(meta.get("argv"), list) else ""),
+        ("ranks", str(meta.get("world", ""))),
+        ("machine", ", ".join(f"{key} {value}" for key, value in machine.items()) if isinstance(machine, dict) else ""),
+        (
+            "versions",
+            ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else "",
+        ),
+        ("decoder", str(meta.get("decoder", ""))),
+        (
+            "finished",
+            f"{done.get('epochs', '?')} epochs, best on val {done.get('best_epoch', '–')}, {done.get('wall_s', '?')} s"
+            if run.finished
+            else f"no: {run.ended() or 'it has no file named done'}",
+        ),
+        ("not as the recipe", "; ".join(run.departures())),
+    ]
+    return [(key, value) for key, value in facts if value]
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+
+
+def _image(file: Path) -> dict[str, Any]:
+    """A PNG as base64 with few colours, and its size in CSS pixels (files have 200 a printed inch)."""
+    buffer = io.BytesIO()
+    with Image.open(file) as image:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        width, height = image.size
+    return {
+        "data": base64.b64encode(buffer.getvalue()).decode(),
+        "width": round(width * 0.7),
+        "height": round(height * 0.7),
+    }

@@ -1,0 +1,106 @@
+r"""`report.tex` and `report.pdf`: all tables and figures as one document to read or print."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from analysis.figures.catalogue import Drawn
+from analysis.tables.latex import escape
+
+ENGINES = {
+    "latexmk": (
+        "latexmk",
+        "-norc",
+        "-pdf",
+        "-halt-on-error",
+        "-interaction=nonstopmode",
+        "-no-shell-escape",
+        "-outdir=FOLDER",
+    ),
+    "tectonic": ("tectonic", "--untrusted", "--chatter=minimal", "--keep-logs", "--outdir=FOLDER"),
+    "pdflatex": (
+        "pdflatex",
+        "-halt-on-error",
+        "-interaction=nonstopmode",
+        "-no-shell-escape",
+        "-output-directory=FOLDER",
+    ),
+}
+"""Command -> what stands before the file's name, with a folder for all that it writes; the first that is installed is used."""
+
+LIMIT_S = 300
+
+_HEAD = r"""\documentclass[10pt,a4paper]{article}
+\usepackage[T1]{fontenc}
+\usepackage[a4paper,margin=18mm]{geometry}
+\usepackage{booktabs,graphicx,caption}
+\captionsetup{font=small,labelfont=bf}
+\ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi % the same bytes every time
+\renewcommand{\topfraction}{0.95}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.6}
+\setcounter{topnumber}{4}\setcounter{totalnumber}{6}
+\begin{document}
+"""
+
+
+def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
+    r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all beside it."""
+    lines = [
+        _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
+        *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
+        r"\clearpage",
+    ]
+    lines += [rf"\input{{{name}}}" for name in inputs] + [r"\clearpage"]
+    for one in drawn:
+        lines += [
+            r"\begin{figure}[p]", r"\centering", rf"\includegraphics[width=\linewidth,height=0.86\textheight,keepaspectratio]{{{one.name}.pdf}}",
+            rf"\caption{{{escape(one.caption)}}}", r"\end{figure}",
+        ]  # fmt: skip
+    return "\n".join([*lines, r"\end{document}", ""])
+
+
+def typeset(source: Path) -> tuple[Path | None, str]:
+    """Makes the PDF of a .tex file beside it.
+
+    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then its log lies beside).
+    """
+    engine = next((command for name, command in ENGINES.items() if shutil.which(name)), None)
+    if engine is None:
+        return (
+            None,
+            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install latexmk texlive-latex-recommended)",
+        )
+    made, log = source.with_suffix(".pdf"), source.with_suffix(".log")
+    for old in (made, log):
+        old.unlink(missing_ok=True)
+    # SOURCE_DATE_EPOCH: the date that TeX and the included figures see; without it no two PDFs are alike.
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [word.replace("FOLDER", folder) for word in engine]
+        try:
+            done = subprocess.run(
+                [*command, source.name],
+                cwd=source.parent,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=LIMIT_S,
+            )
+            said = next(
+                (line for line in done.stdout.splitlines() if line.startswith("!")),
+                f"{engine[0]} ended with {done.returncode}",
+            )
+        except subprocess.TimeoutExpired:
+            done, said = None, f"{engine[0]} took longer than {LIMIT_S} s"
+        for file in (made, log):
+            inside = Path(folder) / file.name
+            if inside.exists() and (file == made) == (done is not None and done.returncode == 0):
+                shutil.copyfile(inside, file)
+    return (
+        (made, "")
+        if made.exists()
+        else (None, f"{source.name} is not typeset: {said}{f'; see {log.name}' if log.exists() else ''}")
+    )

@@ -1,0 +1,1 @@
+"""Numbers about numbers: bootstrap, per-class accuracy."""

@@ -1,0 +1,155 @@
+"""Whether our numbers have the shape of the paper's: who is above whom, whatever the data.
+
+A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours agrees where its
+difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking compares the order of a column's
+methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its interval is that of the resamples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.stats.bootstrap import ALPHA, interval
+from analysis.tables.cells import Table
+from analysis.tables.presentation import more_images
+from recipes.table_layout import Column
+
+VERDICTS = ("agrees surely", "agrees", "disagrees", "disagrees surely", "equal", "no number")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One pair of rows in one column: the paper's difference and ours, fractions."""
+
+    row: int
+    column: int
+    label: str
+    twin: str
+    data: str
+    """On which the paper measured; ours is the column's."""
+    paper: float
+    ours: float | None
+    p: float | None
+
+    @property
+    def verdict(self) -> str:
+        """One of `VERDICTS`; `equal` where one of the differences is 0."""
+        if self.ours is None:
+            return "no number"
+        if self.ours * self.paper == 0:
+            return "equal"
+        return ("agrees" if self.ours * self.paper > 0 else "disagrees") + (
+            " surely" if self.p is not None and self.p < ALPHA else ""
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Kendall's tau-b between the paper's order of methods and ours in one column."""
+
+    column: int
+    rows: int
+    tau: float | None
+    low: float | None
+    high: float | None
+
+
+def claims(table: Table) -> list[Claim]:
+    """Every claim of the paper that the layout's rows can speak of, in the order of rows and columns."""
+    layout, found = table.layout, []
+    for index, row in enumerate(layout.rows):
+        twins = [
+            place for place, other in enumerate(layout.rows) if other.recipe == row.twin and other.budget == row.budget
+        ]
+        for column in range(len(layout.columns)) if twins else ():
+            cell, twin = table.cells[index][column], table.cells[twins[0]][column]
+            if cell.paper is None or twin.paper is None:
+                continue
+            test = cell.twin_test
+            plain = None if cell.mean is None or twin.mean is None else cell.mean - twin.mean
+            found.append(Claim(
+                index, column, layout.full_label(row), layout.full_label(layout.rows[twins[0]]), cell.paper.data,
+                round(cell.paper.value - twin.paper.value, 6), plain if test is None else test.difference, None if test is None else test.p,
+            ))  # fmt: skip
+    return found
+
+
+def rankings(table: Table) -> list[Ranking]:
+    """For each column with published numbers the agreement of the two orders, over the rows that have both numbers."""
+    found = []
+    for index in range(len(table.layout.columns)):
+        column = [line[index] for line in table.cells]
+        if not any(cell.paper for cell in column):
+            continue
+        both = [cell for cell in column if cell.paper and cell.mean is not None and cell.replicates is not None]
+        paper = np.array([cell.paper.value for cell in both if cell.paper])
+        tau = (
+            kendall(paper, np.array([[cell.mean] for cell in both], float).reshape(-1, 1))[0]
+            if len(both) > 1
+            else np.nan
+        )
+        bounds = (
+            interval(kendall(paper, np.stack([cell.replicates for cell in both if cell.replicates is not None])))
+            if len(both) > 1
+            else None
+        )
+        low, high = bounds or (None, None)
+        found.append(Ranking(index, len(both), None if np.isnan(tau) else float(tau), low, high))
+    return found
+
+
+def kendall(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Kendall's tau-b of [n] numbers with each of R columns [n, R]: float64 [R], NaN where one side is all ties.
+
+    tau-b = sum over pairs of sign * sign / sqrt(untied pairs of the first * untied pairs of the second).
+    Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945).
+    """
+    i, j = np.triu_indices(len(first), 1)
+    one, other = np.sign(first[i] - first[j])[:, None], np.sign(second[i] - second[j])
+    untied = np.sqrt(np.abs(one).sum(axis=0) * np.abs(other).sum(axis=0))
+    return np.where(untied > 0, (one * other).sum(axis=0) / np.where(untied > 0, untied, 1), np.nan)
+
+
+def counted(found: list[Claim], column: int | None = None) -> dict[str, int]:
+    """How many claims have each verdict, in all columns or in one."""
+    verdicts = [claim.verdict for claim in found if column in (None, claim.column)]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+
+def sentence(table: Table) -> str:
+    """The whole in one line; empty where nothing of the table is published or nothing of it was run."""
+    found, taus = claims(table), [ranking.tau for ranking in rankings(table) if ranking.tau is not None]
+    count = counted(found)
+    with_numbers = len(found) - count["no number"]
+    if not with_numbers and not taus:
+        return ""
+    agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
+    said = (
+        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` that have numbers here, "
+        f"{agree} agree in sign "
+        f"({count['agrees surely']} with p < {ALPHA}), {against} do not ({count['disagrees surely']} with p < {ALPHA})"
+    )
+    order = ""
+    if taus:
+        order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})"
+    more = more_images(table.layout)
+    return said + order + other_data(table) + (f". {more}" if more else "")
+
+
+def other_data(table: Table) -> str:
+    """Says so where the paper's numbers are of other data than ours; empty where not."""
+    pairs = {
+        (cell.paper.data, column.data)
+        for line in table.cells
+        for cell, column in zip(line, table.layout.columns)
+        if cell.paper
+    }
+    other = sorted({theirs for theirs, ours in pairs if theirs != ours})
+    return f" (the paper's numbers are of {', '.join(other)}: only the shape compares)" if other else ""
+
+
+def same_data(table: Table, column: Column) -> bool:
+    """Whether the paper's numbers of a column were measured on the data set that ours were."""
+    index = table.layout.columns.index(column)
+    return any(line[index].paper is not None and line[index].paper.data == column.data for line in table.cells)

@@ -1,0 +1,281 @@
+"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary of shape."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.stats.bootstrap import ALPHA, RESAMPLES
+from analysis.tables import agreement, published
+from analysis.tables.cells import Table
+from analysis.tables.latex import escape, mark, subset_name, tabular, wrapped
+from analysis.tables.presentation import (
+    MISSING,
+    PROTOCOLS,
+    alone,
+    blocks,
+    groups,
+    levels,
+    more_images,
+    percent,
+    twin_mark,
+)
+from recipes.table_layout import Layout
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Columns that stand in one tabular: one metric, of a protocol's subsets or of all protocols."""
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
+def _sections(layout: Layout) -> list[list[_Section]]:
+    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them side by side."""
+    found = blocks(layout)
+    if alone(found):
+        names = tuple(block.short_title for block in found)
+        return [
+            [
+                _Section(metric, names, tuple(block.columns[i] for block in found))
+                for i, metric in enumerate(found[0].metrics)
+            ]
+        ]
+    return [
+        [
+            _Section(f"{block.title}, {metric}", block.subsets, tuple(unit[i] for unit in block.units))
+            for i, metric in enumerate(block.metrics)
+        ]
+        for block in found
+    ]
+
+
+def beside(table: Table, later: bool = False) -> str:
+    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty where there are none.
+
+    `later`: with later papers' numbers as rows below.
+    """
+    floats = []
+    for number, sections in enumerate(_sections(table.layout)):
+        tabulars = []
+        for section in sections:
+            same = [
+                i
+                for i, column in enumerate(section.columns)
+                if agreement.same_data(table, table.layout.columns[column])
+            ]
+            if same:
+                tabulars.append(_beside(table, section, same, later))
+        if tabulars:
+            said = f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's are single runs."
+            notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
+            floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
+    return "\n".join(floats)
+
+
+def _beside(table: Table, section: _Section, which: list[int], later: bool) -> list[str]:
+    columns = [section.columns[i] for i in which]
+    heads = [
+        [(escape(section.title), 3 * len(which))],
+        [(subset_name(section.heads[i]) if "_" in section.heads[i] else escape(section.heads[i]), 3) for i in which],
+        [(word, 1) for _ in which for word in ("paper", "ours", "diff")],
+    ]
+    body = [
+        (
+            group,
+            [
+                (
+                    table.layout.rows[row].label,
+                    list(itertools.chain(*(_triple(table, row, column) for column in columns))),
+                )
+                for row in rows
+            ],
+        )
+        for group, rows in groups(table.layout)
+    ]
+    if later:
+        rows = _later(table, columns)
+        body += [("Later papers", rows)] if rows else []
+    return tabular("r@{\\hspace{4pt}}r@{\\hspace{4pt}}r" * len(which), heads, body)
+
+
+def _triple(table: Table, row: int, column: int) -> tuple[str, str, str]:
+    cell = table.cells[row][column]
+    ours = percent(cell)
+    paper = None if cell.paper is None else f"{100 * cell.paper.value:.2f}"
+    difference = "" if cell.mean is None or cell.paper is None else f"${100 * (cell.mean - cell.paper.value):+.2f}$"
+    return paper or MISSING, (ours or MISSING) + mark("†" * cell.marked), difference
+
+
+def _sources(table: Table) -> dict[str, int]:
+    """{later paper: its number from 1}, in the order of the file."""
+    return {
+        source: index
+        for index, source in enumerate(
+            dict.fromkeys(number.source for number in published.later(table.layout)), start=1
+        )
+    }
+
+
+def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
+    """Rows of later papers' methods, each with its source's number: several print the same method."""
+    numbers, sources, rows = published.later(table.layout), _sources(table), []
+    for method, source in dict.fromkeys((number.method, number.source) for number in numbers):
+        at = {
+            number.place[1:]: number.value for number in numbers if (number.method, number.source) == (method, source)
+        }
+        places = [
+            (column.protocol, column.subset, column.metric)
+            for column in (table.layout.columns[index] for index in columns)
+        ]
+        if any(place in at for place in places):
+            cells = itertools.chain(
+                *((f"{100 * at[place]:.2f}" if place in at else MISSING, "", "") for place in places)
+            )
+            rows.append((f"{method} [{sources[source]}]", list(cells)))
+    return rows
+
+
+def gains(table: Table) -> str:
+    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing of these rows."""
+    found = {(claim.row, claim.column): claim for claim in agreement.claims(table)}
+    rows = {row for row, _ in found}
+    if not any(claim.ours is not None for claim in found.values()):
+        return ""
+    more = more_images(table.layout)
+    said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data(table)}." + (
+        f" {more}." if more else ""
+    )
+    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
+    floats = []
+    for number, sections in enumerate(_sections(table.layout)):
+        tabulars = []
+        for section in sections:
+            heads = [
+                [(escape(section.title + ": paper | ours"), 2 * len(section.columns))],
+                [(subset_name(head) if "_" in head else escape(head), 2) for head in section.heads],
+            ]
+            body = [
+                (group, [
+                    (table.layout.full_label(table.layout.rows[row]), [part for column in section.columns for part in _gain(table, found.get((row, column)))])
+                    for row in members if row in rows
+                ])
+                for group, members in groups(table.layout) if rows & set(members)
+            ]  # fmt: skip
+            tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
+        floats.append(wrapped("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
+    return "\n".join(floats)
+
+
+def _gain(table: Table, claim: agreement.Claim | None) -> tuple[str, str]:
+    if claim is None:
+        return MISSING, MISSING
+    sign = twin_mark(table.cells[claim.row][claim.column])
+    return f"${100 * claim.paper:+.2f}$", MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + mark(sign)
+
+
+HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %")
+
+
+def summary(table: Table) -> str:
+    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty where nothing compares."""
+    lines = _summary(table)
+    if not lines:
+        return ""
+    metrics = list(dict.fromkeys(metric for _, _, metric, _ in lines))
+    heads = [
+        [(escape(metric), len(HEADS)) for metric in metrics],
+        [(escape(head).replace("tau", r"$\tau$"), 1) for head in HEADS * len(metrics)],
+    ]
+    body = []
+    for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line[0]):
+        at = {(subset, metric): cells for _, subset, metric, cells in of_protocol}
+        subsets = dict.fromkeys(subset for subset, _ in at)
+        body.append((protocol, [
+            (subset, list(itertools.chain(*(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)))) for subset in subsets
+        ]))  # fmt: skip
+    said = (
+        f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
+        "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
+        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
+    )
+    return wrapped(
+        "table*",
+        said,
+        f"tab:{table.layout.name}:shape",
+        [tabular("rrrrrrr" * len(metrics), heads, body, first="Subset")],
+        [],
+    )
+
+
+def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """[(protocol, subset, metric, what `HEADS` name)] of the columns that have published numbers and any of ours."""
+    found, lines = agreement.claims(table), []
+    for ranking in agreement.rankings(table):
+        column = table.layout.columns[ranking.column]
+        count = agreement.counted(found, ranking.column)
+        if not ranking.rows:
+            continue
+        _, metric, subset = levels(column)
+        subset = subset.replace("_C", ", classes").replace("_A", ", attributes")
+        number: Callable[[float | None], str] = lambda value: MISSING if value is None else f"{value:.2f}"
+        between = MISSING if ranking.low is None else f"{number(ranking.low)} to {number(ranking.high)}"
+        lines.append((PROTOCOLS[column.protocol], subset, metric, (
+            str(count["agrees"] + count["agrees surely"]), str(count["agrees surely"]),
+            str(count["disagrees"] + count["disagrees surely"]), str(count["disagrees surely"]),
+            str(sum(count.values()) - count["no number"]), number(ranking.tau), between,
+        )))  # fmt: skip
+    return lines
+
+
+def csv(tables: list[Table]) -> str:
+    """Every claim of all tables, one a line, differences in points."""
+    records = []
+    for table in tables:
+        for claim in agreement.claims(table):
+            column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].twin_test
+            records.append({
+                "table": table.layout.name, "row": claim.label, "twin": claim.twin, "protocol": column.protocol, "subset": column.subset,
+                "metric": column.metric, "paper_data": claim.data, "our_data": column.data, "paper": round(100 * claim.paper, 4),
+                "ours": None if claim.ours is None else round(100 * claim.ours, 4),
+                "low": test and round(100 * test.low, 4), "high": test and round(100 * test.high, 4),
+                "p": test and float(f"{test.p:.4g}"), "test": test and test.method, "verdict": claim.verdict,
+            })  # fmt: skip
+    columns = (
+        "table",
+        "row",
+        "twin",
+        "protocol",
+        "subset",
+        "metric",
+        "paper_data",
+        "our_data",
+        "paper",
+        "ours",
+        "low",
+        "high",
+        "p",
+        "test",
+        "verdict",
+    )
+    return pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n")
+
+
+def rankings_csv(tables: list[Table]) -> str:
+    """Kendall's tau of every column of all tables."""
+    records = [
+        {
+            "table": table.layout.name, "protocol": column.protocol, "subset": column.subset, "metric": column.metric, "rows": ranking.rows,
+            "tau": None if ranking.tau is None else round(ranking.tau, 4), "low": None if ranking.low is None else round(ranking.low, 4),
+            "high": None if ranking.high is None else round(ranking.high, 4),
+        }
+        for table in tables
+        for ranking in agreement.rankings(table)
+        for column in [table.layout.columns[ranking.column]]
+    ]  # fmt: skip
+    return pd.DataFrame(
+        records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
+    ).to_csv(index=False, lineterminator="\n")

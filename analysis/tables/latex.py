@@ -1,0 +1,217 @@
+r"""A filled table as LaTeX: booktabs and graphicx alone, both in any TeX installation, so that it compiles as it is.
+
+A table keeps its natural size where that fits `\linewidth` and is shrunk to it where not.
+"""
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+
+from analysis.tables.cells import Cell, Table
+from analysis.tables.presentation import (
+    MISSING,
+    Block,
+    alone,
+    blocks,
+    explained,
+    groups,
+    heading,
+    more_images,
+    percent,
+    ranks,
+    short,
+    twin_mark,
+)
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    # In math mode: the text symbols need fonts that a small TeX installation lacks.
+    "±": r"\ensuremath{\pm}", "†": r"\ensuremath{^\dagger}", "$": r"\ensuremath{\$}", "−": r"\ensuremath{-}", "×": r"\ensuremath{\times}",
+    "↑": r"\ensuremath{\scriptstyle\uparrow}", "↓": r"\ensuremath{\scriptstyle\downarrow}", "≥": r"\ensuremath{\geq}", "≤": r"\ensuremath{\leq}",
+    "–": "--", "—": "---", "“": "``", "”": "''", "‘": "`", "’": "'", "…": r"\ldots{}",
+    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}",
+    **{letter: rf"\ensuremath{{\{name}}}" for letter, name in zip("αβγδεζηθικλμνξπρστυφχψω", (
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega").split())},
+    # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
+    "[": "{[}", "]": "{]}", "*": "{*}",
+    **{character: "\\" + character for character in "&%#_{}"},
+}  # fmt: skip
+_ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc"))
+PACKAGES = r"% \usepackage{booktabs,graphicx}"
+
+
+def escape(text: str) -> str:
+    """Any text as ASCII LaTeX that prints it; runs of white space become one blank.
+
+    What the fonts of a small TeX installation lack is written as its code point, so that no name can stop a document.
+    """
+    return "".join(map(_escaped, " ".join(unicodedata.normalize("NFC", text).split())))
+
+
+def _escaped(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    if character.isascii() and character.isprintable():
+        return character
+    dotless = {"i": r"\i", "j": r"\j"}
+    base, accent = (*unicodedata.normalize("NFD", character), "", "")[:2]
+    if base.isascii() and base.isalpha() and accent in _ACCENTS and len(unicodedata.normalize("NFD", character)) == 2:
+        return f"\\{_ACCENTS[accent]}{{{dotless.get(base, base)}}}"
+    return rf"\texttt{{U+{ord(character):04X}}}"
+
+
+def latex(table: Table, stacked: bool = False) -> str:
+    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the other, in a
+    `table`, which is readable in a narrow column. Packages: booktabs and graphicx."""
+    every = blocks(table.layout)
+    parts = [[block] for block in every] if stacked and not alone(every) else [every]
+    tabulars = [_tabular(table, part) for part in parts]
+    return wrapped(
+        "table" if stacked else "table*",
+        caption(table),
+        f"tab:{table.layout.name}{':stacked' if stacked else ''}",
+        tabulars,
+        explained(table, brief=True)
+        if table.notes or any(twin_mark(cell) for line in table.cells for cell in line)
+        else [],
+    )
+
+
+def caption(table: Table) -> str:
+    """What the numbers are, as plain text."""
+    metrics = dict.fromkeys(" | ".join(block.metrics) for block in blocks(table.layout))
+    trained = dict.fromkeys(
+        f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
+    )
+    best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
+    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (
+        f" {more}." if (more := more_images(table.layout)) else ""
+    )
+
+
+def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A float around tabulars (lists of lines), each as wide as it is or at most as the line, and notes below."""
+    lines = [
+        PACKAGES,
+        rf"\begin{{{float_}}}",
+        r"\centering\footnotesize",
+        rf"\caption{{{escape(said)}}}",
+        rf"\label{{{label}}}",
+    ]
+    lines += [r"\setlength{\tabcolsep}{3.5pt}"]
+    for number, tabular in enumerate(tabulars):
+        lines += [r"\par\medskip"] if number else []
+        lines += [
+            r"\sbox0{%",
+            *tabular,
+            "}%",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        ]
+    if notes:
+        lines += [r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
+        lines += [rf"{escape(note)}.\par" for note in notes]
+        lines += [r"\end{minipage}"]
+    return "\n".join([*lines, rf"\end{{{float_}}}", ""])
+
+
+def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
+    order = [index for block in part for index in block.columns]
+    places = ranks(table)
+    spec = "".join(
+        "r" if i == 0 else r"@{\hspace{3pt}$|$\hspace{3pt}}r"
+        for block in part
+        for unit in block.units
+        for i in range(len(unit))
+    )
+    body = [
+        (
+            group,
+            [
+                (table.layout.rows[row].label, [_cell(table.cells[row][index], places[row][index]) for index in order])
+                for row in rows
+            ],
+        )
+        for group, rows in groups(table.layout)
+    ]
+    return tabular(spec, _heads(part), body)
+
+
+def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
+    """Header levels of blocks side by side: protocols, their metrics, subsets; as few as say it."""
+    metrics = [
+        escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part
+    ]
+    widths = [len(block.columns) for block in part]
+    subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
+    if len(part) == 1:
+        return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
+    if alone(part):  # a header wider than its numbers would tear them apart
+        return [[(metrics[0], sum(widths))], [(escape(block.short_title), width) for block, width in zip(part, widths)]]
+    titles = itertools.groupby(zip(part, widths), key=lambda entry: entry[0].title)
+    return [
+        [(escape(title), sum(width for _, width in members)) for title, members in titles],
+        list(zip(metrics, widths)),
+        subsets,
+    ]
+
+
+Body = Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]
+"""[(group, [(label, LaTeX of the cells)])], names as plain text."""
+
+
+def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, first: str = "Method") -> list[str]:
+    """The lines of a tabular.
+
+    Args:
+        spec: the columns behind the labels'.
+        heads: header levels, each of [(LaTeX, how many columns it spans)].
+        body: groups stand upright at the left where all are long enough for their names, else as lines of their own.
+        first: the header over the labels.
+    """
+    upright = all(len(group) <= 2.4 * len(rows) for group, rows in body)
+    before, left = (" & ", 2) if upright else ("", 1)
+    lines = [rf"\begin{{tabular}}{{{'c' * upright}l{spec}}}", r"\toprule"]
+    for depth, head in enumerate(heads):
+        start, rules, cells = left + 1, [], []
+        for text, span in head:
+            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{text}}}" if span > 1 else text)
+            rules.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
+            start += span
+        last = depth == len(heads) - 1
+        lines.append(f"{before}{first if last else ''} & {' & '.join(cells)} \\\\")
+        lines += [" ".join(rules)] if depth == 0 and not last else []
+    for group, rows in body:
+        lines.append(r"\midrule")
+        if not upright:
+            width = left + sum(span for _, span in heads[-1])
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(short(group))}}}}} \\")
+        for place, (label, cells) in enumerate(rows):
+            name = _upright(group, len(rows)) if upright and place == len(rows) // 2 else ""
+            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(cells)} \\\\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _upright(group: str, rows: int) -> str:
+    """A group's name, turned, over the middle of its rows: set in the lower middle one, without a height of its own."""
+    shift = r".5ex" if rows % 2 else r"\dimexpr.5\baselineskip+.5ex\relax"
+    return rf"\smash{{\raisebox{{{shift}}}{{\rotatebox[origin=c]{{90}}{{\textit{{{escape(group)}}}}}}}}}"
+
+
+def subset_name(name: str) -> str:
+    word, _, index = name.partition("_")
+    return f"{word}$_{index}$" if index else word
+
+
+def mark(sign: str) -> str:
+    """A mark of `shown` as LaTeX; nothing for nothing."""
+    return _LATEX.get(sign, "")
+
+
+def _cell(cell: Cell, place: int) -> str:
+    text = percent(cell)
+    marks = mark("†" * cell.marked) + mark(twin_mark(cell))
+    if text is None:
+        return MISSING + marks
+    text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(place, text)
+    return text + ("" if cell.std is None else rf"{{\tiny$\pm${100 * cell.std:.2f}}}") + marks

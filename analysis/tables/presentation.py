@@ -1,0 +1,197 @@
+"""What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.stats.bootstrap import ALPHA
+from analysis.tables.cells import Cell, Table
+from recipes.common.errors import RecipeError, one_line
+from recipes.resolve import resolve
+from recipes.table_layout import Column, Layout
+
+MISSING = "--"
+LONGEST = 48
+"""Characters of a label."""
+
+PROTOCOLS = {
+    "clt": "Class-wise long tail (CLT)",
+    "glt": "Generalized long tail (GLT)",
+    "alt": "Attribute-wise long tail (ALT)",
+}
+METRICS = {"ece": "ECE", "f1": "F1", "harmonic": "Harmonic mean", "worst": "Worst group"}
+"""Metrics whose name is not the capitalised word."""
+
+
+def percent(cell: Cell) -> str | None:
+    """The mean as it is printed, in percent with two decimals; None for an empty cell."""
+    return None if cell.mean is None else f"{100 * cell.mean:.2f}"
+
+
+TWIN = "above, below its twin (the same method without IFL, or what the row was built from) on the same test samples"
+
+
+def more_images(layout: Layout) -> str:
+    """A sentence where rows draw more images than the twin that they are compared with; empty where none does."""
+    (data, train), factors = layout.sources[0], set()
+    for row in layout.rows:
+        own, twin = (
+            _draws(recipe, data, train, layout.preset, budget)
+            for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper"))
+        )
+        factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
+    return (
+        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times the images and steps of their twins; the table controls compares at equal images"
+        if factors
+        else ""
+    )
+
+
+@functools.cache
+def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> float:
+    """Images of an epoch in units of the training set; those of a stage that the row builds on are not counted."""
+    try:
+        resolved = resolve(
+            [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"]
+        )
+    except RecipeError:
+        return 1.0  # a row whose recipe is gone has no number either
+    return resolved.batch.draws_per_epoch * (1 if budget == "matched" else resolved.streams)
+
+
+def short(label: str) -> str:
+    """A label or group on one line, what is not printable written out, the middle left out where it would be wider than the numbers beside it."""
+    shown = one_line(" ".join(label.split()))
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 12]}…{shown[-11:]}"
+
+
+def twin_mark(cell: Cell) -> str:
+    """`↑` or `↓` where the cell is surely above or below its twin, else nothing."""
+    test = cell.twin_test
+    return "" if test is None or not test.significant or not test.sign else "↑" if test.sign > 0 else "↓"
+
+
+def heading(table: Table) -> str:
+    """One line that says what the numbers are."""
+    layout = table.layout
+    spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
+    seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
+    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}"
+
+
+def levels(column: Column) -> tuple[str, str, str]:
+    """The three header levels of a column as plain text; equal neighbours are merged."""
+    name, _, attribute = column.subset.partition("_")
+    subset = ("Med" if name == "medium" else name.capitalize()) + (
+        "_A" if attribute else "" if name == "overall" else "_C"
+    )
+    return column.title, METRICS.get(column.metric, column.metric.capitalize()), subset
+
+
+def merged(columns: list[Column], depth: int) -> list[tuple[str, int]]:
+    """[(text, number of columns)] of header level `depth`; a span never crosses one above it."""
+    spans = itertools.groupby(columns, key=lambda column: levels(column)[: depth + 1])
+    return [(key[-1], len(list(members))) for key, members in spans]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The columns of one protocol as the paper prints them: for each subset its metrics side by side, `accuracy | precision`."""
+
+    title: str
+    """The protocol in words."""
+    short_title: str
+    """Its abbreviation."""
+    metrics: tuple[str, ...]
+    subsets: tuple[str, ...]
+    columns: tuple[int, ...]
+    """Of the layout, subset by subset, metric by metric."""
+
+    @property
+    def units(self) -> list[tuple[int, ...]]:
+        """The columns of each subset."""
+        n = len(self.metrics)
+        return [self.columns[i : i + n] for i in range(0, len(self.columns), n)]
+
+
+def blocks(layout: Layout) -> list[Block]:
+    """The layout's columns, a block for each protocol and data set; subsets that lack a metric of the others get a block of their own."""
+    several = len({column.data for column in layout.columns}) > 1
+    found: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
+    for title in dict.fromkeys(column.title for column in layout.columns):
+        units: dict[str, list[int]] = {}
+        for index, column in enumerate(layout.columns):
+            if column.title == title:
+                units.setdefault(levels(column)[2], []).append(index)
+        for subset, indices in units.items():
+            metrics = tuple(levels(layout.columns[index])[1] for index in indices)
+            found.setdefault((title, metrics), {})[subset] = indices
+    made = []
+    for (_, metrics), units in found.items():
+        first = layout.columns[next(iter(units.values()))[0]]
+        where = f", {first.data}" if several else ""
+        made.append(
+            Block(
+                PROTOCOLS[first.protocol] + where,
+                first.protocol.upper() + where,
+                metrics,
+                tuple(units),
+                tuple(itertools.chain(*units.values())),
+            )
+        )
+    return made
+
+
+def alone(part: Sequence[Block]) -> bool:
+    """Whether each block has one subset, all the same, with the same metrics: as in the paper's tables 3 and 4."""
+    return all(len(block.units) == 1 for block in part) and len({(block.metrics, block.subsets) for block in part}) == 1
+
+
+def groups(layout: Layout) -> list[tuple[str, list[int]]]:
+    """[(group, its rows)] of neighbours in one group."""
+    return [
+        (group, list(rows))
+        for group, rows in itertools.groupby(range(len(layout.rows)), key=lambda index: layout.rows[index].group)
+    ]
+
+
+def ranks(table: Table) -> list[list[int]]:
+    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where second, else 0.
+
+    A best only where two numbers differ or compete, a second only among four or more.
+    """
+    found = [[0] * len(table.layout.columns) for _ in table.layout.rows]
+    for _, rows in groups(table.layout):
+        for index, column in enumerate(table.layout.columns):
+            shown = {row: float(text) for row in rows if (text := percent(table.cells[row][index])) is not None}
+            order = sorted(set(shown.values()), reverse=not column.lower_is_better)
+            for row, value in shown.items():
+                place = order.index(value) + 1
+                if (place == 1 and len(shown) > 1) or (place == 2 and len(shown) > 3):
+                    found[row][index] = place
+    return found
+
+
+def legend(table: Table) -> list[str]:
+    """What the marks mean, of those that occur in cells."""
+    cells = [cell for line in table.cells for cell in line]
+    tested = [cell.twin_test for cell in cells if twin_mark(cell) and cell.twin_test is not None]
+    methods = " or ".join(
+        sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
+    )
+    return [
+        text
+        for text, used in (
+            (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
+            ("† something is left out or lacking here", any(cell.marked for cell in cells)),
+            (f"↑ ↓ {TWIN}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+        )
+        if used
+    ]  # fmt: skip
+
+
+def explained(table: Table, brief: bool = False) -> list[str]:
+    """The legend in one line, where there is one, and the notes (`brief`: rows without runs in one line)."""
+    said = legend(table)
+    return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)

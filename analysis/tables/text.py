@@ -1,0 +1,175 @@
+"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from `analysis.tables.latex`."""
+
+import itertools
+import textwrap
+from typing import Any, Callable
+
+import pandas as pd
+
+from analysis.tables.cells import Cell, Table
+from analysis.tables.latex import escape, latex
+from analysis.tables.presentation import (
+    MISSING,
+    blocks,
+    explained,
+    groups,
+    heading,
+    levels,
+    merged,
+    percent,
+    ranks,
+    short,
+    twin_mark,
+)
+from recipes.common.errors import one_line
+
+__all__ = ["csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
+
+WIDTH = 120
+"""Columns of a terminal that a table and its notes keep to."""
+
+# --- terminal --------------------------------------------------------------------------------------
+
+
+def terminal(table: Table) -> str:
+    """One block of lines for each protocol (for each metric of it where that is too wide), then the notes."""
+    lines = [heading(table)]
+    for narrow in _spans(table, 0):
+        block = _block(table, narrow)
+        if max(map(len, block)) > WIDTH:
+            inside = [part for part in _spans(table, 1) if narrow.start <= part.start < narrow.stop]
+            block = [line for part in inside for line in [*_block(table, part), ""]][:-1]
+        lines += ["", *block]
+    if explained(table):
+        lines.append("")
+        for note in explained(table):
+            lines += wrapped(note)
+    return "\n".join([*lines, ""])
+
+
+def wrapped(note: str) -> list[str]:
+    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that they can be copied."""
+    return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _spans(table: Table, depth: int) -> list[slice]:
+    """The columns under each entry of header level `depth`."""
+    ends = list(itertools.accumulate((n for _, n in merged(table.layout.columns, depth)), initial=0))
+    return [slice(start, end) for start, end in zip(ends, ends[1:])]
+
+
+def _block(table: Table, part: slice) -> list[str]:
+    columns, rows = table.layout.columns[part], table.layout.rows
+    shown = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
+    for index in range(len(columns)):
+        marks = max(len(mark) for _, mark in (line[index] for line in shown))
+        for line in shown:  # blanks where others have a mark keep the decimals below each other
+            line[index] = line[index][0] + line[index][1].ljust(max(marks, 1))
+    names = [levels(column)[2] + " " for column in columns]
+    left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
+    widths = [max(len(text) for text in texts) for texts in zip(names, *shown)]
+    join: Callable[[str, list[str]], str] = lambda label, cells: (
+        label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths))
+    )
+    above, start = "", 0
+    for metric, count in merged(columns, 1):
+        span = sum(widths[start : start + count]) + count
+        above += "  " + f" {metric} ".center(span - 3, "-") + " "
+        start += count
+    lines = [columns[0].title, " " * left + above.rstrip(), join("Method", names).rstrip()]
+    for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
+        lines.append(short(group))
+        lines += [join(f"  {short(rows[index].label)}", shown[index]).rstrip() for index in members]
+    return lines
+
+
+def _terminal_cell(cell: Cell) -> tuple[str, str]:
+    """The number with its spread, and the marks behind it."""
+    spread = "" if cell.std is None else f"±{100 * cell.std:.2f}"
+    return (percent(cell) or MISSING) + spread, twin_mark(cell) + "†" * cell.marked
+
+
+# --- CSV -------------------------------------------------------------------------------------------
+
+
+def csv(table: Table) -> str:
+    """One line for each cell, with the runs behind it; numbers in percent, four decimals."""
+    records = [
+        {
+            "group": row.group, "label": row.label, "recipe": row.recipe, "budget": row.budget,
+            "data": column.data, "train": column.train, "protocol": column.protocol,
+            "subset": column.subset, "metric": column.metric,
+            "mean": None if cell.mean is None else round(100 * cell.mean, 4),
+            "std": None if cell.std is None else round(100 * cell.std, 4),
+            "n": len(cell.values), "marked": int(cell.marked), "runs": " ".join(run.name for run in cell.runs),
+            "state": cell.state, **_sure(cell), **_paper(cell),
+        }
+        for row, cells in zip(table.layout.rows, table.cells)
+        for column, cell in zip(table.layout.columns, cells)
+    ]  # fmt: skip
+    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+
+
+def _sure(cell: Cell) -> dict[str, Any]:
+    """The 95 % interval, and the difference to the twin with its interval and p."""
+    low, high = (round(100 * bound, 4) for bound in cell.interval) if cell.interval else (None, None)
+    test = cell.twin_test
+    return {
+        "low": low, "high": high,
+        "twin": test and test.twin,
+        "twin_difference": test and round(100 * test.difference, 4),
+        "twin_low": test and round(100 * test.low, 4),
+        "twin_high": test and round(100 * test.high, 4),
+        "twin_p": test and float(f"{test.p:.4g}"),
+        "twin_test": test and test.method,
+    }  # fmt: skip
+
+
+def _paper(cell: Cell) -> dict[str, Any]:
+    paper = cell.paper
+    return {
+        "paper": paper and round(100 * paper.value, 4),
+        "paper_data": paper and paper.data,
+        "paper_source": paper and paper.source,
+    }
+
+
+# --- Markdown --------------------------------------------------------------------------------------
+
+
+_PAIR = " \\| "
+"""Between the numbers of a pair: a bar that does not end the cell."""
+
+
+def markdown(table: Table) -> str:
+    """A table for each protocol, with `accuracy \\| precision` in a cell as in the paper; best bold."""
+    layout, places = table.layout, ranks(table)
+    lines = [f"# {_plain(heading(table))}", ""]
+    for block in blocks(layout):
+        lines += [f"**{_plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
+        lines.append(f"| | Method | {' | '.join(_plain(subset) for subset in block.subsets)} |")
+        lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
+        for group, rows in groups(layout):
+            for place, row in enumerate(rows):
+                cells = (
+                    _PAIR.join(_markdown_cell(table.cells[row][index], places[row][index]) for index in unit)
+                    for unit in block.units
+                )
+                lines.append(
+                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |"
+                )
+        lines.append("")
+    lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_cell(cell: Cell, place: int) -> str:
+    number, marks = _terminal_cell(cell)
+    return (f"**{number}**" if place == 1 else number) + marks
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown prints as it is, on one line."""
+    return "".join(
+        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())
+    )

@@ -1,0 +1,1 @@
+"""Ranks: collectives, exact sums, and checks that all hold the same."""

@@ -1,0 +1,121 @@
+"""A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
+
+`python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=`
+check the words and start them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ifl.evaluator import scores, write_predictions
+from ifl.saving.checkpoint import CheckpointError
+from ifl.saving.weights import load_run, start_from
+from ifl.setup import set_up
+from ifl.supervision.startup_timer import Boot
+from recipes.common.errors import RunError
+from recipes.common.files import write_whole
+from recipes.resolve import load_resolved
+
+Select = Literal["last", "best"]
+
+
+def evaluate(
+    run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None
+) -> dict[str, int]:
+    """Judge every split by a finished run's weights, write preds/SELECT anew and print the accuracies.
+
+    Args:
+        cache_folder, cache_gb: this machine's, for data from afar.
+
+    Returns:
+        For each split, how many predictions are not those that stood there; -1 where none stood there.
+
+    Raises:
+        CheckpointError: the run is not finished, its weights are gone, or the data are not those it was trained on.
+    """
+    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
+    # This machine is not the run's node, and pixels that are read once need not be kept.
+    recipe = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})
+        }
+    )
+    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
+    if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
+        raise CheckpointError(
+            f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
+        )
+    if recipe.method.eval_of:
+        start_from(ready.engine.network, ready.method, weights)
+    else:
+        ready.engine.network.load_state_dict(weights)
+    changed = {}
+    for split, evaluator in ready.evaluators.items():
+        stored = run / "preds" / select / f"{split}.npz"
+        predictions = evaluator.predict(ready.engine, ready.method)
+        changed[split] = -1
+        if stored.is_file():
+            with np.load(stored, allow_pickle=False) as before:
+                changed[split] = int((before["prediction"] != predictions["prediction"]).sum())
+        write_predictions(run / "preds" / select, split, predictions)
+        found = scores(predictions)
+        what = {-1: "new", 0: "as before"}.get(
+            changed[split], f"{changed[split]} of {len(predictions['id'])} predictions differ from before"
+        )
+        print(
+            f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} ({what})",
+            flush=True,
+        )
+    return changed
+
+
+def export(run: Path, select: Select, file: Path) -> None:
+    """Write a finished run's network, parameters and buffers, as safetensors; the file's metadata say what it is.
+
+    Raises:
+        CheckpointError: the run is not finished, trains nothing itself, or its weights are gone.
+    """
+    from safetensors.torch import save
+
+    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    if recipe.method.eval_of:
+        raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
+    about = {
+        "run": run.name,
+        "select": select,
+        "commit": meta["commit"],
+        "model": recipe.model.name,
+        "method": recipe.method.name,
+        "mean": json.dumps(recipe.data.mean),
+        "std": json.dumps(recipe.data.std),
+        "image_size": str(recipe.data.image_size),
+        "class_names": json.dumps(meta["class_names"]),
+    }
+    write_whole(
+        file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
+    )
+    print(f"{file}: {recipe.model.name} of {run.name}, {select}")
+
+
+def main(words: list[str]) -> int:
+    what, run, select, last = words
+    try:
+        evaluate(Path(run), select, **json.loads(last)) if what == "evaluate" else export(Path(run), select, Path(last))
+    except (RunError, ValueError, OSError) as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # threads that fetch and process groups need no farewell

@@ -1,0 +1,1 @@
+"""Invariant feature learning: environments from confidence, and the centers."""

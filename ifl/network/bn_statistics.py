@@ -1,0 +1,80 @@
+"""Batch-normalisation statistics that do not depend on the number of ranks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class RunningStatistics:
+    """Running means and variances that do not depend on the number of ranks.
+
+    A layer moves its running statistics at each forward, so a rank that takes two groups of a batch would end with
+    others than two ranks that take one each. Here every layer only notes the group's own statistics (momentum 1); the
+    step's average over all groups then moves the running ones once, with the layer's momentum. Layers are batch
+    normalisation's, and whatever has a `momentum` and buffers called `running_...` that move by it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [
+            layer
+            for layer in network.modules()
+            if layer.training and (isinstance(layer, _BatchNorm) or hasattr(layer, "running_mean"))
+        ]
+        self.normalises = any(isinstance(layer, _BatchNorm) for layer in layers)
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.register_buffer(
+                    "num_batches_tracked", layer.num_batches_tracked, persistent=False
+                )  # counts micro-batches: no state
+        self._device = next(network.parameters()).device
+        self._buffers, momenta = [], []
+        for layer in layers:
+            if layer.momentum is None:
+                raise ValueError(
+                    "a batch-normalisation layer without momentum keeps no running statistics that could be shared"
+                )
+            buffers = [buffer for name, buffer in layer.named_buffers(recurse=False) if name.startswith("running_")]
+            self._buffers += buffers
+            momenta += [torch.full((buffer.numel(),), layer.momentum, device=self._device) for buffer in buffers]
+            layer.momentum = 1.0
+        self._momenta = torch.cat(momenta) if momenta else torch.zeros(0, device=self._device)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the layers' present statistics for the running ones, as after loading a checkpoint."""
+        self._running = self._flat()
+
+    def _flat(self) -> torch.Tensor:
+        return (
+            torch.cat([buffer.detach().flatten() for buffer in self._buffers])
+            if self._buffers
+            else torch.zeros(0, device=self._device)
+        )
+
+    def of_group(self) -> torch.Tensor:
+        """float32 [2 x channels of all layers]: the statistics of the forward pass just made in training mode."""
+        return self._flat()
+
+    def move(self, mean: torch.Tensor) -> None:
+        """Move the running statistics towards the average over the step's groups, and put them into the layers."""
+        if not self._buffers:
+            return
+        self._running = torch.lerp(self._running, mean.to(self._running), self._momenta)
+        parts = self._running.split([buffer.numel() for buffer in self._buffers])
+        torch._foreach_copy_(self._buffers, list(parts))
+
+
+def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> nn.Module:
+    """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
+    process_groups = [
+        torch.distributed.new_group(
+            list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=timedelta(seconds=patience_s)
+        )
+        for g in range(groups)
+    ]
+    mine = process_groups[torch.distributed.get_rank() * groups // ranks]
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)

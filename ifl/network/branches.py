@@ -1,0 +1,62 @@
+"""Backbones with several ends: a shared trunk, and last stages of which each expert or branch has its own.
+
+Axes: B rows of a micro-batch, C channels, D feature of one end, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+EXPERTS = 3
+"""E of RIDE and TADE."""
+
+
+class Experts(nn.Module):
+    """RIDE's backbone (Wang et al., ICLR 2021, section 3): float [B, 3, H, W] -> the experts' pooled features one after the
+    other, [B, E D], non-negative."""
+
+    def __init__(self, trunk: nn.Module, experts: Iterable[nn.Module], dim: int) -> None:
+        """Args:
+        experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
+        dim: D.
+        """
+        super().__init__()
+        self.trunk, self.experts = trunk, nn.ModuleList(experts)
+        self.feature_dim: int = dim * len(self.experts)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        shared_BCHW = self.trunk(images)
+        return torch.cat([expert(shared_BCHW).mean(dim=(2, 3)) for expert in self.experts], dim=1)
+
+
+class Branches(nn.Module):
+    """BBN's backbone (Zhou et al., CVPR 2020, section 4.2): float [B, 3, H, W] -> pooled features [B, 2 D], those of the
+    conventional branch and then those of the re-balancing one.
+
+    In training the first half of the rows belongs to the conventional branch (drawn uniformly) and the second half to
+    the re-balancing one (drawn class_inverse). Row i of both halves are a pair: its two features side by side stand in
+    both rows, so each row's loss sees the pair. In evaluation both branches see every row.
+    """
+
+    def __init__(self, trunk: nn.Module, cb_block: nn.Module, rb_block: nn.Module, dim: int) -> None:
+        """Args:
+        cb_block, rb_block: float [B, C, H', W'] -> [B, dim, H'', W''].
+        dim: D.
+        """
+        super().__init__()
+        self.trunk, self.cb_block, self.rb_block = trunk, cb_block, rb_block
+        self.feature_dim: int = 2 * dim
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        shared_BCHW = self.trunk(images)
+        if not self.training:
+            return torch.cat(
+                [self.cb_block(shared_BCHW).mean(dim=(2, 3)), self.rb_block(shared_BCHW).mean(dim=(2, 3))], dim=1
+            )
+        assert len(images) % 2 == 0, f"{len(images)} rows are no pairs of a uniform and a class_inverse one"
+        uniform, inverse = shared_BCHW.chunk(2)
+        pairs = torch.cat([self.cb_block(uniform).mean(dim=(2, 3)), self.rb_block(inverse).mean(dim=(2, 3))], dim=1)
+        return torch.cat([pairs, pairs])

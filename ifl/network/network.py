@@ -1,0 +1,88 @@
+"""The network that DeepSpeed trains: normalisation, backbone, head; and its batch-normalisation statistics."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ifl.method import BaseMethod, Task, load_method
+from recipes.declarations import declaration
+from recipes.schema import Recipe
+
+
+class Network(nn.Module):
+    """uint8 [B, 3, H, W] -> `Output`. The pixels are normalised here, once a batch and on the device."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.still = False
+        # Tensor cores read channels last; most CPU convolutions do not gain by it.
+        self.layout = torch.channels_last if torch.cuda.is_available() else torch.contiguous_format
+        self.to(memory_format=self.layout)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Features [B, D], logits [B, K] and whatever else the head gives."""
+        features = self.backbone((images.contiguous(memory_format=self.layout).float() - self.mean) / self.std)
+        out = self.head(features)
+        return (features, *out) if isinstance(out, tuple) else (features, out)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What the ranks' reductions depend on: parameters that are trained, and D."""
+        return {
+            "trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad),
+            "features": self.backbone.feature_dim,
+        }
+
+    def freeze_backbone(self, still: bool) -> None:
+        """Train the head alone. The backbone's batch normalisation goes on with the batch's statistics and moves its
+        running ones, or, `still`, is used as it stands."""
+        self.backbone.requires_grad_(False)
+        self.still = still
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        self.backbone.train(mode and not self.still)
+        return self
+
+
+class Twin(nn.Module):
+    """Two networks of one kind side by side: [B, 3, H, W] -> their features one after the other, [B, 2 D]."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = build(), build()
+        self.feature_dim: int = 2 * self.first.feature_dim
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.first(images), self.second(images)], dim=1)
+
+
+def build_backbone(name: str, form: str = "plain") -> nn.Module:
+    """The backbone of `ifl/models/NAME.py` in one of its forms: float32 [B, 3, H, W] -> [B, D], with `feature_dim` = D."""
+    module = importlib.import_module(f"ifl.models.{name}")
+    return Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+
+
+def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
+    """The recipe's network, initialised with its seed, and its method; `class_counts` int64 [K] of the training set."""
+    declared = declaration(recipe.method.name)
+    torch.manual_seed(recipe.seed)
+    backbone = build_backbone(recipe.model.name, declared.FORM)
+    if recipe.method.legacy_count_order:
+        class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
+    method = load_method(
+        recipe.method.name, Task(class_counts, backbone.feature_dim, recipe.schedule.epochs, recipe.method.args)
+    )
+    network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
+    if declared.TRAINS == "head":
+        network.freeze_backbone(still=bool(recipe.method.args.get("frozen_bn", False)))
+    return network, method

@@ -1,0 +1,54 @@
+"""Where a run's numbers come from: commit, versions, machine, data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from recipes.schema import PROJECT
+
+PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
+
+
+def commit() -> str:
+    """The checked-out commit, with `+changes` where the work tree differs from it; in a copy made for a job, what stood there then."""
+    if (stated := PROJECT / "COMMIT").exists():
+        return stated.read_text().strip()
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def meta(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of meta.json: where the run comes from, and the facts of the run itself."""
+    return {
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "argv": json.loads(os.environ.get("GLT_ARGV", "null")) or sys.argv,
+        **facts,
+    }

@@ -1,0 +1,59 @@
+"""What the disk of a run folder refuses, as a sentence for the user, and arrays in whole files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from recipes.common.errors import RunError
+from recipes.common.files import FULL, write_whole
+
+
+class StorageError(RunError):
+    """The disk refused."""
+
+
+def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageError:
+    """The disk's refusal as a sentence.
+
+    Args:
+        folder: the run folder, or the one inside it that was to be written.
+        lacking: bytes for which there is no room, where that is known.
+    """
+    run = folder.parent if folder.name == "ckpt" else folder
+    newest = max((manifest.parent.name for manifest in run.glob("ckpt/step-*/MANIFEST.json")), default=None)
+    goes_on = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint"
+    if error.errno in FULL:
+        needs = (
+            f"{folder} needs {-(-lacking // 2**20)} MB more"
+            if lacking > 0
+            else f"{error.filename or folder} cannot be written"
+        )
+        return StorageError(f"no space left on device: {needs}; {goes_on}, launch again when there is room")
+    what = (error.strerror or type(error).__name__).lower()
+    return StorageError(f"{what}: {error.filename or folder}; {goes_on}, launch again when the disk can be used")
+
+
+@contextlib.contextmanager
+def disk_of(folder: Path) -> Iterator[None]:
+    """Inside, what the disk of a run folder refuses is a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        ours = isinstance(error.filename, str | os.PathLike) and Path(error.filename).is_relative_to(folder)
+        if ours or error.errno in (*FULL, errno.EIO, errno.EROFS, errno.ESTALE):
+            raise storage_error(error, folder) from error
+        raise
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """An .npz, compressed, without pickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_whole(path, buffer.getvalue())

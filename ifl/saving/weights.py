@@ -1,0 +1,72 @@
+"""A finished run's weights, as one file each: what second stages, later evaluations and exports start from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ifl.engine import Engine
+from ifl.method import BaseMethod
+from ifl.network.network import Network
+from ifl.saving.checkpoint import CheckpointError
+from recipes.common.files import file_digest, write_whole
+
+Weights = dict[str, torch.Tensor]
+
+
+def write_weights(path: Path, engine: Engine) -> str:
+    """Write the network, parameters and buffers; returns the file's sha256."""
+    buffer = io.BytesIO()
+    torch.save(engine.network.state_dict(), buffer)
+    data = buffer.getvalue()
+    write_whole(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_weights(path: Path, digest: str) -> Weights:
+    """The weights of a file, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, or not what was written.
+    """
+    if not path.is_file() or file_digest(path) != digest:
+        raise CheckpointError(f"{path} is missing or not what was written")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
+    """The weights of a finished run, of its last epoch or of the one best on val.
+
+    Raises:
+        CheckpointError: the run is not finished, or its weights are gone.
+    """
+    if not (run / "done").is_file():
+        raise CheckpointError(f"{run} is not finished: this run needs its weights")
+    file, digest = json.loads((run / "done").read_text())["weights"][select]
+    return read_weights(run / "ckpt" / file, digest)
+
+
+def start_from(network: Network, method: BaseMethod, weights: Weights) -> None:
+    """Put a first stage's weights into a network, those that the method adopts.
+
+    Raises:
+        CheckpointError: the backbones do not fit each other.
+    """
+    adopted, own = method.adopt(weights), network.state_dict()
+    unfit = sorted(name for name, value in adopted.items() if name not in own or own[name].shape != value.shape)
+    missing = sorted(
+        name
+        for name in own
+        if name not in adopted and not name.startswith("head.") and not name.endswith(".num_batches_tracked")
+    )  # no state: see RunningStatistics
+    if unfit or missing:
+        raise CheckpointError(
+            f"the first stage's network is another: {(unfit + missing)[0]} {'does not fit' if unfit else 'is not in it'}; method.init_from or method.eval_of must name a run of the same model.name and form"
+        )
+    own.update(adopted)  # in place: a plain dict would lack the versions that torch keeps beside the tensors
+    network.load_state_dict(own)

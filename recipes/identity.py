@@ -1,0 +1,81 @@
+"""What makes a recipe the recipe it is: the science fields, their hash, and how two recipes differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from recipes.declarations import declaration
+
+
+def hash8(recipe: Any) -> str:
+    """First 8 hex digits of the sha256 of the science fields of a `Recipe` that differ from the schema's defaults."""
+    changes = _science_changes(recipe)
+    usual = declaration(recipe.method.name).args(recipe.preset)  # of the arguments, too, only those count that differ
+    if args := {key: value for key, value in recipe.method.args.items() if key not in usual or value != usual[key]}:
+        changes["method"]["args"] = args
+    elif "args" in changes.get("method", {}):
+        del changes["method"]["args"]
+    for key in (
+        {"init_from", "eval_of"} & changes.get("method", {}).keys()
+    ):  # of a first stage on the same axes only what does not stand in the name already, so that seeds share a hash
+        changes["method"][key] = changes["method"][key].replace(
+            f"-{recipe.data.name}-{recipe.train}-s{recipe.seed}-", "-", 1
+        )
+    canonical = json.dumps(
+        {key: value for key, value in changes.items() if value or key == "ifl"},
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def departures(recipe: BaseModel, other: BaseModel) -> list[str]:
+    """The science fields in which a recipe differs from another, as `key=value (other value)`."""
+    mine, others = _flat(recipe.model_dump()), _flat(other.model_dump())
+    science = _flat(_marks(type(recipe)))
+    return [
+        f"{key}={mine.get(key)} ({others.get(key)})"
+        for key in sorted({*mine, *others})
+        if mine.get(key) != others.get(key) and science.get(key, True)
+    ]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
+
+
+def _marks(section: type[BaseModel]) -> dict[str, Any]:
+    """Whether each field is science, nested as the fields are."""
+    marks: dict[str, Any] = {}
+    for key, field in section.model_fields.items():
+        inner = next(
+            (
+                kind
+                for kind in (field.annotation, *get_args(field.annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
+        marks[key] = _marks(inner) if inner else bool((field.json_schema_extra or {}).get("science"))
+    return marks
+
+
+def _science_changes(section: BaseModel) -> dict[str, Any]:
+    """Nested dict of the science fields whose values differ from their defaults; an `ifl` block counts as a whole."""
+    changes: dict[str, Any] = {}
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, BaseModel):
+            inner = _science_changes(value)
+            if inner or key == "ifl":
+                changes[key] = inner
+        elif (field.json_schema_extra or {}).get("science") and value != field.default:
+            changes[key] = value
+    return changes

@@ -1,0 +1,81 @@
+"""pydantic's complaints as one sentence for the user."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from recipes.common.cli import nearest
+from recipes.schema import Recipe
+
+
+def sentence(error: ValidationError, origins: dict[str, str]) -> str:
+    """pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    dotted = ".".join(parts)
+    origin = next(
+        (origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins),
+        "the schema",
+    )
+    if first["type"] == "extra_forbidden":
+        section = ".".join(parts[:-1])
+        if dotted == "slurm.setup":
+            return f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in slurm/site.yaml or in the file that GLT_SITE names"
+        legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
+        elsewhere = [
+            leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]
+        ]  # the right word without its section
+        hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)
+        return f"unknown key {dotted} ({origin}): {hint}"
+    if first["type"] == "literal_error":
+        field = _section(parts[:-1]).model_fields.get(parts[-1])
+        legal = [value for value in _literals(field.annotation)] if field else []
+        return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
+    if first["type"] == "model_type":
+        section = _section(parts)
+        off = ", or null to switch it off" if parts == ["ifl"] else ""
+        return f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as {dotted}.{next(iter(section.model_fields))}=...{off}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return (
+        f"{dotted}={first['input']} ({origin}): {message}"
+        if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel)
+        else f"{message} ({origin})"
+    )
+
+
+def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
+    """All keys with their dots."""
+    leaves = []
+    for key, field in section.model_fields.items():
+        inner = next(
+            (
+                kind
+                for kind in (field.annotation, *get_args(field.annotation))
+                if isinstance(kind, type) and issubclass(kind, BaseModel)
+            ),
+            None,
+        )
+        leaves += _leaves(inner, f"{path}{key}.") if inner else [f"{path}{key}"]
+    return leaves
+
+
+def _section(parts: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Recipe
+    for part in parts:
+        annotation = section.model_fields[part].annotation
+        section = next(
+            kind
+            for kind in (annotation, *get_args(annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+    return section
+
+
+def _literals(annotation: Any) -> list[Any]:
+    values: list[Any] = []
+    for argument in get_args(annotation):
+        values += _literals(argument) if get_args(argument) else ([] if argument is type(None) else [argument])
+    return values

@@ -1,0 +1,1 @@
+"""What all builders share: the user's request, raw files, a process pool, packing into shards."""

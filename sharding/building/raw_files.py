@@ -1,0 +1,34 @@
+"""Where the bytes of a raw image lie: a file of its own, or a stretch of an archive that is never unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipes.common.errors import DataError
+from recipes.common.files import pread
+
+
+@dataclass(frozen=True)
+class Place:
+    """`size` bytes at `offset` of the file `path`; size -1 is the whole file. `name` is the image's name inside an archive."""
+
+    path: str
+    offset: int = 0
+    size: int = -1
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}, member {self.name}" if self.name else self.path
+
+    def read(self) -> bytes:
+        """The raw bytes. Raises DataError naming the file where it is missing, unreadable or too short."""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                if self.size < 0:
+                    return file.read()
+                data = pread(file.fileno(), self.size, self.offset)
+        except OSError as error:
+            raise DataError(f"{self}: cannot be read ({error.strerror})") from None
+        if len(data) < self.size:
+            raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
+        return data

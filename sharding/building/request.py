@@ -1,0 +1,202 @@
+"""What a user asks a builder for: the words of `python -m sharding.build` as one checked value. Standard library only.
+
+A builder, sharding/datasets/NAME/build.py, says in literals that are read without running it which words it takes and in which stages it
+works; a stage with True may be done in parts, by as many processes or machines as one likes:
+
+    TAKES = ("source", "seed", "workers")
+    STAGES = {"features": True, "split": False, "pack": True, "finish": False}
+    WITHOUT = {"annotation": ("features",)}         stages that a word makes needless
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from recipes.common.cli import key_values, nearest
+from recipes.common.errors import DataError
+
+DATASETS = Path(__file__).resolve().parent.parent / "datasets"
+_BUILDER = re.compile(r"^def build\(request: Request\) -> None:", re.MULTILINE)
+_ALWAYS = ("data", "out")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One build. A field is the word of the same name; see `HELP`. A field that is not given has the value that stands here."""
+
+    out: Path
+    source: Path | None = None
+    seed: int = 0
+    annotation: tuple[Path, ...] = ()
+    prefix: tuple[tuple[str, str], ...] = ()
+    attributes: Path | None = None
+    weights: Path | None = None
+    resize_short: int | None = None
+    quality: int | None = None
+    scale: float = 1.0
+    workers: int = 0
+    stage: str = ""
+    part: tuple[int, int] = (1, 1)
+    preview: Path | None = None
+
+    @property
+    def processes(self) -> int:
+        """Number of processes to work with: `workers`, or one for each core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def does(self, stage: str) -> bool:
+        """Whether this stage is part of what was asked for."""
+        return self.stage in ("", stage)
+
+
+HELP = {
+    "data": ("NAME", "which data set"),
+    "out": ("DIR", "where data sets lie (DATA_ROOT); the build goes to DIR/NAME"),
+    "source": ("PATH", "the raw data, a folder or an archive"),
+    "seed": ("N", "everything random in the build (default 0); the same seed gives the same bytes"),
+    "annotation": (
+        "FILE[,FILE]",
+        "the authors' split files in place of our own splitting; an edition without a file is not built",
+    ),
+    "prefix": ("OLD=NEW[,OLD=NEW]", "in the paths of the split files, OLD in front becomes NEW"),
+    "attributes": ("FILE", "the attribute file"),
+    "weights": ("FILE", "the network's weights (default: torch's cache of downloads)"),
+    "resize_short": ("N", "store images with their shorter side at most N pixels (default: the original bytes)"),
+    "quality": (
+        "N",
+        "JPEG quality of images that are encoded again, 1 to 95 (default 90, mscoco_glt's crops 75); alone, all images are",
+    ),
+    "scale": ("X", "X times the paper's counts in each class, 0 < X <= 1, to try things on a smaller source"),
+    "workers": ("N", "processes (default: one a core); the bytes do not depend on it"),
+    "stage": ("NAME", "only this stage of the build"),
+    "part": (
+        "I/N",
+        "only the I-th of N parts of the stage, I from 1; parts may be done at the same time, on any machines",
+    ),
+    "preview": ("FILE", "also draw a contact sheet to this PNG"),
+}
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,19}", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low}" + (f" to {high} is" if high < 2**63 - 1 else " is"))
+        return int(text)
+
+    return read
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ValueError("a number above 0 and at most 1 is")
+    return value
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError("I/N with I from 1 to N is, such as part=1/16")
+    return number, count
+
+
+def _prefixes(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(old and separator for old, separator, _ in pairs):
+        raise ValueError("OLD=NEW is, such as prefix=/data/ILSVRC/train/=, which takes OLD away")
+    return tuple((old, new) for old, _, new in pairs)
+
+
+def _png(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise ValueError("a .png file in a folder that exists is")
+    return path
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "out": Path,
+    "source": Path,
+    "seed": _number(0, 2**63 - 1),
+    "annotation": lambda text: tuple(map(Path, text.split(","))),
+    "prefix": _prefixes,
+    "attributes": Path,
+    "weights": Path,
+    "resize_short": _number(1, 16384),
+    "quality": _number(1, 95),
+    "scale": _scale,
+    "workers": _number(1, 1024),
+    "stage": str,
+    "part": _part,
+    "preview": _png,
+}
+assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"data"}, "words, fields and help differ"
+
+
+def builders() -> list[str]:
+    """Names of the data sets that can be built: those of sharding/datasets/NAME/build.py that define `build(request)`."""
+    return sorted(
+        path.parent.name for path in DATASETS.glob("*/build.py") if _BUILDER.search(path.read_text(encoding="utf-8"))
+    )
+
+
+def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
+    """The words that builder `name` takes besides data= and out=, and its stages in their order."""
+    literals = _literals(name)
+    return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
+
+
+def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
+    """The stages that a whole build with these (checked) words goes through, and whether each may be done in parts."""
+    words = dict(argument.split("=", 1) for argument in arguments)
+    literals = _literals(words["data"])
+    needless = {stage for word, without in literals["WITHOUT"].items() if word in words for stage in without}
+    return {stage: parts for stage, parts in literals["STAGES"].items() if stage not in needless}
+
+
+def _literals(name: str) -> dict[str, Any]:
+    literals: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}}
+    for node in ast.parse((DATASETS / name / "build.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in literals:
+            literals[node.targets[0].id] = ast.literal_eval(node.value)
+    return literals
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, Request]:
+    """The data set's name and the request of key=value arguments.
+
+    Raises DataError, one sentence, for a key or value that is unknown, repeated, empty, missing or not for this data set.
+    """
+    words = key_values(arguments, HELP)
+    for key in _ALWAYS:
+        if key not in words:
+            raise DataError(f"{key}= is missing; legal is: data=NAME out=DIR, with NAME one of {', '.join(builders())}")
+    name = words.pop("data")
+    if name not in builders():
+        raise DataError(f"there is no builder for data={name}; {nearest(name, builders())}")
+    takes, stages = declared(name)
+    values: dict[str, Any] = {}
+    for key, text in words.items():
+        if key not in (*_ALWAYS, *takes):
+            raise DataError(f"{key}={text} cannot be used: {name} takes {', '.join((*_ALWAYS, *takes))} alone")
+        try:
+            values[key] = _READ[key](text)
+        except ValueError as error:
+            raise DataError(f"{key}={text} is not legal; {error}") from None
+    request = Request(**values)
+    if request.stage and request.stage not in stages:
+        raise DataError(f"{name} has no stage={request.stage}; {nearest(request.stage, stages)}")
+    if "part" in values and not stages.get(request.stage):
+        able = " or ".join(f"stage={stage}" for stage, parts in stages.items() if parts)
+        raise DataError(f"part={words['part']} needs {able}: the other stages are one piece")
+    return name, request

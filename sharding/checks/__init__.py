@@ -1,0 +1,1 @@
+"""Whether a built data set is whole, and what it holds."""

@@ -1,0 +1,380 @@
+"""Checks what a data set's parts say about each other: dataset.json, the indices, the files in the folders, and samples across splits."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from sharding.checks.report import Findings
+from sharding.format.dataset import DATASET_FILE, digest_of
+from sharding.format.index import FORMAT, INDEX_FILE, Index, load_index, save_index
+from sharding.format.shards import index_of_shards
+
+SHARD = "shard-*.tar"
+_EXTENSION = re.compile(r"\.(jpe?g|png)$")
+
+
+def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
+    """The content of `folder/dataset.json`, or None, with a finding, where it cannot be used."""
+    try:
+        data = (folder / DATASET_FILE).read_bytes()
+    except FileNotFoundError:
+        found.add(
+            DATASET_FILE,
+            "the file is missing, so the build was not finished; the shards were checked against their indices alone",
+        )
+        return None
+    try:
+        meta = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        # of text that is not UTF-8 the position is one of bytes; else of characters, which may be several bytes
+        position = (
+            error.start
+            if isinstance(error, UnicodeDecodeError)
+            else len(data.decode()[: getattr(error, "pos", 0)].encode())
+        )
+        found.add(
+            DATASET_FILE, f"the file is damaged at byte offset {position}: {' '.join(str(error).split())}", position
+        )
+        return None
+    wrong = _misshapen(meta)
+    if wrong:
+        found.add(DATASET_FILE, f"the file cannot be used: {wrong}")
+        return None
+    written = (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode()
+    if data != written:
+        position = next((i for i, (a, b) in enumerate(zip(data, written)) if a != b), min(len(data), len(written)))
+        found.add(
+            DATASET_FILE,
+            f"the file's text is not the one that a build writes, from byte offset {position} on",
+            position,
+        )
+    return meta
+
+
+def _misshapen(meta: Any) -> str:
+    """What keeps `meta` from being a dataset.json, as a sentence without its end; or nothing."""
+    shapes = {
+        "name": str,
+        "format": str,
+        "fingerprint": str,
+        "class_names": list,
+        "class_groups": list,
+        "editions": dict,
+        "splits": dict,
+        "statistics": dict,
+        "build": dict,
+    }
+    if not isinstance(meta, dict):
+        return "it does not hold an object"
+    for key, kind in shapes.items():
+        if not isinstance(meta.get(key), kind):
+            return f"{key} is missing or not of the kind {kind.__name__}"
+    if meta["format"] != FORMAT:
+        return f"format is {meta['format']!r}; {FORMAT!r} would be legal"
+    if not all(isinstance(name, str) for name in meta["class_names"]) or not all(
+        type(group) is int and 0 <= group <= 2 for group in meta["class_groups"]
+    ):
+        return "class_names are texts and class_groups 0, 1 or 2"
+    if len(meta["class_names"]) != len(meta["class_groups"]):
+        return f"it has {len(meta['class_names'])} class_names and {len(meta['class_groups'])} class_groups"
+    if not all(isinstance(entry, dict) for entry in meta["splits"].values()):
+        return "splits does not map folders to objects"
+    for edition, splits in meta["editions"].items():
+        if not isinstance(splits, dict) or not all(isinstance(relative, str) for relative in splits.values()):
+            return f"edition {edition!r} does not map splits to folders"
+        for split, relative in splits.items():
+            if relative not in meta["splits"]:
+                return f"split {split!r} of edition {edition!r} lies in {relative!r}, of which splits says nothing"
+    return ""
+
+
+def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
+    """The splits' folders relative to `folder`, sorted: those that dataset.json names, or those that are there."""
+    if meta is not None:
+        return sorted(meta["splits"])
+    return sorted(
+        {
+            str(path.parent.relative_to(folder))
+            for pattern in (INDEX_FILE, SHARD)
+            for path in folder.glob(f"[!.]*/[!.]*/{pattern}")
+        }
+    )
+
+
+def read_index(folder: Path, relative: str, recorded: str | None, found: Findings) -> Index | None:
+    """The index of a split, checked against its recorded fingerprint. A damaged one is named to the byte and, where the shards
+    allow, replaced by what they say; None, with findings, where nothing can be made of them either."""
+    place, path = f"{relative}/{INDEX_FILE}", folder / relative / INDEX_FILE
+    try:
+        index = load_index(folder / relative)
+    except DataError as error:
+        return _rebuilt(folder, relative, recorded, str(error).replace(f"{folder}/", ""), found)
+    if recorded is not None and index.fingerprint != recorded:
+        found.add(
+            place, f"the index has fingerprint {index.fingerprint[:12]}, {DATASET_FILE} records {str(recorded)[:12]}"
+        )
+    position = _first_other_byte(path, index)
+    if position is not None:
+        found.add(
+            place,
+            f"the file's bytes are not those that this index is stored as, from byte offset {position} on",
+            position,
+        )
+    return index
+
+
+def _rebuilt(folder: Path, relative: str, recorded: str | None, reason: str, found: Findings) -> Index | None:
+    place, path = f"{relative}/{INDEX_FILE}", folder / relative / INDEX_FILE
+    try:
+        index = index_of_shards(folder / relative, sorted(shard.name for shard in (folder / relative).glob(SHARD)))
+    except (
+        DataError,
+        tarfile.TarError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:  # anything, from damaged shards
+        found.add(
+            place,
+            f"{reason}; nor can its shards be indexed anew, so they were not checked: {' '.join(str(error).split()).replace(f'{folder}/', '')}",
+        )
+        return None
+    same = recorded is not None and index.fingerprint == recorded
+    position = _first_other_byte(path, index) if same and path.exists() else None
+    damage = f" (the first damaged byte is at offset {position})" if position is not None else ""
+    verdict = (
+        "as recorded, so the index could be made anew from them"
+        if same
+        else "not the recorded one"
+        if recorded is not None
+        else "taken instead"
+    )
+    found.add(
+        place,
+        f"{reason}{damage}; the index that the shards themselves give is {verdict}",
+        -1 if position is None else position,
+    )
+    return index
+
+
+def _first_other_byte(path: Path, index: Index) -> int | None:
+    """Offset of the first byte at which the file differs from what `index` is stored as, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, written = path.read_bytes(), save_index(Path(folder), index).read_bytes()
+    if data == written:
+        return None
+    short = min(len(data), len(written))
+    different = np.flatnonzero(np.frombuffer(data, np.uint8, short) != np.frombuffer(written, np.uint8, short))
+    return int(different[0]) if len(different) else short
+
+
+def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Index], found: Findings) -> None:
+    """dataset.json against the indices: name, classes, counts, fingerprints, statistics; and the build's plan where it recorded one."""
+    groups, count = np.array(meta["class_groups"], np.int64), len(meta["class_names"])
+    if "digest" in meta and meta["digest"] != digest_of({key: value for key, value in meta.items() if key != "digest"}):
+        found.add(DATASET_FILE, "does not have its own digest: something in it was changed")
+    if meta["name"] != folder.name:
+        found.add(DATASET_FILE, f"the data set's name is {meta['name']!r}, its folder's {folder.name!r}")
+    named = {relative for splits in meta["editions"].values() for relative in splits.values()}
+    for relative in sorted(set(meta["splits"]) - named):
+        found.add(DATASET_FILE, f"split {relative} is in no edition")
+    plan = (
+        meta["build"].get("plan") or (meta["notes"].get("plan") if isinstance(meta.get("notes"), dict) else None) or {}
+    )
+    for relative in sorted(plan.keys() - meta["splits"].keys() if isinstance(plan, dict) else ()):
+        found.add(DATASET_FILE, f"the build planned split {relative}, which is not there")
+    for relative, index in indices.items():
+        beyond = index.label >= count
+        for row in np.flatnonzero(beyond).tolist():
+            found.add(*_row(relative, index, row, f"has label {index.label[row]}; there are {count} classes"))
+        for row in (
+            np.flatnonzero(~beyond & (groups[np.where(beyond, 0, index.label)] != index.group)).tolist()
+            if count
+            else ()
+        ):
+            found.add(
+                *_row(
+                    relative,
+                    index,
+                    row,
+                    f"has group {index.group[row]}; its class {index.label[row]} has {groups[index.label[row]]}",
+                )
+            )
+        table = np.zeros((count, 4), np.int64)  # the last column: no attribute
+        np.add.at(table, (index.label[~beyond], index.attribute[~beyond]), 1)
+        counted = {
+            "samples": len(index),
+            "shards": len(index.shard_name),
+            "per_class": table.sum(1).tolist(),
+            "per_class_attribute": table[:, :3].tolist(),
+        }
+        for key, value in counted.items():
+            _compare(
+                meta["splits"][relative].get(key), value, f"split {relative} has {key} {{}}, its index {{}}", found
+            )
+        if isinstance(plan, dict) and relative in plan:
+            planned = plan[relative]
+            like = (
+                counted["samples"]
+                if not isinstance(planned, list)
+                else counted["per_class_attribute"]
+                if planned and isinstance(planned[0], list)
+                else counted["per_class"]
+            )
+            _compare(planned, like, f"the build planned {{}} samples for split {relative}, its index has {{}}", found)
+    stated = {key: meta[key] for key in ("name", "class_names", "class_groups", "editions")}
+    if meta["fingerprint"] != digest_of(
+        {**stated, "splits": {relative: entry.get("fingerprint") for relative, entry in meta["splits"].items()}}
+    ):
+        found.add(
+            DATASET_FILE,
+            f"the data set's fingerprint {meta['fingerprint'][:12]} is not that of the classes, editions and splits that the file names",
+        )
+    for edition in sorted(meta["editions"].keys() | meta["statistics"].keys()):
+        entry = meta["statistics"].get(edition, {})
+        for key in ("mean", "std"):
+            values = entry.get(key) if isinstance(entry, dict) else None
+            if (
+                not (
+                    isinstance(values, list)
+                    and len(values) == 3
+                    and all(isinstance(v, int | float) and math.isfinite(v) and 0 <= v <= 1 for v in values)
+                )
+                or edition not in meta["editions"]
+            ):
+                found.add(
+                    DATASET_FILE,
+                    f"statistics of edition {edition}: {key} is {values!r}; three numbers from 0 to 1 for an edition that is there would be legal",
+                )
+
+
+def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> None:
+    """A finding, of `sentence` with two gaps, where the counts differ; of lists the first class that does, and how many more."""
+    if recorded == counted and not isinstance(recorded, bool):
+        return
+    if isinstance(recorded, list) and isinstance(counted, list) and len(recorded) == len(counted):
+        wrong = [label for label, (one, two) in enumerate(zip(recorded, counted)) if one != two]
+        more = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
+        found.add(
+            DATASET_FILE, sentence.format(recorded[wrong[0]], counted[wrong[0]]) + f", for class {wrong[0]}{more}"
+        )
+    else:
+        found.add(
+            DATASET_FILE,
+            sentence.format(
+                *("a list of " + str(len(value)) if isinstance(value, list) else value for value in (recorded, counted))
+            ),
+        )
+
+
+def check_files(folder: Path, relative: str, index: Index | None, found: Findings, doubts: Findings) -> None:
+    """Files in a split's folder that do not belong there: a shard that the index does not name, and (a doubt) anything else."""
+    known = {INDEX_FILE, *(index.shard_name.tolist() if index is not None else ())}
+    for path in sorted((folder / relative).iterdir()) if (folder / relative).is_dir() else ():
+        if index is not None and path.name not in known and path.suffix == ".tar":
+            found.add(f"{relative}/{path.name}", "the shard is not in the index")
+        elif path.name not in known and path.suffix != ".tar":
+            doubts.add(f"{relative}/{path.name}", "the file is no part of a split")
+
+
+def check_folders(folder: Path, relatives: list[str], doubts: Findings) -> None:
+    """Folders with shards that dataset.json does not name: a doubt, since no one reads them."""
+    for other in split_folders(folder, None):
+        if other not in relatives:
+            doubts.add(other, f"the folder holds a split that {DATASET_FILE} does not name")
+
+
+def folder_pairs(editions: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    """(folder, folder), sorted, of every two splits that stand in one edition -> the first edition in which they do."""
+    pairs: dict[tuple[str, str], str] = {}
+    for edition in sorted(editions):
+        used = sorted(set(editions[edition].values()))
+        pairs |= {(one, two): edition for i, one in enumerate(used) for two in used[i + 1 :] if (one, two) not in pairs}
+    return pairs
+
+
+def check_across(
+    editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], found: Findings, duplicates: Findings
+) -> None:
+    """No sample twice in an edition: no source, no key and no image bytes in two of its splits, nor a source or key that is the
+    same but for case, an image's extension or leading folders.
+
+    Same bytes under another source go to `duplicates`: the raw data may hold an image twice.
+    """
+    pairs = folder_pairs(editions)
+    shared: set[tuple[str, int, str, int]] = set()
+    for what in ("source", "key"):
+        for one, two, edition in _meetings(
+            pairs, {relative: _names(getattr(index, what).tolist()) for relative, index in indices.items()}
+        ):
+            (first, a), (second, b) = one, two
+            here, there = getattr(indices[first], what)[a], getattr(indices[second], what)[b]
+            if what == "key" and (first, a, second, b) in shared:
+                continue
+            shared.add((first, a, second, b))
+            same = f"{what} {str(here)!r}" if here == there else f"{what} {str(here)!r}, as {str(there)!r},"
+            keys = (
+                f" (keys {str(indices[first].key[a])!r} and {str(indices[second].key[b])!r})"
+                if what == "source"
+                else ""
+            )
+            found.add(
+                first, f"{same} is also in {second}{keys}; in edition {edition} it may be in one split only", int(a)
+            )
+    digests = {
+        relative: {digest.tobytes(): row for row, digest in reversed(list(enumerate(index.sha256)))}
+        for relative, index in indices.items()
+    }
+    for (first, a), (second, b), edition in _meetings(pairs, digests):
+        if (first, a, second, b) not in shared:
+            duplicates.add(
+                first,
+                f"the image of key {str(indices[first].key[a])!r} is, byte for byte, also that of key {str(indices[second].key[b])!r} in {second}, both of edition {edition}",
+                int(a),
+            )
+
+
+def _names(names: list[str]) -> dict[str, int]:
+    """name as it is compared -> its first row. Leading folders are left off one by one: all shorter forms are keys too,
+    with the row negated and less one, for they meet whole names alone."""
+    table: dict[str, int] = {}
+    for row, name in enumerate(names):
+        whole = _EXTENSION.sub("", name.casefold())
+        table.setdefault(whole, row)
+    for row, name in enumerate(names):
+        part = _EXTENSION.sub("", name.casefold())
+        while "/" in part:
+            part = part.partition("/")[2]
+            table.setdefault(part, -1 - row)
+    return table
+
+
+def _meetings(
+    pairs: Mapping[tuple[str, str], str], tables: Mapping[str, Mapping[Any, int]]
+) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
+    """((folder, row), (folder, row), edition) of everything that stands in both folders' tables; of two shortened names nothing."""
+    for (first, second), edition in pairs.items():
+        one, two = tables.get(first, {}), tables.get(second, {})
+        for name in one.keys() & two.keys():
+            a, b = one[name], two[name]
+            if a >= 0 or b >= 0:
+                yield (first, a if a >= 0 else -1 - a), (second, b if b >= 0 else -1 - b), edition
+
+
+def _row(relative: str, index: Index, row: int, what: str) -> tuple[str, str, int]:
+    """Place, text and offset of a finding about one sample."""
+    place = f"{relative}/{index.shard_name[index.shard[row]]}"
+    return place, f"key {str(index.key[row])!r} at byte offset {index.offset[row]} {what}", int(index.offset[row])

@@ -1,0 +1,78 @@
+"""Images that look alike: a cheap signature of the decoded pixels, and the pairs of nearly equal ones among many.
+
+A pair differs in at most `BITS` of the signature's 256 and, in the mean over the 8x8 thumbnails' values, by at most `LEVELS` of 255. That
+finds copies that were encoded again or scaled, not crops or mirror images. Images with hardly any contrast have no signature.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+SIDE = 8
+BANDS = 8
+BITS = BANDS - 1  # two signatures that differ in fewer bits than there are bands agree in one of them
+LEVELS = 3.0
+STEP = 3  # a smaller step is noise
+LEAST = 24  # of the 256 bits; an image with fewer is featureless
+LARGEST = 4096  # of one bucket: a bound on the time, which is quadratic inside buckets
+
+_ORDER = np.argsort(
+    np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable"
+)  # neighbouring bits are alike; bands want a mixture
+
+
+def thumbnail(image: Image.Image) -> np.ndarray:
+    """uint8 [8, 8, 3]: the image squeezed to a square, every pixel the mean of its area."""
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def signatures(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(bits [n, BANDS] uint32, featured [n] bool) of thumbnails [n, 8, 8, 3] uint8.
+
+    A bit is the sign of a step: of brightness to the right and down, and of red and blue over green.
+    """
+    bits, featured = np.zeros((len(thumbs), BANDS), np.uint32), np.zeros(len(thumbs), bool)
+    for start in range(0, len(thumbs), 4096):  # a part at a time bounds the memory
+        part = slice(start, start + 4096)
+        colour = thumbs[part].astype(np.int16)
+        grey = colour.sum(3)
+        steps = np.stack(
+            [
+                np.roll(grey, -1, 2) - grey,
+                np.roll(grey, -1, 1) - grey,
+                3 * (colour[..., 0] - colour[..., 1]),
+                3 * (colour[..., 2] - colour[..., 1]),
+            ],
+            1,
+        )
+        signs = (steps > 3 * STEP).reshape(len(steps), -1)
+        featured[part] = signs.sum(1) >= LEAST
+        bits[part] = np.ascontiguousarray(np.packbits(signs[:, _ORDER], 1)).view("<u4")
+    return bits, featured
+
+
+def alike(thumbs: np.ndarray, usable: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Pairs [m, 2] int64 of rows that look alike, sorted, the first one's owner below the second one's; and whether all were compared.
+
+    `thumbs` [n, 8, 8, 3] uint8, `usable` [n] bool, `owner` [n] int64. Only rows with an equal band of 32 bits are compared.
+    """
+    bits, featured = signatures(thumbs)
+    flat, rows = thumbs.reshape(len(thumbs), -1), np.flatnonzero(usable & featured)
+    pairs, whole = [np.zeros((0, 2), np.int64)], True
+    for band in range(bits.shape[1]) if len(rows) else ():
+        order = rows[np.argsort(bits[rows, band], kind="stable")]
+        edges = np.flatnonzero(np.diff(bits[order, band])) + 1
+        starts, ends = np.r_[0, edges], np.r_[edges, len(order)]
+        mixed = np.minimum.reduceat(owner[order], starts) != np.maximum.reduceat(owner[order], starts)
+        for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist()):
+            whole &= end - start <= LARGEST
+            members = order[start : min(end, start + LARGEST)]
+            for first in range(0, len(members), 256):
+                block = members[first : first + 256]
+                close = np.bitwise_count(bits[block][:, None] ^ bits[members][None]).sum(2) <= BITS
+                one, two = np.nonzero(close & (owner[block][:, None] < owner[members][None]))
+                found = np.stack([block[one], members[two]], 1)
+                levels = [int(np.abs(flat[a].astype(np.int16) - flat[b]).sum()) for a, b in found]
+                pairs.append(found[np.array(levels, np.int64) <= LEVELS * flat.shape[1]])
+    return np.unique(np.concatenate(pairs), axis=0), bool(whole)

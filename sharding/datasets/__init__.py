@@ -1,0 +1,1 @@
+"""One folder a data set; its `build.py` defines `build(request)`."""

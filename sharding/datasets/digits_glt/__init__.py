@@ -1,0 +1,1 @@
+"""digits_glt: scans of digits under six looks."""

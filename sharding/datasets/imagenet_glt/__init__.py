@@ -1,0 +1,1 @@
+"""imagenet_glt: the long-tailed editions of ILSVRC2012."""

@@ -1,0 +1,186 @@
+"""The split files of ImageNet-GLT in the format that the paper's authors publish; ours are written in it too.
+
+One JSON file an edition: `cat2id` {WordNet id: "i"}, `id2cat` {"i": WordNet id}, and `train`, `val`, `test_lt`, `test_bl`,
+`test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. In the balanced edition test_lt
+is empty, by which the editions are told apart. Ours add `cluster` {path: 0-5} to each split, and `build`, what they depend on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from recipes.common.files import whole_file
+
+SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
+"""Their names of the splits and ours."""
+_OF_AN_IMAGE = ("label", "frequency", "attribute")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The n images of a split: `source` [n] text, CLASS/FILE; `label`, `attribute` int64 [n]; `cluster` int64 [n], -1 where none is known."""
+
+    source: np.ndarray
+    label: np.ndarray
+    attribute: np.ndarray
+    cluster: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def same(self, other: Rows) -> bool:
+        """Whether both hold the same images with the same labels and attributes."""
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("source", "label", "attribute")
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One edition's split file. `classes` [K]: WordNet ids by class id; `groups` [K]: their frequency groups; `splits`: our name -> rows."""
+
+    edition: str
+    classes: tuple[str, ...]
+    groups: tuple[int, ...]
+    splits: dict[str, Rows]
+    build: Mapping[str, Any]
+
+
+def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
+    """Reads a split file; each split's rows come in the order of their sources.
+
+    A path counts by its last two parts, CLASS/FILE. With `prefixes` each path must begin with one's OLD, which becomes NEW,
+    and what comes out must be CLASS/FILE, relative to the source. Raises DataError, naming the file, for anything else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"annotation={path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"annotation={path} is not JSON ({error})") from None
+    needed = ("cat2id", "id2cat", *SPLITS)
+    missing = [key for key in needed if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
+    missing += [
+        f"{key}.{field}"
+        for key in SPLITS
+        if not missing
+        for field in _OF_AN_IMAGE
+        if not isinstance(found[key].get(field), dict)
+    ]
+    if missing:
+        raise DataError(
+            f"annotation={path} lacks {', '.join(missing)}: the authors' split file of ImageNet-GLT is looked for"
+        )
+    names = {int(number): name for number, name in found["id2cat"].items() if str(number).isdigit()}
+    if sorted(names) != list(range(len(names))) or any(
+        str(found["cat2id"].get(name)) != str(number) for number, name in names.items()
+    ):
+        raise DataError(
+            f"annotation={path}: id2cat and cat2id do not name the classes 0 to {len(found['id2cat']) - 1} alike"
+        )
+    classes = tuple(names[number] for number in range(len(names)))
+    splits, groups = {}, np.full(len(classes), -1)
+    for theirs, ours in SPLITS.items():
+        splits[ours] = _rows(path, theirs, found[theirs], prefixes, classes, groups)
+    edition = "glt" if len(splits["test_glt"]) else "cbl"
+    if edition == "cbl":
+        del splits["test_glt"]
+    owner: dict[str, str] = {}
+    for name, rows in splits.items():
+        for source in rows.source.tolist():
+            if source in owner:  # seen here: the last check of a build would refuse it too, hours later
+                raise DataError(
+                    f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split of an edition, and once"
+                )
+            owner[source] = name
+    empty = [name for name, rows in splits.items() if not len(rows)]
+    if empty or (groups < 0).any():
+        raise DataError(
+            f"annotation={path} has no images of "
+            + (f"split {empty[0]}" if empty else f"class {classes[int(np.argmin(groups))]}")
+        )
+    return Annotation(edition, classes, tuple(groups.tolist()), splits, found.get("build", {}))
+
+
+def _rows(
+    path: Path,
+    split: str,
+    found: Mapping[str, Mapping[str, Any]],
+    prefixes: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    groups: np.ndarray,
+) -> Rows:
+    """A split's rows; `groups` [K] learns the classes' frequency groups."""
+    names = sorted(found["label"])
+    clusters = found.get("cluster", {})
+    sources, table = [], np.empty((len(names), 3), np.int64)
+    for row, name in enumerate(names):
+        try:
+            label, group, attribute = (int(found[field][name]) for field in _OF_AN_IMAGE)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f"annotation={path}: image {name} of {split} needs label, frequency and attribute, whole numbers all"
+            ) from None
+        if not (0 <= label < len(classes) and 0 <= group <= 2 and 0 <= attribute <= 2):
+            raise DataError(
+                f"annotation={path}: image {name} of {split} has label {label}, frequency {group}, attribute {attribute}; 0 to {len(classes) - 1}, 0 to 2, 0 to 2 are legal"
+            )
+        if groups[label] not in (-1, group):
+            raise DataError(
+                f"annotation={path}: class {classes[label]} is of frequency {groups[label]} and of {group}; one of them is legal"
+            )
+        groups[label] = group
+        source = mapped(name, prefixes, path)
+        if source.partition("/")[0] != classes[label]:
+            raise DataError(
+                f"annotation={path}: image {name} of {split} has label {label}, which is class {classes[label]}, and lies elsewhere"
+            )
+        sources.append(source)
+        table[row] = label, attribute, int(clusters.get(name, -1))
+    order = np.argsort(np.array(sources), kind="stable") if sources else np.zeros(0, np.int64)
+    return Rows(np.array(sources, dtype=np.str_)[order], *table[order].T)
+
+
+def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
+    """CLASS/FILE of a path in a split file (see `read`)."""
+    if prefixes:
+        fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
+        if not fitting:
+            raise DataError(
+                f"annotation={file}: path {name} begins with none of {', '.join(old for old, _ in prefixes)}; prefix=OLD=NEW with a beginning of it would be legal"
+            )
+        old, new = fitting[0]
+        name = (new + name[len(old) :]).lstrip("/")
+        if name.count("/") != 1:
+            raise DataError(
+                f"annotation={file}: with prefix={old}={new} a path becomes {name}; CLASS/FILE, as in the source, would be legal"
+            )
+    return "/".join(name.split("/")[-2:])
+
+
+def write(path: Path, annotation: Annotation) -> None:
+    """Writes a split file that `read` gives back."""
+    theirs = {ours: name for name, ours in SPLITS.items()}
+    content: dict[str, Any] = {
+        "cat2id": {name: str(k) for k, name in enumerate(annotation.classes)},
+        "id2cat": {str(k): name for k, name in enumerate(annotation.classes)},
+        **{name: {field: {} for field in _OF_AN_IMAGE} for name in SPLITS},
+        "build": dict(annotation.build),
+    }
+    for ours, rows in annotation.splits.items():
+        sources = rows.source.tolist()
+        content[theirs[ours]] = {
+            "label": dict(zip(sources, map(str, rows.label.tolist()))),
+            "frequency": dict(zip(sources, np.array(annotation.groups)[rows.label].tolist())),
+            "attribute": dict(zip(sources, rows.attribute.tolist())),
+            "cluster": dict(zip(sources, rows.cluster.tolist())),
+        }
+    with whole_file(path) as file:
+        file.write(json.dumps(content).encode())

@@ -1,0 +1,198 @@
+"""The images of ILSVRC's training set where they lie: in class folders, or in the tar of tars as it is downloaded.
+
+`ILSVRC2012_img_train.tar` holds one tar a class, n01440764.tar and so on, and is never unpacked: the headers of all inner
+tars are read once, in parallel, and every image is then a stretch of the one large file. What was found is kept in the
+build's work folder, a file a class, and used again as long as the source did not change.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from recipes.common.errors import DataError
+from recipes.common.files import whole_file
+from sharding.building.process_pool import in_order
+from sharding.building.raw_files import Place
+
+CLASS = re.compile(r"n[0-9]{8}")
+IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassImages:
+    """The n images of one class, in the order of their names.
+
+    `path`: the class's folder, or the archive. `names` [n]: file names, without folders. In an archive `offsets` and `sizes`
+    (int64 [n], bytes) say where each lies in it.
+    """
+
+    name: str
+    path: str
+    names: tuple[str, ...]
+    offsets: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, i: int) -> Place:
+        """Where the bytes of image i are."""
+        if self.offsets is None:
+            return Place(os.path.join(self.path, self.names[i]))
+        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}")
+
+
+def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImages]:
+    """Class name (WordNet id) -> its images, in the order of the names.
+
+    Raises DataError, one sentence, where `source` is neither a folder of class folders nor a tar of tars, a class has no
+    images, or the archive is damaged or ends early.
+    """
+    source = source.absolute()
+    if source.is_dir():
+        found = sorted(entry.name for entry in os.scandir(source) if CLASS.fullmatch(entry.name) and entry.is_dir())
+        if not found:
+            raise DataError(
+                f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as ILSVRC/Data/CLS-LOC/train"
+            )
+        jobs = [
+            (name, str(source / name), 0, 0, f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
+        ]
+    elif source.is_file():
+        stamp = source.stat()
+        jobs = [
+            (name, str(source), offset, size, f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}")
+            for name, offset, size in _inner_tars(source)
+        ]
+    else:
+        raise DataError(
+            f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be legal"
+        )
+    folder = work / "source"
+    folder.mkdir(parents=True, exist_ok=True)
+    classes, todo = {}, []
+    for job in jobs:
+        classes[job[0]] = known = _known(folder / f"{job[0]}.npz", job)
+        if known is None:
+            todo.append(job)
+    with tqdm(total=len(todo), desc="listing the source", unit="class", mininterval=0.5, disable=not todo) as bar:
+        for job, images in zip(todo, in_order(_listed, None, todo, 1 if len(todo) < 100 else workers)):
+            _keep(folder / f"{job[0]}.npz", images, job[4])
+            classes[job[0]] = images
+            bar.update()
+    return dict(sorted(classes.items()))
+
+
+_Job = tuple[str, str, int, int, str]
+"""Class, folder or archive, offset and size of the inner tar (0, 0 for a folder), and a stamp that changes when they do."""
+
+
+def _listed(_: None, job: _Job) -> ClassImages:
+    name, path, offset, size, _ = job
+    if not size:
+        names = sorted(entry.name for entry in os.scandir(path) if IMAGE.fullmatch(entry.name))
+        images = ClassImages(name, path, tuple(names))
+    else:
+        rows = []
+        try:
+            with tarfile.open(fileobj=_Window(path, offset, size), mode="r:") as tar:
+                for member in tar:
+                    tail = member.name.rsplit("/", 1)[-1]
+                    if member.isfile() and IMAGE.fullmatch(tail):
+                        rows.append((tail, offset + member.offset_data, member.size))
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(
+                f"{path}: its inner tar {name}.tar is not a whole tar ({error or type(error).__name__})"
+            ) from None
+        rows.sort()
+        images = ClassImages(
+            name,
+            path,
+            tuple(row[0] for row in rows),
+            np.array([row[1] for row in rows], np.int64),
+            np.array([row[2] for row in rows], np.int64),
+        )
+    if not len(images):
+        raise DataError(f"class {name} of {path} has no images; .JPEG files are looked for")
+    if len(set(images.names)) < len(images):
+        raise DataError(f"class {name} of {path} has two images of one name")
+    return images
+
+
+def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
+    """(class, offset of its tar's bytes, their number) of each inner tar."""
+    found = []
+    try:
+        with tarfile.open(source, "r:") as tar:
+            for member in tar:
+                name, extension = os.path.splitext(member.name.rsplit("/", 1)[-1])
+                if member.isfile() and extension == ".tar" and CLASS.fullmatch(name):
+                    found.append((name, member.offset_data, member.size))
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); ILSVRC2012_img_train.tar is looked for"
+        ) from None
+    if not found:
+        raise DataError(
+            f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for"
+        )
+    return sorted(found)
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a file as a file of its own."""
+
+    def __init__(self, path: str, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = open(path, "rb", buffering=0), offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        self._at = to + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = os.pread(self._file.fileno(), max(0, min(len(buffer), self._size - self._at)), self._offset + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _keep(path: Path, images: ClassImages, stamp: str) -> None:
+    columns: Mapping[str, np.ndarray] = (
+        {"offsets": images.offsets, "sizes": images.sizes} if images.offsets is not None else {}
+    )
+    with whole_file(path) as file:
+        np.savez(file, names=np.array(images.names), path=images.path, stamp=stamp, **columns)
+
+
+def _known(path: Path, job: _Job) -> ClassImages | None:
+    """What was found in an earlier start, if the source is as it was."""
+    try:
+        with np.load(path) as kept:
+            if str(kept["stamp"]) != job[4]:
+                return None
+            columns = (kept["offsets"], kept["sizes"]) if "offsets" in kept.files else (None, None)
+            return ClassImages(job[0], str(kept["path"]), tuple(kept["names"].tolist()), *columns)
+    except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
+        return None

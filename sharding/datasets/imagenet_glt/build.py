@@ -1,0 +1,245 @@
+"""imagenet_glt: ImageNet-GLT (Tang et al., ECCV 2022) from the training images of ILSVRC2012. 1,000 classes, three attribute groups in each.
+
+    python -m sharding.build data=imagenet_glt source=ILSVRC2012_img_train.tar out=DIR [weights=FILE] [seed=N] [resize_short=N] [quality=N]
+    python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json out=DIR         the authors' splits, [prefix=OLD=NEW]
+
+`source` is the downloaded archive, which is read where it lies, or a folder of class folders. Attributes are clusters of a
+ResNet-50's features, as in the paper; the counts and the long tail are in long_tail.py. Where the paper depends on the order
+of folders and on an unseeded k-means, a seed decides here; for comparison image by image there is annotation=.
+
+Stages: `index` (what lies where), `features` (a GPU where there is one), `clusters`, `split`, `pack`, `finish`. Splits are kept
+in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from recipes.common.files import file_digest
+from sharding.building.dice import Dice
+from sharding.building.packing import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.request import Request
+from sharding.datasets.imagenet_glt import clustering, features
+from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, write
+from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
+from sharding.datasets.imagenet_glt.splits import CLASSES, class_group, class_order, split
+from sharding.format.dataset_json import finish_dataset, is_built
+from sharding.images.encoding import StoredSize
+
+NAME = "imagenet_glt"
+TAKES = ("source", "weights", "annotation", "prefix", "seed", "resize_short", "quality", "scale", "workers")
+STAGES = {"index": False, "features": True, "clusters": True, "split": False, "pack": True, "finish": False}
+WITHOUT = {"annotation": ("features", "clusters")}
+VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
+IMAGES = 1_281_167
+"""In ILSVRC2012's training set."""
+
+
+def build(request: Request) -> None:
+    """Builds `out/imagenet_glt`, or the stage of it that is asked for; does nothing where the same build stands there already.
+
+    Raises DataError, one sentence, for whatever is wrong with the source, the weights or the split files.
+    """
+    if request.source is None:
+        raise DataError("source= is missing; legal is ILSVRC2012_img_train.tar, or the folder of its class folders")
+    if request.annotation and (request.weights or request.scale != 1):
+        raise DataError("weights= and scale= cannot be used with annotation=: the authors' files say what goes where")
+    if request.prefix and not request.annotation:
+        raise DataError("prefix= maps the paths of split files: it needs annotation=")
+    if request.annotation and request.stage in ("features", "clusters"):
+        print(f"stage={request.stage} has nothing to do where annotation= says what goes where")
+        return
+    folder = request.out / NAME
+    work = folder / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    weights = None if request.annotation else features.weights_file(request.weights)
+    splitting = _splitting(request, weights)
+    options = {**splitting, **StoredSize(request.resize_short, request.quality).options}
+    if not request.stage and is_built(request.out, NAME, options):
+        print(f"{NAME} is already in {folder}: nothing to do")
+        return
+    classes = list_classes(request.source, work, request.processes)
+    _check_classes(classes, request)
+    if weights is not None:
+        _attributes(request, list(classes.values()), work, weights, splitting)
+    if request.does("split"):
+        for annotation in [read(path, request.prefix) for path in request.annotation] or _ours(
+            request, list(classes.values()), work, splitting
+        ):
+            write(
+                work / f"{annotation.edition}.json",
+                Annotation(annotation.edition, annotation.classes, annotation.groups, annotation.splits, splitting),
+            )
+    if request.does("pack") or request.does("finish"):
+        _pack(request, _splits(work, request, splitting), classes, options)
+
+
+def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
+    """What the splits depend on, for the record and so that no stage takes over another build's."""
+    chosen: dict[str, Any] = {"builder": NAME, "version": VERSION, "seed": request.seed}
+    if weights is None:
+        for path in request.annotation:
+            if not path.is_file():
+                raise DataError(
+                    f"annotation={path} does not exist; the authors' split file of an edition would be legal"
+                )
+        return {**chosen, "annotation": sorted(file_digest(path) for path in request.annotation)}
+    return {**chosen, "weights": file_digest(weights), **({"scale": request.scale} if request.scale != 1 else {})}
+
+
+def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None:
+    if request.annotation or request.scale != 1:
+        return  # the split files name what they need; a smaller data set takes what there is
+    if len(classes) != CLASSES:
+        what = "class folders" if request.source.is_dir() else "inner class tars"
+        raise DataError(
+            f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has {CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
+        )
+    count = sum(map(len, classes.values()))
+    if count != IMAGES:
+        print(f"the source has {count:,} images, ILSVRC2012's training set has {IMAGES:,}: going on with what there is")
+
+
+def _attributes(
+    request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]
+) -> None:
+    """Stages `features` and `clusters`: every N-th class of a part."""
+    numbers = range(request.part[0] - 1, len(classes), request.part[1])
+    mine = [classes[number] for number in numbers]
+    if request.does("features"):
+        features.extract(mine, work / "features", weights, request.processes)
+    if request.does("clusters"):
+        clustering.cluster_all(mine, numbers, work, splitting["weights"], request.seed, request.processes)
+
+
+def _ours(
+    request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
+) -> list[Annotation]:
+    """Both editions by our own splitting."""
+    ranks = list(clustering.read_all(classes, work, splitting["weights"], request.seed))
+    order = class_order([len(images) for images in classes], request.seed).tolist()
+    ordered, ranks = [classes[number] for number in order], [ranks[number] for number in order]
+    editions, short = split(ranks, request.seed, request.scale, [images.name for images in ordered])
+    for sentence in short[:5]:
+        print(f"fewer than the paper's counts need: {sentence}")
+    if len(short) > 5:
+        print(f"fewer than the paper's counts need: {len(short) - 5} more groups")
+    names = tuple(images.name for images in ordered)
+    groups = tuple(class_group(label, len(ordered)) for label in range(len(ordered)))
+    rows = {
+        edition: {name: _rows(parts, ordered, ranks) for name, parts in named.items()}
+        for edition, named in editions.items()
+    }
+    return [Annotation(edition, names, groups, splits, splitting) for edition, splits in rows.items()]
+
+
+def _rows(parts, classes: Sequence[ClassImages], ranks: Sequence[np.ndarray]) -> Rows:
+    sources = [
+        f"{images.name}/{images.names[row]}" for images, part in zip(classes, parts) for row in part.rows.tolist()
+    ]
+    label = np.repeat(np.arange(len(classes)), [len(part.rows) for part in parts])
+    return Rows(
+        np.array(sources),
+        label,
+        np.concatenate([part.attribute for part in parts]),
+        np.concatenate([rank[part.rows] for rank, part in zip(ranks, parts)]),
+    )
+
+
+def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[str, Annotation]:
+    """What stage `split` left. Raises DataError where it has not run, or with other words."""
+    expected = (
+        {"glt", "cbl"}
+        if not request.annotation
+        else {read(path, request.prefix).edition for path in request.annotation}
+        if request.stage
+        else None
+    )
+    found = {}
+    for edition in ("glt", "cbl"):
+        path = work / f"{edition}.json"
+        if path.is_file() and (annotation := read(path)).build == splitting:
+            found[edition] = annotation
+    lacking = sorted((expected or set()) - set(found))
+    if lacking or not found:
+        missing = work / f"{lacking[0] if lacking else 'glt'}.json"
+        raise DataError(
+            f"{missing} is missing or was made with other words: stage=split comes before stage={request.stage}"
+        )
+    if len({(annotation.classes, annotation.groups) for annotation in found.values()}) > 1:
+        raise DataError(
+            "the two split files do not name the same classes in the same order; files of one version of the data set would be legal"
+        )
+    return found
+
+
+def _pack(
+    request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]
+) -> None:
+    """Stages `pack` and `finish`."""
+    folders, rows = _folders(editions)
+    groups = next(iter(editions.values())).groups
+    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
+    plan = {}
+    for stream, relative in enumerate(sorted(rows)):
+        if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
+            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
+            raise DataError(
+                f"split {relative} needs {missing}, and source={request.source} has no {what}"
+                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
+            )
+        plan[relative] = [
+            _planned(rows[relative], row, groups, numbers)
+            for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
+        ]
+    render = Copies(StoredSize(request.resize_short, request.quality))
+    indices = pack(request.out / NAME, plan, render, options=options, workers=request.processes, part=request.part)
+    if not request.does("finish"):
+        return
+    finish(request.out / NAME, indices)
+    statistics = {
+        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        for edition, splits in folders.items()
+    }
+    one = next(iter(editions.values()))
+    finish_dataset(
+        request.out,
+        NAME,
+        class_names=one.classes,
+        class_groups=one.groups,
+        editions=folders,
+        statistics=statistics,
+        options=options,
+        notes={"plan": planned_counts(plan, len(one.classes))},
+    )
+    for relative, images in plan.items():
+        print(f"{relative}: {len(images):,} images")
+    print(f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}")
+
+
+def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, str]], dict[str, Rows]]:
+    """edition -> split -> folder, and the rows of each folder. Tests that are the same in both editions are stored once."""
+    folders: dict[str, dict[str, str]] = {}
+    rows: dict[str, Rows] = {}
+    for edition, annotation in editions.items():
+        others = [other for name, other in editions.items() if name != edition]
+        for name, mine in annotation.splits.items():
+            shared = name in ("test_cbl", "test_gbl") and any(mine.same(other.splits[name]) for other in others)
+            relative = f"{'shared' if shared else edition}/{name}"
+            folders.setdefault(edition, {})[name] = relative
+            rows[relative] = mine
+    return folders, rows
+
+
+def _planned(rows: Rows, row: int, groups: Sequence[int], numbers: Mapping[str, tuple[ClassImages, int]]) -> Planned:
+    source, label = str(rows.source[row]), int(rows.label[row])
+    images, i = numbers[source]
+    more = {} if rows.cluster[row] < 0 else {"cluster": int(rows.cluster[row])}
+    key = re.sub(r"[^A-Za-z0-9_-]", "_", images.names[i].rpartition(".")[0])
+    return Planned(key, source, images.place(i), label, groups[label], int(rows.attribute[row]), more)

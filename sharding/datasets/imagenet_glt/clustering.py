@@ -1,0 +1,108 @@
+"""Attributes as the paper finds them: clusters of a class's features, by size, in three frequency groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from recipes.common.errors import DataError
+from recipes.common.files import whole_file
+from sharding.building.process_pool import in_order
+from sharding.datasets.imagenet_glt import features
+from sharding.datasets.imagenet_glt.archive import ClassImages
+
+CLUSTERS = 6
+STARTS = 10
+"""k-means is begun so many times and the tightest result is taken."""
+_DOMAIN = int.from_bytes(b"k-means", "big")
+
+
+def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """int64 [n]: the rank by size of each image's cluster, 0 for the largest of the 6; ranks (0, 1), (2, 3), (4, 5) are the
+    attribute groups 0, 1, 2.
+
+    `found`: features [n, D]. The result is a function of them, the seed and the class's `number`, whatever the number of
+    threads (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    state = int(np.random.Philox(key=np.array([seed, _DOMAIN + number], dtype=np.uint64)).random_raw() >> 32)
+    with threadpool_limits(1):
+        labels = KMeans(CLUSTERS, n_init=STARTS, random_state=state).fit(np.asarray(found, np.float32)).labels_
+    sizes = np.bincount(labels, minlength=CLUSTERS)
+    ranks = np.empty(CLUSTERS, np.int64)
+    ranks[np.argsort(-sizes, kind="stable")] = np.arange(CLUSTERS)
+    return ranks[labels]
+
+
+@dataclass(frozen=True)
+class _State:
+    features: Path
+    folder: Path
+    weights: str
+    seed: int
+
+
+def cluster_all(
+    classes: Sequence[ClassImages], numbers: Sequence[int], work: Path, weights: str, seed: int, workers: int
+) -> None:
+    """Writes `work/clusters/CLASS.npz` for each class that is not there yet. `numbers`: of each class among all.
+
+    Raises DataError where a class's features are missing, or it has fewer images than clusters.
+    """
+    state = _State(work / "features", work / "clusters", weights, seed)
+    state.folder.mkdir(parents=True, exist_ok=True)
+    todo = [(number, images) for number, images in zip(numbers, classes) if read(work, images, weights, seed) is None]
+    with tqdm(total=len(todo), desc="clusters", unit="class", mininterval=0.5, disable=not todo) as bar:
+        for _ in in_order(_write, state, todo, workers):
+            bar.update()
+
+
+def _write(state: _State, job: tuple[int, ClassImages]) -> None:
+    number, images = job
+    found = features.read(state.features, images, state.weights)
+    if found is None:
+        raise DataError(
+            f"{state.features / images.name}.npz does not hold the features of class {images.name} as it is now; stage=features comes first"
+        )
+    if len(images) < CLUSTERS:
+        raise DataError(f"class {images.name} has {len(images)} images; {CLUSTERS} clusters need at least as many")
+    ranks = cluster(found, state.seed, number)
+    with whole_file(state.folder / f"{images.name}.npz") as file:
+        np.savez(
+            file,
+            ranks=ranks.astype(np.int8),
+            names=np.array(images.names),
+            identity=_identity(state.weights, state.seed),
+        )
+
+
+def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
+    """int64 [n]: the rank of each image's cluster, or None where it was not found yet with these images, weights and seed."""
+    try:
+        with np.load(work / "clusters" / f"{images.name}.npz") as kept:
+            if str(kept["identity"]) == _identity(weights, seed) and tuple(kept["names"].tolist()) == images.names:
+                return kept["ranks"].astype(np.int64)
+    except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
+        pass
+    return None
+
+
+def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int) -> Iterator[np.ndarray]:
+    """The ranks of every class. Raises DataError where one is missing."""
+    for images in classes:
+        ranks = read(work, images, weights, seed)
+        if ranks is None:
+            raise DataError(
+                f"{work / 'clusters' / images.name}.npz does not hold the clusters of class {images.name} for this seed and these weights; stage=clusters comes first"
+            )
+        yield ranks
+
+
+def _identity(weights: str, seed: int) -> str:
+    return f"{weights} seed {seed} k-means {CLUSTERS} x {STARTS}"

@@ -1,0 +1,191 @@
+"""How ImageNet-GLT is cut from clustered classes: the tests first, then the long tail. numpy alone, all counts here.
+
+In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders): Test-GBL,
+then Test-CBL; of what is left, Train-GLT's long tail is one cut and Train-CBL's balance another, so these two editions
+share images and are never mixed. Of the long tail's pool Test-GLT and val are drawn at random.
+
+The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum (214,005;
+203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is 1500 up to class
+4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), 0 at least, then log-linear between 399, 849 and 999. p is what
+makes the sum the published one. a is what makes the sum after the cap the published one, with the clusters at hand: beyond 4
+the flat beginning is longer, below 4 there is a step after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from sharding.building.dice import Dice
+
+CLASSES = 1000
+GROUPS_END = (400, 850)
+"""The first classes are Many, those from 400 on Medium, from 850 on Few."""
+ANCHORS = ((4, 1500), (399, 181), (849, 46), (999, 18))
+TARGETS, POOL = 214_005, 203_460
+SHARES = (7, 2, 1)
+BEGIN = (-400, 150)
+"""Least and largest a that is tried."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of a class by attribute group, and of all classes."""
+
+    test_gbl: int = 20  # of each attribute group
+    test_cbl: tuple[int, int, int] = (42, 12, 6)
+    test_glt: int = 60  # of each class on average: drawn at random
+    val: int = 30
+    cbl: tuple[int, int, int] = (101, 29, 14)  # Train-CBL with its val
+    cbl_val: tuple[int, int, int] = (21, 6, 3)
+    least: int = 18  # of a class in the long tail
+
+    def times(self, scale: float) -> Counts:
+        """A smaller data set by the same rules: at least one image where there is one here."""
+        if scale == 1:
+            return self
+
+        def few(counts: Sequence[int]) -> tuple[int, ...]:
+            return tuple(max(1, round(count * scale)) for count in counts)
+
+        val = few(self.cbl_val)
+        return Counts(
+            few([self.test_gbl])[0],
+            few(self.test_cbl),
+            few([self.test_glt])[0],
+            few([self.val])[0],
+            tuple(max(v + 1, c) for v, c in zip(val, few(self.cbl))),
+            val,
+            min(self.least, 9),
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one class in one split: `rows` int64 [n] of the class's images, `attribute` int64 [n] their groups."""
+
+    rows: np.ndarray
+    attribute: np.ndarray
+
+
+Splits = dict[str, dict[str, list[Part]]]
+"""edition -> split -> for each class id its part."""
+
+
+def class_group(label: int, classes: int = CLASSES) -> int:
+    """Frequency group of a class id, by its place alone as in the paper: 400, 450 and 150 of 1,000 classes."""
+    return sum(label * CLASSES >= end * classes for end in GROUPS_END)
+
+
+def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
+    """int64 [K]: the classes by number of images, descending; equal ones (895 of ILSVRC's have 1,300) in a random order."""
+    shuffled = Dice(seed, 1).permutation(len(sizes))
+    return shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
+
+
+def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
+    """float64 [K]: the long tail's targets with these p and a (see above), not rounded. Other numbers of classes stretch it."""
+    at = np.arange(classes) * ((CLASSES - 1) / max(1, classes - 1))
+    (plateau, top), (knee, knee_count), *rest = ANCHORS
+    t = np.clip((at - begin) / (knee - begin), 0, 1)
+    head = math.log(top) + math.log(knee_count / top) * np.where(at <= plateau, 0, t**power)
+    tail = np.interp(at, [knee, *(c for c, _ in rest)], np.log([knee_count, *(n for _, n in rest)]))
+    return np.exp(np.where(at <= knee, head, tail))
+
+
+def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np.ndarray, np.ndarray]:
+    """Targets int64 [K] of the classes and what they give int64 [K, 3] by attribute group, where these have `room` int64 [K, 3]."""
+    classes = len(room)
+    wanted_sum, wanted_pool = (total * scale * classes / CLASSES for total in (TARGETS, POOL))
+
+    def targets(begin: float) -> np.ndarray:
+        def rounded(power: float) -> np.ndarray:
+            return np.maximum(np.rint(curve(power, begin, classes) * scale).astype(np.int64), least)
+
+        return rounded(-_bisect(lambda minus: float(rounded(-minus).sum()), wanted_sum, -3.0, -0.05))
+
+    def given(target: np.ndarray) -> np.ndarray:
+        return np.minimum(target[:, None] * np.array(SHARES) // sum(SHARES), room)
+
+    begin = _bisect(lambda a: float(given(targets(a)).sum()), wanted_pool, *BEGIN)
+    target = targets(begin)
+    return target, given(target)
+
+
+def _bisect(falling, wanted: float, low: float, high: float) -> float:
+    """Where the falling function comes to `wanted` at the latest, or the end that is nearer to it."""
+    if falling(low) <= wanted:
+        return low
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if falling(middle) > wanted else (low, middle)
+    return high
+
+
+def split(
+    ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Sequence[str] | None = None
+) -> tuple[Splits, list[str]]:
+    """Cuts the classes, given in the order of their ids by the cluster ranks int64 [n] (0..5) of their images.
+
+    Returns the splits, and a sentence for each (class, group) that has fewer images than the paper's counts need: it gives
+    what it has, as in the paper. Raises DataError where a class has an attribute group without images for a test.
+    """
+    counts, short = Counts().times(scale), []
+    names = names or [str(k) for k in range(len(ranks))]
+    tests: dict[str, list[Part]] = {"test_gbl": [], "test_cbl": []}
+    left: list[list[np.ndarray]] = []
+    for label, rank in enumerate(ranks):
+        shuffled = Dice(seed, 1000 + label).permutation(len(rank))
+        groups = [shuffled[rank[shuffled] // 2 == group] for group in range(3)]
+        least = min(map(len, groups))
+        gbl = min(counts.test_gbl, least // 4)
+        if gbl < 1:
+            raise DataError(
+                f"class {names[label]} has {len(rank)} images, in attribute groups of {[len(g) for g in groups]}; at least 4 in each are needed"
+            )
+        tests["test_gbl"].append(_part([group[:gbl] for group in groups]))
+        tests["test_cbl"].append(_part([group[gbl : gbl + n] for group, n in zip(groups, counts.test_cbl)]))
+        left.append([group[gbl + n :] for group, n in zip(groups, counts.test_cbl)])
+        for group, (have, test, train) in enumerate(zip(map(len, groups), counts.test_cbl, counts.cbl)):
+            need = max(counts.test_gbl + test + train, 4 * counts.test_gbl)
+            if have < need:
+                short.append(f"class {names[label]}, attribute group {group}: {have} images, {need} are needed")
+    pool = [
+        _part([group[:n] for group, n in zip(groups, given)])
+        for groups, given in zip(
+            left, long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1]
+        )
+    ]
+    glt = _drawn(pool, {"test_glt": counts.test_glt * len(ranks), "val": counts.val * len(ranks)}, seed)
+    cbl = {
+        "train": [_part([group[v:n] for group, v, n in zip(groups, counts.cbl_val, counts.cbl)]) for groups in left],
+        "val": [_part([group[:v] for group, v in zip(groups, counts.cbl_val)]) for groups in left],
+    }
+    return {"glt": {**glt, **tests}, "cbl": {**cbl, **tests}}, short
+
+
+def _part(groups: Sequence[np.ndarray]) -> Part:
+    return Part(np.concatenate(groups), np.repeat(np.arange(3), [len(group) for group in groups]))
+
+
+def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str, list[Part]]:
+    """Draws from all classes' images together, without replacement; train is what is left."""
+    labels = np.repeat(np.arange(len(pool)), [len(part.rows) for part in pool])
+    rows, attributes = np.concatenate([part.rows for part in pool]), np.concatenate([part.attribute for part in pool])
+    if sum(wanted.values()) >= len(rows):
+        raise DataError(
+            f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= would be legal"
+        )
+    order, start, splits = Dice(seed, 2).permutation(len(rows)), 0, {}
+    for name, count in {**wanted, "train": len(rows) - sum(wanted.values())}.items():
+        chosen = np.sort(order[start : start + count])
+        splits[name] = [
+            Part(rows[mine], attributes[mine])
+            for mine in np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(pool))))
+        ]
+        start += count
+    return splits

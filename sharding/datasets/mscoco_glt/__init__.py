@@ -1,0 +1,1 @@
+"""mscoco_glt: the long-tailed editions of COCO's objects."""

@@ -1,0 +1,369 @@
+"""COCO-Attributes as plain arrays: `python -m sharding.datasets.mscoco_glt.attributes FILE.jbl ARRAYS.npz`.
+
+The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So it
+is read once, here, in a process of its own, and becomes an .npz without objects that every later step loads instead.
+
+What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin containers,
+and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called: `ADMITTED` maps the few
+names that such a file needs to functions of this module, every other name ends the reading. joblib itself is not used: arrays are read from
+its format here, and arrays of objects, which would hold a pickle of their own, are refused. An array may not claim more bytes than the file has,
+and the process may not take more memory than `MEMORY` times the file (4 GiB at least).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import resource
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from recipes.common.errors import DataError, one_line
+from sharding.format.index import save_npz
+
+ORIGINAL = "5604b2a9bf14cf3d73b64e6fe602267a628ebe09f9fe0a94641b2745fdfeefbd"
+"""Hex sha256 of the published cocottributes_py3.jbl, 1,261,766,525 bytes."""
+
+MEMORY = 8
+"""Address space of the reading process, in units of the file's size: Python's objects take several times their bytes on disk."""
+
+_FIELDS = ("patch", "annotation", "present", "name", "sha256")
+
+
+@dataclass(frozen=True, eq=False)
+class Attributes:
+    """N annotated patches in the order of the file, A attributes.
+
+    `patch` [N] int64, id, unique; `annotation` [N] int64, id of the COCO instance that the patch shows, -1 where the file names none;
+    `present` [N, A] bool, whether annotators agreed on the attribute (its value is > 0.5); `name` [A] text; `sha256` hex, of the file it came from.
+    """
+
+    patch: np.ndarray
+    annotation: np.ndarray
+    present: np.ndarray
+    name: np.ndarray
+    sha256: str
+
+    def __len__(self) -> int:
+        """Number of patches N."""
+        return len(self.patch)
+
+
+# --------------------------------------------------------------------------------------------------- the plain arrays
+def load_arrays(path: Path) -> Attributes:
+    """Reads an .npz of `save_arrays`. Raises DataError, naming the file, where it is missing, damaged or something else."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in _FIELDS if name not in archive.files]
+            if missing:
+                raise DataError(f"it lacks {', '.join(missing)}")
+            found = Attributes(*(archive[name] for name in _FIELDS[:4]), str(archive["sha256"]))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is not there; attributes= names cocottributes_py3.jbl, or the .npz made from it"
+        ) from None
+    except (DataError, ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(one_line(f"{path} cannot be used as arrays of COCO-Attributes: {error}")) from error
+    count, width = len(found.patch), len(found.name)
+    legal = {
+        "patch": ("i", (count,)),
+        "annotation": ("i", (count,)),
+        "present": ("b", (count, width)),
+        "name": ("U", (width,)),
+    }
+    for field, (kind, shape) in legal.items():
+        array = getattr(found, field)
+        if array.dtype.kind != kind or array.shape != shape or not count or not width:
+            raise DataError(
+                f"{path} cannot be used as arrays of COCO-Attributes: {field} has shape {array.shape} of {array.dtype}"
+            )
+    if len(np.unique(found.patch)) != count:
+        raise DataError(f"{path} cannot be used as arrays of COCO-Attributes: a patch id occurs twice")
+    return found
+
+
+def save_arrays(path: Path, attributes: Attributes) -> None:
+    """Writes `attributes` as an .npz (atomically, the same bytes for the same arrays)."""
+    save_npz(path, {name: np.asarray(getattr(attributes, name)) for name in _FIELDS})
+
+
+def plain_arrays(path: Path, arrays: Path) -> Attributes:
+    """The attributes in `path`: an .npz is loaded as it is; anything else is read as the joblib pickle, by a process of its own that writes `arrays`.
+
+    `arrays` is not made again where it was made from this very file. Raises DataError in one sentence where the file is missing,
+    cut off, asks for code to be run, or holds something else.
+    """
+    if path.suffix == ".npz":
+        return load_arrays(path)
+    digest = _digest(path)
+    try:
+        found = load_arrays(arrays)
+        if found.sha256 == digest:
+            return found
+    except DataError:
+        pass  # none yet, or one of a format gone by
+    print(f"attributes: reading {path.name} once, in a process of its own, to {arrays}")
+    if digest != ORIGINAL:
+        print(
+            f"attributes: {path.name} is not the published file (its sha256 begins with {digest[:12]}, not {ORIGINAL[:12]}): "
+            f"counts may differ from the paper's"
+        )
+    # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address space
+    project = str(Path(__file__).resolve().parents[3])
+    start = f"import sys; sys.path.insert(0, {project!r}); from sharding.datasets.mscoco_glt.attributes import alone; sys.exit(alone(sys.argv[1:]))"
+    environment = {
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+    }
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", start, str(path.absolute()), str(arrays.absolute()), digest],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or [""])[-1]
+        raise DataError(
+            last
+            if result.returncode == 2 and last
+            else one_line(
+                f"{path} could not be read: the process that reads it ended with status {result.returncode} {last}"
+            )
+        )
+    return load_arrays(arrays)
+
+
+def _digest(path: Path) -> str:
+    """Hex sha256 of the file. Raises DataError where it is missing, or only the stand-in that git leaves for a large file."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(64).startswith(b"version https://git-lfs"):
+                raise DataError(
+                    f"{path} is git's stand-in for a large file, not the file itself; `git lfs pull` in its repository fetches that"
+                )
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); attributes= names cocottributes_py3.jbl, or the .npz made from it"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------ the restricted reader
+class Refused(Exception):
+    """The pickle asks for something that plain data do not need."""
+
+
+class _Header:
+    """Stands for joblib's NumpyArrayWrapper: what goes before the raw bytes of an array."""
+
+
+class _Kind:
+    """Stands for numpy.dtype while its parts arrive; `dtype` is the plain type that they name."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[biufSU][0-9]{1,6}", name):
+            raise Refused(f"an array of type {name!r}, where numbers and text are legal")
+        self.name, self.order = name, "="
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.order + self.name)
+
+
+def _scalar(kind: _Kind, data: bytes) -> Any:
+    """Stands for numpy's constructor of scalars."""
+    return np.frombuffer(data, kind.dtype, count=1)[0].item()
+
+
+def _mapping(*_: Any) -> dict[Any, Any]:
+    """Stands for the constructor of ordered dictionaries; what is in them arrives later."""
+    return {}
+
+
+def _encode(text: str, codec: str) -> bytes:
+    """Stands for _codecs.encode, by which old protocols write bytes."""
+    if codec not in ("latin1", "latin-1"):
+        raise Refused(f"text encoded as {codec!r}")
+    return text.encode("latin-1")
+
+
+class _NDArray:
+    """Stands for numpy.ndarray where a header names the class of its array; it is never made."""
+
+    def __new__(cls, *_: Any) -> Any:
+        raise Refused("an array outside joblib's format")
+
+
+ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
+    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # where joblib stood in its time
+    ("numpy", "ndarray"): _NDArray,
+    ("numpy", "dtype"): _Kind,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("__builtin__", "set"): set,
+    ("__builtin__", "frozenset"): frozenset,
+    ("collections", "OrderedDict"): _mapping,
+    ("_codecs", "encode"): _encode,
+}
+"""All names that a file may mention, and what is used in their place."""
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler (the one in Python: raw arrays stand between the opcodes) without imports, calls and states of the file's choosing."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ADMITTED:
+            raise Refused(f"{module}.{name}")
+        return ADMITTED[module, name]
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        top = self.stack[-1]
+        if type(top) is _Header and isinstance(state, dict):
+            self.stack[-1] = self._array(state)
+        elif type(top) is _Kind and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            top.order = state[1]
+        else:
+            raise Refused(f"a state for a {type(top).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _array(self, header: dict[str, Any]) -> np.ndarray:
+        """The array whose raw bytes follow in the file."""
+        shape, kind = header["shape"], header["dtype"]
+        if type(kind) is not _Kind or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+            raise Refused(f"an array of shape {shape!r}")
+        if header.get("numpy_array_alignment_bytes") is not None:
+            self._file.read(self._file.read(1)[0])
+        count = 1
+        for n in shape:
+            count *= n
+        if count * kind.dtype.itemsize > self._size - self._file.tell():
+            raise EOFError(
+                f"an array of {count * kind.dtype.itemsize} bytes at byte {self._file.tell()} is longer than the rest of the file"
+            )
+        array = np.frombuffer(self._file.read(count * kind.dtype.itemsize), kind.dtype, count)
+        return array.reshape(shape, order="F" if header["order"] == "F" else "C")
+
+
+def read_pickle(path: Path) -> Any:
+    """What a joblib pickle of plain data holds: numbers, text, bytes, builtin containers, arrays.
+
+    Raises DataError where it is cut off, no such pickle, or mentions a name that is not in `ADMITTED`; nothing of it has run then.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file).load()
+    except Refused as error:
+        raise DataError(
+            one_line(
+                f"{path} is refused: its pickle asks for {error}, which plain data do not need; nothing of it was run"
+            )
+        ) from None
+    except MemoryError:
+        raise DataError(
+            f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file"
+        ) from None
+    except Exception as error:  # pickle raises some ten unrelated types for damaged bytes
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(
+            one_line(f"{path} is cut off, damaged or no joblib pickle ({why}); the published file has 1261766525 bytes")
+        ) from None
+
+
+def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
+    """COCO-Attributes' dictionary as arrays; `path` is for messages. Raises DataError naming what is missing or illegal."""
+    needed = ("ann_vecs", "patch_id_to_ann_id", "attributes")
+    missing = [key for key in needed if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(f"{path} is not COCO-Attributes' file: it lacks {', '.join(missing)}")
+    vectors, instances, listed = (content[key] for key in needed)
+    if not isinstance(vectors, dict) or not isinstance(instances, dict) or not vectors or not listed:
+        raise DataError(
+            f"{path} is not COCO-Attributes' file: ann_vecs and patch_id_to_ann_id must be dictionaries, ann_vecs and attributes not empty"
+        )
+    try:
+        names = np.array([str(entry["name"]) for entry in listed])
+        patch = np.array([_id(key) for key in vectors], dtype=np.int64)
+        instance = {_id(key): _id(value) for key, value in instances.items()}
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise DataError(
+            one_line(f"{path} is not COCO-Attributes' file: an id or an attribute's name is not legal ({error})")
+        ) from None
+    present = np.zeros((len(vectors), len(names)), bool)
+    for row, (key, vector) in enumerate(vectors.items()):
+        try:
+            values = np.asarray(vector, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)
+        if values.shape != names.shape or not (values >= 0).all() or not (values <= 1).all():
+            raise DataError(
+                f"{path} is not COCO-Attributes' file: ann_vecs of patch {key} is not a vector of {len(names)} numbers in 0 to 1"
+            )
+        present[row] = values > 0.5
+    return Attributes(
+        patch, np.array([instance.get(p, -1) for p in patch.tolist()], dtype=np.int64), present, names, digest
+    )
+
+
+def _id(value: Any) -> int:
+    """An id as a whole number: JSON made some of them text."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        return int(value)
+    raise ValueError(f"id {value!r}")
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the pickle and writes the arrays, in this process; returns the exit status, 2 with one sentence for a bad file."""
+    if len(arguments) not in (2, 3):
+        print(__doc__.strip().splitlines()[0], file=sys.stderr)
+        return 2
+    path, arrays = Path(arguments[0]), Path(arguments[1])
+    try:
+        digest = arguments[2] if len(arguments) == 3 else _digest(path)
+        save_arrays(arrays, attributes_of(read_pickle(path), path, digest))
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(
+            f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file",
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:
+        print(f"{error.filename or arrays}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def alone(arguments: list[str]) -> int:
+    """`main` as the whole of a process, whose memory is limited by the size of the file that it reads."""
+    with contextlib.suppress(OSError, IndexError):  # `main` says what is wrong with it
+        limit = max(4 << 30, MEMORY * Path(arguments[0]).stat().st_size)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return main(arguments)

@@ -1,0 +1,379 @@
+"""mscoco_glt: MSCOCO-GLT (Tang et al., ECCV 2022) from COCO 2014 and COCO-Attributes. Crops of 188,426 objects, 29 classes, 204 attributes.
+
+    python -m sharding.build data=mscoco_glt source=COCO out=DIR [attributes=FILE] [seed=N] [resize_short=N] [quality=N] [scale=X] [workers=N]
+    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json prefix=OLD=NEW out=DIR        the authors' splits and crops
+    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO out=DIR           their splits, crops cut here
+
+COCO holds annotations/, train2014/ and val2014/; cocottributes_py3.jbl is looked for in it too, or given with attributes= (as the .npz made from it, too).
+
+Crops are cut and encoded as the paper's are: squares of the object and what is around it, JPEG of Pillow's default quality (`QUALITY`), with
+resize_short= made smaller. The paper splits objects, not images: `source` of a sample is its object (COCO-Attributes' patch), and an image can
+have objects in several splits. How many do is printed, and recorded in dataset.json under `notes`; KEY.json has each object's image.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from recipes.common.errors import DataError
+from recipes.common.files import file_digest
+from sharding.building.packing import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.raw_files import Place
+from sharding.building.request import Request
+from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
+from sharding.datasets.mscoco_glt.attributes import Attributes, plain_arrays
+from sharding.datasets.mscoco_glt.objects import FOLDERS, Objects, crop, read_objects
+from sharding.datasets.mscoco_glt.splits import PAPER, class_group, split, unevenness
+from sharding.format.dataset import digest_of
+from sharding.format.dataset_json import finish_dataset, is_built
+from sharding.format.index import save_npz
+from sharding.images.encoding import StoredSize, encoded
+
+NAME = "mscoco_glt"
+TAKES = ("source", "attributes", "annotation", "prefix", "seed", "resize_short", "quality", "scale", "workers")
+STAGES = {"attributes": False, "split": False, "pack": True, "finish": False}
+VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
+QUALITY = 75
+"""JPEG quality of the crops unless the user says another: Pillow's default, with which the paper's crops were written."""
+
+
+def build(request: Request) -> None:
+    """Builds `out/mscoco_glt`, or the stage of it that is asked for; does nothing where the same build stands there already.
+
+    Stages: `attributes` (the pickle becomes arrays), `split` (which object goes where), `pack` (crops into shards, in parts), `finish` (index, statistics,
+    dataset.json). Raises DataError, one sentence, for whatever is wrong with the source, the attribute file or the authors' files.
+    """
+    _check(request)
+    folder = Path(request.out) / NAME
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    attributes = None
+    if request.source and (request.does("attributes") or request.does("split")):
+        attributes = plain_arrays(
+            request.attributes or request.source / "cocottributes_py3.jbl", folder / WORK / "coco_attributes.npz"
+        )
+    if request.does("split"):
+        options = _options(request, attributes)
+        if not request.stage and is_built(request.out, NAME, options):
+            print(f"{NAME} is already in {folder}: nothing to do")
+            return
+        _save(folder / WORK / "split.npz", _deal(request, attributes), options)
+    if not (request.does("pack") or request.does("finish")):
+        return
+    dealt, options = _load(folder / WORK / "split.npz", request)
+    plan = planned(dealt, request.source)
+    render = (
+        Crops(request.resize_short, request.quality or QUALITY)
+        if request.source
+        else Copies(StoredSize(request.resize_short, request.quality))
+    )
+    indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
+    if not request.does("finish"):
+        return
+    finish(folder, indices)
+    editions: dict[str, dict[str, str]] = {}
+    for relative in dealt.relatives:
+        editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
+    statistics = {
+        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        for edition, splits in editions.items()
+    }
+    notes = {
+        **dealt.notes,
+        **_notes(dealt),
+        "plan": planned_counts(plan, len(dealt.names)),
+        "duplicates": "warning",
+    }  # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
+    groups = [class_group(k) for k in range(len(dealt.names))]
+    finish_dataset(
+        request.out,
+        NAME,
+        class_names=dealt.names,
+        class_groups=groups,
+        editions=editions,
+        statistics=statistics,
+        options=options,
+        notes=notes,
+    )
+    for relative, rows in dealt.rows():
+        print(f"{relative}: {len(rows)} objects")
+    for edition, count in notes.get("images_in_several_splits", {}).items():
+        print(
+            f"{count} of {notes['images'][edition]} images have objects in several splits of edition {edition}: the paper splits objects, not images"
+        )
+    print(f"{NAME}: {len(dealt.key)} images in {folder}")
+
+
+def _check(request: Request) -> None:
+    if not request.source and not request.annotation:
+        raise DataError(
+            "source= is missing; legal is the folder that holds annotations/, train2014/ and val2014/ of COCO 2014, "
+            "or annotation= with the authors' split files"
+        )
+    if request.attributes and not request.source:
+        raise DataError(
+            f"attributes={request.attributes} cannot be used without source=: crops that are there already need no attributes"
+        )
+    if request.annotation and (request.scale != 1 or request.seed):
+        raise DataError("seed= and scale= cannot be used with annotation=: the authors' files say what goes where")
+    if request.prefix and (request.source or not request.annotation):
+        raise DataError("prefix= maps the paths of crops that are there already: it needs annotation= and no source=")
+
+
+def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
+    """All that the bytes depend on, as it is recorded: the words that were given, and digests of the files that say what goes where."""
+    files = (
+        [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
+    )
+    digests = {path.name: _digest(path) for path in files} | {
+        f"annotation {n}": _digest(path) for n, path in enumerate(request.annotation)
+    }
+    return {
+        **_words(request),
+        "files": digests,
+        "attributes": "" if attributes is None else _digest_of_arrays(attributes),
+    }
+
+
+def _words(request: Request) -> dict[str, Any]:
+    return {
+        "builder": NAME,
+        "version": VERSION,
+        "seed": request.seed,
+        "scale": request.scale,
+        "crops": "cut here" if request.source else "the authors'",
+        "splits": "the authors'" if request.annotation else "ours",
+        **StoredSize(request.resize_short, request.quality).options,
+    }
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014, "
+            f"annotation= names the authors' files"
+        ) from None
+
+
+def _digest_of_arrays(attributes: Attributes) -> str:
+    arrays = attributes.patch.astype("<i8"), attributes.annotation.astype("<i8"), np.packbits(attributes.present)
+    return digest_of([attributes.name.tolist(), *(array.tobytes().hex() for array in arrays)])
+
+
+# ----------------------------------------------------------------------------------------------------- what goes where
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """What stage `split` hands on: N samples of all splits, one split after the other, in the order of writing.
+
+    `relatives`: folder of each split, EDITION/SPLIT; `split` [N] int64, row in it. `key` [N] text, patch id. `label`, `attribute` [N] int64; `score` [N] float64,
+    attribute_score. `file` [N] text: the image in the source folder, or the crop's path. `box` [N, 4], `size` [N, 2], `annotation`, `image` [N], as in `Objects`,
+    and `present` [N, A] bool: without a source 0, -1 and of no attributes. `names`: classes. `notes`: findings for dataset.json.
+    """
+
+    relatives: list[str]
+    names: list[str]
+    notes: dict[str, Any]
+    split: np.ndarray
+    key: np.ndarray
+    label: np.ndarray
+    attribute: np.ndarray
+    score: np.ndarray
+    file: np.ndarray
+    box: np.ndarray
+    size: np.ndarray
+    annotation: np.ndarray
+    image: np.ndarray
+    present: np.ndarray
+
+    def rows(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each split's folder and its rows."""
+        for number, relative in enumerate(self.relatives):
+            yield relative, np.flatnonzero(self.split == number)
+
+
+_TEXTS = ("relatives", "names", "notes")
+
+
+def _deal(request: Request, attributes: Attributes | None) -> Dealt:
+    """Splits by our rules, or by the authors' files."""
+    objects = read_objects(request.source, attributes) if request.source else None
+    if objects is not None and objects.left_out:
+        print(f"{objects.left_out} patches of the attribute file have no annotation in COCO 2014 and are left out")
+    notes = {
+        "attribute_names": attributes.name.tolist() if attributes is not None else [],
+        "patches_left_out": objects.left_out if objects is not None else 0,
+    }
+    if request.annotation:
+        return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
+    editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
+    found = split(objects.label, objects.present, objects.names, request.seed, editions)
+    parts = {f"{edition}/{name}": part for edition, named in found.items() for name, part in named.items()}
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    rows, attribute, score = (
+        np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("rows", "attribute", "score")
+    )
+    return Dealt(
+        list(parts),
+        objects.names,
+        notes,
+        number,
+        objects.patch[rows].astype(str),
+        objects.label[rows],
+        attribute,
+        score,
+        **_of_objects(objects, rows),
+    )
+
+
+def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: getattr(objects, name)[rows] for name in ("file", "box", "size", "annotation", "image", "present")}
+
+
+def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]) -> Dealt:
+    """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files that the authors' paths lead to."""
+    count = len(authors.key)
+    if objects is None:
+        more = {
+            "file": authors.path,
+            "box": np.zeros((count, 4)),
+            "size": np.zeros((count, 2), np.int64),
+            "annotation": np.full(count, -1),
+            "image": np.full(count, -1),
+            "present": np.zeros((count, 0), bool),
+        }
+    else:
+        row_of = {str(patch): row for row, patch in enumerate(objects.patch.tolist())}
+        unknown = [key for key in authors.key.tolist() if key not in row_of]
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} ids of the authors' files, {unknown[0]!r} among them, "
+                f"are no patches of the attribute file with an annotation in COCO 2014"
+            )
+        rows = np.array([row_of[key] for key in authors.key.tolist()])
+        here, there = np.array(objects.names)[objects.label[rows]], np.array(authors.names)[authors.label]
+        for i in np.flatnonzero(here != there)[:1]:
+            raise DataError(
+                f"id {authors.key[i]} is a {str(there[i])!r} in the authors' files and a {str(here[i])!r} in COCO 2014"
+            )
+        more = _of_objects(objects, rows)
+    return Dealt(
+        authors.relatives,
+        authors.names,
+        notes,
+        authors.split,
+        authors.key,
+        authors.label,
+        authors.attribute,
+        authors.score,
+        **more,
+    )
+
+
+def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
+    arrays = {name: json.dumps(value) if name in _TEXTS else value for name, value in vars(dealt).items()}
+    save_npz(path, {**arrays, "options": json.dumps(options)})
+
+
+def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
+    """What stage `split` left, and the options that it was made with. Raises DataError where it has not run, or with other words."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: stage=split comes before stage={request.stage}") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); stage=split writes it again") from None
+    options = json.loads(str(arrays.pop("options")))
+    words = _words(request)
+    for name in (*words, "resize_short", "quality"):
+        if options.get(name) != words.get(name):
+            raise DataError(
+                f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same words are legal"
+            )
+    return Dealt(
+        **{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
+    ), options
+
+
+def _notes(dealt: Dealt) -> dict[str, Any]:
+    """What nobody should be surprised by: images with objects in several splits of an edition, and how even attributes are; nothing where crops came without COCO."""
+    if not dealt.present.shape[1]:
+        return {}
+    splits_of: dict[str, dict[int, set[str]]] = {}
+    for relative, rows in dealt.rows():
+        images = splits_of.setdefault(relative.partition("/")[0], {})
+        for image in np.unique(dealt.image[rows]).tolist():
+            images.setdefault(image, set()).add(relative)
+    several = {
+        edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()
+    }
+    return {
+        "images": {edition: len(images) for edition, images in splits_of.items()},
+        "images_in_several_splits": {edition: len(found) for edition, found in several.items()},
+        "of_these_in_train": {
+            edition: sum(f"{edition}/train" in splits for splits in found) for edition, found in several.items()
+        },
+        "attribute_std": {relative: round(unevenness(dealt.present[rows]), 6) for relative, rows in dealt.rows()},
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- the images
+@dataclass(frozen=True)
+class Cut:
+    """An object in its image: all that `Crops` needs."""
+
+    place: Place
+    annotation: int
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.place}, annotation {self.annotation}"
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Renders an object: its crop as JPEG of `quality`, at most `resize_short` pixels wide (bilinear, antialiased)."""
+
+    resize_short: int | None
+    quality: int
+
+    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
+        """The bytes, and no more entries. ValueError, in one sentence, for a bad image, DataError for one that cannot be read."""
+        where: Cut = planned.where
+        image = crop(where.place.read(), where.box, where.size)
+        if self.resize_short is not None and image.width > self.resize_short:
+            image = image.resize((self.resize_short, self.resize_short), Image.Resampling.BILINEAR)
+        return encoded(image, self.quality), {}
+
+
+def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
+    """The images of each split in their order. Entries of KEY.json besides the fixed ones: attribute_score, and where crops are cut here image, annotation
+    (COCO's ids), box (left, top, width, height in the image), attributes (rows of `attribute_names` in dataset.json)."""
+    return {relative: [_planned(dealt, i, source) for i in rows.tolist()] for relative, rows in dealt.rows()}
+
+
+def _planned(dealt: Dealt, i: int, source: Path | None) -> Planned:
+    label, annotation, box = int(dealt.label[i]), int(dealt.annotation[i]), dealt.box[i].tolist()
+    more: dict[str, Any] = {"attribute_score": float(dealt.score[i])}
+    where: Any = Place(str(dealt.file[i]))
+    if source is not None:
+        where = Cut(Place(str(source / str(dealt.file[i]))), annotation, tuple(box), tuple(dealt.size[i].tolist()))
+        more |= {
+            "image": int(dealt.image[i]),
+            "annotation": annotation,
+            "box": box,
+            "attributes": np.flatnonzero(dealt.present[i]).tolist(),
+        }
+    return Planned(
+        str(dealt.key[i]), f"object-{dealt.key[i]}", where, label, class_group(label), int(dealt.attribute[i]), more
+    )

@@ -1,0 +1,1 @@
+"""Bytes on disk: the index of a split, its tar shards, and dataset.json."""

@@ -1,0 +1,114 @@
+"""Writes `dataset.json`, the file that makes a folder of splits a data set, and tells whether a build is there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from recipes.common.files import sync_folder, whole_file
+from sharding.format.dataset import DATASET_FILE, digest_of, read_dataset
+from sharding.format.index import FORMAT, Index, load_index
+
+
+def begin_dataset(root: Path, name: str) -> Path:
+    """Makes `root/name` ready for a (re)build and returns it; from now on it does not open until `finish_dataset`."""
+    folder = Path(root) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would vouch for a mixture of old and new splits
+    return folder
+
+
+def finish_dataset(
+    root: Path,
+    name: str,
+    *,
+    class_names: Sequence[str],
+    class_groups: Sequence[int],
+    editions: Mapping[str, Mapping[str, str]],
+    statistics: Mapping[str, Mapping[str, Sequence[float]]],
+    options: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Checks the written splits against each other and writes `root/name/dataset.json`, atomically; returns it.
+
+    `editions`: edition -> split -> folder relative to `root/name`. `statistics`: edition -> {"mean": [3], "std": [3]}
+    of RGB in 0 to 1. `options`: what the build depends on (builder, version, seed ...). `notes`: what it found out, for people and
+    for pictures of the data; JSON values, not part of the fingerprint.
+    Raises DataError where a source occurs in two splits of an edition, or labels or groups do not fit the classes.
+    """
+    folder, count = Path(root) / name, len(class_names)
+    relatives = sorted({relative for splits in editions.values() for relative in splits.values()})
+    indices = {relative: load_index(folder / relative) for relative in relatives}
+    _check_splits(editions, indices, class_groups, count)
+    splits = {}
+    for relative, index in indices.items():
+        table = np.zeros((count, 4), np.int64)  # the last column: no attribute
+        np.add.at(table, (index.label, index.attribute), 1)
+        splits[relative] = {
+            "samples": len(index),
+            "shards": len(index.shard_name),
+            "fingerprint": index.fingerprint,
+            "per_class": table.sum(1).tolist(),
+            "per_class_attribute": table[:, :3].tolist(),
+        }
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "class_names": list(class_names),
+        "class_groups": [int(g) for g in class_groups],
+        "editions": {edition: dict(named) for edition, named in editions.items()},
+        "splits": splits,
+        "statistics": {edition: {k: list(v) for k, v in entry.items()} for edition, entry in statistics.items()},
+        "build": dict(options),
+        "notes": dict(notes or {}),
+    }
+    meta["fingerprint"] = digest_of(
+        {
+            **{key: meta[key] for key in ("name", "class_names", "class_groups", "editions")},
+            "splits": {key: entry["fingerprint"] for key, entry in splits.items()},
+        }
+    )
+    meta["digest"] = digest_of(meta)  # of all that stands above: a damaged byte of this very file is seen
+    with whole_file(folder / DATASET_FILE) as file:
+        file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
+    sync_folder(folder)
+    return meta
+
+
+def _check_splits(
+    editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], class_groups: Sequence[int], count: int
+) -> None:
+    groups = np.asarray(class_groups)
+    if groups.shape != (count,):
+        raise DataError(f"class_groups has {len(groups)} entries for {count} classes; one for each would be legal")
+    for relative, index in indices.items():
+        if index.label.max() >= count or (groups[index.label] != index.group).any():
+            raise DataError(f"split {relative} has labels or groups that do not fit the {count} classes")
+    for edition, splits in editions.items():
+        owner: dict[str, str] = {}
+        for split, relative in splits.items():
+            for source in np.unique(indices[relative].source).tolist():
+                if owner.setdefault(source, split) != split:
+                    raise DataError(
+                        f"source {source!r} occurs in {owner[source]} and {split} of edition {edition}; "
+                        f"one source may lie in one split only"
+                    )
+
+
+def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:
+    """Whether `root/name` is a finished build with these options, every file there in its recorded size."""
+    try:
+        dataset = read_dataset(Path(root), name)
+        if dataset.meta["build"] != dict(options):
+            return False
+        for edition, splits in dataset.editions.items():
+            for split in splits:
+                dataset.split(edition, split).close()
+    except DataError:
+        return False
+    return True

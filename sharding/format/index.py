@@ -1,0 +1,138 @@
+"""The index of a split: where each image lies in the split's tar shards, and what is known about it.
+
+`index.npz` stands beside the shards. With it a reader fetches any image by one positioned read in an ordinary tar,
+in any order, and proves by its digest that it got the right bytes. Needs numpy alone (no torch, no webdataset).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from recipes.common.files import whole_file
+
+INDEX_FILE = "index.npz"
+FORMAT = "glt-index-1"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the file's bytes must not depend on the clock
+
+# field -> (little-endian dtype, "U" = text; length: N samples or S shards; bytes per entry, None = one value)
+_LAYOUT: dict[str, tuple[str, str, int | None]] = {
+    "key": ("U", "N", None),
+    "source": ("U", "N", None),
+    "shard": ("<i4", "N", None),
+    "offset": ("<i8", "N", None),
+    "size": ("<i8", "N", None),
+    "sha256": ("|u1", "N", 32),
+    "label": ("<i8", "N", None),
+    "group": ("<i8", "N", None),
+    "attribute": ("<i8", "N", None),
+    "shard_name": ("U", "S", None),
+    "shard_size": ("<i8", "S", None),
+    "shard_sha256": ("|u1", "S", 32),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """N samples in S shards, in the order in which the shards hold them. All arrays are read-only.
+
+    Per sample: `key` [N] text; `source` [N] text, what the image was made from; `shard` [N] int32, row in the shard
+    arrays; `offset` [N] int64, byte in that tar at which the data of KEY.jpg start; `size` [N] int64, its bytes;
+    `sha256` [N, 32] uint8 of these bytes; `label` [N] int64 class id; `group` [N] int64, the class's frequency group
+    (0 many, 1 medium, 2 few); `attribute` [N] int64, the attribute's frequency group inside the class (0-2, -1 none).
+    Per shard: `shard_name` [S] text; `shard_size` [S] int64, bytes of the tar; `shard_sha256` [S, 32] uint8.
+    Raises DataError where shapes or ranges do not fit together.
+    """
+
+    key: np.ndarray
+    source: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    sha256: np.ndarray
+    label: np.ndarray
+    group: np.ndarray
+    attribute: np.ndarray
+    shard_name: np.ndarray
+    shard_size: np.ndarray
+    shard_sha256: np.ndarray
+
+    def __post_init__(self) -> None:
+        lengths = {"N": len(self.key), "S": len(self.shard_name)}
+        for name, (dtype, axis, width) in _LAYOUT.items():
+            array = np.array(getattr(self, name), dtype=np.str_ if dtype == "U" else dtype)
+            shape = (lengths[axis],) if width is None else (lengths[axis], width)
+            if array.shape != shape:
+                raise DataError(f"index field {name!r} has shape {array.shape}; {shape} would be legal")
+            array.setflags(write=False)  # the cached fingerprint must stay true
+            object.__setattr__(self, name, array)
+        for name, low, high in (
+            ("shard", 0, lengths["S"] - 1),
+            ("offset", 0, None),
+            ("size", 1, None),
+            ("label", 0, None),
+            ("group", 0, 2),
+            ("attribute", -1, 2),
+        ):
+            array = getattr(self, name)
+            if len(array) and (array.min() < low or (high is not None and array.max() > high)):
+                legal = f"{low} to {high}" if high is not None else f"at least {low}"
+                raise DataError(f"index field {name!r} runs from {array.min()} to {array.max()}; legal is {legal}")
+
+    def __len__(self) -> int:
+        """Number of samples N."""
+        return len(self.key)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of all arrays' contents (names, shapes, values), whatever file format they were stored in."""
+        digest = hashlib.sha256(FORMAT.encode())
+        for name, (dtype, _, _) in _LAYOUT.items():
+            array = getattr(self, name)
+            # text as UTF-8 with its length in front: numpy's own bytes would depend on the longest entry
+            data = (
+                b"".join(b"%d:%s" % (len(t), t) for t in (s.encode() for s in array.tolist()))
+                if dtype == "U"
+                else np.ascontiguousarray(array).tobytes()
+            )
+            digest.update(f"|{name} {dtype} {array.shape} {len(data)}|".encode())
+            digest.update(data)
+        return digest.hexdigest()
+
+
+def save_index(folder: Path, index: Index) -> Path:
+    """Writes `folder/index.npz` (atomically, the same bytes for the same index) and returns its path."""
+    path = Path(folder) / INDEX_FILE
+    save_npz(path, {field.name: getattr(index, field.name) for field in fields(index)})
+    return path
+
+
+def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
+    # stored, not deflated: compressed bytes would depend on the zlib at hand
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
+    """Reads `folder/name`. Raises DataError, naming the file, where it is missing, damaged or incomplete."""
+    path = Path(folder) / name
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in _LAYOUT if name not in archive.files]
+            if missing:
+                raise DataError(f"it lacks {', '.join(missing)}")
+            return Index(**{name: archive[name] for name in _LAYOUT})
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing, so {Path(folder)} is not a finished split") from None
+    except (DataError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be used as an index: {error}") from error

@@ -1,0 +1,196 @@
+"""Writes a data set to disk: shards that plain webdataset reads, their index, and dataset.json.
+
+The bytes depend on the samples alone: tar times, owners and modes are fixed, JSON is canonical. Nothing that a killed
+build leaves behind opens: a split's folder appears by one rename when it is whole, dataset.json is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.common.errors import DataError
+from recipes.common.files import file_digest, sync_folder
+from sharding.format.index import Index, save_index
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+_OWN = ("id", "source", "label", "group", "attribute")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be written: its JPEG bytes and what is known about it (see `Index` for the fields).
+
+    `extra` goes into KEY.json beside the fixed entries (`look` or `cluster`, an attribute list); JSON values only.
+    """
+
+    key: str
+    source: str
+    jpg: bytes
+    label: int
+    group: int
+    attribute: int = -1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
+    """Writes `samples` in their order as shards of `shard_samples` images, with index.npz, and returns the index.
+
+    Holds one sample at a time (and the keys). The folder is built beside its place and moved there when it is whole;
+    an older folder of that name is replaced. Raises DataError for an illegal or repeated key, an image that is not a
+    JPEG, an `extra` entry that would hide a fixed one, or no samples at all; then `folder` is as it was.
+    """
+    if shard_samples < 1:
+        raise DataError(f"shard_samples is {shard_samples}; at least 1 would be legal")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = folder.with_name(f".{folder.name}.building"), folder.with_name(f".{folder.name}.old")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        names, rest = [], _unique(samples)
+        while first := list(itertools.islice(rest, 1)):
+            shard = itertools.chain(first, itertools.islice(rest, shard_samples - 1))
+            write_shard(temporary / shard_name(len(names)), shard, shard_samples * len(names))
+            names.append(shard_name(len(names)))
+        if not names:
+            raise DataError(f"split {folder.name!r} has no samples; at least one is needed")
+        index = index_of_shards(temporary, names)
+        save_index(temporary, index)
+        sync_folder(temporary)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(temporary, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return index
+
+
+def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.key in seen:
+            raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
+        seen.add(sample.key)
+        yield sample
+
+
+def shard_name(number: int) -> str:
+    """File name of a split's shard, counted from 0."""
+    return f"shard-{number:06d}.tar"
+
+
+def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
+    """Writes one shard to `path`, on the disk when this returns. `first`: id of its first sample in the split.
+
+    Raises DataError for an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
+    """
+    # The standard library's tarfile writes what webdataset's TarWriter would, byte for byte, and loads no torch in each of
+    # many worker processes.
+    with open(path, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w|") as tar:
+            for number, sample in enumerate(samples, first):
+                _check(sample)
+                entry = {
+                    **sample.extra,
+                    "id": number,
+                    "source": sample.source,
+                    "label": sample.label,
+                    "group": sample.group,
+                    "attribute": sample.attribute,
+                }
+                for extension, data in (
+                    ("cls", str(sample.label).encode()),
+                    ("jpg", sample.jpg),
+                    ("json", _canonical(entry)),
+                ):
+                    member = tarfile.TarInfo(f"{sample.key}.{extension}")
+                    member.size, member.uname, member.gname = (
+                        len(data),
+                        "glt",
+                        "glt",
+                    )  # time 0, mode 0644: tarfile's own values
+                    tar.addfile(member, io.BytesIO(data))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check(sample: Sample) -> None:
+    if not _KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
+        raise DataError(f"key {sample.key!r} is not legal; letters, digits, '_', '-' and single '/' inside are")
+    if sample.jpg[:2] != b"\xff\xd8":
+        raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
+    hidden = [name for name in _OWN if name in sample.extra]
+    if hidden:
+        raise DataError(f"extra entry {hidden[0]!r} of key {sample.key!r} would hide the sample's own; rename it")
+
+
+def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
+    """The index of finished shards `folder/names`, read from the tars themselves.
+
+    Raises DataError, naming shard and key, where a sample lacks one of KEY.jpg, KEY.cls, KEY.json or they disagree.
+    """
+    return joined([index_of_shard(Path(folder) / name) for name in names])
+
+
+def index_of_shard(path: Path) -> Index:
+    """The index of a split that has this shard alone (see `index_of_shards`)."""
+    parts: dict[str, dict[str, Any]] = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            data = tar.extractfile(member).read()
+            if extension == "jpg":
+                parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
+            elif extension in ("cls", "json"):
+                parts.setdefault(key, {})[extension] = json.loads(data)
+            tar.members.clear()  # tarfile remembers every member, and nobody asks
+    rows: list[tuple[Any, ...]] = []
+    for key, part in parts.items():
+        entry = part.get("json", {})
+        if set(part) != {"jpg", "cls", "json"} or entry.get("label") != part["cls"]:
+            raise DataError(f"shard {path}: key {key!r} needs .jpg, .cls and .json that agree")
+        rows.append((key, entry["source"], *part["jpg"], entry["label"], entry["group"], entry["attribute"]))
+    columns = list(zip(*rows))
+    digests = np.frombuffer(b"".join(columns[4]), dtype=np.uint8).reshape(-1, 32)
+    return Index(
+        key=columns[0],
+        source=columns[1],
+        shard=np.zeros(len(rows)),
+        offset=columns[2],
+        size=columns[3],
+        sha256=digests,
+        label=columns[5],
+        group=columns[6],
+        attribute=columns[7],
+        shard_name=[path.name],
+        shard_size=[path.stat().st_size],
+        shard_sha256=np.frombuffer(bytes.fromhex(file_digest(path)), np.uint8)[None],
+    )
+
+
+def joined(shards: Sequence[Index]) -> Index:
+    """The index of a split from those of its shards, in their order."""
+    first = np.cumsum([0, *(len(index.shard_name) for index in shards)])
+    columns = {field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)}
+    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first)])
+    return Index(**columns)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,1 @@
+"""From JPEG bytes to the pixels of a batch: decoders, crops, RandAugment, encoding."""

@@ -1,0 +1,99 @@
+"""The bytes under which a raw image is stored in a shard: its own where possible, else a new JPEG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from sharding.images.decoders import MAX_PIXELS
+
+QUALITY = 90
+"""JPEG quality of images that are encoded again, unless the user says another."""
+TRANSCODED = 95
+"""That of an image that is no JPEG and would else be stored as it is."""
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """How images are stored: by default as the source's own bytes.
+
+    resize_short: the shorter side has at most so many pixels (bilinear, antialiased; a smaller image keeps its size).
+    quality: JPEG quality of what is encoded again; given alone, all is encoded again.
+    """
+
+    resize_short: int | None = None
+    quality: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What the user chose, for the recorded options of a build."""
+        return {
+            name: value
+            for name, value in (("resize_short", self.resize_short), ("quality", self.quality))
+            if value is not None
+        }
+
+    def __call__(self, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
+        """The bytes to store for the raw image `data`, and entries for KEY.json that say what was done to it.
+
+        Every image is decoded once, to its last byte. JPEGs stay as they are where no option asks for more, with any
+        colour space that Pillow turns into RGB (grayscale, CMYK, YCCK) and any EXIF orientation, which training ignores.
+        Raises ValueError, in one sentence, on what is no whole 8-bit JPEG or PNG.
+        """
+        again = self.resize_short is not None or self.quality is not None
+        image = opened(data, whole=again)
+        if not again:
+            if image.format == "PNG":  # ILSVRC has one under a JPEG's name
+                return encoded(image.convert("RGB"), TRANSCODED), {
+                    "stored": f"PNG encoded as JPEG of quality {TRANSCODED}"
+                }
+            return data, {}
+        short = min(image.size)
+        rgb = image.convert("RGB")
+        if self.resize_short is not None and short > self.resize_short:
+            rgb = rgb.resize(
+                tuple(max(1, round(side * self.resize_short / short)) for side in image.size), Image.Resampling.BILINEAR
+            )
+        elif self.quality is None and image.format != "PNG":
+            return data, {}
+        return encoded(rgb, self.quality or QUALITY), (
+            {"stored": "PNG encoded as JPEG"} if image.format == "PNG" else {}
+        )
+
+
+def opened(data: bytes, whole: bool = True) -> Image.Image:
+    """The decoded image, checked to be a whole 8-bit JPEG or PNG of at most MAX_PIXELS pixels, else ValueError.
+
+    `whole=False`: a JPEG's pixels are an eighth as wide and high, which still reads all its bytes and takes a fraction
+    of the time.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # see augment.decode
+    try:
+        image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+        width, height = image.size
+        mode, form = image.mode, image.format
+        if width * height <= MAX_PIXELS and not mode.startswith("I"):
+            if not whole and form == "JPEG":
+                image.draft(None, (max(1, width // 8), max(1, height // 8)))
+            image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
+    if mode.startswith("I"):
+        raise ValueError(f"a {form} of 16 bits a channel; 8 bits are legal")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
+    return image
+
+
+def encoded(image: Image.Image, quality: int) -> bytes:
+    """The JPEG file of an RGB image, baseline, colours at half resolution, no metadata."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
+    return buffer.getvalue()

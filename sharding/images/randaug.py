@@ -1,0 +1,150 @@
+"""RandAug as the GLT paper's experiments use it: a random pair of AutoAugment operations.
+
+This is **not** the RandAugment of Cubuk et al. 2020 (no N, no M) and not torchvision's class of
+that name. For every image one of the 135^2 ordered pairs of (operation, level) is picked
+uniformly, 135 = 15 operations x levels 1..9; each of the two is then applied with probability
+1/2, the first before the second.
+
+Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up
+of Tang et al., "Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022
+(which narrows some of the ranges of [A]); [here] a choice of ours where both are silent.
+A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``.
+"+-" is a fair coin for each application.
+
+============  ==============  ================================================  ===================
+operation     start .. stop   value at ``level``                                source
+============  ==============  ================================================  ===================
+ShearX/Y      0 .. 0.3        +- level/30, about the upper left corner          [A]; corner [here]
+TranslateX/Y  0 .. 150/331    +- level/9 * 150/331 of the width (height),       [A], 331 px being
+                              rounded to whole pixels                           its image side
+Rotate        0 .. 30         +level * 10/3 degrees, counter-clockwise only     [A]; one side [G]
+Color         0 .. 0.9        factor 1 +- level/10                              [A]
+Contrast      0 .. 0.9        factor 1 +- level/10                              [A]
+Brightness    0 .. 0.9        factor 1 +- level/10                              [A]
+Sharpness     0 .. 0.9        factor 1 +- level/10                              [A]
+Posterize     8 .. 4          round(8 - level * 4/9) bits; level 1 is 8 bits,   [A], [G]
+                              that is, the image itself
+Solarize      256 .. 0        values >= 256 - level * 256/9 are inverted        [A]
+Cutout        0 .. 20         square of round(level * 20/9) px, whatever the    [G]; grey [A]
+                              image size; centre uniform, clipped at the edge
+AutoContrast  none            no strength: the same at all levels               [A]
+Equalize      none            no strength                                       [A]
+Invert        none            no strength                                       [A]
+============  ==============  ================================================  ===================
+
+Cutout's 20 px are meant for 112 px images (3 % of the area at most); at 32 px level 9 hides up to
+39 %, a strong but legal occlusion. What shear, translation and rotation uncover is filled with the
+same mid grey as Cutout; shear and rotation interpolate bilinearly [here].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from PIL import Image, ImageEnhance, ImageOps
+
+from sharding.images.dice import Dice
+
+LEVELS = range(1, 10)
+"""The levels that the policy draws from; level 0, the start of a range, is never drawn."""
+
+GREY = (128, 128, 128)
+_TRANSLATE = 150 / 331
+_AFFINE = Image.Transform.AFFINE
+_BILINEAR = Image.Resampling.BILINEAR
+
+
+class Operation(NamedTuple):
+    """One row of the table above: ``apply(image, value, dice)`` maps RGB to RGB of the same size."""
+
+    name: str
+    start: float
+    stop: float
+    mirrored: bool
+    apply: Callable[[Image.Image, float, Dice], Image.Image]
+
+    def magnitude(self, level: int) -> float:
+        """The unsigned value at ``level`` (0..9), in the unit that the table names."""
+        return self.start + (self.stop - self.start) * (level / LEVELS[-1])
+
+
+class Choice(NamedTuple):
+    """One half of a drawn pair; ``applied`` is the outcome of its coin."""
+
+    operation: Operation
+    level: int
+    applied: bool
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, _AFFINE, matrix, _BILINEAR, fillcolor=GREY)
+
+
+def _cutout(image: Image.Image, side: float, dice: Dice) -> Image.Image:
+    pixels = round(side)
+    left = dice.integer(image.width) - pixels // 2
+    top = dice.integer(image.height) - pixels // 2
+    result = image.copy()
+    result.paste(GREY, (left, top, left + pixels, top + pixels))  # Pillow clips the box
+    return result
+
+
+def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+    return Operation(name, 0, 0.9, True, lambda im, v, _: enhancer(im).enhance(1 + v))
+
+
+# The order is part of what a seed means: operation k of a drawn pair is row k.
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("ShearX", 0, 0.3, True, lambda im, v, _: _affine(im, 1, v, 0, 0, 1, 0)),
+    Operation("ShearY", 0, 0.3, True, lambda im, v, _: _affine(im, 1, 0, 0, v, 1, 0)),
+    # Whole pixels, so that a translation never blurs.
+    Operation("TranslateX", 0, _TRANSLATE, True, lambda im, v, _: _affine(im, 1, 0, round(v * im.width), 0, 1, 0)),
+    Operation("TranslateY", 0, _TRANSLATE, True, lambda im, v, _: _affine(im, 1, 0, 0, 0, 1, round(v * im.height))),
+    Operation("Rotate", 0, 30, False, lambda im, v, _: im.rotate(v, _BILINEAR, fillcolor=GREY)),
+    _enhance("Color", ImageEnhance.Color),
+    _enhance("Contrast", ImageEnhance.Contrast),
+    _enhance("Brightness", ImageEnhance.Brightness),
+    _enhance("Sharpness", ImageEnhance.Sharpness),
+    Operation("Posterize", 8, 4, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
+    Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, v)),
+    Operation("Cutout", 0, 20, False, _cutout),
+    Operation("AutoContrast", 0, 0, False, lambda im, *_: ImageOps.autocontrast(im)),
+    Operation("Equalize", 0, 0, False, lambda im, *_: ImageOps.equalize(im)),
+    Operation("Invert", 0, 0, False, lambda im, *_: ImageOps.invert(im)),
+)
+
+
+def apply_operation(image: Image.Image, operation: Operation, level: int, dice: Dice) -> Image.Image:
+    """Apply one operation at ``level`` (0..9) to an RGB image; a new RGB image of equal size.
+
+    ``dice`` gives the sign of a mirrored operation and the place of Cutout.
+    """
+    value = operation.magnitude(level)
+    if operation.mirrored and dice.coin():
+        value = -value
+    return operation.apply(image, value, dice)
+
+
+def draw_pair(dice: Dice) -> tuple[Choice, Choice]:
+    """Draw one of the 135^2 ordered pairs uniformly, and for each half whether it is applied."""
+    half = len(OPERATIONS) * len(LEVELS)
+
+    def choice(index: int) -> Choice:
+        row, level = divmod(index, len(LEVELS))
+        return Choice(OPERATIONS[row], LEVELS[level], dice.coin())
+
+    first, second = divmod(dice.integer(half * half), half)
+    return choice(first), choice(second)
+
+
+def apply_policy(image: Image.Image, dice: Dice) -> Image.Image:
+    """Apply a freshly drawn pair to an RGB image of any size; mode and size stay.
+
+    All randomness comes from ``dice``; ``image`` itself is never changed, but is returned as it is
+    where neither half was applied.
+    """
+    for operation, level, applied in draw_pair(dice):
+        if applied:
+            image = apply_operation(image, operation, level, dice)
+    return image

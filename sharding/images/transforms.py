@@ -1,0 +1,109 @@
+"""From a picture to the uint8 pixels that a batch holds.
+
+Training images go through random resized crop, horizontal flip, RandAug, in this order (the GLT paper's set-up); test images
+through resize and centre crop. Pixels stay uint8 in [0, 255]: the normalisation happens once per batch, on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sharding.images import decoders, turbojpeg
+from sharding.images.decoders import Picture, Pixels, whole
+from sharding.images.dice import Dice
+from sharding.images.randaug import apply_policy
+
+
+def origin(decoder: str) -> str:
+    """What the pixels of a test view or of a whole picture are made by: the code, the decoder (Pillow takes what others do not), torch. They are not kept beyond it."""
+    code = b"".join(Path(file).read_bytes() for file in (__file__, decoders.__file__, turbojpeg.__file__))
+    return f"{hashlib.sha256(code).hexdigest()} {decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
+
+
+def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """uint8 [h, w, 3] -> [height, width, 3]: bilinear and antialiased, on integers, as Pillow's to within two grey levels (on average .03)."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    # channels last, which torch has a vectorised kernel for
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
+    return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def shrunk(picture: Picture, short: int) -> Picture:
+    """The picture with a shorter side of at most `short` pixels."""
+    side = min(picture.size)
+    if side <= short:
+        return picture
+    width, height = (max(1, round(length * short / side)) for length in picture.size)
+    return Pixels(resized(whole(picture), width, height))
+
+
+def train_pixels(
+    picture: Picture, rng: Dice, *, size: int, crop_scale: tuple[float, float], hflip: bool, randaug: bool
+) -> np.ndarray:
+    """One training view: random resized crop, flip (p = 1/2) if ``hflip``, RandAug if ``randaug``.
+
+    Returns uint8 [size, size, 3], RGB. ``crop_scale`` is the range of the crop's share of the area, 0 < low <= high <= 1, else
+    ValueError. Only the crop's pixels are asked for. Crop and flip of a draw are the same with and without RandAug.
+    """
+    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise ValueError(f"crop_scale {crop_scale} is not within 0 < low <= high <= 1")
+    # Cropped first and then resized: no pixel from outside the box is blended in.
+    pixels = resized(picture.region(crop_box(*picture.size, rng, crop_scale)), size, size)
+    # The coin falls even when nobody asks, so that switching flips changes nothing else.
+    if rng.coin() and hflip:
+        pixels = torch.from_numpy(np.array(pixels)).flip(1).numpy()  # twenty times as fast as numpy's reversed copy
+    if randaug:
+        pixels = np.asarray(apply_policy(Image.fromarray(pixels), rng))
+    return pixels
+
+
+def test_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
+    """The test view: shorter side to ``resize`` (bilinear, antialiased), central size x size crop.
+
+    Returns uint8 [size, size, 3], RGB. Without work to do (shorter side == resize) no pixel is resampled. ValueError where
+    ``resize`` < ``size``.
+    """
+    if resize < size:
+        raise ValueError(f"resize {resize} is smaller than the crop of {size} pixels")
+    short = min(picture.size)
+    width, height = (resize * side // short for side in picture.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if short == resize:
+        return picture.region((left, top, left + size, top + size))
+    return resized(whole(picture), width, height)[top : top + size, left : left + size]
+
+
+test_pixels.__test__ = False  # pytest would take it for a test wherever it is imported
+
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+
+
+def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Draw the (left, top, right, bottom) in pixels that a random resized crop keeps.
+
+    The area is uniform in ``scale`` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3,
+    the place uniform. A shape that does not fit is drawn again; after 10 failures the largest
+    central box of a legal aspect ratio is taken. Semantics: torchvision's RandomResizedCrop.
+    """
+    for _ in range(CROP_ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integer(width - w + 1), rng.integer(height - h + 1)
+            return left, top, left + w, top + h
+    w = min(width, round(height * ASPECT_RATIOS[1]))
+    h = min(height, round(width / ASPECT_RATIOS[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -1,0 +1,68 @@
+"""Opens a built data set, from a folder or from an address.
+
+Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is a `DataError` of one sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from recipes.common.addresses import is_afar
+from sharding.building.request import builders, declared
+from sharding.cache.disk_budget import cache_folder as folder_of_node
+from sharding.cache.remote_files import fetch_small
+from sharding.cache.remote_shards import NodeCache
+from sharding.format.dataset import DATASET_FILE, Dataset, parse_meta, read_dataset
+
+
+def build_command(root: Path | str, name: str) -> str:
+    """The command that builds data set `name` under `root`, and whether it exists."""
+    if name not in builders():
+        return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
+    return f"python -m sharding.build data={name} out={root}" + (
+        " source=RAW_DATA" if "source" in declared(name)[0] else ""
+    )
+
+
+def open_dataset(
+    root: Path | str,
+    name: str,
+    cache_folder: str | None = None,
+    cache_gb: float | None = None,
+    tries: int = 5,
+    share: float = 1.0,
+) -> Dataset:
+    """Opens the data set `name` under DATA_ROOT `root`, a folder or an address (sharding/cache/remote_files.py).
+
+    Args:
+        cache_folder, cache_gb: where a node keeps what it fetches, and how much.
+        tries: how often an address is asked.
+        share: of these bytes, the part for this data set.
+
+    Raises:
+        DataError: it is not there or damaged; with the command that builds it.
+    """
+    if not is_afar(root):
+        return read_dataset(Path(root), name, build_command(root, name))
+    root, rebuild = str(root), build_command(root, name)
+    text = fetch_small(root, f"{name}/{DATASET_FILE}", _no_json, tries).decode()
+    meta = parse_meta(text, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
+    most_bytes = None if cache_gb is None else cache_gb * 1e9
+    source = functools.partial(_node_cache, root, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
+    return Dataset(root, name, meta, rebuild, source)
+
+
+def _node_cache(
+    root: str, name: str, fingerprint: str, folder: str | None, most_bytes: float | None, share: float
+) -> NodeCache:
+    return NodeCache.made(root, name, fingerprint, folder_of_node(folder), most_bytes, share)
+
+
+def _no_json(data: bytes) -> str:
+    try:
+        json.loads(data)
+    except ValueError as error:
+        return f"it is no JSON ({error})"
+    return ""

@@ -1,0 +1,1 @@
+"""The order of samples: pure functions of weights, seed and epoch. numpy only."""

@@ -1,0 +1,1 @@
+"""Runs on SLURM: batch files, submission, requeueing, builds."""

@@ -1,0 +1,247 @@
+"""`build=NAME`: a data set's shards, built on SLURM stage after stage, a stage's parts side by side as a job array.
+
+    python slurm/launch.py build=imagenet_glt tasks=16 source=... out=...
+
+Each stage is a job that starts when all of the one before has ended well. The words are those of `python -m sharding.build`,
+and what comes out has the same bytes. A job that is preempted, killed or out of time starts again by itself and keeps
+what its shards' records vouch for. `cluster=local` does the same stages and parts here, one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.common.cli import nearest, split_word, take_words
+from recipes.common.errors import RecipeError
+from recipes.resolve import resolve
+from recipes.schema import Slurm
+from sharding.building.packing import WORK
+from sharding.building.request import parse, stages_of
+from slurm.cluster.sbatch import PYTHON, require_sbatch
+from slurm.code_snapshot import place, take
+from slurm.site_file import Site
+
+CLUSTERS = ("slurm", "local", "dry")
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One part of one stage. The pickle carries the command's words alone: what is done already is found on disk."""
+
+    words: tuple[str, ...]
+
+    def __call__(self) -> None:
+        """Leaves the process with the command's exit code unless that is 0: a stage that failed must not start the next."""
+        from sharding.build import main
+
+        if code := main(self.words):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def checkpoint(self) -> Any:
+        """submitit asks for this when the time limit comes near: the same words again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's words, one tuple for each part."""
+
+    name: str
+    parts: tuple[tuple[str, ...], ...]
+
+
+def stages(words: Sequence[str], tasks: int) -> list[Stage]:
+    """The stages of a build in their order. `words`: those of `sharding.build`, with data=."""
+    found = []
+    for name, in_parts in stages_of(words).items():
+        several = in_parts and tasks > 1
+        found.append(
+            Stage(
+                name,
+                tuple(
+                    (*words, f"stage={name}", *([f"part={i}/{tasks}"] if several else []))
+                    for i in range(1, (tasks if several else 1) + 1)
+                ),
+            )
+        )
+    return found
+
+
+def launch(words: Sequence[str], site: Site) -> int:
+    """Does what a command with build= asks for; returns the exit code.
+
+    Raises RecipeError or DataError, one sentence, for words that are not legal; then nothing was submitted.
+    """
+    ours, others = take_words(words, ("build", "tasks", "cluster"))
+    slurm_words = [word for word in others if word.startswith("slurm.")]
+    rest = [word for word in others if word not in slurm_words]
+    cluster, tasks = ours.get("cluster", "slurm"), ours.get("tasks", "1")
+    if cluster not in CLUSTERS:
+        raise RecipeError(f"cluster={cluster} is not legal; {nearest(cluster, CLUSTERS)}")
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", tasks):
+        raise RecipeError(
+            f"tasks={tasks} is not legal: it is the number of parts that are worked on at once, 1 or more"
+        )
+    if taken := next((word for word in rest if word.startswith(("data=", "stage=", "part="))), None):
+        raise RecipeError(
+            f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the jobs"
+        )
+    options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
+    given = [f"data={ours['build']}", *rest]
+    name, request = parse(given)
+    if not stages_of(given):
+        raise RecipeError(f"build={name} has no stages, it takes seconds: python -m sharding.build {shlex.join(given)}")
+    if cluster != "local" and not any(word.startswith("workers=") for word in given):
+        given.append(f"workers={options.cpus_per_task}")  # a job may see more cores than are its own
+    work = request.out.absolute() / name / WORK
+    plan = stages(_absolute(given), int(tasks))
+    if cluster == "dry":
+        for number, stage in enumerate(plan):
+            print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
+            print(
+                _batch_file(
+                    _parameters(
+                        name,
+                        stage,
+                        options,
+                        place(work),
+                        site.setup,
+                        f"JOB_OF_{plan[number - 1].name.upper()}" if number else None,
+                    ),
+                    work,
+                    len(stage.parts),
+                )
+            )
+        return 0
+    if cluster == "local":
+        from sharding.build import main
+
+        return next((code for stage in plan for part in stage.parts if (code := main(part))), 0)
+    require_sbatch()
+    work.mkdir(parents=True, exist_ok=True)
+    _submit(name, plan, options, work, site)
+    return 0
+
+
+def _absolute(words: Sequence[str]) -> list[str]:
+    """The same words with absolute paths: a job starts in a folder of its own choice."""
+
+    def one(word: str) -> str:
+        key, value = split_word(word)
+        if key in ("out", "source", "weights", "attributes", "preview"):
+            return f"{key}={Path(value).absolute()}"
+        return (
+            f"{key}={','.join(str(Path(path).absolute()) for path in value.split(','))}"
+            if key == "annotation"
+            else word
+        )
+
+    return [one(word) for word in words]
+
+
+def _parameters(
+    name: str, stage: Stage, slurm: Slurm, code: Path, setup: Sequence[str], after: str | None
+) -> dict[str, Any]:
+    """submitit's SLURM parameters. Only a stage called features asks for a GPU, and for one."""
+    optional = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "mem": slurm.mem,
+        "gpus_per_node": 1 if stage.name == "features" and slurm.gpus_per_node else None,
+        "dependency": f"afterok:{after}" if after else None,
+    }
+    return {
+        "job_name": f"build-{name}-{stage.name}",
+        "nodes": 1,
+        "ntasks_per_node": 1,
+        "cpus_per_task": slurm.cpus_per_task,
+        "time": slurm.time,
+        "signal_delay_s": slurm.signal_delay_s,
+        "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if after else {})},
+        "setup": [
+            *(f"module load {module} || exit 1" for module in slurm.modules),
+            *setup,
+            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        ],
+        **{key: value for key, value in optional.items() if value is not None},
+    }
+
+
+def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(work / 'log'))}"
+    return _make_sbatch_string(
+        command=command, folder=work / "log", map_count=parts if parts > 1 else None, **parameters
+    )
+
+
+def _submit(name: str, plan: Sequence[Stage], slurm: Slurm, work: Path, site: Site) -> None:
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    if live := _in_the_queue(work):
+        print(f"build={name} is in the queue already (jobs {', '.join(live)}): nothing to do")
+        return
+    code = take(work)
+    (work / "log").mkdir(exist_ok=True)
+    print(f"logs: {work / 'log'}", flush=True)
+    jobs: list[str] = []
+    for stage in plan:
+        executor = SlurmExecutor(folder=work / "log", python=PYTHON, max_num_timeout=1000)
+        executor.update_parameters(**_parameters(name, stage, slurm, code, site.setup, jobs[-1] if jobs else None))
+        try:
+            with executor.batch():
+                submitted = [executor.submit(BuildJob(part)) for part in stage.parts]
+            jobs.append(submitted[0].job_id.partition("_")[0])
+        except FailedJobError as error:
+            raise RecipeError(
+                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are in the queue: scancel {' '.join(jobs)})"
+            ) from None
+        finally:
+            (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
+        print(
+            f"{stage.name}: job {jobs[-1]}"
+            + (f", {len(stage.parts)} parts" if len(stage.parts) > 1 else "")
+            + (f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""),
+            flush=True,
+        )
+
+
+def _in_the_queue(work: Path) -> list[str]:
+    """Ids of an earlier command's jobs that have not ended. Raises RecipeError where SLURM does not say."""
+    from slurm.monitoring.run_state import ENDED, queue
+
+    try:
+        earlier = json.loads((work / "jobs.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    known = queue()
+    if known is None:
+        raise RecipeError(
+            "SLURM does not answer (squeue), so nothing was submitted: an earlier build may be in its queue already"
+        )
+    # An array's tasks stand there as 17_3 and 17_[4-15]. SLURM gives out ids anew, so the name decides too.
+    return sorted(
+        {
+            job.partition("_")[0]
+            for job, said in known.items()
+            if job.partition("_")[0] in earlier["jobs"]
+            and said.name.startswith(earlier["name"])
+            and said.state not in ENDED
+        }
+    )

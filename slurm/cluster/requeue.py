@@ -1,0 +1,120 @@
+"""What the batch script does when its ranks have ended: the one authority that puts a job back into the queue.
+
+`python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end; a run that
+saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed `PATIENCE` times in a row
+without a new checkpoint, or the run folder cannot be written. A cancelled job stays cancelled, and a start that a newer one has
+replaced leaves the queue alone. (With a preemption without grace SLURM requeues by itself and kills the batch script first; then
+there is nothing to decide.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from slurm.monitoring.events import incarnation, newest_step, note, read
+
+PATIENCE = 3
+ANSWER_S = 600
+"""How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
+Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
+
+
+def decide(folder: Path, cancelled: bool) -> Verdict:
+    """What to do with the run, from what is on disk alone: `done`, the checkpoints and the events."""
+    if (folder / "done").exists():
+        return "finished"
+    if cancelled:
+        return "cancelled"
+    events, mine = read(folder), incarnation()
+    if any(e["event"] == "failed" and e["incarnation"] == mine and e["error"].startswith("Fenced") for e in events):
+        return "superseded"  # a newer start has the run; to come back would take it away again
+    starts = [e for e in events if e["event"] == "start"]
+    if any(e["incarnation"] == mine for e in starts) and starts[-1]["incarnation"] != mine:
+        return "superseded"
+    if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
+        return "requeue"
+    fruitless = {
+        mine
+    }  # those that ended by themselves, whether they came as far as to note their start; one that SLURM threw out did not fail
+    for event in reversed(events):
+        if event["event"] == "submitted":
+            break  # the user's wish to try again
+        if event["event"] == "start" and event["step"] < newest_step(folder):
+            fruitless.discard(event["incarnation"])  # it made progress
+            break
+        if event["event"] == "verdict":
+            fruitless.add(event["incarnation"])
+    return "give up" if len(fruitless) >= PATIENCE else "requeue"
+
+
+def _scontrol(*words: str) -> tuple[int, str, str]:
+    """scontrol's exit code, output and complaint; asked again for a while where the controller cannot be reached."""
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+            answer = done.returncode, done.stdout, done.stderr.strip()
+        except FileNotFoundError:
+            return 1, "", "this node has no scontrol"
+        except subprocess.TimeoutExpired:
+            answer = 1, "", "no answer for 60 s"
+        if (
+            answer[0] == 0
+            or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE)
+            or time.monotonic() > deadline
+        ):
+            return answer
+        time.sleep(5)
+
+
+def _job(job: str) -> Mapping[str, str]:
+    """What SLURM knows of the job; empty where it does not answer."""
+    return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "-o", job)[1]))
+
+
+def _ends(folder: Path, job: str) -> list[str]:
+    """srun's lines about tasks of this start that ended badly, in its order: it knows of those that could not say why."""
+    log = folder / "log" / f"{job}_0_log.err"
+    said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""
+    return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
+
+
+def main(folder: Path, code: int) -> int:
+    """Carry the decision out; returns the batch script's exit code."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return code  # no job, so no queue to go back to
+    known = _job(job)
+    state = known.get("JobState", "UNKNOWN")
+    verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
+    if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
+        verdict = (
+            "superseded"  # SLURM took this start for dead and has begun another: requeued, that one would be thrown out
+        )
+    noted = note(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
+    print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
+    if verdict != "requeue":
+        return 0 if verdict == "finished" else code or 1
+    if not noted:  # nor could its starts be counted, and it would come back for ever
+        print(
+            f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
+        )
+        return code or 1
+    refused, _, reason = _scontrol("requeue", job)
+    if refused and "pending" not in reason.lower():  # pending: SLURM was first
+        note(folder, "verdict", verdict="requeue refused", reason=reason)
+        print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
+        return code or 1
+    time.sleep(60)  # SLURM ends this script when it takes the job back
+    return code or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,111 @@
+"""Several runs of one command: which starts after which, how many at once, and nothing twice.
+
+On SLURM the order is the queue's: `afterok` for a run that another needs (a second stage needs its first), `afterany` along each
+of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met by a preemption. On this machine slurm/local/run_queue.py keeps the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from recipes.common.errors import RecipeError
+from recipes.common.locks import acquire
+from recipes.schema import Recipe
+from slurm.monitoring.run_state import is_finished
+from slurm.planning.schedule import Run, Step, arrange, finished_of, tree
+from slurm.site_file import Site
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None]) -> None:
+    """Submit to SLURM what is not finished and not in the queue. `check` refuses a recipe before anything is submitted.
+
+    Raises:
+        RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on), or
+            a need cannot be met.
+    """
+    from slurm.cluster.sbatch import require_sbatch
+
+    for run in runs:
+        if not is_finished(run.folder):
+            check(run.recipe)
+    lacking = not all(is_finished(run.folder) for run in runs)
+    if lacking:
+        require_sbatch()
+    with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
+        _submit(runs, at_once, site)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No two launchers submit into one folder of runs at the same time: the second would not see the first's jobs yet."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(folder / ".launching", "w") as lock:
+        acquire(lock)
+        yield
+
+
+def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
+    from slurm.cluster.sbatch import submit
+    from slurm.code_snapshot import take
+    from slurm.monitoring.events import note
+    from slurm.run_folder import prepare
+
+    steps, settled, jobs = _plan(runs, at_once)
+    for run in runs:
+        if run.folder in settled:
+            print(f"{run.folder} is {settled[run.folder]}: nothing to do")
+    if any(step.run.recipe.slurm.gpus_per_node is None for step in steps):
+        print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
+    for step in steps:
+        recipe, folder = step.run.recipe, step.run.folder
+        code = take(folder.parent)
+        prepare(recipe, folder)
+        print(f"run folder: {folder}", flush=True)
+        conditions = [
+            f"{kind}:{':'.join(jobs[other] for other in others)}"
+            for kind, others in (("afterok", step.finished), ("afterany", step.left))
+            if others
+        ]
+        jobs[folder] = submit(recipe, folder, code, site.setup, ",".join(conditions) or None)
+        note(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
+        print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
+
+
+def preview(runs: Sequence[Run], at_once: int | None) -> str:
+    """What `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
+    steps, settled, _ = _plan(runs, at_once)
+    return tree(steps, settled)
+
+
+def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Path, str], dict[Path, str]]:
+    """What is to be submitted, in order; the state of each run (or run that one needs) that is not; the jobs of those in the queue."""
+    from slurm.monitoring.events import read
+    from slurm.monitoring.run_state import LIVE, job_of, queue, state_of
+
+    known = queue()
+    finished = finished_of(runs)
+    settled, jobs = {folder: "finished" for folder in finished}, {}
+    for folder in dict.fromkeys(
+        folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished
+    ):
+        events = read(folder)
+        state = state_of(folder, events, known)
+        if state == "unknown":
+            raise RecipeError(
+                f"SLURM does not answer (squeue), so nothing was submitted: {folder.name} may be in its queue already"
+            )
+        if state in LIVE:  # perhaps on this machine
+            settled[folder] = state
+            if job := job_of(folder, events, known or {}):
+                jobs[folder] = job
+    steps = arrange(
+        [run for run in runs if run.folder not in settled or run.folder in jobs],
+        finished,
+        sorted(jobs, key=lambda folder: int(jobs[folder])),
+        at_once,
+    )
+    return steps, settled, jobs

@@ -1,0 +1,91 @@
+"""The code that was submitted is the code that runs, after every requeue too, whatever happens to the project meanwhile.
+
+A job runs from a copy of the suite, `RUNS/.code/HASH/`. HASH is the first 12 hex digits of the sha256 of its files and of the
+commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing requeues it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from recipes.common.errors import RecipeError
+from recipes.schema import PROJECT
+
+ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
+FOLDER = ".code"
+
+
+def place(runs: Path) -> Path:
+    """Where the copy of today's code stands, or would stand, for run folders in `runs`."""
+    return _place(runs, _today())
+
+
+def take(runs: Path) -> Path:
+    """Make the copy of today's code for run folders in `runs`, unless it is there; returns its folder.
+
+    Raises:
+        RecipeError: the copy that is there was changed since it was made.
+    """
+    files = _today()
+    folder = _place(runs, files)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(
+                    file.fileno(), 0o444
+                )  # an editor that finds its way here must not change what queued jobs will run
+        try:
+            temporary.rename(folder)
+        except OSError:  # another launcher was first
+            shutil.rmtree(temporary)
+    if _digest(_read(folder)) != folder.name:
+        raise RecipeError(
+            f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it would fail) and submit again"
+        )
+    return folder
+
+
+def running() -> str:
+    """The code that this process runs: a copy's hash, or the commit of the project itself."""
+    from ifl.saving.provenance import commit
+
+    return PROJECT.name if PROJECT.parent.name == FOLDER else commit()
+
+
+def _today() -> dict[str, bytes]:
+    from ifl.saving.provenance import commit
+
+    return {**_read(PROJECT), "COMMIT": f"{commit()}\n".encode()}
+
+
+def _read(root: Path) -> dict[str, bytes]:
+    """The suite's files by their relative names, without the site file, which is this user's."""
+    paths = [
+        root / "COMMIT",
+        *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}")),
+    ]
+    site = root / "slurm" / "site.yaml"
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != site}
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    content = "".join(f"{hashlib.sha256(files[name]).hexdigest()} {name}\n" for name in sorted(files))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _place(runs: Path, files: dict[str, bytes]) -> Path:
+    if ":" in str(runs):
+        raise RecipeError(
+            f"runs={runs} holds a colon, which cannot stand in the module path (PYTHONPATH) of a job: rename the folder"
+        )
+    return runs / FOLDER / _digest(files)

@@ -1,0 +1,1 @@
+"""Runs on this machine: process groups, a queue, progress."""

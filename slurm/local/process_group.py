@@ -1,0 +1,196 @@
+"""`cluster=local`: the same job on this machine, one process for each task."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from recipes.common.addresses import free_port
+from recipes.common.errors import RecipeError
+from recipes.common.locks import try_acquire
+from recipes.schema import PROJECT, Recipe
+from slurm.job import FAILED, FINISHED, STOPPED
+from slurm.run_folder import prepare
+
+LOCK_S = 1.0
+"""How long the folder's lock is asked for: a status view holds it for an instant too."""
+LAST_WORDS_S = 1.0
+"""After the first rank has failed the others may be about to say why as well; then they are ended."""
+
+
+class LocalRun:
+    """A run under way on this machine, from its newest checkpoint on.
+
+    Attributes:
+        step, steps: how far it is, and how far it goes; `steps` is None until the run knows it.
+        code: the exit code once it is over, as of `slurm.job`; None before.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+        """Start its ranks, on `cores` cores; `bar` makes what shows the steps once they have started, and the caller closes it.
+
+        Raises:
+            RecipeError: another process is training in this folder.
+        """
+        self.recipe, self.folder = recipe, folder
+        self.step, self.steps, self.code = 0, None, None
+        self._failed_at: float | None = None
+        self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
+        self._lock = open(folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
+        try:
+            _take(self._lock, folder)
+            prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
+            self._lines = _new_lines(folder / "metrics.jsonl")
+            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks))
+            self.bar = bar()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def poll(self) -> int | None:
+        """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
+        self._draw()
+        codes = [process.poll() for process in self._processes]
+        if self._failed_at is None and any(code not in (None, FINISHED, STOPPED) for code in codes):
+            self._failed_at = time.monotonic()
+        if self.code is None and (
+            None not in codes or (self._failed_at is not None and time.monotonic() - self._failed_at > LAST_WORDS_S)
+        ):
+            self._draw()
+            self.code = self._verdict(codes)
+            self.end()
+        return self.code
+
+    def stop(self) -> None:
+        """Ask all ranks to save and leave."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGUSR2)
+
+    def end(self) -> None:
+        """Leave nothing running, and let go of the folder."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self._lock.close()
+
+    def _draw(self) -> None:
+        for line in next(self._lines):
+            if self.steps is None and (self.folder / "meta.json").exists():
+                self.steps = self.bar.total = (
+                    json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"] * self.recipe.schedule.epochs
+                )
+                self.bar.set_description(self.recipe.recipe)
+            if self.step == 0 and line["step"]:
+                self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
+            if line["kind"] == "train":
+                self._seen.update(
+                    epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
+                    loss=f"{line['loss']:.3f}",
+                    img_s=f"{line['images_per_s']:.0f}",
+                )
+            elif line["kind"] == "eval":
+                self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
+            self.bar.set_postfix(self._seen, refresh=False)
+            self.bar.update(line["step"] - self.step)
+            self.step = line["step"]
+
+    def _verdict(self, codes: list[int | None]) -> int:
+        """The run's exit code from its ranks'; says what went wrong. The first to fail says why; what the others say is that they lost it."""
+        bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
+        if bad:
+            log, rank, code = min(
+                ((self.folder / "log" / f"rank-{rank}.log", rank, code) for rank, code in bad),
+                key=lambda entry: entry[0].stat().st_mtime_ns,
+            )
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            self.bar.write(
+                f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. The end of {log}:",
+                file=sys.stderr,
+            )
+            self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
+            return FAILED
+        if STOPPED in codes:
+            self.bar.write(f"stopped and saved after step {self.step}; the same command goes on from there")
+            return STOPPED
+        return FINISHED
+
+
+def compile_operator() -> None:
+    """DeepSpeed's CPU operator, compiled once and visibly: otherwise every rank would wait for it in silence."""
+    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
+    if shutil.which("nvidia-smi") is None and not any(cache.rglob("deepspeed_shm_comm.so")):
+        print("compiling DeepSpeed's CPU operator (once, a minute or two)", flush=True)
+        subprocess.run([sys.executable, "-m", "ifl.engine"], cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while not try_acquire(lock):
+        if time.monotonic() > deadline:
+            raise RecipeError(f"{folder} is being trained by another process on this machine")
+        time.sleep(0.05)
+
+
+def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen]:
+    """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
+    it holds until the last of them has ended."""
+    port, processes = free_port(), []
+    (folder / "log").mkdir(exist_ok=True)
+    for rank in range(recipe.tasks):
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": recipe.tasks,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            **{key: str(value) for key, value in variables.items()},
+            "PYTHONUNBUFFERED": "1",
+        }
+        with open(folder / "log" / f"rank-{rank}.log", "a") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "slurm.job", str(folder)],
+                    cwd=PROJECT,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[lock.fileno()],
+                )
+            )
+    return processes
+
+
+def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Again and again, the whole lines that were added since the last time; those of earlier starts are passed over."""
+    position = path.stat().st_size if path.exists() else 0
+    while True:
+        lines = []
+        if path.exists():
+            position = min(position, path.stat().st_size)  # a resumed run cuts the file
+            with open(path, "rb") as file:
+                file.seek(position)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    position += len(line)
+                    if line.startswith(b"{"):
+                        lines.append(json.loads(line))
+        yield lines

@@ -1,0 +1,83 @@
+"""A view of how far the runs on this machine are."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from slurm.local.process_group import LocalRun
+from slurm.planning.cost import images_of
+from slurm.planning.schedule import Run, Step
+
+
+class View:
+    """A bar for each run under way, and with several runs one over all of them, in training images. Where nobody watches a terminal,
+    bars of several runs would overwrite each other: there each run's end is a line."""
+
+    def __init__(self, steps: Sequence[Step], at_once: int) -> None:
+        self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
+        self._terminal = sys.stderr.isatty()
+        self._images = {step.run.folder: images_of(step.run.recipe) for step in steps} if self._several else {}
+        self._bars: dict[int, tqdm] = {}
+        self._began: dict[int, float] = {}
+        self._ended, self._ended_images, self._start = 0, 0, time.monotonic()
+        self._all = tqdm(
+            total=sum(self._images.values()),
+            unit="img",
+            unit_scale=True,
+            position=at_once,
+            dynamic_ncols=True,
+            desc=f"{self._runs} runs",
+            disable=not (self._several and self._terminal),
+        )
+
+    def start(self, lane: int, run: Run) -> LocalRun:
+        """Start a run in a lane. Raises RecipeError where it is being trained already."""
+        run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.write(
+            f"run folder: {run.folder}"
+            + (f" ({self._ended + len(self._bars) + 1} of {self._runs})" if self._several else "")
+        )
+        bar = functools.partial(
+            tqdm,
+            total=None,
+            desc="starting",
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.1 if self._terminal else 2.0,
+            position=lane,
+            leave=not self._several,
+            disable=self._several and not self._terminal,
+        )
+        started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
+        self._bars[lane], self._began[lane] = started.bar, time.monotonic()
+        return started
+
+    def ended(self, lane: int, run: LocalRun, outcome: str) -> None:
+        self._bars.pop(lane).close()
+        self._ended += 1
+        self._ended_images += self._images.get(run.folder, 0)
+        if self._several:
+            gone = time.monotonic() - self._start
+            left = gone * (sum(self._images.values()) / max(1, self._ended_images) - 1)
+            self.write(
+                f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} left)"
+            )
+
+    def draw(self, under_way: Sequence[LocalRun]) -> None:
+        """Show how far all are together."""
+        begun = sum(self._images.get(run.folder, 0) * run.step / run.steps for run in under_way if run.steps)
+        self._all.update(self._ended_images + begun - self._all.n)
+
+    def write(self, text: str, file=None) -> None:
+        tqdm.write(text, file=file or sys.stdout)
+        (file or sys.stdout).flush()
+
+    def close(self) -> None:
+        for bar in (*self._bars.values(), self._all):
+            bar.close()

@@ -1,0 +1,84 @@
+"""log/events.jsonl: what happened to a run from outside: starts, stops, failures, verdicts. One JSON object a line.
+
+It is what the batch script decides by and what a status view shows; nothing in it is needed to resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def incarnation() -> str:
+    """Names this start of the job: SLURM's job id and restart count, or the process group of a local run."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return (
+        f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
+    )
+
+
+def newest_step(folder: Path) -> int:
+    """The step of the newest committed checkpoint, -1 where there is none."""
+    steps = [
+        int(match[1])
+        for path in folder.glob("ckpt/step-*/MANIFEST.json")
+        if (match := re.fullmatch(r"step-(\d+)", path.parent.name))
+    ]
+    return max(steps, default=-1)
+
+
+def note(folder: Path, event: str, **values: Any) -> bool:
+    """Append an event; a single small write, so that lines of different processes do not mix.
+
+    Returns whether it is on disk. Where it cannot be written (a full disk) it is printed and nothing is raised: what is
+    noted is often a failure, and must not be hidden by another.
+    """
+    line = (
+        json.dumps(
+            {
+                "event": event,
+                "incarnation": incarnation(),
+                "time": round(time.time(), 1),
+                "step": newest_step(folder),
+                **values,
+            }
+        )
+        + "\n"
+    )
+    try:
+        (folder / "log").mkdir(exist_ok=True)
+        with open(folder / "log" / "events.jsonl", "ab+") as file:
+            torn = (
+                file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            )  # by a kill, or a disk that was full
+            file.write(b"\n" * torn + line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):  # the log may lie on the same disk
+            print(
+                f"{folder / 'log' / 'events.jsonl'}: {error.strerror}; not noted there: {line}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        return False
+    return True
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines, oldest first; torn ones, and what is no event, are dropped."""
+    path = folder / "log" / "events.jsonl"
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"event", "incarnation", "step"} <= event.keys():
+                events.append(event)
+    return events

@@ -1,0 +1,166 @@
+"""A run's state, from its folder and SLURM's queue; no accounting needed. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.common.locks import is_held
+
+LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
+"""States in which the run has a job or a process, or may have one: it is not to be started again."""
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "PREEMPTED",
+    "REVOKED",
+    "NODE_FAIL",
+    "BOOT_FAIL",
+    "DEADLINE",
+    "OUT_OF_MEMORY",
+)
+HELD = r"HOLD|Hold|[Hh]eld|SPECIAL_EXIT"
+"""SLURM's states and reasons of a job that waits to be released; not `QOSUsageThreshold`."""
+STUCK_AFTER_S = 600.0
+
+
+class Job(NamedTuple):
+    """What SLURM says of a job: its state, or the reason why it never leaves the queue, when it started (seconds), its name
+    (a run's job has the run folder's) and its batch file (in the run folder's log/)."""
+
+    state: str
+    began: float = 0.0
+    name: str = ""
+    batch_file: str = ""
+
+
+def queue() -> dict[str, Job] | None:
+    """Each of the user's jobs that SLURM still knows, those that ended some minutes ago among them; None if SLURM does not
+    answer or is not on this machine."""
+    if shutil.which("squeue") is None:
+        return None
+    try:
+        shown = subprocess.run(
+            ["squeue", "-h", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"], capture_output=True, text=True, timeout=30
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    jobs = {}
+    for line in shown.stdout.splitlines():
+        job, state, began, reason, name, batch_file = line.split("|", 5)
+        if state == "PENDING" and (reason == "DependencyNeverSatisfied" or re.search(HELD, reason)):
+            state = reason
+        jobs[job] = Job(
+            state, datetime.fromisoformat(began).timestamp() if began[:1].isdigit() else 0.0, name, batch_file
+        )
+    return None if shown.returncode else jobs
+
+
+def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
+    """The id of the run's job among `jobs`: the one noted last, or one that waits or runs although nothing was noted (a full
+    disk, Ctrl-C after sbatch). SLURM gives out ids anew, so that the name decides too; runs in other folders have it as well."""
+    noted, log = _noted(events), os.path.realpath(folder / "log")
+    own = [
+        job
+        for job, said in jobs.items()
+        if said.name == folder.name
+        and (job == noted or (said.state not in ENDED and os.path.realpath(os.path.dirname(said.batch_file)) == log))
+    ]
+    return max(own, key=lambda job: (jobs[job].state not in ENDED, int(job)), default=None)
+
+
+def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
+    """The job that was submitted last, as the run folder knows it."""
+    return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
+
+
+def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
+    lines, text = [], path.read_text() if path.exists() else ""
+    for line in [text] if whole else text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # torn by a kill
+            continue
+    return lines
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / "done").exists()
+
+
+def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, Job] | None) -> str:
+    """The run's state, by the first of these that knows: `done`, the local lock, the queue (see `queue`), the last event."""
+    if (folder / "done").exists():
+        return "finished"
+    if is_held(folder / "lock"):
+        return _moving(folder)
+    cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
+    said = "cancelled" if cancelled else _said(events[-1]) if events else "new"
+    if jobs is None and _noted(events):
+        return said if is_over(events) else "unknown"
+    job = job_of(folder, events, jobs or {})
+    known = jobs[job] if jobs and job else None
+    if known is None:
+        return "lost" if said in ("start", "submitted", "requeue") else said
+    if known.state == "DependencyNeverSatisfied":
+        return "blocked"
+    if re.search(HELD, known.state):
+        return "held"
+    if known.state in ("SUSPENDED", "STOPPED"):
+        return "suspended"
+    if (
+        known.state == "COMPLETING"
+    ):  # on its way out, or back into the queue: what a rank said of its end decides neither
+        return "running" if not events or events[-1]["event"] != "verdict" else "queued" if said == "requeue" else said
+    if known.state in ("CANCELLED", "TIMEOUT"):
+        return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
+    if known.state in ENDED:
+        return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
+    return _moving(folder, known.began) if known.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
+
+
+def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    start = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
+    return events[start:]
+
+
+def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last word is a verdict after which the job does not come back."""
+    final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
+    return bool(events) and events[-1].get("verdict") in final
+
+
+def _said(event: Mapping[str, Any]) -> str:
+    """The state that an event speaks of; `start`, `submitted` and `requeue` say nothing of an end."""
+    if event["event"] != "verdict":
+        return event["event"]
+    return {"give up": "gave up", "requeue refused": "failed"}.get(event["verdict"], event["verdict"])
+
+
+def _moving(folder: Path, began: float = 0.0) -> str:
+    """`running`, or `stuck` where the run has been silent for longer than any part of it may take."""
+    from ifl.supervision.watchdog import boot_limit_s
+
+    written = [path.stat().st_mtime for pattern in ("*", "log/*") for path in folder.glob(pattern) if path.exists()]
+    limit = boot_limit_s(recipe_of(folder).get("log", {}).get("stuck_after_s", STUCK_AFTER_S))
+    return "stuck" if time.time() - max(written + [began]) > limit else "running"
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        return yaml.safe_load((folder / "recipe.yaml").read_text()) or {}
+    except (OSError, yaml.YAMLError):
+        return {}

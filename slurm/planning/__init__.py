@@ -1,0 +1,1 @@
+"""Which runs a command means, in which order, at what cost."""

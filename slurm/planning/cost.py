@@ -1,0 +1,136 @@
+"""What runs cost: training images, and hours by the speed of earlier runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
+from recipes.resolve import load_resolved
+from recipes.schema import Recipe
+from slurm.planning.schedule import Run
+
+if TYPE_CHECKING:
+    from sharding.format.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some runs still take: training images, and hours of processes (GPUs where a process has one), or None where no run
+    on the same network has been measured yet."""
+
+    runs: int
+    images: int
+    hours: float | None
+
+    def __str__(self) -> str:
+        hours = (
+            "hours unknown until a run on the same network was measured"
+            if self.hours is None
+            else f"about {self.hours:.2g} hours of one process by the images/s of earlier runs"
+        )
+        return f"{self.runs} runs to make, {self.images:,} training images, {hours}"
+
+
+def cost(runs: Sequence[Run]) -> Cost:
+    """What the runs that are not finished cost; those begun count as a whole."""
+    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
+    known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
+    images, hours = 0, 0.0
+    for recipe in todo:
+        own = images_of(recipe)
+        images += own
+        rates = [run.rate for run in alike(recipe, known[recipe.run_folder.parent, recipe.data.name])]
+        if own:
+            hours = hours + own / statistics.median(rates) / 3600 if hours is not None and rates else None
+    return Cost(len(todo), images, hours)
+
+
+def images_of(recipe: Recipe) -> int:
+    """Training images of a run: epochs x draws of all streams; none where another run's weights are judged."""
+    if recipe.method.eval_of:
+        return 0
+    dataset = opened(recipe.data_root, recipe.data.name)
+    share = 1 if recipe.batch.budget == "matched" else recipe.streams
+    return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
+
+
+@cache
+def opened(root: str, name: str) -> Dataset:
+    """A data set, asked for once in a command however many runs are on it. Raises DataError."""
+    from sharding.open import open_dataset
+
+    return open_dataset(root, name, tries=1)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run says about speed.
+
+    Attributes:
+        rate: its median images/s of one process.
+        world: number of processes that it began with.
+        boot_s: seconds of a start; 0 where none was noted.
+        seconds: those of its parts, as `done` has them; empty where it is not finished.
+        parameters, features, classes: of its network, those that are trained; 0 where its meta.json does not say.
+    """
+
+    recipe: Recipe
+    rate: float
+    world: int
+    boot_s: float
+    seconds: dict[str, float]
+    parameters: int
+    features: int
+    classes: int
+
+
+def measured(runs: Path, data: str) -> list[Measured]:
+    """Of all runs of a data set in a folder that have trained some steps."""
+    found = []
+    for metrics in sorted(runs.glob(f"*-{data}-*/metrics.jsonl")):
+        folder = metrics.parent
+        try:
+            recipe = load_resolved(folder / "recipe.yaml")
+            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            meta, done = (
+                json.loads(path.read_text()) if path.exists() else {}
+                for path in (folder / "meta.json", folder / "done")
+            )
+        except (RecipeError, OSError, ValueError):
+            continue  # half a line, or a recipe of other code: an estimate can do without
+        boots = [line for line in lines if line["kind"] == "boot"]
+        world = boots[0]["world"] if boots else 1
+        network = meta.get("network", {})
+        if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
+            found.append(
+                Measured(
+                    recipe,
+                    statistics.median(rates),
+                    world,
+                    statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
+                    done.get("seconds", {}),
+                    network.get("trained_parameters", 0),
+                    network.get("features", 0),
+                    len(meta.get("class_counts", [])),
+                )
+            )
+    return found
+
+
+def alike(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
+    """Of the runs on the same network those that are most like this one: of the same method; or whose methods need the same form
+    of the network and train as much of it; or any."""
+
+    def likeness(other: Recipe) -> int:
+        mine, its = declaration(recipe.method.name), declaration(other.method.name)
+        return 2 if other.method.name == recipe.method.name else int((its.FORM, its.TRAINS) == (mine.FORM, mine.TRAINS))
+
+    grades = [(likeness(run.recipe), run) for run in among if run.recipe.model == recipe.model]
+    return [run for grade, run in grades if grade == max(grade for grade, _ in grades)]

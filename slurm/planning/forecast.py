@@ -1,0 +1,140 @@
+"""What `cluster=dry` foretells: hours, efficiency and how often to save, by the model of slurm/scaling.py and what earlier runs have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from recipes.schema import Recipe
+from slurm.monitoring.events import read
+from slurm.planning.cost import Measured, alike, images_of, measured
+from slurm.planning.schedule import Run
+from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
+
+ASSUMED_H = 24.0
+"""Hours of a job to an interruption that loses steps, where nothing is known; it weighs as much as one interruption that was seen."""
+
+
+def forecast(runs: Sequence[Run]) -> list[str]:
+    """Lines on those of the runs that are not finished.
+
+    Raises:
+        DataError: the training images cannot be counted.
+    """
+    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
+    if not todo:
+        return []
+    known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
+    like = [alike(recipe, known[recipe.run_folder.parent, recipe.data.name]) for recipe in todo]
+    seen, hours = history(todo[0].run_folder.parent)
+    interruptions_h = (1 + seen) / (ASSUMED_H + hours)
+    return [*_hours(todo, like, interruptions_h), _saves(todo[0], like[0], interruptions_h, seen, hours)]
+
+
+def history(runs: Path) -> tuple[int, float]:
+    """How often the runs of a folder lost steps, for they began again without having stopped, and the hours from their first to their last event."""
+    lost, seconds = 0, 0.0
+    for log in runs.glob("*/log/events.jsonl"):
+        events = [event for event in read(log.parent.parent) if "time" in event]
+        starts = [place for place, event in enumerate(events) if event["event"] == "start"]
+        if starts:
+            seconds += events[-1]["time"] - events[starts[0]]["time"]
+            lost += sum(all(event["event"] != "stopped" for event in events[one:two]) for one, two in pairwise(starts))
+    return lost, seconds / 3600
+
+
+def fitted(recipe: Recipe, like: Sequence[Measured], interruptions_h: float) -> Assumptions:
+    """The model's assumptions for a recipe, with whatever the runs like it have shown in the place of the defaults.
+
+    Args:
+        interruptions_h: of a job and hour; jobs are interrupted as a whole, whatever their nodes.
+    """
+    usual = Assumptions(image_s=0.0, interruptions_h=interruptions_h / recipe.nodes, limit_s=60.0 * recipe.slurm.time)
+    if not like:
+        return usual
+    steps = [(run.recipe.batch.size / run.world, run.recipe.batch.size / run.world / run.rate) for run in like]
+    fixed_s = min(usual.fixed_s, *(seconds / 2 for _, seconds in steps))
+    given = replace(usual, fixed_s=fixed_s, image_s=median((seconds - fixed_s) / share for share, seconds in steps))
+    if booted := [run.boot_s for run in like if run.boot_s]:
+        given = replace(given, boot_s=median(booted))
+    if finished := [run for run in like if run.seconds.get("train")]:
+        # saved at the start and the end, at the epochs that are kept, and by the clock
+        saves = [
+            run.seconds.get("save", 0.0)
+            / (2 + len(run.recipe.kept_epochs) + run.seconds["train"] // run.recipe.log.save_every_s)
+            for run in finished
+        ]
+        given = replace(
+            given,
+            save_s=max(1e-3, median(saves)),
+            evaluate_s=median(
+                run.world * run.seconds.get("evaluate", 0.0) / run.recipe.schedule.epochs for run in finished
+            ),
+        )
+    if sized := [run for run in like if run.parameters]:
+        network = sized[-1]
+        given = replace(
+            given,
+            gradient_bytes=4.0 * network.parameters,
+            suite_bytes=suite_bytes(recipe.batch.size, network.classes, network.features) if recipe.ifl else 0.0,
+        )
+    return given
+
+
+@cache
+def _step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, streams: int) -> float:
+    return step_s(given, batch, group, ranks, nodes, streams)
+
+
+def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interruptions_h: float) -> list[str]:
+    """One line, if there is something to train and everything that it takes was measured; of one run also why not."""
+    hours, shares, sources = [], [], {}
+    for recipe, runs in zip(todo, like, strict=True):
+        images, batch = images_of(recipe), recipe.batch
+        if not images:
+            continue
+        if not runs or not any(run.parameters for run in runs):
+            lacks = "hours and efficiency unknown until a run on the same network was measured"
+            return [lacks] if len(todo) == 1 else []
+        given, streams = fitted(recipe, runs, interruptions_h), recipe.streams if batch.bn_by == "mix" else 1
+        alone, together = (
+            _step_s(given, batch.size, batch.bn, ranks, nodes, streams)
+            for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes))
+        )
+        work_s = images / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks
+        hours.append(run_s(given, work_s, recipe.log.save_every_s, recipe.nodes) / 3600)
+        shares.append(alone / together / recipe.tasks)
+        sources |= {str(run.recipe.run_folder): run.rate for run in runs}
+    if not hours:
+        return []
+    of = (
+        f"about {hours[0]:.2g} hours"
+        if len(hours) == 1
+        else f"about {sum(hours):.2g} hours one after the other, the longest {max(hours):.2g},"
+    )
+    efficiency = " to ".join(dict.fromkeys(f"{share:.2f}" for share in (min(shares), max(shares))))
+    ranks = " to ".join(
+        dict.fromkeys(
+            str(tasks) for tasks in (min(recipe.tasks for recipe in todo), max(recipe.tasks for recipe in todo))
+        )
+    )
+    return [
+        f"{of} on {ranks} rank{'s' * (ranks != '1')}, interruptions included; efficiency {efficiency} against 1 rank (model), "
+        f"from {median(sources.values()):,.0f} images/s of one process (measured: {len(sources)} earlier run{'s' * (len(sources) > 1)} on the same network)"
+    ]
+
+
+def _saves(recipe: Recipe, like: Sequence[Measured], interruptions_h: float, seen: int, hours: float) -> str:
+    given, every_s, month_s = fitted(recipe, like, interruptions_h), recipe.log.save_every_s, 30 * 86400.0
+    best_s = best_every_s(given, recipe.nodes)
+    more = run_s(given, month_s, every_s, recipe.nodes) / run_s(given, month_s, best_s, recipe.nodes) - 1
+    source = f"{seen} in {hours:.0f} hours of earlier jobs and one a day assumed" if hours >= 1 else "assumed"
+    saved = "measured" if any(run.seconds.get("train") for run in like) else "assumed"
+    return (
+        f"saving every {best_s / 60:.2g} min is best with an interruption in {1 / interruptions_h:.0f} hours ({source}) and {given.save_s:.2g} s a save ({saved}); "
+        f"log.save_every_s={every_s:g} costs {100 * max(0.0, more):.2g} % of the time more"
+    )

@@ -1,0 +1,102 @@
+"""The order of several runs: which starts after which, how many at once, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.common.errors import RecipeError
+from recipes.schema import Recipe
+from slurm.monitoring.run_state import is_finished
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run to launch, the run folders that must be finished before it starts, and what the user should know about it."""
+
+    recipe: Recipe
+    needs: tuple[Path, ...] = ()
+    remark: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.run_folder
+
+
+@dataclass(frozen=True)
+class Step:
+    """A run's place in the order: it starts when all of `finished` are finished and all of `left` have left the queue."""
+
+    run: Run
+    finished: tuple[Path, ...] = ()
+    left: tuple[Path, ...] = ()
+
+
+def arrange(
+    runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Path], at_once: int | None = None
+) -> list[Step]:
+    """The runs that are neither finished nor queued, in an order in which each comes after what it needs.
+
+    Args:
+        finished: run folders that need nothing more.
+        queued: run folders that have a job in the queue, oldest first.
+        at_once: how many of these runs may be under way at once; no limit if None.
+
+    Raises:
+        RecipeError: a run needs another that is neither finished nor in the queue nor among these.
+    """
+    own = [run.folder for run in runs]
+    assert len(set(own)) == len(own), f"a run stands twice among {own}"
+    todo = [run for run in runs if run.folder not in finished and run.folder not in queued]
+    for run in todo:
+        if missing := next(
+            (need for need in run.needs if need not in finished and need not in queued and need not in own), None
+        ):
+            raise RecipeError(
+                f"{run.folder.name} needs {missing}, which is neither finished nor in the queue nor part of this command"
+            )
+    under_way = [folder for folder in queued if folder in own]
+    # If more are under way than may be, those that are too many come before every lane.
+    lanes = (
+        [[*under_way[:-at_once], *under_way[-at_once:][lane : lane + 1]] for lane in range(at_once)] if at_once else []
+    )
+    steps: list[Step] = []
+    ordered = {*finished, *queued}
+    while todo:
+        run = next((run for run in todo if ordered.issuperset(run.needs)), None)
+        assert run is not None, f"these runs need each other: {[run.folder for run in todo]}"
+        todo.remove(run)
+        ordered.add(run.folder)
+        lane = min(lanes, key=len, default=[])
+        # After the whole lane, not its last run alone: that one may be cancelled while an earlier one still runs.
+        steps.append(Step(run, tuple(need for need in run.needs if need not in finished), tuple(lane)))
+        lane.append(run.folder)
+    return steps
+
+
+def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
+    """The run folders, each under the last one that it starts after; `settled` says of folders without a step why they have none."""
+    lines = {folder: (None, f"{folder}  {why}") for folder, why in settled.items()}
+    for step in steps:
+        after = [
+            *(f"{folder.name} is finished" for folder in step.finished),
+            *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
+        ]
+        above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
+        lines[step.run.folder] = (above, str(step.run.folder) + (f"  after {' and '.join(after)}" if after else ""))
+
+    def below(above: Path | None, indent: str) -> list[str]:
+        return [
+            text
+            for folder, (parent, line) in lines.items()
+            if parent == above
+            for text in (indent + line, *below(folder, indent + "  "))
+        ]
+
+    return "\n".join(below(None, ""))
+
+
+def finished_of(runs: Sequence[Run]) -> set[Path]:
+    """Those of the runs, and of what they need, that are finished."""
+    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)}

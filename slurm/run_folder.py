@@ -1,0 +1,16 @@
+"""The run folder, as the launcher makes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recipes.common.files import write_whole
+from recipes.resolve import dump
+from recipes.schema import Recipe
+
+
+def prepare(recipe: Recipe, folder: Path) -> None:
+    """Make the run folder, private to the user, and put the resolved recipe into it (or replace it by one that differs in
+    operation alone)."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_whole(folder / "recipe.yaml", dump(recipe))
