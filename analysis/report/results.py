@@ -17,9 +17,7 @@ from analysis.tables.presentation import MISSING, twin_mark
 from recipes.table_layout import Column, available, load_layout
 
 OVERALL, CONTROLS, ABLATION = TABLES = ("digits_overall", "controls", "digits_ablation")
-"""The tables of the page, files of recipes/tables: each has overall accuracy and precision under the three
-protocols.
-"""
+"""The tables of the page, files of recipes/tables: overall accuracy and precision under the three protocols."""
 
 PAGE = """\
 # What came out on digits_glt
@@ -123,8 +121,8 @@ def _table(table: Table) -> str:
     protocols = _protocols(table)
     lines = [f"| | method | {' | '.join(protocols)} |", "|---|---|" + "---:|" * len(protocols)]
     group = ""
-    for row, numbers in zip(table.layout.rows, table.cells, strict=True):
-        pairs = [_pair(accuracy, precision) for accuracy, precision in zip(numbers[::2], numbers[1::2], strict=True)]
+    for row, line in zip(table.layout.rows, table.cells, strict=True):
+        pairs = [_pair(accuracy, precision) for accuracy, precision in zip(line[::2], line[1::2], strict=True)]
         lines.append(f"| {row.group if row.group != group else ''} | {row.label} | {' | '.join(pairs)} |")
         group = row.group
     return "\n".join(lines)
@@ -143,8 +141,8 @@ def _counts(table: Table, budget: str, beginning: str) -> str:
     """Say how many rows of a budget have a better overall accuracy than their twins, under each protocol."""
     tested = [
         (column, cell)
-        for row, cells in zip(table.layout.rows, table.cells, strict=True)
-        for column, cell in zip(table.layout.columns, cells, strict=True)
+        for row, line in zip(table.layout.rows, table.cells, strict=True)
+        for column, cell in zip(table.layout.columns, line, strict=True)
         if row.twin and row.budget == budget and column.metric == "accuracy"
     ]
     said = [_under(protocol, tested) for protocol in _protocols(table)]
@@ -167,8 +165,8 @@ def _claims(table: Table) -> str:
     found = agreement.counted(agreement.claims(table))
     agree, against = (found[word] + found[f"{word} surely"] for word in ("agrees", "disagrees"))
     return (
-        f"The paper's numbers are of other data, so only signs compare. Of its {sum(found.values())} differences "
-        "between "
-        f"a row and its twin,\n{agree} have the same sign here ({found['agrees surely']} with p < {ALPHA}), "
+        f"The paper's numbers are of other data, so only signs compare. "
+        f"Of its {sum(found.values())} differences between a row and its twin,\n"
+        f"{agree} have the same sign here ({found['agrees surely']} with p < {ALPHA}), "
         f"and {against} the opposite one ({found['disagrees surely']} with p < {ALPHA})."
     )

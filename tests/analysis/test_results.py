@@ -1,6 +1,4 @@
-"""The page of results on the bundled data set is what `python -m analysis results` writes, and nobody edits it by
-hand.
-"""
+"""The page of results on the bundled data set is what `python -m analysis results` writes; nobody edits it by hand."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ def test_the_committed_page_is_what_the_command_writes(tmp_path: Path, monkeypat
 
 
 def test_a_page_with_holes_is_refused() -> None:
-    """Where runs of the page's tables are missing, one sentence names the table, and there is no page with empty
-    cells.
-    """
+    """Where runs of the page's tables are missing, one sentence names the table: no page has empty cells."""
     runs, _ = load_runs(PROJECT / RUNS)
     with pytest.raises(ValueError, match="lack a number of table=digits_overall"):
         page([run for run in runs if run.recipe == "glt_baseline"], RUNS, PAGE)
