@@ -321,7 +321,7 @@ def read_only(target: Target, dice: random.Random) -> Blow:
     return Blow(comes_back=False, undo=lambda: remount("rw"))
 
 
-# ------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 def _trains(target: Target) -> None:
     """Wait until this start has made some steps."""
     path = target.folder / "metrics.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ def write_rich_run(
     seed: int = 0,
     *,
     skill: float = 0.6,
-    words: list[str] = [],
+    words: Sequence[str] = (),
     names: tuple[str, ...] = NAMES,
-    done: bool = True,
     boots: tuple[tuple[int, int], ...] = ((0, 0),),
 ) -> Path:
     """A finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail; an IFL
     recipe also has environments at `REBUILDS` and lines about its centers.
 
     Args:
+        folder: The folder of run folders.
+        recipe: Its name.
+        train: The edition that it trains on.
+        seed: Of the recipe, and of the drawn predictions.
+        skill: In [0, 1].
+        words: More words of the recipe.
+        names: Of the classes.
         boots: (epoch, step in all) of each start.
     """
     resolved = resolve([f"recipe={recipe}", "data=digits_glt", f"train={train}", f"seed={seed}", *words])
@@ -76,8 +83,7 @@ def write_rich_run(
         (path / "env").mkdir()
         for epoch in REBUILDS:
             write_environments(path / "env" / f"epoch-{epoch:03d}.npz", rng, len(names))
-    if done:
-        (path / "done").write_text("{}")
+    (path / "done").write_text("{}")
     return path
 
 

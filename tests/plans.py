@@ -15,7 +15,7 @@ from sharding.plan.sampling import StreamDraw
 from sharding.plan.windowed import ShardWindow
 
 
-def plan_epoch(
+def plan_epoch(  # noqa: PLR0913 -- a test names each number, and most leave most out
     weights: Sequence[np.ndarray | None],
     samples: int,
     *,
@@ -37,7 +37,7 @@ def plan_epoch(
     )
 
 
-def draw_ids(
+def draw_ids(  # noqa: PLR0913 -- as above
     weights: np.ndarray | None,
     samples: int,
     draws: int,

@@ -358,7 +358,7 @@ def test_a_set_that_is_not_what_it_says_is_refused(
         ({**right, "splits": []}, "splits is list"),
         ({**right, "editions": {"glt": {"train": "elsewhere"}}}, "of the split glt/train"),
         ({**right, "editions": {"glt": []}}, "of the split glt/"),
-        ({**right, "splits": dict.fromkeys(right["splits"], {"samples": 3})}, "records no samples and fingerprint"),
+        ({**right, "splits": {name: {"samples": 3} for name in right["splits"]}}, "records no samples and fingerprint"),
     ):
         file.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=f"digits_glt/dataset.json .*{words}"):

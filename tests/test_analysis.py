@@ -1,11 +1,15 @@
 """From run folders to tables: what is averaged, what is refused and said, and that files repeat."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +51,56 @@ def layout(**change: Any) -> Layout:
     return Layout(**{"name": "small", "preset": "paper", "seeds": [0, 1], "rows": ROWS, "columns": COLUMNS_, **change})
 
 
-def write_run(
-    folder: Path, recipe: str = "plain", seed: int = 0, *, data: str = "digits_glt", train: str = "glt",
-    preset: str = "paper", budget: str = "paper", hash_: str = "0123abcd", fingerprint: str = "f00d",
-    cbl: np.ndarray = HALF, gbl: np.ndarray = HALF, best: np.ndarray = NONE_RIGHT, lines: list[Any] = [],
-    done: bool = True, name: str | None = None,
-) -> Path:  # fmt: skip
-    """A run folder as training writes it; `cbl` and `gbl` are the last epoch's predictions."""
-    path = folder / (name or f"{recipe}-{data}-{train}-s{seed}-{hash_}")
+@dataclass(frozen=True)
+class Written:
+    """What a run folder of `write_run` says; `cbl` and `gbl` are the last epoch's predictions."""
+
+    data: str = "digits_glt"
+    train: str = "glt"
+    preset: str = "paper"
+    budget: str = "paper"
+    hash_: str = "0123abcd"
+    fingerprint: str = "f00d"
+    cbl: np.ndarray = field(default_factory=lambda: HALF)
+    gbl: np.ndarray = field(default_factory=lambda: HALF)
+    best: np.ndarray = field(default_factory=lambda: NONE_RIGHT)
+    lines: Sequence[Any] = ()
+    done: bool = True
+    name: str | None = None
+
+
+def write_run(folder: Path, recipe: str = "plain", seed: int = 0, **change: Any) -> Path:
+    """A run folder as training writes it; `change` is of the fields of `Written`."""
+    run = Written(**change)
+    path = folder / (run.name or f"{recipe}-{run.data}-{run.train}-s{seed}-{run.hash_}")
     resolved = {
-        "recipe": recipe, "train": train, "seed": seed, "preset": preset, "data": {"name": data},
-        "batch": {"budget": budget}, "ifl": None,
-    }  # fmt: skip
+        "recipe": recipe,
+        "train": run.train,
+        "seed": seed,
+        "preset": run.preset,
+        "data": {"name": run.data},
+        "batch": {"budget": run.budget},
+        "ifl": None,
+    }
     for select in ("last", "best"):
         (path / "preds" / select).mkdir(parents=True)
-        for split, prediction in (("test_cbl", cbl), ("test_gbl", gbl)):
+        for split, prediction in (("test_cbl", run.cbl), ("test_gbl", run.gbl)):
             np.savez(
-                path / "preds" / select / f"{split}.npz", id=np.arange(10), label=LABEL, group=GROUP,
-                attribute=ATTRIBUTE, prediction=prediction if select == "last" else best,
+                path / "preds" / select / f"{split}.npz",
+                id=np.arange(10),
+                label=LABEL,
+                group=GROUP,
+                attribute=ATTRIBUTE,
+                prediction=prediction if select == "last" else run.best,
                 confidence=np.ones(10, np.float32),
-            )  # fmt: skip
+            )
     (path / "recipe.yaml").write_text(yaml.safe_dump(resolved))
-    meta = {"commit": "c0ffee", "world": 2, "data_fingerprint": fingerprint, "hash": hash_}
+    meta = {"commit": "c0ffee", "world": 2, "data_fingerprint": run.fingerprint, "hash": run.hash_}
     (path / "meta.json").write_text(json.dumps(meta))
     (path / "metrics.jsonl").write_text(
-        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in run.lines)
     )
-    if done:
+    if run.done:
         (path / "done").write_text("{}")
     return path
 
@@ -318,8 +345,11 @@ def test_last_line_of_a_step_wins(tmp_path: Path) -> None:
     lines, bad = run.metrics()
     assert bad == 0
     assert [(line["step"], line["kind"], line.get("split")) for line in lines] == [
-        (10, "eval", "test_cbl"), (10, "eval", "test_gbl"), (20, "eval", "test_cbl"), (20, "train", None),
-    ]  # fmt: skip
+        (10, "eval", "test_cbl"),
+        (10, "eval", "test_gbl"),
+        (20, "eval", "test_cbl"),
+        (20, "train", None),
+    ]
     assert lines[2]["accuracy"]["overall"] == 0.9
 
 
@@ -466,9 +496,13 @@ def digits(folder: Path, order: int = 1) -> Path:
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "analysis", *arguments], cwd=PROJECT, capture_output=True, text=True,
-        timeout=600, env={**os.environ, **environment},
-    )  # fmt: skip
+        [sys.executable, "-m", "analysis", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.mark.full

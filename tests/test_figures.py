@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -429,9 +430,12 @@ def test_many_classes_are_binned(tmp_path: Path) -> None:
         write_rich_run(tmp_path, recipe, names=names)
     (found,) = studies(filled(tmp_path))
     figure, remarks = long_tail.one_pair(found, found.chosen(None), "glt")
-    assert remarks == [] and [label.get_text() for label in figure.axes[0].get_xticklabels()][:2] == ["1–4", "5–8"]
+    assert remarks == [] and [label.get_text() for label in figure.axes[0].get_xticklabels()][:2] == [
+        "1\u20134",
+        "5\u20138",
+    ]
     classes = classes_of(found.methods[0].runs["glt"][0])
-    assert long_tail.bin_names(classes, per_class.tail_bins(classes.counts, long_tail.BINS))[-1] == "38–40"
+    assert long_tail.bin_names(classes, per_class.tail_bins(classes.counts, long_tail.BINS))[-1] == "38\u201340"
 
 
 def test_cells_have_readable_text() -> None:
@@ -442,12 +446,13 @@ def test_cells_have_readable_text() -> None:
     values = np.linspace(0, 100, 60).reshape(6, 10)
     values[2, 3] = np.nan
     image = heat(axes, values, list("abcdef"), list("0123456789"), low=0, high=100, colours="cividis")
-    linear = lambda c: np.where(
-        np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4
-    )
+
+    def linear(c: Any) -> np.ndarray:
+        return np.where(np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4)
+
     for text, value in zip(axes.texts, values.flat, strict=False):
         if np.isnan(value):
-            assert text.get_text() == "–"
+            assert text.get_text() == "\u2013"
             continue
         luminance = linear(image.cmap(image.norm(value))[:3]) @ [0.2126, 0.7152, 0.0722]
         contrast = 1.05 / (luminance + 0.05) if text.get_color() == "white" else (luminance + 0.05) / 0.05
@@ -480,7 +485,8 @@ def test_progress_reads_lines_restarts_and_epochs(tmp_path: Path) -> None:
         0.8,
         908.0,
     )
-    path = write_rich_run(tmp_path, "glt_ifl", done=False, boots=((0, 0), (2, 24), (4, 42)))
+    path = write_rich_run(tmp_path, "glt_ifl", boots=((0, 0), (2, 24), (4, 42)))
+    (path / "done").unlink()
     figure = progress(load_run(path))
     assert sum(list(line.get_xdata()) == [2.4, 2.4] for line in figure.axes[0].lines) == 1
     assert "restarts (2)" in texts(figure) and any("not finished" in text for text in texts(figure))
@@ -491,7 +497,8 @@ def test_progress_reads_lines_restarts_and_epochs(tmp_path: Path) -> None:
 )
 def test_progress_of_a_run_that_has_hardly_begun(tmp_path: Path, content: str) -> None:
     """A run without lines, with one, or with torn ones is drawn, and the command names its files."""
-    path = write_rich_run(tmp_path, "glt_ifl", done=False)
+    path = write_rich_run(tmp_path, "glt_ifl")
+    (path / "done").unlink()
     (path / "metrics.jsonl").write_text(content)
     save(progress(load_run(path)), tmp_path, "begun")
     assert (tmp_path / "begun.pdf").stat().st_size > 1000

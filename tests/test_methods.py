@@ -81,7 +81,7 @@ def test_method_trains_gets_better_and_resumes(
         *(IFL if ifl else ()),
     ]
     if refusal := _refusal(method, ifl):
-        with pytest.raises(RecipeError, match="^[^\n]+$") as caught:
+        with pytest.raises(RecipeError, match=r"^[^\n]+$") as caught:
             resolve(
                 [
                     "recipe=glt_randaug",

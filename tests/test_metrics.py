@@ -1,5 +1,7 @@
 """The metrics against cases worked by hand and against a slow oracle in plain Python."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -158,9 +160,11 @@ def test_equals_the_oracle_on_random_data(seed: int) -> None:
 def test_refuses_what_cannot_be_meant(change: dict[str, Any], said: str) -> None:
     """Wrong shapes, types, lengths, ranges and a class in two groups are refused by name."""
     arrays = {
-        "label": np.array(LABEL), "prediction": np.array(PREDICTION),
-        "group": np.array(GROUP), "attribute": np.array(ATTRIBUTE),
-    }  # fmt: skip
+        "label": np.array(LABEL),
+        "prediction": np.array(PREDICTION),
+        "group": np.array(GROUP),
+        "attribute": np.array(ATTRIBUTE),
+    }
     with pytest.raises(ValueError, match=said):
         evaluate(**{**arrays, **change})
 

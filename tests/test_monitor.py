@@ -84,9 +84,11 @@ def test_every_line_is_told_once_over_restarts(tmp_path: Path, opened: list[tupl
     """
     recipe = recipe_of("log.tensorboard=true")
     first = open_metrics(recipe, tmp_path, 0)
+    offset = 0
     for step in (10, 20, 30):
         first.write(kind="train", epoch=0, step=step, loss=1.0 / step)
-        offset = first.offset() if step == 20 else offset if step == 30 else 0
+        if step == 20:
+            offset = first.offset()
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard" / "events.old").write_text("x")
     again = open_metrics(recipe, tmp_path, offset)

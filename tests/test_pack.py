@@ -10,7 +10,7 @@ import io
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from sharding.images.encoding import StoredSize
 class Render:
     """As a builder's; an image whose name ends in `fatal` kills its worker."""
 
-    stored: StoredSize = StoredSize()
+    stored: StoredSize = field(default_factory=StoredSize)
 
     def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, object]]:
         if planned.where.path.endswith("fatal"):

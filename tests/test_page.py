@@ -47,7 +47,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Table], list[
     for recipe, skill in METHODS.items():
         for train in ("glt", "cbl"):
             write_rich_run(folder, recipe, train, skill=skill)
-    write_rich_run(folder, "glt_lws", done=False)
+    (write_rich_run(folder, "glt_lws") / "done").unlink()
     return made(folder, [load_layout(available()[name]) for name in ("digits_clt_glt", "digits_overall")])
 
 

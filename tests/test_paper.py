@@ -2,6 +2,8 @@
 Kendall's.
 """
 
+from __future__ import annotations
+
 import csv
 import itertools
 from pathlib import Path
@@ -118,10 +120,15 @@ def test_later_papers_are_an_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("plain", "ifl", "ours", "verdict"),
-    [(HALF, MOST, 0.3, "agrees"), (MOST, HALF, -0.3, "disagrees"), (HALF, HALF, 0.0, "equal"), (NONE_RIGHT, LABEL, 1.0, "agrees "
-                                                                                                                        "surely"),
-     (LABEL, NONE_RIGHT, -1.0, "disagrees surely"), (HALF, None, None, "no number")],
-)  # fmt: skip
+    [
+        (HALF, MOST, 0.3, "agrees"),
+        (MOST, HALF, -0.3, "disagrees"),
+        (HALF, HALF, 0.0, "equal"),
+        (NONE_RIGHT, LABEL, 1.0, "agrees surely"),
+        (LABEL, NONE_RIGHT, -1.0, "disagrees surely"),
+        (HALF, None, None, "no number"),
+    ],
+)
 def test_claims(tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, ours: float | None, verdict: str) -> None:
     """The paper has + IFL 3.45 points above the baseline (CLT, overall accuracy); ours agrees, or not, and surely
     where p < 0.05.

@@ -173,7 +173,8 @@ def test_a_kill_leaves_only_whole_images(tmp_path: Path, monkeypatch: pytest.Mon
                 cache.put(sample, image_of(sample))
 
     seen = []
-    for dies_at, half in [(at, half) for at in range(1, 12) for half in (False, True)]:
+    for death in [(at, half) for at in range(1, 12) for half in (False, True)]:
+        dies_at, half = death  # `deadly` reads them
         assert os.waitpid(children(1, work)[0], 0)[1] == signal.SIGKILL
         cache = PixelCache(tmp_path, "k", samples)
         seen.append(len(cache))
@@ -315,7 +316,8 @@ def test_the_node_s_bytes_do_not_creep(tmp_path: Path, monkeypatch: pytest.Monke
     for pixels, shards in ((0, 0), (4, 0), (4, 3)):
         for file, size in (("pixels-k/pixels", pixels), ("shards/set/glt/x.tar", shards)):
             (tmp_path / file).write_bytes(bytes(size << 20))
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=disk - (pixels + shards << 20)))
+        left = usage._replace(free=disk - (pixels + shards << 20))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, left=left: left)
         assert bytes_of_a_node(tmp_path, PIXELS, None, 1.0) == round(0.9 * (disk - (shards << 20))) and bytes_of_a_node(
             tmp_path, SHARDS, None, 1.0
         ) == round(0.9 * (disk - (pixels << 20)))

@@ -460,7 +460,7 @@ def test_time_limits_in_all_their_forms(tmp_path: Path, value: str, minutes: int
         "99999999",
         "1-1-1",
         "1:00:00:00",
-        "١",
+        "\u0661",
     ],
 )
 def test_other_time_limits_are_refused(value: str) -> None:

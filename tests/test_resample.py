@@ -1,5 +1,7 @@
 """Intervals and tests against brute force: every resample really drawn, every p really counted."""
 
+from __future__ import annotations
+
 import math
 from fractions import Fraction
 from pathlib import Path

@@ -68,11 +68,15 @@ def test_messages_hide_behind_the_backward_pass() -> None:
     """
     given = replace(STILL, fixed_s=0.0, forward=0.25, link_bytes_s=1e9)
     step, own = 0.064, 0.75 * 0.064  # 128 images on two ranks; the backward pass
-    suite_s = lambda size: step_s(replace(given, suite_bytes=size * 1e9), 128, 32, 2, 2)
+
+    def suite_s(size: float) -> float:
+        return step_s(replace(given, suite_bytes=size * 1e9), 128, 32, 2, 2)
+
     assert suite_s(0.9 * own) == pytest.approx(step) and suite_s(1.5 * own) == pytest.approx(step + 0.5 * own)
-    gradients_s = lambda size, buckets: step_s(
-        replace(given, gradient_bytes=size * 1e9, buckets=buckets), 128, 32, 2, 2
-    )
+
+    def gradients_s(size: float, buckets: int) -> float:
+        return step_s(replace(given, gradient_bytes=size * 1e9, buckets=buckets), 128, 32, 2, 2)
+
     assert gradients_s(0.5 * own, 1) == pytest.approx(step + 0.5 * own) and gradients_s(0.5 * own, 10) == pytest.approx(
         step + 0.05 * own
     )

@@ -33,7 +33,10 @@ def folder(name: str) -> Path:
 
 def places(steps: list[Step]) -> dict[str, tuple[str, str]]:
     """seed -> (seeds that must be finished, seeds that must have left the queue), in order."""
-    seed = lambda path: re.search(r"-s(\d+)-", path.name)[1]
+
+    def seed(path: Path) -> str:
+        return re.search(r"-s(\d+)-", path.name)[1]
+
     return {seed(step.run.folder): ("".join(map(seed, step.finished)), "".join(map(seed, step.left))) for step in steps}
 
 
@@ -173,7 +176,8 @@ grep -oE -- '--(dependency|kill-on-invalid-dep)=.*' "$1" | tr '\\n' ' ' > {0}/de
 if [ "$n" = "$(cat {0}/refuse 2>/dev/null)" ]; then echo 'sbatch: error: QOS limit' >&2; exit 1; fi
 sed -n 's/^#SBATCH --job-name=//p' "$1" > {0}/name.$n; echo "$1" > {0}/file.$n
 echo $n >> {0}/queue; echo "Submitted batch job $n" """
-SQUEUE = """for n in $(cat {0}/queue 2>/dev/null); do echo "$n|PENDING|N/A|None|$(cat {0}/name.$n)|$(cat {0}/file.$n)"; done"""
+SQUEUE = """for n in $(cat {0}/queue 2>/dev/null); do
+echo "$n|PENDING|N/A|None|$(cat {0}/name.$n)|$(cat {0}/file.$n)"; done"""
 
 
 @pytest.fixture()

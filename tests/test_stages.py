@@ -41,7 +41,8 @@ from ifl.method import BaseMethod, Output, Rows
 class Method(BaseMethod):
     def __init__(self, task):
         super().__init__(task)
-        self.memory = {"sums_N2": torch.zeros(task.samples, 2, dtype=torch.float64), "order": torch.zeros((), dtype=torch.float64)}
+        sums_N2 = torch.zeros(task.samples, 2, dtype=torch.float64)
+        self.memory = {"sums_N2": sums_N2, "order": torch.zeros((), dtype=torch.float64)}
 
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")
@@ -245,7 +246,7 @@ def test_memory_is_the_global_batchs_on_any_number_of_ranks_and_after_a_resume(m
     sums, order = np.zeros((32, 2)), 0.0
     for epoch in range(mini.EPOCHS):
         for ids in plan_epoch([None], 32, batch=16, group=8, matched=True, seed=0, epoch=epoch).ids:
-            for row, i in enumerate(ids):
+            for i in ids:
                 sums[i] += labels[i] + 0.5, i * 0.25 - epoch
             order = order * 0.5 + sum((i * 0.25 - epoch) * row for row, i in enumerate(ids))
     for name, tensors in found.items():
@@ -362,7 +363,7 @@ def _empty(folder: Path) -> Path:
     ],
 )
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match="^[^\n]+$") as caught:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         _declared(tmp_path, text)
     assert str(tmp_path / "mine.py") in str(caught.value) and sentence in str(caught.value)
 
@@ -407,7 +408,7 @@ def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> N
     ],
 )
 def test_wrong_methods_and_arguments_are_refused_in_a_sentence(words: list[str], sentence: str) -> None:
-    with pytest.raises(RecipeError, match="^[^\n]+$") as caught:
+    with pytest.raises(RecipeError, match=r"^[^\n]+$") as caught:
         resolve(["recipe=glt_randaug", "data=digits_glt", *words])
     assert sentence in str(caught.value)
 

@@ -30,6 +30,31 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+class File:
+    """An open file whose writes count: `reach` is told of each before it is made."""
+
+    def __init__(self, file: Any, reach: Callable[[str], None]) -> None:
+        self.file, self.reach = file, reach
+
+    def write(self, data: Any) -> int:
+        try:
+            self.reach("write")
+        except BaseException:
+            self.file.write(data[: len(data) // 2])
+            self.file.flush()
+            raise
+        return self.file.write(data)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 class Disk:
     """Counts the calls that change the disk below `folder`: opening for writing, each write, fsync, rename, mkdir,
     unlink. The call `fatal` is not done (a write is half done): it ends the process (`refusal` None: no later call is
@@ -55,35 +80,11 @@ class Disk:
         originals = {name: getattr(os, name) for name in CALLS}
         open_file, disk = builtins.open, self
 
-        class File:
-            """An open file whose writes count."""
-
-            def __init__(self, file: Any) -> None:
-                self.file = file
-
-            def write(self, data: Any) -> int:
-                try:
-                    disk.reach("write")
-                except BaseException:
-                    self.file.write(data[: len(data) // 2])
-                    self.file.flush()
-                    raise
-                return self.file.write(data)
-
-            def __enter__(self) -> File:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                self.file.close()
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(self.file, name)
-
         def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             if not str(path).startswith(disk.folder) or not set(mode) & set("wax+"):
                 return open_file(path, mode, *args, **kwargs)
             disk.reach("open")
-            return File(open_file(path, mode, *args, **kwargs))
+            return File(open_file(path, mode, *args, **kwargs), disk.reach)
 
         def counted(name: str) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:

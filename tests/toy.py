@@ -89,7 +89,7 @@ def attribute_lists(number: int, label: int, attribute: int) -> dict[str, Any]:
     return {"attributes": np.flatnonzero(rng.random(12) < 0.6 / (1 + np.arange(12)) + 0.1 * attribute).tolist()}
 
 
-def build(
+def build(  # noqa: PLR0913 -- each test changes one or two of them
     root: Path,
     name: str = "toy",
     per_class: Sequence[int] = (10, 6, 4, 3),

@@ -55,10 +55,13 @@ def synthetic(folder: Path, runs: int, samples: int = 2400, classes: int = 10) -
                 np.savez(path / "preds" / select / f"{split}.npz", **arrays, confidence=rng.random(samples, np.float32))
         (path / "recipe.yaml").write_text(resolved(recipe, train).replace("seed: 0\n", f"seed: {seed}\n", 1))
         meta = {
-            "commit": "c0ffee", "data_fingerprint": train, "hash": "0123abcd", "class_names": ["class "
-                                                                                               f"{c}" for c in range(classes)],
-            "class_groups": group_of_class.tolist(), "class_counts": [100] * classes,
-        }  # fmt: skip
+            "commit": "c0ffee",
+            "data_fingerprint": train,
+            "hash": "0123abcd",
+            "class_names": [f"class {c}" for c in range(classes)],
+            "class_groups": group_of_class.tolist(),
+            "class_counts": [100] * classes,
+        }
         (path / "meta.json").write_text(json.dumps(meta))
         (path / "metrics.jsonl").write_text("")
         (path / "done").write_text("{}")

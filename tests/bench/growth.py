@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -126,12 +127,13 @@ def main(words: list[str]) -> None:
         labels, scores = labels_of(samples, classes), np.random.default_rng(1).random(samples)
         weights, shards = environment_weights(scores, labels, scale=4.0), np.arange(samples) // SHARD
         ids, held = torch.randperm(samples), torch.from_numpy(scores).float()
-        for name, work in {
-            "plan, whole shuffle": lambda: planned(weights, shards, 0),
-            f"plan, windows of {WINDOW} shards": lambda: planned(weights, shards, WINDOW),
-            "weights of environment 2": lambda: environment_weights(scores, labels, scale=4.0),
-            "confidence table, added and reduced": lambda: reduced(ids, held),
-        }.items():
+        works: dict[str, Callable[[], object]] = {
+            "plan, whole shuffle": partial(planned, weights, shards, 0),
+            f"plan, windows of {WINDOW} shards": partial(planned, weights, shards, WINDOW),
+            "weights of environment 2": partial(environment_weights, scores, labels, scale=4.0),
+            "confidence table, added and reduced": partial(reduced, ids, held),
+        }
+        for name, work in works.items():
             found[name].append(timed(work, n))
             print(f"N = {samples:.0e}, {name}: {found[name][-1][0]:.3g} s, {found[name][-1][1]:.3g} MB", flush=True)
     print(f"\nK = {classes}, batch {BATCH}, n = {n}; 1e9 by the law of the sizes from 1e6 on\n")

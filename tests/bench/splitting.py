@@ -128,10 +128,11 @@ def main(words: list[str]) -> None:
         for name, rows in annotation.splits.items():
             paper = SHEET[f"{annotation.edition}/{name}"] * count / 1000
             print(
-                f"{annotation.edition + '/' + name:14}{len(rows):9,}{paper:9,.0f}{100 * (len(rows) - paper) / paper:8.3f}%"
+                f"{annotation.edition + '/' + name:14}{len(rows):9,}{paper:9,.0f}"
+                f"{100 * (len(rows) - paper) / paper:8.3f}%"
             )
         assert not set.intersection(*(set(rows.source.tolist()) for rows in annotation.splits.values()))
-    glt, cbl = again
+    glt, _ = again
     tails = np.bincount(glt.splits["train"].label, minlength=count)
     order = class_order(sizes.tolist(), seed)
     groups = np.array([np.bincount(np.asarray(ranks[number]) // 2, minlength=3) for number in order])

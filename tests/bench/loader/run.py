@@ -62,7 +62,7 @@ class Loader:
 
     def __init__(self, name: str, folder: Path, size: int) -> None:
         words = [str(python_of(MAKERS[name][0])), "-m", "tests.bench.loader.pipelines", name, str(folder), str(size)]
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- lives as long as the process
         self._process = subprocess.Popen(
             words,
             cwd=PROJECT,
