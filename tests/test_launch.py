@@ -446,9 +446,8 @@ def test_plain_python_goes_on_in_the_environment(tmp_path: Path) -> None:
 def test_missing_environment_names_the_command_that_makes_it(tmp_path: Path) -> None:
     """Without packages and without .venv the launcher stops with the one command that makes them."""
     (tmp_path / "slurm").mkdir()
-    (tmp_path / "recipes").mkdir()
+    shutil.copytree(PROJECT / "recipes" / "common", tmp_path / "recipes" / "common")
     shutil.copy(LAUNCH, tmp_path / "slurm" / "launch.py")
-    shutil.copy(PROJECT / "recipes" / "environment.py", tmp_path / "recipes" / "environment.py")
     result = launch(*DRY, python=bare_python(), file=tmp_path / "slurm" / "launch.py")
     assert result.returncode != 0 and len(result.stderr.splitlines()) == 1
     assert f"run `make venv` in {tmp_path}" in result.stderr
