@@ -97,8 +97,8 @@ class Layout(_Strict):
     select: Literal["last", "best"] = "last"
     seeds: list[int] = Field(min_length=1)
     published: list[str] = []
-    """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other data:
-    then only their shape compares."""
+    """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other
+    data: then only their shape compares."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 

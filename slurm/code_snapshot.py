@@ -1,8 +1,8 @@
 """The code that was submitted is the code that runs, after a requeue too, whatever happens to the project meanwhile.
 
 A job runs from a copy of the suite, `RUNS/.code/HASH/`. HASH is the first 12 hex digits of the sha256 of its files and
-of the commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing requeues
-it.
+of the commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing
+requeues it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ recipe's `slurm.` section, `setup:`, shell lines that the batch script runs befo
 data lie and what nodes keep of them. slurm/site.example.yaml shows all.
 
 Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
-`setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its recipe;
-from this file come `setup` and what the run left open under `data:`.
+`setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
+recipe; from this file come `setup` and what the run left open under `data:`.
 """
 
 from __future__ import annotations

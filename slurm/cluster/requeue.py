@@ -2,8 +2,8 @@
 
 `python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end;
 a run that saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed
-`PATIENCE` times in a row without a new checkpoint, or the run folder cannot be written. A cancelled job stays cancelled,
-and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM requeues by
+`PATIENCE` times in a row without a new checkpoint, or the run folder cannot be written. A cancelled job stays
+cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM requeues by
 itself and kills the batch script first; then there is nothing to decide.)
 """
 
@@ -79,7 +79,7 @@ def _job(job: str) -> Mapping[str, str]:
 
 
 def _ends(folder: Path, job: str) -> list[str]:
-    """srun's lines about tasks of this start that ended badly, in its order: it knows of those that could not say why."""
+    """srun's lines about tasks of this start that ended badly, in its order; it knows those that could not say why."""
     log = folder / "log" / f"{job}_0_log.err"
     said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]

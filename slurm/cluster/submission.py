@@ -1,8 +1,8 @@
 """Several runs of one command: which starts after which, how many at once, and nothing twice.
 
 On SLURM the queue keeps the order: `afterok` for a run that another needs (a second stage needs its first), `afterany`
-along each of the `max_jobs` lanes. A job that is requeued has not ended, so a preemption meets neither condition. On this
-machine slurm/local/run_queue.py keeps the order.
+along each of the `max_jobs` lanes. A job that is requeued has not ended, so a preemption meets neither condition. On
+this machine slurm/local/run_queue.py keeps the order.
 """
 
 from __future__ import annotations
