@@ -3,8 +3,8 @@
 `python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end;
 a run that saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed
 `PATIENCE` times in a row without a new checkpoint, or the run folder cannot be written. A cancelled job stays
-cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM requeues by
-itself and kills the batch script first; then there is nothing to decide.)
+cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM
+requeues by itself and kills the batch script first; then there is nothing to decide.)
 """
 
 from __future__ import annotations

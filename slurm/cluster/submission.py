@@ -32,8 +32,8 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
         check: refuses a recipe before anything is submitted.
 
     Raises:
-        RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on), or
-            a need cannot be met.
+        RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
+            or a need cannot be met.
     """
     from slurm.cluster.sbatch import require_sbatch
 
