@@ -1,7 +1,7 @@
 """How fast R ranks train together, and how often they should save: a small discrete-event model.
 
-`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions]` prints what it predicts for 1, 4, 64 and
-1,024 ranks.
+`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions]` prints what it predicts for 1 to 1,024
+ranks.
 
 A step, event by event: each rank waits for its batch, computes (lognormal in time), and sends; the suite's reduction
 leaves when the last rank has ended its forward pass, each bucket of gradients when the last rank has computed it; the

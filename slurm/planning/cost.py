@@ -110,7 +110,7 @@ class Measured:
 
 
 def measured(runs: Path, data: str) -> list[Measured]:
-    """Of all runs of a data set in a folder that have trained some steps."""
+    """Measure all runs of a data set in a folder that have trained some steps."""
     found = []
     for metrics in sorted(runs.glob(f"*-{data}-*/metrics.jsonl")):
         folder = metrics.parent
