@@ -1,5 +1,6 @@
-"""What a method declares of itself, read from its file without running it: the launcher must know a method's streams and
-arguments, and must not import torch.
+"""What a method declares of itself, read from its file without running it.
+
+The launcher must know a method's streams and arguments, and must not import torch.
 
 A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these literals:
 
@@ -9,8 +10,8 @@ A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these li
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
-    NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees all rows of a
-                               batch-normalisation group, so there are no more ranks than groups)
+    NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees
+                               all rows of a batch-normalisation group, so there are no more ranks than groups)
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ IFL = Path(__file__).resolve().parent.parent / "ifl"
 
 
 def _literals(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The module-level assignments of literals to some names."""
+    """Read the module-level assignments of literals to some names."""
     found: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target = node.targets[0]
         if isinstance(target, ast.Name) and target.id in names:
             try:
                 found[target.id] = ast.literal_eval(node.value)
@@ -54,16 +57,18 @@ class Declaration:
     NEEDS: dict[str, str] = field(default_factory=dict)
 
     def args(self, preset: str) -> dict[str, Any]:
-        """The arguments' defaults under a preset."""
+        """Return the arguments' defaults under a preset."""
         return {key: value[preset] if isinstance(value, dict) else value for key, value in self.ARGS.items()}
 
 
 @cache
 def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
-    """What the file of a method declares; the defaults where there is no such file (a run folder may outlive its method).
+    """Return what the file of a method declares.
+
+    Where there is no such file it is the defaults, for a run folder may outlive its method.
 
     Raises:
-        ValueError: a declaration that is no literal, or not one of the legal ones.
+        ValueError: a declaration is not a literal, or not one of the legal ones.
     """
     path = folder / f"{name}.py"
     if not path.is_file():
@@ -82,5 +87,5 @@ def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
 
 @cache
 def model_forms(name: str, folder: Path = IFL / "models") -> tuple[str, ...]:
-    """The forms in which a backbone comes: `FORMS` of its file, and `twin`, two of it side by side, of any."""
+    """Return the forms in which a backbone comes: `FORMS` of its file, and always `twin`, two of it side by side."""
     return (*_literals(folder / f"{name}.py", ("FORMS",)).get("FORMS", ("plain",)), "twin")

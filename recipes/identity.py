@@ -7,21 +7,21 @@ import json
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from recipes.declarations import declaration
 
 
 def hash8(recipe: Any) -> str:
-    """First 8 hex digits of the sha256 of the science fields of a `Recipe` that differ from the schema's defaults."""
+    """Return 8 hex digits of the sha256 of the science fields of a `Recipe` that differ from the schema's defaults."""
     changes = _science_changes(recipe)
-    usual = declaration(recipe.method.name).args(recipe.preset)  # of the arguments, too, only those count that differ
+    usual = declaration(recipe.method.name).args(recipe.preset)  # only the arguments that differ count
     if args := {key: value for key, value in recipe.method.args.items() if key not in usual or value != usual[key]}:
         changes["method"]["args"] = args
     elif "args" in changes.get("method", {}):
         del changes["method"]["args"]
-    for key in (
-        {"init_from", "eval_of"} & changes.get("method", {}).keys()
-    ):  # of a first stage on the same axes only what does not stand in the name already, so that seeds share a hash
+    # A first stage on the same axes counts without what the run's name says already, so that seeds share a hash.
+    for key in {"init_from", "eval_of"} & changes.get("method", {}).keys():
         changes["method"][key] = changes["method"][key].replace(
             f"-{recipe.data.name}-{recipe.train}-s{recipe.seed}-", "-", 1
         )
@@ -34,7 +34,7 @@ def hash8(recipe: Any) -> str:
 
 
 def departures(recipe: BaseModel, other: BaseModel) -> list[str]:
-    """The science fields in which a recipe differs from another, as `key=value (other value)`."""
+    """List the science fields in which a recipe differs from another, as `key=value (other value)`."""
     mine, others = _flat(recipe.model_dump()), _flat(other.model_dump())
     science = _flat(_marks(type(recipe)))
     return [
@@ -55,16 +55,21 @@ def _marks(section: type[BaseModel]) -> dict[str, Any]:
     """Whether each field is science, nested as the fields are."""
     marks: dict[str, Any] = {}
     for key, field in section.model_fields.items():
-        inner = next(
-            (
-                kind
-                for kind in (field.annotation, *get_args(field.annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
-        marks[key] = _marks(inner) if inner else bool((field.json_schema_extra or {}).get("science"))
+        inner = section_in(field.annotation)
+        marks[key] = _marks(inner) if inner else _is_science(field)
     return marks
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section of a recipe that a field holds, which may be null; None for a field that holds a value."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _is_science(field: FieldInfo) -> bool:
+    """Whether a field may change a number in the table."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("science"))
 
 
 def _science_changes(section: BaseModel) -> dict[str, Any]:
@@ -76,6 +81,6 @@ def _science_changes(section: BaseModel) -> dict[str, Any]:
             inner = _science_changes(value)
             if inner or key == "ifl":
                 changes[key] = inner
-        elif (field.json_schema_extra or {}).get("science") and value != field.default:
+        elif _is_science(field) and value != field.default:
             changes[key] = value
     return changes

@@ -7,11 +7,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from recipes.common.cli import nearest
+from recipes.identity import section_in
 from recipes.schema import Recipe
 
 
 def sentence(error: ValidationError, origins: dict[str, str]) -> str:
-    """pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
+    """Return pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"]]
     dotted = ".".join(parts)
@@ -20,16 +21,15 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
         "the schema",
     )
     if first["type"] == "extra_forbidden":
-        section = ".".join(parts[:-1])
+        above = ".".join(parts[:-1])
         if dotted == "slurm.setup":
             return (
                 f"slurm.setup ({origin}) is not legal: shell lines stand in the site file alone, under `setup:` in "
                 "slurm/site.yaml or in the file that GLT_SITE names"
             )
-        legal = [f"{section}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
-        elsewhere = [
-            leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]
-        ]  # the right word without its section
+        legal = [f"{above}.{key}".lstrip(".") for key in _section(parts[:-1]).model_fields]
+        # the right word without its section
+        elsewhere = [leaf for leaf in _leaves(Recipe) if leaf.rpartition(".")[2] == parts[-1]]
         hint = f"did you mean {elsewhere[0]}? legal: {', '.join(legal)}" if elsewhere else nearest(dotted, legal)
         return f"unknown key {dotted} ({origin}): {hint}"
     if first["type"] == "literal_error":
@@ -54,16 +54,9 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
 
 def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
     """All keys with their dots."""
-    leaves = []
+    leaves: list[str] = []
     for key, field in section.model_fields.items():
-        inner = next(
-            (
-                kind
-                for kind in (field.annotation, *get_args(field.annotation))
-                if isinstance(kind, type) and issubclass(kind, BaseModel)
-            ),
-            None,
-        )
+        inner = section_in(field.annotation)
         leaves += _leaves(inner, f"{path}{key}.") if inner else [f"{path}{key}"]
     return leaves
 
@@ -71,12 +64,7 @@ def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
 def _section(parts: list[str]) -> type[BaseModel]:
     section: type[BaseModel] = Recipe
     for part in parts:
-        annotation = section.model_fields[part].annotation
-        section = next(
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
+        section = section_in(section.model_fields[part].annotation) or section
     return section
 
 

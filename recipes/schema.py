@@ -22,15 +22,17 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def science(default: Any, doc: str, **limits: Any) -> Any:
+    """Declare a field that may change a number in the table."""
     return Field(default, description=doc, json_schema_extra={"science": True}, **limits)
 
 
 def operation(default: Any, doc: str, **limits: Any) -> Any:
+    """Declare a field that only changes where and how fast the run goes."""
     return Field(default, description=doc, json_schema_extra={"science": False}, **limits)
 
 
 def _plain(value: str) -> str:
-    """SLURM values end up on a command line and in a batch file: letters, digits and a few signs, nothing a shell reads."""
+    """Check a value for SLURM: on a command line and in a batch file no shell may read anything in it."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]{0,199}", value):
         raise ValueError(
             "only letters, digits and _ . , : = / @ + - are legal, 200 at most, and it starts with a letter or digit"
@@ -39,7 +41,7 @@ def _plain(value: str) -> str:
 
 
 def _features(value: str) -> str:
-    """Node features, with SLURM's signs between them: the shell would read some, so that the batch file quotes them."""
+    """Check node features, with SLURM's signs between them; a shell would read some, so the batch file quotes them."""
     if not re.fullmatch(r"[A-Za-z0-9\[(][A-Za-z0-9_.,:=/@+&|*\[\]()-]{0,199}", value):
         raise ValueError(
             "only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a "
@@ -55,7 +57,10 @@ def _name(value: str) -> str:
 
 
 def _minutes(value: Any) -> Any:
-    """A time limit in minutes, from minutes or from one of SLURM's unmistakable forms; a begun minute counts whole, as in SLURM."""
+    """Read a time limit as minutes, from minutes or from one of SLURM's unmistakable forms.
+
+    A begun minute counts whole, as in SLURM.
+    """
     if not isinstance(value, str):
         return value
     number = "([0-9]{1,6})"
@@ -71,7 +76,7 @@ def _minutes(value: Any) -> Any:
 
 
 def _memory(value: Any) -> Any:
-    """Memory as SLURM writes it, from a number of GB or from a number with its unit."""
+    """Read memory as SLURM writes it, from a number of GB or from a number with its unit."""
     text = f"{value}G" if isinstance(value, int) and value else str(value)
     if isinstance(value, bool) or not re.fullmatch(r"0|[1-9][0-9]{0,6}[MGT]", text):
         raise ValueError("480G, 512M, 1T or a number of GB are legal, and 0 for all that a node has")
@@ -92,7 +97,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_for_numbers(cls, values: Any) -> Any:
-        """`seed=true` is a slip, not seed 1."""
+        """Refuse true and false where a number belongs: `seed=true` is a slip, not seed 1."""
         for key, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(key)
             if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
@@ -317,7 +322,10 @@ class Batch(Section):
 
 
 class Slurm(Section):
-    """What the job asks SLURM for. The site file (slurm/site.yaml) holds what is true of a cluster, and shell lines too."""
+    """What the job asks SLURM for.
+
+    The site file (slurm/site.yaml) holds what is true of a cluster, and shell lines too.
+    """
 
     partition: Plain | None = operation(None, "SLURM partition")
     account: Plain | None = operation(None, "SLURM account")
@@ -391,7 +399,7 @@ class Log(Section):
     )
 
     def lacking(self) -> str:
-        """One sentence about a package that a switch needs and that is not installed here; empty where nothing lacks."""
+        """Name a package that a switch needs and that is not installed here, in one sentence; empty where none is."""
         for package, wanted in (("tensorboard", self.tensorboard), ("wandb", self.wandb is not None)):
             if wanted and importlib.util.find_spec(package) is None:
                 return (
@@ -427,7 +435,10 @@ class Recipe(Section):
 
     @property
     def stream_names(self) -> list[str]:
-        """What the S streams of a batch are. With IFL the environments take the place of the method's uniform stream."""
+        """What the S streams of a batch are.
+
+        With IFL the environments take the place of the method's uniform stream.
+        """
         own = declaration(self.method.name).STREAMS
         return [
             name
@@ -442,8 +453,11 @@ class Recipe(Section):
 
     @property
     def mixup_blocks(self) -> int:
-        """The number of equal blocks, of 16 rows or more where a group has so many, inside which mixup draws partners in a
-        batch-normalisation group. Ranks that share a group hold whole blocks, so that a row and its partner are on one rank."""
+        """The number of equal blocks of a batch-normalisation group inside which mixup draws partners.
+
+        A block has 16 rows or more where the group has so many. Ranks that share a group hold whole blocks, so that a
+        row and its partner are on one rank.
+        """
         return math.gcd(self.batch.bn // self.streams, max(1, self.batch.bn // 16))
 
     @property

@@ -1,5 +1,7 @@
 """Table layouts: `recipes/tables/NAME.yaml`, read strictly."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,10 +17,10 @@ PROTOCOLS: dict[str, tuple[str, str]] = {
     "glt": ("glt", "test_gbl"),
     "alt": ("cbl", "test_gbl"),
 }
-"""Protocol -> (training edition, test split). Other pairs of edition and split are no protocol."""
+"""Protocol -> (training edition, test split). Other pairs of edition and split are not a protocol."""
 
 SELECTS = ("last", "best")
-"""Which model's predictions: of the last epoch, or of the one best on val."""
+"""Which model's predictions: those of the last epoch, or of the one best on val."""
 
 FOLDER = Path(__file__).resolve().parent / "tables"
 
@@ -48,8 +50,8 @@ class Column(_Strict):
     protocol: Literal["clt", "glt", "alt"]
     subset: Literal["many", "medium", "few", "overall", "many_a", "medium_a", "few_a", "overall_a"]
     metric: Literal["accuracy", "precision", "f1", "ece", "harmonic", "worst"]
-    """The paper has the first two. `harmonic` and `worst` are over the accuracies of the groups: of the classes (subset `overall`)
-    or of the attributes (`overall_a`); the others are of any other subset."""
+    """The paper has the first two. `harmonic` and `worst` are over the accuracies of the groups: of the classes (subset
+    `overall`) or of the attributes (`overall_a`); the others are of any other subset."""
 
     @property
     def source(self) -> tuple[str, str]:
@@ -68,19 +70,19 @@ class Column(_Strict):
 
     @property
     def lower_is_better(self) -> bool:
-        """True of errors."""
+        """Whether the metric is an error."""
         return self.metric == "ece"
 
     @model_validator(mode="after")
-    def _metric_of_subset(self) -> "Column":
+    def _metric_of_subset(self) -> Column:
         over_groups = self.metric in ("harmonic", "worst")
-        legal = ("overall", "overall_a") if over_groups else get_args(Column.__annotations__["subset"])[:-1]
+        legal = ("overall", "overall_a") if over_groups else get_args(Column.model_fields["subset"].annotation)[:-1]
         if self.subset not in legal:
             raise ValueError(f"metric {self.metric} has no subset {self.subset}; legal: {', '.join(legal)}")
         return self
 
     @model_validator(mode="after")
-    def _train_of_protocol(self) -> "Column":
+    def _train_of_protocol(self) -> Column:
         train = PROTOCOLS[self.protocol][0]
         if self.train != train:
             raise ValueError(f"protocol {self.protocol} is measured on train: {train}, not {self.train}")
@@ -95,8 +97,8 @@ class Layout(_Strict):
     select: Literal["last", "best"] = "last"
     seeds: list[int] = Field(min_length=1)
     published: list[str] = []
-    """Files of recipes/published, without `.csv`, whose numbers stand beside this table's. They may be of other data: then only
-    their shape compares."""
+    """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other
+    data: then only their shape compares."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 
@@ -111,7 +113,7 @@ class Layout(_Strict):
         return f"{twins[0]} {row.label}" if twins and row.label.startswith("+") else row.label
 
     @model_validator(mode="after")
-    def _distinct(self) -> "Layout":
+    def _distinct(self) -> Layout:
         for key, entries in (
             ("seeds", self.seeds),
             ("rows", [(row.recipe, row.budget) for row in self.rows]),
@@ -124,10 +126,10 @@ class Layout(_Strict):
 
 
 def load_layout(file: Path) -> Layout:
-    """The layout in `file`; its name is the file's.
+    """Read the layout in `file`; its name is the file's.
 
     Raises:
-        ValueError: the file is no YAML mapping, or a key or value in it is not legal.
+        ValueError: the file is not a YAML mapping, or a key or value in it is not legal.
     """
     try:
         content = read_yaml(file.read_text(encoding="utf-8"))
@@ -152,7 +154,8 @@ def _sentence(error: ValidationError) -> str:
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        model = {"rows": Row, "columns": Column}.get(str(first["loc"][0]), Layout)
+        kinds: dict[str, type[_Strict]] = {"rows": Row, "columns": Column}
+        model = kinds.get(str(first["loc"][0]), Layout)
         legal = [key for key in model.model_fields if model is not Layout or key != "name"]
         return f"{place} is no key of a table; {nearest(str(first['loc'][-1]), legal)}"
     message = first["msg"].removeprefix("Value error, ")

@@ -1,7 +1,8 @@
-"""The code that was submitted is the code that runs, after every requeue too, whatever happens to the project meanwhile.
+"""The code that was submitted is the code that runs, after a requeue too, whatever happens to the project meanwhile.
 
-A job runs from a copy of the suite, `RUNS/.code/HASH/`. HASH is the first 12 hex digits of the sha256 of its files and of the
-commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing requeues it.
+A job runs from a copy of the suite, `RUNS/.code/HASH/`. HASH is the first 12 hex digits of the sha256 of its files and
+of the commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing
+requeues it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FOLDER = ".code"
 
 
 def place(runs: Path) -> Path:
-    """Where the copy of today's code stands, or would stand, for run folders in `runs`."""
+    """Return where the copy of today's code is, or would be, for run folders in `runs`."""
     return _place(runs, _today())
 
 
@@ -41,9 +42,7 @@ def take(runs: Path) -> Path:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-                os.fchmod(
-                    file.fileno(), 0o444
-                )  # an editor that finds its way here must not change what queued jobs will run
+                os.fchmod(file.fileno(), 0o444)  # no editor may change what queued jobs will run
         try:
             temporary.rename(folder)
         except OSError:  # another launcher was first
@@ -57,7 +56,7 @@ def take(runs: Path) -> Path:
 
 
 def running() -> str:
-    """The code that this process runs: a copy's hash, or the commit of the project itself."""
+    """Name the code that this process runs: a copy's hash, or the commit of the project itself."""
     from ifl.saving.provenance import commit
 
     return PROJECT.name if PROJECT.parent.name == FOLDER else commit()

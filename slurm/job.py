@@ -61,9 +61,7 @@ class TrainJob:
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(
-                    error, (RunError, DataError)
-                ):  # sentences for users; all others are for whoever mends the code
+                if isinstance(error, RunError | DataError):  # a sentence for the user; others are for developers
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()

@@ -13,7 +13,7 @@
   build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`;
                      tasks=N parts at once
 
-  eval=RUN           judges a finished run again, here, and writes its predictions anew    select=last|best
+  eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.

@@ -26,7 +26,7 @@ def export_rank() -> None:
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    # In the log that starts share, what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
+    # Starts share a log; what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
     print(
         (
             f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of "
@@ -38,10 +38,16 @@ def export_rank() -> None:
 
 
 def _reachable(node: str) -> str:
-    """The node's name where it resolves, else the address that SLURM itself reaches it by."""
+    """Return the node's name where it resolves, else the address that SLURM itself reaches it by.
+
+    Raises:
+        RuntimeError: SLURM does not tell an address.
+    """
     try:
         socket.getaddrinfo(node, None)
         return node
     except socket.gaierror:
         shown = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True, check=True).stdout
-        return re.search(r"NodeAddr=(\S+)", shown)[1]
+        if not (address := re.search(r"NodeAddr=(\S+)", shown)):
+            raise RuntimeError(f"SLURM names no address of the node {node}") from None
+        return address[1]

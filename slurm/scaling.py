@@ -1,13 +1,15 @@
 """How fast R ranks train together, and how often they should save: a small discrete-event model.
 
-`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions]` prints what it predicts for 1, 4, 64 and 1,024 ranks.
+`python -m slurm.scaling image_s=0.0003 [gradient_bytes=... any of Assumptions]` prints what it predicts for 1 to 1,024
+ranks.
 
-A step, event by event: each rank waits for its batch, computes (lognormal in time), and sends; the suite's reduction leaves when the last rank
-has ended its forward pass, each bucket of gradients when the last rank has computed it; the link carries one message at a time. A run: work is
-kept up to the newest checkpoint when an interruption comes (Poisson), or up to the interruption where a warning came early enough.
+A step, event by event: each rank waits for its batch, computes (lognormal in time), and sends; the suite's reduction
+leaves when the last rank has ended its forward pass, each bucket of gradients when the last rank has computed it; the
+link carries one message at a time. A run: work is kept up to the newest checkpoint when an interruption comes (Poisson)
+or, where a warning came early enough, up to the interruption.
 
-Everything is drawn from fixed seeds: the same question has the same answer. `batch.size` is global, so the scaling is strong: R ranks share one
-batch, as sharding.plan.epoch allows it.
+Everything is drawn from fixed seeds: the same question has the same answer. `batch.size` is global, so the scaling is
+strong: R ranks share one batch, as sharding.plan.epoch allows it.
 """
 
 from __future__ import annotations
@@ -30,40 +32,62 @@ INTERRUPTIONS = 10_000
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the model is fitted by. Seconds and bytes of one rank unless said otherwise; where a default comes from stands beside it."""
+    """What the model is fitted by, with where each default comes from.
 
-    image_s: float  # computing an image, forward and backward: from a run's images/s
-    fixed_s: float = 0.005  # the part of a step that does not shrink with a rank's share (launches, optimizer): assumed, tests/bench/scaling.py measures it on CPUs
-    jitter: float = (
-        0.05  # coefficient of variation of a rank's computing time: tests/bench/scaling.py found 0.04 to 0.06
-    )
-    forward: float = (
-        1 / 3
-    )  # share of the computing before the last backward pass: a backward pass is two forward passes' arithmetic
-    cores: float = (
-        math.inf
-    )  # ranks of a node that compute at full speed at the same time; fewer than its ranks where these share CPU cores
-    norms: int = 53  # layers whose statistics are reduced, in the forward and the backward pass, where ranks share a group: ResNeXt-50's
-    gradient_bytes: float = 100.1e6  # ResNeXt-50: 25.03 M parameters, reduced as float32
-    buckets: int = (
-        1  # messages of gradients, each sent when it is computed; ZeRO stage 0 sends one after the backward pass
-    )
-    suite_bytes: float = 4.1e6  # the suite's one reduction, sent before the last backward pass: `suite_bytes`, for 1,000 classes of 2,048 features, 256 images
-    latency_s: float = 20e-6  # of a message between two ranks: InfiniBand or RoCE with NCCL, assumed
-    link_bytes_s: float = 10e9  # between nodes: a 100 Gb/s link at 80 %
-    node_bytes_s: float = (
-        150e9  # inside a node: NVLink, a fourth of what an A100 has, as NVIDIA DeepLearningExamples' 8 GPUs reach
-    )
-    loader_images_s: float = math.inf  # images/s of a rank's loader: tests/bench of the loader
-    loader_jitter: float = 0.2  # coefficient of variation of the time in which it makes a batch: assumed
-    prefetch: int = 4  # batches that it may be ahead: 2 for each of data.workers=2
-    evaluate_s: float = 0.0  # one rank's time for an epoch's evaluation, which ranks share; from a run's `done`
-    interruptions_h: float = 1 / 24  # per node and hour: assumed, one a day
-    grace_s: float = 0.0  # warning before one; 0: none, and the steps since the newest checkpoint are lost
-    limit_s: float = math.inf  # time limit of a job, which warns in time
-    queue_s: float = 120.0  # from an interruption to the next start: assumed
-    boot_s: float = 15.0  # from a start to its first step: `boot` in metrics.jsonl, 15 s at most is the aim
-    save_s: float = 3.0  # a checkpoint, during which nothing trains: ResNeXt-50's 300 MB at 100 MB/s of a shared disk, assumed; tests/bench/safety.py measures 100 MB here
+    Attributes:
+        image_s: seconds of computing an image on one rank, forward and backward: from a run's images/s.
+        fixed_s: seconds of a step that do not shrink with a rank's share (launches, optimizer): assumed;
+            tests/bench/scaling.py measures it on CPUs.
+        jitter: coefficient of variation of a rank's computing time: tests/bench/scaling.py found 0.04 to 0.06.
+        forward: share of the computing before the last backward pass: a backward pass is two forward passes'
+            arithmetic.
+        cores: ranks of a node that compute at full speed at the same time; fewer than its ranks where these share CPU
+            cores.
+        norms: layers whose statistics are reduced, in the forward and the backward pass, where ranks share a group:
+            ResNeXt-50's.
+        gradient_bytes: ResNeXt-50's: 25.03 M parameters, reduced as float32.
+        buckets: messages of gradients, each sent when it is computed; ZeRO stage 0 sends one after the backward pass.
+        suite_bytes: the suite's one reduction, sent before the last backward pass: the function `suite_bytes`, for
+            1,000 classes of 2,048 features, 256 images.
+        latency_s: seconds of a message between two ranks: InfiniBand or RoCE with NCCL, assumed.
+        link_bytes_s: bytes a second between nodes: a 100 Gb/s link at 80 %.
+        node_bytes_s: bytes a second inside a node: NVLink, a fourth of what an A100 has, as NVIDIA
+            DeepLearningExamples' 8 GPUs reach.
+        loader_images_s: images a second of a rank's loader: tests/bench of the loader.
+        loader_jitter: coefficient of variation of the time in which it makes a batch: assumed.
+        prefetch: batches that it may be ahead: 2 for each of data.workers=2.
+        evaluate_s: one rank's seconds for an epoch's evaluation, which ranks share: from a run's `done`.
+        interruptions_h: interruptions of a node in an hour: assumed, one a day.
+        grace_s: seconds of warning before one; 0: none, and the steps since the newest checkpoint are lost.
+        limit_s: time limit of a job in seconds, which warns in time.
+        queue_s: seconds from an interruption to the next start: assumed.
+        boot_s: seconds from a start to its first step: `boot` in metrics.jsonl; 15 s at most is the aim.
+        save_s: seconds of a checkpoint, during which nothing trains: ResNeXt-50's 300 MB at 100 MB/s of a shared disk,
+            assumed; tests/bench/safety.py measures 100 MB here.
+    """
+
+    image_s: float
+    fixed_s: float = 0.005
+    jitter: float = 0.05
+    forward: float = 1 / 3
+    cores: float = math.inf
+    norms: int = 53
+    gradient_bytes: float = 100.1e6
+    buckets: int = 1
+    suite_bytes: float = 4.1e6
+    latency_s: float = 20e-6
+    link_bytes_s: float = 10e9
+    node_bytes_s: float = 150e9
+    loader_images_s: float = math.inf
+    loader_jitter: float = 0.2
+    prefetch: int = 4
+    evaluate_s: float = 0.0
+    interruptions_h: float = 1 / 24
+    grace_s: float = 0.0
+    limit_s: float = math.inf
+    queue_s: float = 120.0
+    boot_s: float = 15.0
+    save_s: float = 3.0
 
     @property
     def warned(self) -> bool:
@@ -72,14 +96,19 @@ class Assumptions:
 
 
 def suite_bytes(batch: int, classes: int, features: int) -> float:
-    """Bytes of the suite's reduction as a sum over ranks would count them: class sums as int64, or the features gathered, which is
-    half of a sum's way (ifl/step_reduction.py)."""
+    """Return the bytes of the suite's reduction, counted as for a sum over ranks.
+
+    It sends class sums as int64, or gathers the features, which is half of a sum's way (ifl/step_reduction.py).
+    """
     return 2.0 * batch * (features + 2) if 4 * batch < 8 * classes else 8.0 * classes * (features + 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- a step
 def reduction_s(given: Assumptions, size: float, ranks: int, nodes: int) -> float:
-    """Seconds of a sum of `size` bytes over the ranks: a ring moves 2 (R - 1) / R of them over its slowest link, a tree's messages wait twice log2 R times."""
+    """Return the seconds of a sum of `size` bytes over the ranks.
+
+    A ring moves 2 (R - 1) / R of them over its slowest link; a tree's messages wait twice log2 R times.
+    """
     speed = given.node_bytes_s if nodes == 1 else given.link_bytes_s
     return 2 * math.ceil(math.log2(ranks)) * given.latency_s + 2 * (ranks - 1) / ranks * size / speed
 
@@ -94,10 +123,17 @@ def step_s(
     steps: int = 200,
     seed: int = 0,
 ) -> float:
-    """Seconds of a step, the mean of `steps` after as many as the loader is ahead.
+    """Return the seconds of a step, the mean of `steps` after as many as the loader is ahead.
 
     Args:
+        given: the model's assumptions.
+        batch: rows of the global batch.
+        group: rows of a batch-normalisation group; 0 where there are none.
         ranks: equally many on each node.
+        nodes: how many there are.
+        streams: that a batch is drawn from.
+        steps: that are counted.
+        seed: of all draws.
 
     Raises:
         PlanError: the ranks cannot share the batch.
@@ -107,9 +143,8 @@ def step_s(
     sharing = max(1, ranks * group // batch)  # ranks that take a group's statistics together
     norms_s = 2 * given.norms * reduction_s(given, 0, sharing, nodes)
     computing = (given.fixed_s + share * given.image_s) * _lognormal(random, given.jitter, (warm + steps, ranks))
-    of_node = computing.reshape(
-        warm + steps, nodes, -1
-    )  # cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done
+    # Cores are never idle while a rank waits for one: a node's ranks end with the longest, or with all work done.
+    of_node = computing.reshape(warm + steps, nodes, -1)
     of_node *= np.maximum(1.0, of_node.sum(2, keepdims=True) / given.cores / of_node.max(2, keepdims=True))
     computing = of_node.reshape(warm + steps, ranks) + norms_s
     loading = share / given.loader_images_s * _lognormal(random, given.loader_jitter, (warm + steps, ranks))
@@ -121,9 +156,8 @@ def step_s(
     for step in range(warm + steps):
         if step == warm:
             since = clock
-        loaded = (
-            np.maximum(loaded, taken[0]) + loading[step]
-        )  # the loader makes a batch when the one `prefetch` before it was taken
+        # The loader makes a batch when the one `prefetch` before it was taken.
+        loaded = np.maximum(loaded, taken[0]) + loading[step]
         start = np.maximum(clock, loaded)
         taken.append(start)
         forward, last = start + given.forward * computing[step], float((start + computing[step]).max())
@@ -149,12 +183,13 @@ def _lognormal(random: np.random.Generator, variation: float, shape: tuple[int, 
 
 # --------------------------------------------------------------------------------------------------------------- a run
 def run_s(given: Assumptions, work_s: float, every_s: float, nodes: int, trials: int = 200, seed: int = 0) -> float:
-    """Mean seconds of a run of `work_s` seconds of training and evaluation that saves every `every_s` of them, interruptions included; infinite where it
-    hardly ever gets from one checkpoint to the next."""
-    random, mean_s = (
-        np.random.default_rng(seed),
-        3600 / (given.interruptions_h * nodes) if given.interruptions_h else math.inf,
-    )
+    """Return the mean seconds of a run, interruptions included.
+
+    It has `work_s` seconds of training and evaluation and saves every `every_s` of them. The answer is infinite where
+    it hardly ever gets from one checkpoint to the next.
+    """
+    random = np.random.default_rng(seed)
+    mean_s = 3600 / (given.interruptions_h * nodes) if given.interruptions_h else math.inf
     left, wall = np.full(trials, float(work_s)), np.zeros(trials)
     for _ in range(INTERRUPTIONS):
         struck = random.exponential(mean_s, trials) if given.interruptions_h else np.full(trials, math.inf)
@@ -178,8 +213,11 @@ def run_s(given: Assumptions, work_s: float, every_s: float, nodes: int, trials:
 
 
 def best_every_s(given: Assumptions, nodes: int, work_s: float = 30 * 86400.0) -> float:
-    """The seconds between two checkpoints with which a long run is shortest, of 33 tried from an eighth to the eightfold of `young_daly_s`; the same
-    interruptions befall all of them. Infinite where nothing is ever lost."""
+    """Return the seconds between two checkpoints with which a long run is shortest.
+
+    33 are tried, from an eighth to the eightfold of `young_daly_s`; all meet the same interruptions. The answer is
+    infinite where nothing is ever lost.
+    """
     middle = young_daly_s(given, nodes)
     if not math.isfinite(middle) or given.warned:
         return math.inf
@@ -189,19 +227,30 @@ def best_every_s(given: Assumptions, nodes: int, work_s: float = 30 * 86400.0) -
 
 
 def young_daly_s(given: Assumptions, nodes: int) -> float:
-    """Young's first-order answer to the same question: sqrt(2 x seconds of a save x mean seconds between interruptions)."""
+    """Return Young's first-order answer: sqrt(2 x seconds of a save x mean seconds between interruptions)."""
     return math.sqrt(2 * given.save_s * 3600 / (given.interruptions_h * nodes)) if given.interruptions_h else math.inf
 
 
 # ------------------------------------------------------------------------------------------------------------- a table
 def most_ranks(batch: int, group: int, streams: int) -> int:
-    """The most ranks that may share a batch."""
+    """Return the most ranks that may share a batch."""
     return batch // streams if group else batch
 
 
+def _read(words: list[str]) -> Assumptions:
+    """The assumptions that a command gives, and the defaults for the others; `image_s` has none."""
+    values = key_values(words, [field.name for field in fields(Assumptions)])
+    if "image_s" not in values:
+        raise TypeError("image_s=SECONDS is missing")
+    given = Assumptions(float(values.pop("image_s")))
+    for key, text in values.items():
+        given = replace(given, **{key: type(getattr(given, key))(text)})
+    return given
+
+
 def main(words: list[str]) -> None:
-    kinds = {field.name: float for field in fields(Assumptions)} | {"norms": int, "buckets": int, "prefetch": int}
-    given = Assumptions(**{key: kinds[key](value) for key, value in key_values(words, kinds).items()})
+    """Print what the model predicts for two batches and up to 1,024 ranks."""
+    given = _read(words)
     for batch in (256, 65_536):
         own = replace(given, suite_bytes=suite_bytes(batch, 1000, 2048))
         print(f"a batch of {batch:,} in groups of 128, two environments, nodes of 8:")

@@ -1,11 +1,12 @@
 """The site file: what is true of a cluster and of no recipe, written once.
 
-`slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the recipe's
-`slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where data lie and what nodes keep of them.
-slurm/site.example.yaml shows all.
-Shell stands here alone: a recipe comes from others too, and must not be able to run any. Local runs do not use `setup`.
-`recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its recipe; from this file come `setup` and what the run
-left open under `data:`.
+`slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the
+recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where
+data lie and what nodes keep of them. slurm/site.example.yaml shows all.
+
+Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
+`setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
+recipe; from this file come `setup` and what the run left open under `data:`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Site:
 
 
 def load() -> Site:
-    """This machine's site file, or an empty one where there is none.
+    """Read this machine's site file; an empty one where there is none.
 
     Raises:
         RecipeError: one sentence that names the file and what is wrong with it.

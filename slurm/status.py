@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 PROJECT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == PROJECT / "slurm":
@@ -52,6 +53,7 @@ COLOURS = {
 }
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 """What reading a file meets in which something is missing or is of another kind."""
+TWICE: tuple[Literal["twice"]] = ("twice",)
 EXAMPLES = {
     "runs": "a folder of run folders",
     "watch": "the seconds between two looks, as in watch=5",
@@ -213,7 +215,7 @@ def parse(words: Sequence[str]) -> Look | About:
         StatusError: a word is not legal, or there is no such run.
     """
     usual = str(PROJECT / "runs")
-    options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=("twice",))}
+    options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=TWICE)}
     if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
         raise StatusError(f"watch={options['watch']} is no number of seconds")
     runs = Path(options["runs"])

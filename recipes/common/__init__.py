@@ -1,1 +1,1 @@
-"""The ground floor: what every room uses, and what must work before the packages are installed. Standard library only."""
+"""The ground floor: what every room uses, and works before the packages are installed. Standard library only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 PIPE = "pipe:"
-"""The data root that means the site file's command; there alone the command follows."""
+"""The data root that means the site file's command; only in the site file does the command follow."""
 
 
 def is_afar(root: object) -> bool:
@@ -14,7 +14,7 @@ def is_afar(root: object) -> bool:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """Return a port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])

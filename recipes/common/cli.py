@@ -16,20 +16,23 @@ def asks_help(words: Sequence[str]) -> bool:
 
 
 def nearest(word: Any, legal: Iterable[Any]) -> str:
-    """The end of a sentence about an illegal word: `did you mean X? legal: X, Y, Z`, the question only where one is near."""
+    """Return the end of a sentence about an illegal word: `did you mean X? legal: X, Y, Z`.
+
+    The question is asked only where one is near.
+    """
     words = [str(value) for value in legal]
     close = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
     return (f"did you mean {close[0]}? " if close else "") + f"legal: {', '.join(words)}"
 
 
 def split_word(word: str) -> tuple[str, str]:
-    """`key=value` -> (key, value); the value is empty where there is none."""
+    """Split `key=value` into (key, value); the value is empty where there is none."""
     key, _, value = word.partition("=")
     return key, value
 
 
 def take_words(words: Sequence[str], keys: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """The words of some keys as {key: value}, of which the last one counts, and the other words in their order."""
+    """Return the words of some keys as {key: value}, of which the last one counts, and the others in their order."""
     taken = dict(split_word(word) for word in words if split_word(word)[0] in keys)
     return taken, [word for word in words if split_word(word)[0] not in keys]
 
@@ -54,7 +57,7 @@ class Fault:
 
 
 def sentence(fault: Fault) -> DataError:
-    """The fault as the commands of sharding/ tell it."""
+    """Return the fault as the commands of sharding/ tell it."""
     return DataError(
         {
             "unknown": f"unknown key {fault.key!r}; {nearest(fault.key, fault.legal)}",
@@ -70,9 +73,10 @@ def key_values(
     error: Callable[[Fault], Exception] = sentence,
     legal: Collection[Literal["empty", "twice"]] = (),
 ) -> dict[str, str]:
-    """The words of a command as {key: value}.
+    """Return the words of a command as {key: value}.
 
     Args:
+        words: each `key=value`.
         keys: those that there are.
         error: makes the exception of a word that is not legal.
         legal: `empty` values, or keys given `twice`, of which the last one counts.
@@ -94,7 +98,7 @@ def key_values(
 
 
 def folder_and_options(words: Sequence[str], keys: Collection[str]) -> tuple[str, dict[str, str]]:
-    """The one folder that a command names, and its other words as {key: value}.
+    """Return the one folder that a command names, and its other words as {key: value}.
 
     Raises:
         DataError: there is no folder or a second one, or a word is not legal.
@@ -109,10 +113,10 @@ def folder_and_options(words: Sequence[str], keys: Collection[str]) -> tuple[str
 
 
 def whole_number(options: dict[str, str], key: str, default: int, low: int) -> int:
-    """The option as an integer of at least `low`.
+    """Return the option as an integer of at least `low`.
 
     Raises:
-        DataError: it is no such number.
+        DataError: it is not such a number.
     """
     text = options.get(key, str(default))
     if not (text.isascii() and text.isdigit() and int(text) >= low):

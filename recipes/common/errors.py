@@ -7,7 +7,10 @@ LONGEST = 1000
 
 
 def one_line(sentence: str) -> str:
-    """The sentence as a terminal can show it: what is not printable is written out, and a long quotation is cut in the middle."""
+    """Return the sentence as a terminal can show it.
+
+    What is not printable is written out, and a long quotation is cut in the middle.
+    """
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 3 :]}"
 

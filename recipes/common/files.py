@@ -17,7 +17,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_refusal(error: OSError) -> str:
-    """What ended a build, for the end of a sentence."""
+    """Say what ended a build, for the end of a sentence."""
     return (
         "no space left on device, the same command goes on when there is room"
         if error.errno in FULL
@@ -28,7 +28,10 @@ def disk_refusal(error: OSError) -> str:
 # ------------------------------------------------------------------------------------------------------------- writing
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to. At the end the file is renamed to `path`; where something fails, it is removed."""
+    """Yield a name beside `path` to write to.
+
+    At the end the file is renamed to `path`; where something fails, it is removed.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         yield temporary
@@ -41,7 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new binary file that has its name when it is whole and durable, and is not there at all where something fails."""
+    """Yield a new binary file that has its name when it is whole and durable.
+
+    Where something fails, it is not there at all.
+    """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         yield file
         file.flush()
@@ -89,7 +95,7 @@ def sync_folder(folder: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- reading
 def pread(fd: int, size: int, offset: int) -> bytes:
-    """The `size` bytes at `offset` of an open file; fewer where it ends before."""
+    """Read the `size` bytes at `offset` of an open file; fewer where it ends before."""
     parts = []
     while size > 0 and (part := os.pread(fd, size, offset)):  # a read may be short, on network file systems above all
         parts.append(part)
@@ -98,6 +104,6 @@ def pread(fd: int, size: int, offset: int) -> bytes:
 
 
 def file_digest(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """Return the hex sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

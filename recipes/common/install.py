@@ -9,12 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Optional
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(PROJECT, ".venv")
 OLDEST, NEWEST = (3, 11), (3, 14)  # for these all pinned packages have wheels
 LEAST_GB = 2.5  # free on the disk; .venv takes 1.5 GB with torch for CPUs
-SPACE = "the environment takes 1.5 GB with torch for CPUs and about 8 GB with torch for CUDA, and while it is made as much again in %s and in pip's cache"
+SPACE = (
+    "the environment takes 1.5 GB with torch for CPUs and about 8 GB with torch for CUDA, and while it is made as much "
+    "again in %s and in pip's cache"
+)
 OTHER_PYTHON = "make PYTHON=python3.11 ..."
 
 # What pip's log says when it fails -> what it means; the first that is found counts.
@@ -25,20 +29,25 @@ PIP_FAILED = [
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError",
-        "the package index shows a certificate that this machine does not trust: install ca-certificates, or name your site's with PIP_CERT=FILE",
+        "the package index shows a certificate that this machine does not trust: install ca-certificates, or name your "
+        "site's with PIP_CERT=FILE",
     ),
     (
-        r"NewConnectionError|name resolution|Name or service not known|Network is unreachable|Connection refused|timed out|Max retries exceeded|ProxyError",
-        "no package index can be reached from this machine: with a proxy set https_proxy; without internet install from wheels, as README says under 'On a cluster'",
+        r"NewConnectionError|name resolution|Name or service not known|Network is unreachable|Connection refused|"
+        r"timed out|Max retries exceeded|ProxyError",
+        "no package index can be reached from this machine: with a proxy set https_proxy; without internet install "
+        "from wheels, as README says under 'On a cluster'",
     ),
     (
         r"No matching distribution found",
-        "the package index has no wheel of a pinned package for this Python and machine ({machine}); the lines above name it",
+        "the package index has no wheel of a pinned package for this Python and machine ({machine}); the lines above "
+        "name it",
     ),
 ]
 
 
-def main():
+def main() -> None:
+    """Make the environment, or end with the sentence that says why not."""
     refused = why_not()
     if refused:
         sys.exit("set-up stopped: " + refused)
@@ -56,30 +65,30 @@ def main():
     log = os.path.join(VENV, "pip.log")
     if os.path.exists(log):
         os.remove(log)
-    words = ["--disable-pip-version-check", "--log", log, "-r", "requirements.txt"]
-    code = subprocess.call([python, "-m", "pip", "install"] + words, cwd=PROJECT)  # a relative -e . is this folder's
+    words = [python, "-m", "pip", "install", "--disable-pip-version-check", "--log", log, "-r", "requirements.txt"]
+    code = subprocess.call(words, cwd=PROJECT)  # a relative -e . is this folder's
     if code:
         sys.exit("set-up stopped: " + what_pip_met(log))
     open(os.path.join(VENV, ".installed"), "w").close()
 
 
-def why_not():
+def why_not() -> Optional[str]:
     """Return the sentence that says what this Python, folder or disk lacks, or None."""
     here = "Python {}.{} ({})".format(sys.version_info[0], sys.version_info[1], sys.executable)
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         return (
-            "the pinned packages need Python 3.{} to 3.{}, and this is {}. Install one (Debian 12 or 13: apt-get install python3 python3-venv; "
-            "Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11) and name it: {}".format(
-                OLDEST[1], NEWEST[1], here, OTHER_PYTHON
-            )
+            "the pinned packages need Python 3.{} to 3.{}, and this is {}. Install one (Debian 12 or 13: apt-get "
+            "install python3 python3-venv; Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11) "
+            "and name it: {}".format(OLDEST[1], NEWEST[1], here, OTHER_PYTHON)
         )
     try:
         import ensurepip
         import venv
     except ImportError:
         return (
-            "{} cannot make environments, its package venv is missing: apt-get install python3-venv (Debian, Ubuntu), or name a Python that can "
-            "(Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11): {}".format(here, OTHER_PYTHON)
+            "{} cannot make environments, its package venv is missing: apt-get install python3-venv (Debian, Ubuntu), "
+            "or name a Python that can (Red Hat: dnf install python3.11; conda: conda create -n glt python=3.11): "
+            "{}".format(here, OTHER_PYTHON)
         )
     del ensurepip, venv
     if os.pathsep in PROJECT:
@@ -96,7 +105,7 @@ def why_not():
     return None
 
 
-def what_pip_met(log):
+def what_pip_met(log: str) -> str:
     """Return what the log of a failed `pip install` means, in one sentence."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
@@ -110,26 +119,31 @@ def what_pip_met(log):
     return "pip could not install the packages; its last lines above say why, all of them are in {}".format(log)
 
 
-def runs(*command):
+def runs(*command: str) -> bool:
+    """Whether a command can be started and ends well."""
     try:
         return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     except OSError:
         return False
 
 
-def temporary():
+def temporary() -> str:
+    """Return the folder that pip unpacks in."""
     return os.environ.get("TMPDIR", "/tmp")  # not tempfile's word, which fails where the disk is full
 
 
-def owner_of(path):
+def owner_of(path: str) -> str:
+    """Return the name of the user whom a file belongs to."""
     return name_of(os.stat(path).st_uid)
 
 
-def owner_of_process():
+def owner_of_process() -> str:
+    """Return the name of the user who runs this."""
     return name_of(os.geteuid())
 
 
-def name_of(uid):
+def name_of(uid: int) -> str:
+    """Return a user's name, or the number where there is none."""
     import pwd
 
     try:

@@ -13,7 +13,11 @@ _held: set[int] = set()
 
 
 def try_acquire(file: int | IO[str], shared: bool = False) -> bool:
-    """Take an open file's lock, for as long as it is open here or in a forked process; False where somebody else holds it."""
+    """Take an open file's lock, for as long as it is open here or in a forked process.
+
+    Returns:
+        False where somebody else holds it.
+    """
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
@@ -30,8 +34,13 @@ def acquire(file: int | IO[str], shared: bool = False, busy: Callable[[], object
 
 @contextmanager
 def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock that the file `path` stands for, this process alone; the file is made if it is not there. `busy`: see `acquire`."""
-    # Opened anew each time: a lock of a descriptor that forked processes share would shut none of them out.
+    """Hold the lock of the file `path`, this process alone; the file is made if it is not there.
+
+    Args:
+        path: the file.
+        busy: called before a wait, see `acquire`.
+    """
+    # Opened each time: a lock of a descriptor that forked processes share would shut none of them out.
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _held.add(file)
     try:
@@ -61,7 +70,10 @@ def is_held(path: Path) -> bool:
 
 
 def _let_go() -> None:
-    """A process that is forked while another thread holds a lock has it, too, and would keep it beyond its parent's death."""
+    """Close the locks in a forked process.
+
+    One that is forked while another thread holds a lock has it, too, and would keep it beyond its parent's death.
+    """
     for file in _held:
         os.close(file)
     _held.clear()

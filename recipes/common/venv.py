@@ -1,6 +1,4 @@
-"""Going on inside the project's environment when a command was started by another Python. Standard library only."""
-
-from __future__ import annotations
+"""Go on inside the project's environment when a command was started by another Python. Standard library only."""
 
 import importlib.util
 import os

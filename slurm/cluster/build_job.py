@@ -158,7 +158,7 @@ def _run_here(build: Build) -> int:
 
 
 def _absolute(words: Sequence[str]) -> list[str]:
-    """The same words with absolute paths: a job starts in a folder of its own choice."""
+    """The same words with absolute paths: a job starts in another folder."""
 
     def one(word: str) -> str:
         key, value = split_word(word)

@@ -1,10 +1,10 @@
 """What the batch script does when its ranks have ended: the one authority that puts a job back into the queue.
 
-`python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end; a run that
-saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed `PATIENCE` times in a row
-without a new checkpoint, or the run folder cannot be written. A cancelled job stays cancelled, and a start that a newer one has
-replaced leaves the queue alone. (With a preemption without grace SLURM requeues by itself and kills the batch script first; then
-there is nothing to decide.)
+`python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end;
+a run that saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed
+`PATIENCE` times in a row without a new checkpoint, or the run folder cannot be written. A cancelled job stays
+cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM
+requeues by itself and kills the batch script first; then there is nothing to decide.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
 def decide(folder: Path, cancelled: bool) -> Verdict:
-    """What to do with the run, from what is on disk alone: `done`, the checkpoints and the events."""
+    """Decide what to do with the run, from what is on disk alone: `done`, the checkpoints and the events."""
     if (folder / "done").exists():
         return "finished"
     if cancelled:
@@ -40,9 +40,8 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
         return "superseded"
     if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
         return "requeue"
-    fruitless = {
-        mine
-    }  # those that ended by themselves, whether they came as far as to note their start; one that SLURM threw out did not fail
+    # Starts that ended by themselves, even before they noted that they began; one that SLURM threw out did not fail.
+    fruitless = {mine}
     for event in reversed(events):
         if event["event"] == "submitted":
             break  # the user's wish to try again
@@ -80,7 +79,7 @@ def _job(job: str) -> Mapping[str, str]:
 
 
 def _ends(folder: Path, job: str) -> list[str]:
-    """srun's lines about tasks of this start that ended badly, in its order: it knows of those that could not say why."""
+    """srun's lines about tasks of this start that ended badly, in its order; it knows those that could not say why."""
     log = folder / "log" / f"{job}_0_log.err"
     said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
@@ -95,9 +94,8 @@ def main(folder: Path, code: int) -> int:
     state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
-        verdict = (
-            "superseded"  # SLURM took this start for dead and has begun another: requeued, that one would be thrown out
-        )
+        # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
+        verdict = "superseded"
     noted = note(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":

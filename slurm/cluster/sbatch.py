@@ -20,12 +20,16 @@ PYTHON = f"{shlex.quote(sys.executable)} -P"
 def parameters(
     recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None
 ) -> dict[str, Any]:
-    """submitit's SLURM parameters. Values come from the checked recipe, shell lines from us and from the user's site file.
+    """Return submitit's SLURM parameters.
+
+    Values come from the checked recipe, shell lines from us and from the user's site file.
 
     Args:
+        recipe: the run's.
+        folder: the run folder.
         code: the copy of the suite that the job runs from.
         setup: the site file's shell lines.
-        dependency: as sbatch takes it, such as `afterok:17`; a job whose dependency can never be met is cancelled by SLURM.
+        dependency: as sbatch takes it, such as `afterok:17`; SLURM cancels a job whose dependency can never be met.
     """
     slurm = recipe.slurm
     optional = {
@@ -58,7 +62,7 @@ def parameters(
 
 
 def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = ()) -> str:
-    """The text that sbatch would get."""
+    """Return the text that sbatch would get."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder / 'log'))}"
@@ -66,7 +70,11 @@ def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = 
 
 
 def require_sbatch() -> None:
-    """Raises RecipeError where this machine has no SLURM."""
+    """Refuse to submit from a machine that has no SLURM.
+
+    Raises:
+        RecipeError: there is no sbatch.
+    """
     if shutil.which("sbatch") is None:
         raise RecipeError(
             "this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file"
@@ -74,7 +82,11 @@ def require_sbatch() -> None:
 
 
 def submit(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> str:
-    """Submit the run and return the job's id (see `parameters`). Raises RecipeError if SLURM refuses it."""
+    """Submit the run and return the job's id; for the arguments see `parameters`.
+
+    Raises:
+        RecipeError: SLURM refuses the job.
+    """
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 

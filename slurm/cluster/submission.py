@@ -1,7 +1,8 @@
 """Several runs of one command: which starts after which, how many at once, and nothing twice.
 
-On SLURM the order is the queue's: `afterok` for a run that another needs (a second stage needs its first), `afterany` along each
-of the `max_jobs` lanes. A job that is requeued has not ended, so neither is met by a preemption. On this machine slurm/local/run_queue.py keeps the order.
+On SLURM the queue keeps the order: `afterok` for a run that another needs (a second stage needs its first), `afterany`
+along each of the `max_jobs` lanes. A job that is requeued has not ended, so a preemption meets neither condition. On
+this machine slurm/local/run_queue.py keeps the order.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.errors import RecipeError
@@ -21,11 +23,17 @@ from slurm.site_file import Site
 
 # ------------------------------------------------------------------------------------------------------------- running
 def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None]) -> None:
-    """Submit to SLURM what is not finished and not in the queue. `check` refuses a recipe before anything is submitted.
+    """Submit to SLURM what is not finished and not in the queue.
+
+    Args:
+        runs: each once, and after those that it builds on.
+        at_once: how many may be under way at once; None sets no limit.
+        site: this machine's site file.
+        check: refuses a recipe before anything is submitted.
 
     Raises:
-        RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on), or
-            a need cannot be met.
+        RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
+            or a need cannot be met.
     """
     from slurm.cluster.sbatch import require_sbatch
 
@@ -41,7 +49,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """No two launchers submit into one folder of runs at the same time: the second would not see the first's jobs yet."""
+    """Let no two launchers submit into one folder of runs at a time: the second would not see the first's jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(folder / ".launching", "w") as lock:
         acquire(lock)
@@ -54,7 +62,8 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     from slurm.monitoring.events import note
     from slurm.run_folder import prepare
 
-    steps, settled, jobs = _plan(runs, at_once)
+    plan = _plan(runs, at_once)
+    steps, settled, jobs = plan.steps, plan.settled, plan.jobs
     for run in runs:
         if run.folder in settled:
             print(f"{run.folder} is {settled[run.folder]}: nothing to do")
@@ -76,22 +85,36 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
 
 
 def preview(runs: Sequence[Run], at_once: int | None) -> str:
-    """What `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
-    steps, settled, _ = _plan(runs, at_once)
-    return tree(steps, settled)
+    """Show what `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
+    plan = _plan(runs, at_once)
+    return tree(plan.steps, plan.settled)
 
 
-def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Path, str], dict[Path, str]]:
-    """What is to be submitted, in order; the state of each run (or run that one needs) that is not; the jobs of those in the queue."""
+@dataclass(frozen=True)
+class _Plan:
+    """What a command has to do.
+
+    Attributes:
+        steps: what is to be submitted, in order.
+        settled: the state of each run, or run that one needs, that is not to be submitted.
+        jobs: the jobs of those that are in the queue.
+    """
+
+    steps: list[Step]
+    settled: dict[Path, str]
+    jobs: dict[Path, str]
+
+
+def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
     from slurm.monitoring.events import read
     from slurm.monitoring.run_state import LIVE, job_of, queue, state_of
 
     known = queue()
     finished = finished_of(runs)
-    settled, jobs = {folder: "finished" for folder in finished}, {}
-    for folder in dict.fromkeys(
-        folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished
-    ):
+    settled = dict.fromkeys(finished, "finished")
+    jobs: dict[Path, str] = {}
+    folders = dict.fromkeys(folder for run in runs for folder in (*run.needs, run.folder) if folder not in finished)
+    for folder in folders:
         events = read(folder)
         state = state_of(folder, events, known)
         if state == "unknown":
@@ -108,4 +131,4 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> tuple[list[Step], dict[Pa
         sorted(jobs, key=lambda folder: int(jobs[folder])),
         at_once,
     )
-    return steps, settled, jobs
+    return _Plan(steps, settled, jobs)

@@ -36,13 +36,21 @@ class LocalRun:
     """
 
     def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
-        """Start its ranks, on `cores` cores; `bar` makes what shows the steps once they have started, and the caller closes it.
+        """Start its ranks.
+
+        Args:
+            recipe: the run's.
+            folder: the run folder.
+            cores: CPU cores that the ranks share.
+            bar: makes what shows the steps, once the ranks have started; the caller closes it.
 
         Raises:
             RecipeError: another process is training in this folder.
         """
         self.recipe, self.folder = recipe, folder
-        self.step, self.steps, self.code = 0, None, None
+        self.step = 0
+        self.steps: int | None = None
+        self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
         self._lock = open(folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
@@ -87,9 +95,8 @@ class LocalRun:
     def _draw(self) -> None:
         for line in next(self._lines):
             if self.steps is None and (self.folder / "meta.json").exists():
-                self.steps = self.bar.total = (
-                    json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"] * self.recipe.schedule.epochs
-                )
+                of_epoch: int = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"]
+                self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
                 self.bar.set_description(self.recipe.recipe)
             if self.step == 0 and line["step"]:
                 self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
@@ -106,7 +113,10 @@ class LocalRun:
             self.step = line["step"]
 
     def _verdict(self, codes: list[int | None]) -> int:
-        """The run's exit code from its ranks'; says what went wrong. The first to fail says why; what the others say is that they lost it."""
+        """Return the run's exit code from its ranks', and say what went wrong.
+
+        The first to fail says why; the others only say that they lost it.
+        """
         bad = [(rank, code) for rank, code in enumerate(codes) if code not in (None, FINISHED, STOPPED)]
         if bad:
             log, rank, code = min(
@@ -137,10 +147,13 @@ def _take(lock: IO[str], folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen]:
-    """One process for each rank; its output goes to log/rank-R.log. Ranks share the lock: should this process be killed,
-    it holds until the last of them has ended."""
-    port, processes = free_port(), []
+def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
+    """Start a process for each rank; its output goes to log/rank-R.log.
+
+    Ranks share the lock: should this process be killed, it holds until the last of them has ended.
+    """
+    port = free_port()
+    processes: list[subprocess.Popen[bytes]] = []
     (folder / "log").mkdir(exist_ok=True)
     for rank in range(recipe.tasks):
         variables = {
@@ -173,7 +186,7 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[su
 
 
 def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Again and again, the whole lines that were added since the last time; those of earlier starts are passed over."""
+    """Yield again and again the whole lines added since the last time; those of earlier starts are passed over."""
     position = path.stat().st_size if path.exists() else 0
     while True:
         lines = []

@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -16,8 +17,10 @@ from slurm.planning.schedule import Run, Step
 
 
 class View:
-    """A bar for each run under way, and with several runs one over all of them, in training images. Where nobody watches a terminal,
-    bars of several runs would overwrite each other: there each run's end is a line."""
+    """A bar for each run under way, and with several runs one for all of them, in training images.
+
+    Where nobody watches a terminal, bars of several runs would overwrite each other: there each run's end is a line.
+    """
 
     def __init__(self, steps: Sequence[Step], at_once: int) -> None:
         self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
@@ -37,7 +40,11 @@ class View:
         )
 
     def start(self, lane: int, run: Run) -> LocalRun:
-        """Start a run in a lane. Raises RecipeError where it is being trained already."""
+        """Start a run in a lane.
+
+        Raises:
+            RecipeError: it is being trained already.
+        """
         run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.write(
             f"run folder: {run.folder}"
@@ -59,6 +66,7 @@ class View:
         return started
 
     def ended(self, lane: int, run: LocalRun, outcome: str) -> None:
+        """Free a run's lane, and say what became of it where there are several."""
         self._bars.pop(lane).close()
         self._ended += 1
         self._ended_images += self._images.get(run.folder, 0)
@@ -71,15 +79,17 @@ class View:
                 "left)"
             )
 
-    def draw(self, under_way: Sequence[LocalRun]) -> None:
+    def draw(self, under_way: Iterable[LocalRun]) -> None:
         """Show how far all are together."""
-        begun = sum(self._images.get(run.folder, 0) * run.step / run.steps for run in under_way if run.steps)
+        begun = sum((self._images.get(run.folder, 0) * run.step / run.steps for run in under_way if run.steps), 0.0)
         self._all.update(self._ended_images + begun - self._all.n)
 
-    def write(self, text: str, file=None) -> None:
+    def write(self, text: str, file: TextIO | None = None) -> None:
+        """Print a line above the bars, to `file` or the standard output."""
         tqdm.write(text, file=file or sys.stdout)
         (file or sys.stdout).flush()
 
     def close(self) -> None:
+        """End all bars."""
         for bar in (*self._bars.values(), self._all):
             bar.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
+from slurm.local.process_group import LocalRun
 from slurm.local.progress import View
 from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run, Step, arrange, finished_of
@@ -21,10 +22,13 @@ PAUSE_S = 0.2
 
 
 def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int | None = None) -> int:
-    """Train on this machine, `at_once` runs at a time (default 1), which share its cores. A run that fails stops those that need it and no
-    others; Ctrl-C lets those under way save and starts no other.
+    """Train on this machine.
+
+    A run that fails stops those that need it and no others; Ctrl-C lets those under way save and starts no other.
 
     Args:
+        runs: each once, and after those that it builds on.
+        at_once: how many are under way at a time, which share the cores; 1 if None.
         check: refuses a recipe before anything is started.
 
     Returns:
@@ -41,60 +45,89 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     for step in steps:
         check(step.run.recipe)
     _refuse_queued([step.run.folder for step in steps])
-    code = _work(steps, min(at_once or 1, len(steps)), outcomes) if steps else FINISHED
+    code = FINISHED
+    if steps:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes)
+        todo.work()
+        code = todo.code
     if len(runs) > 1:
         print("\n".join(f"{outcomes[run.folder]}: {run.folder}" for run in runs))
     return code
 
 
-def _work(steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> int:
-    """Run `steps`, in their order where nothing hinders; puts what became of each into `outcomes`, and returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    waiting, under_way, code, interrupted = list(steps), {}, FINISHED, False
-    view = View(steps, at_once)
-    try:
-        while waiting or under_way:
-            try:
-                for step in list(waiting):
-                    open_needs = [need for need in step.finished if not is_finished(need)]
-                    lost = next((need for need in open_needs if need in outcomes), None)
-                    if interrupted or code == STOPPED or lost:
-                        outcomes[step.run.folder] = f"not started, needs {lost.name}" if lost else "not started"
-                        waiting.remove(step)
-                    elif not open_needs and len(under_way) < at_once:
-                        waiting.remove(step)
-                        lane = min(set(range(at_once)) - under_way.keys())
-                        try:
-                            under_way[lane] = view.start(lane, step.run)
-                        except RecipeError as error:
-                            if len(steps) == 1:
-                                raise
-                            view.write(f"launch.py: {error}", sys.stderr)
-                            outcomes[step.run.folder], code = "failed", code or 2
-                for lane, run in list(under_way.items()):
-                    if (ended := run.poll()) is not None:
-                        del under_way[lane]
-                        outcomes[run.folder] = {FINISHED: "finished", STOPPED: "stopped"}.get(ended, "failed")
-                        code = ended if ended == STOPPED or code == FINISHED else code
-                        view.ended(lane, run, outcomes[run.folder])
-                view.draw(under_way.values())
-                time.sleep(PAUSE_S if under_way else 0)
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                view.write("saving a checkpoint; the same command goes on from it (Ctrl-C again ends at once)")
-                for run in under_way.values():
-                    run.stop()
-    finally:
-        for run in under_way.values():
-            run.end()
-        view.close()
-    return code
+class _Queue:
+    """The runs of a command on this machine: those that wait, those under way, and what became of the others.
+
+    Attributes:
+        outcomes: what became of each run, by its folder.
+        code: the exit code: 0 while all is well, else that of the first run that was not finished.
+        interrupted: whether the user wants it to end; then nothing is started.
+    """
+
+    def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> None:
+        self.outcomes, self.code, self.interrupted = outcomes, FINISHED, False
+        self._waiting, self._at_once, self._alone = list(steps), at_once, len(steps) == 1
+        self._under_way: dict[int, LocalRun] = {}
+        self._view = View(steps, at_once)
+
+    def work(self) -> None:
+        """Run all steps, in their order where nothing hinders."""
+        try:
+            while self._waiting or self._under_way:
+                try:
+                    self._start()
+                    self._collect()
+                    self._view.draw(self._under_way.values())
+                    time.sleep(PAUSE_S if self._under_way else 0)
+                except KeyboardInterrupt:
+                    if self.interrupted:
+                        raise
+                    self._interrupt()
+        finally:
+            for run in self._under_way.values():
+                run.end()
+            self._view.close()
+
+    def _start(self) -> None:
+        """Start the waiting runs that can start now, and give up those that never can."""
+        for step in list(self._waiting):
+            open_needs = [need for need in step.finished if not is_finished(need)]
+            lost = next((need for need in open_needs if need in self.outcomes), None)
+            if self.interrupted or self.code == STOPPED or lost:
+                self.outcomes[step.run.folder] = f"not started, needs {lost.name}" if lost else "not started"
+                self._waiting.remove(step)
+            elif not open_needs and len(self._under_way) < self._at_once:
+                self._waiting.remove(step)
+                lane = min(set(range(self._at_once)) - self._under_way.keys())
+                try:
+                    self._under_way[lane] = self._view.start(lane, step.run)
+                except RecipeError as error:
+                    if self._alone:
+                        raise
+                    self._view.write(f"launch.py: {error}", sys.stderr)
+                    self.outcomes[step.run.folder], self.code = "failed", self.code or 2
+
+    def _collect(self) -> None:
+        """Take the runs that have ended out of their lanes."""
+        for lane, run in list(self._under_way.items()):
+            if (ended := run.poll()) is not None:
+                del self._under_way[lane]
+                self.outcomes[run.folder] = {FINISHED: "finished", STOPPED: "stopped"}.get(ended, "failed")
+                self.code = ended if ended == STOPPED or self.code == FINISHED else self.code
+                self._view.ended(lane, run, self.outcomes[run.folder])
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self._view.write("saving a checkpoint; the same command goes on from it (Ctrl-C again ends at once)")
+        for run in self._under_way.values():
+            run.stop()
 
 
 def _refuse_queued(folders: Sequence[Path]) -> None:
-    """Two starts of a run would take it away from each other. Without SLURM on this machine a run folder may be a copy.
+    """Refuse runs that have a job: two starts of a run would take it away from each other.
+
+    Without SLURM on this machine a run folder may be a copy.
 
     Raises:
         RecipeError: one of the runs has a job in SLURM's queue, or may have one.

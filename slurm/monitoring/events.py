@@ -16,7 +16,7 @@ from typing import Any
 
 
 def incarnation() -> str:
-    """Names this start of the job: SLURM's job id and restart count, or the process group of a local run."""
+    """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""
     job = os.environ.get("SLURM_JOB_ID")
     return (
         f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
@@ -24,7 +24,7 @@ def incarnation() -> str:
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest committed checkpoint, -1 where there is none."""
+    """Return the step of the newest committed checkpoint, -1 where there is none."""
     steps = [
         int(match[1])
         for path in folder.glob("ckpt/step-*/MANIFEST.json")
@@ -36,8 +36,11 @@ def newest_step(folder: Path) -> int:
 def note(folder: Path, event: str, **values: Any) -> bool:
     """Append an event; a single small write, so that lines of different processes do not mix.
 
-    Returns whether it is on disk. Where it cannot be written (a full disk) it is printed and nothing is raised: what is
-    noted is often a failure, and must not be hidden by another.
+    Where it cannot be written (a full disk) it is printed and nothing is raised: what is noted is often a failure, and
+    must not be hidden by another.
+
+    Returns:
+        Whether it is on disk.
     """
     line = (
         json.dumps(
@@ -54,9 +57,8 @@ def note(folder: Path, event: str, **values: Any) -> bool:
     try:
         (folder / "log").mkdir(exist_ok=True)
         with open(folder / "log" / "events.jsonl", "ab+") as file:
-            torn = (
-                file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-            )  # by a kill, or a disk that was full
+            # A line may be torn by a kill, or a disk that was full.
+            torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
             file.write(b"\n" * torn + line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -73,7 +75,7 @@ def note(folder: Path, event: str, **values: Any) -> bool:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines, oldest first; torn ones, and what is no event, are dropped."""
+    """Return all whole lines, oldest first; torn ones, and what is not an event, are dropped."""
     path = folder / "log" / "events.jsonl"
     events = []
     for line in path.read_text().splitlines() if path.exists() else ():

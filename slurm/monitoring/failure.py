@@ -10,16 +10,19 @@ from typing import Any
 from slurm.monitoring import run_state
 from slurm.monitoring.run_state import json_lines, since_submitted, state_of
 
-FOLLOWS = r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting|Socket Timeout"
+FOLLOWS = (
+    r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting"
+    r"|Socket Timeout"
+)
 """Errors that a rank meets because of another."""
 
 
 def why(folder: Path) -> str:
-    """The last failure: its sentence and the end of the log of the rank that it began with.
+    """Return the last failure: its sentence and the end of the log of the rank that it began with.
 
-    That rank is not always the one that spoke first: of a rank that was killed or hangs the others only say that they
-    lost it, or waited for it. Then it is the one that srun saw end first, or else those that were silent. Of a job that
-    ended without any such word (before Python, or by SLURM) it shows what is known.
+    That rank is not always the one that spoke first: where a rank was killed or hangs, the others only say that they
+    lost it, or waited for it. Then it is the one that srun saw end first, or else those that were silent. Where a job
+    ended without any such word (before Python, or by SLURM), the text shows what is known.
     """
     from slurm.monitoring.events import read
 
@@ -35,7 +38,7 @@ def why(folder: Path) -> str:
         ),
         None,
     )
-    if not events or events[-1]["incarnation"] != newest["incarnation"]:
+    if not events or newest is None or events[-1]["incarnation"] != newest["incarnation"]:
         state = state_of(folder, noted, run_state.queue())
         if not events or state in ("gave up", "timed out", "cancelled", "blocked", "failed", "lost"):
             return _without_words(folder, noted, state)
@@ -71,7 +74,7 @@ def why(folder: Path) -> str:
 
 
 def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -> str:
-    """What is known of a run whose job ended or waits without a rank's word: state, verdict, and the newest start's log."""
+    """Tell what is known where no rank said why a job ended or waits: state, verdict, the newest start's log."""
     events = since_submitted(events)
     needs = next((event.get("needs") for event in events if event["event"] == "submitted"), None)
     verdict = next((event for event in reversed(events) if event["event"] == "verdict"), None)

@@ -35,8 +35,14 @@ STUCK_AFTER_S = 600.0
 
 
 class Job(NamedTuple):
-    """What SLURM says of a job: its state, or the reason why it never leaves the queue, when it started (seconds), its name
-    (a run's job has the run folder's) and its batch file (in the run folder's log/)."""
+    """What SLURM says of a job.
+
+    Attributes:
+        state: its state, or the reason why it never leaves the queue.
+        began: when it started, in seconds since 1970; 0 where it has not.
+        name: its name; a run's job has the run folder's.
+        batch_file: the file that was submitted, in the run folder's log/.
+    """
 
     state: str
     began: float = 0.0
@@ -45,8 +51,11 @@ class Job(NamedTuple):
 
 
 def queue() -> dict[str, Job] | None:
-    """Each of the user's jobs that SLURM still knows, those that ended some minutes ago among them; None if SLURM does not
-    answer or is not on this machine."""
+    """Return the user's jobs that SLURM still knows, by id, with those that ended some minutes ago.
+
+    Returns:
+        None if SLURM does not answer or is not on this machine.
+    """
     if shutil.which("squeue") is None:
         return None
     try:
@@ -67,8 +76,11 @@ def queue() -> dict[str, Job] | None:
 
 
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
-    """The id of the run's job among `jobs`: the one noted last, or one that waits or runs although nothing was noted (a full
-    disk, Ctrl-C after sbatch). SLURM gives out ids anew, so that the name decides too; runs in other folders have it as well."""
+    """Return the id of the run's job among `jobs`.
+
+    It is the one noted last, or one that waits or runs although nothing was noted (a full disk, Ctrl-C after sbatch).
+    SLURM uses ids again, so that the name decides too; runs in other folders may have the same name.
+    """
     noted, log = _noted(events), os.path.realpath(folder / "log")
     own = [
         job
@@ -85,7 +97,7 @@ def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
+    """Read the JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
     lines, text = [], path.read_text() if path.exists() else ""
     for line in [text] if whole else text.splitlines():
         try:
@@ -96,11 +108,12 @@ def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
 
 
 def is_finished(folder: Path) -> bool:
+    """Whether the run is finished."""
     return (folder / "done").exists()
 
 
 def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, Job] | None) -> str:
-    """The run's state, by the first of these that knows: `done`, the local lock, the queue (see `queue`), the last event."""
+    """Return the run's state, by the first that knows: `done`, the local lock, the queue, the last event."""
     if (folder / "done").exists():
         return "finished"
     if is_held(folder / "lock"):
@@ -119,9 +132,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return "held"
     if known.state in ("SUSPENDED", "STOPPED"):
         return "suspended"
-    if (
-        known.state == "COMPLETING"
-    ):  # on its way out, or back into the queue: what a rank said of its end decides neither
+    if known.state == "COMPLETING":  # on its way out, or back into the queue: a rank's word on its end decides neither
         return "running" if not events or events[-1]["event"] != "verdict" else "queued" if said == "requeue" else said
     if known.state in ("CANCELLED", "TIMEOUT"):
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
@@ -131,6 +142,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
 
 
 def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Return the events from the last submission on; all where there was none."""
     start = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
     return events[start:]
 
@@ -143,9 +155,8 @@ def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
 
 def _said(event: Mapping[str, Any]) -> str:
     """The state that an event speaks of; `start`, `submitted` and `requeue` say nothing of an end."""
-    if event["event"] != "verdict":
-        return event["event"]
-    return {"give up": "gave up", "requeue refused": "failed"}.get(event["verdict"], event["verdict"])
+    word = str(event["verdict" if event["event"] == "verdict" else "event"])
+    return {"give up": "gave up", "requeue refused": "failed"}.get(word, word)
 
 
 def _moving(folder: Path, began: float = 0.0) -> str:
@@ -154,10 +165,11 @@ def _moving(folder: Path, began: float = 0.0) -> str:
 
     written = [path.stat().st_mtime for pattern in ("*", "log/*") for path in folder.glob(pattern) if path.exists()]
     limit = boot_limit_s(recipe_of(folder).get("log", {}).get("stuck_after_s", STUCK_AFTER_S))
-    return "stuck" if time.time() - max(written + [began]) > limit else "running"
+    return "stuck" if time.time() - max([*written, began]) > limit else "running"
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
+    """Read the run's recipe as nested values; empty where it cannot be read."""
     import yaml
 
     try:

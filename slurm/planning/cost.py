@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What some runs still take: training images, and hours of processes (GPUs where a process has one), or None where no run
-    on the same network has been measured yet."""
+    """What some runs still take.
+
+    Attributes:
+        runs: how many there are.
+        images: their training images.
+        hours: of one process (of one GPU where it has one); None where no run on the same network has been measured.
+    """
 
     runs: int
     images: int
@@ -39,10 +44,15 @@ class Cost:
 
 
 def cost(runs: Sequence[Run]) -> Cost:
-    """What the runs that are not finished cost; those begun count as a whole."""
+    """Return what the runs that are not finished cost; those begun count as a whole.
+
+    Raises:
+        DataError: the training images cannot be counted.
+    """
     todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
     known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
-    images, hours = 0, 0.0
+    images = 0
+    hours: float | None = 0.0
     for recipe in todo:
         own = images_of(recipe)
         images += own
@@ -53,7 +63,11 @@ def cost(runs: Sequence[Run]) -> Cost:
 
 
 def images_of(recipe: Recipe) -> int:
-    """Training images of a run: epochs x draws of all streams; none where another run's weights are judged."""
+    """Return a run's training images: epochs x draws of all streams; none where another run's weights are judged.
+
+    Raises:
+        DataError: the data set cannot be read.
+    """
     if recipe.method.eval_of:
         return 0
     dataset = opened(recipe.data_root, recipe.data.name)
@@ -63,7 +77,11 @@ def images_of(recipe: Recipe) -> int:
 
 @cache
 def opened(root: str, name: str) -> Dataset:
-    """A data set, asked for once in a command however many runs are on it. Raises DataError."""
+    """Open a data set, once in a command however many runs are on it.
+
+    Raises:
+        DataError: it is not there or cannot be read.
+    """
     from sharding.open import open_dataset
 
     return open_dataset(root, name, tries=1)
@@ -92,7 +110,7 @@ class Measured:
 
 
 def measured(runs: Path, data: str) -> list[Measured]:
-    """Of all runs of a data set in a folder that have trained some steps."""
+    """Measure all runs of a data set in a folder that have trained some steps."""
     found = []
     for metrics in sorted(runs.glob(f"*-{data}-*/metrics.jsonl")):
         folder = metrics.parent
@@ -125,8 +143,11 @@ def measured(runs: Path, data: str) -> list[Measured]:
 
 
 def alike(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
-    """Of the runs on the same network those that are most like this one: of the same method; or whose methods need the same form
-    of the network and train as much of it; or any."""
+    """Return the runs on the same network that are most like this one.
+
+    These are runs of the same method; else those whose methods need the same form of the network and train as much of
+    it; else all.
+    """
 
     def likeness(other: Recipe) -> int:
         mine, its = declaration(recipe.method.name), declaration(other.method.name)

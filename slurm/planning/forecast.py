@@ -1,4 +1,7 @@
-"""What `cluster=dry` foretells: hours, efficiency and how often to save, by the model of slurm/scaling.py and what earlier runs have shown."""
+"""What `cluster=dry` foretells: hours, efficiency and how often to save.
+
+It comes from the model of slurm/scaling.py and from what earlier runs have shown.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from slurm.planning.schedule import Run
 from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
 
 ASSUMED_H = 24.0
-"""Hours of a job to an interruption that loses steps, where nothing is known; it weighs as much as one interruption that was seen."""
+"""Hours of a job to an interruption that loses steps, where nothing is known; it counts as one interruption seen."""
 
 
 def forecast(runs: Sequence[Run]) -> list[str]:
-    """Lines on those of the runs that are not finished.
+    """Return lines on those of the runs that are not finished.
 
     Raises:
         DataError: the training images cannot be counted.
@@ -36,7 +39,11 @@ def forecast(runs: Sequence[Run]) -> list[str]:
 
 
 def history(runs: Path) -> tuple[int, float]:
-    """How often the runs of a folder lost steps, for they began again without having stopped, and the hours from their first to their last event."""
+    """Count how often the runs of a folder lost steps: they began again without having stopped.
+
+    Returns:
+        That count, and the hours from the runs' first to their last events, summed.
+    """
     lost, seconds = 0, 0.0
     for log in runs.glob("*/log/events.jsonl"):
         events = [event for event in read(log.parent.parent) if "time" in event]
@@ -48,9 +55,11 @@ def history(runs: Path) -> tuple[int, float]:
 
 
 def fitted(recipe: Recipe, like: Sequence[Measured], interruptions_h: float) -> Assumptions:
-    """The model's assumptions for a recipe, with whatever the runs like it have shown in the place of the defaults.
+    """Return the model's assumptions for a recipe, with what the runs like it have shown in place of the defaults.
 
     Args:
+        recipe: the run's.
+        like: measured runs like it; may be empty.
         interruptions_h: of a job and hour; jobs are interrupted as a whole, whatever their nodes.
     """
     usual = Assumptions(image_s=0.0, interruptions_h=interruptions_h / recipe.nodes, limit_s=60.0 * recipe.slurm.time)
@@ -92,7 +101,9 @@ def _step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, 
 
 def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interruptions_h: float) -> list[str]:
     """One line, if there is something to train and everything that it takes was measured; of one run also why not."""
-    hours, shares, sources = [], [], {}
+    hours: list[float] = []
+    shares: list[float] = []
+    sources: dict[str, float] = {}
     for recipe, runs in zip(todo, like, strict=True):
         images, batch = images_of(recipe), recipe.batch
         if not images:

@@ -36,18 +36,18 @@ WITH_A_TABLE = (
     "cluster=",
     "optim.zero=",
 )
-"""Words, or beginnings of words, that a table's runs take: how they run, and not what they are. A second stage would else build on another first
-stage than the table's row."""
+"""Words, or beginnings of words, that a table's runs take: how they run, and not what they are. With others a second
+stage would build on another first stage than the table's row."""
 CARRIED = ("slurm.", "log.", "data.workers=", *CACHE, "optim.zero=")
 """Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
 
 
 def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
-    """The runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
+    """Return the runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
 
     Raises:
-        RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides, or
-            a recipe that cannot be run.
+        RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides,
+            or a recipe that cannot be run.
     """
     values, rest = take_words(words, ("table", "seeds", "max_jobs"))
     at_once = values.get("max_jobs")
@@ -112,8 +112,10 @@ def _of_table(layout: Layout) -> list[list[str]]:
 
 
 def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
-    """A table row's recipe on as many of the nodes asked for as it can use, and a remark where those are not all: the other rows shall not
-    go without them."""
+    """A table row's recipe on as many of the nodes asked for as it can use, and a remark where those are not all.
+
+    One row that cannot use all nodes must not take them from the other rows.
+    """
     try:
         return resolve(command, site.slurm, str(site.path)), ""
     except TooManyTasks as error:
@@ -128,13 +130,13 @@ def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
 
 def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site, remark: str = "") -> None:
     """Add a recipe's run to `runs`, and before it the one that it builds on."""
-    folder, needs = recipe.run_folder, ()
+    folder, source = recipe.run_folder, source_of(recipe)
     if folder in runs:
         return
-    if source := source_of(recipe):
-        needs = (folder.parent / source,)
-        if not (needs[0] / "done").exists():
-            _add(runs, _source(recipe, needs[0], words, site), words, site)
+    needs = (folder.parent / source,) if source else ()
+    for need in needs:
+        if not (need / "done").exists():
+            _add(runs, _source(recipe, need, words, site), words, site)
     runs[folder] = Run(recipe, needs, remark)
 
 

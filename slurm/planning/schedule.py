@@ -13,7 +13,13 @@ from slurm.monitoring.run_state import is_finished
 
 @dataclass(frozen=True)
 class Run:
-    """A run to launch, the run folders that must be finished before it starts, and what the user should know about it."""
+    """A run to launch.
+
+    Attributes:
+        recipe: its recipe, which names its folder.
+        needs: the run folders that must be finished before it starts.
+        remark: what the user should know about it.
+    """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
@@ -26,7 +32,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """A run's place in the order: it starts when all of `finished` are finished and all of `left` have left the queue."""
+    """A run's place in the order.
+
+    It starts when all of `finished` are finished and all of `left` have left the queue.
+    """
 
     run: Run
     finished: tuple[Path, ...] = ()
@@ -36,9 +45,10 @@ class Step:
 def arrange(
     runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Path], at_once: int | None = None
 ) -> list[Step]:
-    """The runs that are neither finished nor queued, in an order in which each comes after what it needs.
+    """Order the runs that are neither finished nor queued, so that each comes after what it needs.
 
     Args:
+        runs: distinct runs.
         finished: run folders that need nothing more.
         queued: run folders that have a job in the queue, oldest first.
         at_once: how many of these runs may be under way at once; no limit if None.
@@ -47,7 +57,7 @@ def arrange(
         RecipeError: a run needs another that is neither finished nor in the queue nor among these.
     """
     own = [run.folder for run in runs]
-    assert len(set(own)) == len(own), f"a run stands twice among {own}"
+    assert len(set(own)) == len(own), f"a run is twice among {own}"
     todo = [run for run in runs if run.folder not in finished and run.folder not in queued]
     for run in todo:
         if missing := next(
@@ -65,8 +75,9 @@ def arrange(
     steps: list[Step] = []
     ordered = {*finished, *queued}
     while todo:
-        run = next((run for run in todo if ordered.issuperset(run.needs)), None)
-        assert run is not None, f"these runs need each other: {[run.folder for run in todo]}"
+        free = [run for run in todo if ordered.issuperset(run.needs)]
+        assert free, f"these runs need each other: {[run.folder for run in todo]}"
+        run = free[0]
         todo.remove(run)
         ordered.add(run.folder)
         lane = min(lanes, key=len, default=[])
@@ -77,8 +88,13 @@ def arrange(
 
 
 def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
-    """The run folders, each under the last one that it starts after; `settled` says of folders without a step why they have none."""
-    lines = {folder: (None, f"{folder}  {why}") for folder, why in settled.items()}
+    """Show the run folders as lines, each under the last one that it starts after.
+
+    Args:
+        steps: the runs that are to start.
+        settled: why the other folders have no step.
+    """
+    lines: dict[Path, tuple[Path | None, str]] = {folder: (None, f"{folder}  {why}") for folder, why in settled.items()}
     for step in steps:
         after = [
             *(f"{folder.name} is finished" for folder in step.finished),
@@ -99,5 +115,5 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
 
 
 def finished_of(runs: Sequence[Run]) -> set[Path]:
-    """Those of the runs, and of what they need, that are finished."""
+    """Return the folders of the runs, and of what they need, that are finished."""
     return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)}
