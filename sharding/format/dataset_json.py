@@ -53,17 +53,7 @@ def finish_dataset(
     relatives = sorted({relative for splits in editions.values() for relative in splits.values()})
     indices = {relative: load_index(folder / relative) for relative in relatives}
     _check_splits(editions, indices, class_groups, count)
-    splits = {}
-    for relative, index in indices.items():
-        table = np.zeros((count, 4), np.int64)  # the last column: no attribute
-        np.add.at(table, (index.label, index.attribute), 1)
-        splits[relative] = {
-            "samples": len(index),
-            "shards": len(index.shard_name),
-            "fingerprint": index.fingerprint,
-            "per_class": table.sum(1).tolist(),
-            "per_class_attribute": table[:, :3].tolist(),
-        }
+    splits = {relative: _recorded(index, count) for relative, index in indices.items()}
     meta: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
@@ -86,6 +76,19 @@ def finish_dataset(
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
     return meta
+
+
+def _recorded(index: Index, classes: int) -> dict[str, Any]:
+    """What dataset.json says of a split."""
+    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
+    np.add.at(table, (index.label, index.attribute), 1)
+    return {
+        "samples": len(index),
+        "shards": len(index.shard_name),
+        "fingerprint": index.fingerprint,
+        "per_class": table.sum(1).tolist(),
+        "per_class_attribute": table[:, :3].tolist(),
+    }
 
 
 def _check_splits(
