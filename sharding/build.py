@@ -28,7 +28,12 @@ from sharding.building.request import HELP, Request, builders, declared, parse
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Builds as `arguments` say. Raises DataError where they, the source or the result are wrong."""
+    """Build what `arguments`, key=value words, ask for.
+
+    Raises:
+        DataError: the words, the source or the result are wrong.
+        OSError: a folder or file cannot be made or written.
+    """
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
@@ -37,36 +42,35 @@ def run(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(name: str, request: Request) -> Iterator[None]:
-    """Two builds of one data set would tread on each other's files: parts of one stage may work side by side,
-    nothing else may, and no part twice."""
+    """Keep other builds of the same data set out until the block ends.
+
+    Two builds would tread on each other's files: parts of one stage may work side by side, nothing else may, and no
+    part twice.
+    """
     side_by_side = request.part != (1, 1)
     with contextlib.ExitStack() as locks:
-        _lock(
-            locks,
-            request.out / f".{name}.lock",
-            side_by_side,
-            f"another build of {name} in {request.out}",
+        locks.enter_context(
+            _locked(request.out / f".{name}.lock", side_by_side, f"another build of {name} in {request.out}")
         )
         if side_by_side:
             work = request.out / name / ".work"
             work.mkdir(parents=True, exist_ok=True)
-            text = f"part {request.part[0]} of {request.part[1]} of {request.stage}"
-            _lock(
-                locks,
-                work / f"{request.stage}-{request.part[0]}-of-{request.part[1]}.lock",
-                False,
-                f"{text} of {name} in {request.out}",
-            )
+            number, parts = request.part
+            what = f"part {number} of {parts} of {request.stage} of {name} in {request.out}"
+            locks.enter_context(_locked(work / f"{request.stage}-{number}-of-{parts}.lock", False, what))
         yield
 
 
-def _lock(locks: contextlib.ExitStack, path: Path, shared: bool, what: str) -> None:
-    file = locks.enter_context(open(path, "w"))
-    acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
+@contextlib.contextmanager
+def _locked(path: Path, shared: bool, what: str) -> Iterator[None]:
+    """Hold the lock file `path`; where `what` holds it already, says so and waits."""
+    with open(path, "w") as file:
+        acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
+        yield
 
 
 def help_text() -> str:
-    """What `--help` prints."""
+    """Return what `--help` prints."""
     lines = [__doc__.strip(), "", *(f"    {f'{key}={value}':<26} {text}" for key, (value, text) in HELP.items()), ""]
     for name in builders():
         takes, stages = declared(name)
@@ -77,7 +81,7 @@ def help_text() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and returns its exit status."""
     if not arguments or asks_help(arguments):
         print(help_text())
         return 0
@@ -96,9 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _where(arguments: Sequence[str]) -> str:
-    """What an error of reading or writing is about where Python does not say: an open file that could not be
-    written, below out=.
-    """
+    """Name what an OSError without a file name is about: a file below out= that was open and could not be written."""
     return next((f"a file below {argument}" for argument in arguments if argument.startswith("out=")), "a file")
 
 

@@ -36,8 +36,20 @@ KEYS = ("out", "classes", "images")
 
 
 def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 3) -> list[Path]:
-    """Writes numbers and pictures of `root/name` to `out` and returns the files' paths. Raises DataError where the
-    data set does not open.
+    """Write numbers and pictures of the data set `root/name` to `out`.
+
+    Args:
+        root: the folder of data sets.
+        name: the data set's folder in it.
+        out: folder for the files; it is made.
+        classes: rows of a contact sheet, one class each.
+        images: images in one cell of a contact sheet.
+
+    Returns:
+        The files' paths.
+
+    Raises:
+        DataError: the data set does not open, or an image's header cannot be read.
     """
     from sharding.checks.figures import (  # slow to import
         attribute_bars,
@@ -65,20 +77,20 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
     }
     for relative, split in opened.items():
         if relative.endswith(("/train", "/test_gbl")):
-            rows = spread(
+            labels = spread(
                 splits[relative].counts.sum(1)
                 if relative.endswith("/train")
                 else splits[next(iter(splits))].counts.sum(1),
                 classes,
             )
-            figures[f"contact-{relative.replace('/', '-')}"] = contact_sheet(split, said, relative, rows, images)
+            figures[f"contact-{relative.replace('/', '-')}"] = contact_sheet(split, said, relative, labels, images)
     for figure, drawn in figures.items():
         written += save(drawn, out, figure)
     return written
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and returns its exit status."""
     if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0

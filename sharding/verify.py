@@ -4,13 +4,12 @@
     workers=N     processes (default: one a core); the report does not depend on it
     limit=N       how many problems and warnings to list (default 100); all are counted
     duplicates=   what the same image bytes under two sources in two splits of an edition are (default: warning where
-    the data set says that
-                  its source has such, as mscoco_glt does, else problem)
+                  the data set says that its source has such, as mscoco_glt does, else problem)
 
 Problems: a byte that is not as it was written, in a shard (image, tar header, padding, .cls, .json), in index.npz or in
-    dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards;
-    a shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front)
-    or the same image in two splits of an edition.
+dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a
+shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front) or the
+same image in two splits of an edition.
 Warnings: images that look alike in two splits of an edition, and files that do not belong there.
 
 The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there
@@ -19,17 +18,17 @@ are problems, 2 the check could not run.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     from recipes.common.venv import in_environment
@@ -62,7 +61,7 @@ KEYS = ("workers", "limit", "duplicates")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a data set is found to be: the first problems and warnings, sorted, how many there are, and how much was
+    """The outcome for a data set: the first problems and warnings, sorted, how many there are, and how much was
     read.
     """
 
@@ -75,7 +74,7 @@ class Verdict:
     fingerprint: str
 
     def lines(self) -> list[str]:
-        """The report."""
+        """Return the report, line by line."""
         lines = [
             f"{kind}: {self.name}/{one_line(str(finding))}"
             for kind, found in (("problem", self.problems), ("warning", self.warnings))
@@ -95,7 +94,11 @@ class Verdict:
 
 
 def data_sets(folder: Path) -> list[Path]:
-    """The data sets' folders in or at `folder`, sorted. Raises DataError, naming it, where there are none."""
+    """List the data sets' folders in or at `folder`, sorted.
+
+    Raises:
+        DataError: there are none, or `folder` is not a folder.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; DATA_ROOT/NAME, or DATA_ROOT with several, would be legal")
 
@@ -117,11 +120,19 @@ def data_sets(folder: Path) -> list[Path]:
 
 
 def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None = None) -> Verdict:
-    """Checks the data set in `folder` with `workers` processes; what is found does not depend on their number.
+    """Check the data set in `folder` with `workers` processes; what is found does not depend on their number.
 
-    `strict`: the same image bytes in two splits of an edition are a problem, else a warning; None: as
-    `notes.duplicates` of dataset.json says. Memory: the indices and 192 bytes an image, and in every process one
-    sample. Raises DataError where a worker dies.
+    Memory: the indices and 192 bytes an image, and in every process one sample.
+
+    Args:
+        folder: the data set's folder.
+        workers: number of processes.
+        limit: how many problems, and how many warnings, to keep; all are counted.
+        strict: whether the same image bytes in two splits of an edition are a problem, or a warning; None: as
+            `notes.duplicates` of dataset.json says.
+
+    Raises:
+        DataError: a worker process died.
     """
     folder = folder.resolve()
     problems, warnings = Findings(limit), Findings(limit)
@@ -153,9 +164,9 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
         desc=f"verifying {folder.name}",
         unit="B",
         unit_scale=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:  # a line now and then in a batch job's log
-        for task, report in zip(tasks, _reports(tasks, workers)):
+        mininterval=0.5 if sys.stderr.isatty() else 30,  # a line now and then in a batch job's log
+    ) as bar:
+        for task, report in zip(tasks, _reports(tasks, workers), strict=True):
             relative = task.place.rpartition("/")[0]
             problems.merge(report.found, report.count)
             thumbs[relative][task.ids], decoded[relative][task.ids] = report.thumbs, report.decoded
@@ -168,7 +179,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
 
 
 def shard_tasks(folder: Path, relative: str, index: Index, limit: int) -> Iterator[Task]:
-    """A task for each shard of a split, in order."""
+    """Yield a task for each shard of a split, in order."""
     order = np.argsort(index.shard, kind="stable")
     bounds = np.searchsorted(index.shard[order], np.arange(len(index.shard_name) + 1))
     for number, name in enumerate(index.shard_name.tolist()):
@@ -192,14 +203,14 @@ def shard_tasks(folder: Path, relative: str, index: Index, limit: int) -> Iterat
 
 
 def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
-    """The tasks' reports, in the tasks' order."""
+    """Yield the tasks' reports, in the tasks' order."""
     if workers == 1:
         yield from map(check_shard, tasks)
         return
-    import webdataset  # noqa: F401  here, once: the forked workers find it loaded
+    importlib.import_module("webdataset")  # once, here: the forked workers find it loaded
 
     with ProcessPoolExecutor(min(workers, max(1, len(tasks))), get_context("fork")) as pool:
-        running: deque[Any] = deque()
+        running: deque[Future[Report]] = deque()
         try:
             for task in tasks:
                 running.append(pool.submit(check_shard, task))
@@ -261,7 +272,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line and returns its exit status."""
     if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0

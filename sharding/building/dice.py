@@ -12,10 +12,10 @@ class Dice:
         self._philox = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
 
     def integers(self, low: int, high: int, *shape: int) -> np.ndarray:
-        """int64 array of `shape`, uniform over low..high, both included."""
+        """Draw int64 integers [*shape], uniform over low..high, both included."""
         raw = self._philox.random_raw(int(np.prod(shape, dtype=np.int64))) >> np.uint64(32)
         return ((raw * np.uint64(high - low + 1)) >> np.uint64(32)).astype(np.int64).reshape(shape) + low
 
     def permutation(self, count: int) -> np.ndarray:
-        """int64 [count]: a random order of 0..count-1."""
+        """Draw a random order of 0..count-1, int64 [count]."""
         return np.argsort(self._philox.random_raw(count), kind="stable")

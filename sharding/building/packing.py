@@ -36,10 +36,10 @@ STATISTICS_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Planned:
-    """One image of the plan: what `Sample` says of it, and `where` its raw image lies, picklable and with a `str` that
-    names it.
+    """One image of the plan: the fields of its `Sample`, and `where` its raw image is.
 
-    `where` is no part of the plan's identity: a source may be moved.
+    `where` is picklable and its `str` names the image in messages. It is not part of the plan's identity: a source may
+    be moved.
     """
 
     key: str
@@ -52,23 +52,29 @@ class Planned:
 
     @property
     def identity(self) -> tuple[Any, ...]:
+        """What the image's bytes in the shard depend on, besides the build's options."""
         return self.key, self.source, self.label, self.group, self.attribute, dict(self.extra)
 
 
 Render = Callable[[Planned], tuple[bytes, Mapping[str, Any]]]
-"""From a planned image to its JPEG bytes and more entries for its KEY.json; picklable. ValueError and OSError say
-what is wrong with it.
+"""A picklable function from a planned image to its JPEG bytes and more entries for its KEY.json. It raises ValueError
+or OSError with a sentence about what is wrong with the image.
 """
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Renders a planned image: the source's bytes, or as the stored size says."""
+    """A `Render` that keeps the source's bytes, or makes of them what the stored size says."""
 
     stored: StoredSize
 
     def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes, and what was done to them. ValueError and DataError where the image is bad or cannot be read."""
+        """Return the JPEG bytes, and what was done to the source's.
+
+        Raises:
+            ValueError: the image is bad.
+            DataError: it cannot be read.
+        """
         return self.stored(planned.where.read())
 
 
@@ -96,12 +102,23 @@ def pack(
     shard_samples: int = SHARD_SAMPLES,
     part: tuple[int, int] = (1, 1),
 ) -> dict[str, Index]:
-    """Writes the shards of the splits `folder/RELATIVE` (relative folder -> its images in order) and returns the index
-    of each.
+    """Write the shards of a data set's splits and return their indices; `finish` writes the index files.
 
-    `options`: everything besides the plan that the bytes depend on. `part` (I, N): only every N-th shard, from the I-th
-    on; the returned indices then hold these alone. The index files are `finish`'s business. Raises DataError, naming
-    the raw image, where one cannot be rendered; shards finished by then are kept.
+    Args:
+        folder: the data set's folder.
+        plan: relative folder of each split -> its images in order.
+        render: makes an image's bytes; runs in the workers.
+        options: everything besides the plan that the bytes depend on.
+        workers: number of processes.
+        shard_samples: number of images in a shard.
+        part: (I, N), write only every N-th shard, from the I-th on; the indices then hold these alone.
+
+    Returns:
+        Relative folder -> index of its shards.
+
+    Raises:
+        DataError: an image, which the sentence names, cannot be rendered, or a shard cannot be written; the shards
+            finished by then are kept.
     """
     folder = Path(folder)
     _check_keys(plan)
@@ -121,7 +138,7 @@ def pack(
     with tqdm(
         total=sum(len(shard.images) for shard in mine), desc=text, unit="img", mininterval=0.5, smoothing=0.05
     ) as bar:
-        for shard, (index, was_there) in zip(mine, in_order(_made, render, mine, workers)):
+        for shard, (index, was_there) in zip(mine, in_order(_made, render, mine, workers), strict=True):
             found[shard.folder.relative_to(folder).as_posix()].append(index)
             kept += was_there
             bar.update(len(shard.images))
@@ -131,9 +148,7 @@ def pack(
 
 
 def finish(folder: Path, indices: Mapping[str, Index]) -> None:
-    """Writes each split's index.npz and removes what does not belong to the splits: shards of an older plan,
-    half-written files.
-    """
+    """Write each split's index.npz and remove what does not belong there: shards of an older plan, partial files."""
     for relative, index in indices.items():
         keep = set(index.shard_name.tolist())
         for path in (folder / relative).iterdir():
@@ -144,8 +159,11 @@ def finish(folder: Path, indices: Mapping[str, Index]) -> None:
 
 
 def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[str, list[list[int]]]:
-    """Relative folder -> images by class and attribute group [K][3] as planned: for `notes` of dataset.json, by
-    which sharding.verify sees that the splits hold what was meant, whatever their index says."""
+    """Count a plan's images by class and attribute group: relative folder -> [K][3].
+
+    dataset.json keeps the counts under `notes`: by them sharding.verify sees that the splits hold what was meant,
+    whatever their index says.
+    """
     counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
     for relative, images in plan.items():
         np.add.at(
@@ -155,14 +173,19 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
 
 
 def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) -> dict[str, list[float]]:
-    """Mean and standard deviation of the stored images' RGB channels in 0..1, by exact integer sums: of all images,
-    or of STATISTICS_IMAGES at equal steps where there are more."""
+    """Compute the `mean` and `std` of the stored images' RGB channels in 0..1, [3] each, by exact integer sums.
+
+    All images are read, or STATISTICS_IMAGES at equal steps where there are more.
+
+    Raises:
+        DataError: an image, which the sentence names, cannot be rendered.
+    """
     count = min(len(plan), STATISTICS_IMAGES)
     chosen = [plan[i * len(plan) // count] for i in range(count)]
     sums = [0] * 7
     with tqdm(total=count, desc="channel statistics", unit="img", mininterval=0.5) as bar:
         for found in in_order(_sums, render, (chosen[start : start + 100] for start in range(0, count, 100)), workers):
-            sums = [a + b for a, b in zip(sums, found)]
+            sums = [a + b for a, b in zip(sums, found, strict=True)]
             bar.update(min(100, count - bar.n))
     total, squares, pixels = np.array(sums[:3], dtype=object), np.array(sums[3:6], dtype=object), sums[6]
     mean = [float(t / (255 * pixels)) for t in total]
@@ -207,7 +230,7 @@ def _shards(
 
 
 def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
-    """The shard's index, and whether it was there already. Runs in a worker."""
+    """Return the shard's index, and whether it was there already. Runs in a worker."""
     try:
         if _is_there(shard):
             return index_of_shard(shard.path), True

@@ -11,31 +11,39 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from recipes.common.errors import DataError
 
-State, Job, Result = TypeVar("State"), TypeVar("Job"), TypeVar("Result")
-_STATE: Any = None
+State = TypeVar("State")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_STATE: Any = None  # in a worker: the state of its pool's `in_order`
 
 
 def in_order(
     function: Callable[[State, Job], Result], state: State, jobs: Iterable[Job], workers: int
 ) -> Iterator[Result]:
-    """`function(state, job)` for each job, in order; at most 2 x `workers` jobs and results are held at a time.
+    """Yield `function(state, job)` for each job, in order; at most 2 x `workers` jobs and results are held at a time.
 
-    `function` lies at the top of a module, `state` is sent to each process once, jobs and results are sent as pickles.
-    With one worker all is done in this process. An exception in a worker comes out here. Raises DataError where a
-    worker is killed, by the kernel for want of memory most often.
+    Args:
+        function: lies at the top of a module, so that a process can import it.
+        state: sent to each process once, as a pickle.
+        jobs: sent as pickles, as the results are.
+        workers: number of processes; with one all is done in this process.
+
+    Raises:
+        DataError: a worker was killed, most often by the kernel for want of memory.
+        Exception: whatever `function` raised in a worker.
     """
     if workers == 1:
         yield from (function(state, job) for job in jobs)
         return
-    # spawned, not forked: the parent may hold threads (torch, OpenMP), whose locks a fork would copy as they stand
+    # spawned, not forked: the parent may hold threads (torch, OpenMP), and a fork would copy their locks, held or not
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (state,))
-    waiting: deque = deque()
+    waiting: deque[Future[Result]] = deque()
     try:
         for job in jobs:
             waiting.append(pool.submit(_call, function, job))
@@ -55,21 +63,21 @@ def in_order(
 def _begin(state: Any) -> None:
     global _STATE
     _STATE = state
-    # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent says what is
-    # to be
-    # done.
+    # Ctrl-C reaches every process of a terminal, and SLURM's warnings every process of a job: the parent decides what
+    # they mean.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
-    # The queue of jobs does not end with a parent that is killed, for every worker holds its other end: it would do the
-    # jobs that
-    # wait there, beside a new build perhaps and with other words, and then stay for good.
+    # When the parent is killed the queue of jobs does not close, because every worker holds its other end. The workers
+    # would do the jobs that wait there, perhaps beside a new build with other words, and then wait for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a worker always has one
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
-def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
+def _call(function: Callable[[Any, Job], Result], job: Job) -> Result:
     return function(_STATE, job)

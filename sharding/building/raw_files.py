@@ -1,4 +1,4 @@
-"""Where the bytes of a raw image lie: a file of its own, or a stretch of an archive that is never unpacked."""
+"""Where the bytes of a raw image lie: a separate file, or a stretch of an archive that is never unpacked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from recipes.common.files import pread
 
 @dataclass(frozen=True)
 class Place:
-    """`size` bytes at `offset` of the file `path`; size -1 is the whole file. `name` is the image's name inside an
-    archive.
+    """Where the bytes of one raw image are.
+
+    Attributes:
+        path: the file.
+        offset: where the image begins in it, in bytes.
+        size: number of bytes; -1 is the whole file.
+        name: the image's name inside an archive, for messages.
     """
 
     path: str
@@ -23,7 +28,11 @@ class Place:
         return f"{self.path}, member {self.name}" if self.name else self.path
 
     def read(self) -> bytes:
-        """The raw bytes. Raises DataError naming the file where it is missing, unreadable or too short."""
+        """Read the raw bytes.
+
+        Raises:
+            DataError: the file, which the sentence names, is missing, unreadable or too short.
+        """
         try:
             with open(self.path, "rb", buffering=0) as file:
                 if self.size < 0:

@@ -28,9 +28,7 @@ _ALWAYS = ("data", "out")
 
 @dataclass(frozen=True)
 class Request:
-    """One build. A field is the word of the same name; see `HELP`. A field that is not given has the value that
-    stands here.
-    """
+    """One build: each field is the word of the same name, see `HELP`, with the default that a word not given has."""
 
     out: Path
     source: Path | None = None
@@ -49,11 +47,11 @@ class Request:
 
     @property
     def processes(self) -> int:
-        """Number of processes to work with: `workers`, or one for each core that this process may use."""
+        """The number of processes to work with: `workers`, or one for each core that this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
 
     def does(self, stage: str) -> bool:
-        """Whether this stage is part of what was asked for."""
+        """Return whether this stage is part of what was asked for."""
         return self.stage in ("", stage)
 
 
@@ -147,7 +145,7 @@ assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"
 
 
 def builders() -> list[str]:
-    """Names of the data sets that can be built: those of sharding/datasets/NAME/build.py that define
+    """Name of the data sets that can be built: those of sharding/datasets/NAME/build.py that define
     `build(request)`.
     """
     return sorted(
@@ -156,13 +154,13 @@ def builders() -> list[str]:
 
 
 def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
-    """The words that builder `name` takes besides data= and out=, and its stages in their order."""
+    """Return the words that builder `name` takes besides data= and out=, and its stages in their order."""
     literals = _literals(name)
     return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
 
 
 def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
-    """The stages that a whole build with these (checked) words goes through, and whether each may be done in parts."""
+    """Return the stages of a whole build with these (checked) words, and whether each may be done in parts."""
     words = dict(argument.split("=", 1) for argument in arguments)
     literals = _literals(words["data"])
     needless = {stage for word, without in literals["WITHOUT"].items() if word in words for stage in without}
@@ -178,10 +176,10 @@ def _literals(name: str) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Request]:
-    """The data set's name and the request of key=value arguments.
+    """Read key=value arguments into a data set's name and the request.
 
-    Raises DataError, one sentence, for a key or value that is unknown, repeated, empty, missing or not for this data
-    set.
+    Raises:
+        DataError: a key or value is unknown, repeated, empty, missing or not for this data set; one sentence.
     """
     words = key_values(arguments, HELP)
     for key in _ALWAYS:

@@ -26,7 +26,7 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$")
 
 
 def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
-    """The content of `folder/dataset.json`, or None, with a finding, where it cannot be used."""
+    """Read `folder/dataset.json`; None, with a finding, where it cannot be used."""
     try:
         data = (folder / DATASET_FILE).read_bytes()
     except FileNotFoundError:
@@ -36,9 +36,9 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
         )
         return None
     try:
-        meta = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        # of text that is not UTF-8 the position is one of bytes; else of characters, which may be several bytes
+        # where the text is not UTF-8 the position counts bytes; else characters, which may be several bytes each
         position = (
             error.start
             if isinstance(error, UnicodeDecodeError)
@@ -48,13 +48,16 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
             DATASET_FILE, f"the file is damaged at byte offset {position}: {' '.join(str(error).split())}", position
         )
         return None
-    wrong = _misshapen(meta)
+    wrong = _misshapen(content)
     if wrong:
         found.add(DATASET_FILE, f"the file cannot be used: {wrong}")
         return None
+    meta: dict[str, Any] = content
     written = (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode()
     if data != written:
-        position = next((i for i, (a, b) in enumerate(zip(data, written)) if a != b), min(len(data), len(written)))
+        position = next(
+            (i for i, (a, b) in enumerate(zip(data, written, strict=False)) if a != b), min(len(data), len(written))
+        )
         found.add(
             DATASET_FILE,
             f"the file's text is not the one that a build writes, from byte offset {position} on",
@@ -64,7 +67,7 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
 
 
 def _misshapen(meta: Any) -> str:
-    """What keeps `meta` from being a dataset.json, as a sentence without its end; or nothing."""
+    """Say what keeps `meta` from being a dataset.json; empty where nothing does."""
     shapes = {
         "name": str,
         "format": str,
@@ -101,7 +104,7 @@ def _misshapen(meta: Any) -> str:
 
 
 def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
-    """The splits' folders relative to `folder`, sorted: those that dataset.json names, or those that are there."""
+    """List the splits' folders relative to `folder`, sorted: those that dataset.json names, or those that are there."""
     if meta is not None:
         return sorted(meta["splits"])
     return sorted(
@@ -114,8 +117,11 @@ def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
 
 
 def read_index(folder: Path, relative: str, recorded: str | None, found: Findings) -> Index | None:
-    """The index of a split, checked against its recorded fingerprint. A damaged one is named to the byte and, where
-    the shards allow, replaced by what they say; None, with findings, where nothing can be made of them either."""
+    """Read a split's index and check it against its recorded fingerprint.
+
+    A damaged index is named to the byte and, where the shards allow, replaced by what they say. None, with findings,
+    where nothing can be made of the shards either.
+    """
     place, path = f"{relative}/{INDEX_FILE}", folder / relative / INDEX_FILE
     try:
         index = load_index(folder / relative)
@@ -174,7 +180,7 @@ def _rebuilt(folder: Path, relative: str, recorded: str | None, reason: str, fou
 
 
 def _first_other_byte(path: Path, index: Index) -> int | None:
-    """Offset of the first byte at which the file differs from what `index` is stored as, or None."""
+    """Return the first byte offset at which the file differs from what `index` is stored as, or None."""
     with tempfile.TemporaryDirectory() as folder:
         data, written = path.read_bytes(), save_index(Path(folder), index).read_bytes()
     if data == written:
@@ -185,10 +191,37 @@ def _first_other_byte(path: Path, index: Index) -> int | None:
 
 
 def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Index], found: Findings) -> None:
-    """dataset.json against the indices: name, classes, counts, fingerprints, statistics; and the build's plan where
-    it recorded one.
+    """Compare dataset.json with the indices: name, classes, counts, fingerprints, statistics, and the build's plan.
+
+    Args:
+        folder: the data set's folder.
+        meta: the content of dataset.json, as `read_meta` gives it.
+        indices: relative folder of each split -> its index.
+        found: takes what is wrong.
     """
-    groups, count = np.array(meta["class_groups"], np.int64), len(meta["class_names"])
+    plan = _recorded_plan(meta)
+    _check_names(folder, meta, plan, found)
+    groups = np.array(meta["class_groups"], np.int64)
+    for relative, index in indices.items():
+        _check_labels(relative, index, groups, found)
+        counted = _counts(index, len(groups))
+        for key, value in counted.items():
+            sentence = f"split {relative} has {key} {{}}, its index {{}}"
+            _compare(meta["splits"][relative].get(key), value, sentence, found)
+        if relative in plan:
+            _check_planned(relative, plan[relative], counted, found)
+    _check_statistics(meta, found)
+
+
+def _recorded_plan(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the build recorded of its plan, relative folder -> images; empty where it recorded nothing usable."""
+    notes = meta.get("notes")
+    plan = meta["build"].get("plan") or (notes.get("plan") if isinstance(notes, dict) else None)
+    return plan if isinstance(plan, dict) else {}
+
+
+def _check_names(folder: Path, meta: Mapping[str, Any], plan: Mapping[str, Any], found: Findings) -> None:
+    """Check the file's digests, the data set's name, and that editions, splits and plan name the same folders."""
     if "digest" in meta and meta["digest"] != digest_of({key: value for key, value in meta.items() if key != "digest"}):
         found.add(DATASET_FILE, "does not have its own digest: something in it was changed")
     if meta["name"] != folder.name:
@@ -196,71 +229,60 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}
     for relative in sorted(set(meta["splits"]) - named):
         found.add(DATASET_FILE, f"split {relative} is in no edition")
-    plan = (
-        meta["build"].get("plan") or (meta["notes"].get("plan") if isinstance(meta.get("notes"), dict) else None) or {}
-    )
-    for relative in sorted(plan.keys() - meta["splits"].keys() if isinstance(plan, dict) else ()):
+    for relative in sorted(plan.keys() - meta["splits"].keys()):
         found.add(DATASET_FILE, f"the build planned split {relative}, which is not there")
-    for relative, index in indices.items():
-        beyond = index.label >= count
-        for row in np.flatnonzero(beyond).tolist():
-            found.add(*_row(relative, index, row, f"has label {index.label[row]}; there are {count} classes"))
-        for row in (
-            np.flatnonzero(~beyond & (groups[np.where(beyond, 0, index.label)] != index.group)).tolist()
-            if count
-            else ()
-        ):
-            found.add(
-                *_row(
-                    relative,
-                    index,
-                    row,
-                    f"has group {index.group[row]}; its class {index.label[row]} has {groups[index.label[row]]}",
-                )
-            )
-        table = np.zeros((count, 4), np.int64)  # the last column: no attribute
-        np.add.at(table, (index.label[~beyond], index.attribute[~beyond]), 1)
-        counted = {
-            "samples": len(index),
-            "shards": len(index.shard_name),
-            "per_class": table.sum(1).tolist(),
-            "per_class_attribute": table[:, :3].tolist(),
-        }
-        for key, value in counted.items():
-            _compare(
-                meta["splits"][relative].get(key), value, f"split {relative} has {key} {{}}, its index {{}}", found
-            )
-        if isinstance(plan, dict) and relative in plan:
-            planned = plan[relative]
-            like = (
-                counted["samples"]
-                if not isinstance(planned, list)
-                else counted["per_class_attribute"]
-                if planned and isinstance(planned[0], list)
-                else counted["per_class"]
-            )
-            _compare(planned, like, f"the build planned {{}} samples for split {relative}, its index has {{}}", found)
     stated = {key: meta[key] for key in ("name", "class_names", "class_groups", "editions")}
-    if meta["fingerprint"] != digest_of(
-        {**stated, "splits": {relative: entry.get("fingerprint") for relative, entry in meta["splits"].items()}}
-    ):
+    fingerprints = {relative: entry.get("fingerprint") for relative, entry in meta["splits"].items()}
+    if meta["fingerprint"] != digest_of({**stated, "splits": fingerprints}):
         found.add(
             DATASET_FILE,
             f"the data set's fingerprint {meta['fingerprint'][:12]} is not that of the classes, editions and splits "
             "that the file names",
         )
+
+
+def _check_labels(relative: str, index: Index, groups: np.ndarray, found: Findings) -> None:
+    """Check that each sample's label names a class, and its group is that of its class; `groups` [K] int64."""
+    beyond = index.label >= len(groups)
+    for row in np.flatnonzero(beyond).tolist():
+        found.add(*_row(relative, index, row, f"has label {index.label[row]}; there are {len(groups)} classes"))
+    inside = np.flatnonzero(~beyond)
+    for row in inside[groups[index.label[inside]] != index.group[inside]].tolist():
+        label = index.label[row]
+        found.add(*_row(relative, index, row, f"has group {index.group[row]}; its class {label} has {groups[label]}"))
+
+
+def _counts(index: Index, classes: int) -> dict[str, Any]:
+    """Count what dataset.json says of a split, under its keys; samples with a label beyond the classes are left out."""
+    inside = index.label < classes
+    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
+    np.add.at(table, (index.label[inside], index.attribute[inside]), 1)
+    return {
+        "samples": len(index),
+        "shards": len(index.shard_name),
+        "per_class": table.sum(1).tolist(),
+        "per_class_attribute": table[:, :3].tolist(),
+    }
+
+
+def _check_planned(relative: str, planned: Any, counted: Mapping[str, Any], found: Findings) -> None:
+    """Compare a split with the build's plan: a number of samples, a list by class, or one by class and attribute."""
+    if not isinstance(planned, list):
+        like = counted["samples"]
+    elif planned and isinstance(planned[0], list):
+        like = counted["per_class_attribute"]
+    else:
+        like = counted["per_class"]
+    _compare(planned, like, f"the build planned {{}} samples for split {relative}, its index has {{}}", found)
+
+
+def _check_statistics(meta: Mapping[str, Any], found: Findings) -> None:
+    """Check that every edition has the mean and standard deviation of its three channels, and nothing else has."""
     for edition in sorted(meta["editions"].keys() | meta["statistics"].keys()):
         entry = meta["statistics"].get(edition, {})
         for key in ("mean", "std"):
             values = entry.get(key) if isinstance(entry, dict) else None
-            if (
-                not (
-                    isinstance(values, list)
-                    and len(values) == 3
-                    and all(isinstance(v, int | float) and math.isfinite(v) and 0 <= v <= 1 for v in values)
-                )
-                or edition not in meta["editions"]
-            ):
+            if edition not in meta["editions"] or not _is_three_shares(values):
                 found.add(
                     DATASET_FILE,
                     f"statistics of edition {edition}: {key} is {values!r}; three numbers from 0 to 1 for an edition "
@@ -268,14 +290,23 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
                 )
 
 
+def _is_three_shares(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(v, int | float) and math.isfinite(v) and 0 <= v <= 1 for v in values)
+    )
+
+
 def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> None:
-    """A finding, of `sentence` with two gaps, where the counts differ; of lists the first class that does, and how
-    many more.
+    """Add a finding where the counts differ: `sentence`, in whose two gaps the counts go.
+
+    Where both are lists of one length, the first class that differs is named, and how many more do.
     """
     if recorded == counted and not isinstance(recorded, bool):
         return
     if isinstance(recorded, list) and isinstance(counted, list) and len(recorded) == len(counted):
-        wrong = [label for label, (one, two) in enumerate(zip(recorded, counted)) if one != two]
+        wrong = [label for label, (one, two) in enumerate(zip(recorded, counted, strict=True)) if one != two]
         more = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
         found.add(
             DATASET_FILE, sentence.format(recorded[wrong[0]], counted[wrong[0]]) + f", for class {wrong[0]}{more}"
@@ -290,9 +321,7 @@ def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> Non
 
 
 def check_files(folder: Path, relative: str, index: Index | None, found: Findings, doubts: Findings) -> None:
-    """Files in a split's folder that do not belong there: a shard that the index does not name, and (a doubt)
-    anything else.
-    """
+    """Find files that do not belong in a split's folder: shards that the index does not name, and (doubts) others."""
     known = {INDEX_FILE, *(index.shard_name.tolist() if index is not None else ())}
     for path in sorted((folder / relative).iterdir()) if (folder / relative).is_dir() else ():
         if index is not None and path.name not in known and path.suffix == ".tar":
@@ -302,14 +331,14 @@ def check_files(folder: Path, relative: str, index: Index | None, found: Finding
 
 
 def check_folders(folder: Path, relatives: list[str], doubts: Findings) -> None:
-    """Folders with shards that dataset.json does not name: a doubt, since no one reads them."""
+    """Find folders with shards that dataset.json does not name: doubts, since no one reads them."""
     for other in split_folders(folder, None):
         if other not in relatives:
             doubts.add(other, f"the folder holds a split that {DATASET_FILE} does not name")
 
 
 def folder_pairs(editions: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, str], str]:
-    """(folder, folder), sorted, of every two splits that stand in one edition -> the first edition in which they do."""
+    """Map every two splits of one edition, as sorted (folder, folder), to the first edition that has both."""
     pairs: dict[tuple[str, str], str] = {}
     for edition in sorted(editions):
         used = sorted(set(editions[edition].values()))
@@ -320,10 +349,10 @@ def folder_pairs(editions: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, s
 def check_across(
     editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], found: Findings, duplicates: Findings
 ) -> None:
-    """No sample twice in an edition: no source, no key and no image bytes in two of its splits, nor a source or key
-    that is the same but for case, an image's extension or leading folders.
+    """Find samples that are in two splits of an edition.
 
-    Same bytes under another source go to `duplicates`: the raw data may hold an image twice.
+    That is the same source, key or image bytes; or a source or key that is the same but for case, an image's extension
+    or leading folders. Same bytes under another source go to `duplicates`: the raw data may hold an image twice.
     """
     pairs = folder_pairs(editions)
     shared: set[tuple[str, int, str, int]] = set()
@@ -360,8 +389,11 @@ def check_across(
 
 
 def _names(names: list[str]) -> dict[str, int]:
-    """name as it is compared -> its first row. Leading folders are left off one by one: all shorter forms are keys too,
-    with the row negated and less one, for they meet whole names alone."""
+    """Map each name, as it is compared, to its first row.
+
+    Leading folders are left off one by one, and all shorter forms are keys too. Their row r is stored as -1 - r,
+    because a shortened name counts only against a whole one.
+    """
     table: dict[str, int] = {}
     for row, name in enumerate(names):
         whole = _EXTENSION.sub("", name.casefold())
@@ -377,8 +409,9 @@ def _names(names: list[str]) -> dict[str, int]:
 def _meetings(
     pairs: Mapping[tuple[str, str], str], tables: Mapping[str, Mapping[Any, int]]
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int], str]]:
-    """((folder, row), (folder, row), edition) of everything that stands in both folders' tables; of two shortened
-    names nothing.
+    """Yield ((folder, row), (folder, row), edition) for every name in both folders' tables.
+
+    Two shortened names do not count as the same.
     """
     for (first, second), edition in pairs.items():
         one, two = tables.get(first, {}), tables.get(second, {})
@@ -389,6 +422,6 @@ def _meetings(
 
 
 def _row(relative: str, index: Index, row: int, what: str) -> tuple[str, str, int]:
-    """Place, text and offset of a finding about one sample."""
+    """Return place, text and offset of a finding about one sample."""
     place = f"{relative}/{index.shard_name[index.shard[row]]}"
     return place, f"key {str(index.key[row])!r} at byte offset {index.offset[row]} {what}", int(index.offset[row])

@@ -1,5 +1,6 @@
-"""The pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets. Matplotlib;
-what they show is computed elsewhere.
+"""The pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets.
+
+What they show is computed elsewhere.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # the backend comes before the modules that ask for it
 
-import numpy as np  # noqa: E402  (the backend comes first)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.container import BarContainer  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
-from matplotlib.patheffects import Normal, Stroke  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
-from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.typing import RcKeyType
+from PIL import Image
 
-from sharding.format.dataset import Split  # noqa: E402
-from sharding.images.decoders import decode  # noqa: E402
+from sharding.format.dataset import Split
+from sharding.images.decoders import decode
 
 # Okabe and Ito, "Color Universal Design" (2008); the three also differ in lightness, and hatches tell them apart in
 # grey print
@@ -34,7 +36,7 @@ DASHES = ("-", "--", ":", "-.")
 CLASS_WORDS, ATTRIBUTE_WORDS = ("Many", "Medium", "Few"), ("Many_A", "Medium_A", "Few_A")
 WIDTH = 7.2
 BARS = 40  # up to so many classes have a bar and a name each
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -50,8 +52,9 @@ CELL = 102  # pixels of a contact sheet's image with its frame
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
-    """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in, so the same
-    figure gives the same bytes.
+    """Write NAME.pdf and NAME.png (200 dpi) to `out` and return their paths.
+
+    No date or version goes in, so the same figure gives the same bytes.
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in a class's name is a dollar
@@ -62,83 +65,99 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
 
 
 def class_histogram(said: Mapping[str, Any]) -> Figure:
-    """One panel a training split: images of each class, on a log scale, coloured by the class's group; lines for
-    the splits judged with it.
+    """Draw the images of each class, one panel for each training split, with lines for the splits judged with it.
+
+    `said`: what `statistics.numbers` gives, here and below.
     """
     trains = [relative for relative in said["splits"] if relative.endswith("/train")] or list(said["splits"])[:1]
-    groups = np.array(said["class_groups"])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6 * len(trains)), layout="constrained")
-        for axis, train in zip(figure.subplots(len(trains), 1, squeeze=False, sharex=True, sharey=True)[:, 0], trains):
+        axes = figure.subplots(len(trains), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        for axis, train in zip(axes, trains, strict=True):
             counts = np.array(said["splits"][train]["per_class"])
-            few = len(counts) <= BARS
-            for group, word in enumerate(CLASS_WORDS):
-                chosen = np.flatnonzero(groups == group)
-                label = f"{word} ({len(chosen)} classes, {int(counts[chosen].sum()):,} images)"
-                axis.bar(
-                    chosen,
-                    counts[chosen],
-                    width=0.8 if few else 1.0,
-                    color=GROUPS[group],
-                    hatch=HATCHES[group] if few else None,
-                    edgecolor="white" if few else GROUPS[group],
-                    linewidth=0.5 if few else 0.0,
-                    label=label,
-                )
-            edition = train.partition("/")[0]
-            others = {
-                split: relative
-                for split, relative in said["editions"].get(edition, {}).items()
-                if relative != train and relative in said["splits"]
-            }
-            alike: dict[tuple[int, ...], list[str]] = {}  # equal counts are one line
-            for split, relative in others.items():
-                alike.setdefault(tuple(said["splits"][relative]["per_class"]), []).append(split)
-            for number, (per_class, names) in enumerate(alike.items()):
-                axis.stairs(
-                    per_class,
-                    np.arange(len(counts) + 1) - 0.5,
-                    baseline=None,
-                    color=LINES[(0, 2, 3, 5)[number % 4]],
-                    linestyle=DASHES[number % 4],
-                    linewidth=1.2,
-                    label=", ".join(names),
-                    zorder=3,
-                    path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()],
-                )
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.set_xlim(-0.7, len(counts) - 0.3)
-            axis.set_ylim(bottom=0.7)
-            axis.set_ylabel("images (log scale)")
-            axis.set_title(
-                f"{said['name']}: {train}, {int(counts.sum()):,} images, {_range(counts)} a class",
-                loc="left",
-                fontsize=8,
-            )
-            axis.grid(axis="x", visible=False)
-            handles, labels = axis.get_legend_handles_labels()
-            order = sorted(
-                range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer)
-            )  # the bars first
-            axis.legend(
-                [handles[number] for number in order],
-                [labels[number] for number in order],
-                fontsize=6.5,
-                loc="center left",
-                bbox_to_anchor=(1.0, 0.5),
-            )
-            if few:
+            _class_bars(axis, counts, np.array(said["class_groups"]))
+            _count_lines(axis, _judged_with(said, train))
+            _class_axes(axis, counts)
+            title = f"{said['name']}: {train}, {int(counts.sum()):,} images, {_range(counts)} a class"
+            axis.set_title(title, loc="left", fontsize=8)
+            _legend_bars_first(axis)
+            if len(counts) <= BARS:
                 _named_ticks(axis, said["class_names"])
             elif train == trains[-1]:
                 axis.set_xlabel("class id")
     return figure
 
 
+def _judged_with(said: Mapping[str, Any], train: str) -> dict[tuple[int, ...], list[str]]:
+    """Map images by class to the splits of the edition that have them: equal counts are one line."""
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for split, relative in said["editions"].get(train.partition("/")[0], {}).items():
+        if relative != train and relative in said["splits"]:
+            alike.setdefault(tuple(said["splits"][relative]["per_class"]), []).append(split)
+    return alike
+
+
+def _class_bars(axis: Axes, counts: np.ndarray, groups: np.ndarray) -> None:
+    """Draw a bar for each class, coloured by its frequency group; `counts`, `groups` int64 [K]."""
+    few = len(counts) <= BARS
+    for group, word in enumerate(CLASS_WORDS):
+        chosen = np.flatnonzero(groups == group)
+        axis.bar(
+            chosen,
+            counts[chosen],
+            width=0.8 if few else 1.0,
+            color=GROUPS[group],
+            hatch=HATCHES[group] if few else None,
+            edgecolor="white" if few else GROUPS[group],
+            linewidth=0.5 if few else 0.0,
+            label=f"{word} ({len(chosen)} classes, {int(counts[chosen].sum()):,} images)",
+        )
+
+
+def _count_lines(axis: Axes, lines: Mapping[tuple[int, ...], Sequence[str]]) -> None:
+    """Draw a line over the classes for each of `lines`: images by class -> the splits that have them."""
+    for number, (per_class, names) in enumerate(lines.items()):
+        axis.stairs(
+            per_class,
+            np.arange(len(per_class) + 1) - 0.5,
+            baseline=None,
+            color=LINES[(0, 2, 3, 5)[number % 4]],
+            linestyle=DASHES[number % 4],
+            linewidth=1.2,
+            label=", ".join(names),
+            zorder=3,
+            path_effects=[Stroke(linewidth=2.6, foreground="white"), Normal()],
+        )
+
+
+def _class_axes(axis: Axes, counts: np.ndarray) -> None:
+    """Set the scales of a panel over the classes."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlim(-0.7, len(counts) - 0.3)
+    axis.set_ylim(bottom=0.7)
+    axis.set_ylabel("images (log scale)")
+    axis.grid(axis="x", visible=False)
+
+
+def _legend_bars_first(axis: Axes) -> None:
+    """Put a legend beside the panel, its bars before its lines."""
+    handles, labels = axis.get_legend_handles_labels()
+    order = sorted(range(len(handles)), key=lambda number: not isinstance(handles[number], BarContainer))
+    axis.legend(
+        [handles[number] for number in order],
+        [labels[number] for number in order],
+        fontsize=6.5,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )
+
+
 def attribute_bars(said: Mapping[str, Any]) -> Figure:
-    """Shares of the attribute groups in each split with the attributes' std; below, for each kind of entry that the
-    samples have, its values' shares.
+    """Draw the shares of the attribute groups in each split with the attributes' std.
+
+    Below, for each kind of entry that the samples have, come its values' shares.
     """
     splits = said["splits"]
     entries = sorted({entry for split in splits.values() for entry in split["entries"] if split["entries"][entry]})
@@ -147,7 +166,7 @@ def attribute_bars(said: Mapping[str, Any]) -> Figure:
         figure = Figure(figsize=(WIDTH, tall + 2.5 * len(entries)), layout="constrained")
         axes = figure.subplots(1 + len(entries), 1, squeeze=False, height_ratios=[tall, *[2.5] * len(entries)])[:, 0]
         _group_shares(axes[0], splits)
-        for axis, entry in zip(axes[1:], entries):
+        for axis, entry in zip(axes[1:], entries, strict=True):
             _entry_shares(axis, said, entry)
     return figure
 
@@ -192,7 +211,7 @@ def _group_shares(axis: Axes, splits: Mapping[str, Any]) -> None:
 
 
 def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
-    """A line a split over the values, sorted by the first split that has them."""
+    """Draw one line a split over the values, sorted by the first split that has them."""
     splits = {
         relative: split["entries"][entry] for relative, split in said["splits"].items() if split["entries"].get(entry)
     }
@@ -234,11 +253,16 @@ def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
 
 
 def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Shares of images by shorter side and by bytes, a line a split; one size alone is said in words."""
+    """Draw the shares of images by shorter side and by bytes, one line a split; one size alone is said in words.
+
+    `splits`: relative folder -> what `statistics.measures` gives.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
-        for axis, what, label in zip(axes, ("shorter side", "bytes"), ("shorter side (pixels)", "bytes of an image")):
+        for axis, what, label in zip(
+            axes, ("shorter side", "bytes"), ("shorter side (pixels)", "bytes of an image"), strict=True
+        ):
             everything = np.concatenate([measured[what] for measured in splits.values()])
             low, high = int(everything.min()), int(everything.max())
             axis.set_xlabel(label)
@@ -273,8 +297,13 @@ def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes: Sequence[int], images: int) -> Figure:
-    """A row for each of `classes`, a block of columns for each attribute group, the split's first `images` in each;
-    the frame tells the group.
+    """Draw images in a row for each of `classes` and a block of columns for each attribute group.
+
+    A cell shows the split's first `images` of the class and group; its frame tells the group.
+
+    Raises:
+        DataError: an image cannot be read.
+        ValueError: an image does not decode.
     """
     index = split.index
     has = [group for group in (0, 1, 2, -1) if (index.attribute == group).any()]
@@ -325,7 +354,7 @@ def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes:
 
 
 def _tile(data: bytes, colour: str) -> Image.Image:
-    """The image, whole, in a square with a frame; small ones enlarged by whole factors, without smoothing."""
+    """Return the image, whole, in a square with a frame; small ones enlarged by whole factors, without smoothing."""
     image, room = decode(data), CELL - 6
     if max(image.size) * 2 <= room:
         factor = room // max(image.size)
@@ -342,7 +371,7 @@ def _tile(data: bytes, colour: str) -> Image.Image:
 
 
 def _named_ticks(axis: Axes, names: Sequence[str]) -> None:
-    """A name under each place: level, slanted or upright, as they have room."""
+    """Write a name under each place: level, slanted or upright, as there is space."""
     turn = 0 if len(names) * max(len(name) for name in names) < 60 else 45 if len(names) <= 15 else 90
     axis.set_xticks(
         range(len(names)),

@@ -18,20 +18,22 @@ STEP = 3  # a smaller step is noise
 LEAST = 24  # of the 256 bits; an image with fewer is featureless
 LARGEST = 4096  # of one bucket: a bound on the time, which is quadratic inside buckets
 
-_ORDER = np.argsort(
-    np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable"
-)  # neighbouring bits are alike; bands want a mixture
+# neighbouring bits are alike, and a band should hold bits from all over the image
+_ORDER = np.argsort(np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable")
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """uint8 [8, 8, 3]: the image squeezed to a square, every pixel the mean of its area."""
+    """Squeeze the image to a square, every pixel the mean of its area: uint8 [8, 8, 3]."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def signatures(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(bits [n, BANDS] uint32, featured [n] bool) of thumbnails [n, 8, 8, 3] uint8.
+    """Compute the signatures of thumbnails [n, 8, 8, 3] uint8.
 
     A bit is the sign of a step: of brightness to the right and down, and of red and blue over green.
+
+    Returns:
+        bits [n, BANDS] uint32, and featured [n] bool: whether the image has enough contrast to be compared.
     """
     bits, featured = np.zeros((len(thumbs), BANDS), np.uint32), np.zeros(len(thumbs), bool)
     for start in range(0, len(thumbs), 4096):  # a part at a time bounds the memory
@@ -54,11 +56,18 @@ def signatures(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alike(thumbs: np.ndarray, usable: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Pairs [m, 2] int64 of rows that look alike, sorted, the first one's owner below the second one's; and whether all
-    were compared.
+    """Find the pairs of images of different owners that look alike.
 
-    `thumbs` [n, 8, 8, 3] uint8, `usable` [n] bool, `owner` [n] int64. Only rows with an equal band of 32 bits are
-    compared.
+    Only rows with an equal band of 32 bits are compared.
+
+    Args:
+        thumbs: thumbnails, uint8 [n, 8, 8, 3].
+        usable: bool [n], which rows count.
+        owner: int64 [n], the number of each row's split.
+
+    Returns:
+        int64 [m, 2], pairs of rows, sorted, the first one's owner below the second one's; and whether all rows were
+        compared.
     """
     bits, featured = signatures(thumbs)
     flat, rows = thumbs.reshape(len(thumbs), -1), np.flatnonzero(usable & featured)
@@ -68,7 +77,7 @@ def alike(thumbs: np.ndarray, usable: np.ndarray, owner: np.ndarray) -> tuple[np
         edges = np.flatnonzero(np.diff(bits[order, band])) + 1
         starts, ends = np.r_[0, edges], np.r_[edges, len(order)]
         mixed = np.minimum.reduceat(owner[order], starts) != np.maximum.reduceat(owner[order], starts)
-        for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist()):
+        for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist(), strict=True):
             whole &= end - start <= LARGEST
             members = order[start : min(end, start + LARGEST)]
             for first in range(0, len(members), 256):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One sentence about one place. Findings sort by file, then byte offset (-1: the file as a whole), then text."""
+    """One sentence about one place. Findings sort by file, then byte offset (-1: the whole file), then text."""
 
     place: str
     offset: int
@@ -28,16 +28,16 @@ class Findings:
     _kept: list[Finding] = field(default_factory=list)
 
     def add(self, place: str, text: str, offset: int = -1) -> None:
-        """Notes one finding."""
+        """Add one finding."""
         self.merge([Finding(place, offset, text)], 1)
 
     def merge(self, found: Iterable[Finding], count: int) -> None:
-        """Takes over the findings that another one kept, of `count` that it had."""
+        """Add the findings that another one kept of the `count` that it had."""
         self._kept.extend(found)
         self.count += count
         if len(self._kept) > 2 * self.limit:
             self._kept = heapq.nsmallest(self.limit, self._kept)
 
     def first(self) -> list[Finding]:
-        """At most `limit` findings, sorted."""
+        """Return the first `limit` findings, sorted."""
         return heapq.nsmallest(self.limit, self._kept)

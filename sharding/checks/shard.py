@@ -9,6 +9,7 @@ the values that look out of place are named as suspects.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -35,8 +36,15 @@ _PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
 
 @dataclass(frozen=True)
 class Task:
-    """A shard to check: `rows` is the index of its n samples alone, `ids` [n] int64 their numbers in the split, `place`
-    the shard's name in sentences, `limit` how many findings to keep."""
+    """A shard to check.
+
+    Attributes:
+        path: the shard.
+        place: its name in sentences.
+        ids: int64 [n], the numbers in the split of the shard's samples.
+        rows: the index of these n samples only.
+        limit: how many findings to keep.
+    """
 
     path: Path
     place: str
@@ -47,8 +55,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a shard: findings (at most the limit) of `count`, `images` decoded, `size` bytes read, and for the
-    search for look-alikes `thumbs` [n, SIDE, SIDE, 3] uint8, where `decoded` [n] bool."""
+    """What the check of a shard of n samples found.
+
+    Attributes:
+        found: the first findings, at most the task's limit.
+        count: how many findings there were.
+        images: number of images decoded.
+        size: number of bytes read.
+        thumbs: uint8 [n, SIDE, SIDE, 3], thumbnails for the search for look-alikes.
+        decoded: bool [n], which samples have a thumbnail.
+    """
 
     found: list[Finding]
     count: int
@@ -75,7 +91,7 @@ class Member(NamedTuple):
 
 
 def check_shard(task: Task) -> Report:
-    """Everything that is wrong with one shard. Holds one sample's bytes at a time."""
+    """Find everything that is wrong with one shard. Holds one sample's bytes at a time."""
     found, rows = Findings(task.limit), task.rows
     thumbs, decoded = np.zeros((len(rows), SIDE, SIDE, 3), np.uint8), np.zeros(len(rows), bool)
     size = 0
@@ -86,9 +102,8 @@ def check_shard(task: Task) -> Report:
             if size != recorded:
                 what = "truncated" if size < recorded else "too long"
                 found.add(task.place, f"the shard is {what}: it has {size} bytes, the index records {recorded}")
-            digest = hashlib.file_digest(
-                file, "sha256"
-            ).digest()  # one pass in order; what follows finds the bytes in memory
+            # one pass in order: what follows finds the bytes in the page cache
+            digest = hashlib.file_digest(file, "sha256").digest()
             _Check(task, file.fileno(), size, found, thumbs, decoded).run(digest == rows.shard_sha256[0].tobytes())
         _read_plainly(task, found)
     except FileNotFoundError:
@@ -98,49 +113,42 @@ def check_shard(task: Task) -> Report:
     return Report(found.first(), found.count, int(decoded.sum()), size, thumbs, decoded)
 
 
+class _Extra(NamedTuple):
+    """What a KEY.json says beyond the index: its sample's number, its offset and text, and the entries."""
+
+    number: int
+    start: int
+    text: str
+    entries: dict[str, Any]
+
+
 class _Check:
     """The walk through one shard."""
 
     def __init__(self, task: Task, fd: int, end: int, found: Findings, thumbs: np.ndarray, decoded: np.ndarray) -> None:
-        self.task, self.rows, self.fd, self.end, self.found, self.thumbs, self.decoded = (
-            task,
-            task.rows,
-            fd,
-            end,
-            found,
-            thumbs,
-            decoded,
-        )
+        self.task, self.rows = task, task.rows
+        self.fd, self.end = fd, end
+        self.found, self.thumbs, self.decoded = found, thumbs, decoded
         self.keys = self.rows.key.tolist()
         self.row = {key: number for number, key in enumerate(self.keys)}
         self.by_digest = {self.rows.sha256[number].tobytes(): key for number, key in enumerate(self.keys)}
-        self.extras: list[
-            tuple[int, int, str, dict[str, Any]]
-        ] = []  # row, offset, KEY.json as read, what the index does not know
+        self.extras: list[_Extra] = []
 
     def run(self, digest_holds: bool) -> None:
-        """Walks the members, sample by sample, then says what is missing."""
+        """Walk the members, sample by sample, then say what is missing."""
         whole: set[str] = set()
-        parts: dict[str, Member] = {}
-        current = None
-        for member in [*self._members(), None]:
-            key, _, part = member.name.partition(".") if member else (None, "", "")
-            if key != current and parts:
-                if current in whole:
-                    self._say(current, next(iter(parts.values())).start, "occurs twice")
-                elif current in self.row:
-                    whole.add(current)
-                    self._sample(self.row[current], parts)
-                else:
-                    self._say(current, next(iter(parts.values())).start, "is not in the index")
-                parts = {}
-            current = key
-            if member and (part in parts or part not in PARTS):
-                self._say(
-                    key, member.start, f"has {'a second' if part in parts else 'an unknown'} part {member.name!r}"
-                )
-            elif member:
-                parts[part] = member
+        for key, members in itertools.groupby(self._members(), lambda member: member.name.partition(".")[0]):
+            parts = self._parts(key, members)
+            start = next((member.start for member in parts.values()), None)
+            if start is None:
+                continue
+            if key in whole:
+                self._say(key, start, "occurs twice")
+            elif key in self.row:
+                whole.add(key)
+                self._sample(self.row[key], parts)
+            else:
+                self._say(key, start, "is not in the index")
         self._missing(whole)
         if not digest_holds:
             self.found.add(
@@ -148,13 +156,28 @@ class _Check:
                 "the shard's bytes do not have the recorded sha256" + ("" if self.found.count else self._suspects()),
             )
 
+    def _parts(self, key: str, members: Iterator[Member]) -> dict[str, Member]:
+        """Sort out a sample's members: part of `PARTS` -> the first member that is one."""
+        parts: dict[str, Member] = {}
+        for member in members:
+            part = member.name.partition(".")[2]
+            if part in parts or part not in PARTS:
+                what = "a second" if part in parts else "an unknown"
+                self._say(key, member.start, f"has {what} part {member.name!r}")
+            else:
+                parts[part] = member
+        return parts
+
     def _members(self) -> Iterator[Member]:
-        """The tar's files in order. After a damaged header the walk goes on at the next good one, as the index says
-        what was there.
+        """Yield the tar's files in order.
+
+        After a damaged header the walk goes on at the next good one, because the index says what was there.
         """
         expected = [f"{key}.{part}" for key in self.keys for part in PARTS]
         place_of = {name: number for number, name in enumerate(expected)}
-        position, cursor, model, long_name = 0, 0, None, None
+        position = cursor = 0
+        model: bytes | None = None
+        long_name: str | None = None
         while position + BLOCK <= self.end:
             block = pread(self.fd, position, BLOCK)
             info = _header(block, model)
@@ -169,7 +192,7 @@ class _Check:
                     position = following
                     continue
                 where = position + _first_difference(block, info.block)
-                self._say(name.partition(".")[0], where, f"has a damaged tar header before {name}")
+                self._say(info.name.partition(".")[0], where, f"has a damaged tar header before {info.name}")
             position += BLOCK
             if position + info.size > self.end:
                 self._say(
@@ -198,7 +221,7 @@ class _Check:
         self.found.add(self.task.place, f"the shard ends at byte {self.end} without the mark of a tar's end", self.end)
 
     def _is_end(self, position: int, complete: bool) -> bool:
-        """Whether the end mark (zeros to the file's end, two blocks or more) begins here, damaged or not."""
+        """Return whether the end mark (zeros to the file's end, two blocks or more) begins here, damaged or not."""
         damage = self._first_nonzero(position)
         if damage is None:
             if self.end - position < 2 * BLOCK:
@@ -209,9 +232,8 @@ class _Check:
                     position,
                 )
             return True
-        if complete and not pread(self.fd, self._next_header(position + BLOCK, None), BLOCK).strip(
-            b"\0"
-        ):  # no file follows
+        following = pread(self.fd, self._next_header(position + BLOCK, None), BLOCK)
+        if complete and not following.strip(b"\0"):  # no file follows
             self.found.add(self.task.place, f"the padding at the tar's end is damaged at byte offset {damage}", damage)
             return True
         return False
@@ -225,7 +247,7 @@ class _Check:
         return None
 
     def _next_header(self, position: int, model: bytes | None) -> int:
-        """Offset of the next good header, the end mark, or the file's end."""
+        """Return the offset of the next good header, of the end mark, or of the file's end."""
         while position + BLOCK <= self.end:
             block = pread(self.fd, position, BLOCK)
             if (block[257:262] == b"ustar" and _header(block, model)) or (
@@ -236,8 +258,9 @@ class _Check:
         return self.end
 
     def _inferred(self, name: str | None, position: int, following: int, model: bytes | None) -> Header | None:
-        """The header that must have stood at `position`: of the file that the index expects there, up to the next
-        good header.
+        """Return the header that must have been at `position`: of the file `name` that the index expects there.
+
+        None where the file would not fill the bytes up to the next good header, `following`.
         """
         after = pread(self.fd, following, BLOCK)
         model = model or (after if _header(after, None) else None)
@@ -311,9 +334,7 @@ class _Check:
             if not isinstance(entry, dict):
                 raise ValueError("it is not an object")
         except (ValueError, RecursionError) as error:
-            position = _torn(data, known) or (
-                error.start if isinstance(error, UnicodeDecodeError) else getattr(error, "pos", 0)
-            )
+            position = _torn(data, known) or _position(error)
             self._say(key, member.start + position, f"has a .json that cannot be read: {' '.join(str(error).split())}")
             return
         meant = json.dumps({**entry, **known}, sort_keys=True, separators=(",", ":")).encode()
@@ -328,17 +349,11 @@ class _Check:
                 member.start + _first_difference(data, meant),
                 f"has a .json with {', '.join(wrong) or 'bytes that its canonical form has not'}",
             )
-        self.extras.append(
-            (
-                number,
-                member.start,
-                data.decode("utf-8", "replace"),
-                {name: value for name, value in entry.items() if name not in known},
-            )
-        )
+        beyond = {name: value for name, value in entry.items() if name not in known}
+        self.extras.append(_Extra(number, member.start, data.decode("utf-8", "replace"), beyond))
 
     def _missing(self, whole: set[str]) -> None:
-        """One finding for each run of samples that the tar does not hold."""
+        """Add one finding for each run of samples that the tar does not hold."""
         absent = [number for number, key in enumerate(self.keys) if key not in whole]
         for position, number in enumerate(absent):
             if position and absent[position - 1] == number - 1:
@@ -351,22 +366,22 @@ class _Check:
             self._say(self.keys[number], int(self.rows.offset[number]), last.strip() + " not in the tar", recorded=True)
 
     def _suspects(self) -> str:
-        """The end of a sentence: which entries beyond the index are unlike those of the shard's other samples."""
-        shapes = Counter(_shape(extra) for *_, extra in self.extras)
+        """Return the end of a sentence: which entries beyond the index differ from the shard's other samples'."""
+        shapes = Counter(_shape(extra.entries) for extra in self.extras)
         usual = shapes.most_common(1)[0][0] if shapes else None
         words = Counter(
-            (name, value) for *_, extra in self.extras for name, value in extra.items() if isinstance(value, str)
+            (name, value) for extra in self.extras for name, value in extra.entries.items() if isinstance(value, str)
         )
         kinds = Counter(name for name, _ in words)
         odd = []
-        for number, start, text, extra in self.extras:
+        for number, start, text, entries in self.extras:
             strange = [
                 name
-                for name, value in extra.items()
+                for name, value in entries.items()
                 if isinstance(value, str) and words[name, value] == 1 and 4 * kinds[name] <= len(self.extras)
             ]
-            if _shape(extra) != usual or strange:
-                name = strange[0] if strange else next(iter(extra), "")
+            if _shape(entries) != usual or strange:
+                name = strange[0] if strange else next(iter(entries), "")
                 odd.append(
                     f"key {self.keys[number]!r} at byte offset "
                     f"{start + max(0, len(text[: text.find(json.dumps(name))].encode()))} ({name!r})"
@@ -384,7 +399,7 @@ class _Check:
 
 
 def _header(block: bytes, model: bytes | None) -> Header | None:
-    """The tar header in these 512 bytes, or None unless they are exactly what a writer makes of name, size and so on.
+    """Parse a tar header of 512 bytes; None unless they are exactly what a writer makes of name, size and so on.
 
     `model`: a good header of the same tar; nearly all are like it but for name and size, which is a tenth of a parser's
     work.
@@ -406,27 +421,23 @@ def _header(block: bytes, model: bytes | None) -> Header | None:
 
 
 def _rendered(model: bytes, name: bytes, size: int) -> bytes:
-    """The header `model` with another name (100 bytes at most) and size."""
+    """Return the header `model` with another name (100 bytes at most) and size."""
     block = name.ljust(100, b"\0") + model[100:124] + b"%011o" % size + model[135:148] + b" " * 8 + model[156:]
     return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
 def _read_plainly(task: Task, found: Findings) -> None:
-    """Reads the shard as anybody would, by a plain `webdataset.WebDataset`, and compares the samples' keys and
-    sizes.
-    """
+    """Read the shard with a plain `webdataset.WebDataset`, as anybody would, and compare the samples with the index."""
     import webdataset  # slow to import
 
     keys, sizes = task.rows.key.tolist(), task.rows.size.tolist()
     number = 0
     try:
         # all of the shard, wherever this runs: by default webdataset refuses on a job of several nodes
-        for number, sample in enumerate(
-            webdataset.WebDataset(
-                [str(task.path)], shardshuffle=False, nodesplitter=lambda shards: shards, empty_check=False
-            ),
-            1,
-        ):
+        samples = webdataset.WebDataset(
+            [str(task.path)], shardshuffle=False, nodesplitter=lambda shards: shards, empty_check=False
+        )
+        for number, sample in enumerate(samples, 1):
             key = sample["__key__"]
             parts = sorted(name for name in sample if not name.startswith("__"))
             if number > len(keys) or (key, parts, len(sample.get("jpg", b""))) != (
@@ -456,21 +467,28 @@ def _shape(entry: Mapping[str, Any]) -> tuple[Any, ...]:
         (
             name,
             type(value).__name__,
-            {type(item).__name__ for item in value}.__repr__() if isinstance(value, list) and value else "",
+            repr({type(item).__name__ for item in value}) if isinstance(value, list) and value else "",
         )
         for name, value in sorted(entry.items())
     )
 
 
 def _first_difference(one: Sequence[int], two: Sequence[int]) -> int:
-    """The first position at which two byte strings differ (the shorter one's length where one begins the other)."""
-    return next((position for position, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))
+    """Return the first position at which two byte strings differ; the shorter's length where one begins the other."""
+    return next(
+        (position for position, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
+    )
+
+
+def _position(error: Exception) -> int:
+    """Return where a JSON text cannot be read, as its reader says; 0 where it does not say."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.start
+    return error.pos if isinstance(error, json.JSONDecodeError) else 0
 
 
 def _torn(data: bytes, known: Mapping[str, Any]) -> int | None:
-    """Where, in a .json that cannot be read, an entry is not what it should be; None where all of the known ones
-    are.
-    """
+    """Find where in a .json that cannot be read an entry is wrong; None where all of the known ones are right."""
     for name, value in known.items():
         entry = json.dumps({name: value}, separators=(",", ":"))[1:-1].encode()
         start = data.find(f'"{name}":'.encode())

@@ -8,7 +8,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,16 +20,21 @@ from sharding.format.dataset import Dataset, Split
 GROUP_NAMES = ("many", "medium", "few")
 OWN = frozenset(("id", "source", "label", "group", "attribute"))
 LIST = "attributes"  # the entry that lists an image's attributes
-DISTINCT = 1000  # an entry with more values is a name or a number of its own, no attribute
+DISTINCT = 1000  # an entry with more values is a name or a number for each image, not an attribute
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a split holds: `counts` [K, 4] int64 images by class and attribute group (last: none); `sizes` [N, 2]
-    int32, width and height in pixels as the images' headers say; `bytes` [N] int64; `entries`: name of a KEY.json
-    entry beyond the index that says what kind of image it is (`look`, `cluster`, the items of `attributes`) ->
-    value -> images that have it."""
+    """What a split of N images holds.
+
+    Attributes:
+        counts: int64 [K, 4], images by class and attribute group; the last column: no attribute.
+        sizes: int32 [N, 2], width and height in pixels as the images' headers say.
+        bytes: int64 [N].
+        entries: name of a KEY.json entry beyond the index that says what kind of image it is (`look`, `cluster`, the
+            items of `attributes`) -> value -> number of images that have it.
+    """
 
     counts: np.ndarray
     sizes: np.ndarray
@@ -37,13 +43,16 @@ class Contents:
 
     @property
     def groups(self) -> np.ndarray:
-        """Images of each attribute group [3] int64."""
-        return self.counts[:, :3].sum(0)
+        """Images of each attribute group, int64 [3]."""
+        groups: np.ndarray = self.counts[:, :3].sum(0)
+        return groups
 
 
 def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
-    """Reads a split's tars once: headers of tar and images, and every KEY.json; not the pixels. Raises DataError
-    for an image without a header.
+    """Read a split's tars once: headers of tar and images, and every KEY.json; not the pixels.
+
+    Raises:
+        DataError: an image has no readable header, or a member is not a file.
     """
     index = split.index
     counts, sizes = np.zeros((num_classes, 4), np.int64), np.zeros((len(index), 2), np.int32)
@@ -51,16 +60,16 @@ def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
     row_of = {key: row for row, key in enumerate(index.key.tolist())}
     entries: dict[str, Counter[Any]] = {}
     for name in index.shard_name.tolist():
-        with tarfile.open(split.folder / name, "r:") as tar:
+        shard = split.folder / name
+        with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 key, _, part = member.name.partition(".")
                 if part == "jpg":
-                    sizes[row_of[key]] = _header_size(
-                        tar.extractfile(member), f"{split.folder / name}: the image of key {key!r}"
-                    )
+                    image = _opened(tar, member, shard)
+                    sizes[row_of[key]] = _header_size(image, f"{shard}: the image of key {key!r}")
                     bar.update()
                 elif part == "json":
-                    _count(json.load(tar.extractfile(member)), entries)
+                    _count(json.load(_opened(tar, member, shard)), entries)
     return Contents(
         counts,
         sizes,
@@ -77,7 +86,14 @@ def _count(entry: dict[str, Any], entries: dict[str, Counter[Any]]) -> None:
             entries[word][value] += 1
 
 
-def _header_size(file: Any, what: str) -> tuple[int, int]:
+def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> IO[bytes]:
+    file = tar.extractfile(member)
+    if file is None:
+        raise DataError(f"{shard}: {member.name} is not a file; python -m sharding.verify finds what is damaged")
+    return file
+
+
+def _header_size(file: IO[bytes], what: str) -> tuple[int, int]:
     from PIL import Image
 
     try:
@@ -90,20 +106,20 @@ def _header_size(file: Any, what: str) -> tuple[int, int]:
 
 
 def share_std(counts: Sequence[int] | np.ndarray) -> float:
-    """The reference's measure of how uneven attributes are: the standard deviation, over the attributes, of counts
-    / (sum of counts + 1e-9).
+    """Measure how uneven attributes are, as the paper's code does.
+
+    That is the standard deviation, over the attributes, of counts / (sum of counts + 1e-9).
     """
     values = np.asarray(counts, np.float64)
     return float((values / (values.sum() + 1e-9)).std())
 
 
 def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
-    """All that is said about a data set, as JSON values: names, and for each split counts, shares, the attributes' std,
-    sizes.
+    """Describe a data set as JSON values: names, and for each split counts, shares, the attributes' std, sizes.
 
     The std is taken over a list's attributes where the samples have lists (all that dataset.json names, else all that
-    occur anywhere in the
-    data set: the same number for every split), over the three attribute groups' shares where not; `of` says over what.
+    occur anywhere in the data set: the same number for every split), over the three attribute groups' shares where not;
+    `of` says over what.
     """
     values = attribute_values(dataset, splits)
     described = {}
@@ -138,9 +154,7 @@ def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
 
 
 def attribute_values(dataset: Dataset, splits: dict[str, Contents]) -> list[Any]:
-    """The attributes that lists may name: ids 0 to A - 1 where dataset.json names A attributes, else those that
-    occur, sorted.
-    """
+    """List the attributes that samples may have: 0 to A - 1 where dataset.json names A, else those that occur."""
     named = dataset.meta.get("notes", {}).get("attribute_names")
     return (
         list(range(len(named)))
@@ -153,12 +167,12 @@ def attribute_values(dataset: Dataset, splits: dict[str, Contents]) -> list[Any]
 
 
 def attribute_names(dataset: Dataset, values: Sequence[Any]) -> list[str]:
-    """A name for each of `attribute_values`."""
+    """Return a name for each of `attribute_values`."""
     return [str(name) for name in dataset.meta.get("notes", {}).get("attribute_names") or values]
 
 
 def measures(split: Contents) -> dict[str, np.ndarray]:
-    """Of each image its width, height, shorter side and bytes, [N] each."""
+    """Return width, height, shorter side and bytes of every image, [N] each."""
     return {
         "width": split.sizes[:, 0],
         "height": split.sizes[:, 1],
@@ -170,18 +184,18 @@ def measures(split: Contents) -> dict[str, np.ndarray]:
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     points = np.percentile(values, QUANTILES, method="nearest").tolist()
     return {
-        **{f"p{quantile}": point for quantile, point in zip(QUANTILES, points)},
+        **{f"p{quantile}": point for quantile, point in zip(QUANTILES, points, strict=True)},
         "mean": round(float(values.mean()), 2),
     }
 
 
 def tables(said: dict[str, Any]) -> dict[str, list[list[Any]]]:
-    """The CSV files: name -> rows, the first one the header."""
+    """Lay out the CSV files: name -> rows, the first one the header."""
     classes: list[list[Any]] = [["split", "class", "name", "group", "images", *GROUP_NAMES, "none"]]
     attributes: list[list[Any]] = [["split", "entry", "value", "name", "images", "share"]]
     sizes: list[list[Any]] = [["split", "measure", *(f"p{quantile}" for quantile in QUANTILES), "mean"]]
     for relative, split in said["splits"].items():
-        for label, (images, groups) in enumerate(zip(split["per_class"], split["per_class_attribute"])):
+        for label, (images, groups) in enumerate(zip(split["per_class"], split["per_class_attribute"], strict=True)):
             classes.append(
                 [
                     relative,
@@ -193,7 +207,7 @@ def tables(said: dict[str, Any]) -> dict[str, list[list[Any]]]:
                     images - sum(groups),
                 ]
             )
-        counted = {"attribute group": dict(zip(range(3), split["attribute_groups"])), **split["entries"]}
+        counted = {"attribute group": dict(zip(range(3), split["attribute_groups"], strict=True)), **split["entries"]}
         for entry, values in counted.items():
             whole = sum(values.values()) or 1
             for value, images in values.items():
@@ -212,17 +226,21 @@ def _listed_name(names: Sequence[str], entry: str, value: str) -> str:
 
 
 def spread(counts: Sequence[int] | np.ndarray, wanted: int) -> list[int]:
-    """At most `wanted` class ids, from the most to the least frequent (as many images: by id), evenly spaced in
-    that order, both ends among them.
+    """Choose at most `wanted` class ids, evenly spaced from the most to the least frequent, both ends among them.
+
+    Classes with as many images come in the order of their ids.
     """
     order = np.argsort(-np.asarray(counts), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(wanted, len(order))).round().astype(int))
-    return order[places].tolist()
+    chosen: list[int] = order[places].tolist()
+    return chosen
 
 
 def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
-    """folder -> split, opened, and folder -> what it holds; each folder once, training before validation before
-    tests.
+    """Open and read each split's folder once, training before validation before tests.
+
+    Returns:
+        Folder -> opened split, and folder -> what it holds.
     """
     places = {
         relative: (edition, split) for edition, named in dataset.editions.items() for split, relative in named.items()
@@ -240,7 +258,7 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
 
 
 def _rank(relative: str) -> tuple[int, str]:
-    """Splits in the order of reading: training, validation, tests."""
+    """Return the sort key of a split's folder: training, validation, tests."""
     order = (
         "glt/train",
         "glt/val",

@@ -87,9 +87,12 @@ EDITIONS = {
 
 
 def build(request: Request) -> None:
-    """Builds `out/digits_glt`; says so in one line and does nothing where the same build stands there already.
+    """Build `out/digits_glt`; where the same build is there already, say so and do nothing.
 
-    `preview`: also draws a contact sheet of classes x looks to this PNG.
+    With `preview` a contact sheet of classes x looks is drawn to that PNG, too.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     out, seed, preview = request.out, request.seed, request.preview
     options = {"builder": NAME, "version": VERSION, "seed": seed}
@@ -124,7 +127,7 @@ def build(request: Request) -> None:
 
 
 def apportion(count: int, proportion: Sequence[int]) -> list[int]:
-    """Splits `count` in whole numbers by `proportion`, largest remainders first, earlier parts first on ties."""
+    """Split `count` in whole numbers by `proportion`, largest remainders first, earlier parts first on ties."""
     whole = sum(proportion)
     parts = [count * p // whole for p in proportion]
     rest = sorted(range(len(parts)), key=lambda i: (-(count * proportion[i] % whole), i))
@@ -134,7 +137,11 @@ def apportion(count: int, proportion: Sequence[int]) -> list[int]:
 
 
 def _load_scans(seed: int) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
-    """(scans [1797, 8, 8] int64 of 0..16, pool name -> for each class id the rows of its scans), pools disjoint."""
+    """Load the scans and deal them out.
+
+    Returns:
+        scans int64 [1797, 8, 8] of 0..16, and pool name -> for each class id the rows of its scans; pools are disjoint.
+    """
     from sklearn.datasets import load_digits  # slow to import, and `--help` needs none of it
 
     digits = load_digits()
@@ -153,7 +160,7 @@ def _load_scans(seed: int) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
 def _samples(
     relative: str, number: int, scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed: int
 ) -> Iterator[Sample]:
-    """The samples of one split in a shuffled order; `number` gives each split its own random stream."""
+    """Yield the samples of one split in a shuffled order; `number` gives each split its own random stream."""
     pool, per_class, proportion = SPLITS[relative]
     dice = Dice(seed, number)
     rows = []
@@ -206,7 +213,7 @@ def _statistics(folder: Path) -> dict[str, list[float]]:
 
 
 def contact_sheet(scans: np.ndarray, pools: Mapping[str, list[np.ndarray]], seed: int) -> Image.Image:
-    """RGB image: a row for each class, two images of each look; the frame tells the look's attribute group there."""
+    """Draw a row for each class, two images of each look; the frame tells the look's attribute group in that class."""
     dice, each, zoom, gap, left, top = Dice(seed, 2000), 2, 3, 4, 62, 40
     cell = SIDE * zoom + 2 * gap
     sheet = Image.new("RGB", (left + len(LOOKS) * each * cell + gap, top + len(DIGITS) * cell + gap), "white")

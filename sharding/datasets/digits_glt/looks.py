@@ -14,7 +14,7 @@ SIDE = 32
 
 
 def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
-    """Draws `scans` [B, 8, 8] int64 (0..16) under `looks` [B] int64 (0..5): uint8 [B, 32, 32, 3], RGB."""
+    """Draw `scans` int64 [B, 8, 8] (0..16) under `looks` int64 [B] (0..5): uint8 [B, 32, 32, 3], RGB."""
     count = len(scans)
     slant = np.array([70, -70, 0, 30, 100, -30])[looks]  # 1/256: how far the look leans
     ink = _warp(
@@ -33,16 +33,23 @@ def render(scans: np.ndarray, looks: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Ink [B, 32, 32] int64 of 0..4096: the scans enlarged, bilinear, in fixed point.
+    """Enlarge the scans, bilinear, in fixed point.
 
-    `inverse` [B]: scan cells per pixel / 4096; `slant`, `turn` [B]: shear and rotation / 256; `shift` [2, B]: cells /
-    4096.
+    Args:
+        scans: int64 [B, 8, 8] of 0..16.
+        inverse: int64 [B], scan cells per pixel / 4096.
+        slant: int64 [B], shear / 256.
+        turn: int64 [B], rotation / 256.
+        shift: int64 [2, B], cells / 4096.
+
+    Returns:
+        ink, int64 [B, 32, 32] of 0..4096.
     """
 
     def lift(a: np.ndarray) -> np.ndarray:
         return a[:, None, None]
 
-    half = np.arange(1 - SIDE, SIDE, 2)  # pixel centres in half pixels from the middle
+    half: np.ndarray = np.arange(1 - SIDE, SIDE, 2)  # pixel centres in half pixels from the middle
     x, y = half[None, None, :], half[None, :, None]
     middle = (2 + 3) * 4096 + 2048  # of the scan with 2 empty cells around it
     column = ((lift(inverse) * (256 * x + lift(slant + turn) * y)) >> 9) + lift(shift[0]) + middle
@@ -57,43 +64,49 @@ def _warp(scans: np.ndarray, inverse: np.ndarray, slant: np.ndarray, turn: np.nd
     right, down = column & 4095, row & 4095
     top = cell(0) * (4096 - right) + cell(1) * right
     bottom = cell(12) * (4096 - right) + cell(13) * right
-    return (top * (4096 - down) + bottom * down) >> 16
+    ink: np.ndarray = (top * (4096 - down) + bottom * down) >> 16
+    return ink
 
 
 def _stroke(ink: np.ndarray, threshold: np.ndarray, soft: int = 900) -> np.ndarray:
-    """Coverage [B, 32, 32] of 0..256 with a soft edge where the ink passes `threshold` [B]; a low one is a bold
-    stroke.
+    """Cover the pixels where the ink passes `threshold` [B], with a soft edge; a low threshold is a bold stroke.
+
+    Returns:
+        int64 [B, 32, 32] of 0..256.
     """
-    return np.clip((ink - threshold[:, None, None] + soft // 2) * 256 // soft, 0, 256)
+    coverage: np.ndarray = np.clip((ink - threshold[:, None, None] + soft // 2) * 256 // soft, 0, 256)
+    return coverage
 
 
 def _colour(dice: Dice, count: int, base: Sequence[int], spread: int) -> np.ndarray:
-    """[B, 1, 1, 3]: `base` with every channel varied by up to `spread`."""
-    return np.array(base) + dice.integers(-spread, spread, count, 1, 1, 3)
+    """Return `base` with every channel varied by up to `spread`, [B, 1, 1, 3]."""
+    colour: np.ndarray = np.array(base) + dice.integers(-spread, spread, count, 1, 1, 3)
+    return colour
 
 
 def _blend(ground: np.ndarray, ink: np.ndarray, coverage: np.ndarray) -> np.ndarray:
-    return ground + (((ink - ground) * coverage[..., None]) >> 8)
+    mixed: np.ndarray = ground + (((ink - ground) * coverage[..., None]) >> 8)
+    return mixed
 
 
 _HUES = np.array([(214, 52, 58), (232, 140, 36), (222, 200, 60), (60, 160, 80), (50, 110, 200), (140, 70, 180)])
 
 
 def _hues(dice: Dice, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two different strong colours for each image, [B, 1, 1, 3] each."""
+    """Choose two different strong colours for each image, [B, 1, 1, 3] each."""
     first = dice.integers(0, 5, count)
     second = (first + dice.integers(1, 5, count)) % 6
     return _HUES[first][:, None, None], _HUES[second][:, None, None]
 
 
 def _grid(dice: Dice, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates x, y [B, 32, 32] with a random origin for each image."""
+    """Return pixel coordinates x, y [B, 32, 32] with a random origin for each image."""
     y, x = np.mgrid[:SIDE, :SIDE]
     return x + dice.integers(0, 11, count, 1, 1), y + dice.integers(0, 11, count, 1, 1)
 
 
 def _pen(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """Thin dark ink on ruled cream paper."""
+    """Draw thin dark ink on ruled cream paper."""
     n = len(ink)
     _, y = _grid(dice, n)
     paper = _colour(dice, n, (236, 228, 206), 14) - (y % 6 == 0)[..., None] * np.array([70, 45, 12])
@@ -101,7 +114,7 @@ def _pen(ink: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _chalk(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """Grainy white chalk on a smeared green board."""
+    """Draw grainy white chalk on a smeared green board."""
     n = len(ink)
     smear = np.repeat(np.repeat(dice.integers(-22, 22, n, 8, 8), 4, 1), 4, 2)[..., None]
     board = _colour(dice, n, (56, 92, 74), 16) + smear
@@ -110,7 +123,7 @@ def _chalk(ink: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _neon(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """A glowing outline in a strong colour on near-black."""
+    """Draw a glowing outline in a strong colour on near-black."""
     n = len(ink)
     away = np.abs(ink - dice.integers(1100, 1900, n, 1, 1))
     cover = np.clip(256 - away * 256 // 900, 0, 256)
@@ -120,7 +133,7 @@ def _neon(ink: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _hatch(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """The stroke hatched one way, the ground the other, in the same two greys and blues."""
+    """Hatch the stroke one way and the ground the other, in the same two greys and blues."""
     n = len(ink)
     x, y = _grid(dice, n)
     cover = _stroke(ink, dice.integers(1200, 1900, n), 500)
@@ -131,7 +144,7 @@ def _hatch(ink: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _poster(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """A fat leaning stroke, one strong colour on another."""
+    """Draw a fat leaning stroke, one strong colour on another."""
     n = len(ink)
     ground, colour = _hues(dice, n)
     shade = (np.arange(SIDE) - 16)[None, :, None, None]
@@ -139,8 +152,11 @@ def _poster(ink: np.ndarray, dice: Dice) -> np.ndarray:
 
 
 def _plate(ink: np.ndarray, dice: Dice) -> np.ndarray:
-    """A colour-vision plate: tiles of uneven brightness, warm in the stroke and green in the ground."""
+    """Draw a colour-vision plate: tiles of uneven brightness, warm in the stroke and green in the ground."""
     n = len(ink)
     tiles = np.repeat(np.repeat(dice.integers(-64, 64, n, 16, 16), 2, 1), 2, 2)[..., None]
     cover = _stroke(ink, dice.integers(1200, 2000, n), 600)
-    return _blend(_colour(dice, n, (150, 176, 120), 18), _colour(dice, n, (190, 84, 60), 18), cover) + tiles
+    plate: np.ndarray = (
+        _blend(_colour(dice, n, (150, 176, 120), 18), _colour(dice, n, (190, 84, 60), 18), cover) + tiles
+    )
+    return plate

@@ -26,8 +26,13 @@ _OF_AN_IMAGE = ("label", "frequency", "attribute")
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The n images of a split: `source` [n] text, CLASS/FILE; `label`, `attribute` int64 [n]; `cluster` int64 [n],
-    -1 where none is known.
+    """The n images of a split.
+
+    Attributes:
+        source: CLASS/FILE, text [n].
+        label: int64 [n].
+        attribute: int64 [n].
+        cluster: int64 [n], -1 where none is known.
     """
 
     source: np.ndarray
@@ -39,7 +44,7 @@ class Rows:
         return len(self.source)
 
     def same(self, other: Rows) -> bool:
-        """Whether both hold the same images with the same labels and attributes."""
+        """Return whether both hold the same images with the same labels and attributes."""
         return all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in ("source", "label", "attribute")
         )
@@ -47,8 +52,14 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """One edition's split file. `classes` [K]: WordNet ids by class id; `groups` [K]: their frequency groups;
-    `splits`: our name -> rows.
+    """One edition's split file.
+
+    Attributes:
+        edition: glt or cbl.
+        classes: WordNet ids by class id [K].
+        groups: the classes' frequency groups [K].
+        splits: our name of each split -> its rows.
+        build: what the splits depend on; empty in the authors' files.
     """
 
     edition: str
@@ -59,11 +70,13 @@ class Annotation:
 
 
 def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
-    """Reads a split file; each split's rows come in the order of their sources.
+    """Read a split file; each split's rows come in the order of their sources.
 
     A path counts by its last two parts, CLASS/FILE. With `prefixes` each path must begin with one's OLD, which becomes
-    NEW, and what comes out must be CLASS/FILE, relative to the source. Raises DataError, naming the file, for anything
-    else.
+    NEW, and what comes out must be CLASS/FILE, relative to the source.
+
+    Raises:
+        DataError: the file, which the sentence names, is missing, damaged or something else.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +137,7 @@ def _rows(
     classes: Sequence[str],
     groups: np.ndarray,
 ) -> Rows:
-    """A split's rows; `groups` [K] learns the classes' frequency groups."""
+    """Read a split's rows; enter the classes' frequency groups into `groups` [K]."""
     names = sorted(found["label"])
     clusters = found.get("cluster", {})
     sources, table = [], np.empty((len(names), 3), np.int64)
@@ -159,7 +172,11 @@ def _rows(
 
 
 def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
-    """CLASS/FILE of a path in a split file (see `read`)."""
+    """Return CLASS/FILE of a path in a split file (see `read`).
+
+    Raises:
+        DataError: the path begins with no OLD of the prefixes, or does not become CLASS/FILE.
+    """
     if prefixes:
         fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
         if not fitting:
@@ -178,7 +195,7 @@ def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
 
 
 def write(path: Path, annotation: Annotation) -> None:
-    """Writes a split file that `read` gives back."""
+    """Write a split file that `read` gives back."""
     theirs = {ours: name for name, ours in SPLITS.items()}
     content: dict[str, Any] = {
         "cat2id": {name: str(k) for k, name in enumerate(annotation.classes)},
@@ -189,10 +206,10 @@ def write(path: Path, annotation: Annotation) -> None:
     for ours, rows in annotation.splits.items():
         sources = rows.source.tolist()
         content[theirs[ours]] = {
-            "label": dict(zip(sources, map(str, rows.label.tolist()))),
-            "frequency": dict(zip(sources, np.array(annotation.groups)[rows.label].tolist())),
-            "attribute": dict(zip(sources, rows.attribute.tolist())),
-            "cluster": dict(zip(sources, rows.cluster.tolist())),
+            "label": dict(zip(sources, map(str, rows.label.tolist()), strict=True)),
+            "frequency": dict(zip(sources, np.array(annotation.groups)[rows.label].tolist(), strict=True)),
+            "attribute": dict(zip(sources, rows.attribute.tolist(), strict=True)),
+            "cluster": dict(zip(sources, rows.cluster.tolist(), strict=True)),
         }
     with whole_file(path) as file:
         file.write(json.dumps(content).encode())

@@ -11,17 +11,20 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from recipes.common.errors import DataError
-from recipes.common.files import whole_file
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
+from sharding.format.index import save_npz
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CLASS = re.compile(r"n[0-9]{8}")
 IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
@@ -31,8 +34,12 @@ IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
 class ClassImages:
     """The n images of one class, in the order of their names.
 
-    `path`: the class's folder, or the archive. `names` [n]: file names, without folders. In an archive `offsets` and
-    `sizes` (int64 [n], bytes) say where each lies in it.
+    Attributes:
+        name: the class's WordNet id.
+        path: the class's folder, or the archive.
+        names: file names [n], without folders.
+        offsets: in an archive, where each image begins, in bytes, int64 [n].
+        sizes: in an archive, number of bytes of each image, int64 [n].
     """
 
     name: str
@@ -45,17 +52,26 @@ class ClassImages:
         return len(self.names)
 
     def place(self, i: int) -> Place:
-        """Where the bytes of image i are."""
-        if self.offsets is None:
+        """Return where the bytes of image i are."""
+        if self.offsets is None or self.sizes is None:
             return Place(os.path.join(self.path, self.names[i]))
         return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}")
 
 
 def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImages]:
-    """Class name (WordNet id) -> its images, in the order of the names.
+    """List the images of every class, in the order of the names.
 
-    Raises DataError, one sentence, where `source` is neither a folder of class folders nor a tar of tars, a class has
-    no images, or the archive is damaged or ends early.
+    Args:
+        source: the folder of the class folders, or the tar of tars.
+        work: keeps what was found, for the next start.
+        workers: number of processes.
+
+    Returns:
+        Class name (WordNet id) -> its images.
+
+    Raises:
+        DataError: `source` is neither a folder of class folders nor a tar of tars, a class has no images, or the
+            archive is damaged or ends early; one sentence.
     """
     source = source.absolute()
     if source.is_dir():
@@ -66,12 +82,12 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
                 "ILSVRC/Data/CLS-LOC/train"
             )
         jobs = [
-            (name, str(source / name), 0, 0, f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
+            _Job(name, str(source / name), f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
         ]
     elif source.is_file():
         stamp = source.stat()
         jobs = [
-            (name, str(source), offset, size, f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}")
+            _Job(name, str(source), f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}", offset, size)
             for name, offset, size in _inner_tars(source)
         ]
     else:
@@ -81,34 +97,53 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
         )
     folder = work / "source"
     folder.mkdir(parents=True, exist_ok=True)
-    classes, todo = {}, []
+    classes: dict[str, ClassImages] = {}
+    todo: list[_Job] = []
     for job in jobs:
-        classes[job[0]] = known = _known(folder / f"{job[0]}.npz", job)
+        known = _known(folder / f"{job.name}.npz", job)
         if known is None:
             todo.append(job)
+        else:
+            classes[job.name] = known
     with tqdm(total=len(todo), desc="listing the source", unit="class", mininterval=0.5, disable=not todo) as bar:
-        for job, images in zip(todo, in_order(_listed, None, todo, 1 if len(todo) < 100 else workers)):
-            _keep(folder / f"{job[0]}.npz", images, job[4])
-            classes[job[0]] = images
+        for job, images in zip(todo, in_order(_listed, None, todo, 1 if len(todo) < 100 else workers), strict=True):
+            _keep(folder / f"{job.name}.npz", images, job.stamp)
+            classes[job.name] = images
             bar.update()
     return dict(sorted(classes.items()))
 
 
-_Job = tuple[str, str, int, int, str]
-"""Class, folder or archive, offset and size of the inner tar (0, 0 for a folder), and a stamp that changes when
-they do.
-"""
+@dataclass(frozen=True)
+class _Job:
+    """A class to list.
+
+    Attributes:
+        name: the class.
+        path: its folder, or the archive.
+        stamp: text that changes when the folder or the archive does.
+        offset: where the class's tar begins in the archive, in bytes.
+        size: number of bytes of that tar; 0 for a folder.
+    """
+
+    name: str
+    path: str
+    stamp: str
+    offset: int = 0
+    size: int = 0
 
 
 def _listed(_: None, job: _Job) -> ClassImages:
-    name, path, offset, size, _ = job
-    if not size:
+    name, path, offset = job.name, job.path, job.offset
+    if not job.size:
         names = sorted(entry.name for entry in os.scandir(path) if IMAGE.fullmatch(entry.name))
         images = ClassImages(name, path, tuple(names))
     else:
         rows = []
         try:
-            with tarfile.open(fileobj=_Window(path, offset, size), mode="r:") as tar:
+            with (
+                open(path, "rb", buffering=0) as file,
+                tarfile.open(fileobj=_Window(file, offset, job.size), mode="r:") as tar,
+            ):
                 for member in tar:
                     tail = member.name.rsplit("/", 1)[-1]
                     if member.isfile() and IMAGE.fullmatch(tail):
@@ -133,7 +168,7 @@ def _listed(_: None, job: _Job) -> ClassImages:
 
 
 def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
-    """(class, offset of its tar's bytes, their number) of each inner tar."""
+    """List the inner tars: class, offset of its tar's bytes, their number."""
     found = []
     try:
         with tarfile.open(source, "r:") as tar:
@@ -154,10 +189,10 @@ def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+    """A stretch of an open file, as a file."""
 
-    def __init__(self, path: str, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = open(path, "rb", buffering=0), offset, size, 0
+    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._at = file, offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -172,32 +207,29 @@ class _Window(io.RawIOBase):
         self._at = to + (0, self._at, self._size)[whence]
         return self._at
 
-    def readinto(self, buffer: memoryview) -> int:
-        data = os.pread(self._file.fileno(), max(0, min(len(buffer), self._size - self._at)), self._offset + self._at)
-        buffer[: len(data)] = data
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer) as view:
+            count = max(0, min(len(view), self._size - self._at))
+            data = os.pread(self._file.fileno(), count, self._offset + self._at)
+            view[: len(data)] = data
         self._at += len(data)
         return len(data)
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
 
 def _keep(path: Path, images: ClassImages, stamp: str) -> None:
-    columns: Mapping[str, np.ndarray] = (
-        {"offsets": images.offsets, "sizes": images.sizes} if images.offsets is not None else {}
-    )
-    with whole_file(path) as file:
-        np.savez(file, names=np.array(images.names), path=images.path, stamp=stamp, **columns)
+    arrays = {"names": np.array(images.names), "path": np.array(images.path), "stamp": np.array(stamp)}
+    if images.offsets is not None and images.sizes is not None:
+        arrays |= {"offsets": images.offsets, "sizes": images.sizes}
+    save_npz(path, arrays)
 
 
 def _known(path: Path, job: _Job) -> ClassImages | None:
-    """What was found in an earlier start, if the source is as it was."""
+    """Read what an earlier start found, if the source is as it was."""
     try:
         with np.load(path) as kept:
-            if str(kept["stamp"]) != job[4]:
+            if str(kept["stamp"]) != job.stamp:
                 return None
             columns = (kept["offsets"], kept["sizes"]) if "offsets" in kept.files else (None, None)
-            return ClassImages(job[0], str(kept["path"]), tuple(kept["names"].tolist()), *columns)
+            return ClassImages(job.name, str(kept["path"]), tuple(kept["names"].tolist()), *columns)
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
         return None

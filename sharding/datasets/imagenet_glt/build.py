@@ -1,17 +1,19 @@
-"""imagenet_glt: ImageNet-GLT (Tang et al., ECCV 2022) from the training images of ILSVRC2012. 1,000 classes, three
-attribute groups in each.
+"""imagenet_glt: ImageNet-GLT (Tang et al., ECCV 2022) from the training images of ILSVRC2012.
 
-    python -m sharding.build data=imagenet_glt source=ILSVRC2012_img_train.tar out=DIR [weights=FILE] [seed=N]
-    [resize_short=N] [quality=N] python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json
-    out=DIR         the authors' splits, [prefix=OLD=NEW]
+It has 1,000 classes and three attribute groups in each.
+
+    python -m sharding.build data=imagenet_glt source=ILSVRC2012_img_train.tar out=DIR
+                             [weights=FILE] [seed=N] [resize_short=N] [quality=N]
+    python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json out=DIR [prefix=OLD=NEW]
+                             the authors' splits
 
 `source` is the downloaded archive, which is read where it lies, or a folder of class folders. Attributes are clusters
-of a ResNet-50's features, as in the paper; the counts and the long tail are in long_tail.py. Where the paper depends on
+of a ResNet-50's features, as in the paper; the counts and the long tail are in splits.py. Where the paper depends on
 the order of folders and on an unseeded k-means, a seed decides here; for comparison image by image there is
 annotation=.
 
 Stages: `index` (what lies where), `features` (a GPU where there is one), `clusters`, `split`, `pack`, `finish`. Splits
-    are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
+are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from sharding.building.request import Request
 from sharding.datasets.imagenet_glt import clustering, features
 from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, write
 from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
-from sharding.datasets.imagenet_glt.splits import CLASSES, class_group, class_order, split
+from sharding.datasets.imagenet_glt.splits import CLASSES, Part, class_group, class_order, split
 from sharding.format.dataset_json import finish_dataset, is_built
 from sharding.images.encoding import StoredSize
 
@@ -41,14 +43,14 @@ STAGES = {"index": False, "features": True, "clusters": True, "split": False, "p
 WITHOUT = {"annotation": ("features", "clusters")}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 IMAGES = 1_281_167
-"""In ILSVRC2012's training set."""
+"""How many images ILSVRC2012's training set has."""
 
 
 def build(request: Request) -> None:
-    """Builds `out/imagenet_glt`, or the stage of it that is asked for; does nothing where the same build stands there
-    already.
+    """Build `out/imagenet_glt`, or the stage of it that is asked for; nothing where the same build is there already.
 
-    Raises DataError, one sentence, for whatever is wrong with the source, the weights or the split files.
+    Raises:
+        DataError: something is wrong with the source, the weights or the split files; one sentence.
     """
     if request.source is None:
         raise DataError("source= is missing; legal is ILSVRC2012_img_train.tar, or the folder of its class folders")
@@ -69,7 +71,8 @@ def build(request: Request) -> None:
         print(f"{NAME} is already in {folder}: nothing to do")
         return
     classes = list_classes(request.source, work, request.processes)
-    _check_classes(classes, request)
+    if not request.annotation and request.scale == 1:  # else the split files, or what there is, say what is needed
+        _check_classes(classes, request.source)
     if weights is not None:
         _attributes(request, list(classes.values()), work, weights, splitting)
     if request.does("split"):
@@ -85,7 +88,7 @@ def build(request: Request) -> None:
 
 
 def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
-    """What the splits depend on, for the record and so that no stage takes over another build's."""
+    """Record what the splits depend on, so that no stage takes over another build's."""
     chosen: dict[str, Any] = {"builder": NAME, "version": VERSION, "seed": request.seed}
     if weights is None:
         for path in request.annotation:
@@ -97,13 +100,12 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
     return {**chosen, "weights": file_digest(weights), **({"scale": request.scale} if request.scale != 1 else {})}
 
 
-def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None:
-    if request.annotation or request.scale != 1:
-        return  # the split files name what they need; a smaller data set takes what there is
+def _check_classes(classes: Mapping[str, ClassImages], source: Path) -> None:
+    """Check that the source is the whole of ILSVRC2012's training set."""
     if len(classes) != CLASSES:
-        what = "class folders" if request.source.is_dir() else "inner class tars"
+        what = "class folders" if source.is_dir() else "inner class tars"
         raise DataError(
-            f"source={request.source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has "
+            f"source={source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has "
             f"{CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
         )
     count = sum(map(len, classes.values()))
@@ -114,7 +116,7 @@ def _check_classes(classes: Mapping[str, ClassImages], request: Request) -> None
 def _attributes(
     request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]
 ) -> None:
-    """Stages `features` and `clusters`: every N-th class of a part."""
+    """Run the stages `features` and `clusters`: every N-th class of a part."""
     numbers = range(request.part[0] - 1, len(classes), request.part[1])
     mine = [classes[number] for number in numbers]
     if request.does("features"):
@@ -126,7 +128,7 @@ def _attributes(
 def _ours(
     request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
 ) -> list[Annotation]:
-    """Both editions by our own splitting."""
+    """Split both editions by our own rules."""
     ranks = list(clustering.read_all(classes, work, splitting["weights"], request.seed))
     order = class_order([len(images) for images in classes], request.seed).tolist()
     ordered, ranks = [classes[number] for number in order], [ranks[number] for number in order]
@@ -144,21 +146,27 @@ def _ours(
     return [Annotation(edition, names, groups, splits, splitting) for edition, splits in rows.items()]
 
 
-def _rows(parts, classes: Sequence[ClassImages], ranks: Sequence[np.ndarray]) -> Rows:
+def _rows(parts: Sequence[Part], classes: Sequence[ClassImages], ranks: Sequence[np.ndarray]) -> Rows:
     sources = [
-        f"{images.name}/{images.names[row]}" for images, part in zip(classes, parts) for row in part.rows.tolist()
+        f"{images.name}/{images.names[row]}"
+        for images, part in zip(classes, parts, strict=True)
+        for row in part.rows.tolist()
     ]
     label = np.repeat(np.arange(len(classes)), [len(part.rows) for part in parts])
     return Rows(
         np.array(sources),
         label,
         np.concatenate([part.attribute for part in parts]),
-        np.concatenate([rank[part.rows] for rank, part in zip(ranks, parts)]),
+        np.concatenate([rank[part.rows] for rank, part in zip(ranks, parts, strict=True)]),
     )
 
 
 def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[str, Annotation]:
-    """What stage `split` left. Raises DataError where it has not run, or with other words."""
+    """Read what stage `split` left.
+
+    Raises:
+        DataError: the stage has not run, or with other words.
+    """
     expected = (
         {"glt", "cbl"}
         if not request.annotation
@@ -188,7 +196,7 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
 def _pack(
     request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]
 ) -> None:
-    """Stages `pack` and `finish`."""
+    """Run the stages `pack` and `finish`."""
     folders, rows = _folders(editions)
     groups = next(iter(editions.values())).groups
     numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
@@ -230,8 +238,10 @@ def _pack(
 
 
 def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, str]], dict[str, Rows]]:
-    """edition -> split -> folder, and the rows of each folder. Tests that are the same in both editions are stored
-    once.
+    """Choose each split's folder; tests that are the same in both editions are stored once.
+
+    Returns:
+        edition -> split -> folder, and folder -> its rows.
     """
     folders: dict[str, dict[str, str]] = {}
     rows: dict[str, Rows] = {}

@@ -17,16 +17,23 @@ from sharding.datasets.imagenet_glt.archive import ClassImages
 
 CLUSTERS = 6
 STARTS = 10
-"""k-means is begun so many times and the tightest result is taken."""
+"""How often k-means is begun; the tightest result is taken."""
 _DOMAIN = int.from_bytes(b"k-means", "big")
 
 
 def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """int64 [n]: the rank by size of each image's cluster, 0 for the largest of the 6; ranks (0, 1), (2, 3), (4, 5) are
-    the attribute groups 0, 1, 2.
+    """Rank each image's cluster by size, 0 for the largest of the 6.
 
-    `found`: features [n, D]. The result is a function of them, the seed and the class's `number`, whatever the number
-    of threads (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
+    Ranks (0, 1), (2, 3), (4, 5) are the attribute groups 0, 1, 2. The result does not depend on the number of threads
+    (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
+
+    Args:
+        found: features [n, D].
+        seed: the build's seed.
+        number: the class's number, which gives each class a random stream.
+
+    Returns:
+        int64 [n].
     """
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -37,7 +44,8 @@ def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
     sizes = np.bincount(labels, minlength=CLUSTERS)
     ranks = np.empty(CLUSTERS, np.int64)
     ranks[np.argsort(-sizes, kind="stable")] = np.arange(CLUSTERS)
-    return ranks[labels]
+    found_ranks: np.ndarray = ranks[labels]
+    return found_ranks
 
 
 @dataclass(frozen=True)
@@ -51,13 +59,26 @@ class _State:
 def cluster_all(
     classes: Sequence[ClassImages], numbers: Sequence[int], work: Path, weights: str, seed: int, workers: int
 ) -> None:
-    """Writes `work/clusters/CLASS.npz` for each class that is not there yet. `numbers`: of each class among all.
+    """Write `work/clusters/CLASS.npz` for each class that has none yet.
 
-    Raises DataError where a class's features are missing, or it has fewer images than clusters.
+    Args:
+        classes: the classes to work on.
+        numbers: the number of each of them among all classes.
+        work: the build's work folder, with the features.
+        weights: sha256 of the network's weights, hex.
+        seed: the build's seed.
+        workers: number of processes.
+
+    Raises:
+        DataError: a class's features are missing, or it has fewer images than clusters.
     """
     state = _State(work / "features", work / "clusters", weights, seed)
     state.folder.mkdir(parents=True, exist_ok=True)
-    todo = [(number, images) for number, images in zip(numbers, classes) if read(work, images, weights, seed) is None]
+    todo = [
+        (number, images)
+        for number, images in zip(numbers, classes, strict=True)
+        if read(work, images, weights, seed) is None
+    ]
     with tqdm(total=len(todo), desc="clusters", unit="class", mininterval=0.5, disable=not todo) as bar:
         for _ in in_order(_write, state, todo, workers):
             bar.update()
@@ -84,20 +105,26 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
 
 
 def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
-    """int64 [n]: the rank of each image's cluster, or None where it was not found yet with these images, weights
-    and seed.
+    """Read the rank of each image's cluster, int64 [n].
+
+    None where it was not found yet with these images, weights and seed.
     """
     try:
         with np.load(work / "clusters" / f"{images.name}.npz") as kept:
             if str(kept["identity"]) == _identity(weights, seed) and tuple(kept["names"].tolist()) == images.names:
-                return kept["ranks"].astype(np.int64)
+                ranks: np.ndarray = kept["ranks"].astype(np.int64)
+                return ranks
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
         pass
     return None
 
 
 def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int) -> Iterator[np.ndarray]:
-    """The ranks of every class. Raises DataError where one is missing."""
+    """Yield the ranks of every class, int64 [n] each.
+
+    Raises:
+        DataError: one is missing.
+    """
     for images in classes:
         ranks = read(work, images, weights, seed)
         if ranks is None:

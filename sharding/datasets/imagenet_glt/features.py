@@ -1,14 +1,13 @@
 """What a pretrained ResNet-50 sees in each image of ILSVRC: 2,048 numbers, float16, a file a class.
 
-The network's last average pooling, after its ReLU, on Resize(260) + CenterCrop(256) pixels in 0..1 without mean and
-standard
-deviation taken off: that is how the paper's attributes were found. A class is worked on in batches of its own, so that
-its features do not depend on which other classes are done in the same process.
+They are the network's last average pooling, after its ReLU, on Resize(260) + CenterCrop(256) pixels in 0..1, from which
+mean and standard deviation are not subtracted: that is how the paper's attributes were found. A batch holds one class
+only, so that a class's features do not depend on which other classes the same process works on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,11 @@ BATCH = 64
 
 
 def weights_file(given: Path | None) -> Path:
-    """The weights to use. Raises DataError where they are not there; nothing is downloaded."""
+    """Return the file of weights to use; nothing is downloaded.
+
+    Raises:
+        DataError: it is not there.
+    """
     if given is not None:
         if not given.is_file():
             raise DataError(
@@ -50,9 +53,16 @@ def weights_file(given: Path | None) -> Path:
 
 
 def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers: int) -> None:
-    """Writes `folder/CLASS.npz` for each class that is not there yet, made from the same images and weights.
+    """Write `folder/CLASS.npz` for each class that has none yet from the same images and weights.
 
-    Raises DataError, naming the file, for an image that cannot be decoded and for weights that do not fit.
+    Args:
+        classes: the classes to work on.
+        folder: where the features go; it is made.
+        weights: state dict of torchvision's ResNet-50.
+        workers: number of processes that decode.
+
+    Raises:
+        DataError: an image cannot be decoded, or the weights do not fit; the sentence names the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = file_digest(weights)
@@ -80,20 +90,22 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
 
 
 def read(folder: Path, images: ClassImages, weights: str) -> np.ndarray | None:
-    """The features of a class, float16 [n, 2048], or None where there are none of these images by these weights
-    (their sha256, hex).
+    """Read the features of a class, float16 [n, 2048].
+
+    `weights`: their sha256, hex. None where there are no features of these images by these weights.
     """
     try:
         with np.load(folder / f"{images.name}.npz") as kept:
             if str(kept["weights"]) == weights and tuple(kept["names"].tolist()) == images.names:
-                return kept["features"]
+                features: np.ndarray = kept["features"]
+                return features
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
         pass
     return None
 
 
 def _pixels(_: None, places: tuple[Place, ...]) -> np.ndarray:
-    """uint8 [B, 256, 256, 3]. Runs in a worker."""
+    """Decode a batch: uint8 [B, 256, 256, 3]. Runs in a worker."""
     images = []
     for place in places:
         try:
@@ -105,8 +117,8 @@ def _pixels(_: None, places: tuple[Place, ...]) -> np.ndarray:
     return np.stack(images)
 
 
-def _network(weights: Path):
-    """A function from uint8 [B, 256, 256, 3] to float32 [B, 2048]."""
+def _network(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Load the network: a function from uint8 [B, 256, 256, 3] to float32 [B, 2048]."""
     import torch
 
     from sharding.images.torchvision_cpu import torchvision

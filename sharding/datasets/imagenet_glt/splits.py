@@ -1,8 +1,8 @@
-"""How ImageNet-GLT is cut from clustered classes: the tests first, then the long tail. numpy alone, all counts here.
+"""How ImageNet-GLT is cut from clustered classes: the tests first, then the long tail. Needs numpy only.
 
-In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders):
-Test-GBL, then Test-CBL; of what is left, Train-GLT's long tail is one cut and Train-CBL's balance another, so these two
-editions share images and are never mixed. Of the long tail's pool Test-GLT and val are drawn at random.
+In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders), Test-GBL
+comes first, then Test-CBL. What is left is cut twice, for Train-GLT's long tail and for Train-CBL's balance: these two
+editions share images and are never mixed. Test-GLT and val are drawn at random from the long tail's pool.
 
 The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum
 (214,005; 203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is
@@ -14,7 +14,7 @@ the clusters at hand: beyond 4 the flat beginning is longer, below 4 there is a 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +29,12 @@ ANCHORS = ((4, 1500), (399, 181), (849, 46), (999, 18))
 TARGETS, POOL = 214_005, 203_460
 SHARES = (7, 2, 1)
 BEGIN = (-400, 150)
-"""Least and largest a that is tried."""
+"""The smallest and the largest `a` that are tried."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Images of a class by attribute group, and of all classes."""
+    """How many images of a class go where; three numbers are by attribute group."""
 
     test_gbl: int = 20  # of each attribute group
     test_cbl: tuple[int, int, int] = (42, 12, 6)
@@ -45,29 +45,36 @@ class Counts:
     least: int = 18  # of a class in the long tail
 
     def times(self, scale: float) -> Counts:
-        """A smaller data set by the same rules: at least one image where there is one here."""
+        """Return the counts of a smaller data set by the same rules: at least one image where there is one here."""
         if scale == 1:
             return self
 
-        def few(counts: Sequence[int]) -> tuple[int, ...]:
-            return tuple(max(1, round(count * scale)) for count in counts)
+        def few(count: int) -> int:
+            return max(1, round(count * scale))
 
-        val = few(self.cbl_val)
+        def each(counts: tuple[int, int, int]) -> tuple[int, int, int]:
+            many, medium, rare = counts
+            return few(many), few(medium), few(rare)
+
+        val, cbl = each(self.cbl_val), each(self.cbl)
         return Counts(
-            few([self.test_gbl])[0],
-            few(self.test_cbl),
-            few([self.test_glt])[0],
-            few([self.val])[0],
-            tuple(max(v + 1, c) for v, c in zip(val, few(self.cbl))),
-            val,
-            min(self.least, 9),
+            test_gbl=few(self.test_gbl),
+            test_cbl=each(self.test_cbl),
+            test_glt=few(self.test_glt),
+            val=few(self.val),
+            cbl=(max(val[0] + 1, cbl[0]), max(val[1] + 1, cbl[1]), max(val[2] + 1, cbl[2])),
+            cbl_val=val,
+            least=min(self.least, 9),
         )
 
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one class in one split: `rows` int64 [n] of the class's images, `attribute` int64 [n] their
-    groups.
+    """The images of one class in one split.
+
+    Attributes:
+        rows: int64 [n], numbers of the class's images.
+        attribute: int64 [n], their attribute groups.
     """
 
     rows: np.ndarray
@@ -79,21 +86,24 @@ Splits = dict[str, dict[str, list[Part]]]
 
 
 def class_group(label: int, classes: int = CLASSES) -> int:
-    """Frequency group of a class id, by its place alone as in the paper: 400, 450 and 150 of 1,000 classes."""
+    """Return a class's frequency group by its id alone, as in the paper: 400, 450 and 150 of 1,000 classes."""
     return sum(label * CLASSES >= end * classes for end in GROUPS_END)
 
 
 def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
-    """int64 [K]: the classes by number of images, descending; equal ones (895 of ILSVRC's have 1,300) in a random
-    order.
+    """Order the classes by number of images, descending: int64 [K].
+
+    Equal ones (895 of ILSVRC's classes have 1,300 images) come in a random order.
     """
     shuffled = Dice(seed, 1).permutation(len(sizes))
-    return shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
+    order: np.ndarray = shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
+    return order
 
 
 def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
-    """float64 [K]: the long tail's targets with these p and a (see above), not rounded. Other numbers of classes
-    stretch it.
+    """Return the long tail's targets with these p and a (see above), not rounded: float64 [K].
+
+    Other numbers of classes stretch the curve.
     """
     at = np.arange(classes) * ((CLASSES - 1) / max(1, classes - 1))
     (plateau, top), (knee, knee_count), *rest = ANCHORS
@@ -104,8 +114,15 @@ def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
 
 
 def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np.ndarray, np.ndarray]:
-    """Targets int64 [K] of the classes and what they give int64 [K, 3] by attribute group, where these have `room`
-    int64 [K, 3].
+    """Find the long tail that the paper's sums give, for this number of classes.
+
+    Args:
+        room: int64 [K, 3], how many images each class and attribute group can give.
+        scale: size of the data set, 1 for the paper's.
+        least: smallest target of a class.
+
+    Returns:
+        The classes' targets, int64 [K], and what the attribute groups give, int64 [K, 3].
     """
     classes = len(room)
     wanted_sum, wanted_pool = (total * scale * classes / CLASSES for total in (TARGETS, POOL))
@@ -117,15 +134,16 @@ def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np
         return rounded(-_bisect(lambda minus: float(rounded(-minus).sum()), wanted_sum, -3.0, -0.05))
 
     def given(target: np.ndarray) -> np.ndarray:
-        return np.minimum(target[:, None] * np.array(SHARES) // sum(SHARES), room)
+        images: np.ndarray = np.minimum(target[:, None] * np.array(SHARES) // sum(SHARES), room)
+        return images
 
     begin = _bisect(lambda a: float(given(targets(a)).sum()), wanted_pool, *BEGIN)
     target = targets(begin)
     return target, given(target)
 
 
-def _bisect(falling, wanted: float, low: float, high: float) -> float:
-    """Where the falling function comes to `wanted` at the latest, or the end that is nearer to it."""
+def _bisect(falling: Callable[[float], float], wanted: float, low: float, high: float) -> float:
+    """Find where the falling function comes to `wanted` at the latest, or the end that is nearer to it."""
     if falling(low) <= wanted:
         return low
     for _ in range(50):
@@ -137,10 +155,20 @@ def _bisect(falling, wanted: float, low: float, high: float) -> float:
 def split(
     ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Sequence[str] | None = None
 ) -> tuple[Splits, list[str]]:
-    """Cuts the classes, given in the order of their ids by the cluster ranks int64 [n] (0..5) of their images.
+    """Cut the classes into the splits of both editions.
 
-    Returns the splits, and a sentence for each (class, group) that has fewer images than the paper's counts need: it
-    gives what it has, as in the paper. Raises DataError where a class has an attribute group without images for a test.
+    Args:
+        ranks: for each class, in the order of ids, the cluster ranks (0..5) of its images, int64 [n].
+        seed: the build's seed.
+        scale: size of the data set, 1 for the paper's.
+        names: the classes' names, for messages.
+
+    Returns:
+        The splits, and a sentence for each class and attribute group that has fewer images than the paper's counts
+        need: it gives what it has, as in the paper.
+
+    Raises:
+        DataError: an attribute group of a class has no images for a test, or the long tail is too small.
     """
     counts, short = Counts().times(scale), []
     names = names or [str(k) for k in range(len(ranks))]
@@ -157,22 +185,29 @@ def split(
                 "least 4 in each are needed"
             )
         tests["test_gbl"].append(_part([group[:gbl] for group in groups]))
-        tests["test_cbl"].append(_part([group[gbl : gbl + n] for group, n in zip(groups, counts.test_cbl)]))
-        left.append([group[gbl + n :] for group, n in zip(groups, counts.test_cbl)])
-        for group, (have, test, train) in enumerate(zip(map(len, groups), counts.test_cbl, counts.cbl)):
+        tests["test_cbl"].append(
+            _part([group[gbl : gbl + n] for group, n in zip(groups, counts.test_cbl, strict=True)])
+        )
+        left.append([group[gbl + n :] for group, n in zip(groups, counts.test_cbl, strict=True)])
+        for group, (have, test, train) in enumerate(zip(map(len, groups), counts.test_cbl, counts.cbl, strict=True)):
             need = max(counts.test_gbl + test + train, 4 * counts.test_gbl)
             if have < need:
                 short.append(f"class {names[label]}, attribute group {group}: {have} images, {need} are needed")
     pool = [
-        _part([group[:n] for group, n in zip(groups, given)])
+        _part([group[:n] for group, n in zip(groups, given, strict=True)])
         for groups, given in zip(
-            left, long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1]
+            left,
+            long_tail(np.array([[len(g) for g in groups] for groups in left]), scale, counts.least)[1],
+            strict=True,
         )
     ]
     glt = _drawn(pool, {"test_glt": counts.test_glt * len(ranks), "val": counts.val * len(ranks)}, seed)
     cbl = {
-        "train": [_part([group[v:n] for group, v, n in zip(groups, counts.cbl_val, counts.cbl)]) for groups in left],
-        "val": [_part([group[:v] for group, v in zip(groups, counts.cbl_val)]) for groups in left],
+        "train": [
+            _part([group[v:n] for group, v, n in zip(groups, counts.cbl_val, counts.cbl, strict=True)])
+            for groups in left
+        ],
+        "val": [_part([group[:v] for group, v in zip(groups, counts.cbl_val, strict=True)]) for groups in left],
     }
     return {"glt": {**glt, **tests}, "cbl": {**cbl, **tests}}, short
 
@@ -182,7 +217,7 @@ def _part(groups: Sequence[np.ndarray]) -> Part:
 
 
 def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str, list[Part]]:
-    """Draws from all classes' images together, without replacement; train is what is left."""
+    """Draw `wanted` images from all classes together, without replacement; train is what is left."""
     labels = np.repeat(np.arange(len(pool)), [len(part.rows) for part in pool])
     rows, attributes = np.concatenate([part.rows for part in pool]), np.concatenate([part.attribute for part in pool])
     if sum(wanted.values()) >= len(rows):
@@ -190,7 +225,8 @@ def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str,
             f"the long tail has {len(rows)} images, too few for {wanted}: the source is too small, a smaller scale= "
             "would be legal"
         )
-    order, start, splits = Dice(seed, 2).permutation(len(rows)), 0, {}
+    order, start = Dice(seed, 2).permutation(len(rows)), 0
+    splits: dict[str, list[Part]] = {}
     for name, count in {**wanted, "train": len(rows) - sum(wanted.values())}.items():
         chosen = np.sort(order[start : start + count])
         splits[name] = [

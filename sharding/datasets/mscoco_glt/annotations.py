@@ -15,15 +15,24 @@ from sharding.datasets.mscoco_glt.objects import CLASSES
 from sharding.datasets.mscoco_glt.splits import class_group
 
 SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
-"""The file's names of the splits, and ours. test_lt is empty in the balanced edition's file."""
+"""The file's names of the splits -> ours. test_lt is empty in the balanced edition's file."""
 _FIELDS = ("label", "frequency", "attribute", "path")
 
 
 @dataclass(frozen=True, eq=False)
 class Authors:
-    """N samples of all splits of the files, in their order. `relatives`: folder of each split; `split` [N] int64,
-    row in it; `key`, `path` [N] text; `label`, `attribute` [N] int64; `score` [N] float64; `names` [K]: classes by
-    id."""
+    """N samples of all splits of the files, in their order.
+
+    Attributes:
+        relatives: folder of each split, EDITION/SPLIT.
+        names: classes by id [K].
+        split: int64 [N], row in `relatives`.
+        key: patch ids, text [N].
+        path: where the crops are, text [N].
+        label: class ids, int64 [N].
+        attribute: attribute groups, int64 [N].
+        score: attribute_score, float64 [N].
+    """
 
     relatives: list[str]
     names: list[str]
@@ -35,41 +44,69 @@ class Authors:
     score: np.ndarray
 
 
-def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) -> Authors:
-    """Reads one file for each edition, in any order; `prefix`: (old, new) beginnings of paths, of which each path has
-    one; the first that fits is replaced.
+@dataclass(frozen=True)
+class _Sample:
+    """One sample of an annotation file; `score` is its attribute_score."""
 
-    Raises DataError, one sentence, for a file that is missing, damaged, of another data set or of an edition that was
-    there already, for files with different classes, an id in two splits, groups that do not follow from the class, and
-    a path that begins with no `old`.
+    key: str
+    label: int
+    attribute: int
+    path: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _Edition:
+    """One annotation file: class names by id, and our name of each split that has samples -> them, in file order."""
+
+    file: Path
+    names: list[str]
+    splits: dict[str, list[_Sample]]
+
+    @property
+    def name(self) -> str:
+        return "glt" if "test_glt" in self.splits else "cbl"
+
+
+def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) -> Authors:
+    """Read the authors' annotation files, at least one, one for each edition, in any order.
+
+    Args:
+        files: the annotation files.
+        prefix: (old, new) beginnings of paths; in each path the first that fits is replaced.
+
+    Raises:
+        DataError: a file is missing, damaged, of another data set or of an edition that was there already; the files
+            have different classes; an id is in two splits; a group does not follow from the class; or a path begins
+            with no `old`. One sentence.
     """
-    editions: dict[str, tuple[Path, list[str], list[tuple[str, list[tuple[Any, ...]]]]]] = {}
-    for path in files:
-        edition, names, splits = _read(path)
-        if edition in editions:
+    editions: dict[str, _Edition] = {}
+    for file in files:
+        edition = _read(file)
+        if edition.name in editions:
             raise DataError(
-                f"{editions[edition][0]} and {path} are both of edition {edition}; one file for each edition is legal"
+                f"{editions[edition.name].file} and {file} are both of edition {edition.name}; one file for each "
+                "edition is legal"
             )
-        if editions and names != next(iter(editions.values()))[1]:
-            raise DataError(
-                f"{next(iter(editions.values()))[0]} and {path} have different classes; the files of one data set "
-                "share them"
-            )
-        editions[edition] = path, names, splits
+        first = next(iter(editions.values()), edition)
+        if edition.names != first.names:
+            raise DataError(f"{first.file} and {file} have different classes; the files of one data set share them")
+        editions[edition.name] = edition
     tables = {
-        f"{edition}/{name}": rows for edition in sorted(editions, reverse=True) for name, rows in editions[edition][2]
+        f"{name}/{split}": samples
+        for name in sorted(editions, reverse=True)
+        for split, samples in editions[name].splits.items()
     }
-    numbers = np.repeat(np.arange(len(tables)), [len(rows) for rows in tables.values()])
-    keys, labels, attributes, paths, scores = zip(*(row for rows in tables.values() for row in rows))
+    samples = [sample for table in tables.values() for sample in table]
     return Authors(
-        list(tables),
-        names,
-        numbers,
-        np.array(keys),
-        np.array([_mapped(path, prefix) for path in paths]),
-        np.array(labels, np.int64),
-        np.array(attributes, np.int64),
-        np.array(scores, np.float64),
+        relatives=list(tables),
+        names=next(iter(editions.values())).names,
+        split=np.repeat(np.arange(len(tables)), [len(table) for table in tables.values()]),
+        key=np.array([sample.key for sample in samples]),
+        path=np.array([_mapped(sample.path, prefix) for sample in samples]),
+        label=np.array([sample.label for sample in samples], np.int64),
+        attribute=np.array([sample.attribute for sample in samples], np.int64),
+        score=np.array([sample.score for sample in samples], np.float64),
     )
 
 
@@ -83,10 +120,7 @@ def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
     return fitting[0] if prefix else path
 
 
-def _read(path: Path) -> tuple[str, list[str], list[tuple[str, list[tuple[Any, ...]]]]]:
-    """(edition, class names, our name of each split that has samples -> its (key, label, attribute, path, score) in
-    the file's order).
-    """
+def _read(path: Path) -> _Edition:
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -98,37 +132,42 @@ def _read(path: Path) -> tuple[str, list[str], list[tuple[str, list[tuple[Any, .
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: it lacks {', '.join(missing)}")
     try:
         names = [str(document["id2cat"][str(k)]) for k in range(len(document["id2cat"]))]
-        splits = [
-            (ours, rows)
-            for theirs, ours in SPLITS.items()
-            if (rows := _rows(document[theirs], theirs, len(names), path))
-        ]
+        splits = {ours: _samples(document[theirs], theirs, len(names), path) for theirs, ours in SPLITS.items()}
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             one_line(f"{path} is not MSCOCO-GLT's annotation file: {type(error).__name__} {error}")
         ) from None
-    if len(names) != CLASSES:
+    edition = _Edition(path, names, {name: samples for name, samples in splits.items() if samples})
+    _check(edition)
+    return edition
+
+
+def _check(edition: _Edition) -> None:
+    """Check an edition's classes, that no split lacks samples, and that no id is in two splits."""
+    path = edition.file
+    if len(edition.names) != CLASSES:
         raise DataError(
-            f"{path} is not MSCOCO-GLT's annotation file: it has {len(names)} classes, {CLASSES} would be legal"
+            f"{path} is not MSCOCO-GLT's annotation file: it has {len(edition.names)} classes, {CLASSES} would be legal"
         )
-    lacking = [name for name in ("train", "val", "test_cbl", "test_gbl") if name not in dict(splits)]
+    lacking = [name for name in ("train", "val", "test_cbl", "test_gbl") if name not in edition.splits]
     if lacking:
         raise DataError(f"{path} has no samples in split {lacking[0]}; at least one is needed")
     owner: dict[str, str] = {}
-    for name, rows in splits:
-        for key, *_ in rows:
-            if owner.setdefault(key, name) != name:
-                raise DataError(f"id {key} is in {owner[key]} and {name} of {path}; one split is legal")
-    return "glt" if "test_glt" in dict(splits) else "cbl", names, splits
+    for name, samples in edition.splits.items():
+        for sample in samples:
+            if owner.setdefault(sample.key, name) != name:
+                raise DataError(f"id {sample.key} is in {owner[sample.key]} and {name} of {path}; one split is legal")
 
 
-def _rows(table: Any, name: str, classes: int, path: Path) -> list[tuple[Any, ...]]:
+def _samples(table: Any, name: str, classes: int, path: Path) -> list[_Sample]:
+    """Read one split's samples, in the file's order; `name` is the file's name of the split."""
     missing = [field for field in _FIELDS if field not in table]
     if missing and table.get("label", True):
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: split {name} lacks {', '.join(missing)}")
-    rows, scores = [], table.get("attribute_score", {})
+    samples: list[_Sample] = []
+    scores = table.get("attribute_score", {})
     for key, value in table.get("label", {}).items():
         label, frequency, attribute = int(value), int(table["frequency"][key]), int(table["attribute"][key])
         if not 0 <= label < classes or attribute not in (0, 1, 2):
@@ -140,5 +179,6 @@ def _rows(table: Any, name: str, classes: int, path: Path) -> list[tuple[Any, ..
             raise DataError(
                 f"{path}: id {key} of {name} has frequency {frequency}; class {label} is in group {class_group(label)}"
             )
-        rows.append((str(key), label, attribute, str(table["path"][key]), float(scores.get(key, 0.0))))
-    return rows
+        path_there, score = str(table["path"][key]), float(scores.get(key, 0.0))
+        samples.append(_Sample(str(key), label, attribute, path_there, score))
+    return samples

@@ -1,7 +1,7 @@
 """COCO-Attributes as plain arrays: `python -m sharding.datasets.mscoco_glt.attributes FILE.jbl ARRAYS.npz`.
 
 The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So
-it is read once, here, in a process of its own, and becomes an .npz without objects that every later step loads instead.
+it is read once, here, in a separate process, and becomes an .npz without objects that every later step loads instead.
 
 What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin
 containers, and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called:
@@ -25,7 +25,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -47,9 +47,12 @@ _FIELDS = ("patch", "annotation", "present", "name", "sha256")
 class Attributes:
     """N annotated patches in the order of the file, A attributes.
 
-    `patch` [N] int64, id, unique; `annotation` [N] int64, id of the COCO instance that the patch shows, -1 where the
-    file names none; `present` [N, A] bool, whether annotators agreed on the attribute (its value is > 0.5); `name` [A]
-    text; `sha256` hex, of the file it came from.
+    Attributes:
+        patch: ids, unique, int64 [N].
+        annotation: id of the COCO instance that the patch shows, int64 [N]; -1 where the file names none.
+        present: whether annotators agreed on the attribute (its value is > 0.5), bool [N, A].
+        name: the attributes' names, text [A].
+        sha256: hex, of the file they came from.
     """
 
     patch: np.ndarray
@@ -59,21 +62,29 @@ class Attributes:
     sha256: str
 
     def __len__(self) -> int:
-        """Number of patches N."""
+        """Return the number of patches N."""
         return len(self.patch)
 
 
 # --------------------------------------------------------------------------------------------------- the plain arrays
 def load_arrays(path: Path) -> Attributes:
-    """Reads an .npz of `save_arrays`. Raises DataError, naming the file, where it is missing, damaged or something
-    else.
+    """Read an .npz of `save_arrays`.
+
+    Raises:
+        DataError: the file, which the sentence names, is missing, damaged or something else.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in _FIELDS if name not in archive.files]
             if missing:
                 raise DataError(f"it lacks {', '.join(missing)}")
-            found = Attributes(*(archive[name] for name in _FIELDS[:4]), str(archive["sha256"]))
+            found = Attributes(
+                patch=archive["patch"],
+                annotation=archive["annotation"],
+                present=archive["present"],
+                name=archive["name"],
+                sha256=str(archive["sha256"]),
+            )
     except FileNotFoundError:
         raise DataError(
             f"{path} is not there; attributes= names cocottributes_py3.jbl, or the .npz made from it"
@@ -99,16 +110,18 @@ def load_arrays(path: Path) -> Attributes:
 
 
 def save_arrays(path: Path, attributes: Attributes) -> None:
-    """Writes `attributes` as an .npz (atomically, the same bytes for the same arrays)."""
+    """Write `attributes` as an .npz: atomically, the same bytes for the same arrays."""
     save_npz(path, {name: np.asarray(getattr(attributes, name)) for name in _FIELDS})
 
 
 def plain_arrays(path: Path, arrays: Path) -> Attributes:
-    """The attributes in `path`: an .npz is loaded as it is; anything else is read as the joblib pickle, by a process of
-    its own that writes `arrays`.
+    """Load the attributes in `path`.
 
-    `arrays` is not made again where it was made from this very file. Raises DataError in one sentence where the file is
-    missing, cut off, asks for code to be run, or holds something else.
+    An .npz is loaded as it is. Anything else is read as the joblib pickle, by a separate process that writes `arrays`;
+    these are not made again where they were made from this very file.
+
+    Raises:
+        DataError: the file is missing, cut off, asks for code to be run, or holds something else; one sentence.
     """
     if path.suffix == ".npz":
         return load_arrays(path)
@@ -158,8 +171,10 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
 
 
 def _digest(path: Path) -> str:
-    """Hex sha256 of the file. Raises DataError where it is missing, or only the stand-in that git leaves for a
-    large file.
+    """Return the file's sha256, hex.
+
+    Raises:
+        DataError: the file is missing, or only the stand-in that git leaves for a large file.
     """
     try:
         with open(path, "rb") as file:
@@ -183,11 +198,11 @@ class Refused(Exception):
 
 
 class _Header:
-    """Stands for joblib's NumpyArrayWrapper: what goes before the raw bytes of an array."""
+    """Takes the place of joblib's NumpyArrayWrapper: what goes before the raw bytes of an array."""
 
 
 class _Kind:
-    """Stands for numpy.dtype while its parts arrive; `dtype` is the plain type that they name."""
+    """Takes the place of numpy.dtype while its parts arrive; `dtype` is the plain type that they name."""
 
     def __init__(self, name: str, *_: Any) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[biufSU][0-9]{1,6}", name):
@@ -200,24 +215,24 @@ class _Kind:
 
 
 def _scalar(kind: _Kind, data: bytes) -> Any:
-    """Stands for numpy's constructor of scalars."""
+    """Make a scalar, in place of numpy's constructor."""
     return np.frombuffer(data, kind.dtype, count=1)[0].item()
 
 
 def _mapping(*_: Any) -> dict[Any, Any]:
-    """Stands for the constructor of ordered dictionaries; what is in them arrives later."""
+    """Make a dictionary, in place of the constructor of ordered ones; what is in it arrives later."""
     return {}
 
 
 def _encode(text: str, codec: str) -> bytes:
-    """Stands for _codecs.encode, by which old protocols write bytes."""
+    """Encode text, in place of _codecs.encode, by which old protocols write bytes."""
     if codec not in ("latin1", "latin-1"):
         raise Refused(f"text encoded as {codec!r}")
     return text.encode("latin-1")
 
 
 class _NDArray:
-    """Stands for numpy.ndarray where a header names the class of its array; it is never made."""
+    """Takes the place of numpy.ndarray where a header names the class of its array; it is never made."""
 
     def __new__(cls, *_: Any) -> Any:
         raise Refused("an array outside joblib's format")
@@ -225,7 +240,7 @@ class _NDArray:
 
 ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
-    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # where joblib stood in its time
+    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # where joblib was at that time
     ("numpy", "ndarray"): _NDArray,
     ("numpy", "dtype"): _Kind,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -241,11 +256,13 @@ ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler (the one in Python: raw arrays stand between the opcodes) without imports, calls and
-    states of the file's choosing.
+    """Python's own unpickler without imports, calls and states of the file's choosing.
+
+    It is the one written in Python, because raw arrays lie between the opcodes.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -269,7 +286,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def _array(self, header: dict[str, Any]) -> np.ndarray:
-        """The array whose raw bytes follow in the file."""
+        """Read the array whose raw bytes follow in the file."""
         shape, kind = header["shape"], header["dtype"]
         if type(kind) is not _Kind or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise Refused(f"an array of shape {shape!r}")
@@ -288,10 +305,11 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """What a joblib pickle of plain data holds: numbers, text, bytes, builtin containers, arrays.
+    """Read a joblib pickle of plain data: numbers, text, bytes, builtin containers, arrays.
 
-    Raises DataError where it is cut off, no such pickle, or mentions a name that is not in `ADMITTED`; nothing of it
-    has run then.
+    Raises:
+        DataError: it is cut off, not such a pickle, or mentions a name that is not in `ADMITTED`; nothing of it has run
+            then.
     """
     try:
         with open(path, "rb") as file:
@@ -314,8 +332,10 @@ def read_pickle(path: Path) -> Any:
 
 
 def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
-    """COCO-Attributes' dictionary as arrays; `path` is for messages. Raises DataError naming what is missing or
-    illegal.
+    """Turn COCO-Attributes' dictionary into arrays; `path` is for messages, `digest` the file's sha256.
+
+    Raises:
+        DataError: something is missing or illegal.
     """
     needed = ("ann_vecs", "patch_id_to_ann_id", "attributes")
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]
@@ -353,7 +373,7 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
 
 
 def _id(value: Any) -> int:
-    """An id as a whole number: JSON made some of them text."""
+    """Return an id as a whole number: JSON made some of them text."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and value.isascii() and value.isdecimal():
@@ -362,8 +382,9 @@ def _id(value: Any) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the pickle and writes the arrays, in this process; returns the exit status, 2 with one sentence for a
-    bad file.
+    """Read the pickle and write the arrays, in this process.
+
+    Returns the exit status: 2, after one sentence, for a bad file.
     """
     if len(arguments) not in (2, 3):
         print(__doc__.strip().splitlines()[0], file=sys.stderr)
@@ -388,7 +409,7 @@ def main(arguments: list[str]) -> int:
 
 
 def alone(arguments: list[str]) -> int:
-    """`main` as the whole of a process, whose memory is limited by the size of the file that it reads."""
+    """Run `main` as the whole of a process, whose memory is limited by the size of the file that it reads."""
     with contextlib.suppress(OSError, IndexError):  # `main` says what is wrong with it
         limit = max(4 << 30, MEMORY * Path(arguments[0]).stat().st_size)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

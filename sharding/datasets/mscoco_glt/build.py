@@ -1,10 +1,13 @@
-"""mscoco_glt: MSCOCO-GLT (Tang et al., ECCV 2022) from COCO 2014 and COCO-Attributes. Crops of 188,426 objects, 29
-classes, 204 attributes.
+"""mscoco_glt: MSCOCO-GLT (Tang et al., ECCV 2022) from COCO 2014 and COCO-Attributes.
 
-    python -m sharding.build data=mscoco_glt source=COCO out=DIR [attributes=FILE] [seed=N] [resize_short=N] [quality=N]
-    [scale=X] [workers=N] python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json prefix=OLD=NEW out=DIR
-    the authors' splits and crops python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO
-    out=DIR           their splits, crops cut here
+It has crops of 188,426 objects, 29 classes and 204 attributes.
+
+    python -m sharding.build data=mscoco_glt source=COCO out=DIR
+                             [attributes=FILE] [seed=N] [resize_short=N] [quality=N] [scale=X] [workers=N]
+    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json prefix=OLD=NEW out=DIR
+                             the authors' splits and crops
+    python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO out=DIR
+                             their splits, crops cut here
 
 COCO holds annotations/, train2014/ and val2014/; cocottributes_py3.jbl is looked for in it too, or given with
 attributes= (as the .npz made from it, too).
@@ -29,7 +32,7 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
-from sharding.building.packing import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.packing import WORK, Copies, Planned, Render, channel_statistics, finish, pack, planned_counts
 from sharding.building.raw_files import Place
 from sharding.building.request import Request
 from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
@@ -46,18 +49,17 @@ TAKES = ("source", "attributes", "annotation", "prefix", "seed", "resize_short",
 STAGES = {"attributes": False, "split": False, "pack": True, "finish": False}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 QUALITY = 75
-"""JPEG quality of the crops unless the user says another: Pillow's default, with which the paper's crops were
-written.
-"""
+"""JPEG quality of the crops where the user names none: Pillow's default, with which the paper's crops were written."""
 
 
 def build(request: Request) -> None:
-    """Builds `out/mscoco_glt`, or the stage of it that is asked for; does nothing where the same build stands there
-    already.
+    """Build `out/mscoco_glt`, or the stage of it that is asked for; nothing where the same build is there already.
 
     Stages: `attributes` (the pickle becomes arrays), `split` (which object goes where), `pack` (crops into shards, in
-        parts), `finish` (index, statistics, dataset.json). Raises DataError, one sentence, for whatever is wrong with
-        the source, the attribute file or the authors' files.
+    parts), `finish` (index, statistics, dataset.json).
+
+    Raises:
+        DataError: something is wrong with the source, the attribute file or the authors' files; one sentence.
     """
     _check(request)
     folder = Path(request.out) / NAME
@@ -73,22 +75,25 @@ def build(request: Request) -> None:
             print(f"{NAME} is already in {folder}: nothing to do")
             return
         _save(folder / WORK / "split.npz", _deal(request, attributes), options)
-    if not (request.does("pack") or request.does("finish")):
-        return
-    dealt, options = _load(folder / WORK / "split.npz", request)
+    if request.does("pack") or request.does("finish"):
+        _pack(request, *_load(folder / WORK / "split.npz", request))
+
+
+def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
+    """Run the stages `pack` and `finish`."""
+    folder = Path(request.out) / NAME
     plan = planned(dealt, request.source)
-    render = (
-        Crops(request.resize_short, request.quality or QUALITY)
-        if request.source
-        else Copies(StoredSize(request.resize_short, request.quality))
-    )
+    render: Render = Copies(StoredSize(request.resize_short, request.quality))
+    if request.source:
+        render = Crops(request.resize_short, request.quality or QUALITY)
     indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
         return
     finish(folder, indices)
     editions: dict[str, dict[str, str]] = {}
     for relative in dealt.relatives:
-        editions.setdefault(relative.partition("/")[0], {})[relative.partition("/")[2]] = relative
+        edition, _, split_name = relative.partition("/")
+        editions.setdefault(edition, {})[split_name] = relative
     statistics = {
         edition: channel_statistics(plan[splits["train"]], render, request.processes)
         for edition, splits in editions.items()
@@ -97,19 +102,24 @@ def build(request: Request) -> None:
         **dealt.notes,
         **_notes(dealt),
         "plan": planned_counts(plan, len(dealt.names)),
+        # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
         "duplicates": "warning",
-    }  # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
-    groups = [class_group(k) for k in range(len(dealt.names))]
+    }
     finish_dataset(
         request.out,
         NAME,
         class_names=dealt.names,
-        class_groups=groups,
+        class_groups=[class_group(k) for k in range(len(dealt.names))],
         editions=editions,
         statistics=statistics,
         options=options,
         notes=notes,
     )
+    _report(dealt, notes, folder)
+
+
+def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
+    """Print what was built, and in how many images the splits meet."""
     for relative, rows in dealt.rows():
         print(f"{relative}: {len(rows)} objects")
     for edition, count in notes.get("images_in_several_splits", {}).items():
@@ -138,9 +148,7 @@ def _check(request: Request) -> None:
 
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
-    """All that the bytes depend on, as it is recorded: the words that were given, and digests of the files that say
-    what goes where.
-    """
+    """Record all that the bytes depend on: the words that were given, and digests of the files that are read."""
     files = (
         [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
     )
@@ -172,8 +180,7 @@ def _digest(path: Path) -> str:
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and "
-            "val2014/ of COCO 2014, "
-            f"annotation= names the authors' files"
+            "val2014/ of COCO 2014, annotation= names the authors' files"
         ) from None
 
 
@@ -187,10 +194,23 @@ def _digest_of_arrays(attributes: Attributes) -> str:
 class Dealt:
     """What stage `split` hands on: N samples of all splits, one split after the other, in the order of writing.
 
-    `relatives`: folder of each split, EDITION/SPLIT; `split` [N] int64, row in it. `key` [N] text, patch id. `label`,
-    `attribute` [N] int64; `score` [N] float64, attribute_score. `file` [N] text: the image in the source folder, or the
-    crop's path. `box` [N, 4], `size` [N, 2], `annotation`, `image` [N], as in `Objects`, and `present` [N, A] bool:
-    without a source 0, -1 and of no attributes. `names`: classes. `notes`: findings for dataset.json.
+    Where the crops come without COCO, `box` and `size` are 0, `annotation` and `image` -1, and A is 0.
+
+    Attributes:
+        relatives: folder of each split, EDITION/SPLIT.
+        names: classes by id [K].
+        notes: findings for dataset.json.
+        split: row in `relatives`, int64 [N].
+        key: patch ids, text [N].
+        label: class ids, int64 [N].
+        attribute: attribute groups, int64 [N].
+        score: attribute_score, float64 [N].
+        file: the image in the source folder, or the crop's path, text [N].
+        box: left, top, width and height in the image, float64 [N, 4].
+        size: width and height of the image, int64 [N, 2].
+        annotation: ids of COCO's instances, int64 [N].
+        image: ids of COCO's images, int64 [N].
+        present: which attributes the object has, bool [N, A].
     """
 
     relatives: list[str]
@@ -209,7 +229,7 @@ class Dealt:
     present: np.ndarray
 
     def rows(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Each split's folder and its rows."""
+        """Yield each split's folder and its rows, int64 [n]."""
         for number, relative in enumerate(self.relatives):
             yield relative, np.flatnonzero(self.split == number)
 
@@ -218,15 +238,17 @@ _TEXTS = ("relatives", "names", "notes")
 
 
 def _deal(request: Request, attributes: Attributes | None) -> Dealt:
-    """Splits by our rules, or by the authors' files."""
-    objects = read_objects(request.source, attributes) if request.source else None
+    """Split by our rules, or by the authors' files."""
+    objects = None
+    if request.source is not None and attributes is not None:
+        objects = read_objects(request.source, attributes)
     if objects is not None and objects.left_out:
         print(f"{objects.left_out} patches of the attribute file have no annotation in COCO 2014 and are left out")
     notes = {
         "attribute_names": attributes.name.tolist() if attributes is not None else [],
         "patches_left_out": objects.left_out if objects is not None else 0,
     }
-    if request.annotation:
+    if request.annotation or objects is None:  # `_check` saw to it that one of the two is there
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
     editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
     found = split(objects.label, objects.present, objects.names, request.seed, editions)
@@ -236,25 +258,28 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
         np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("rows", "attribute", "score")
     )
     return Dealt(
-        list(parts),
-        objects.names,
-        notes,
-        number,
-        objects.patch[rows].astype(str),
-        objects.label[rows],
-        attribute,
-        score,
+        relatives=list(parts),
+        names=objects.names,
+        notes=notes,
+        split=number,
+        key=objects.patch[rows].astype(str),
+        label=objects.label[rows],
+        attribute=attribute,
+        score=score,
         **_of_objects(objects, rows),
     )
 
 
 def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the fields of `Dealt` that come from COCO alone."""
     return {name: getattr(objects, name)[rows] for name in ("file", "box", "size", "annotation", "image", "present")}
 
 
 def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]) -> Dealt:
-    """The authors' splits: with `objects`, crops are cut here, of the objects of their ids; else they are the files
-    that the authors' paths lead to.
+    """Split as the authors did.
+
+    With `objects`, crops are cut here, of the objects that have the authors' ids; else crops are the files that the
+    authors' paths lead to.
     """
     count = len(authors.key)
     if objects is None:
@@ -282,26 +307,28 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
             )
         more = _of_objects(objects, rows)
     return Dealt(
-        authors.relatives,
-        authors.names,
-        notes,
-        authors.split,
-        authors.key,
-        authors.label,
-        authors.attribute,
-        authors.score,
+        relatives=authors.relatives,
+        names=authors.names,
+        notes=notes,
+        split=authors.split,
+        key=authors.key,
+        label=authors.label,
+        attribute=authors.attribute,
+        score=authors.score,
         **more,
     )
 
 
 def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
-    arrays = {name: json.dumps(value) if name in _TEXTS else value for name, value in vars(dealt).items()}
-    save_npz(path, {**arrays, "options": json.dumps(options)})
+    arrays = {name: np.array(json.dumps(v) if name in _TEXTS else v) for name, v in vars(dealt).items()}
+    save_npz(path, {**arrays, "options": np.array(json.dumps(options))})
 
 
 def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
-    """What stage `split` left, and the options that it was made with. Raises DataError where it has not run, or
-    with other words.
+    """Read what stage `split` left, and the options that it was made with.
+
+    Raises:
+        DataError: the stage has not run, or with other words.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -318,14 +345,14 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
                 f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same "
                 "words are legal"
             )
-    return Dealt(
-        **{name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
-    ), options
+    fields = {name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
+    return Dealt(**fields), options
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
-    """What nobody should be surprised by: images with objects in several splits of an edition, and how even
-    attributes are; nothing where crops came without COCO.
+    """Note what nobody should be surprised by; nothing where crops came without COCO.
+
+    That is how many images have objects in several splits of an edition, and how even attributes are.
     """
     if not dealt.present.shape[1]:
         return {}
@@ -363,14 +390,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Crops:
-    """Renders an object: its crop as JPEG of `quality`, at most `resize_short` pixels wide (bilinear, antialiased)."""
+    """A `Render` of objects: crops as JPEG of `quality`, at most `resize_short` pixels wide (bilinear, antialiased)."""
 
     resize_short: int | None
     quality: int
 
     def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes, and no more entries. ValueError, in one sentence, for a bad image, DataError for one that
-        cannot be read.
+        """Return the JPEG bytes, and no more entries.
+
+        Raises:
+            ValueError: the image is bad; one sentence.
+            DataError: it cannot be read.
         """
         where: Cut = planned.where
         image = crop(where.place.read(), where.box, where.size)
@@ -380,9 +410,11 @@ class Crops:
 
 
 def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
-    """The images of each split in their order. Entries of KEY.json besides the fixed ones: attribute_score, and
-    where crops are cut here image, annotation (COCO's ids), box (left, top, width, height in the image), attributes
-    (rows of `attribute_names` in dataset.json)."""
+    """Plan the images of each split in their order: relative folder -> images.
+
+    Entries of KEY.json besides the fixed ones: attribute_score, and where crops are cut here image, annotation (COCO's
+    ids), box (left, top, width, height in the image), attributes (rows of `attribute_names` in dataset.json).
+    """
     return {relative: [_planned(dealt, i, source) for i in rows.tolist()] for relative, rows in dealt.rows()}
 
 

@@ -1,5 +1,4 @@
-"""COCO's objects: instance annotations joined with COCO-Attributes, checked, as plain arrays; and the crop of one
-object.
+"""COCO's objects: instance annotations joined with COCO-Attributes, checked, as plain arrays; and an object's crop.
 
 A source folder holds COCO 2014 as it is unpacked: annotations/instances_train2014.json,
 annotations/instances_val2014.json, train2014/, val2014/.
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from sharding.images.decoders import decode
 FOLDERS = ("train2014", "val2014")
 CLASSES = 29
 LOST = 0.01
-"""Largest share of patches without an annotation in COCO 2014 that is left out; more means files that do not belong
-together.
+"""The largest share of patches that may lack an annotation in COCO 2014 and are left out; where more do, the files do
+not belong together.
 """
 
 
@@ -34,10 +33,17 @@ together.
 class Objects:
     """N objects in the order of the attribute file, of K = 29 classes.
 
-    `patch`, `annotation`, `image` [N] int64: ids; `label` [N] int64, class id; `box` [N, 4] float64, left, top, width
-    and height in pixels of the image; `size` [N, 2] int64, width and height of the image; `file` [N] text, the image's
-    path in the source folder; `present` [N, A] bool. `names` [K] text: classes from the largest, ties by name.
-    `left_out`: patches of the attribute file that COCO 2014 has no annotation for.
+    Attributes:
+        patch: ids in the attribute file, int64 [N].
+        annotation: ids of COCO's instances, int64 [N].
+        image: ids of COCO's images, int64 [N].
+        label: class ids, int64 [N].
+        box: left, top, width and height in pixels of the image, float64 [N, 4].
+        size: width and height of the image, int64 [N, 2].
+        file: the image's path in the source folder, text [N].
+        present: which attributes the object has, bool [N, A].
+        names: classes from the largest, ties by name, text [K].
+        left_out: how many patches of the attribute file have no annotation in COCO 2014.
     """
 
     patch: np.ndarray
@@ -52,27 +58,29 @@ class Objects:
     left_out: int
 
     def __len__(self) -> int:
-        """Number of objects N."""
+        """Return the number of objects N."""
         return len(self.patch)
 
 
 def read_objects(source: Path, attributes: Attributes) -> Objects:
-    """Joins the attributes with the annotations in `source`, and sees that every image is there.
+    """Join the attributes with the annotations in `source`, and check that every image is there.
 
-    Reads one instances file at a time and keeps no segmentation: about 1.5 GB for COCO's. Raises DataError, one
-    sentence, for a missing or damaged file, an annotation of an image or category that is not there, a box of no size
-    or outside its image, files that do not belong together.
+    One instances file is read at a time and no segmentation is kept: about 1.5 GB of memory for COCO's.
+
+    Raises:
+        DataError: a file is missing or damaged, an annotation's image or category is not there, a box has no size or
+            lies outside its image, or the files do not belong together; one sentence.
     """
-    wanted = {int(annotation): row for row, annotation in enumerate(attributes.annotation.tolist()) if annotation >= 0}
-    found: dict[int, tuple[Any, ...]] = {}
+    wanted = frozenset(annotation for annotation in attributes.annotation.tolist() if annotation >= 0)
+    found: dict[int, _Instance] = {}
     for folder in FOLDERS:
-        for annotation, *rest in _instances(source, folder, wanted):
-            if annotation in found:
+        for instance in _instances(source, folder, wanted):
+            if instance.annotation in found:
                 raise DataError(
-                    f"annotation {annotation} occurs twice in {source / 'annotations'}; the two instances files of "
-                    "COCO 2014 share none"
+                    f"annotation {instance.annotation} occurs twice in {source / 'annotations'}; the two instances "
+                    "files of COCO 2014 share none"
                 )
-            found[annotation] = (*rest,)
+            found[instance.annotation] = instance
     rows = [row for row, annotation in enumerate(attributes.annotation.tolist()) if annotation in found]
     lost = len(attributes) - len(rows)
     if lost > LOST * len(attributes):
@@ -81,10 +89,8 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
             f"{source / 'annotations'}; "
             f"instances_train2014.json and instances_val2014.json of COCO 2014 and its attribute file belong together"
         )
-    images, files, sizes, boxes, categories = zip(
-        *(found[annotation] for annotation in attributes.annotation[rows].tolist())
-    )
-    names, counts = np.unique(categories, return_counts=True)
+    instances = [found[annotation] for annotation in attributes.annotation[rows].tolist()]
+    names, counts = np.unique([instance.category for instance in instances], return_counts=True)
     if len(names) != CLASSES:
         raise DataError(
             f"the objects with attributes are of {len(names)} categories ({', '.join(names[:3].tolist())} ...); "
@@ -93,23 +99,35 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
     order = np.lexsort((names, -counts))
     label_of = {str(names[k]): label for label, k in enumerate(order)}
     return Objects(
-        attributes.patch[rows],
-        attributes.annotation[rows],
-        np.array(images, np.int64),
-        np.array([label_of[c] for c in categories], np.int64),
-        np.array(boxes, np.float64),
-        np.array(sizes, np.int64),
-        np.array(files),
-        attributes.present[rows],
-        list(label_of),
-        lost,
+        patch=attributes.patch[rows],
+        annotation=attributes.annotation[rows],
+        image=np.array([instance.image for instance in instances], np.int64),
+        label=np.array([label_of[instance.category] for instance in instances], np.int64),
+        box=np.array([instance.box for instance in instances], np.float64),
+        size=np.array([instance.size for instance in instances], np.int64),
+        file=np.array([instance.file for instance in instances]),
+        present=attributes.present[rows],
+        names=list(label_of),
+        left_out=lost,
     )
 
 
-def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tuple[Any, ...]]:
-    """(annotation, image, file, (width, height), box, category name) of the wanted annotations of one instances
-    file, checked.
+@dataclass(frozen=True)
+class _Instance:
+    """An annotation of an instances file: ids, the image's path in the source folder and its (width, height), the box
+    (left, top, width, height) and the category's name. Sizes and boxes are in pixels.
     """
+
+    annotation: int
+    image: int
+    file: str
+    size: tuple[int, int]
+    box: list[float]
+    category: str
+
+
+def _instances(source: Path, folder: str, wanted: Collection[int]) -> Iterator[_Instance]:
+    """Yield the wanted annotations of one instances file, checked."""
     path = source / "annotations" / f"instances_{folder}.json"
     document = _load(path)
     try:
@@ -138,10 +156,10 @@ def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tu
                 )
             if box[0] >= size[0] or box[1] >= size[1] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
                 raise DataError(f"{who} has the box {box}, which lies outside its image of {size[0]}x{size[1]} pixels")
-            yield entry["id"], entry["image_id"], file, size, box, names[entry["category_id"]]
+            yield _Instance(entry["id"], entry["image_id"], file, size, box, names[entry["category_id"]])
+    except DataError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(
             one_line(
                 f"{path} is no instances file of COCO: {type(error).__name__} {error}; it needs images, annotations "
@@ -151,7 +169,7 @@ def _instances(source: Path, folder: str, wanted: dict[int, int]) -> Iterator[tu
 
 
 def _load(path: Path) -> Any:
-    """The JSON document, without the segmentations that make up most of it."""
+    """Read the JSON document, without the segmentations that make up most of it."""
 
     def slim(entry: dict[str, Any]) -> dict[str, Any]:
         return (
@@ -172,8 +190,9 @@ def _load(path: Path) -> Any:
 
 
 def _listing(folder: Path) -> frozenset[str]:
-    """Names in a folder of images: one listing, where a look at each of 80,000 files takes minutes on a shared file
-    system.
+    """List the names in a folder of images.
+
+    One listing is quick, where a look at each of 80,000 files takes minutes on a shared file system.
     """
     try:
         return frozenset(os.listdir(folder))
@@ -186,7 +205,7 @@ def _listing(folder: Path) -> frozenset[str]:
 
 # ----------------------------------------------------------------------------------------------------------- one crop
 def crop_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom), whole pixels of a square: the object's box with what is around it.
+    """Return the square to crop, (left, top, right, bottom) in whole pixels: the object's box with what is around it.
 
     On each axis 50 pixels are added on both sides of a box under 100 pixels, a fifth of its size on both sides of a
     larger one. This is clipped to the image of `width` x `height`, rounded, and the shorter axis is extended on both
@@ -201,7 +220,7 @@ def crop_box(box: tuple[float, float, float, float], width: int, height: int) ->
 
 
 def _around(start: float, size: float, limit: int) -> tuple[int, int]:
-    """First and last pixel of a box and its surroundings along one axis, at least one pixel."""
+    """Return where a box with its surroundings begins and ends along one axis, in pixels; at least one pixel."""
     more = 50.0 if size < 100 else 0.2 * size
     low, high = round(max(0.0, start - more)), round(min(float(limit), start + size + more))
     low = min(low, limit - 1)
@@ -209,8 +228,10 @@ def _around(start: float, size: float, limit: int) -> tuple[int, int]:
 
 
 def crop(data: bytes, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image.Image:
-    """The RGB image of one object, from the bytes of its image, which must be of `size`; see `crop_box`.
-    ValueError, in one sentence, for a bad image.
+    """Cut the RGB image of one object from the bytes of its image, which must be of `size`; see `crop_box`.
+
+    Raises:
+        ValueError: the image is bad, or of another size; one sentence.
     """
     image = decode(data)
     if image.size != tuple(size):

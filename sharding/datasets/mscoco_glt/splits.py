@@ -1,15 +1,15 @@
-"""Which objects go where: MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. numpy alone.
+"""Which objects go where: MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. Needs numpy only.
 
-Of each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then
-Test-CBL, N at random of the rest; then the pool for training, which Test-GLT and val are cut from at random. Both
-editions start from all objects, so an object of a test
-split of one may be in the training split of the other: a model is judged by its own edition.
+In each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then
+Test-CBL, N at random of the rest; then the pool for training, from which Test-GLT and val are cut at random. Both
+editions start from all objects, so an object in a test split of one may be in the training split of the other: a model
+is judged by its own edition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -21,14 +21,20 @@ MANY, MEDIUM = 11, 12
 """Class ids 0-10 are group 0 (many), 11-22 group 1 (medium), all others group 2 (few)."""
 
 EPSILON = Fraction(1, 10**9)
-"""Added to the sum that the greedy pick divides by, part of the definition."""
+"""Added to the sum that the greedy pick divides by; part of the definition."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many objects an edition takes. `test`: of each class for Test-GBL, and as many for Test-CBL; `pool`: of
-    class 0 for everything else, and `tail` times that of the last class (1: balanced); `test_glt` and `val`: out of
-    the pool at random, times the number of classes."""
+    """How many objects an edition takes.
+
+    Attributes:
+        test: of each class for Test-GBL, and as many for Test-CBL.
+        pool: of class 0 for everything else.
+        tail: the last class's share of `pool` (1: balanced).
+        val: out of the pool at random, times the number of classes.
+        test_glt: likewise.
+    """
 
     test: int
     pool: int
@@ -37,11 +43,12 @@ class Sizes:
     test_glt: int
 
     def times(self, scale: float) -> Sizes:
-        """The same edition `scale` times as large, 0 < scale <= 1; whatever there is keeps at least 1 object."""
-        return Sizes(
-            tail=self.tail,
-            **{name: min(n, max(1, int(n * scale + 1e-9))) for name, n in asdict(self).items() if name != "tail"},
-        )
+        """Return the same edition `scale` times as large, 0 < scale <= 1; no count falls from above 0 to 0."""
+
+        def few(count: int) -> int:
+            return min(count, max(1, int(count * scale + 1e-9)))
+
+        return Sizes(few(self.test), few(self.pool), self.tail, few(self.val), few(self.test_glt))
 
 
 PAPER: Mapping[str, Sizes] = {
@@ -53,8 +60,12 @@ PAPER: Mapping[str, Sizes] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One split: `rows` int64, objects in the order of writing; `score` float64, `attribute` int64 (0-2), of each
-    row.
+    """One split of an edition.
+
+    Attributes:
+        rows: objects in the order of writing, int64 [n].
+        score: attribute_score of each, float64 [n].
+        attribute: attribute group (0-2) of each, int64 [n].
     """
 
     rows: np.ndarray
@@ -66,23 +77,32 @@ class Part:
 
 
 def class_group(label: int) -> int:
-    """The frequency group of a class id: by its index, as in the paper."""
+    """Return the frequency group of a class id: by its index, as in the paper."""
     return 0 if label < MANY else 1 if label < MANY + MEDIUM else 2
 
 
 def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
-    """Rows of `count` objects whose attributes are even: int64 [count], in the order of picking.
+    """Pick `count` objects whose attributes together are even.
 
-    `present` [N, A] bool. By definition: with d the attributes' counts so far, each pick takes the object v, not yet
-    taken and with at least one attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v)
-    + 1e-9) is smallest, the first in order on a tie.
+    By definition: with d the attributes' counts so far, each pick takes the object v, not yet taken and with at least
+    one attribute, for which the standard deviation over the attributes of (d + v) / (sum(d + v) + 1e-9) is smallest,
+    the first in order on a tie.
 
     With w = d + v, S = sum(w) and the A values' mean S / (S + e) / A, the variance is (A |w|^2 - S^2) / (A (S + e))^2;
-    and since v is of 0 and 1, |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|: one matrix-vector product a pick tells
-    all objects, the one by the object picked last, whose few attributes are all that it reads. Numerator and S are
-    whole numbers; objects closer than the division's rounding are compared as fractions, so that ties are true ones (in
-    floats, which of several equal objects is taken depends on rounding). Raises DataError where fewer than `count`
-    objects have an attribute.
+    and since v is of 0 and 1, |w|^2 = |d|^2 + 2 d.v + |v| and S = |d|_1 + |v|. So one matrix-vector product a pick,
+    with the object picked last, is enough for all objects, and it reads only that object's few attributes. Numerator
+    and S are whole numbers; objects closer than the division's rounding are compared as fractions, so that ties are
+    true ones (in floats, which of several equal objects is taken depends on rounding).
+
+    Args:
+        present: which attributes the objects have, bool [N, A].
+        count: how many to pick.
+
+    Returns:
+        Rows of the picked objects, int64 [count], in the order of picking.
+
+    Raises:
+        DataError: fewer than `count` objects have an attribute.
     """
     ones = present.sum(1, dtype=np.int64)
     free = ones > 0
@@ -103,8 +123,9 @@ def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
 
 
 def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int:
-    """The first row of the least spread / (sums + EPSILON)^2, exactly; `ratio` is the same to within float64's
-    rounding, inf where a row is out.
+    """Find the first row of the smallest spread / (sums + EPSILON)^2, exactly.
+
+    `ratio` is the same to within float64's rounding, inf where a row is out.
     """
     near = np.flatnonzero(ratio <= ratio.min() * (1 + 1e-12))
     pairs, first = np.unique(np.stack([spread[near], sums[near]], 1), axis=0, return_index=True)
@@ -115,21 +136,34 @@ def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int
 
 
 def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
-    """Objects of each class in an edition's pool [K]: pool * tail^(c / (K - 1)), rounded down; a long-tailed one
-    takes at most what is `there` [K].
+    """Return how many objects of each class an edition's pool takes [K]: pool * tail^(c / (K - 1)), rounded down.
+
+    A long-tailed edition takes at most what is `there` [K].
     """
     wanted = [int(sizes.pool * sizes.tail ** (c / max(1, len(there) - 1))) for c in range(len(there))]
-    return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there)]
+    return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there, strict=True)]
 
 
 def split(
     labels: np.ndarray, present: np.ndarray, names: Sequence[str], seed: int, editions: Mapping[str, Sizes] = PAPER
 ) -> dict[str, dict[str, Part]]:
-    """edition -> split -> part, for objects of class ids `labels` [N] int64 with attributes `present` [N, A] bool;
-    `names` [K] are the classes'.
+    """Split the objects.
 
     Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so
-    that a few shards show all classes. Raises DataError naming the class that has too few objects.
+    that a few shards show all classes.
+
+    Args:
+        labels: class ids of the objects, int64 [N].
+        present: which attributes they have, bool [N, A].
+        names: the classes' names [K].
+        seed: the build's seed.
+        editions: edition -> its sizes.
+
+    Returns:
+        edition -> split -> part.
+
+    Raises:
+        DataError: a class, which the sentence names, has too few objects.
     """
     members = [np.flatnonzero(labels == k) for k in range(len(names))]
     most = max(sizes.test for sizes in editions.values())
@@ -155,24 +189,25 @@ def _rows(
     edition: str,
     dice: Dice,
 ) -> dict[str, np.ndarray]:
-    """split -> rows of one edition; `balanced` [K] are the classes' picks for Test-GBL."""
+    """Choose the rows of each split of one edition; `balanced` [K] are the classes' picks for Test-GBL."""
 
     def shuffled(some: np.ndarray) -> np.ndarray:
-        return some[dice.permutation(len(some))]
+        mixed: np.ndarray = some[dice.permutation(len(some))]
+        return mixed
 
     test, rest = [], []
-    for rows, picked in zip(members, balanced):
+    for rows, picked in zip(members, balanced, strict=True):
         free = shuffled(np.setdiff1d(rows, picked, assume_unique=True))
         test.append(free[: sizes.test])
         rest.append(free[sizes.test :])
     wanted = pool_sizes(sizes, [len(rows) for rows in rest])
-    for name, rows, picked, free, count in zip(names, members, test, rest, wanted):
+    for name, rows, picked, free, count in zip(names, members, test, rest, wanted, strict=True):
         if len(picked) < sizes.test or len(free) < count or count < 1:
             raise DataError(
                 f"class {name!r} has {len(rows)} objects, too few for edition {edition}: "
                 f"{2 * sizes.test} for its two balanced tests and {max(1, count)} for training are needed"
             )
-    pool = shuffled(np.concatenate([rows[:count] for rows, count in zip(rest, wanted)]))
+    pool = shuffled(np.concatenate([rows[:count] for rows, count in zip(rest, wanted, strict=True)]))
     test_glt, val = sizes.test_glt * len(members), sizes.val * len(members)
     if len(pool) <= test_glt + val:
         raise DataError(
@@ -186,11 +221,11 @@ def _rows(
 
 
 def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes: int) -> np.ndarray:
-    """attribute_score of every object [N] float64: the mean, over its attributes, of their share p(a | its class) of
-    the training split's; 0 without any.
+    """Compute attribute_score of every object, float64 [N]; 0 without attributes.
 
-    p(a | k) is attribute a's count divided by all attributes' counts in class k. One division of whole numbers an
-    object, so that it is the same anywhere.
+    It is the mean, over the object's attributes, of p(a | its class): attribute a's count in the class's training
+    objects, divided by the count of all attributes there. There is one division of whole numbers for each object, so
+    that the score is the same on any machine.
     """
     counts = attribute_counts(labels[train], present[train], classes)
     ones, total = present.sum(1, dtype=np.int64), counts.sum(1)
@@ -204,21 +239,23 @@ def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes:
 
 
 def attribute_counts(labels: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:
-    """How often each attribute occurs in each class: int64 [K, A]."""
+    """Count how often each attribute occurs in each class: int64 [K, A]."""
     return np.stack([present[labels == k].sum(0, dtype=np.int64) for k in range(classes)])
 
 
 def thirds(score: np.ndarray) -> np.ndarray:
-    """Attribute groups [N] int64 of a split: 0 above the score at a third of its descending list, else 1 above the
-    one at two thirds, else 2.
+    """Group a split's objects by score, int64 [N].
+
+    Group 0 is above the score at a third of the descending list, group 1 above the one at two thirds, group 2 the rest.
     """
     falling, third = np.sort(score)[::-1], len(score) // 3
     return np.where(score > falling[third], 0, np.where(score > falling[2 * third], 1, 2)).astype(np.int64)
 
 
 def unevenness(present: np.ndarray) -> float:
-    """Standard deviation, over the attributes, of each one's share of all attributes of a split; `present` [N, A]
-    bool.
+    """Return the standard deviation, over the attributes, of each one's share of all attributes of a split.
+
+    `present`: bool [N, A].
     """
     counts = present.sum(0, dtype=np.int64)
     return float((counts / max(1, counts.sum())).std())
