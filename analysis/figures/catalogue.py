@@ -23,6 +23,7 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
     """Every figure that the runs in these tables allow, and remarks on what is left out.
 
     Args:
+        tables: filled tables; their runs are drawn.
         pair: the recipe of the method that is shown in depth, without and with IFL; default: the first of the table.
 
     Raises:

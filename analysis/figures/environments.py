@@ -105,14 +105,16 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.55 * len(ready)), layout="constrained")
         letters = iter("abcdefghijkl")
-        for block, (title, run, rebuilds, moved) in zip(np.atleast_1d(figure.subfigures(len(ready), 1)), ready):
+        for block, (title, run, rebuilds, moved) in zip(
+            np.atleast_1d(figure.subfigures(len(ready), 1)), ready, strict=False
+        ):
             lines = run.metrics()[0]
             end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
             shares, sizes, centers = block.subplots(1, 3, width_ratios=(1.25, 1, 1))
             one, later = compositions(rebuilds)
             steps = [one._replace(level=later[0].level, level_size=later[0].level_size), *later]
             at = [step.start for step in steps] + [end]
-            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS)):
+            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=False)):
                 line = {"color": look["color"], "linestyle": look["linestyle"]}
                 held = [100 * step.shares[g] for step in steps]
                 shares.step(
@@ -160,7 +162,7 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
             sizes.set_ylim(0, 105)
             sizes.set_title(f"({next(letters)}) effective sample size", fontsize=8)
             epochs, means = moved["from_start"]
-            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS)):
+            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=False)):
                 centers.plot(
                     epochs,
                     means[:, g],
@@ -219,7 +221,7 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE if each > 4 else COLUMN, 0.55 + 0.5 * len(rows)), layout="constrained")
         panels = figure.subplots(1, 2)
-        for axes, which, what in zip(panels, (1, 0), ("most", "least")):
+        for axes, which, what in zip(panels, (1, 0), ("most", "least"), strict=False):
             axes.imshow(
                 images[:, which].transpose(0, 2, 1, 3, 4).reshape(len(rows) * side, each * side, 3),
                 interpolation="nearest",

@@ -52,8 +52,8 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
     for table in tables:
         if (table.layout.preset, table.layout.select) != (study.preset, study.select):
             continue
-        for row, cells in zip(table.layout.rows, table.cells):
-            for column, cell in zip(table.layout.columns, cells):
+        for row, cells in zip(table.layout.rows, table.cells, strict=False):
+            for column, cell in zip(table.layout.columns, cells, strict=False):
                 if (column.data, column.subset, column.metric) == (
                     study.data,
                     "overall",
@@ -91,7 +91,7 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 5.9), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(2.1, 3.2))
-        for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS):
+        for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=False):
             axes.set_title(
                 f"({letter}) overall {metric}"
                 + (f", {protocol.upper()} ({PROTOCOLS[protocol][1]})" if protocol else ""),
@@ -110,12 +110,12 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
                 )
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
-        for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS):
+        for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=False):
             axes.set_title(f"({letter}) points of {metric} above {short(study.methods[0].label)}", fontsize=8)
             axes.set_xlabel("class-wise: CLT, overall")
             axes.set_ylabel("attribute-wise: ALT, overall")
             _scatter(axes, points[metric])
-        for axes, metric in zip(below.axes, METRICS):
+        for axes, metric in zip(below.axes, METRICS, strict=False):
             place(
                 figure,
                 axes,
@@ -140,7 +140,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
             if pair is None:
                 axes.set_axis_off()
                 continue
-            for metric, faint in zip(METRICS, (False, True)):
+            for metric, faint in zip(METRICS, (False, True), strict=False):
                 _before_and_after(axes, pair, protocol, metric, faint)
             axes.set_title(short(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
@@ -150,7 +150,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
         handles = [
             Line2D([], [], label=f"{metric}, {name}", **_look(look, faint))
             for look, name in ((PLAIN_LOOK, "the method"), (IFL_LOOK, "with IFL"))
-            for metric, faint in zip(METRICS, (False, True))
+            for metric, faint in zip(METRICS, (False, True), strict=False)
         ]
         figure.legend(
             handles=[*handles, Line2D([], [], label="IFL sets in", **ONSET)],
@@ -170,7 +170,8 @@ def _mean_of(method: Method, protocol: str, metric: str) -> list[tuple[int, floa
 
 def _legend(pair: Pair) -> list[Line2D]:
     lines = [
-        Line2D([], [], label=short(method.label, 40), **look) for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK))
+        Line2D([], [], label=short(method.label, 40), **look)
+        for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=False)
     ]
     return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]
 
@@ -185,11 +186,11 @@ def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint:
     evaluation.
     """
     drawn = False
-    for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK)):
+    for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=False):
         curve = _mean_of(method, protocol, metric)
         if not curve:
             continue
-        epochs, mean, low, high = zip(*curve)
+        epochs, mean, low, high = zip(*curve, strict=False)
         drawn = True
         axes.plot(epochs, mean, **_look(look, faint), markevery=1 + len(curve) // MARKS)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)  # of no height with one seed
@@ -208,7 +209,13 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
         of = [(point.class_wise, point.attribute_wise) for point in points if point.with_ifl == with_ifl]
         if of:
             axes.plot(
-                *zip(*of), linestyle="", marker=look["marker"], markersize=5, color=look["color"], label=label, zorder=3
+                *zip(*of, strict=False),
+                linestyle="",
+                marker=look["marker"],
+                markersize=5,
+                color=look["color"],
+                label=label,
+                zorder=3,
             )
     axes.margins(0.18, 0.12)
     if points:

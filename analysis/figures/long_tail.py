@@ -34,7 +34,7 @@ def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
     if all(len(part) == 1 for part in bins):
         return [short(classes.names[part[0]], 12) for part in bins]
     ends = np.cumsum([len(part) for part in bins])
-    return [f"{end - len(part) + 1}–{end}" for end, part in zip(ends, bins)]
+    return [f"{end - len(part) + 1}–{end}" for end, part in zip(ends, bins, strict=False)]
 
 
 def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
@@ -122,7 +122,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         counts.grid(False)
         by_class.set_zorder(counts.get_zorder() + 1)
         by_class.patch.set_visible(False)
-        for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK)):
+        for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=False):
             by_class.plot(range(len(bins)), table[:-1, -1], label=short(method.label), **look)
             by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
         by_class.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=7)
@@ -141,6 +141,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
             "cde",
             (short(pair.plain.label), short(pair.ifl.label), "difference, in points"),
             (plain, ifl, ifl - plain),
+            strict=False,
         ):
             signed = letter == "e"
             bound = max(1.0, float(np.nanmax(np.abs(table[:-1, :-1]), initial=0))) if signed else 100
@@ -187,7 +188,7 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(chosen)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl)):
+        for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl), strict=False):
             image = heat(axes, shares[np.ix_(chosen, chosen)], names, names, low=0, high=100, colours="cividis")
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
             axes.set_title(f"({letter}) {short(method.label)}, {protocol.upper()}", fontsize=8)

@@ -29,6 +29,7 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
     ranks as the value, the first start left out.
 
     Args:
+        lines: of metrics.jsonl, parsed.
         each: steps of an epoch.
     """
     curves: dict[str, list[tuple[float, float]]] = {
@@ -75,7 +76,7 @@ def progress(run: Run) -> Figure:
             "(e) learning rate",
             "(f) images/s",
         )
-        for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles):
+        for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles, strict=False):
             axes.set_title(title, fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             for at, _ in curves["restarts"]:
@@ -120,7 +121,7 @@ def _line(
 ) -> None:
     if points:
         axes.plot(
-            *zip(*points),
+            *zip(*points, strict=False),
             color=colour,
             linestyle=dashes,
             linewidth=1,

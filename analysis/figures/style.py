@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-from matplotlib.axes import Axes  # noqa: E402  (the backend comes first)
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.image import AxesImage  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito, "Color Universal Design" (2008), without its yellow, too pale for lines on white."""
@@ -81,7 +81,14 @@ def heat(
     white with a dash.
 
     Args:
+        axes: where it is drawn.
         values: [rows, columns], in percent or points.
+        rows: a label for each row.
+        columns: a label for each column.
+        low: the value of the first colour.
+        high: the value of the last colour.
+        colours: name of a colour map of matplotlib.
+        signed: whether numbers have a sign.
     """
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
@@ -93,9 +100,8 @@ def heat(
     axes.spines[:].set_visible(False)
     for (down, across), value in np.ndenumerate(values):
         red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
-        dark = (
-            0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
-        )  # relative luminance where black and white text read alike
+        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        dark = luminance < 0.179  # there black and white text read alike
         text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
         axes.text(
             across,

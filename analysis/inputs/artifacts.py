@@ -60,7 +60,7 @@ def classes_of(run: Run) -> Classes:
         raise ValueError(
             f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
         )
-    names, groups, counts = zip(*run.classes)
+    names, groups, counts = zip(*run.classes, strict=False)
     return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
 
 

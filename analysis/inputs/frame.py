@@ -10,14 +10,42 @@ METRICS = ("accuracy", "precision")
 """The paper's two."""
 
 COLUMNS = (
-    "run", "recipe", "data", "edition", "protocol", "subset", "metric", "seed",
-    "select", "preset", "budget", "hash", "fingerprint", "commit", "value",
-)  # fmt: skip
+    "run",
+    "recipe",
+    "data",
+    "edition",
+    "protocol",
+    "subset",
+    "metric",
+    "seed",
+    "select",
+    "preset",
+    "budget",
+    "hash",
+    "fingerprint",
+    "commit",
+    "value",
+)
 
 CLASS_COLUMNS = (
-    "run", "recipe", "data", "edition", "protocol", "seed", "select", "preset", "budget", "label", "name", "group",
-    "train_images", "attribute", "true", "predicted", "right",
-)  # fmt: skip
+    "run",
+    "recipe",
+    "data",
+    "edition",
+    "protocol",
+    "seed",
+    "select",
+    "preset",
+    "budget",
+    "label",
+    "name",
+    "group",
+    "train_images",
+    "attribute",
+    "true",
+    "predicted",
+    "right",
+)
 
 ATTRIBUTES = ("many_a", "medium_a", "few_a", "none_a")
 
@@ -53,7 +81,7 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
                 there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
                 for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
                     columns[name] += [value] * len(there)
-                for name, values in zip(("subset", "metric", "value"), zip(*there)):
+                for name, values in zip(("subset", "metric", "value"), zip(*there, strict=False), strict=False):
                     columns[name] += values
     return pd.DataFrame(columns), problems
 
@@ -106,6 +134,14 @@ def csv(*frames: pd.DataFrame) -> str:
 
 def _about(run: Run) -> tuple[tuple[str, object], ...]:
     return (
-        ("run", run.name), ("recipe", run.recipe), ("data", run.data), ("edition", run.train), ("seed", run.seed),
-        ("preset", run.preset), ("budget", run.budget), ("hash", run.hash), ("fingerprint", run.fingerprint), ("commit", run.commit),
-    )  # fmt: skip
+        ("run", run.name),
+        ("recipe", run.recipe),
+        ("data", run.data),
+        ("edition", run.train),
+        ("seed", run.seed),
+        ("preset", run.preset),
+        ("budget", run.budget),
+        ("hash", run.hash),
+        ("fingerprint", run.fingerprint),
+        ("commit", run.commit),
+    )

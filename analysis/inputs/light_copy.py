@@ -53,6 +53,8 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
     """Copy the light part of every finished run in `runs`.
 
     Args:
+        runs: a folder of run folders.
+        out: where the copies are made.
         thumbnails: names of runs whose environments keep their pictures.
 
     Returns:

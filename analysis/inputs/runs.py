@@ -3,10 +3,11 @@
 import json
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import numpy as np
 import yaml
@@ -207,7 +208,7 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
         return ()
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
-    return tuple(zip(map(str, names), groups, counts))
+    return tuple(zip(map(str, names), groups, counts, strict=False))
 
 
 def _json_object(line: str) -> dict[str, Any]:

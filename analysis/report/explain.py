@@ -21,6 +21,9 @@ def behind(
     value, and of the subset's samples how many there are and how many are right.
 
     Args:
+        table: a filled table.
+        row: of the table, from 0.
+        column: of the table, from 0.
         judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
     """
     layout, cell = table.layout, table.cells[row][column]
@@ -47,7 +50,8 @@ def behind(
         "paper": _paper(cell, of),
         "twin": _twin(cell),
         "runs": [
-            _run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)
+            _run(of, value, run, judged(run, layout.select, of.split))
+            for value, run in zip(cell.values, cell.runs, strict=False)
         ],
     }
 
@@ -66,18 +70,33 @@ def _twin(cell: Cell) -> dict[str, Any] | None:
     if test is None:
         return None
     return {
-        "label": test.twin, "difference": test.difference, "interval": [test.low, test.high], "p": test.p, "method": test.method,
-        "seeds": list(test.seeds), "samples": test.samples, "gained": test.gained, "lost": test.lost,
-    }  # fmt: skip
+        "label": test.twin,
+        "difference": test.difference,
+        "interval": [test.low, test.high],
+        "p": test.p,
+        "method": test.method,
+        "seeds": list(test.seeds),
+        "samples": test.samples,
+        "gained": test.gained,
+        "lost": test.lost,
+    }
 
 
 def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, Any]:
     right = judged.right_in(column.subset)
     return {
-        "name": run.name, "seed": run.seed, "commit": run.commit, "hash": run.hash, "fingerprint": run.fingerprint,
-        "preset": run.preset, "budget": run.budget, "value": value, "samples": len(right), "right": int(right.sum()),
+        "name": run.name,
+        "seed": run.seed,
+        "commit": run.commit,
+        "hash": run.hash,
+        "fingerprint": run.fingerprint,
+        "preset": run.preset,
+        "budget": run.budget,
+        "value": value,
+        "samples": len(right),
+        "right": int(right.sum()),
         "classes": len(judged.classes),
-    }  # fmt: skip
+    }
 
 
 def column_name(column: Column) -> str:

@@ -31,7 +31,10 @@ def page(
     """The whole page. Names of runs, recipes and classes are text in it, whatever they hold.
 
     Args:
-        drawn, images: the figures, and the folder where `NAME.png` of each lies.
+        title: of the page.
+        tables: the filled tables.
+        drawn: the figures.
+        images: the folder where `NAME.png` of each figure lies.
         runs: all that were read.
         left_out: sentences about what is not there.
     """
@@ -62,7 +65,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
     shown = [column for part in parts for column in part.columns]
     starts = {unit[0] for part in parts for unit in part.units}
     rows = []
-    for index, (row, cells) in enumerate(zip(layout.rows, table.cells)):
+    for index, (row, cells) in enumerate(zip(layout.rows, table.cells, strict=False)):
         new = index == 0 or row.group != layout.rows[index - 1].group
         rows.append(
             {
@@ -86,8 +89,8 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
                 "first": column in starts,
             }
             for part in parts
-            for subset, unit in zip(part.subsets, part.units)
-            for metric, column in zip(part.metrics, unit)
+            for subset, unit in zip(part.subsets, part.units, strict=False)
+            for metric, column in zip(part.metrics, unit, strict=False)
         ],
         "rows": rows,
         "notes": table.notes,

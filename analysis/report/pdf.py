@@ -39,7 +39,8 @@ _HEAD = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[a4paper,margin=18mm]{geometry}
 \usepackage{booktabs,graphicx,caption}
 \captionsetup{font=small,labelfont=bf}
-\ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi % the same bytes every time
+% the same bytes every time:
+\ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi
 \renewcommand{\topfraction}{0.95}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.6}
 \setcounter{topnumber}{4}\setcounter{totalnumber}{6}
 \begin{document}
@@ -57,9 +58,12 @@ def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[D
     lines += [rf"\input{{{name}}}" for name in inputs] + [r"\clearpage"]
     for one in drawn:
         lines += [
-            r"\begin{figure}[p]", r"\centering", rf"\includegraphics[width=\linewidth,height=0.86\textheight,keepaspectratio]{{{one.name}.pdf}}",
-            rf"\caption{{{escape(one.caption)}}}", r"\end{figure}",
-        ]  # fmt: skip
+            r"\begin{figure}[p]",
+            r"\centering",
+            rf"\includegraphics[width=\linewidth,height=0.86\textheight,keepaspectratio]{{{one.name}.pdf}}",
+            rf"\caption{{{escape(one.caption)}}}",
+            r"\end{figure}",
+        ]
     return "\n".join([*lines, r"\end{document}", ""])
 
 

@@ -168,9 +168,13 @@ class Resamples:
         low, high = interval(differences) or (math.nan, math.nan)
         inside = self._inside[known[0][0].samples][key[0]]
         about: dict[str, Any] = {
-            "twin": twin, "difference": means[0] - means[1], "low": low, "high": high,
-            "seeds": tuple(run.seed for run in sides[0]), "samples": int(inside.sum()),
-        }  # fmt: skip
+            "twin": twin,
+            "difference": means[0] - means[1],
+            "low": low,
+            "high": high,
+            "seeds": tuple(run.seed for run in sides[0]),
+            "samples": int(inside.sum()),
+        }
         if key[1] == "accuracy" and len(pairs) == 1:
             this, other = known[0][0].right & inside, known[1][0].right & inside
             gained, lost = int((this & ~other).sum()), int((other & ~this).sum())

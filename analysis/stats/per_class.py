@@ -3,7 +3,8 @@
 Axes: M samples, K classes, A attribute groups, G bins of classes along the tail.
 """
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]
 
     Args:
         counts: training samples [K]; classes of equal count keep their order.
+        most: runs of classes at the most.
     """
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")
     return [part.astype(np.int64) for part in np.array_split(order, min(most, len(order)))]

@@ -70,10 +70,18 @@ def claims(table: Table) -> list[Claim]:
                 continue
             test = cell.twin_test
             plain = None if cell.mean is None or twin.mean is None else cell.mean - twin.mean
-            found.append(Claim(
-                index, column, layout.full_label(row), layout.full_label(layout.rows[twins[0]]), cell.paper.data,
-                round(cell.paper.value - twin.paper.value, 6), plain if test is None else test.difference, None if test is None else test.p,
-            ))  # fmt: skip
+            found.append(
+                Claim(
+                    index,
+                    column,
+                    layout.full_label(row),
+                    layout.full_label(layout.rows[twins[0]]),
+                    cell.paper.data,
+                    round(cell.paper.value - twin.paper.value, 6),
+                    plain if test is None else test.difference,
+                    None if test is None else test.p,
+                )
+            )
     return found
 
 
@@ -148,7 +156,7 @@ def other_data(table: Table) -> str:
     pairs = {
         (cell.paper.data, column.data)
         for line in table.cells
-        for cell, column in zip(line, table.layout.columns)
+        for cell, column in zip(line, table.layout.columns, strict=False)
         if cell.paper
     }
     other = sorted({theirs for theirs, ours in pairs if theirs != ours})

@@ -245,7 +245,7 @@ def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples
         columns = [index for index, column in enumerate(layout.columns) if column.title == title]
         first = layout.columns[columns[0]]
         tested: dict[tuple[str, int], list[str]] = {}
-        for row, line in zip(layout.rows, cells):
+        for row, line in zip(layout.rows, cells, strict=False):
             for run in next((line[index].runs for index in columns if line[index].runs), ()):
                 labels = tested.setdefault(resamples.samples(run, layout.select, first.split), [])
                 labels += [label] if (label := layout.full_label(row)) not in labels else []
@@ -280,9 +280,12 @@ def _fill(
         state = "empty" if reason == empty else "damaged"
         notes.append(f"{layout.full_label(row)}: {run.name} gives no number: {reason}")
     return Cell(
-        tuple(value for value, _ in found), tuple(run for _, run in found), choice.marked or bool(notes),
-        notes=(*choice.notes, *notes), state="" if found else state,
-    )  # fmt: skip
+        tuple(value for value, _ in found),
+        tuple(run for _, run in found),
+        choice.marked or bool(notes),
+        notes=(*choice.notes, *notes),
+        state="" if found else state,
+    )
 
 
 Twins = tuple[str, list[Run]]

@@ -3,7 +3,6 @@ summary of shape.
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -172,12 +171,20 @@ def gains(table: Table) -> str:
                 [(subset_name(head) if "_" in head else escape(head), 2) for head in section.heads],
             ]
             body = [
-                (group, [
-                    (table.layout.full_label(table.layout.rows[row]), [part for column in section.columns for part in _gain(table, found.get((row, column)))])
-                    for row in members if row in rows
-                ])
-                for group, members in groups(table.layout) if rows & set(members)
-            ]  # fmt: skip
+                (
+                    group,
+                    [
+                        (
+                            table.layout.full_label(table.layout.rows[row]),
+                            [part for column in section.columns for part in _gain(table, found.get((row, column)))],
+                        )
+                        for row in members
+                        if row in rows
+                    ],
+                )
+                for group, members in groups(table.layout)
+                if rows & set(members)
+            ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
         floats.append(wrapped("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
     return "\n".join(floats)
@@ -209,9 +216,22 @@ def summary(table: Table) -> str:
     for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line[0]):
         at = {(subset, metric): cells for _, subset, metric, cells in of_protocol}
         subsets = dict.fromkeys(subset for subset, _ in at)
-        body.append((protocol, [
-            (subset, list(itertools.chain(*(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)))) for subset in subsets
-        ]))  # fmt: skip
+        body.append(
+            (
+                protocol,
+                [
+                    (
+                        subset,
+                        list(
+                            itertools.chain(
+                                *(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)
+                            )
+                        ),
+                    )
+                    for subset in subsets
+                ],
+            )
+        )
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
@@ -237,13 +257,27 @@ def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
             continue
         _, metric, subset = levels(column)
         subset = subset.replace("_C", ", classes").replace("_A", ", attributes")
-        number: Callable[[float | None], str] = lambda value: MISSING if value is None else f"{value:.2f}"
+
+        def number(value: float | None) -> str:
+            return MISSING if value is None else f"{value:.2f}"
+
         between = MISSING if ranking.low is None else f"{number(ranking.low)} to {number(ranking.high)}"
-        lines.append((PROTOCOLS[column.protocol], subset, metric, (
-            str(count["agrees"] + count["agrees surely"]), str(count["agrees surely"]),
-            str(count["disagrees"] + count["disagrees surely"]), str(count["disagrees surely"]),
-            str(sum(count.values()) - count["no number"]), number(ranking.tau), between,
-        )))  # fmt: skip
+        lines.append(
+            (
+                PROTOCOLS[column.protocol],
+                subset,
+                metric,
+                (
+                    str(count["agrees"] + count["agrees surely"]),
+                    str(count["agrees surely"]),
+                    str(count["disagrees"] + count["disagrees surely"]),
+                    str(count["disagrees surely"]),
+                    str(sum(count.values()) - count["no number"]),
+                    number(ranking.tau),
+                    between,
+                ),
+            )
+        )
     return lines
 
 
@@ -253,13 +287,25 @@ def csv(tables: list[Table]) -> str:
     for table in tables:
         for claim in agreement.claims(table):
             column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].twin_test
-            records.append({
-                "table": table.layout.name, "row": claim.label, "twin": claim.twin, "protocol": column.protocol, "subset": column.subset,
-                "metric": column.metric, "paper_data": claim.data, "our_data": column.data, "paper": round(100 * claim.paper, 4),
-                "ours": None if claim.ours is None else round(100 * claim.ours, 4),
-                "low": test and round(100 * test.low, 4), "high": test and round(100 * test.high, 4),
-                "p": test and float(f"{test.p:.4g}"), "test": test and test.method, "verdict": claim.verdict,
-            })  # fmt: skip
+            records.append(
+                {
+                    "table": table.layout.name,
+                    "row": claim.label,
+                    "twin": claim.twin,
+                    "protocol": column.protocol,
+                    "subset": column.subset,
+                    "metric": column.metric,
+                    "paper_data": claim.data,
+                    "our_data": column.data,
+                    "paper": round(100 * claim.paper, 4),
+                    "ours": None if claim.ours is None else round(100 * claim.ours, 4),
+                    "low": test and round(100 * test.low, 4),
+                    "high": test and round(100 * test.high, 4),
+                    "p": test and float(f"{test.p:.4g}"),
+                    "test": test and test.method,
+                    "verdict": claim.verdict,
+                }
+            )
     columns = (
         "table",
         "row",
@@ -284,14 +330,19 @@ def rankings_csv(tables: list[Table]) -> str:
     """Kendall's tau of every column of all tables."""
     records = [
         {
-            "table": table.layout.name, "protocol": column.protocol, "subset": column.subset, "metric": column.metric, "rows": ranking.rows,
-            "tau": None if ranking.tau is None else round(ranking.tau, 4), "low": None if ranking.low is None else round(ranking.low, 4),
+            "table": table.layout.name,
+            "protocol": column.protocol,
+            "subset": column.subset,
+            "metric": column.metric,
+            "rows": ranking.rows,
+            "tau": None if ranking.tau is None else round(ranking.tau, 4),
+            "low": None if ranking.low is None else round(ranking.low, 4),
             "high": None if ranking.high is None else round(ranking.high, 4),
         }
         for table in tables
         for ranking in agreement.rankings(table)
         for column in [table.layout.columns[ranking.column]]
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(
         records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
     ).to_csv(index=False, lineterminator="\n")

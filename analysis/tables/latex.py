@@ -24,21 +24,79 @@ from analysis.tables.presentation import (
 )
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     # In math mode: the text symbols need fonts that a small TeX installation lacks.
-    "±": r"\ensuremath{\pm}", "†": r"\ensuremath{^\dagger}", "$": r"\ensuremath{\$}", "−": r"\ensuremath{-}", "×": r"\ensuremath{\times}",
-    "↑": r"\ensuremath{\scriptstyle\uparrow}", "↓": r"\ensuremath{\scriptstyle\downarrow}", "≥": r"\ensuremath{\geq}", "≤": r"\ensuremath{\leq}",
-    "–": "--", "—": "---", "“": "``", "”": "''", "‘": "`", "’": "'", "…": r"\ldots{}",
-    "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}",
-    **{letter: rf"\ensuremath{{\{name}}}" for letter, name in zip("αβγδεζηθικλμνξπρστυφχψω", (
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
-        "psi omega").split())},
+    "±": r"\ensuremath{\pm}",
+    "†": r"\ensuremath{^\dagger}",
+    "$": r"\ensuremath{\$}",
+    "−": r"\ensuremath{-}",
+    "×": r"\ensuremath{\times}",
+    "↑": r"\ensuremath{\scriptstyle\uparrow}",
+    "↓": r"\ensuremath{\scriptstyle\downarrow}",
+    "≥": r"\ensuremath{\geq}",
+    "≤": r"\ensuremath{\leq}",
+    "–": "--",
+    "—": "---",
+    "“": "``",
+    "”": "''",
+    "‘": "`",
+    "’": "'",
+    "…": r"\ldots{}",
+    "ß": r"\ss{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    **{
+        letter: rf"\ensuremath{{\{name}}}"
+        for letter, name in zip(
+            "αβγδεζηθικλμνξπρστυφχψω",
+            [
+                "alpha",
+                "beta",
+                "gamma",
+                "delta",
+                "epsilon",
+                "zeta",
+                "eta",
+                "theta",
+                "iota",
+                "kappa",
+                "lambda",
+                "mu",
+                "nu",
+                "xi",
+                "pi",
+                "rho",
+                "sigma",
+                "tau",
+                "upsilon",
+                "phi",
+                "chi",
+                "psi",
+                "omega",
+            ],
+            strict=False,
+        )
+    },
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
-    "[": "{[}", "]": "{]}", "*": "{*}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
     **{character: "\\" + character for character in "&%#_{}"},
-}  # fmt: skip
-_ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc"))
+}
+_ACCENTS = dict(
+    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=False)
+)
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
@@ -148,11 +206,14 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     if len(part) == 1:
         return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
     if alone(part):  # a header wider than its numbers would tear them apart
-        return [[(metrics[0], sum(widths))], [(escape(block.short_title), width) for block, width in zip(part, widths)]]
-    titles = itertools.groupby(zip(part, widths), key=lambda entry: entry[0].title)
+        return [
+            [(metrics[0], sum(widths))],
+            [(escape(block.short_title), width) for block, width in zip(part, widths, strict=False)],
+        ]
+    titles = itertools.groupby(zip(part, widths, strict=False), key=lambda entry: entry[0].title)
     return [
         [(escape(title), sum(width for _, width in members)) for title, members in titles],
-        list(zip(metrics, widths)),
+        list(zip(metrics, widths, strict=False)),
         subsets,
     ]
 

@@ -196,7 +196,7 @@ def legend(table: Table) -> list[str]:
             (f"↑ ↓ {TWIN}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
         )
         if used
-    ]  # fmt: skip
+    ]
 
 
 def explained(table: Table, brief: bool = False) -> list[str]:

@@ -4,7 +4,7 @@
 
 import itertools
 import textwrap
-from typing import Any, Callable
+from typing import Any
 
 import pandas as pd
 
@@ -59,7 +59,7 @@ def wrapped(note: str) -> list[str]:
 def _spans(table: Table, depth: int) -> list[slice]:
     """The columns under each entry of header level `depth`."""
     ends = list(itertools.accumulate((n for _, n in merged(table.layout.columns, depth)), initial=0))
-    return [slice(start, end) for start, end in zip(ends, ends[1:])]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _block(table: Table, part: slice) -> list[str]:
@@ -71,10 +71,11 @@ def _block(table: Table, part: slice) -> list[str]:
             line[index] = line[index][0] + line[index][1].ljust(max(marks, 1))
     names = [levels(column)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
-    widths = [max(len(text) for text in texts) for texts in zip(names, *shown)]
-    join: Callable[[str, list[str]], str] = lambda label, cells: (
-        label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths))
-    )
+    widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=False)]
+
+    def join(label: str, cells: list[str]) -> str:
+        return label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths, strict=False))
+
     above, start = "", 0
     for metric, count in merged(columns, 1):
         span = sum(widths[start : start + count]) + count
@@ -100,17 +101,27 @@ def csv(table: Table) -> str:
     """One line for each cell, with the runs behind it; numbers in percent, four decimals."""
     records = [
         {
-            "group": row.group, "label": row.label, "recipe": row.recipe, "budget": row.budget,
-            "data": column.data, "train": column.train, "protocol": column.protocol,
-            "subset": column.subset, "metric": column.metric,
+            "group": row.group,
+            "label": row.label,
+            "recipe": row.recipe,
+            "budget": row.budget,
+            "data": column.data,
+            "train": column.train,
+            "protocol": column.protocol,
+            "subset": column.subset,
+            "metric": column.metric,
             "mean": None if cell.mean is None else round(100 * cell.mean, 4),
             "std": None if cell.std is None else round(100 * cell.std, 4),
-            "n": len(cell.values), "marked": int(cell.marked), "runs": " ".join(run.name for run in cell.runs),
-            "state": cell.state, **_sure(cell), **_paper(cell),
+            "n": len(cell.values),
+            "marked": int(cell.marked),
+            "runs": " ".join(run.name for run in cell.runs),
+            "state": cell.state,
+            **_sure(cell),
+            **_paper(cell),
         }
-        for row, cells in zip(table.layout.rows, table.cells)
-        for column, cell in zip(table.layout.columns, cells)
-    ]  # fmt: skip
+        for row, cells in zip(table.layout.rows, table.cells, strict=False)
+        for column, cell in zip(table.layout.columns, cells, strict=False)
+    ]
     return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
 
 
@@ -119,14 +130,15 @@ def _sure(cell: Cell) -> dict[str, Any]:
     low, high = (round(100 * bound, 4) for bound in cell.interval) if cell.interval else (None, None)
     test = cell.twin_test
     return {
-        "low": low, "high": high,
+        "low": low,
+        "high": high,
         "twin": test and test.twin,
         "twin_difference": test and round(100 * test.difference, 4),
         "twin_low": test and round(100 * test.low, 4),
         "twin_high": test and round(100 * test.high, 4),
         "twin_p": test and float(f"{test.p:.4g}"),
         "twin_test": test and test.method,
-    }  # fmt: skip
+    }
 
 
 def _paper(cell: Cell) -> dict[str, Any]:
