@@ -1,5 +1,7 @@
 """`python -m analysis runs=DIR out=DIR`: from run folders to tables and figures."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +103,7 @@ def main(argv: list[str]) -> None:
     for table in made:
         print(text.terminal(table), flush=True)
     left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    files, remarks = [], []
+    files, remarks = list[Path](), list[str]()
     if "only" not in options:
         from analysis.report.write import publish
 
@@ -141,7 +143,7 @@ def _results(options: dict[str, str]) -> None:
     print(options["out"])
 
 
-def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list["Table"], dict[str, str]]:
+def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list[Table], dict[str, str]]:
     """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
     from analysis.inputs import frame
     from analysis.stats import bootstrap

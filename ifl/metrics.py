@@ -22,6 +22,8 @@ Beside them (`Judged.scores`):
 Dimensions: M samples, K classes, A attribute slots, R weightings (resamples).
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Which figures there are for some tables, with their names and captions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure

@@ -1,5 +1,7 @@
 """What IFL's environments hold over a run, how far the class centers move, and which images weigh most and least."""
 
+from __future__ import annotations
+
 import itertools
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.figures.learning_curves import ONSET, onset
-from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE, short
+from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE, bands, short
 from analysis.inputs.artifacts import Classes, Environments, classes_of, environments_of
 from analysis.inputs.runs import Run
 from analysis.stats.per_class import attribute_shares, effective_size, flat_in_class
@@ -40,13 +42,17 @@ class Composition(NamedTuple):
 def compositions(rebuilds: list[Environments]) -> tuple[Composition, list[Composition]]:
     """Environment 1, which stays what it is, and environment 2 after each rebuild."""
     first = rebuilds[0]
-    of = lambda start, rebuild, weights: Composition(  # noqa: E731
-        start,
-        attribute_shares(weights, rebuild.attributes, len(GROUPS)),
-        attribute_shares(flat_in_class(weights, rebuild.labels), rebuild.attributes, len(GROUPS)),
-        effective_size(weights),
-        effective_size(flat_in_class(weights, rebuild.labels)),
-    )
+
+    def of(start: int, rebuild: Environments, weights: NDArray[np.float64]) -> Composition:
+        level = flat_in_class(weights, rebuild.labels)
+        return Composition(
+            start,
+            attribute_shares(weights, rebuild.attributes, len(GROUPS)),
+            attribute_shares(level, rebuild.attributes, len(GROUPS)),
+            effective_size(weights),
+            effective_size(level),
+        )
+
     return of(0, first, first.weights[0]), [of(rebuild.epoch + 1, rebuild, rebuild.weights[-1]) for rebuild in rebuilds]
 
 
@@ -105,9 +111,7 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.55 * len(ready)), layout="constrained")
         letters = iter("abcdefghijkl")
-        for block, (title, run, rebuilds, moved) in zip(
-            np.atleast_1d(figure.subfigures(len(ready), 1)), ready, strict=False
-        ):
+        for block, (title, run, rebuilds, moved) in zip(bands(figure, [1] * len(ready)), ready, strict=True):
             lines = run.metrics()[0]
             end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
             shares, sizes, centers = block.subplots(1, 3, width_ratios=(1.25, 1, 1))

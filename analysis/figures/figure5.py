@@ -3,6 +3,8 @@
 Source of the design: Tang et al., ECCV 2022 (arXiv 2207.09504), figure 5.
 """
 
+from __future__ import annotations
+
 import itertools
 import statistics
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Method, Pair, Study
 from analysis.figures.point_labels import place
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, short
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, bands, short
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
@@ -90,7 +92,7 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
     remarks = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 5.9), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(2.1, 3.2))
+        above, below = bands(figure, (2.1, 3.2))
         for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=False):
             axes.set_title(
                 f"({letter}) overall {metric}"

@@ -1,5 +1,7 @@
 """Learning curves: overall accuracy and precision over epochs, for the runs behind the tables."""
 
+from __future__ import annotations
+
 import itertools
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Accuracy along the long tail of classes and by attribute group, and which classes are taken for which."""
 
+from __future__ import annotations
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,7 +9,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.methods import Method, Pair, Study
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat, short
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, bands, heat, short
 from analysis.inputs.artifacts import Classes, classes_of
 from analysis.inputs.runs import Run
 from analysis.stats.per_class import accuracy_table, confusion, most_confused, tail_bins
@@ -26,7 +28,8 @@ def table_of(runs: list[Run], select: str, split: str, bins: list[NDArray[np.int
     Raises:
         ValueError: predictions that cannot be read.
     """
-    return 100 * np.mean([accuracy_table(run.predictions(select, split), bins, len(GROUPS)) for run in runs], axis=0)
+    each = [accuracy_table(run.predictions(select, split), bins, len(GROUPS)) for run in runs]
+    return np.asarray(100 * np.mean(each, axis=0), np.float64)
 
 
 def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
@@ -103,7 +106,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
     names = bin_names(classes, bins)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 5.4), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(2.3, 3.1))
+        top, bottom = bands(figure, (2.3, 3.1))
         by_class, by_attribute = top.subplots(1, 2, width_ratios=(3, 1.4))
         counts = by_class.twinx()
         counts.bar(

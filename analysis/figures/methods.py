@@ -4,6 +4,8 @@ A table holds one or two editions; a figure about class-wise against attribute-w
 count is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves out.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,6 +1,9 @@
 """Names beside points, none over another."""
 
+from __future__ import annotations
+
 import itertools
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,7 +28,7 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
     pixels = figure.dpi / 72
     spots = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_extents(x - 3 * pixels, y - 3 * pixels, x + 3 * pixels, y + 3 * pixels) for x, y in spots]
-    inside, lines = axes.bbox, []
+    inside, lines = axes.bbox, list[Any]()
     crowded = sorted(
         range(len(points)),
         key=lambda i: (

@@ -1,5 +1,7 @@
 """How a run goes, finished or not: losses, alpha, learning rate, speed, and where it was restarted."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,8 @@
 """What all figures share: a palette safe for colour-blind readers, and files that repeat byte for byte."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
@@ -20,7 +23,7 @@ PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -66,6 +69,12 @@ def short(text: str, most: int = 28) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
+def bands(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Cut a figure into bands of these relative heights, from above to below."""
+    cut = figure.subfigures(len(heights), 1, height_ratios=list(heights), squeeze=False)
+    return list(np.asarray(cut, dtype=object).ravel())
+
+
 def heat(
     axes: Axes,
     values: NDArray[np.float64],
@@ -99,7 +108,9 @@ def heat(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (down, across), value in np.ndenumerate(values):
-        red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        red, green, blue = (
+            np.array((image.cmap(image.norm(np.asarray(value))) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        )
         luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
         dark = luminance < 0.179  # there black and white text read alike
         text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"

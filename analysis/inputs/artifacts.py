@@ -3,6 +3,8 @@
 Older runs may lack some of it: a figure that needs it is then left out with the sentence that is raised here.
 """
 
+from __future__ import annotations
+
 import re
 import zipfile
 import zlib
@@ -92,8 +94,9 @@ def environments_of(run: Run) -> list[Environments]:
             raise ValueError(
                 f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels"
             )
-        pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
-        if pictures[0] is None or pictures[1] is None:
-            pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
-        rebuilds.append(Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], *pictures))
+        classes, pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
+        if classes is None or pictures is None:
+            classes, pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
+        three = arrays["weights"], arrays["labels"], arrays["attributes"]
+        rebuilds.append(Environments(epoch, *three, classes, pictures))
     return rebuilds

@@ -1,5 +1,9 @@
 """Runs -> one tidy pandas frame, every number recomputed from the stored predictions."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pandas as pd
 
 from analysis.inputs.runs import Run
@@ -63,7 +67,7 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
     a subset without samples has no line), in the order of `runs`, and what could not be computed.
     """
     # Column by column: a thousand runs make 128,000 lines, and as many dictionaries would take seconds.
-    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     problems: Problems = {}
     for run in (run for run in runs if run.finished):
         for protocol, (edition, split) in PROTOCOLS.items():
@@ -95,7 +99,7 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
     predictions cannot be read are left
     out: `tidy` says why.
     """
-    columns: dict[str, list] = {name: [] for name in CLASS_COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in CLASS_COLUMNS}
     for run in (run for run in runs if run.finished):
         for protocol, (edition, split) in PROTOCOLS.items():
             if edition != run.train:
@@ -129,7 +133,7 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
 
 def csv(*frames: pd.DataFrame) -> str:
     """Frames of the same columns, below each other, as CSV."""
-    return pd.concat(frames).to_csv(index=False, lineterminator="\n")
+    return str(pd.concat(frames).to_csv(index=False, lineterminator="\n"))
 
 
 def _about(run: Run) -> tuple[tuple[str, object], ...]:

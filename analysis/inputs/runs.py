@@ -1,5 +1,7 @@
 """Run folders as training leaves them, read without ever trusting that a run ended well."""
 
+from __future__ import annotations
+
 import json
 import zipfile
 import zlib
@@ -59,7 +61,7 @@ class Run:
             ValueError: as `predictions`; or their values cannot be meant.
         """
         arrays = self.predictions(select, split)
-        return Judged(**{key: arrays.get(key) for key in (*ARRAYS, "confidence")})
+        return judged_of(arrays)
 
     def ended(self) -> str:
         """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch
@@ -67,7 +69,7 @@ class Run:
         RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
-        event = next(
+        event: dict[str, Any] = next(
             (event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {}
         )
         kind = event.get("verdict", event.get("event"))
@@ -201,14 +203,26 @@ def load_run(path: Path) -> Run:
     )
 
 
+def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
+    """Predictions as they were stored, ready to be judged.
+
+    Args:
+        arrays: label, prediction, group, attribute, int64 [M]; and confidence, float [M], where it was stored.
+
+    Raises:
+        ValueError: their values cannot be meant.
+    """
+    label, prediction, group, attribute = (arrays[key] for key in ARRAYS)
+    return Judged(label, prediction, group, attribute, arrays.get("confidence"))
+
+
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
     """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
-    names, groups, counts = (meta.get(f"class_{what}") for what in ("names", "groups", "counts"))
-    if not all(isinstance(part, list) and len(part) == len(names) for part in (names, groups, counts)):
+    lists = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
+    names, groups, counts = (part if isinstance(part, list) else [] for part in lists)
+    if not len(names) == len(groups) == len(counts) or not all(type(number) is int for number in (*groups, *counts)):
         return ()
-    if not all(type(number) is int for number in (*groups, *counts)):
-        return ()
-    return tuple(zip(map(str, names), groups, counts, strict=False))
+    return tuple(zip(map(str, names), groups, counts, strict=True))
 
 
 def _json_object(line: str) -> dict[str, Any]:

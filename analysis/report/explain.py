@@ -1,5 +1,7 @@
 """What stands behind one cell, as plain data (for a page) and as lines (for a terminal)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -2,6 +2,8 @@
 every number.
 """
 
+from __future__ import annotations
+
 import base64
 import functools
 import io

@@ -1,5 +1,7 @@
 r"""`report.tex` and `report.pdf`: all tables and figures as one document to read or print."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """Figures, report and page: what is made of tables once they are filled."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from analysis.figures.catalogue import gallery

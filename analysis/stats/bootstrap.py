@@ -14,6 +14,8 @@ at most 1. No p is corrected for the number of cells.
 Everything is a pure function of the predictions and of `SEED`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -23,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inputs.runs import ARRAYS, Run
-from ifl.metrics import SUBSETS, Judged
+from analysis.inputs.runs import Run, judged_of
+from ifl.metrics import SUBSETS
 
 SEED = 0
 RESAMPLES = 1000
@@ -145,9 +147,11 @@ class Resamples:
     def averaged(self, runs: list[Run], select: str, split: str, key: Key) -> NDArray[np.float32] | None:
         """The mean over resampled seeds on resampled test samples, [R]; None where a run lacks the number."""
         values = [self.values(run, select, split, (key,)).get(key) for run in runs]
-        if not values or any(value is None for value in values):
+        there = [value for value in values if value is not None]
+        if not there or len(there) < len(runs):
             return None
-        return np.take_along_axis(np.stack(values), self.seeds(len(runs)), axis=0).mean(axis=0)  # type: ignore[arg-type]
+        mean: NDArray[np.float32] = np.take_along_axis(np.stack(there), self.seeds(len(runs)), axis=0).mean(axis=0)
+        return mean
 
     def against(self, twin: str, pairs: list[tuple[Run, Run]], select: str, split: str, key: Key) -> TwinTest | None:
         """The test of a row against its twin: `pairs` of runs (this row's, the twin's) of the same seed.
@@ -187,7 +191,7 @@ class Resamples:
         new = tuple(key for key in wanted if known is None or key not in known.values)
         if known is None or (new and not set(new) <= self._lacks.get(place, set())):
             arrays = run.predictions(select, split)
-            judged = Judged(**{name: arrays.get(name) for name in (*ARRAYS, "confidence")})
+            judged = judged_of(arrays)
             if known is None:
                 said = hashlib.sha256(json.dumps([len(judged.label), "id" in arrays]).encode())
                 for name in ("id", "label", "group", "attribute"):

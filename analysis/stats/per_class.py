@@ -3,6 +3,8 @@
 Axes: M samples, K classes, A attribute groups, G bins of classes along the tail.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,14 +77,14 @@ def attribute_shares(weights: NDArray[np.float64], attributes: NDArray[np.intege
     attribute.
     """
     mass = np.bincount(attributes[attributes >= 0], weights=weights[attributes >= 0], minlength=groups)
-    return mass / mass.sum()
+    return np.asarray(mass / mass.sum(), np.float64)
 
 
 def flat_in_class(weights: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
     """float64 [N]: a stream with the same mass of each class as `weights`, but equal weights inside a class. What
     differs from it is what the environment does to attributes, apart from balancing classes."""
     count = np.bincount(labels)
-    return (np.bincount(labels, weights=weights) / np.maximum(count, 1))[labels]
+    return np.asarray((np.bincount(labels, weights=weights) / np.maximum(count, 1))[labels], np.float64)
 
 
 def effective_size(weights: NDArray[np.float64]) -> float:

@@ -7,6 +7,8 @@ methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none i
     interval is that of the resamples.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,4 +168,5 @@ def other_data(table: Table) -> str:
 def same_data(table: Table, column: Column) -> bool:
     """Whether the paper's numbers of a column were measured on the data set that ours were."""
     index = table.layout.columns.index(column)
-    return any(line[index].paper is not None and line[index].paper.data == column.data for line in table.cells)
+    papers = (line[index].paper for line in table.cells)
+    return any(paper is not None and paper.data == column.data for paper in papers)

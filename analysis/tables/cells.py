@@ -7,6 +7,8 @@ for which a seed is lacking, is marked, and so is one whose runs were changed on
 notes say why.
 """
 
+from __future__ import annotations
+
 import statistics
 from dataclasses import dataclass, field, replace
 

@@ -2,6 +2,8 @@
 summary of shape.
 """
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass
 
@@ -249,7 +251,7 @@ def summary(table: Table) -> str:
 
 def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """[(protocol, subset, metric, what `HEADS` name)] of the columns that have published numbers and any of ours."""
-    found, lines = agreement.claims(table), []
+    found, lines = agreement.claims(table), list[tuple[str, str, str, tuple[str, ...]]]()
     for ranking in agreement.rankings(table):
         column = table.layout.columns[ranking.column]
         count = agreement.counted(found, ranking.column)
@@ -323,7 +325,7 @@ def csv(tables: list[Table]) -> str:
         "test",
         "verdict",
     )
-    return pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n")
+    return str(pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n"))
 
 
 def rankings_csv(tables: list[Table]) -> str:
@@ -343,6 +345,5 @@ def rankings_csv(tables: list[Table]) -> str:
         for ranking in agreement.rankings(table)
         for column in [table.layout.columns[ranking.column]]
     ]
-    return pd.DataFrame(
-        records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
-    ).to_csv(index=False, lineterminator="\n")
+    columns = ["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
+    return str(pd.DataFrame(records, columns=columns).to_csv(index=False, lineterminator="\n"))

@@ -3,6 +3,8 @@ r"""A filled table as LaTeX: booktabs and graphicx alone, both in any TeX instal
 A table keeps its natural size where that fits `\linewidth` and is shrunk to it where not.
 """
 
+from __future__ import annotations
+
 import itertools
 import unicodedata
 from collections.abc import Sequence
@@ -248,9 +250,9 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         if not upright:
             width = left + sum(span for _, span in heads[-1])
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(short(group))}}}}} \\")
-        for place, (label, cells) in enumerate(rows):
+        for place, (label, row_cells) in enumerate(rows):
             name = _upright(group, len(rows)) if upright and place == len(rows) // 2 else ""
-            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(cells)} \\\\")
+            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(row_cells)} \\\\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 

@@ -1,5 +1,7 @@
 """What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections.abc import Sequence

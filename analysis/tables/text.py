@@ -2,6 +2,8 @@
 `analysis.tables.latex`.
 """
 
+from __future__ import annotations
+
 import itertools
 import textwrap
 from typing import Any
@@ -64,11 +66,10 @@ def _spans(table: Table, depth: int) -> list[slice]:
 
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
-    shown = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
-    for index in range(len(columns)):
-        marks = max(len(mark) for _, mark in (line[index] for line in shown))
-        for line in shown:  # blanks where others have a mark keep the decimals below each other
-            line[index] = line[index][0] + line[index][1].ljust(max(marks, 1))
+    marked = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
+    # Blanks where others have a mark keep the decimals below each other.
+    marks = [max(1, *(len(line[index][1]) for line in marked)) for index in range(len(columns))]
+    shown = [[number + mark.ljust(most) for (number, mark), most in zip(line, marks, strict=True)] for line in marked]
     names = [levels(column)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=False)]
@@ -122,7 +123,7 @@ def csv(table: Table) -> str:
         for row, cells in zip(table.layout.rows, table.cells, strict=False)
         for column, cell in zip(table.layout.columns, cells, strict=False)
     ]
-    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+    return str(pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))
 
 
 def _sure(cell: Cell) -> dict[str, Any]:
