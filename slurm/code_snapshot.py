@@ -25,7 +25,7 @@ def place(runs: Path) -> Path:
     return _place(runs, _today())
 
 
-def take(runs: Path) -> Path:
+def snapshot_code(runs: Path) -> Path:
     """Make the copy of today's code for run folders in `runs`, unless it is there; returns its folder.
 
     Raises:

@@ -15,7 +15,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common declarations yaml_io identity schema messages rules resolve table_layout",
+    "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve table_layout",
     "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
     "coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving step "

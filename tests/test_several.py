@@ -17,7 +17,7 @@ from recipes.resolve import resolve
 from slurm.cluster import submission
 from slurm.monitoring import events
 from slurm.planning.requested_runs import wanted
-from slurm.planning.schedule import Run, Step, arrange, tree
+from slurm.planning.schedule import Run, Step, schedule, tree
 from slurm.site_file import Site
 
 
@@ -77,12 +77,12 @@ def test_bad_seeds_and_limits_are_one_sentence(words: list[str], sentence: str) 
 # --------------------------------------------------------------------------------------------------------------- order
 def test_without_a_limit_runs_are_independent() -> None:
     """Runs that need nothing wait for nothing."""
-    assert places(arrange([run("0"), run("1"), run("2")], (), ())) == {"0": ("", ""), "1": ("", ""), "2": ("", "")}
+    assert places(schedule([run("0"), run("1"), run("2")], (), ())) == {"0": ("", ""), "1": ("", ""), "2": ("", "")}
 
 
 def test_lanes_hold_at_most_so_many() -> None:
     """With two at once, run i waits until all of its lane before it have left: 2 for 0, 3 for 1, 4 for 0 and 2."""
-    steps = arrange([run(str(i)) for i in range(5)], (), (), 2)
+    steps = schedule([run(str(i)) for i in range(5)], (), (), 2)
     assert places(steps) == {"0": ("", ""), "1": ("", ""), "2": ("", "0"), "3": ("", "1"), "4": ("", "02")}
 
 
@@ -92,7 +92,7 @@ def test_never_more_than_the_limit_in_any_order_of_ends(at_once: int, queued: li
     """However long runs take, no new run starts while as many as the limit are under way: simulated with every run
     ending at a different moment, also when more than the limit were under way before."""
     runs = [run(str(i)) for i in range(7)]
-    steps = arrange(runs, (), [folder(seed) for seed in queued], at_once)
+    steps = schedule(runs, (), [folder(seed) for seed in queued], at_once)
     assert {step.run.folder for step in steps} == {r.folder for r in runs} - {folder(seed) for seed in queued}
     for slow in runs:  # this one never ends
         active, ended, waiting = {folder(seed) for seed in queued}, set(), list(steps)
@@ -118,26 +118,26 @@ def test_needs_come_first() -> None:
     the queue is.
     """
     runs = [run("5", "4"), run("4", "3"), run("3"), run("2", "8"), run("1", "9")]
-    steps = arrange(runs, {folder("8")}, [folder("9")])
+    steps = schedule(runs, {folder("8")}, [folder("9")])
     assert places(steps) == {"3": ("", ""), "4": ("3", ""), "5": ("4", ""), "2": ("", ""), "1": ("9", "")}
 
 
 def test_finished_and_queued_runs_are_not_started_again() -> None:
     """Of three runs, one finished and one in the queue, the third alone is left."""
-    assert places(arrange([run("0"), run("1"), run("2")], {folder("0")}, [folder("1")], 1)) == {"2": ("", "1")}
+    assert places(schedule([run("0"), run("1"), run("2")], {folder("0")}, [folder("1")], 1)) == {"2": ("", "1")}
 
 
 def test_a_need_from_nowhere_is_refused() -> None:
     """A run that needs one that is neither finished, queued nor launched is refused by name, before anything starts."""
     with pytest.raises(RecipeError, match=r"needs .*-s1-.* neither finished nor in the queue nor part"):
-        arrange([run("0", "1")], (), ())
+        schedule([run("0", "1")], (), ())
     with pytest.raises(AssertionError, match="need each other"):
-        arrange([run("0", "1"), run("1", "0")], (), ())
+        schedule([run("0", "1"), run("1", "0")], (), ())
 
 
 def test_the_tree_shows_every_run_once(tmp_path: Path) -> None:
     """Each run stands once, indented under what it starts after, with the reason; a settled one with its state."""
-    steps = arrange([run("0"), run("1"), run("2"), run("3", "0"), run("4")], {folder("4")}, [], 2)
+    steps = schedule([run("0"), run("1"), run("2"), run("3", "0"), run("4")], {folder("4")}, [], 2)
     lines = tree(steps, {folder("4"): "finished"}).splitlines()
     names = {seed: folder(seed).name for seed in "01234"}
     assert lines == [

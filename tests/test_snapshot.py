@@ -49,7 +49,7 @@ def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> 
     (project / "slurm" / "site.yaml").write_text("setup: [export TOKEN=secret]\n")
     (project / "tests").mkdir()
     (project / "tests" / "test_x.py").touch()
-    code = code_snapshot.take(tmp_path / "runs")
+    code = code_snapshot.snapshot_code(tmp_path / "runs")
     expected = {
         name: text
         for name, text in contents(project).items()
@@ -70,33 +70,33 @@ def test_runs_from_the_same_code_share_one_copy(project: Path, tmp_path: Path) -
     runs = tmp_path / "runs"
     place = code_snapshot.place(runs)
     assert not runs.exists()
-    first = code_snapshot.take(runs)
+    first = code_snapshot.snapshot_code(runs)
     before = first.stat().st_mtime_ns
-    assert first == place == code_snapshot.take(runs) == code_snapshot.take(runs) and first.stat().st_mtime_ns == before
+    assert first == place == code_snapshot.snapshot_code(runs) == code_snapshot.snapshot_code(runs) and first.stat().st_mtime_ns == before
     (project / "slurm" / "site.yaml").write_text("partition: gpu\n")
-    assert code_snapshot.take(runs) == first, "a site file is no code"
+    assert code_snapshot.snapshot_code(runs) == first, "a site file is no code"
     seen = {first}
     for file in ("ifl/train.py", "recipes/glt_ifl.yaml", "COMMIT"):
         path = project / file
         path.write_text((path.read_text() if path.exists() else "") + "# changed\n")
-        seen.add(code_snapshot.take(runs))
+        seen.add(code_snapshot.snapshot_code(runs))
     assert len(seen) == len(list((runs / ".code").iterdir())) == 4
 
 
 def test_many_launchers_at_once_make_one_copy(project: Path, tmp_path: Path) -> None:
     """Launchers that make the same copy at the same moment end with one whole copy and no leftovers."""
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(lambda _: code_snapshot.take(tmp_path / "runs"), range(16)))
+        made = set(pool.map(lambda _: code_snapshot.snapshot_code(tmp_path / "runs"), range(16)))
     assert len(made) == 1 and list((tmp_path / "runs" / ".code").iterdir()) == list(made)
 
 
 def test_a_changed_copy_is_refused(project: Path, tmp_path: Path) -> None:
     """A copy that someone changed is not submitted again under its old name: one sentence names it."""
-    code = code_snapshot.take(tmp_path / "runs")
+    code = code_snapshot.snapshot_code(tmp_path / "runs")
     (code / "ifl" / "train.py").chmod(0o644)
     (code / "ifl" / "train.py").write_text("raise SystemExit\n")
     with pytest.raises(RecipeError, match=f"{code} is no longer the code"):
-        code_snapshot.take(tmp_path / "runs")
+        code_snapshot.snapshot_code(tmp_path / "runs")
 
 
 def test_a_colon_in_the_runs_folder_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_job_finds_its_copy_before_the_project(tmp_path: Path) -> None:
     """In the environment of the batch script, started in the project's own folder and with the project on PYTHONPATH
     too, every module is the copy's; commit and name of the code are those it was submitted with, though git would say
     otherwise."""
-    code = code_snapshot.take(tmp_path)
+    code = code_snapshot.snapshot_code(tmp_path)
     text = batch_file(resolve(["data=digits_glt", f"runs={tmp_path}"]), tmp_path / "run", code)
     (export,) = [line for line in text.splitlines() if line.startswith("export PYTHONPATH=")]
     assert f"{sys.executable} -P -u -m submitit" in text and f"{sys.executable} -P -m slurm.cluster.requeue" in text
@@ -152,7 +152,7 @@ def test_a_local_run_names_the_commit() -> None:
 
 def test_copies_are_no_runs(tmp_path: Path) -> None:
     """The status view and the tables pass over the copies."""
-    code_snapshot.take(tmp_path)
+    code_snapshot.snapshot_code(tmp_path)
     for command in (
         [sys.executable, "slurm/status.py", f"runs={tmp_path}"],
         [sys.executable, "-m", "analysis", f"runs={tmp_path}", f"out={tmp_path / 'out'}"],

@@ -15,7 +15,7 @@ from recipes.resolve import dump, resolve
 from recipes.table_layout import available, load_layout
 from slurm.planning.cost import cost
 from slurm.planning.requested_runs import wanted
-from slurm.planning.schedule import arrange
+from slurm.planning.schedule import schedule
 from slurm.site_file import Site
 
 NOBODY = Site()
@@ -112,7 +112,7 @@ def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
     (first.folder / "done").write_text("{}")
     again = runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path)
     assert [run.folder for run in again] == [second.folder]
-    assert [step.run.folder for step in arrange(again, {first.folder}, ())] == [second.folder]
+    assert [step.run.folder for step in schedule(again, {first.folder}, ())] == [second.folder]
 
 
 def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:

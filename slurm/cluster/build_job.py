@@ -27,7 +27,7 @@ from recipes.schema import Slurm
 from sharding.building.packing import WORK
 from sharding.building.request import parse, stages_of
 from slurm.cluster.sbatch import PYTHON, require_sbatch
-from slurm.code_snapshot import place, take
+from slurm.code_snapshot import place, snapshot_code
 from slurm.site_file import Site
 
 CLUSTERS = ("slurm", "local", "dry")
@@ -220,7 +220,7 @@ def _submit(build: Build) -> int:
     if live := _in_the_queue(work):
         print(f"build={name} is in the queue already (jobs {', '.join(live)}): nothing to do")
         return 0
-    code = take(work)
+    code = snapshot_code(work)
     (work / "log").mkdir(exist_ok=True)
     print(f"logs: {work / 'log'}", flush=True)
     jobs: list[str] = []

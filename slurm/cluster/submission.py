@@ -17,7 +17,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.locks import acquire
 from recipes.schema import Recipe
 from slurm.monitoring.run_state import is_finished
-from slurm.planning.schedule import Run, Step, arrange, finished_of, tree
+from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
 
 
@@ -58,7 +58,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     from slurm.cluster.sbatch import submit
-    from slurm.code_snapshot import take
+    from slurm.code_snapshot import snapshot_code
     from slurm.monitoring.events import note
     from slurm.run_folder import prepare
 
@@ -71,7 +71,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     for step in steps:
         recipe, folder = step.run.recipe, step.run.folder
-        code = take(folder.parent)
+        code = snapshot_code(folder.parent)
         prepare(recipe, folder)
         print(f"run folder: {folder}", flush=True)
         conditions = [
@@ -125,7 +125,7 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
             settled[folder] = state
             if job := job_of(folder, events, known or {}):
                 jobs[folder] = job
-    steps = arrange(
+    steps = schedule(
         [run for run in runs if run.folder not in settled or run.folder in jobs],
         finished,
         sorted(jobs, key=lambda folder: int(jobs[folder])),

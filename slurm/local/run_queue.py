@@ -15,7 +15,7 @@ from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun
 from slurm.local.progress import View
 from slurm.monitoring.run_state import is_finished
-from slurm.planning.schedule import Run, Step, arrange, finished_of
+from slurm.planning.schedule import Run, Step, finished_of, schedule
 
 PAUSE_S = 0.2
 """Between two looks at the runs under way."""
@@ -41,7 +41,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     outcomes = {run.folder: "finished" for run in runs if run.folder in finished}
     for folder in outcomes:
         print(f"{folder} is finished: nothing to do")
-    steps = arrange(runs, finished, ())
+    steps = schedule(runs, finished, ())
     for step in steps:
         check(step.run.recipe)
     _refuse_queued([step.run.folder for step in steps])

@@ -42,7 +42,7 @@ class Step:
     left: tuple[Path, ...] = ()
 
 
-def arrange(
+def schedule(
     runs: Sequence[Run], finished: Collection[Path], queued: Sequence[Path], at_once: int | None = None
 ) -> list[Step]:
     """Order the runs that are neither finished nor queued, so that each comes after what it needs.
