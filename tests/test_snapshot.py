@@ -72,7 +72,10 @@ def test_runs_from_the_same_code_share_one_copy(project: Path, tmp_path: Path) -
     assert not runs.exists()
     first = code_snapshot.snapshot_code(runs)
     before = first.stat().st_mtime_ns
-    assert first == place == code_snapshot.snapshot_code(runs) == code_snapshot.snapshot_code(runs) and first.stat().st_mtime_ns == before
+    assert (
+        first == place == code_snapshot.snapshot_code(runs) == code_snapshot.snapshot_code(runs)
+        and first.stat().st_mtime_ns == before
+    )
     (project / "slurm" / "site.yaml").write_text("partition: gpu\n")
     assert code_snapshot.snapshot_code(runs) == first, "a site file is no code"
     seen = {first}
