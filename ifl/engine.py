@@ -36,8 +36,7 @@ RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": 
 
 def connect(patience_s: float) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
-    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any
-    collective."""
+    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any collective."""
     programs_of_the_environment_first()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
@@ -110,8 +109,8 @@ class Engine:
         self.engine.step()
 
     def finite(self) -> bool:
-        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients
-        never did: ZeRO leaves such a step out without a word."""
+        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients never did:
+        ZeRO leaves such a step out without a word."""
         kept = [value for state in self._sgd.state.values() for value in state.values()]
         held = [
             tensor.detach()
@@ -123,9 +122,7 @@ class Engine:
         )
 
     def checksum(self) -> int:
-        """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after
-        any one change.
-        """
+        """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after any one change."""
         return int(
             torch.stack(
                 [
@@ -138,8 +135,8 @@ class Engine:
 
     def save(self) -> dict[str, memoryview]:
         """The files of parameters, buffers and optimizer state that this rank has to write, by their paths in a
-        checkpoint's folder. Every rank must call it. Nothing is written here: DeepSpeed has barriers between its
-        writes, in which all would wait for the one whose disk refuses."""
+        checkpoint's folder. Every rank must call it. Nothing is written here: DeepSpeed has barriers between its writes,
+        in which all would wait for the one whose disk refuses."""
         self._files: dict[str, memoryview] = {}
         self.engine.save_checkpoint(".", tag="engine", save_latest=False)
         return self._files
@@ -159,8 +156,7 @@ class Engine:
             self._load_shards(Path(path).parent, ranks)
 
     def _load_shards(self, folder: Path, ranks: int) -> None:
-        """ZeRO cuts parameters and momentum, laid end to end, into one piece a rank, which DeepSpeed cannot put on
-        another number of
+        """ZeRO cuts parameters and momentum, laid end to end, into one piece a rank, which DeepSpeed cannot put on another number of
         ranks: here the pieces are joined and cut anew."""
         files = [folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)]
         shards = [torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"] for file in files]
@@ -179,8 +175,7 @@ class Engine:
 
 
 def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
-    """DeepSpeed's monitor, with `write_events([(name, value, step), ...])`. The engine is not given it: it would add
-    events of its own at every step.
+    """DeepSpeed's monitor, with `write_events([(name, value, step), ...])`. The engine is not given it: it would add events of its own at every step.
 
     Args:
         settings: DeepSpeed's sections `tensorboard` and `wandb`.
@@ -196,8 +191,8 @@ def _deepspeed() -> ModuleType:
 
     On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
     headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
-    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits
-    are the same. On GPUs there is no such operator.
+    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits are
+    the same. On GPUs there is no such operator.
     """
     import deepspeed
     import deepspeed.ops
@@ -208,8 +203,8 @@ def _deepspeed() -> ModuleType:
 
 
 def programs_of_the_environment_first() -> None:
-    """Put this Python's own bin folder first on PATH: what torch compiles for a user's model asks for pip's `ninja`
-    there, and neither make, nor srun, nor `.venv/bin/python` puts it on PATH."""
+    """Put this Python's own bin folder first on PATH: what torch compiles for a user's model asks for pip's `ninja` there,
+    and neither make, nor srun, nor `.venv/bin/python` puts it on PATH."""
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != own:
         os.environ["PATH"] = os.pathsep.join([own, *([path] if path else [])])

@@ -1,7 +1,7 @@
 """A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
 
-`python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and `python -m ifl.finished_run export RUN_FOLDER
-last|best FILE`; the launcher's `eval=` and `export=` check the words and start them.
+`python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=`
+check the words and start them.
 """
 
 from __future__ import annotations
@@ -71,8 +71,7 @@ def evaluate(
             changed[split], f"{changed[split]} of {len(predictions['id'])} predictions differ from before"
         )
         print(
-            f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} "
-            f"({what})",
+            f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} ({what})",
             flush=True,
         )
     return changed

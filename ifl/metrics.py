@@ -149,16 +149,12 @@ class Judged:
         return (self.attribute if by_attribute else self.group) == GROUPS.index(name)
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """`true`, `predicted`, `right`: samples by attribute group (many, medium, few, none) and class, int64 [4,
-        K].
-        """
+        """`true`, `predicted`, `right`: samples by attribute group (many, medium, few, none) and class, int64 [4, K]."""
         parts = {"true": self.true_counts(None)} | dict(zip(("predicted", "right"), self._predicted_and_right(None)))
         return {name: part[..., 0] for name, part in parts.items()}
 
     def true_counts(self, weights: NDArray[np.unsignedinteger] | None) -> NDArray[Any]:
-        """Samples by attribute group and class under each weighting, [4, K, R]: a matter of the test set, not of
-        the predictions.
-        """
+        """Samples by attribute group and class under each weighting, [4, K, R]: a matter of the test set, not of the predictions."""
         return self._true(weights).reshape(*self._shape, 1 if weights is None else weights.shape[1])
 
     def scores(
@@ -275,8 +271,7 @@ def _confidence(confidence: NDArray[np.floating], length: int) -> NDArray[np.flo
     values = np.asarray(confidence)
     if values.shape != (length,) or not np.issubdtype(values.dtype, np.floating):
         raise ValueError(
-            f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; legal is a float vector "
-            f"[{length}]"
+            f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; legal is a float vector [{length}]"
         )
     values = values.astype(np.float64)
     if (
@@ -293,8 +288,7 @@ def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray]:
         values = np.asarray(values)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
             raise ValueError(
-                f"{name}: an array of shape {list(values.shape)} and type {values.dtype}; legal is an integer vector "
-                "[M]"
+                f"{name}: an array of shape {list(values.shape)} and type {values.dtype}; legal is an integer vector [M]"
             )
         if checked and len(values) != len(checked[0]):
             raise ValueError(

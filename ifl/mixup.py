@@ -1,8 +1,7 @@
 """Mixup (Zhang et al., ICLR 2018), for any method: rows are mixed in pairs, losses and center terms in the same shares.
 
 As in the reference one share holds for a whole step, and pairs form across environments; they form inside blocks of a
-batch-normalisation group here (`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on any
-number of ranks.
+batch-normalisation group here (`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on any number of ranks.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ def share_of_step(alpha: float, seed: int) -> float:
 
 
 def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch.Tensor:
-    """int64 [B]: the place among a rank's rows of each row's partner, which is never the row itself where its block has
-    others. `rows_B` are the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
+    """int64 [B]: the place among a rank's rows of each row's partner, which is never the row itself where its block has others.
+    `rows_B` are the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
 
     A group's rows stand stream after stream, a block holds as many of each, and its rows in a random order are a ring
     in which each mixes with the next. Axes: G rows of a group, N blocks of M rows.
@@ -50,8 +49,6 @@ def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch
 def mix(
     images: torch.Tensor, labels_B: torch.Tensor, share: float, partner_B: torch.Tensor
 ) -> tuple[torch.Tensor, Targets]:
-    """uint8 [B, C, H, W] -> float32 of the same shape, `share` of each row and the rest of its partner, and its two
-    labels.
-    """
+    """uint8 [B, C, H, W] -> float32 of the same shape, `share` of each row and the rest of its partner, and its two labels."""
     partner_B, pixels = partner_B.to(labels_B.device), images.float()
     return share * pixels + (1 - share) * pixels[partner_B], [(share, labels_B), (1 - share, labels_B[partner_B])]

@@ -1,5 +1,5 @@
-"""Predictions of weights that are there already: a method that trains nothing (`method.eval_of`), such as post-hoc
-logit adjustment of a baseline, and the best epoch of a run."""
+"""Predictions of weights that are there already: a method that trains nothing (`method.eval_of`), such as post-hoc logit
+adjustment of a baseline, and the best epoch of a run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def predict_all(
     stop_agreed: Callable[[], bool],
     metrics: Metrics | None = None,
 ) -> bool:
-    """Write the predictions of every split into a folder; False if a stop was agreed before all were there. A
-    collective; rank 0 writes."""
+    """Write the predictions of every split into a folder; False if a stop was agreed before all were there. A collective; rank 0
+    writes."""
     for name, evaluator in ready.evaluators.items():
         if stop_agreed():
             return False
@@ -42,8 +42,8 @@ def predict_all(
 def judge(
     recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None], stop_requested: Callable[[], bool]
 ) -> bool:
-    """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like
-    any other. False if it was stopped: a judgement that was cut off is made anew. A collective.
+    """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like any
+    other. False if it was stopped: a judgement that was cut off is made anew. A collective.
 
     Raises:
         CheckpointError: that run is not finished, or another network's.

@@ -1,9 +1,8 @@
-"""metrics.jsonl, and where the recipe asks for it (`log.tensorboard`, `log.wandb`) the same numbers through DeepSpeed's
-own monitor. Rank 0 only.
+"""metrics.jsonl, and where the recipe asks for it (`log.tensorboard`, `log.wandb`) the same numbers through DeepSpeed's own monitor. Rank 0 only.
 
-metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the others are told follows
-from it. TensorBoard's files are made anew from it at every start, so no step stands there twice. Weights & Biases goes
-on with the run of the same id and ignores the steps that it has already.
+metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the others are told follows from it. TensorBoard's
+files are made anew from it at every start, so no step stands there twice. Weights & Biases goes on with the run of the same id and ignores
+the steps that it has already.
 """
 
 from __future__ import annotations
@@ -86,16 +85,13 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(
-            f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); WANDB_MODE=offline works "
-            "without an account and without internet"
+            f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); WANDB_MODE=offline works without an account and without internet"
         ) from error
     return Monitored(folder / "metrics.jsonl", offset, monitor)
 
 
 class Monitored(Metrics):
-    """metrics.jsonl whose lines go to a monitor, too; TensorBoard, which starts anew, is first told those that are
-    there already.
-    """
+    """metrics.jsonl whose lines go to a monitor, too; TensorBoard, which starts anew, is first told those that are there already."""
 
     def __init__(self, path: Path, offset: int, monitor: Any) -> None:
         super().__init__(path, offset)
@@ -110,9 +106,7 @@ class Monitored(Metrics):
 
 
 def events(line: dict[str, Any]) -> Iterator[Event]:
-    """The scalars of a line of metrics.jsonl at its step: `train/loss`, `test_gbl/accuracy/overall`,
-    `boot/seconds`, ... Lists are none.
-    """
+    """The scalars of a line of metrics.jsonl at its step: `train/loss`, `test_gbl/accuracy/overall`, `boot/seconds`, ... Lists are none."""
     head = line["split"] if line["kind"] == "eval" else line["kind"]
     rest = {
         key: value
@@ -131,8 +125,6 @@ def _scalars(name: str, value: Any, step: int) -> Iterator[Event]:
 
 
 def close_monitors() -> None:
-    """Hand in what Weights & Biases still holds: the process leaves without the farewell on which it would do so
-    itself.
-    """
+    """Hand in what Weights & Biases still holds: the process leaves without the farewell on which it would do so itself."""
     if wandb := sys.modules.get("wandb"):
         wandb.finish()

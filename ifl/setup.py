@@ -118,8 +118,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
         raise ValueError(
-            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn "
-            "to the samples of a group"
+            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group"
         )
     decoder = _agreed_decoder(recipe, folder, comm, device, trains)
     crops = views(
@@ -160,9 +159,7 @@ def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool =
 
 
 def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device, trains: bool) -> str:
-    """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A
-    collective.
-    """
+    """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
     begun = folder / "meta.json"
     stored = comm.from_first(
         json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
@@ -170,15 +167,13 @@ def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.devi
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
         raise DataError(
-            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to "
-            "the bit: "
+            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
             "go on with the commit that its meta.json names, or move it away to start anew"
         )
     if not trains and (wanted := pinned or stored) and not all(wanted in names for names in offers):
         if comm.rank == 0:
             print(
-                f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey "
-                "levels",
+                f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey levels",
                 flush=True,
             )
         pinned = stored = None
@@ -216,8 +211,7 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
         sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
         if most is not None and sum(sizes.values()) > share * most:
             raise DataError(
-                f"data.cache_gb={data.cache_gb:g} does not even hold the test crops "
-                f"({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
+                f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
             )
         for name in [*sizes, *(splits.keys() - sizes)]:
             split, view = (

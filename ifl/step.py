@@ -13,8 +13,7 @@ class Diverged(RuntimeError):
 
 
 def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: float) -> None:
-    """Stop on all ranks if any one's parameters, buffers, optimizer state or gradients were not finite in a step. A
-    collective.
+    """Stop on all ranks if any one's parameters, buffers, optimizer state or gradients were not finite in a step. A collective.
 
     A loss can be finite and its gradients are not; the step's reduction sees that in the step after at best, so this is
     asked before anything is kept.
@@ -24,7 +23,6 @@ def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: floa
     """
     if comm.sum(torch.tensor([int(not engine.finite())], device=engine.device)):
         raise Diverged(
-            f"epoch {epoch}, step {step}: gradients overflowed in a step since the last checkpoint, so parameters or "
-            "optimizer state "
+            f"epoch {epoch}, step {step}: gradients overflowed in a step since the last checkpoint, so parameters or optimizer state "
             f"are lost; that checkpoint stays, and a lower optim.lr={lr} may help"
         )

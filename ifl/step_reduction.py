@@ -1,11 +1,10 @@
 """The one reduction of a training step.
 
 It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
-statistics and the centers' class sums, all as exact integers (ifl/distributed/fixed_point.py), and each rank's place in
-the run: sums of different steps, after a collective that one rank left out or made twice, would be wrong without a
-sign. It starts after the last forward pass and travels while the gradients are computed. The centers' sums need a K x D
-table of int64; where the batch's B x D features are fewer bytes, these are gathered instead and added up on every rank:
-the same bits either way.
+statistics and the centers' class sums, all as exact integers (ifl/distributed/fixed_point.py), and each rank's place in the run: sums of
+different steps, after a collective that one rank left out or made twice, would be wrong without a sign. It starts after
+the last forward pass and travels while the gradients are computed. The centers' sums need a K x D table of int64; where
+the batch's B x D features are fewer bytes, these are gathered instead and added up on every rank: the same bits either way.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ from ifl.distributed.fixed_point import to_fixed, to_float
 from ifl.invariance.centers import Centers
 
 LOSS_BITS = 24
-"""Losses and center distances of single rows count in multiples of 2**-24 (6e-8); with a batch of 256 values up to
-2**30 fit.
-"""
+"""Losses and center distances of single rows count in multiples of 2**-24 (6e-8); with a batch of 256 values up to 2**30 fit."""
 STATISTIC_BITS = 32
 """Batch statistics count in multiples of 2**-32 (2e-10); with a batch of 256 values up to 2**22 fit."""
 

@@ -222,8 +222,7 @@ def train(
                     engine, comm, state.epoch, state.step, recipe.optim.lr
                 )  # by a step before: the better sentence
                 raise Diverged(
-                    f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite "
-                    f"or out of range; a lower optim.lr={recipe.optim.lr} may help"
+                    f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help"
                 )
             engine.step()
             statistics.move(totals.statistics)
@@ -250,8 +249,7 @@ def train(
             if (epoch * steps + state.step) % recipe.log.digest_every == 0:
                 check_equal(
                     f"parameters, centers and weights after step {epoch * steps + state.step}",
-                    f"{engine.checksum()} "
-                    f"{digest(centers and centers.centers_KD, *state.weights, state.class_means, *state.memory.values())}",
+                    f"{engine.checksum()} {digest(centers and centers.centers_KD, *state.weights, state.class_means, *state.memory.values())}",
                     comm,
                     device,
                 )

@@ -1,5 +1,5 @@
-"""cRT, classifier re-training (Kang et al., ICLR 2020, section 4): a first stage's backbone stays, and a new
-classifier is trained on classes drawn equally often."""
+"""cRT, classifier re-training (Kang et al., ICLR 2020, section 4): a first stage's backbone stays, and a new classifier is trained on
+classes drawn equally often."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ ARGS = {
     "frozen_bn": {
         "paper": False,
         "corrected": True,
-        # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
-    },
+    },  # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
 }
 
 

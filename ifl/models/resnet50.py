@@ -1,6 +1,4 @@
-"""ResNet-50 from scratch, BBN's backbone: torchvision's, without its classifier; and the forms of torchvision's
-50-layer networks.
-"""
+"""ResNet-50 from scratch, BBN's backbone: torchvision's, without its classifier; and the forms of torchvision's 50-layer networks."""
 
 from __future__ import annotations
 
@@ -13,16 +11,12 @@ FORMS = ("plain", "experts", "branches")
 
 
 def build(form: str = "plain") -> nn.Module:
-    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x
-    2048].
-    """
+    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x 2048]."""
     return in_form(torchvision.models.resnet50(weights=None), form)
 
 
 def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
-    """A fresh torchvision network of bottlenecks in one of FORMS; all convolutions start as He et al. (fan-out), as
-    torchvision's.
-    """
+    """A fresh torchvision network of bottlenecks in one of FORMS; all convolutions start as He et al. (fan-out), as torchvision's."""
     assert form in FORMS, form
     if form == "plain":
         network.feature_dim = network.fc.in_features

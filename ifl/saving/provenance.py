@@ -17,9 +17,7 @@ PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow"
 
 
 def commit() -> str:
-    """The checked-out commit, with `+changes` where the work tree differs from it; in a copy made for a job, what
-    stood there then.
-    """
+    """The checked-out commit, with `+changes` where the work tree differs from it; in a copy made for a job, what stood there then."""
     if (stated := PROJECT / "COMMIT").exists():
         return stated.read_text().strip()
     try:
@@ -31,9 +29,7 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    """What git says of the project's checkout, also where that belongs to another user (root in a container, a
-    shared checkout).
-    """
+    """What git says of the project's checkout, also where that belongs to another user (root in a container, a shared checkout)."""
     command = ["git", "-c", f"safe.directory={PROJECT}", *words]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
 

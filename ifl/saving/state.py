@@ -23,8 +23,7 @@ class State:
 
     Attributes:
         weights: float64 [N] of each stream, or None for uniform.
-        best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights'
-        file.
+        best_epoch, best_accuracy, best_sha256: the first epoch of the highest validation accuracy, and its weights' file.
         memory: what the method carries (see ifl/method.py).
         class_means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
         images, loss, center, correct: sums over the steps since the last training line of metrics.jsonl.
@@ -91,8 +90,8 @@ def unpack(packed: dict[str, Any], centers: Centers | None, confidence: Confiden
 
 
 def step_seed(seed: int, epoch: int, step: int, row: int) -> int:
-    """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and
-    nothing random has a state that a checkpoint would have to hold."""
+    """A 64-bit seed for the micro-batch whose first canonical row is `row`: the same on any number of ranks, and nothing
+    random has a state that a checkpoint would have to hold."""
     key = np.array([seed << 32 | epoch, step << 32 | row], dtype=np.uint64)
     counter = np.array(
         [0, 0, 0, int.from_bytes(b"step", "big")], dtype=np.uint64

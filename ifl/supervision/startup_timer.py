@@ -29,9 +29,8 @@ class Boot:
         self._beat(f"boot, {name}")
 
     def over(self) -> float:
-        """The seconds since this was made; what comes now is the first step. What the imports left behind lives as
-        long as the process, so the garbage collector, which job.py has switched off for them, need not look at it
-        again."""
+        """The seconds since this was made; what comes now is the first step. What the imports left behind lives as long as the process, so
+        the garbage collector, which job.py has switched off for them, need not look at it again."""
         self.part("first step")
         if not gc.isenabled():
             gc.freeze()
