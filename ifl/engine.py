@@ -48,8 +48,18 @@ def connect(patience_s: float) -> torch.device:
     )
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def is_first_on_node() -> bool:
+    """Whether this rank is its node's first, which does for the node what one process is enough for."""
+    return local_rank() == 0
+
+
+def local_rank() -> int:
+    """This rank's number on its node; 0 for a process that is the only rank."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class Engine:
@@ -89,6 +99,13 @@ class Engine:
     @property
     def network(self) -> nn.Module:
         return self.engine.module
+
+    def set_training(self, training: bool) -> None:
+        """Switch between training and evaluation, as `nn.Module.train` and `eval` do."""
+        if training:
+            self.engine.train()
+        else:
+            self.engine.eval()
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

@@ -49,18 +49,18 @@ def evaluate(
         }
     )
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
-    if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
+    if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
             f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
         )
     if recipe.method.eval_of:
-        start_from(ready.engine.network, ready.method, weights)
+        start_from(ready.model.engine.network, ready.model.method, weights)
     else:
-        ready.engine.network.load_state_dict(weights)
+        ready.model.engine.network.load_state_dict(weights)
     changed = {}
-    for split, evaluator in ready.evaluators.items():
+    for split, evaluator in ready.readers.evaluators.items():
         stored = run / "preds" / select / f"{split}.npz"
-        predictions = evaluator.predict(ready.engine, ready.method)
+        predictions = evaluator.predict(ready.model.engine, ready.model.method)
         changed[split] = -1
         if stored.is_file():
             with np.load(stored, allow_pickle=False) as before:

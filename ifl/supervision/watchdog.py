@@ -23,7 +23,7 @@ BOOT_S = 120.0
 """The least that a start may take: imports, ranks that start late, DeepSpeed's operator, loading, and the first step."""
 LAST_WORDS_S = 5.0
 """A disk that hangs may be why there is no progress, so what is written about it gets this long."""
-WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "comm.py"))
+WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "distributed", "comm.py"))
 
 
 def boot_limit_s(stuck_after_s: float) -> float:
