@@ -1,10 +1,11 @@
 """Checkpoints that are whole or not there, verified before use.
 
 A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, everything of ours by rank 0 in `suite.pt`
-(plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json last and
-renames the folder to `step-NNNNNNNNN`. Of files beside it that it needs (the best epoch's weights) it holds a copy, from which they
-are put back where they are lost or damaged; they are kept as long as a checkpoint needs them. There is no pointer to the latest: resuming looks for the newest folder whose
-files have the manifest's hashes on all ranks. A run that has history but no such folder stops, it never starts anew.
+(plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json last
+and renames the folder to `step-NNNNNNNNN`. It holds a copy of the files beside it that it needs (the best epoch's
+weights), from which they are put back where they are lost or damaged; they are kept as long as a checkpoint needs them.
+There is no pointer to the latest: resuming looks for the newest folder whose files have the manifest's hashes on all
+ranks. A run that has history but no such folder stops; it never starts over.
 Where one rank's disk refuses, all ranks raise the same sentence, and what was there stays.
 """
 
