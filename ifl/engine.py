@@ -222,8 +222,8 @@ def _deepspeed() -> ModuleType:
 
     On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
     headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
-    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits are
-    the same. On GPUs there is no such operator.
+    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits
+    are the same. On GPUs there is no such operator.
     """
     import deepspeed
     import deepspeed.ops

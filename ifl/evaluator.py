@@ -50,8 +50,8 @@ class Evaluator:
         `heartbeat` is called after each batch.
 
         Returns:
-            In the order of the index: id, label, group, attribute, prediction int64 [N], and confidence float32 [N], the
-            softmax's maximum.
+            In the order of the index: id, label, group, attribute, prediction int64 [N], and confidence float32 [N],
+            the softmax's maximum.
         """
         samples = len(self.split)
         engine.set_training(False)

@@ -1,8 +1,8 @@
-"""Mixup (Zhang et al., ICLR 2018), for any method: rows are mixed in pairs, losses and center terms by the same weights.
+"""Mixup (Zhang et al., ICLR 2018), for any method.
 
-As in the reference one weight (lambda) holds for a whole step, and pairs form across environments. Here they form inside
-blocks of a batch-normalisation group (`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on
-any number of ranks.
+Rows are mixed in pairs, losses and center terms by the same weights. As in the reference one weight (lambda) holds
+for a whole step, and pairs form across environments. Here they form inside blocks of a batch-normalisation group
+(`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on any number of ranks.
 """
 
 from __future__ import annotations

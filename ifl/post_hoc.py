@@ -1,7 +1,7 @@
 """Predictions of weights that are there already.
 
-A method that trains nothing (`method.eval_of`), such as post-hoc logit adjustment, evaluates another run's weights; and a
-run that has trained all its epochs ends with the predictions of its best one.
+A method that trains nothing (`method.eval_of`), such as post-hoc logit adjustment, evaluates another run's weights;
+and a run that has trained all its epochs ends with the predictions of its best one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """metrics.jsonl, and where the recipe asks for it (`log.tensorboard`, `log.wandb`) the same numbers through DeepSpeed's
 own monitor. Rank 0 writes; the other ranks have a log that keeps nothing.
 
-metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the monitors are told follows
-from it. TensorBoard's files are written again from it at every start, so no step is there twice. Weights & Biases goes on
-with the run of the same id and ignores the steps that it has already.
+metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the monitors are told
+follows from it. TensorBoard's files are written again from it at every start, so no step is there twice. Weights &
+Biases goes on with the run of the same id and ignores the steps that it has already.
 """
 
 from __future__ import annotations
@@ -179,6 +179,9 @@ def has_history(folder: Path) -> bool:
 
 
 def close_monitors() -> None:
-    """Hand in what Weights & Biases still holds: it would do so itself at an orderly exit, and a rank leaves without one."""
+    """Hand in what Weights & Biases still holds.
+
+    It would do so itself at an orderly exit, and a rank leaves without one.
+    """
     if wandb := sys.modules.get("wandb"):
         wandb.finish()

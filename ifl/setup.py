@@ -376,7 +376,10 @@ def make_saver(
 
 
 def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) -> str:
-    """Return the recipe's decoder, or the one that the run began with, or the best that all ranks have. A collective."""
+    """Return the run's decoder. A collective.
+
+    It is the recipe's, or the one that the run began with, or the best that all ranks have.
+    """
     begun, comm, device = folder / "meta.json", ranks.comm, ranks.device
     stored = comm.from_first(
         json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
@@ -384,8 +387,8 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
         raise DataError(
-            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the "
-            "bit: go on with the commit that its meta.json names, or move it away to start anew"
+            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not "
+            "make to the bit: go on with the commit that its meta.json names, or move it away to start anew"
         )
     if not trains and (wanted := pinned or stored) and not all(wanted in names for names in offers):
         if comm.rank == 0:
@@ -457,8 +460,8 @@ def _pixel_caches(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dic
     sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
     if most is not None and sum(sizes.values()) > share * most:
         raise DataError(
-            f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} "
-            "GB): more is legal, or data.cache=none"
+            f"data.cache_gb={data.cache_gb:g} does not even hold the test crops "
+            f"({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
         )
     caches = {}
     for name in [*sizes, *(splits.keys() - sizes)]:

@@ -41,7 +41,7 @@ class Centers:
         return torch.randn(self._shape, generator=torch.Generator().manual_seed(self._seed))
 
     def travelled(self) -> dict[str, list[float]]:
-        """Return each center's L2 `norm` and its distance `from_start`, where it was drawn; for the figures, [K] each."""
+        """Return each center's L2 `norm` and its distance `from_start`, where it was drawn; [K] each, for figures."""
         centers_KD = self.centers_KD.cpu().double()
         lengths = {"norm": centers_KD, "from_start": centers_KD - self._drawn().double()}
         return {name: [round(value, 4) for value in rows_KD.norm(dim=1).tolist()] for name, rows_KD in lengths.items()}
@@ -92,8 +92,8 @@ class Centers:
         """Make one SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
 
         For squared L2: C_k <- C_k - (2 lr / B) (n_k C_k - sum of the class's features); the reference's rate .5 makes
-        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B], all
-        that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
+        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B],
+        all that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
         """
         if labels_B is not None and len(labels_B) >= len(self.centers_KD):
             labels_B = None  # all classes are as cheap

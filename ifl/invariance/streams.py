@@ -16,8 +16,8 @@ def named_weights(name: str, labels: np.ndarray, class_counts: np.ndarray) -> np
     * `uniform`, and an `environment` before it is built: every sample alike.
     * `class_balanced`: every class alike, 1 / n_c a sample (the class-aware sampling of Kang et al., ICLR 2020, for
       cRT and LWS).
-    * `class_inverse`: a class as often as it is rare, (n_max / n_c) / n_c a sample (the reversed sampler of BBN, Zhou et
-      al., CVPR 2020, equation 4).
+    * `class_inverse`: a class as often as it is rare, (n_max / n_c) / n_c a sample (the reversed sampler of BBN, Zhou
+      et al., CVPR 2020, equation 4).
     """
     if name in ("uniform", "environment"):
         return None

@@ -66,8 +66,8 @@ def initialise(network: nn.Module) -> None:
 def build(form: str = "plain") -> nn.Module:
     """Build a freshly initialised network (from torch's global generator) with the attribute `feature_dim`.
 
-    It is 64; as experts, each with its own last block at three quarters of the width, 3 x 48; as branches, each with its
-    own last block, 2 x 64.
+    It is 64; as experts, each with its own last block at three quarters of the width, 3 x 48; as branches, each with
+    its own last block, 2 x 64.
     """
     assert form in FORMS, form
     plain = SmallResNet()

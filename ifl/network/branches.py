@@ -37,7 +37,8 @@ class Experts(nn.Module):
 class Branches(nn.Module):
     """BBN's backbone (Zhou et al., CVPR 2020, section 4.2).
 
-    float [B, 3, H, W] -> pooled features [B, 2 D], those of the conventional branch and then those of the re-balancing one.
+    float [B, 3, H, W] -> pooled features [B, 2 D], those of the conventional branch and then those of the
+    re-balancing one.
 
     In training the first half of the rows belongs to the conventional branch (drawn uniformly) and the second half to
     the re-balancing one (drawn class_inverse). Row i of both halves are a pair: its two features side by side stand in

@@ -72,8 +72,8 @@ def ldam_margins(class_counts: np.ndarray, largest: float) -> torch.Tensor:
 def drw_weights(class_counts: np.ndarray, beta: float) -> torch.Tensor:
     """float32 [K]: (1 - beta) / (1 - beta^n_k), brought to the sum K.
 
-    Source: effective numbers, Cui et al., CVPR 2019, as LDAM's deferred re-weighting takes them. A class without samples
-    counts as one with a single sample.
+    Source: effective numbers, Cui et al., CVPR 2019, as LDAM's deferred re-weighting takes them. A class without
+    samples counts as one with a single sample.
     """
     weights_K = (1 - beta) / (1 - beta ** np.maximum(class_counts, 1).astype(np.float64))
     return torch.from_numpy(weights_K * len(weights_K) / weights_K.sum()).float()

@@ -32,7 +32,7 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    """Ask git about the project's checkout, also where it belongs to another user (root in a container, a shared one)."""
+    """Ask git about the project's checkout, also where it belongs to another user (root in a container)."""
     command = ["git", "-c", f"safe.directory={PROJECT}", *words]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
 
