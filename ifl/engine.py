@@ -36,7 +36,10 @@ RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": 
 
 def connect(patience_s: float) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
-    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any collective."""
+
+    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any
+    collective, seconds.
+    """
     programs_of_the_environment_first()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
@@ -48,8 +51,18 @@ def connect(patience_s: float) -> torch.device:
     )
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def is_first_on_node() -> bool:
+    """Whether this rank is its node's first, which does for the node what one process is enough for."""
+    return local_rank() == 0
+
+
+def local_rank() -> int:
+    """This rank's number on its node; 0 for a process that is the only rank."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 class Engine:
@@ -90,6 +103,13 @@ class Engine:
     def network(self) -> nn.Module:
         return self.engine.module
 
+    def set_training(self, training: bool) -> None:
+        """Switch between training and evaluation, as `nn.Module.train` and `eval` do."""
+        if training:
+            self.engine.train()
+        else:
+            self.engine.eval()
+
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -109,8 +129,10 @@ class Engine:
         self.engine.step()
 
     def finite(self) -> bool:
-        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity, and gradients never did:
-        ZeRO leaves such a step out without a word."""
+        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity.
+
+        Gradients must never have done so either: ZeRO leaves such a step out without a word.
+        """
         kept = [value for state in self._sgd.state.values() for value in state.values()]
         held = [
             tensor.detach()
@@ -122,7 +144,10 @@ class Engine:
         )
 
     def checksum(self) -> int:
-        """The sum of the parameters' and buffers' bits read as integers: the same on all ranks, and another after any one change."""
+        """Return the sum of the parameters' and buffers' bits read as integers.
+
+        It is the same on all ranks, and another after any one change.
+        """
         return int(
             torch.stack(
                 [
@@ -134,9 +159,11 @@ class Engine:
         )
 
     def save(self) -> dict[str, memoryview]:
-        """The files of parameters, buffers and optimizer state that this rank has to write, by their paths in a
-        checkpoint's folder. Every rank must call it. Nothing is written here: DeepSpeed has barriers between its writes,
-        in which all would wait for the one whose disk refuses."""
+        """Return the files that this rank has to write, by their paths in a checkpoint's folder. A collective.
+
+        They hold parameters, buffers and optimizer state. Nothing is written here: DeepSpeed has barriers between its
+        writes, in which all would wait for the one whose disk refuses.
+        """
         self._files: dict[str, memoryview] = {}
         self.engine.save_checkpoint(".", tag="engine", save_latest=False)
         return self._files
@@ -148,16 +175,18 @@ class Engine:
 
     def load(self, folder: Path, ranks: int) -> None:
         """Put back what `ranks` ranks have saved. Every rank must call it."""
-        cut_anew = self.zero > 0 and ranks != self.ranks
-        path, _ = self.engine.load_checkpoint(str(folder), tag="engine", load_module_only=cut_anew)
+        cut_again = self.zero > 0 and ranks != self.ranks
+        path, _ = self.engine.load_checkpoint(str(folder), tag="engine", load_module_only=cut_again)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
-        if cut_anew:
+        if cut_again:
             self._load_shards(Path(path).parent, ranks)
 
     def _load_shards(self, folder: Path, ranks: int) -> None:
-        """ZeRO cuts parameters and momentum, laid end to end, into one piece a rank, which DeepSpeed cannot put on another number of
-        ranks: here the pieces are joined and cut anew."""
+        """Put ZeRO's pieces on another number of ranks, which DeepSpeed cannot do.
+
+        ZeRO cuts parameters and momentum, laid end to end, into one piece a rank: the pieces are joined and cut again.
+        """
         files = [folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)]
         shards = [torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"] for file in files]
         for group, piece in enumerate(self.optimizer.single_partition_of_fp32_groups):
@@ -175,7 +204,9 @@ class Engine:
 
 
 def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
-    """DeepSpeed's monitor, with `write_events([(name, value, step), ...])`. The engine is not given it: it would add events of its own at every step.
+    """Open DeepSpeed's monitor, with `write_events([(name, value, step), ...])`.
+
+    The engine is not given it: it would add its own events at every step.
 
     Args:
         settings: DeepSpeed's sections `tensorboard` and `wandb`.
@@ -191,8 +222,8 @@ def _deepspeed() -> ModuleType:
 
     On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
     headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
-    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits are
-    the same. On GPUs there is no such operator.
+    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits
+    are the same. On GPUs there is no such operator.
     """
     import deepspeed
     import deepspeed.ops
@@ -203,8 +234,11 @@ def _deepspeed() -> ModuleType:
 
 
 def programs_of_the_environment_first() -> None:
-    """Put this Python's own bin folder first on PATH: what torch compiles for a user's model asks for pip's `ninja` there,
-    and neither make, nor srun, nor `.venv/bin/python` puts it on PATH."""
+    """Put this Python's own bin folder first on PATH.
+
+    What torch compiles for a user's model asks for pip's `ninja` there, and neither make, nor srun, nor
+    `.venv/bin/python` puts it on PATH.
+    """
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != own:
         os.environ["PATH"] = os.pathsep.join([own, *([path] if path else [])])

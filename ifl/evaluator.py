@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,42 @@ from sharding.reader import MicroBatches, Reader, evaluation_draws
 
 EVAL_BATCH = 256
 
+Predictions = dict[str, np.ndarray]
+"""The columns of preds/*/SPLIT.npz, by name."""
+
 
 class Evaluator:
     """One split, read again for each evaluation."""
 
     def __init__(
-        self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool
+        self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool, fetches: bool
     ) -> None:
+        """Prepare to read a split.
+
+        Args:
+            crops: the split's images.
+            comm: the ranks, which share the samples.
+            workers: loader processes of this rank.
+            device: this rank's.
+            persistent: keep the loader processes from one evaluation to the next.
+            fetches: this rank fetches the split's shards, where they are remote, for its node.
+        """
         self.split, self.comm, self.device = crops.split, comm, device
-        first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        self.fetcher = Prefetcher(crops.split) if crops.split.remote and first_here else None
+        self.fetcher = Prefetcher(crops.split) if crops.split.remote and fetches else None
         self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
     @torch.no_grad()
-    def predict(
-        self, engine: Engine, method: BaseMethod, beat: Callable[[], None] = lambda: None
-    ) -> dict[str, np.ndarray]:
-        """The contents of preds/*/SPLIT.npz: id, label, group, attribute, prediction int64 [N], confidence float32 [N]
-        (the softmax's maximum), in the order of the index. Equal on all ranks. `beat` is called after each batch."""
-        network, samples = engine.engine, len(self.split)
-        network.eval()
+    def predict(self, engine: Engine, method: BaseMethod, heartbeat: Callable[[], None] = lambda: None) -> Predictions:
+        """Return the contents of preds/*/SPLIT.npz, equal on all ranks. A collective.
+
+        `heartbeat` is called after each batch.
+
+        Returns:
+            In the order of the index: id, label, group, attribute, prediction int64 [N], and confidence float32 [N],
+            the softmax's maximum.
+        """
+        samples = len(self.split)
+        engine.set_training(False)
         share = -(-samples // self.comm.size)
         # Ranks may hold one sample less: the rest of a rank's rows keep the id -1 and are dropped.
         rows = torch.full((3, share), -1, dtype=torch.float64, device=self.device)
@@ -47,14 +62,13 @@ class Evaluator:
         draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
         batches = self.reader.read(draws)
         for batch in self.fetcher.all(batches) if self.fetcher else batches:
-            confidence, prediction = (
-                method.predict(engine.forward(batch.images.to(self.device))).float().softmax(1).max(1)
-            )
+            logits_BK = method.predict(engine.forward(batch.images.to(self.device)))
+            confidence, prediction = logits_BK.float().softmax(1).max(1)
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence
             done = end
-            beat()
-        network.train()
+            heartbeat()
+        engine.set_training(True)
         gathered = self.comm.gather(rows).transpose(1, 2).flatten(0, 1).cpu().numpy()
         gathered = gathered[gathered[:, 0] >= 0]
         gathered = gathered[np.argsort(gathered[:, 0])]
@@ -70,10 +84,16 @@ class Evaluator:
         }
 
 
-def scores(predictions: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Accuracy and precision of predictions, by the suite's one definition."""
+def accuracy(predictions: Predictions) -> float:
+    """Return the share of right predictions."""
+    return float(np.mean(predictions["prediction"] == predictions["label"]))
+
+
+def scores(predictions: Predictions) -> dict[str, Any]:
+    """Return accuracy and precision of predictions, by the suite's one definition."""
     return evaluate(predictions["label"], predictions["prediction"], predictions["group"], predictions["attribute"])
 
 
-def write_predictions(folder: Path, split: str, predictions: dict[str, np.ndarray]) -> None:
+def write_predictions(folder: Path, split: str, predictions: Predictions) -> None:
+    """Write preds/*/SPLIT.npz."""
     write_arrays(folder / f"{split}.npz", **predictions)

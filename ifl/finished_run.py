@@ -1,7 +1,8 @@
 """A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
 
-`python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=`
-check the words and start them.
+`python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and
+`python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=` check the words and
+start them.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ Select = Literal["last", "best"]
 def evaluate(
     run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None
 ) -> dict[str, int]:
-    """Judge every split by a finished run's weights, write preds/SELECT anew and print the accuracies.
+    """Evaluate every split by a finished run's weights, write preds/SELECT again and print the accuracies.
 
     Args:
-        cache_folder, cache_gb: this machine's, for data from afar.
+        run: the run folder.
+        select: whose weights: the last epoch's, or those of the best on val.
+        cache_folder: this machine's, for remote data.
+        cache_gb: how much may lie there.
 
     Returns:
         For each split, how many predictions are not those that stood there; -1 where none stood there.
@@ -49,18 +53,18 @@ def evaluate(
         }
     )
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
-    if ready.belongs["data_fingerprint"] != meta["data_fingerprint"]:
+    if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
             f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
         )
     if recipe.method.eval_of:
-        start_from(ready.engine.network, ready.method, weights)
+        start_from(ready.model.engine.network, ready.model.method, weights)
     else:
-        ready.engine.network.load_state_dict(weights)
+        ready.model.engine.network.load_state_dict(weights)
     changed = {}
-    for split, evaluator in ready.evaluators.items():
+    for split, evaluator in ready.readers.evaluators.items():
         stored = run / "preds" / select / f"{split}.npz"
-        predictions = evaluator.predict(ready.engine, ready.method)
+        predictions = evaluator.predict(ready.model.engine, ready.model.method)
         changed[split] = -1
         if stored.is_file():
             with np.load(stored, allow_pickle=False) as before:
@@ -71,7 +75,8 @@ def evaluate(
             changed[split], f"{changed[split]} of {len(predictions['id'])} predictions differ from before"
         )
         print(
-            f"{split}: accuracy {found['accuracy']['overall']:.2%}, precision {found['precision']['overall']:.2%} ({what})",
+            f"{split}: accuracy {found['accuracy']['overall']:.2%}, "
+            f"precision {found['precision']['overall']:.2%} ({what})",
             flush=True,
         )
     return changed
@@ -118,4 +123,4 @@ def main(words: list[str]) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # threads that fetch and process groups need no farewell
+    os._exit(code)  # neither the fetching threads nor the process groups have to be ended first

@@ -8,14 +8,19 @@ Axes: B rows of a micro-batch, G rows of the global batch, C notes of a row, D f
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+
+Targets = Sequence[tuple[float, torch.Tensor]]
+"""The labels of some rows, int64 [B], with the weight that each has in a loss. Without mixup: [(1.0, labels)]."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class BaseMethod:
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
         """After each step: the notes of the whole global batch, float64 in canonical row order, the same on all ranks.
         Here a method may change its `memory`."""
+
+
+def weighted_sum(value_of: Callable[[torch.Tensor], torch.Tensor], targets: Targets) -> torch.Tensor:
+    """Add up the values of the targets' labels, each times its weight."""
+    return functools.reduce(operator.add, (weight * value_of(labels_B) for weight, labels_B in targets))
 
 
 def load_method(name: str, task: Task) -> BaseMethod:

@@ -77,7 +77,11 @@ def evaluate(
     """
     judged = Judged(label, prediction, group, attribute)
     values = judged.scores()
-    score = lambda subset, metric: None if np.isnan(value := values[subset, metric][0]) else float(value)
+
+    def score(subset: str, metric: str) -> float | None:
+        value = float(values[subset, metric][0])
+        return None if np.isnan(value) else value
+
     measures = ("accuracy", "precision")
     result: dict[str, Any] = {
         metric: {name: score(name, metric) for name in ("overall", *GROUPS)} for metric in measures
@@ -149,12 +153,20 @@ class Judged:
         return (self.attribute if by_attribute else self.group) == GROUPS.index(name)
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """`true`, `predicted`, `right`: samples by attribute group (many, medium, few, none) and class, int64 [4, K]."""
-        parts = {"true": self.true_counts(None)} | dict(zip(("predicted", "right"), self._predicted_and_right(None)))
+        """Count `true`, `predicted`, `right` samples by attribute group (many, medium, few, none) and class.
+
+        Each is int64 [4, K].
+        """
+        parts = {"true": self.true_counts(None)} | dict(
+            zip(("predicted", "right"), self._predicted_and_right(None), strict=True)
+        )
         return {name: part[..., 0] for name, part in parts.items()}
 
     def true_counts(self, weights: NDArray[np.unsignedinteger] | None) -> NDArray[Any]:
-        """Samples by attribute group and class under each weighting, [4, K, R]: a matter of the test set, not of the predictions."""
+        """Count samples by attribute group and class under each weighting, [4, K, R].
+
+        It depends on the test set alone, not on the predictions.
+        """
         return self._true(weights).reshape(*self._shape, 1 if weights is None else weights.shape[1])
 
     def scores(
@@ -271,7 +283,8 @@ def _confidence(confidence: NDArray[np.floating], length: int) -> NDArray[np.flo
     values = np.asarray(confidence)
     if values.shape != (length,) or not np.issubdtype(values.dtype, np.floating):
         raise ValueError(
-            f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; legal is a float vector [{length}]"
+            f"confidence: an array of shape {list(values.shape)} and type {values.dtype}; "
+            f"legal is a float vector [{length}]"
         )
     values = values.astype(np.float64)
     if (
@@ -288,7 +301,8 @@ def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray]:
         values = np.asarray(values)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
             raise ValueError(
-                f"{name}: an array of shape {list(values.shape)} and type {values.dtype}; legal is an integer vector [M]"
+                f"{name}: an array of shape {list(values.shape)} and type {values.dtype}; "
+                "legal is an integer vector [M]"
             )
         if checked and len(values) != len(checked[0]):
             raise ValueError(

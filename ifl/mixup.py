@@ -1,7 +1,8 @@
-"""Mixup (Zhang et al., ICLR 2018), for any method: rows are mixed in pairs, losses and center terms in the same shares.
+"""Mixup (Zhang et al., ICLR 2018), for any method.
 
-As in the reference one share holds for a whole step, and pairs form across environments; they form inside blocks of a
-batch-normalisation group here (`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on any number of ranks.
+Rows are mixed in pairs, losses and center terms by the same weights. As in the reference one weight (lambda) holds
+for a whole step, and pairs form across environments. Here they form inside blocks of a batch-normalisation group
+(`Recipe.mixup_blocks`), which no two ranks share, so that a step is the same on any number of ranks.
 """
 
 from __future__ import annotations
@@ -11,24 +12,30 @@ import random
 import numpy as np
 import torch
 
+from ifl.method import Targets
 from ifl.saving.state import step_seed
 from recipes.schema import Recipe
 
-Targets = list[tuple[float, torch.Tensor]]
-"""The labels of some rows, int64 [B], with the share that each has in a loss. Without mixup: [(1.0, labels)]."""
 
-
-def share_of_step(alpha: float, seed: int) -> float:
-    """The step's share ~ Beta(alpha, alpha), equation 1's lambda; a function of the seed alone."""
+def lam_of_step(alpha: float, seed: int) -> float:
+    """Return the step's lambda ~ Beta(alpha, alpha) of equation 1; a function of the seed alone."""
     return random.Random(seed).betavariate(alpha, alpha)
 
 
 def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch.Tensor:
-    """int64 [B]: the place among a rank's rows of each row's partner, which is never the row itself where its block has others.
-    `rows_B` are the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
+    """Draw each row's partner, which is never the row itself where its block has others.
 
-    A group's rows stand stream after stream, a block holds as many of each, and its rows in a random order are a ring
-    in which each mixes with the next. Axes: G rows of a group, N blocks of M rows.
+    A group's rows come stream after stream, a block holds as many of each, and its rows in a random order are a ring in
+    which each mixes with the next. Axes: G rows of a group, N blocks of M rows.
+
+    Args:
+        rows_B: the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
+        recipe: gives the seed, the group's size, the streams and the blocks.
+        epoch: 0-based.
+        step: of the epoch, 0-based.
+
+    Returns:
+        int64 [B]: the partner's place among these rows.
     """
     group = recipe.batch.bn
     first = int(rows_B[0]) // group * group  # the group's, not the rank's
@@ -47,8 +54,12 @@ def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch
 
 
 def mix(
-    images: torch.Tensor, labels_B: torch.Tensor, share: float, partner_B: torch.Tensor
+    images: torch.Tensor, labels_B: torch.Tensor, lam: float, partner_B: torch.Tensor
 ) -> tuple[torch.Tensor, Targets]:
-    """uint8 [B, C, H, W] -> float32 of the same shape, `share` of each row and the rest of its partner, and its two labels."""
+    """Mix images uint8 [B, C, H, W], `lam` of each row and the rest of its partner.
+
+    Returns:
+        The images, float32 of the same shape, and each row's two labels with their weights.
+    """
     partner_B, pixels = partner_B.to(labels_B.device), images.float()
-    return share * pixels + (1 - share) * pixels[partner_B], [(share, labels_B), (1 - share, labels_B[partner_B])]
+    return lam * pixels + (1 - lam) * pixels[partner_B], [(lam, labels_B), (1 - lam, labels_B[partner_B])]

@@ -1,74 +1,109 @@
-"""Predictions of weights that are there already: a method that trains nothing (`method.eval_of`), such as post-hoc logit
-adjustment of a baseline, and the best epoch of a run."""
+"""Predictions of weights that are there already.
+
+A method that trains nothing (`method.eval_of`), such as post-hoc logit adjustment, evaluates another run's weights;
+and a run that has trained all its epochs ends with the predictions of its best one.
+"""
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from ifl.evaluator import scores, write_predictions
-from ifl.run_log import Metrics
+from ifl.run_log import Metrics, RunLog
 from ifl.saving import provenance
-from ifl.saving.weights import load_run, start_from
+from ifl.saving.best_epoch import best_name, load_best
+from ifl.saving.state import State
+from ifl.saving.weights import load_run, start_from, write_weights
 from ifl.setup import Setup, set_up
 from ifl.supervision.startup_timer import Boot
+from ifl.supervision.stop import StopRequest
 from recipes.common.files import write_json
 from recipes.schema import Recipe
 
+SILENT = RunLog()
+
 
 def predict_all(
-    ready: Setup,
-    folder: Path,
-    beat: Callable[[str], None],
-    stop_agreed: Callable[[], bool],
-    metrics: Metrics | None = None,
+    run: Setup, folder: Path, heartbeat: Callable[..., None], stop: StopRequest, run_log: RunLog = SILENT
 ) -> bool:
-    """Write the predictions of every split into a folder; False if a stop was agreed before all were there. A collective; rank 0
-    writes."""
-    for name, evaluator in ready.evaluators.items():
-        if stop_agreed():
+    """Write the predictions of every split into a folder, and their scores into a log. A collective; rank 0 writes.
+
+    Returns:
+        False if a stop was agreed before all were there.
+    """
+    for name, evaluator in run.readers.evaluators.items():
+        if stop.agreed():
             return False
-        beat(f"evaluating {name} for {folder.name}")
-        predictions = evaluator.predict(ready.engine, ready.method, beat)
-        if ready.comm.rank == 0:
+        heartbeat(f"evaluating {name} for {folder.name}")
+        predictions = evaluator.predict(run.model.engine, run.model.method, heartbeat)
+        if run.ranks.comm.rank == 0:
             write_predictions(folder, name, predictions)
-        if metrics:
-            metrics.write(kind="eval", epoch=0, step=0, split=name, **scores(predictions))
+        run_log.write(kind="eval", epoch=0, step=0, split=name, **scores(predictions))
     return True
 
 
-def judge(
-    recipe: Recipe, folder: Path, boot: Boot, beat: Callable[[str], None], stop_requested: Callable[[], bool]
+def evaluate_other_run(
+    recipe: Recipe, folder: Path, boot: Boot, heartbeat: Callable[..., None], stop_requested: Callable[[], bool]
 ) -> bool:
-    """Judge the last and the best weights of the run `method.eval_of` by the recipe's method, into a run folder like any
-    other. False if it was stopped: a judgement that was cut off is made anew. A collective.
+    """Evaluate the last and the best weights of the run `method.eval_of` by the recipe's method. A collective.
+
+    What it writes is a run folder like any other. An evaluation that was cut off is made again.
+
+    Returns:
+        False if it was stopped.
 
     Raises:
         CheckpointError: that run is not finished, or another network's.
     """
-    ready = set_up(recipe, folder, boot, fresh=True, trains=False)
+    assert recipe.method.eval_of is not None, "the recipe trains"
+    run = set_up(recipe, folder, boot, fresh=True, trains=False)
     boot.over()
-
-    def stop_agreed() -> bool:
-        return bool(ready.comm.sum(torch.tensor([int(stop_requested())], device=ready.device)))
-
-    run, first = folder.parent / recipe.method.eval_of, ready.comm.rank == 0
+    comm, model = run.ranks.comm, run.model
+    stop = StopRequest(stop_requested, comm, run.ranks.device)
+    other, first = folder.parent / recipe.method.eval_of, comm.rank == 0
     if first:
-        write_json(folder / "meta.json", provenance.meta(ready.facts(recipe, steps=0)))
+        write_json(folder / "meta.json", provenance.meta(run.facts(steps=0)))
     for select in ("best", "last"):
-        start_from(ready.engine.network, ready.method, load_run(run, select))
-        if not predict_all(
-            ready,
-            folder / "preds" / select,
-            beat,
-            stop_agreed,
-            Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else None,
-        ):
+        start_from(model.engine.network, model.method, load_run(other, select))
+        run_log = Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else SILENT
+        if not predict_all(run, folder / "preds" / select, heartbeat, stop, run_log):
             return False
-    if ready.fence:
-        ready.fence.check()
-        write_json(folder / "done", {"epochs": 0, "eval_of": run.name, "seconds": {}, "wall_s": 0.0})
-    ready.comm.gather_objects(None, ready.device)
+    if run.ranks.fence:
+        run.ranks.fence.check()
+        write_json(folder / "done", {"epochs": 0, "eval_of": other.name, "seconds": {}, "wall_s": 0.0})
+    comm.gather_objects(None, run.ranks.device)  # nobody leaves before `done` is there
+    return True
+
+
+def finish(run: Setup, state: State, stop: StopRequest, heartbeat: Callable[..., None]) -> bool:
+    """End a run that has trained all its epochs: predict by the best epoch's weights, and write `done`. A collective.
+
+    Returns:
+        False if a stop was agreed before all predictions were there.
+    """
+    folder, comm, began = run.folder, run.ranks.comm, time.monotonic()
+    last = write_weights(folder / "ckpt" / "last.pt", run.model.engine) if comm.rank == 0 else ""
+    if state.best_epoch == run.recipe.schedule.epochs - 1:
+        if comm.rank == 0:
+            shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
+    else:
+        load_best(folder / "ckpt", run.model.engine, state)
+        if not predict_all(run, folder / "preds" / "best", heartbeat, stop):
+            return False
+    state.spend("evaluate", time.monotonic() - began)
+    if run.ranks.fence:
+        run.ranks.fence.check()
+        done = {
+            "epochs": state.epoch,
+            "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]},
+            "best_epoch": state.best_epoch,
+            "best_val_accuracy": state.best_accuracy,
+            "seconds": {part: round(value, 2) for part, value in state.seconds.items()},
+            "wall_s": round(sum(state.seconds.values()), 2),
+        }
+        write_json(folder / "done", done)  # always last
+    comm.gather_objects(None, run.ranks.device)  # nobody leaves before `done` is there
     return True

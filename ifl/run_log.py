@@ -1,8 +1,9 @@
-"""metrics.jsonl, and where the recipe asks for it (`log.tensorboard`, `log.wandb`) the same numbers through DeepSpeed's own monitor. Rank 0 only.
+"""metrics.jsonl, and where the recipe asks for it (`log.tensorboard`, `log.wandb`) the same numbers through DeepSpeed's
+own monitor. Rank 0 writes; the other ranks have a log that keeps nothing.
 
-metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the others are told follows from it. TensorBoard's
-files are made anew from it at every start, so no step stands there twice. Weights & Biases goes on with the run of the same id and ignores
-the steps that it has already.
+metrics.jsonl is the truth: a resumed run cuts off what came after its checkpoint, and what the monitors are told
+follows from it. TensorBoard's files are written again from it at every start, so no step is there twice. Weights &
+Biases goes on with the run of the same id and ignores the steps that it has already.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ifl.engine import open_monitor
+from ifl.saving.state import State
 from recipes.common.errors import RunError
 from recipes.schema import Recipe
 
@@ -24,9 +27,22 @@ Event = tuple[str, float, int]
 """Name, value, optimizer step."""
 
 
-class Metrics:
-    """metrics.jsonl: one JSON object a line, appended by rank 0. A checkpoint stores `offset`; resuming cuts off what
-    came after, so no step stands there twice."""
+class RunLog:
+    """The log of ranks other than 0, which keeps nothing."""
+
+    def write(self, **values: Any) -> None:
+        """Append a line of `values`."""
+
+    def offset(self) -> int:
+        """Return the bytes so far, made durable."""
+        return 0
+
+
+class Metrics(RunLog):
+    """metrics.jsonl: one JSON object a line, appended by rank 0.
+
+    A checkpoint stores `offset`; resuming cuts off what came after, so no step is there twice.
+    """
 
     def __init__(self, path: Path, offset: int) -> None:
         path.touch()
@@ -43,13 +59,39 @@ class Metrics:
         self._file.flush()
 
     def offset(self) -> int:
-        """Bytes so far, made durable."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
 
+class Reporter:
+    """Writes a run's lines, each with the epoch and the step it belongs to."""
+
+    def __init__(self, run_log: RunLog, recipe: Recipe, steps: int) -> None:
+        """Report to `run_log`; an epoch has `steps` steps."""
+        self._run_log, self._steps = run_log, steps
+        self._batch, self._every = recipe.batch.size, recipe.log.every
+
+    def write(self, state: State, kind: str, **values: Any) -> None:
+        """Write a line; none if there is nothing to say."""
+        if values:
+            step = state.epoch * self._steps + state.step
+            self._run_log.write(kind=kind, epoch=state.epoch, step=step, **values)
+
+    def begin_epoch(self, state: State) -> None:
+        """Start the clock that images are counted by."""
+        self._from, self._began = state.step, time.monotonic()
+
+    def after_step(self, state: State, lr: float, alpha: float) -> None:
+        """Write a training line where one is due; the means are over the steps since the last one."""
+        if (state.epoch * self._steps + state.step) % self._every == 0 or state.step == self._steps:
+            images_per_s = (state.step - self._from) * self._batch / (time.monotonic() - self._began)
+            means = state.means(alpha)
+            self.write(state, "train", lr=lr, alpha=alpha, **means, images_per_s=round(images_per_s, 1))
+            self.begin_epoch(state)
+
+
 def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
-    """The metrics file of a run folder, cut off at `offset` bytes, told on to whatever the recipe's switches name.
+    """Open the metrics file of a run folder, cut off at `offset` bytes, and whatever else the recipe's switches name.
 
     Raises:
         RunError: a package is not installed, or Weights & Biases does not start.
@@ -66,9 +108,8 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
         settings["tensorboard"] = {"enabled": True, "output_path": str(folder), "job_name": files.name}
     if recipe.log.wandb is not None:
         settings["wandb"] = {"enabled": True, "project": recipe.log.wandb, "group": recipe.recipe}
-        unique = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[
-            :8
-        ]  # a copy of the folder elsewhere is another run
+        # A copy of the folder elsewhere is another run.
+        unique = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         own = {
             "WANDB_RUN_ID": f"{recipe.run_name}-{unique}",
             "WANDB_NAME": recipe.run_name,
@@ -85,13 +126,17 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(
-            f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); WANDB_MODE=offline works without an account and without internet"
+            f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); "
+            "WANDB_MODE=offline works without an account and without internet"
         ) from error
     return Monitored(folder / "metrics.jsonl", offset, monitor)
 
 
 class Monitored(Metrics):
-    """metrics.jsonl whose lines go to a monitor, too; TensorBoard, which starts anew, is first told those that are there already."""
+    """metrics.jsonl whose lines go to a monitor, too.
+
+    TensorBoard starts from nothing, so it is first told the lines that are there already.
+    """
 
     def __init__(self, path: Path, offset: int, monitor: Any) -> None:
         super().__init__(path, offset)
@@ -106,7 +151,10 @@ class Monitored(Metrics):
 
 
 def events(line: dict[str, Any]) -> Iterator[Event]:
-    """The scalars of a line of metrics.jsonl at its step: `train/loss`, `test_gbl/accuracy/overall`, `boot/seconds`, ... Lists are none."""
+    """Yield the scalars of a line of metrics.jsonl at its step: `train/loss`, `test_gbl/accuracy/overall`, ...
+
+    Lists are left out.
+    """
     head = line["split"] if line["kind"] == "eval" else line["kind"]
     rest = {
         key: value
@@ -124,7 +172,16 @@ def _scalars(name: str, value: Any, step: int) -> Iterator[Event]:
         yield name, float(value), step
 
 
+def has_history(folder: Path) -> bool:
+    """Whether the run of a folder has logged anything: then it must go on from a checkpoint, or stop."""
+    path = folder / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
+
+
 def close_monitors() -> None:
-    """Hand in what Weights & Biases still holds: the process leaves without the farewell on which it would do so itself."""
+    """Hand in what Weights & Biases still holds.
+
+    It would do so itself at an orderly exit, and a rank leaves without one.
+    """
     if wandb := sys.modules.get("wandb"):
         wandb.finish()

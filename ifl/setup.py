@@ -1,9 +1,12 @@
-"""What a run stands on before its first step: ranks, data, network, method and the evaluation of its splits."""
+"""What a run is made of before its first step: ranks, data, model, and the readers of its splits.
+
+`set_up` calls the four builders in this order, and each gives a small dataclass to the next.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,19 @@ import numpy as np
 import torch
 
 from ifl.distributed.comm import Comm
-from ifl.engine import Engine, connect
+from ifl.engine import Engine, is_first_on_node
+from ifl.engine import connect as join_ranks
 from ifl.evaluator import Evaluator
+from ifl.invariance.centers import Centers
+from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.network import build_network
+from ifl.saving.saver import Saver
+from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
+from ifl.step import TrainStep
+from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.watchdog import patience_s
@@ -27,153 +37,356 @@ from recipes.schema import Recipe
 from sharding.cache.decoded_images import PixelCache
 from sharding.cache.disk_budget import cache_folder
 from sharding.cache.prefetcher import Prefetcher
+from sharding.cache.remote_shards import NodeCache
 from sharding.format.dataset import Dataset, Split
 from sharding.images import decoders
 from sharding.images.transforms import origin
 from sharding.open import open_dataset
-from sharding.plan.epoch import BatchShape
-from sharding.plan.ranks import micro_batches
-from sharding.reader import EvalView, MicroBatches, Reader, TrainView
+from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
+from sharding.plan.philox import DrawKey
+from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.windowed import ShardWindow
+from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
 
 @dataclass(frozen=True)
-class Setup:
-    """Attributes:
-    fence: rank 0's, against an older start of the same run; None elsewhere.
-    counts: int64 [K], training samples of each class.
-    mine: this rank's canonical rows of every global batch, micro-batch by micro-batch.
-    reader: of the training set's micro-batches; None where nothing is trained.
-    fetcher: of their shards from afar, on each node's first rank.
-    evaluators: by split, val first.
-    belongs: what a checkpoint of this run must say of itself; equal on all ranks.
+class Parts:
+    """The classes that a training run is made of; a test puts its own in the place of one."""
+
+    engine: type[Engine] = Engine
+    reader: type[Reader] = Reader
+    centers: type[Centers] = Centers
+    reduction: type[StepSync] = StepSync
+    state: type[State] = State
+
+
+USUAL_PARTS = Parts()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others.
+
+    Attributes:
+        fence: rank 0's claim on the run folder, against an older start of the same run; None elsewhere.
+        patience_s: how long a rank waits for the others in a collective, seconds.
     """
 
     device: torch.device
     comm: Comm
     fence: Fence | None
+    patience_s: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data set of a run.
+
+    Attributes:
+        train_split: the training set of the run's edition.
+        tests: the names of its test splits.
+        fingerprint: of all splits that the run uses.
+        counts: int64 [K], training samples of each class.
+    """
+
     dataset: Dataset
     train_split: Split
+    tests: list[str]
+    fingerprint: str
     counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained, and by whom.
+
+    Attributes:
+        rank_rows: this rank's canonical rows of every global batch, int64 [B] for each micro-batch.
+    """
+
     method: BaseMethod
     engine: Engine
     statistics: RunningStatistics
-    mine: list[np.ndarray]
-    reader: Reader | None
-    fetcher: Prefetcher | None
+    rank_rows: list[np.ndarray]
+
+    def go_on_from(self, state: State) -> None:
+        """Take over what a loaded state remembers, and the running statistics that the engine has loaded."""
+        self.method.memory = {key: value.to(self.engine.device) for key, value in state.memory.items()}
+        state.memory = self.method.memory
+        self.statistics.refresh()
+
+
+class TrainReader:
+    """Reads this rank's micro-batches of the training set, and fetches remote shards ahead of them."""
+
+    def __init__(self, reader: Reader, fetcher: Prefetcher | None, rank_rows: list[np.ndarray], seed: int) -> None:
+        """Read for the rows `rank_rows`; `fetcher` is given to each node's first rank where the shards are remote."""
+        self._reader, self._fetcher, self._rank_rows, self._seed = reader, fetcher, rank_rows, seed
+
+    def read(self, plan: EpochPlan, start: int) -> Iterator[Batch]:
+        """Yield the micro-batches of an epoch from step `start` on."""
+        batches = self._reader.read(rank_draws(plan, self._rank_rows, self._seed, start=start))
+        if self._fetcher is None:
+            return batches
+        return self._fetcher.follow(plan, start, batches, len(self._rank_rows))
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What reads images.
+
+    Attributes:
+        evaluators: by split, val first.
+        decoder: the decoder on which all ranks agree.
+        training: reads the training set; None where nothing is trained.
+    """
+
     evaluators: dict[str, Evaluator]
-    belongs: dict[str, Any]
+    decoder: str
+    training: TrainReader | None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run has before its first step."""
+
+    recipe: Recipe
+    folder: Path
+    ranks: Ranks
+    data: Data
+    model: Model
+    readers: Readers
 
     @property
-    def tests(self) -> list[str]:
-        return [name for name in self.evaluators if name != "val"]
-
-    def facts(self, recipe: Recipe, steps: int) -> dict[str, Any]:
-        """What meta.json says of the run itself; `steps`: of an epoch."""
+    def identity(self) -> dict[str, str]:
+        """What a checkpoint of this run must say of itself; equal on all ranks."""
         return {
-            "world": self.comm.size,
-            "hash": recipe.hash8,
-            "data_fingerprint": self.belongs["data_fingerprint"],
-            "class_names": self.dataset.class_names,
-            "class_groups": self.dataset.class_groups,
-            "class_counts": self.counts.tolist(),
-            "decoder": self.belongs["decoder"],
-            "steps_per_epoch": steps,
-            "network": self.engine.network.size,
+            "hash": self.recipe.hash8,
+            "data_fingerprint": self.data.fingerprint,
+            "decoder": self.readers.decoder,
         }
 
+    @property
+    def train_reader(self) -> TrainReader:
+        """The training set's reader, in a run that trains."""
+        assert self.readers.training is not None, "this was set up for evaluation alone"
+        return self.readers.training
 
-def set_up(recipe: Recipe, folder: Path, boot: Boot, fresh: bool, trains: bool = True) -> Setup:
+    def facts(self, steps: int) -> dict[str, Any]:
+        """Return what meta.json says of the run itself; `steps`: of an epoch."""
+        return {
+            "world": self.ranks.comm.size,
+            "hash": self.recipe.hash8,
+            "data_fingerprint": self.data.fingerprint,
+            "class_names": self.data.dataset.class_names,
+            "class_groups": self.data.dataset.class_groups,
+            "class_counts": self.data.counts.tolist(),
+            "decoder": self.readers.decoder,
+            "steps_per_epoch": steps,
+            "network": self.model.engine.network.size,
+        }
+
+    def fetched(self) -> dict[str, float]:
+        """Return what the node's cache has fetched so far; empty where the data are not remote."""
+        cache = self.data.dataset.cache
+        return cache.counts() if isinstance(cache, NodeCache) else {}
+
+
+def set_up(
+    recipe: Recipe, folder: Path, boot: Boot, *, fresh: bool, trains: bool = True, parts: Parts = USUAL_PARTS
+) -> Setup:
     """Join the other ranks and make everything ready. A collective.
 
     Args:
+        recipe: the resolved recipe.
+        folder: the run folder.
+        boot: told which part of the start begins.
         fresh: the run has no history, so a second stage starts from its first stage's weights.
-        trains: the training set's images are needed, and not only those of the splits that judge.
+        trains: the training set's images are needed, and not only those of the splits that evaluate.
+        parts: the classes to make things of.
+
+    Raises:
+        DataError: the data set, its cache or the decoder is not what the run needs.
+        CheckpointError: the first stage's weights are not there or do not fit.
+        Fenced: a newer start of the same job has the run.
     """
-    patience = patience_s(recipe.log.stuck_after_s)
     boot.part("connect")
-    device = connect(patience)
+    ranks = connect(recipe, folder, boot)
+    data = open_data(recipe)
+    boot.part("network")
+    model = build_model(recipe, folder, ranks, data, fresh, parts)
+    readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
+    return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
+
+
+def connect(recipe: Recipe, folder: Path, boot: Boot) -> Ranks:
+    """Join the other ranks; rank 0 claims the run folder. A collective."""
+    patience = patience_s(recipe.log.stuck_after_s)
+    device = join_ranks(patience)
     comm = Comm(patience_s=patience)
     boot.part("data")
-    fence = Fence(folder) if comm.rank == 0 else None
+    return Ranks(device=device, comm=comm, fence=Fence(folder) if comm.rank == 0 else None, patience_s=patience)
+
+
+def open_data(recipe: Recipe) -> Data:
+    """Open the recipe's data set and its training split."""
     dataset = opened(recipe)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
-    fingerprint = dataset.fingerprint_of(recipe.train, ["train", "val", *tests])
-    counts = np.bincount(train_split.index.label, minlength=dataset.num_classes)
+    return Data(
+        dataset=dataset,
+        train_split=train_split,
+        tests=tests,
+        fingerprint=dataset.fingerprint_of(recipe.train, ["train", "val", *tests]),
+        counts=np.bincount(train_split.index.label, minlength=dataset.num_classes),
+    )
 
-    boot.part("network")
-    batch = recipe.batch
+
+def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: bool, parts: Parts) -> Model:
+    """Build network and method, a second stage's from its first stage's weights, and put them under DeepSpeed.
+
+    Raises:
+        ValueError: `batch.bn` is 0 and the network has batch normalisation.
+    """
+    batch, comm, device = recipe.batch, ranks.comm, ranks.device
     groups = batch.size // batch.bn if batch.bn else 1
     shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
-    mine = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
-    network, method = build_network(recipe, counts)
+    rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
+    network, method = build_network(recipe, data.counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if batch.bn and comm.size > groups:
-        network = synchronise_groups(network, comm.size, groups, patience)
-    engine = Engine(network, recipe.optim, batch.size, max(map(len, mine)), len(mine), device)
+        network = synchronise_groups(network, comm.size, groups, ranks.patience_s)
+    engine = parts.engine(network, recipe.optim, batch.size, max(map(len, rank_rows)), len(rank_rows), device)
     method.to(device)
     statistics = RunningStatistics(network)
     if statistics.normalises and not batch.bn:
         raise ValueError(
-            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: set batch.bn to the samples of a group"
+            f"batch.bn=0 is for a network without batch normalisation, and {recipe.model.name} has it: "
+            "set batch.bn to the samples of a group"
         )
-    decoder = _agreed_decoder(recipe, folder, comm, device, trains)
-    crops = views(
-        recipe,
-        decoder,
-        {
-            **({"train": train_split} if trains else {}),
-            **{name: dataset.split(recipe.train, name) for name in ("val", *tests)},
-        },
-    )
+    return Model(method=method, engine=engine, statistics=statistics, rank_rows=rank_rows)
+
+
+def build_readers(
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts
+) -> Readers:
+    """Agree on the decoder, and prepare to read the splits. A collective."""
+    assert recipe.data.workers is not None, "a resolved recipe names it"
+    workers, device, fetches = recipe.data.workers, ranks.device, is_first_on_node()
+    decoder = _agreed_decoder(recipe, folder, ranks, trains)
+    splits = {"train": data.train_split} if trains else {}
+    splits |= {name: data.dataset.split(recipe.train, name) for name in ("val", *data.tests)}
+    crops = views(recipe, decoder, splits)
     evaluators = {
-        name: Evaluator(crops[name], comm, workers=recipe.data.workers, device=device, persistent=name == "val")
-        for name in ("val", *tests)
+        name: Evaluator(
+            crops[name], ranks.comm, workers=workers, device=device, persistent=name == "val", fetches=fetches
+        )
+        for name in ("val", *data.tests)
     }
-    reader = Reader(crops["train"], recipe.data.workers, pin_memory=device.type == "cuda") if trains else None
-    fetcher = None
-    if trains and dataset.cache is not None:
-        dataset.cache.check_budget(train_split.index, recipe.data.shuffle_window, batch.size // recipe.streams)
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            fetcher = Prefetcher(train_split)
-    belongs = {"hash": recipe.hash8, "data_fingerprint": fingerprint, "decoder": decoder}
-    return Setup(
+    training = None
+    if trains:
+        reader, fetcher = parts.reader(crops["train"], workers, pin_memory=device.type == "cuda"), None
+        cache = data.dataset.cache
+        if isinstance(cache, NodeCache):
+            draws = recipe.batch.size // recipe.streams
+            cache.check_budget(data.train_split.index, recipe.data.shuffle_window, draws)
+            fetcher = Prefetcher(data.train_split) if fetches else None
+        training = TrainReader(reader, fetcher, model.rank_rows, recipe.seed)
+    return Readers(evaluators=evaluators, decoder=decoder, training=training)
+
+
+def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
+    """Return the plan of an epoch; `weights` float64 [N] of each stream, or None for uniform."""
+    recipe, batch, index = run.recipe, run.recipe.batch, run.data.train_split.index
+    draws = stream_draws(
+        weights,
+        len(index.label),
+        draws_per_epoch=batch.draws_per_epoch,
+        matched=batch.budget == "matched",
+        replacement=bool(batch.replacement),
+    )
+    shape = BatchShape(batch.size, batch.bn, len(weights), batch.bn_by == "env")
+    window = ShardWindow(index.shard, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
+    return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
+
+
+def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
+    """Make IFL's part of the training, or the twin that does nothing."""
+    recipe, device = run.recipe, run.ranks.device
+    if recipe.ifl is None:
+        return Off()
+    centers = parts.centers(
+        len(run.data.counts),
+        run.model.engine.network.backbone.feature_dim,
+        recipe.ifl.center,
+        recipe.ifl.center_lr,
+        recipe.seed,
         device,
-        comm,
-        fence,
-        dataset,
-        train_split,
-        counts,
-        method,
-        engine,
-        statistics,
-        mine,
-        reader,
-        fetcher,
-        evaluators,
-        belongs,
+    )
+    labels = run.data.train_split.index.label
+    return Invariance(recipe.ifl, centers, labels, recipe.stream_names, run.ranks.comm, device)
+
+
+def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], None], parts: Parts) -> TrainStep:
+    """Make the training step of this run."""
+    recipe, ranks, model = run.recipe, run.ranks, run.model
+    class_sums = invariance.class_sums(recipe.batch.size, targets=2 if recipe.augment.mixup else 1)
+    return TrainStep(
+        recipe=recipe,
+        comm=ranks.comm,
+        labels=run.data.train_split.index.label,
+        rank_rows=model.rank_rows,
+        engine=model.engine,
+        method=model.method,
+        statistics=model.statistics,
+        invariance=invariance,
+        reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
+        heartbeat=heartbeat,
     )
 
 
-def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.device, trains: bool) -> str:
-    """The run's decoder: the recipe's, or the one that the run began with, or the best that all ranks have. A collective."""
-    begun = folder / "meta.json"
+def make_saver(
+    run: Setup, steps: int, step: TrainStep, log_offset: Callable[[], int], heartbeat: Callable[[str], None]
+) -> Saver:
+    """Make what saves this run; `steps`: of an epoch."""
+    return Saver(
+        recipe=run.recipe,
+        folder=run.folder,
+        steps=steps,
+        engine=run.model.engine,
+        invariance=step.invariance,
+        comm=run.ranks.comm,
+        fence=run.ranks.fence,
+        log_offset=log_offset,
+        identity=run.identity,
+        refuse_pollution=step.refuse_pollution,
+        heartbeat=heartbeat,
+    )
+
+
+def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) -> str:
+    """Return the run's decoder. A collective.
+
+    It is the recipe's, or the one that the run began with, or the best that all ranks have.
+    """
+    begun, comm, device = folder / "meta.json", ranks.comm, ranks.device
     stored = comm.from_first(
         json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
     )
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
         raise DataError(
-            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not make to the bit: "
-            "go on with the commit that its meta.json names, or move it away to start anew"
+            f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not "
+            "make to the bit: go on with the commit that its meta.json names, or move it away to start anew"
         )
     if not trains and (wanted := pinned or stored) and not all(wanted in names for names in offers):
         if comm.rank == 0:
             print(
-                f"{folder.name} was decoded by {wanted}, which is not here: pixels may be other ones by a few grey levels",
+                f"{folder.name} was decoded by {wanted}, which is not here: "
+                "pixels may be other ones by a few grey levels",
                 flush=True,
             )
         pinned = stored = None
@@ -186,18 +399,21 @@ def _agreed_decoder(recipe: Recipe, folder: Path, comm: Comm, device: torch.devi
 
 
 def _share(recipe: Recipe) -> float:
-    """Of a node's bytes, what its decoded images may take, and what its shards from afar may."""
+    """Return which part of the node's cache the decoded images may take; remote shards may take as much.
+
+    Half each where a node keeps both, all of it where it keeps only one of them.
+    """
     return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
 
 
 def opened(recipe: Recipe) -> Dataset:
-    """The recipe's data set, with the node's cache for what comes from afar."""
+    """Open the recipe's data set, with the node's cache where it is remote."""
     data = recipe.data
     return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe))
 
 
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:
-    """The training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
+    """Return the training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
 
     Raises:
         DataError: the cache has no folder, or its bytes do not hold the test crops.
@@ -205,30 +421,39 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     data, augment = recipe.data, recipe.augment
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
-        place, side, share, made_by = cache_folder(data.cache_folder), data.image_size, _share(recipe), origin(decoder)
-        most = None if data.cache_gb is None else data.cache_gb * 1e9
-        # The test crops first: their size is known, and set aside.
-        sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
-        if most is not None and sum(sizes.values()) > share * most:
-            raise DataError(
-                f"data.cache_gb={data.cache_gb:g} does not even hold the test crops ({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
-            )
-        for name in [*sizes, *(splits.keys() - sizes)]:
-            split, view = (
-                splits[name],
-                f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}",
-            )
-            caches[name] = PixelCache(
-                place,
-                f"{split.index.fingerprint} {made_by} {view}",
-                len(split),
-                most,
-                share=share,
-                set_aside=sizes.get(name, 0),
-            )
+        caches |= _pixel_caches(recipe, decoder, splits)
     train = TrainView(data.image_size, augment.crop_scale, augment.hflip, augment.randaug, data.cache_short_side)
     test = EvalView(data.image_size, data.test_resize)
     return {
         name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])
         for name, split in splits.items()
     }
+
+
+def _pixel_caches(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, PixelCache]:
+    """Open the node's caches of decoded images, by split.
+
+    The test crops come first: their size is known, and set aside.
+    """
+    data, share = recipe.data, _share(recipe)
+    place, side, made_by = cache_folder(data.cache_folder), data.image_size, origin(decoder)
+    most = None if data.cache_gb is None else data.cache_gb * 1e9
+    sizes = {name: len(split) * 3 * side**2 for name, split in splits.items() if name != "train"}
+    if most is not None and sum(sizes.values()) > share * most:
+        raise DataError(
+            f"data.cache_gb={data.cache_gb:g} does not even hold the test crops "
+            f"({sum(sizes.values()) / share / 1e9:.3g} GB): more is legal, or data.cache=none"
+        )
+    caches = {}
+    for name in [*sizes, *(splits.keys() - sizes)]:
+        split = splits[name]
+        view = f"test crop {side} of {data.test_resize}" if name in sizes else f"short side {data.cache_short_side}"
+        caches[name] = PixelCache(
+            place,
+            f"{split.index.fingerprint} {made_by} {view}",
+            len(split),
+            most,
+            share=share,
+            set_aside=sizes.get(name, 0),
+        )
+    return caches

@@ -1,350 +1,191 @@
 """The train loop: read it from top to bottom. One loop for all methods, with and without IFL, on any number of ranks.
 
-Axes: B global batch, D feature, K classes, N training samples, R ranks, S streams.
+Who does what is in files of their own, and the loop says when:
+
+* `set_up` (setup.py) joins the ranks and makes data, model and readers ready;
+* `TrainStep` (step.py) makes one step: forward, backward, the one reduction over the ranks, all updates;
+* `Invariance` (invariance/invariance.py) is IFL, and `Off` its twin that does nothing: nobody asks which one is there;
+* `Saver` (saving/saver.py) knows when a checkpoint is due, and commits it;
+* `StopRequest` (supervision/stop.py) hears the signal to stop; the ranks agree on it and leave together;
+* `State` (saving/state.py) is where the run is: with the engine's files, all that a checkpoint must hold.
+
+Every rank makes the same calls in the same order. What is decided by one rank's clock, disk or signal travels with the
+step's reduction, or in a collective, before anybody acts on it.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ifl.distributed.consistency import check_equal, digest
-from ifl.distributed.fixed_point import to_float
-from ifl.evaluator import scores, write_predictions
-from ifl.invariance.centers import FEATURE_BITS, Centers
-from ifl.invariance.confidence import ConfidenceTable, mean_scores
-from ifl.invariance.environments import stream_weights
+from ifl.evaluator import Predictions, accuracy, scores, write_predictions
+from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
-from ifl.method import Rows
-from ifl.mixup import mix, partners, share_of_step
-from ifl.post_hoc import judge, predict_all
-from ifl.run_log import open_metrics
+from ifl.post_hoc import evaluate_other_run, finish
+from ifl.run_log import Reporter, RunLog, has_history, open_metrics
 from ifl.saving import checkpoint, provenance
-from ifl.saving.best_epoch import best_name, load_best, save_best, write_environment
-from ifl.saving.state import State, pack, step_seed, unpack
-from ifl.saving.weights import write_weights
-from ifl.setup import set_up
-from ifl.step import Diverged, refuse_pollution
-from ifl.step_reduction import StepSync
+from ifl.saving.best_epoch import save_best, write_environment
+from ifl.saving.state import State, unpack
+from ifl.setup import USUAL_PARTS, Parts, Setup, make_invariance, make_saver, make_step, plan_of, set_up
 from ifl.supervision.startup_timer import Boot
+from ifl.supervision.stop import StopRequest
 from recipes.common.files import write_json
-from recipes.schema import Ifl, Recipe, Schedule
-from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
-from sharding.plan.philox import DrawKey
-from sharding.plan.ranks import rank_draws
-from sharding.plan.windowed import ShardWindow
+from recipes.schema import Recipe, Schedule
 
 
 def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
-    """Along a cosine from `lr` to 0, or lower by gamma from each drop on; moved once an epoch."""
+    """Follow a cosine from `lr` to 0, or fall by gamma from each drop on; changed once an epoch."""
     if schedule.decay == "steps":
         return lr * schedule.gamma ** sum(drop <= epoch for drop in schedule.drops)
     return lr * 0.5 * (1 + math.cos(math.pi * epoch / schedule.epochs))
-
-
-def center_weight(epoch: int, ifl: Ifl | None) -> float:
-    """alpha, the weight of the center term: 0 before the first milestone, then the last one's reached."""
-    reached = [a for m, a in zip(ifl.milestones, ifl.alpha, strict=True) if m <= epoch] if ifl else []
-    return reached[-1] if reached else 0.0
 
 
 def train(
     recipe: Recipe,
     folder: Path,
     stop_requested: Callable[[], bool] = lambda: False,
-    beat: Callable[..., None] = lambda section=None: None,
+    heartbeat: Callable[..., None] = lambda section=None: None,
+    parts: Parts = USUAL_PARTS,
 ) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
     Args:
+        recipe: the resolved recipe.
+        folder: the run folder.
         stop_requested: asked at every step; where it says yes on any rank, all save and leave.
-        beat: told at each bit of progress what comes next (ifl/supervision/watchdog.py).
+        heartbeat: told at each bit of progress what comes next (supervision/watchdog.py).
+        parts: the classes that the run is made of; tests put in their own.
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
     """
-    boot = Boot(beat)
-    if recipe.method.eval_of:
-        return judge(recipe, folder, boot, beat, stop_requested)
-    ready = set_up(recipe, folder, boot, fresh=not _history(folder))
-    device, comm, fence, method, engine, statistics, mine, belongs = (
-        ready.device,
-        ready.comm,
-        ready.fence,
-        ready.method,
-        ready.engine,
-        ready.statistics,
-        ready.mine,
-        ready.belongs,
-    )
-    ifl, batch, mixup = recipe.ifl, recipe.batch, recipe.augment.mixup
-    labels, shards = ready.train_split.index.label, ready.train_split.index.shard
-    centers = (
-        Centers(len(ready.counts), engine.network.backbone.feature_dim, ifl.center, ifl.center_lr, recipe.seed, device)
-        if ifl
-        else None
-    )
-    confidence = ConfidenceTable(len(labels), device) if ifl else None
-    sync = StepSync(comm, batch.size, centers, device, targets=2 if mixup else 1)
+    boot = Boot(heartbeat)
+    if recipe.method.eval_of:  # nothing is trained: this method evaluates the weights of another run
+        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested)
 
-    def plan_of(epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-        draws = stream_draws(
-            weights,
-            len(labels),
-            draws_per_epoch=batch.draws_per_epoch,
-            matched=batch.budget == "matched",
-            replacement=bool(batch.replacement),
-        )
-        shape = BatchShape(batch.size, batch.bn, len(weights), batch.bn_by == "env")
-        window = ShardWindow(shards, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
-        return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
-
-    # -------------------------------------------------------------------------------------------------- new or resumed
+    # ---------------------------------------------------------------------------------- who takes part; new or resumed
+    run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts)
+    comm, device, engine = run.ranks.comm, run.ranks.device, run.model.engine
+    stop = StopRequest(stop_requested, comm, device)
+    invariance = make_invariance(run, parts)
+    step = make_step(run, invariance, heartbeat, parts)
     boot.part("load")
-    check_equal("recipe, data and decoder", str(belongs), comm, device)
-    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=_history(folder), belongs=belongs)
-    state = State(weights=first_weights(recipe.stream_names, labels, ready.counts), memory=method.memory)
-    if packed is not None:
-        state = unpack(packed, centers, confidence, comm)
-        method.memory = {key: value.to(device) for key, value in state.memory.items()}
-        state.memory = method.memory
-        statistics.refresh()
-    steps = plan_of(state.epoch, state.weights).steps
-    if comm.rank == 0 and packed is None:
-        write_json(folder / "meta.json", provenance.meta(ready.facts(recipe, steps)))
-    metrics = open_metrics(recipe, folder, packed["metrics_offset"] if packed else 0) if comm.rank == 0 else None
-
-    def log(kind: str, **values: Any) -> None:
-        if metrics:
-            metrics.write(kind=kind, epoch=state.epoch, step=state.epoch * steps + state.step, **values)
-
-    def stop_agreed() -> bool:
-        """Whether any rank was asked to stop. A collective."""
-        return bool(comm.sum(torch.tensor([int(stop_requested())], device=device)))
-
-    def save() -> None:
-        began = time.monotonic()
-        beat(f"saving at epoch {state.epoch}, step {state.step}")
-        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
-        more = {**belongs, "metrics_offset": metrics.offset() if metrics else 0}
-        needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
-        checkpoint.save(
-            folder / "ckpt",
-            engine,
-            pack(state, centers, confidence, comm, **more),
-            state.epoch * steps + state.step,
-            comm,
-            needs,
-            fence,
-            [(e + 1) * steps for e in recipe.kept_epochs],
-        )
-        state.spend("save", time.monotonic() - began)
-        beat(f"epoch {state.epoch}, step {state.step}")
-
+    check_equal("recipe, data and decoder", str(run.identity), comm, device)
+    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=has_history(folder), belongs=run.identity)
+    state = start(run, parts) if packed is None else resume(run, packed, invariance)
+    steps = plan_of(run, state.epoch, state.weights).steps
+    run_log = open_log(run, steps, packed)
+    report = Reporter(run_log, recipe, steps)
+    saver = make_saver(run, steps, step, run_log.offset, heartbeat)
     if packed is None:
-        save()  # from now on history without a checkpoint means that one was lost
+        saver.save(state)  # from now on history without a checkpoint means that one was lost
     seconds = boot.over()
-    log("boot", world=comm.size, seconds=round(seconds, 2), parts=boot.parts)
+    report.write(state, "boot", world=comm.size, seconds=round(seconds, 2), parts=boot.parts)
     state.spend("boot", seconds)
-    saved_at = time.monotonic()
 
-    # --------------------------------------------------------------------------------------------------------- epochs
     while state.epoch < recipe.schedule.epochs:
-        epoch, epoch_began = state.epoch, time.monotonic()
-        lr, alpha = learning_rate(epoch, recipe.schedule, recipe.optim.lr), center_weight(epoch, ifl)
-        scoring = ifl is not None and ifl.environments > 1 and (ifl.rebuild == "every_epoch" or epoch in ifl.milestones)
-        averaging = ifl is not None and ifl.center_init == "class_means" and epoch + 1 == ifl.milestones[0]
+        # ------------------------------------------------------------------------------------------- an epoch's steps
+        epoch, began = state.epoch, time.monotonic()
+        lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr)
         engine.set_lr(lr)
-        plan = plan_of(epoch, state.weights)
-        draws = rank_draws(plan, mine, recipe.seed, start=state.step)
-        batches = ready.reader.read(draws)
-        if ready.fetcher:
-            batches = ready.fetcher.follow(plan, state.step, batches, len(mine))
-        timed_from, timed_at = state.step, time.monotonic()
-        for step in range(state.step, steps):
-            step_ids = plan.batch(step)
-            step_labels = torch.from_numpy(labels[step_ids]).to(device)
-            share = share_of_step(mixup, step_seed(recipe.seed, epoch, step, batch.size)) if mixup else 1.0
-            for micro in range(len(mine)):
-                torch.manual_seed(
-                    step_seed(recipe.seed, epoch, step, int(mine[micro][0]))
-                )  # for methods that use torch's own randomness
-                read = next(batches)
-                beat()
-                images, *columns = (column.to(device, non_blocking=True) for column in read)
-                rows = Rows(*columns, epoch, step_labels)
-                images, targets = (
-                    mix(images, rows.labels, share, partners(mine[micro], recipe, epoch, step))
-                    if mixup
-                    else (images, [(1.0, rows.labels)])
-                )
-                output = engine.forward(images)
-                losses_B = sum(part * method.losses(output, rows._replace(labels=of)) for part, of in targets)
-                distances_B = (
-                    sum(part * centers.distances(output.features_BD, of) for part, of in targets) if alpha else None
-                )
-                if scoring:
-                    confidence.add(rows.ids, output.logits_BK.detach().softmax(1).gather(1, rows.labels[:, None])[:, 0])
-                correct = (method.predict(output).argmax(1) == rows.labels).sum()
-                sync.add(
-                    losses_B,
-                    distances_B,
-                    correct,
-                    statistics.of_group(),
-                    output.features_BD if alpha or averaging else None,
-                    targets,
-                    counts=batch.bn_by == "mix" or mine[micro][0] < batch.size // recipe.streams,
-                    notes_BC=method.notes(output, rows),
-                    rows_B=mine[micro],
-                )
-                last = micro + 1 == len(mine)
-                if last:  # travels while the gradients are computed
-                    wish = time.monotonic() - saved_at > recipe.log.save_every_s or (
-                        recipe.log.save_every_steps is not None
-                        and (epoch * steps + step + 1) % recipe.log.save_every_steps == 0
-                    )
-                    sync.start((epoch, step), save=wish and comm.rank == 0, stop=stop_requested())
-                engine.backward(
-                    losses_B.sum() if distances_B is None else losses_B.sum() + alpha * distances_B.sum(), last
-                )
-                if not last:
-                    engine.step()
-            totals = sync.wait()
-            if totals.bad:
-                refuse_pollution(
-                    engine, comm, state.epoch, state.step, recipe.optim.lr
-                )  # by a step before: the better sentence
-                raise Diverged(
-                    f"epoch {epoch}, step {step}: {totals.bad} losses, features or batch statistics are not finite or out of range; a lower optim.lr={recipe.optim.lr} may help"
-                )
-            engine.step()
-            statistics.move(totals.statistics)
-            if alpha:
-                centers.move(totals.class_sums, batch.size, step_labels)
-            if averaging:
-                added = to_float(totals.class_sums, FEATURE_BITS)
-                state.class_means = added if state.class_means is None else state.class_means + added
-            if totals.notes is not None:
-                method.remember(torch.from_numpy(step_ids).to(device), step_labels, totals.notes)
-                state.memory = method.memory
-            state.step, due, stop = step + 1, totals.save, totals.stop
-            beat(f"epoch {epoch}, step {step + 1}")
-            state.count(batch.size, totals)
-            if (epoch * steps + state.step) % recipe.log.every == 0 or state.step == steps:
-                log(
-                    "train",
-                    lr=lr,
-                    alpha=alpha,
-                    **state.means(alpha),
-                    images_per_s=round((state.step - timed_from) * batch.size / (time.monotonic() - timed_at), 1),
-                )
-                timed_from, timed_at = state.step, time.monotonic()
-            if (epoch * steps + state.step) % recipe.log.digest_every == 0:
-                check_equal(
-                    f"parameters, centers and weights after step {epoch * steps + state.step}",
-                    f"{engine.checksum()} {digest(centers and centers.centers_KD, *state.weights, state.class_means, *state.memory.values())}",
-                    comm,
-                    device,
-                )
-            if due or stop:
-                save()
-                saved_at = time.monotonic()
-            if stop:
+        invariance.begin_epoch(epoch)
+        # The same plan on every rank, from which each reads its own rows; resuming is a matter of where to start.
+        plan = plan_of(run, epoch, state.weights)
+        batches = run.train_reader.read(plan, start=state.step)
+        report.begin_epoch(state)
+        while state.step < steps:
+            totals = step.take(state, plan, batches, saver.due, stop.asked)
+            heartbeat(f"epoch {epoch}, step {state.step}")
+            state.count(recipe.batch.size, totals)
+            report.after_step(state, lr, invariance.alpha)
+            compare_ranks(run, state, invariance, epoch * steps + state.step)
+            if totals.save or totals.stop:
+                saver.save(state)
+            if totals.stop:
                 return False
-        state.spend("train", time.monotonic() - epoch_began)
-        if ready.dataset.cache:
-            log("fetched", **ready.dataset.cache.counts())
+        state.spend("train", time.monotonic() - began)
+        report.write(state, "fetched", **run.fetched())
 
         # ------------------------------------------------------------------------------------------- the epoch's end
-        began = time.monotonic()
-        refuse_pollution(engine, comm, state.epoch, state.step, recipe.optim.lr)
-        final = epoch + 1 == recipe.schedule.epochs
-        seen: dict[str, dict[str, np.ndarray]] = {}
-        for name in ["val"] + (ready.tests if final or (epoch + 1) % recipe.log.eval_test_every == 0 else []):
-            if stop_agreed():  # the steps of the epoch are kept; its evaluation is made anew
-                save()
-                return False
-            beat(f"evaluating {name} after epoch {epoch}")
-            seen[name] = ready.evaluators[name].predict(engine, method, beat)
-        for name, predictions in seen.items():
-            log("eval", split=name, **scores(predictions))
-            accuracy = float(np.mean(predictions["prediction"] == predictions["label"]))
-            if name == "val" and accuracy > state.best_accuracy:  # the first epoch on ties
-                state.best_epoch, state.best_accuracy = epoch, accuracy
-                state.best_sha256 = comm.from_first(
-                    save_best(folder / "ckpt", engine, epoch) if comm.rank == 0 else None, device
-                )
-            if final and fence:
-                fence.check()
-                write_predictions(folder / "preds" / "last", name, predictions)
-        if alpha:
-            log("centers", **centers.travelled())
+        began, final = time.monotonic(), epoch + 1 == recipe.schedule.epochs
+        step.refuse_pollution(state)  # before the network is evaluated, and perhaps kept as the best
+        seen = predict_epoch(run, epoch, final, stop, heartbeat)
+        if seen is None:  # stopped: the steps of the epoch are kept, its evaluation is made again
+            saver.save(state)
+            return False
+        keep_epoch(run, state, seen, final, report)
+        report.write(state, "centers", **invariance.travelled())
         state.spend("evaluate", time.monotonic() - began)
-        if averaging:
-            centers.start_from_means(state.class_means)
-            state.class_means = None
-        if scoring:
-            total = confidence.total(comm)
-            first = recipe.stream_names.index("environment")
-            state.weights[first : first + ifl.environments] = stream_weights(
-                ifl.environments,
-                mean_scores(total),
-                labels,
-                sample_scale=ifl.sample_scale,
-                class_balanced=ifl.class_balanced,
-                unseen=ifl.unseen,
-            )
-            check_equal(
-                f"confidence and environment weights after epoch {epoch}",
-                digest(centers and centers.centers_KD, *state.weights, total, *state.memory.values()),
-                comm,
-                device,
-            )
-            confidence.restart()
-            if comm.rank == 0:
-                write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, ready.train_split)
+        if invariance.end_epoch(state) and comm.rank == 0:
+            write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, run.data.train_split)
         state.epoch, state.step = epoch + 1, 0
-        beat(f"epoch {epoch + 1}, step 0")
-        stop = stop_agreed()  # it may have come during the evaluation
-        if final or stop or epoch in recipe.kept_epochs:
-            save()
-            saved_at = time.monotonic()
-        if stop and not final:
+        heartbeat(f"epoch {epoch + 1}, step 0")
+        stopping = stop.agreed()  # the request may have come during the evaluation
+        if final or stopping or epoch in recipe.kept_epochs:
+            saver.save(state)
+        if stopping and not final:
             return False
 
-    # ----------------------------------------------------------------------------------------- the best epoch's tests
-    began = time.monotonic()
-    last = write_weights(folder / "ckpt" / "last.pt", engine) if comm.rank == 0 else ""
-    if state.best_epoch == recipe.schedule.epochs - 1:
-        if comm.rank == 0:
-            shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
-    else:
-        load_best(folder / "ckpt", engine, state)
-        if not predict_all(ready, folder / "preds" / "best", beat, stop_agreed):
-            return False
-    state.spend("evaluate", time.monotonic() - began)
-    if fence:
-        fence.check()
-        done = {
-            "epochs": state.epoch,
-            "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]},
-            "best_epoch": state.best_epoch,
-            "best_val_accuracy": state.best_accuracy,
-            "seconds": {part: round(value, 2) for part, value in state.seconds.items()},
-            "wall_s": round(sum(state.seconds.values()), 2),
-        }
-        write_json(folder / "done", done)
-    comm.gather_objects(None, device)  # nobody leaves before `done` is there
-    return True
+    return finish(run, state, stop, heartbeat)
 
 
-def _history(folder: Path) -> bool:
-    path = folder / "metrics.jsonl"
-    return path.exists() and path.stat().st_size > 0
+def start(run: Setup, parts: Parts) -> State:
+    """Return the state before the first step: every stream has its first weights."""
+    weights = first_weights(run.recipe.stream_names, run.data.train_split.index.label, run.data.counts)
+    return parts.state(weights=weights, memory=run.model.method.memory)
+
+
+def resume(run: Setup, packed: dict[str, Any], invariance: Invariance | Off) -> State:
+    """Return a checkpoint's state, with all who carry a part of it put back in place."""
+    state = unpack(packed, invariance)
+    run.model.go_on_from(state)
+    return state
+
+
+def open_log(run: Setup, steps: int, packed: dict[str, Any] | None) -> RunLog:
+    """Open rank 0's metrics.jsonl where the checkpoint left it; a new run gets its meta.json, too."""
+    if run.ranks.comm.rank > 0:
+        return RunLog()
+    if packed is None:
+        write_json(run.folder / "meta.json", provenance.meta(run.facts(steps)))
+    return open_metrics(run.recipe, run.folder, packed["metrics_offset"] if packed else 0)
+
+
+def compare_ranks(run: Setup, state: State, invariance: Invariance | Off, done: int) -> None:
+    """Stop on all ranks, every so many steps, if they do not hold the same bits. A collective."""
+    if done % run.recipe.log.digest_every == 0:
+        held = digest(invariance.centers_KD, *state.weights, state.class_means, *state.memory.values())
+        what = f"parameters, centers and weights after step {done}"
+        check_equal(what, f"{run.model.engine.checksum()} {held}", run.ranks.comm, run.ranks.device)
+
+
+def predict_epoch(
+    run: Setup, epoch: int, final: bool, stop: StopRequest, heartbeat: Callable[..., None]
+) -> dict[str, Predictions] | None:
+    """Predict val, and the test splits where they are due; None if a stop was agreed before all were done."""
+    due = final or (epoch + 1) % run.recipe.log.eval_test_every == 0
+    seen = {}
+    for name in ["val", *(run.data.tests if due else [])]:
+        if stop.agreed():
+            return None
+        heartbeat(f"evaluating {name} after epoch {epoch}")
+        seen[name] = run.readers.evaluators[name].predict(run.model.engine, run.model.method, heartbeat)
+    return seen
+
+
+def keep_epoch(run: Setup, state: State, seen: dict[str, Predictions], final: bool, report: Reporter) -> None:
+    """Log an epoch's scores, keep its weights if it is the best on val, and write the last epoch's predictions."""
+    comm, fence = run.ranks.comm, run.ranks.fence
+    for name, predictions in seen.items():
+        report.write(state, "eval", split=name, **scores(predictions))
+        if name == "val" and accuracy(predictions) > state.best_accuracy:  # the first epoch on ties
+            state.best_epoch, state.best_accuracy = state.epoch, accuracy(predictions)
+            written = save_best(run.folder / "ckpt", run.model.engine, state.epoch) if comm.rank == 0 else None
+            state.best_sha256 = comm.from_first(written, run.ranks.device)
+        if final and fence:
+            fence.check()
+            write_predictions(run.folder / "preds" / "last", name, predictions)

@@ -13,7 +13,8 @@ from ranks import comm_of, started
 
 from ifl.distributed.fixed_point import to_fixed, to_float
 from ifl.invariance.centers import FEATURE_BITS, Centers
-from ifl.step_reduction import StepSync, gather_is_smaller
+from ifl.invariance.class_sums import AddedUp, Gathered, gather_is_smaller
+from ifl.step_reduction import MicroBatchSums, StepSync
 
 DISTANCES = ("l2", "cosine")
 CLASSES, DIM, SEED = 6, 5, 11
@@ -47,12 +48,14 @@ def _step(sync: StepSync, features: np.ndarray, labels: np.ndarray, halves: int 
     for part in np.array_split(np.arange(len(labels)), halves):
         none = torch.zeros(len(part))
         sync.add(
-            none,
-            none,
-            torch.tensor(0),
-            torch.zeros(0),
-            torch.from_numpy(features[part]),
-            [(1.0, torch.from_numpy(labels[part]))],
+            MicroBatchSums(
+                losses_B=none,
+                correct=torch.tensor(0),
+                statistics=torch.zeros(0),
+                targets=[(1.0, torch.from_numpy(labels[part]))],
+                distances_B=none,
+                features_BD=torch.from_numpy(features[part]),
+            )
         )
     sync.start((0, 0), save=False, stop=False)
     return sync.wait()
@@ -71,8 +74,8 @@ def moved_centers(size: int, only: str | None = None) -> dict[tuple[str, str, st
             for transport in ("gather", "fixed point"):
                 centers = Centers(CLASSES, batches[0][0].shape[1], distance, 0.5, SEED)
                 for features, labels, rows in batches:
-                    sync = StepSync(comm, len(labels), centers, torch.device("cpu"))
-                    sync.gathers = transport == "gather"
+                    way = (Gathered if transport == "gather" else AddedUp)(centers, comm, len(labels))
+                    sync = StepSync(comm, len(labels), way, torch.device("cpu"))
                     first = sum(rows[: comm.rank])
                     mine = slice(first, first + rows[comm.rank])
                     totals = _step(sync, features[mine], labels[mine], halves=2)
@@ -98,8 +101,8 @@ def bad_values(size: int, transport: str) -> tuple[int, np.ndarray] | None:
         -(2.0**30),
     )
     mine = np.array_split(np.arange(8), size)[comm.rank]
-    sync = StepSync(comm, 8, Centers(2, 4, "l2", 0.5, 0), torch.device("cpu"))
-    sync.gathers = transport == "gather"
+    way = (Gathered if transport == "gather" else AddedUp)(Centers(2, 4, "l2", 0.5, 0), comm, 8)
+    sync = StepSync(comm, 8, way, torch.device("cpu"))
     totals = _step(sync, features[mine], np.zeros(8, dtype=np.int64)[mine])
     return totals.bad, totals.class_sums.numpy()
 

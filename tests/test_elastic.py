@@ -42,7 +42,7 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
             super().load(*args)
             kept["loaded"] = tensors(self)
 
-    class Placed(loop.StepSync):
+    class Placed(setup.StepSync):
         def start(self, at: tuple[int, int], **wishes: bool) -> None:
             done[0] = at[0] * STEPS + at[1]
             ids[done[0]] = kept.pop("rows")
@@ -54,14 +54,12 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
                 kept["rows"] = kept.get("rows", []) + batch.ids.tolist()
                 yield batch
 
-    real = setup.Engine, loop.StepSync, setup.Reader
-    setup.Engine, loop.StepSync, setup.Reader = Kept, Placed, Noted
-    try:
-        finished = loop.train(
-            Recipe.model_validate_json(recipe), Path(folder), lambda: done[0] + 2 >= stop_at
-        )  # asked before the step under way starts its reduction
-    finally:
-        setup.Engine, loop.StepSync, setup.Reader = real
+    finished = loop.train(
+        Recipe.model_validate_json(recipe),
+        Path(folder),
+        lambda: done[0] + 2 >= stop_at,  # asked before the step under way starts its reduction
+        parts=setup.Parts(engine=Kept, reduction=Placed, reader=Noted),
+    )
     return {"finished": finished, "ids": ids, "loaded": kept["loaded"], "now": tensors(kept["engine"])}
 
 

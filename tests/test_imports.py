@@ -18,8 +18,8 @@ ORDER = {
     "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve table_layout",
     "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
     "coco_attributes",
-    "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving step "
-    "mixup run_log evaluator setup post_hoc finished_run train",
+    "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
+    "mixup step run_log evaluator setup post_hoc finished_run train",
     "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster "
     "status launch",
     "analysis": "inputs stats tables figures report __main__",

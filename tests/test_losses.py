@@ -268,8 +268,8 @@ def test_tde_mean_feature_is_a_running_mean_of_steps_whatever_their_groups() -> 
         groups = []
         for group in np.split(step, 2):
             head(torch.from_numpy(group).float())
-            groups.append(statistics.of_group())
-        statistics.move(torch.stack(groups).mean(dim=0))
+            groups.append(statistics.group_statistics())
+        statistics.update(torch.stack(groups).mean(dim=0))
     check(alone.running_mean, mean_D, rtol=1e-12)
     check(head.running_mean, mean_D)
     assert "running_mean" in head.state_dict() and not statistics.normalises

@@ -16,8 +16,9 @@ from ranks import comm_of, started
 from test_methods import IFL, METHODS, mini_root  # noqa: F401 (a fixture)
 
 from ifl.invariance.centers import FEATURE_BITS, Centers
-from ifl.mixup import mix, partners, share_of_step
-from ifl.step_reduction import StepSync
+from ifl.invariance.class_sums import AddedUp, Gathered
+from ifl.mixup import lam_of_step, mix, partners
+from ifl.step_reduction import MicroBatchSums, StepSync
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
@@ -37,12 +38,13 @@ def mixed_sums(size: int, gathers: bool, distance: str, share: float) -> np.ndar
     comm = comm_of(size)
     if comm is None:
         return None
-    sync = StepSync(comm, BATCH, Centers(CLASSES, DIM, distance, 0.5, 0), torch.device("cpu"), targets=2)
-    sync.gathers = gathers
+    way = (Gathered if gathers else AddedUp)(Centers(CLASSES, DIM, distance, 0.5, 0), comm, BATCH, targets=2)
+    sync = StepSync(comm, BATCH, way, torch.device("cpu"))
     for part in np.array_split(np.array_split(np.arange(BATCH), size)[comm.rank], 2):
         features, first, second = (torch.from_numpy(column[part]) for column in _batch())
         none = torch.zeros(len(part))
-        sync.add(none, none, torch.tensor(0), torch.zeros(0), features, [(share, first), (1 - share, second)])
+        targets = [(share, first), (1 - share, second)]
+        sync.add(MicroBatchSums(none, torch.tensor(0), torch.zeros(0), targets, none, features))
     sync.start((0, 0), save=False, stop=False)
     totals = sync.wait()
     assert totals.bad == 0
@@ -55,8 +57,8 @@ def test_share_is_beta_distributed_and_a_function_of_the_seed() -> None:
     1)).
     """
     for alpha in (0.2, 1.0, 4.0):
-        shares = np.array([share_of_step(alpha, seed) for seed in range(4000)])
-        assert shares[7] == share_of_step(alpha, 7) and ((shares >= 0) & (shares <= 1)).all()
+        shares = np.array([lam_of_step(alpha, seed) for seed in range(4000)])
+        assert shares[7] == lam_of_step(alpha, 7) and ((shares >= 0) & (shares <= 1)).all()
         assert abs(shares.mean() - 0.5) < 0.03 and abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
 
 

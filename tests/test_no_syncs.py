@@ -112,12 +112,11 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
     """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's
     beat calls it.
     """
-    from ifl import step_reduction
-    from ifl.invariance import confidence
+    from ifl.invariance import class_sums, confidence
     from ifl.train import train
 
-    smaller, held = step_reduction.gather_is_smaller, confidence.HELD
-    step_reduction.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
+    smaller, held = class_sums.gather_is_smaller, confidence.HELD
+    class_sums.gather_is_smaller, confidence.HELD = lambda *sizes: gathers, 1  # every step adds to the table
     seen: Counter[str] = Counter()
     kept: dict[str, int] = {}
 
@@ -129,9 +128,9 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
 
     try:
         with _Calls(seen), _Operators(seen):
-            assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), beat=beat)
+            assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), heartbeat=beat)
     finally:
-        step_reduction.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
+        class_sums.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
     return kept
 
 

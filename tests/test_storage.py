@@ -392,8 +392,8 @@ LOST: dict[str, Callable[[Path], object]] = {
 def lost_histories(folder: str) -> dict[str, str]:
     """In a rank: what `load_newest` says to each way of losing all checkpoints."""
     from ifl.distributed.comm import Comm
+    from ifl.run_log import has_history
     from ifl.saving import checkpoint
-    from ifl.train import _history
 
     _checkpoints(Path(folder) / "source")
     engine, answers = _engine(), {}
@@ -403,7 +403,7 @@ def lost_histories(folder: str) -> dict[str, str]:
         (ckpt.parent / "metrics.jsonl").write_text("{}\n")
         lose(ckpt)
         try:
-            answers[what] = f"loaded {checkpoint.load_newest(ckpt, engine, Comm(), history=_history(ckpt.parent))}"
+            answers[what] = f"loaded {checkpoint.load_newest(ckpt, engine, Comm(), history=has_history(ckpt.parent))}"
         except checkpoint.CheckpointError as error:
             answers[what] = str(error)
     return answers

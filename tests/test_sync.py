@@ -16,9 +16,10 @@ from torch import nn
 from ifl.distributed.comm import Comm
 from ifl.distributed.consistency import RankMismatch, check_equal, digest
 from ifl.invariance.centers import FEATURE_BITS, Centers
+from ifl.invariance.class_sums import AddedUp, Gathered
 from ifl.invariance.confidence import ConfidenceTable
 from ifl.network.bn_statistics import RunningStatistics
-from ifl.step_reduction import STATISTIC_BITS, Desynchronised, StepSync
+from ifl.step_reduction import STATISTIC_BITS, Desynchronised, MicroBatchSums, StepSync
 
 BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
 CPU = torch.device("cpu")
@@ -54,20 +55,22 @@ def reduced(
     rows = _rows()
     if spoil:
         rows[spoil[0]].view(-1)[spoil[1]] = math.nan
-    sync = StepSync(comm, BATCH, Centers(CLASSES, DIM, "l2", 0.5, 0) if centers else None, CPU)
-    sync.gathers = gathers
+    way = Gathered if gathers else AddedUp
+    sync = StepSync(comm, BATCH, way(Centers(CLASSES, DIM, "l2", 0.5, 0), comm, BATCH) if centers else None, CPU)
     per = BATCH // GROUPS
     for _ in range(steps):
         for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
             part = slice(group * per, (group + 1) * per)
             sync.add(
-                rows["losses"][part],
-                rows["distances"][part] if centers else None,
-                rows["correct"][group],
-                rows["statistics"][group],
-                rows["features"][part] if centers else None,
-                [(1.0, rows["labels"][part])],
-                counts=counts[group],
+                MicroBatchSums(
+                    losses_B=rows["losses"][part],
+                    correct=rows["correct"][group],
+                    statistics=rows["statistics"][group],
+                    targets=[(1.0, rows["labels"][part])],
+                    distances_B=rows["distances"][part] if centers else None,
+                    features_BD=rows["features"][part] if centers else None,
+                    counts=counts[group],
+                )
             )
         sync.start((0, 0), save=comm.rank in save, stop=comm.rank in stop)
         totals = sync.wait()
@@ -116,9 +119,9 @@ def running_statistics(size: int, refresh_after: int | None = None) -> list[np.n
         for group in range(comm.rank * GROUPS // size, (comm.rank + 1) * GROUPS // size):
             network(_groups(step)[group])
             zero = torch.zeros(4)
-            sync.add(zero, None, torch.tensor(0), statistics.of_group(), None, [(1.0, zero.long())])
+            sync.add(MicroBatchSums(zero, torch.tensor(0), statistics.group_statistics(), [(1.0, zero.long())]))
         sync.start((0, 0), save=False, stop=False)
-        statistics.move(sync.wait().statistics)
+        statistics.update(sync.wait().statistics)
         if step == refresh_after:  # as a resume does
             saved = copy.deepcopy(network.state_dict())
             network = _Normed()
@@ -142,7 +145,7 @@ def out_of_step(size: int, odd: int, ahead: int) -> list[str | None] | None:
     sync = StepSync(comm, BATCH, None, CPU)
     errors: list[str | None] = []
     for step in (3, 4):
-        sync.add(torch.ones(1), None, torch.tensor(1), torch.ones(2), None, torch.zeros(1).long())
+        sync.add(MicroBatchSums(torch.ones(1), torch.tensor(1), torch.ones(2), [(1.0, torch.zeros(1).long())]))
         sync.start((7, step + (ahead if comm.rank == odd and step == 4 else 0)), save=False, stop=False)
         try:
             sync.wait()
@@ -213,7 +216,7 @@ def test_requests_are_not_kept_for_the_next_step() -> None:
     """A flag counts for the step in which it was raised."""
     sync = StepSync(Comm(), 2, None, CPU)
     for wish in (True, False):
-        sync.add(torch.ones(2), None, torch.tensor(1), torch.zeros(0), None, [(1.0, torch.zeros(2).long())])
+        sync.add(MicroBatchSums(torch.ones(2), torch.tensor(1), torch.zeros(0), [(1.0, torch.zeros(2).long())]))
         sync.start((0, 0), save=wish, stop=wish)
         totals = sync.wait()
         assert (totals.save, totals.stop, totals.loss, totals.correct) == (wish, wish, 2.0, 1)
@@ -298,7 +301,7 @@ def test_each_layer_moves_with_its_own_momentum() -> None:
     for step in range(3):
         x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step)) * 3 + step
         network(x)
-        statistics.move(statistics.of_group().double())
+        statistics.update(statistics.group_statistics().double())
         variance = x.var(0, unbiased=False)
         mean, first, second = (
             mean.lerp(x.mean(0), 0.25),
@@ -388,7 +391,7 @@ def test_statistics_of_synchronised_layers_move() -> None:
         network = convert(nn.Sequential(nn.BatchNorm2d(3)))
         statistics = RunningStatistics(network)
         network(images)
-        statistics.move(statistics.of_group())
+        statistics.update(statistics.group_statistics())
         moved.append(network[0].running_mean)
         assert not any("num_batches_tracked" in name for name in network.state_dict())
     assert torch.equal(moved[0], moved[1]) and moved[0].abs().sum() > 0
@@ -399,16 +402,17 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
     import torch
 
     from ifl.distributed.comm import Comm
-    from ifl.step_reduction import StepSync
+    from ifl.step_reduction import MicroBatchSums, StepSync
 
     sync = StepSync(Comm(), 4096, None, torch.device("cpu"))
     sync.add(
-        torch.full((4096,), 3000.0),
-        torch.full((4096,), 3000.0),
-        torch.tensor(0),
-        torch.zeros(2),
-        None,
-        [(1.0, torch.zeros(4096, dtype=torch.int64))],
+        MicroBatchSums(
+            losses_B=torch.full((4096,), 3000.0),
+            correct=torch.tensor(0),
+            statistics=torch.zeros(2),
+            targets=[(1.0, torch.zeros(4096, dtype=torch.int64))],
+            distances_B=torch.full((4096,), 3000.0),
+        )
     )
     sync.start((0, 0), False, False)
     totals = sync.wait()

@@ -77,6 +77,7 @@ def trained(
     from ifl import setup
     from ifl import train as loop
     from ifl.distributed.consistency import RankMismatch
+    from ifl.step import Diverged
 
     _offer("plain", **(nan or {}))
     kept: dict[str, Any] = {}
@@ -85,14 +86,14 @@ def trained(
         if flip and (my_rank(), what, step) == flip:
             array.reshape(-1).view(np.int8)[1] ^= 1
 
-    class Counted(loop.State):
+    class Counted(setup.State):
         def count(self, images: int, totals: Any) -> None:
             flips("parameters", next(kept["engine"].network.parameters()).detach().numpy(), self.step)
             if self.weights[-1] is not None:
                 flips("weights", self.weights[-1], self.epoch * STEPS + self.step)
             super().count(images, totals)
 
-    class Moved(loop.Centers):
+    class Moved(setup.Centers):
         moves = 0
 
         def move(self, *args: Any) -> None:
@@ -105,14 +106,11 @@ def trained(
             super().__init__(*args, **kwargs)
             kept["engine"] = self
 
-    real = setup.Engine, loop.State, loop.Centers
-    setup.Engine, loop.State, loop.Centers = Kept, Counted, Moved
+    parts = setup.Parts(engine=Kept, state=Counted, centers=Moved)
     try:
-        finished, error = loop.train(Recipe.model_validate_json(recipe), Path(folder)), None
-    except (loop.Diverged, RankMismatch) as stopped:
+        finished, error = loop.train(Recipe.model_validate_json(recipe), Path(folder), parts=parts), None
+    except (Diverged, RankMismatch) as stopped:
         finished, error = False, str(stopped)
-    finally:
-        setup.Engine, loop.State, loop.Centers = real
     return {
         "finished": finished,
         "error": error,
@@ -576,7 +574,7 @@ def test_learning_rate_falls_in_steps() -> None:
 
 def test_alpha_follows_the_milestones() -> None:
     """0 in epochs 0-59, .001 in 60-79, .005 from 80 on, and 0 without IFL."""
-    from ifl.train import center_weight
+    from ifl.invariance.invariance import Off, center_weight
 
     ifl = resolve(["recipe=glt_ifl"]).ifl
     assert ifl.milestones == [60, 80] and ifl.alpha == [0.001, 0.005]
@@ -590,7 +588,7 @@ def test_alpha_follows_the_milestones() -> None:
         0.005,
         0.005,
     ]
-    assert center_weight(70, None) == 0
+    assert Off.alpha == 0
     assert center_weight(0, Ifl(milestones=[0], alpha=[0.3])) == 0.3
 
 

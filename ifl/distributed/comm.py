@@ -27,8 +27,10 @@ class Pending:
 
 
 class Comm:
-    """The ranks of one group: by default a group of our own, so that reductions in flight never meet DeepSpeed's, in which
-    a rank gives the others up after `patience_s` seconds."""
+    """The ranks of one group, in which a rank gives the others up after `patience_s` seconds.
+
+    By default it is a group of our own, so that reductions in flight never meet DeepSpeed's.
+    """
 
     def __init__(self, group: dist.ProcessGroup | None = None, patience_s: float = 600.0) -> None:
         self.distributed = dist.is_initialized() and dist.get_world_size() > 1

@@ -24,8 +24,9 @@ def digest(*values: torch.Tensor | np.ndarray | None) -> str:
 
 
 def check_equal(what: str, mine: str, comm: Comm, device: torch.device | str = "cpu") -> None:
-    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most; with two ranks,
-    or where no value is that of most, nobody can tell who is right.
+    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most.
+
+    With two ranks, or where no value is that of most, nobody can tell who is right. A collective.
 
     Raises:
         RankMismatch: on all ranks.

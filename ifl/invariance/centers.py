@@ -2,8 +2,8 @@
 
 Source: ECCV 2022 paper, section 4 (invariant feature loss). The reference learns the centers by SGD of rate `lr` on
 the mean distance of the batch; both distances' gradients depend on the batch only through a sum and a count of each
-class, and those are added up exactly (ifl/distributed/fixed_point.py). The centers are a plain tensor and never an `nn.Parameter`:
-DeepSpeed reduces nothing that its optimizer does not own.
+class, and those are added up exactly (ifl/distributed/fixed_point.py). The centers are a plain tensor and never an
+`nn.Parameter`: DeepSpeed reduces nothing that its optimizer does not own.
 
 Axes: B batch, D feature, K classes.
 """
@@ -41,7 +41,7 @@ class Centers:
         return torch.randn(self._shape, generator=torch.Generator().manual_seed(self._seed))
 
     def travelled(self) -> dict[str, list[float]]:
-        """Each class's center, for the figures: its L2 `norm`, and its distance `from_start`, where it was drawn. [K] each."""
+        """Return each center's L2 `norm` and its distance `from_start`, where it was drawn; [K] each, for figures."""
         centers_KD = self.centers_KD.cpu().double()
         lengths = {"norm": centers_KD, "from_start": centers_KD - self._drawn().double()}
         return {name: [round(value, 4) for value in rows_KD.norm(dim=1).tolist()] for name, rows_KD in lengths.items()}
@@ -57,7 +57,9 @@ class Centers:
     def terms(
         self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each of some rows adds to its class's sums, in fixed point: its feature (for cosine: its unit feature) times its share, then the share.
+        """Return what each of some rows adds to its class's sums, in fixed point.
+
+        That is its feature (for cosine: its unit feature) times its share, then the share.
 
         Rows with label -1 are padding. `batch` is the number of rows that may be added up in all. With mixup a row
         comes once for each of its labels, with the label's share (float [B]); otherwise shares are 1.
@@ -87,18 +89,17 @@ class Centers:
         return sums, bad
 
     def move(self, sums: torch.Tensor, batch: int, labels_B: torch.Tensor | None = None) -> None:
-        """One SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
+        """Make one SGD step on the mean distance of a global batch of `batch` rows with class sums int64 [K, D + 1].
 
         For squared L2: C_k <- C_k - (2 lr / B) (n_k C_k - sum of the class's features); the reference's rate .5 makes
-        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B], all
-        that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
+        it a moving average of rate n_k / B. A class without rows does not move; where the batch's labels (int64 [B],
+        all that occur, as often as may be) are given and fewer than the classes, only theirs are computed.
         """
-        some = labels_B is not None and len(labels_B) < len(self.centers_KD)
-        old, sums = (
-            (self.centers_KD.index_select(0, labels_B), sums.index_select(0, labels_B))
-            if some
-            else (self.centers_KD, sums)
-        )
+        if labels_B is not None and len(labels_B) >= len(self.centers_KD):
+            labels_B = None  # all classes are as cheap
+        old = self.centers_KD
+        if labels_B is not None:
+            old, sums = old.index_select(0, labels_B), sums.index_select(0, labels_B)
         feature_sums, counts = to_float(sums[:, :-1], FEATURE_BITS), to_float(sums[:, -1:], FEATURE_BITS)
         centers = old.double()
         if self.distance == "l2":
@@ -108,11 +109,16 @@ class Centers:
             units = centers / norms
             gradient = ((feature_sums * units).sum(1, keepdim=True) * units - feature_sums) / norms
         moved = (centers - self.lr / batch * gradient).float()
-        self.centers_KD.index_copy_(0, labels_B, moved) if some else self.centers_KD.copy_(moved)
+        if labels_B is None:
+            self.centers_KD.copy_(moved)
+        else:
+            self.centers_KD.index_copy_(0, labels_B, moved)
 
     def start_from_means(self, sums: torch.Tensor) -> None:
-        """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps. A class of which
-        nothing was seen keeps its center."""
+        """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps.
+
+        A class of which nothing was seen keeps its center.
+        """
         shares_K1 = sums[:, -1:]
         self.centers_KD.copy_(
             torch.where(shares_K1 > 0, sums[:, :-1] / shares_K1.clamp_min(1e-300), self.centers_KD.double())

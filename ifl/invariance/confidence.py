@@ -14,7 +14,10 @@ from ifl.distributed.comm import Comm
 SCORE_BITS = 30
 """Probabilities count in multiples of 2**-30; a sample may be drawn 2**33 times an epoch."""
 HELD = 64
-"""Micro-batches that are noted before they are added up together: one by one they would cost a cheap network's step half a percent."""
+"""Micro-batches that are noted before they are added up together.
+
+One by one they would cost a cheap network's step half a percent.
+"""
 
 
 class ConfidenceTable:

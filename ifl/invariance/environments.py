@@ -32,7 +32,8 @@ def class_weights(scores: np.ndarray, scale: float) -> np.ndarray:
     ratio = ordered[-int(0.2 * k) :].mean() / ordered[: int(0.8 * k)].mean() + 1e-5
     beta = np.clip(np.log(scale) / np.log(ratio), 1, 10)
     weights = weights**beta + 1e-12
-    return weights / weights.sum()
+    normalised: np.ndarray = weights / weights.sum()
+    return normalised
 
 
 def environment_weights(

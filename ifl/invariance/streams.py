@@ -14,17 +14,20 @@ def named_weights(name: str, labels: np.ndarray, class_counts: np.ndarray) -> np
     """float64 [N], or None for equal weights.
 
     * `uniform`, and an `environment` before it is built: every sample alike.
-    * `class_balanced`: every class alike, 1 / n_c a sample (the class-aware sampling of Kang et al., ICLR 2020, for cRT and LWS).
-    * `class_inverse`: a class as often as it is rare, (n_max / n_c) / n_c a sample (the reversed sampler of BBN, Zhou et al., CVPR 2020, equation 4).
+    * `class_balanced`: every class alike, 1 / n_c a sample (the class-aware sampling of Kang et al., ICLR 2020, for
+      cRT and LWS).
+    * `class_inverse`: a class as often as it is rare, (n_max / n_c) / n_c a sample (the reversed sampler of BBN, Zhou
+      et al., CVPR 2020, equation 4).
     """
     if name in ("uniform", "environment"):
         return None
-    per_class = 1 / np.maximum(class_counts, 1)
+    per_class: np.ndarray = 1 / np.maximum(class_counts, 1)
     if name == "class_inverse":
         per_class = per_class * class_counts.max() / np.maximum(class_counts, 1)
     else:
         assert name == "class_balanced", name
-    return per_class[labels]
+    weights: np.ndarray = per_class[labels]
+    return weights
 
 
 def first_weights(names: Sequence[str], labels: np.ndarray, class_counts: np.ndarray) -> list[np.ndarray | None]:

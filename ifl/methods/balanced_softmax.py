@@ -1,5 +1,7 @@
-"""Balanced softmax, 'BLSoftmax' (Ren et al., NeurIPS 2020, theorem 1): the logits are trained to be right once the classes' log
-shares in the training set are added, and are used without."""
+"""Balanced softmax, 'BLSoftmax' (Ren et al., NeurIPS 2020, theorem 1).
+
+The logits are trained to be right once the classes' log shares in the training set are added, and are used without.
+"""
 
 from __future__ import annotations
 

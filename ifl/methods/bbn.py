@@ -1,5 +1,7 @@
-"""BBN (Zhou et al., CVPR 2020): a conventional branch fed uniformly and a re-balancing branch fed the rare classes; the weight
-moves from the first to the second in the course of training (equations 1, 3 and 5)."""
+"""BBN (Zhou et al., CVPR 2020): a conventional branch fed uniformly and a re-balancing branch fed the rare classes.
+
+The weight moves from the first to the second in the course of training (equations 1, 3 and 5).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,23 @@ from ifl.method import BaseMethod, Output, Rows
 STREAMS = ("uniform", "class_inverse")
 FORM = "branches"
 ARGS = {
-    "lag": {
-        "paper": 1,
-        "corrected": 0,
-    },  # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
+    # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
+    "lag": {"paper": 1, "corrected": 0},
 }
 REFUSES = {
-    "ifl": "its two branches pair one uniform row with one class_inverse row, and environments instead of the uniform stream would leave rows without a partner",
+    "ifl": "its two branches pair one uniform row with one class_inverse row, and environments instead of the uniform "
+    "stream would leave rows without a partner",
     "mixup": "a row's label counts by the stream that it was drawn from, and mixup's partners come from either",
-    "legacy_count_order": "it knows class counts by its class_inverse stream alone, and those the reference has in the right order",
+    "legacy_count_order": "it knows class counts by its class_inverse stream alone, and those the reference has in the "
+    "right order",
 }
 
 
 class BilateralHead(nn.Module):
-    """float [B, 2 D] -> z_cb + z_rb, z_cb and z_rb, each float [B, K]: one bias-free linear classifier over both branches' features, and
-    the shares of each branch in its logits."""
+    """float [B, 2 D] -> z_cb + z_rb, z_cb and z_rb, each float [B, K].
+
+    One bias-free linear classifier over both branches' features, and the shares of each branch in its logits.
+    """
 
     def __init__(self, dim: int, classes: int) -> None:
         """`dim` is 2 D."""

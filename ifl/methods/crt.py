@@ -1,5 +1,7 @@
-"""cRT, classifier re-training (Kang et al., ICLR 2020, section 4): a first stage's backbone stays, and a new classifier is trained on
-classes drawn equally often."""
+"""cRT, classifier re-training (Kang et al., ICLR 2020, section 4).
+
+A first stage's backbone stays, and a new classifier is trained on classes drawn equally often.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,8 @@ from ifl.method import BaseMethod, Output, Rows
 STREAMS = ("class_balanced",)
 TRAINS = "head"
 ARGS = {
-    "frozen_bn": {
-        "paper": False,
-        "corrected": True,
-    },  # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
+    # whether the backbone's batch normalisation is frozen, too; else its statistics drift to the balanced stream's
+    "frozen_bn": {"paper": False, "corrected": True},
 }
 
 

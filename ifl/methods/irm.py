@@ -1,9 +1,12 @@
-"""IRM, invariant risk minimisation (Arjovsky et al., 2019, 'IRMv1'), on IFL's environments and without its center term: cross-entropy
+"""IRM, invariant risk minimisation (Arjovsky et al., 2019, 'IRMv1').
+
+It works on IFL's environments and without its center term: cross-entropy
 and a penalty on how much the classifier could still gain by scaling its logits.
 
-The penalty is that of a batch-normalisation group, and its gradients are in closed form: that of the mean cross-entropy of v z by v, at
-v = 1, is the mean of (softmax(z) - onehot(y)) z. The reference has a v for each class and takes the L1 norm of their gradient
-over all rows, whatever their environment; IRMv1 has one v, squares its gradient and does so in each environment.
+The penalty is that of a batch-normalisation group, and its gradients are in closed form: that of the mean
+cross-entropy of v z by v, at v = 1, is the mean of (softmax(z) - onehot(y)) z. The reference has a v for each class
+and takes the L1 norm of their gradient over all rows, whatever their environment; IRMv1 has one v, squares its
+gradient and does so in each environment.
 """
 
 from __future__ import annotations
@@ -41,7 +44,10 @@ class Method(BaseMethod):
 
 
 def scale_gradients(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-    """float [B, K]: d CE(v z, y) / dv at v = 1 of each row, with a v for each class; the sum over K is that of a common v."""
+    """float [B, K]: d CE(v z, y) / dv at v = 1 of each row, with a v for each class.
+
+    The sum over K is that of a common v.
+    """
     return (logits_BK.softmax(dim=1) - F.one_hot(labels_B, logits_BK.shape[1])) * logits_BK
 
 

@@ -1,5 +1,8 @@
-"""LDAM with deferred re-weighting (Cao et al., NeurIPS 2019): a cosine classifier with a margin that grows as a class gets rarer
-(section 3.2), and class weights late in training (section 3.3, algorithm 1)."""
+"""LDAM with deferred re-weighting (Cao et al., NeurIPS 2019).
+
+A cosine classifier with a margin that grows as a class gets rarer (section 3.2), and class weights late in training
+(section 3.3, algorithm 1).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Learning from failure, LfF (Nam et al., NeurIPS 2020, section 3 and algorithm 1): a network that is driven to what is easy, by
+"""Learning from failure, LfF (Nam et al., NeurIPS 2020, section 3 and algorithm 1).
+
+A network is driven to what is easy, by
 generalised cross-entropy, and a second one, the one that is used, that learns most from what the first fails at.
 
-Axes: B rows of a micro-batch, G rows of the global batch, D feature of one network, K classes, N samples, 2: debiased and biased.
+Axes: B rows of a micro-batch, G rows of the global batch, D feature of one network, K classes, N samples, 2: debiased
+and biased.
 """
 
 from __future__ import annotations
@@ -76,7 +79,10 @@ class Method(BaseMethod):
         return cross_entropies(output, rows).detach() if self.memory else None
 
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
-        """Of a sample that was drawn more than once, the mean counts; the notes are multiples of a power of two, so their sums are exact."""
+        """Take the mean of a sample that was drawn more than once.
+
+        The notes are multiples of a power of two, so their sums are exact.
+        """
         losses_N2, labels_N, ema = self.memory["losses_N2"], self.memory["labels_N"], self.task.args["ema"]
         ids, place_G, times = ids_G.unique(return_inverse=True, return_counts=True)
         means = notes_GC.new_zeros(len(ids), 2).index_add_(0, place_G, notes_GC) / times[:, None]

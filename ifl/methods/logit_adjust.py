@@ -1,5 +1,8 @@
-"""Post-hoc logit adjustment (Menon et al., ICLR 2021, equation 9): plain cross-entropy, whose logits lose the classes' log shares at
-test time. Nothing of it is trained, so its recipes judge other recipes' weights (`method.eval_of`)."""
+"""Post-hoc logit adjustment (Menon et al., ICLR 2021, equation 9).
+
+Plain cross-entropy, whose logits lose the classes' log shares at test time. Nothing of it is trained, so its recipes
+evaluate other recipes' weights (`method.eval_of`).
+"""
 
 from __future__ import annotations
 

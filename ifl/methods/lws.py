@@ -1,5 +1,8 @@
-"""LWS, learnable weight scaling (Kang et al., ICLR 2020, section 4): a first stage's backbone and linear classifier stay,
-and one scale of each class's logit is learnt on classes drawn equally often."""
+"""LWS, learnable weight scaling (Kang et al., ICLR 2020, section 4).
+
+A first stage's backbone and linear classifier stay, and one scale of each class's logit is learnt on classes drawn
+equally often.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,19 @@ from ifl.method import BaseMethod, Output, Rows
 STREAMS = ("class_balanced",)
 TRAINS = "head"
 ARGS = {
-    "frozen_bn": {
-        "paper": False,
-        "corrected": True,
-    },  # whether the backbone's batch normalisation stands still, too; else its statistics drift to the balanced stream's
+    # whether the backbone's batch normalisation is frozen, too; else its statistics drift to the balanced stream's
+    "frozen_bn": {"paper": False, "corrected": True},
 }
 
 
 class ScaledHead(nn.Module):
-    """float [B, D] -> float [B, K]: the logits of a fixed bias-free linear classifier times the classes' scales. The classifier is a
-    buffer under the name that it has in its first stage, so it is adopted as it is and no optimiser owns it."""
+    """float [B, D] -> float [B, K]: the logits of a fixed bias-free linear classifier times the classes' scales.
+
+    The classifier is a buffer under the name that it has in its first stage, so it is adopted as it is and no optimiser
+    owns it.
+    """
+
+    weight: torch.Tensor
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()

@@ -1,6 +1,9 @@
-"""RIDE (Wang et al., ICLR 2021), its first stage: three experts, each with LDAM's loss, pushed apart by a diversity term
-(section 3, with temperatures by class once re-weighting sets in; an expert is compared with the experts' mean, where the paper
-compares pairs); no routing."""
+"""RIDE (Wang et al., ICLR 2021), its first stage.
+
+Three experts, each with LDAM's loss, are pushed apart by a diversity term. See its section 3, with temperatures by
+class once re-weighting sets in; an expert is compared with the experts' mean, where the paper compares pairs. There
+is no routing.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""TADE (also SADE; Zhang et al., NeurIPS 2022), its training: one expert for the training set's class distribution, one for the uniform and
-one for the inverse distribution (its skill-diverse expert learning). The test-time aggregation is left out: the experts' mean decides."""
+"""TADE (also SADE; Zhang et al., NeurIPS 2022), its training.
+
+One expert is for the training set's class distribution, one for the uniform and one for the inverse distribution (its
+skill-diverse expert learning). The test-time aggregation is left out: the experts' mean decides.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class Method(BaseMethod):
 
 
 def reversed_ranks(prior_K: torch.Tensor) -> torch.Tensor:
-    """float [K]: the same values, the i-th smallest standing where the i-th largest stood (of equal ones the first counts as smaller)."""
+    """float [K]: the same values, the i-th smallest where the i-th largest was.
+
+    Of equal ones the first counts as smaller.
+    """
     ascending = prior_K.argsort(stable=True)
     inverse_K = torch.empty_like(prior_K)
     inverse_K[ascending] = prior_K[ascending].flip(0)

@@ -1,5 +1,7 @@
-"""Deconfound-TDE (Tang et al., NeurIPS 2020, section 4): a classifier with several normalised heads, from whose logits the part that
-lies along the training's mean feature is taken away at test time.
+"""Deconfound-TDE (Tang et al., NeurIPS 2020, section 4).
+
+A classifier with several normalised heads, from whose logits the part that lies along the training's mean feature is
+taken away at test time.
 
 Axes: B rows of a micro-batch, D feature, H heads, K classes.
 """
@@ -22,11 +24,14 @@ ARGS = {
 
 
 class TDEHead(nn.Module):
-    """float [B, D] -> float [B, K]: in training (tau / H) sum_h x_h/|x_h| . w_h/(|w_h| + gamma); in evaluation each x_h/|x_h| has lost
-    alpha times its projection onto the direction of the mean feature's part e_h.
+    """float [B, D] -> float [B, K]: in training (tau / H) sum_h x_h/|x_h| . w_h/(|w_h| + gamma).
 
-    `running_mean`, float32 [D], is e, 0 at first; it moves like batch normalisation's statistics (ifl/network/network.py).
+    In evaluation each x_h/|x_h| has lost alpha times its projection onto the direction of the mean feature's part e_h.
+    `running_mean`, float32 [D], is e, 0 at first; it moves like batch normalisation's statistics
+    (ifl/network/bn_statistics.py).
     """
+
+    running_mean: torch.Tensor
 
     def __init__(
         self, dim: int, classes: int, *, heads: int, tau: float, gamma: float, momentum: float, alpha: float

@@ -1,4 +1,7 @@
-"""ResNet-50 from scratch, BBN's backbone: torchvision's, without its classifier; and the forms of torchvision's 50-layer networks."""
+"""ResNet-50 from scratch, BBN's backbone: torchvision's, without its classifier.
+
+Also the forms of torchvision's 50-layer networks.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,18 @@ FORMS = ("plain", "experts", "branches")
 
 
 def build(form: str = "plain") -> nn.Module:
-    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x 2048]."""
+    """Build float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised.
+
+    As experts [B, 3 x 1536], as branches [B, 2 x 2048].
+    """
     return in_form(torchvision.models.resnet50(weights=None), form)
 
 
 def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
-    """A fresh torchvision network of bottlenecks in one of FORMS; all convolutions start as He et al. (fan-out), as torchvision's."""
+    """Bring a fresh torchvision network of bottlenecks into one of FORMS.
+
+    All convolutions start as He et al. (fan-out), as torchvision's.
+    """
     assert form in FORMS, form
     if form == "plain":
         network.feature_dim = network.fc.in_features

@@ -11,5 +11,8 @@ FORMS = ("plain", "experts", "branches")
 
 
 def build(form: str = "plain") -> nn.Module:
-    """float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised; experts [B, 3 x 1536], branches [B, 2 x 2048]."""
+    """Build float32 [B, 3, H, W] -> float32 [B, 2048], pooled and not normalised.
+
+    As experts [B, 3 x 1536], as branches [B, 2 x 2048].
+    """
     return in_form(torchvision.models.resnext50_32x4d(weights=None), form)

@@ -64,8 +64,11 @@ def initialise(network: nn.Module) -> None:
 
 
 def build(form: str = "plain") -> nn.Module:
-    """A freshly initialised network (from torch's global generator) with the attribute `feature_dim`: 64; experts, of which
-    each has its own last block at three quarters of the width, 3 x 48; branches, each with its own last block, 2 x 64."""
+    """Build a freshly initialised network (from torch's global generator) with the attribute `feature_dim`.
+
+    It is 64; as experts, each with its own last block at three quarters of the width, 3 x 48; as branches, each with
+    its own last block, 2 x 64.
+    """
     assert form in FORMS, form
     plain = SmallResNet()
     if form == "plain":

@@ -55,11 +55,11 @@ class RunningStatistics:
             else torch.zeros(0, device=self._device)
         )
 
-    def of_group(self) -> torch.Tensor:
+    def group_statistics(self) -> torch.Tensor:
         """float32 [2 x channels of all layers]: the statistics of the forward pass just made in training mode."""
         return self._flat()
 
-    def move(self, mean: torch.Tensor) -> None:
+    def update(self, mean: torch.Tensor) -> None:
         """Move the running statistics towards the average over the step's groups, and put them into the layers."""
         if not self._buffers:
             return

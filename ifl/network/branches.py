@@ -15,8 +15,10 @@ EXPERTS = 3
 
 
 class Experts(nn.Module):
-    """RIDE's backbone (Wang et al., ICLR 2021, section 3): float [B, 3, H, W] -> the experts' pooled features one after the
-    other, [B, E D], non-negative."""
+    """RIDE's backbone (Wang et al., ICLR 2021, section 3).
+
+    float [B, 3, H, W] -> the experts' pooled features one after the other, [B, E D], non-negative.
+    """
 
     def __init__(self, trunk: nn.Module, experts: Iterable[nn.Module], dim: int) -> None:
         """Args:
@@ -33,8 +35,10 @@ class Experts(nn.Module):
 
 
 class Branches(nn.Module):
-    """BBN's backbone (Zhou et al., CVPR 2020, section 4.2): float [B, 3, H, W] -> pooled features [B, 2 D], those of the
-    conventional branch and then those of the re-balancing one.
+    """BBN's backbone (Zhou et al., CVPR 2020, section 4.2).
+
+    float [B, 3, H, W] -> pooled features [B, 2 D], those of the conventional branch and then those of the
+    re-balancing one.
 
     In training the first half of the rows belongs to the conventional branch (drawn uniformly) and the second half to
     the re-balancing one (drawn class_inverse). Row i of both halves are a pair: its two features side by side stand in

@@ -20,8 +20,10 @@ def unit_vectors(*shape: int) -> nn.Parameter:
 
 
 class CosineHead(nn.Module):
-    """float [B, D] -> `scale` times the cosines of features and class vectors, float [B, K]. These are not named `weight`, so that no linear
-    classifier can start from them."""
+    """float [B, D] -> `scale` times the cosines of features and class vectors, float [B, K].
+
+    The vectors are not named `weight`, so that no linear classifier can start from them.
+    """
 
     def __init__(self, dim: int, classes: int, scale: float) -> None:
         super().__init__()
@@ -32,8 +34,10 @@ class CosineHead(nn.Module):
 
 
 class ExpertHeads(nn.Module):
-    """A cosine head for each expert's part of the features: float [B, E D] -> the mean of the experts' logits, float [B, K],
-    and all of them, float [B, E, K]."""
+    """A cosine head for each expert's part of the features.
+
+    float [B, E D] -> the mean of the experts' logits, float [B, K], and all of them, float [B, E, K].
+    """
 
     def __init__(self, dim: int, classes: int, scale: float, experts: int = EXPERTS) -> None:
         """`dim` is E D."""
@@ -57,15 +61,20 @@ def expert_losses(logits_BEK: torch.Tensor, labels_B: torch.Tensor) -> torch.Ten
 
 
 def ldam_margins(class_counts: np.ndarray, largest: float) -> torch.Tensor:
-    """float32 [K]: margins proportional to n_k^(-1/4), the rarest class's being `largest` (LDAM, Cao et al., NeurIPS 2019, section 3.2).
-    A class without samples counts as one with a single sample."""
+    """float32 [K]: margins proportional to n_k^(-1/4), the rarest class's being `largest`.
+
+    Source: LDAM, Cao et al., NeurIPS 2019, section 3.2. A class without samples counts as one with a single sample.
+    """
     margins_K = np.maximum(class_counts, 1) ** -0.25
     return torch.from_numpy(largest * margins_K / margins_K.max()).float()
 
 
 def drw_weights(class_counts: np.ndarray, beta: float) -> torch.Tensor:
-    """float32 [K]: (1 - beta) / (1 - beta^n_k), brought to the sum K (effective numbers, Cui et al., CVPR 2019, as LDAM's deferred
-    re-weighting takes them). A class without samples counts as one with a single sample."""
+    """float32 [K]: (1 - beta) / (1 - beta^n_k), brought to the sum K.
+
+    Source: effective numbers, Cui et al., CVPR 2019, as LDAM's deferred re-weighting takes them. A class without
+    samples counts as one with a single sample.
+    """
     weights_K = (1 - beta) / (1 - beta ** np.maximum(class_counts, 1).astype(np.float64))
     return torch.from_numpy(weights_K * len(weights_K) / weights_K.sum()).float()
 

@@ -67,7 +67,10 @@ class Twin(nn.Module):
 
 
 def build_backbone(name: str, form: str = "plain") -> nn.Module:
-    """The backbone of `ifl/models/NAME.py` in one of its forms: float32 [B, 3, H, W] -> [B, D], with `feature_dim` = D."""
+    """Build the backbone of `ifl/models/NAME.py` in one of its forms.
+
+    It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
+    """
     module = importlib.import_module(f"ifl.models.{name}")
     return Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
 

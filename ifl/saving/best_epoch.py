@@ -35,8 +35,9 @@ def load_best(folder: Path, engine: Engine, state: State) -> None:
 
 
 def write_environment(path: Path, weights: list[np.ndarray | None], split: Split) -> None:
-    """env/epoch-NNN.npz: ids, labels and attributes int64 [N], weights float64 [S, N], and thumbnails of the last environment's extremes.
+    """Write env/epoch-NNN.npz: ids, labels and attributes int64 [N], weights float64 [S, N], and thumbnails.
 
+    The thumbnails are those of the last environment's extremes:
     `extremes` int64 [C, 2, 6] are the ids that weigh least and most in C classes spread along the tail
     (`extreme_classes`), `thumbnails` uint8 [C, 2, 6, 32, 32, 3] their images; a class with fewer samples repeats some.
     """

@@ -1,11 +1,12 @@
 """Checkpoints that are whole or not there, verified before use.
 
 A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, everything of ours by rank 0 in `suite.pt`
-(plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json last and
-renames the folder to `step-NNNNNNNNN`. Of files beside it that it needs (the best epoch's weights) it holds a copy, from which they
-are put back where they are lost or damaged; they are kept as long as a checkpoint needs them. There is no pointer to the latest: resuming looks for the newest folder whose
-files have the manifest's hashes on all ranks. A run that has history but no such folder stops, it never starts anew.
-Where one rank's disk refuses, all ranks raise the same sentence, and what was there stays.
+(plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json
+last and renames the folder to `step-NNNNNNNNN`. It holds a copy of the files beside it that it needs (the best
+epoch's weights), from which they are put back where they are lost or damaged; they are kept as long as a checkpoint
+needs them. There is no pointer to the latest: resuming looks for the newest folder whose files have the manifest's
+hashes on all ranks. A run that has history but no such folder stops; it never starts over. Where one rank's disk
+refuses, all ranks raise the same sentence, and what was there stays.
 """
 
 from __future__ import annotations
@@ -49,13 +50,20 @@ def save(
     fence: Fence | None = None,
     milestones: Collection[int] = (),
 ) -> Path:
-    """Commit a checkpoint under `folder`. Every rank calls it with the same `state`; the last `KEEP` are kept, and those
-    of the steps `milestones`.
+    """Commit a checkpoint under `folder`. A collective.
 
-    `needs`: files of `folder` without which the checkpoint is worth nothing, with their sha256. `fence` is rank 0's claim on the run.
+    Args:
+        folder: the run's `ckpt`; the last `KEEP` checkpoints in it are kept, and those of the steps `milestones`.
+        engine: gives its own files.
+        state: everything else, the same on all ranks.
+        step: optimizer steps so far, which name the checkpoint.
+        comm: the ranks.
+        needs: files of `folder` without which the checkpoint is worth nothing, with their sha256.
+        fence: rank 0's claim on the run.
+        milestones: steps whose checkpoints are kept for good.
 
     Raises:
-        StorageError: on all ranks, if one of them cannot write; no checkpoint is lost, and nothing half-written is left.
+        StorageError: on all ranks, if one of them cannot write; no checkpoint is lost, and nothing half-written stays.
         Fenced: on all ranks, before anything is replaced, if a newer start of the run has taken over.
         CheckpointError: on all ranks, if a needed file is not what was written; the next start puts it back.
     """
@@ -83,7 +91,8 @@ def save(
             data = (folder / name).read_bytes()
             if hashlib.sha256(data).hexdigest() != digest:
                 raise CheckpointError(
-                    f"{folder / name} is not what was written: start the run again, and it is put back from the newest checkpoint"
+                    f"{folder / name} is not what was written: start the run again, and it is put back from the newest "
+                    "checkpoint"
                 )
             write_synced(temporary / name, data)
             entries[name] = {"size": len(data), "sha256": digest}
@@ -97,7 +106,9 @@ def save(
         write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
         if fence:
             fence.check()
-        if final.exists():  # the same step, damaged, or as it was before the epoch's evaluation; until this one has its name it may be the only one
+        if final.exists():
+            # The same step, damaged, or as it was before the epoch's evaluation; until this one has its name it may be
+            # the only one.
             _remove(_old(final))
             os.rename(final, _old(final))
         os.rename(temporary, final)
@@ -110,7 +121,10 @@ def save(
 
 
 def _together(action: Callable[[], None], folder: Path, temporary: Path, size: int, engine: Engine, comm: Comm) -> None:
-    """Do this rank's part; if any rank could not do its own, remove what was written and raise the first one's error on all."""
+    """Do this rank's part of a save. A collective.
+
+    If any rank could not do its own, remove what was written and raise the first one's error on all.
+    """
     error: Exception | None = None
     try:
         action()
@@ -127,8 +141,11 @@ def _together(action: Callable[[], None], folder: Path, temporary: Path, size: i
 
 
 def _retain(folder: Path, step: int, milestones: Collection[int]) -> None:
-    """Delete what is no longer wanted once the checkpoint of `step` stands: older checkpoints, later ones (they were passed
-    over as damaged), what crashes left behind, and best weights that nobody needs."""
+    """Delete what is no longer wanted once the checkpoint of `step` is there.
+
+    That is older checkpoints, later ones (they were passed over as damaged), what crashes left behind, and best weights
+    that nobody needs.
+    """
     past = [checkpoint for checkpoint in _complete(folder) if _step(checkpoint) <= step and checkpoint.suffix == ""]
     kept = past[:KEEP] + [checkpoint for checkpoint in past[KEEP:] if _step(checkpoint) in milestones]
     for path in folder.iterdir():
@@ -177,7 +194,10 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def _needs(checkpoint: Path) -> list[str]:
-    """The files beside a checkpoint without which it is worth nothing; none if its manifest is damaged and it is worth nothing anyway."""
+    """Return the files beside a checkpoint without which it is worth nothing.
+
+    There are none if its manifest is damaged and it is worth nothing anyway.
+    """
     try:
         return list(_manifest(checkpoint)["needs"])
     except (OSError, ValueError):
@@ -191,7 +211,10 @@ def _of_other(name: str, rank: int) -> bool:
 
 
 def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
-    """What is wrong with the files that this rank reads, or None. What another number of ranks has written, each reads whole."""
+    """Return what is wrong with the files that this rank reads, or None.
+
+    Every rank reads all of what another number of ranks has written.
+    """
     path = checkpoint / MANIFEST
     try:
         manifest = _manifest(checkpoint)
@@ -216,6 +239,9 @@ def load_newest(
     """Load the newest checkpoint that is whole on all ranks, and return its `state`; None for a new run.
 
     Args:
+        folder: the run's `ckpt`.
+        engine: takes its own files back.
+        comm: the ranks.
         history: whether the run has made steps before.
         belongs: values of the state that must be the same now, such as the data's fingerprint.
 
@@ -236,7 +262,8 @@ def load_newest(
         manifest = _manifest(folder / name)
         if manifest["zero"] != engine.zero:
             raise CheckpointError(
-                f"{folder / name} was saved with optim.zero={manifest['zero']}, and this start has optim.zero={engine.zero}: start it as it was"
+                f"{folder / name} was saved with optim.zero={manifest['zero']}, and this start has "
+                f"optim.zero={engine.zero}: start it as it was"
             )
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
         for what, now in (belongs or {}).items():
@@ -244,7 +271,8 @@ def load_newest(
             if before != now:
                 words = what.replace("_", " ")
                 raise CheckpointError(
-                    f"{folder.parent} was trained with {words} {before[:12]}, and this is {now[:12]}: a run goes on only with what it began with"
+                    f"{folder.parent} was trained with {words} {before[:12]}, and this is {now[:12]}: "
+                    "a run goes on only with what it began with"
                 )
         engine.load(folder / name, manifest["ranks"])
         if comm.rank == 0:
@@ -259,6 +287,7 @@ def load_newest(
     if history:
         why = f" ({'; '.join(reasons)})" if reasons else ""
         raise CheckpointError(
-            f"{folder} holds no whole checkpoint although the run has made steps{why}: restore one, or move {folder.parent} away to start anew"
+            f"{folder} holds no whole checkpoint although the run has made steps{why}: "
+            f"restore one, or move {folder.parent} away to start anew"
         )
     return None

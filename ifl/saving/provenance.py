@@ -17,7 +17,10 @@ PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow"
 
 
 def commit() -> str:
-    """The checked-out commit, with `+changes` where the work tree differs from it; in a copy made for a job, what stood there then."""
+    """Return the checked-out commit, with `+changes` where the work tree differs from it.
+
+    In a copy made for a job it is what was checked out when the copy was made.
+    """
     if (stated := PROJECT / "COMMIT").exists():
         return stated.read_text().strip()
     try:
@@ -29,7 +32,7 @@ def commit() -> str:
 
 
 def _git(*words: str) -> str:
-    """What git says of the project's checkout, also where that belongs to another user (root in a container, a shared checkout)."""
+    """Ask git about the project's checkout, also where it belongs to another user (root in a container)."""
     command = ["git", "-c", f"safe.directory={PROJECT}", *words]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -23,6 +23,7 @@ def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageErro
     """The disk's refusal as a sentence.
 
     Args:
+        error: what the system raised.
         folder: the run folder, or the one inside it that was to be written.
         lacking: bytes for which there is no room, where that is known.
     """

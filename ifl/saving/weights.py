@@ -66,7 +66,9 @@ def start_from(network: Network, method: BaseMethod, weights: Weights) -> None:
     )  # no state: see RunningStatistics
     if unfit or missing:
         raise CheckpointError(
-            f"the first stage's network is another: {(unfit + missing)[0]} {'does not fit' if unfit else 'is not in it'}; method.init_from or method.eval_of must name a run of the same model.name and form"
+            f"the first stage's network is another: {(unfit + missing)[0]} "
+            f"{'does not fit' if unfit else 'is not in it'}; "
+            "method.init_from or method.eval_of must name a run of the same model.name and form"
         )
     own.update(adopted)  # in place: a plain dict would lack the versions that torch keeps beside the tensors
     network.load_state_dict(own)

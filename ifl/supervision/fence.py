@@ -1,9 +1,9 @@
 """Only the newest start of a run may commit.
 
 After a node's death or a network cut SLURM may start a job anew while its old processes still live. Each start writes a
-fresh token into the run folder; whoever finds another's there at a commit has been replaced and leaves. A start that was
-cut off while it booted finds that a later one of its job was here, and does not take the run away from it. On file systems
-without locks this narrows the race to the moment between the look and the rename; it does not close it.
+fresh token into the run folder; whoever finds another's there at a commit has been replaced and leaves. A start that
+was cut off while it booted finds that a later one of its job was here, and does not take the run away from it. On
+file systems without locks this narrows the race to the moment between the look and the rename; it does not close it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Fence:
         held = self._held() or {}
         if job and held.get("job") == job and held["restart"] > self._claim["restart"]:
             raise Fenced(
-                f"{self._path}: start {held['restart']} of this job has the run, and this is start {self._claim['restart']}"
+                f"{self._path}: start {held['restart']} of this job has the run, "
+                f"and this is start {self._claim['restart']}"
             )
         write_json(self._path, self._claim)
         metrics = folder / "metrics.jsonl"
@@ -60,13 +61,20 @@ class Fence:
             return None
 
     def check(self) -> None:
-        """Raises Fenced if a newer start has claimed the folder since, and RunError if that cannot be told."""
+        """Stop if this start has lost the run.
+
+        Raises:
+            Fenced: a newer start has claimed the folder since.
+            RunError: that cannot be told.
+        """
         held = self._held()
         if held is None:
             raise RunError(
-                f"{self._path} cannot be read: whether this start still has the run cannot be told, so it commits nothing more"
+                f"{self._path} cannot be read: whether this start still has the run cannot be told, "
+                "so it commits nothing more"
             )
         if held != self._claim:
             raise Fenced(
-                f"{self._path} holds another token: a newer start of this run has taken over, and this one leaves without a commit"
+                f"{self._path} holds another token: a newer start of this run has taken over, "
+                "and this one leaves without a commit"
             )

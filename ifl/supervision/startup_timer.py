@@ -29,8 +29,11 @@ class Boot:
         self._beat(f"boot, {name}")
 
     def over(self) -> float:
-        """The seconds since this was made; what comes now is the first step. What the imports left behind lives as long as the process, so
-        the garbage collector, which job.py has switched off for them, need not look at it again."""
+        """End the start, and return its seconds; what comes now is the first step.
+
+        What the imports left behind lives as long as the process, so the garbage collector, which job.py has switched
+        off for them, need not look at it again.
+        """
         self.part("first step")
         if not gc.isenabled():
             gc.freeze()

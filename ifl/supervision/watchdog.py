@@ -4,8 +4,8 @@ The training beats the watchdog with a word for what comes next. Where no beat c
 stacks, says so, and ends the process; srun or the launcher then ends the other ranks, and the run goes on from its last
 checkpoint. A rank that cannot even speak (stopped, or on a node that is gone) is missed by the others, who wait for it.
 
-What counts is the time in which this process could run: the thread counts its own short naps, so the pauses of a job that
-SLURM suspends and resumes are no silence.
+What counts is the time in which this process could run: the thread counts its own short naps, so the pauses of a job
+that SLURM suspends and resumes are no silence.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from types import FrameType
 
 BOOT_S = 120.0
-"""The least that a start may take: imports, ranks that start late, DeepSpeed's operator, loading, and the first step."""
+"""The least that a start may take: imports, ranks that start late, loading, and the first step."""
 LAST_WORDS_S = 5.0
 """A disk that hangs may be why there is no progress, so what is written about it gets this long."""
-WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "comm.py"))
+WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "distributed", "comm.py"))
 
 
 def boot_limit_s(stuck_after_s: float) -> float:
@@ -40,7 +40,8 @@ class Watchdog:
     """Watches the thread that makes it, as long as the process lives.
 
     Args:
-        stuck_after_s: how long there may be no beat, seconds; in sections whose name begins with `boot`, `boot_limit_s` of it.
+        stuck_after_s: how long there may be no beat, seconds; in sections whose name begins with `boot`,
+            `boot_limit_s` of it.
         on_stuck: called with a sentence, from another thread; the process ends after it, or without it after 5 s.
     """
 

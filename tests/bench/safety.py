@@ -36,13 +36,14 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
     from ifl.distributed.consistency import check_equal, digest
     from ifl.engine import Engine
     from ifl.invariance.centers import Centers
+    from ifl.invariance.class_sums import smaller_way
     from ifl.method import Task, load_method
     from ifl.network.bn_statistics import RunningStatistics
     from ifl.network.network import Network, build_backbone
     from ifl.saving import checkpoint
     from ifl.saving.state import State
     from ifl.step import refuse_pollution
-    from ifl.step_reduction import StepSync
+    from ifl.step_reduction import MicroBatchSums, StepSync
     from recipes.resolve import resolve
     from tests.plans import micro_batches
 
@@ -59,7 +60,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
         Centers(10, backbone.feature_dim, recipe.ifl.center, recipe.ifl.center_lr, 0),
     )
     sync, state = (
-        StepSync(comm, recipe.batch.size, centers, torch.device("cpu")),
+        StepSync(comm, recipe.batch.size, smaller_way(centers, comm, recipe.batch.size), torch.device("cpu")),
         State(weights=[None, np.ones(len(counts) * 418)]),
     )
     side, folder_of = recipe.data.image_size, Path(folder)
@@ -75,7 +76,8 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
                 torch.nn.functional.cross_entropy(output.logits_BK, labels, reduction="none"),
                 centers.distances(output.features_BD, labels),
             )
-            sync.add(losses, distances, torch.tensor(0), statistics.of_group(), output.features_BD, [(1.0, labels)])
+            group, targets = statistics.group_statistics(), [(1.0, labels)]
+            sync.add(MicroBatchSums(losses, torch.tensor(0), group, targets, distances, output.features_BD))
             last = micro + 1 == len(mine)
             if last:
                 sync.start((0, 0), save=False, stop=False)
@@ -84,10 +86,10 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
                 engine.step()
         totals = sync.wait()
         engine.step()
-        statistics.move(totals.statistics)
+        statistics.update(totals.statistics)
 
     step()
-    words = 10 * (backbone.feature_dim + 1) + len(statistics.of_group())
+    words = 10 * (backbone.feature_dim + 1) + len(statistics.group_statistics())
     head, rest = torch.zeros(7 + comm.size, dtype=torch.int64), torch.zeros(words, dtype=torch.int64)
     large = {"large": torch.randint(0, 256, (LARGE_BYTES,), dtype=torch.uint8)}
 

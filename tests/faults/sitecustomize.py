@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -30,8 +31,8 @@ def _due(kind: str) -> bool:
 def _arm(sync: ModuleType) -> None:
     add, start = sync.StepSync.add, sync.StepSync.start
 
-    def add_or_poison(self, losses_B, *rest, **named):
-        return add(self, losses_B * float("nan") if _due("nan") else losses_B, *rest, **named)
+    def add_or_poison(self, part):
+        return add(self, replace(part, losses_B=part.losses_B * float("nan")) if _due("nan") else part)
 
     def start_or_fail(self, *rest, **named):
         if _due("exception"):
