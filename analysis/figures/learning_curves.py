@@ -1,5 +1,7 @@
 """Learning curves: overall accuracy and precision over epochs, for the runs behind the tables."""
 
+from __future__ import annotations
+
 import itertools
 from typing import Any
 
@@ -31,7 +33,7 @@ def learning_curves(tables: list[Table]) -> tuple[Figure, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.2 * len(tables)), layout="constrained")
         blocks = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
-        for block, table in zip(blocks, tables):
+        for block, table in zip(blocks, tables, strict=True):
             remarks += _block(block, table)
     return figure, list(dict.fromkeys(remarks))
 
@@ -73,9 +75,9 @@ def _block(block: Any, table: Table) -> list[str]:
 
 def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:
     """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
-    for axis, metric in zip(panels, METRICS):
+    for axis, metric in zip(panels, METRICS, strict=True):
         points = series(lines, split, metric)
-        axis.plot(*zip(*points) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
+        axis.plot(*zip(*points, strict=True) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
     return any(line["kind"] == "eval" and line.get("split") == split for line in lines)
 
 
@@ -101,11 +103,13 @@ def _looks(table: Table) -> list[dict[str, Any]]:
     for index, row in enumerate(table.layout.rows):
         key = row.twin or row.recipe
         place = family[key] = family.get(key, -1) + 1
-        looks.append({
-            "color": PALETTE[index % len(PALETTE)],
-            "linestyle": LINES[place % len(LINES)],
-            "marker": MARKERS[(index + index // len(PALETTE)) % len(MARKERS)],  # a colour's second turn has another
-            "markersize": 3,
-            "linewidth": 1.2,
-        })  # fmt: skip
+        looks.append(
+            {
+                "color": PALETTE[index % len(PALETTE)],
+                "linestyle": LINES[place % len(LINES)],
+                "marker": MARKERS[(index + index // len(PALETTE)) % len(MARKERS)],  # a colour's second turn has another
+                "markersize": 3,
+                "linewidth": 1.2,
+            }
+        )
     return looks

@@ -1,7 +1,9 @@
 """What all figures share: a palette safe for colour-blind readers, and files that repeat byte for byte."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -9,10 +11,13 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-from matplotlib.axes import Axes  # noqa: E402  (the backend comes first)
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.image import AxesImage  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
+from matplotlib.axes import Axes  # the backend comes first
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito, "Color Universal Design" (2008), without its yellow, too pale for lines on white."""
@@ -20,7 +25,7 @@ PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,10 +82,18 @@ def heat(
     colours: str,
     signed: bool = False,
 ) -> AxesImage:
-    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left white with a dash.
+    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is
+    left white with a dash.
 
     Args:
-        values: [rows, columns], in percent or points.
+        axes: where to draw.
+        values: float64 [rows, columns], in percent or points.
+        rows: names at the left.
+        columns: names below.
+        low: the value of the first colour.
+        high: the value of the last colour.
+        colours: name of a matplotlib colour map.
+        signed: whether numbers carry their sign, as differences do.
     """
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
@@ -91,11 +104,13 @@ def heat(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (down, across), value in np.ndenumerate(values):
-        red, green, blue = np.array((image.cmap(image.norm(value)) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        red, green, blue = (
+            np.array((image.cmap(image.norm(np.asarray(value))) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
+        )
         dark = (
             0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
         )  # relative luminance where black and white text read alike
-        text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
+        text = "\N{EN DASH}" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
         axes.text(
             across,
             down,

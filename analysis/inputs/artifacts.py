@@ -3,6 +3,8 @@
 Older runs may lack some of it: a figure that needs it is then left out with the sentence that is raised here.
 """
 
+from __future__ import annotations
+
 import re
 import zipfile
 import zlib
@@ -19,7 +21,9 @@ READS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zip
 
 @dataclass(frozen=True)
 class Classes:
-    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2 few)."""
+    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2
+    few).
+    """
 
     names: list[str]
     counts: NDArray[np.int64]
@@ -58,7 +62,7 @@ def classes_of(run: Run) -> Classes:
         raise ValueError(
             f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
         )
-    names, groups, counts = zip(*run.classes)
+    names, groups, counts = zip(*run.classes, strict=True)
     return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
 
 
@@ -90,8 +94,11 @@ def environments_of(run: Run) -> list[Environments]:
             raise ValueError(
                 f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels"
             )
-        pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
-        if pictures[0] is None or pictures[1] is None:
-            pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
-        rebuilds.append(Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], *pictures))
+        if "extreme_classes" in arrays and "thumbnails" in arrays:
+            classes, thumbnails = arrays["extreme_classes"], arrays["thumbnails"]
+        else:
+            classes, thumbnails = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
+        rebuilds.append(
+            Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], classes, thumbnails)
+        )
     return rebuilds

@@ -1,5 +1,9 @@
 """Runs -> one tidy pandas frame, every number recomputed from the stored predictions."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pandas as pd
 
 from analysis.inputs.runs import Run
@@ -10,14 +14,42 @@ METRICS = ("accuracy", "precision")
 """The paper's two."""
 
 COLUMNS = (
-    "run", "recipe", "data", "edition", "protocol", "subset", "metric", "seed",
-    "select", "preset", "budget", "hash", "fingerprint", "commit", "value",
-)  # fmt: skip
+    "run",
+    "recipe",
+    "data",
+    "edition",
+    "protocol",
+    "subset",
+    "metric",
+    "seed",
+    "select",
+    "preset",
+    "budget",
+    "hash",
+    "fingerprint",
+    "commit",
+    "value",
+)
 
 CLASS_COLUMNS = (
-    "run", "recipe", "data", "edition", "protocol", "seed", "select", "preset", "budget", "label", "name", "group",
-    "train_images", "attribute", "true", "predicted", "right",
-)  # fmt: skip
+    "run",
+    "recipe",
+    "data",
+    "edition",
+    "protocol",
+    "seed",
+    "select",
+    "preset",
+    "budget",
+    "label",
+    "name",
+    "group",
+    "train_images",
+    "attribute",
+    "true",
+    "predicted",
+    "right",
+)
 
 ATTRIBUTES = ("many_a", "medium_a", "few_a", "none_a")
 
@@ -28,14 +60,14 @@ Problems = dict[tuple[str, str, str], str]
 def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
     """One line for each (run, select, protocol, subset, metric) of the *finished* runs.
 
-    Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and worst over
-    the class groups (`overall`) and over the attribute groups (`overall_a`).
+    Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and
+    worst over the class groups (`overall`) and over the attribute groups (`overall_a`).
 
     Returns the frame with `COLUMNS` (`value` a fraction in [0, 1], `seed` an int, the rest strings;
     a subset without samples has no line), in the order of `runs`, and what could not be computed.
     """
     # Column by column: a thousand runs make 128,000 lines, and as many dictionaries would take seconds.
-    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     problems: Problems = {}
     for run in (run for run in runs if run.finished):
         for protocol, (edition, split) in PROTOCOLS.items():
@@ -53,7 +85,7 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
                 there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
                 for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
                     columns[name] += [value] * len(there)
-                for name, values in zip(("subset", "metric", "value"), zip(*there)):
+                for name, values in zip(("subset", "metric", "value"), zip(*there, strict=True), strict=False):
                     columns[name] += values
     return pd.DataFrame(columns), problems
 
@@ -61,12 +93,13 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
 def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
     """One line for each (run, protocol, class, attribute group) of the finished runs, with `CLASS_COLUMNS`.
 
-    `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those there that
-    were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one); `group` 0 many,
-    1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose predictions cannot be read are left
+    `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those
+    there that were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one);
+    `group` 0 many, 1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose
+    predictions cannot be read are left
     out: `tidy` says why.
     """
-    columns: dict[str, list] = {name: [] for name in CLASS_COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in CLASS_COLUMNS}
     for run in (run for run in runs if run.finished):
         for protocol, (edition, split) in PROTOCOLS.items():
             if edition != run.train:
@@ -100,11 +133,20 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
 
 def csv(*frames: pd.DataFrame) -> str:
     """Frames of the same columns, below each other, as CSV."""
-    return pd.concat(frames).to_csv(index=False, lineterminator="\n")
+    written: str = pd.concat(frames).to_csv(index=False, lineterminator="\n")
+    return written
 
 
 def _about(run: Run) -> tuple[tuple[str, object], ...]:
     return (
-        ("run", run.name), ("recipe", run.recipe), ("data", run.data), ("edition", run.train), ("seed", run.seed),
-        ("preset", run.preset), ("budget", run.budget), ("hash", run.hash), ("fingerprint", run.fingerprint), ("commit", run.commit),
-    )  # fmt: skip
+        ("run", run.name),
+        ("recipe", run.recipe),
+        ("data", run.data),
+        ("edition", run.train),
+        ("seed", run.seed),
+        ("preset", run.preset),
+        ("budget", run.budget),
+        ("hash", run.hash),
+        ("fingerprint", run.fingerprint),
+        ("commit", run.commit),
+    )

@@ -1,12 +1,15 @@
 """Run folders as training leaves them, read without ever trusting that a run ended well."""
 
+from __future__ import annotations
+
 import json
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import numpy as np
 import yaml
@@ -57,14 +60,15 @@ class Run:
             ValueError: as `predictions`; or their values cannot be meant.
         """
         arrays = self.predictions(select, split)
-        return Judged(**{key: arrays.get(key) for key in (*ARRAYS, "confidence")})
+        return judged_of(arrays)
 
     def ended(self) -> str:
-        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch 3: failed, rank 1:
+        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in
+        epoch 3: failed, rank 1:
         RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
-        event = next(
+        event: dict[str, Any] = next(
             (event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {}
         )
         kind = event.get("verdict", event.get("event"))
@@ -150,6 +154,21 @@ class Run:
         return [lines[key] for key in sorted(lines)], len(bad)
 
 
+def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
+    """Make stored predictions ready to be judged.
+
+    Args:
+        arrays: those of `ARRAYS`, and `confidence` where it is stored, each [M].
+    """
+    return Judged(
+        label=arrays["label"],
+        prediction=arrays["prediction"],
+        group=arrays["group"],
+        attribute=arrays["attribute"],
+        confidence=arrays.get("confidence"),
+    )
+
+
 @cache
 def _as_it_stands(*words: str) -> Recipe:
     """A recipe of the project, resolved; runs that differ in the seed alone share it."""
@@ -200,12 +219,14 @@ def load_run(path: Path) -> Run:
 
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
     """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
-    names, groups, counts = (meta.get(f"class_{what}") for what in ("names", "groups", "counts"))
-    if not all(isinstance(part, list) and len(part) == len(names) for part in (names, groups, counts)):
+    found = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
+    lists = [part for part in found if isinstance(part, list)]
+    if len(lists) < len(found) or len({len(part) for part in lists}) > 1:
         return ()
+    names, groups, counts = lists
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
-    return tuple(zip(map(str, names), groups, counts))
+    return tuple(zip(map(str, names), groups, counts, strict=True))
 
 
 def _json_object(line: str) -> dict[str, Any]:

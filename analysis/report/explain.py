@@ -1,5 +1,7 @@
 """What stands behind one cell, as plain data (for a page) and as lines (for a terminal)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +17,15 @@ def behind(
 ) -> dict[str, Any]:
     """Everything behind `table.cells[row][column]` as JSON can hold it.
 
-    Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`, `std`,
-    `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin` (the test against the
-    row without IFL), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget, value, and of the
-    subset's samples how many there are and how many are right.
+    Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`,
+    `std`, `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin` (the
+    test against the row without IFL), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget,
+    value, and of the subset's samples how many there are and how many are right.
 
     Args:
+        table: the filled table.
+        row: from 0.
+        column: from 0.
         judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
     """
     layout, cell = table.layout, table.cells[row][column]
@@ -47,7 +52,8 @@ def behind(
         "paper": _paper(cell, of),
         "twin": _twin(cell),
         "runs": [
-            _run(of, value, run, judged(run, layout.select, of.split)) for value, run in zip(cell.values, cell.runs)
+            _run(of, value, run, judged(run, layout.select, of.split))
+            for value, run in zip(cell.values, cell.runs, strict=True)
         ],
     }
 
@@ -66,18 +72,33 @@ def _twin(cell: Cell) -> dict[str, Any] | None:
     if test is None:
         return None
     return {
-        "label": test.twin, "difference": test.difference, "interval": [test.low, test.high], "p": test.p, "method": test.method,
-        "seeds": list(test.seeds), "samples": test.samples, "gained": test.gained, "lost": test.lost,
-    }  # fmt: skip
+        "label": test.twin,
+        "difference": test.difference,
+        "interval": [test.low, test.high],
+        "p": test.p,
+        "method": test.method,
+        "seeds": list(test.seeds),
+        "samples": test.samples,
+        "gained": test.gained,
+        "lost": test.lost,
+    }
 
 
 def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, Any]:
     right = judged.right_in(column.subset)
     return {
-        "name": run.name, "seed": run.seed, "commit": run.commit, "hash": run.hash, "fingerprint": run.fingerprint,
-        "preset": run.preset, "budget": run.budget, "value": value, "samples": len(right), "right": int(right.sum()),
+        "name": run.name,
+        "seed": run.seed,
+        "commit": run.commit,
+        "hash": run.hash,
+        "fingerprint": run.fingerprint,
+        "preset": run.preset,
+        "budget": run.budget,
+        "value": value,
+        "samples": len(right),
+        "right": int(right.sum()),
         "classes": len(judged.classes),
-    }  # fmt: skip
+    }
 
 
 def column_name(column: Column) -> str:
@@ -86,7 +107,8 @@ def column_name(column: Column) -> str:
 
 
 def find(layout: Layout, row: str, column: str) -> tuple[int, int]:
-    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the column's name or number.
+    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the
+    column's name or number.
 
     Raises:
         ValueError: none or several are meant; the sentence names the nearest or all.
@@ -106,7 +128,8 @@ def _place(key: str, word: str, *names: list[str]) -> int:
             return found[0]
         if found:
             raise ValueError(
-                f"{key}={word}: {len(found)} of the table's are so called; legal is also a number, here {' or '.join(str(i + 1) for i in found)}"
+                f"{key}={word}: {len(found)} of the table's are so called; legal is also a number, here "
+                f"{' or '.join(str(i + 1) for i in found)}"
             )
     raise ValueError(
         f"{key}={word}: the table has none so called; {nearest(word, [name for words in names for name in words])}"
@@ -117,7 +140,8 @@ def lines(fact: dict[str, Any]) -> list[str]:
     """`behind` for a terminal, in percent."""
     row, column = fact["row"], fact["column"]
     said = [
-        f"table   {fact['table']} (preset {fact['preset']}, {fact['select']} epoch, seeds {', '.join(map(str, fact['seeds']))})",
+        f"table   {fact['table']} (preset {fact['preset']}, {fact['select']} epoch, seeds "
+        f"{', '.join(map(str, fact['seeds']))})",
         f"row     {row['label']} (recipe={row['recipe']}, budget {row['budget']})",
         f"column  {column['name']} (data={column['data']}, trained on {column['train']}, tested on {column['split']})",
         f"value   {_number(fact)}",
@@ -133,13 +157,15 @@ def lines(fact: dict[str, Any]) -> list[str]:
             "" if twin["gained"] is None else f"; right here alone {twin['gained']}, right there alone {twin['lost']}"
         )
         said.append(
-            f"twin    {100 * twin['difference']:+.2f} against {twin['label']} [{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
+            f"twin    {100 * twin['difference']:+.2f} against {twin['label']} "
+            f"[{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
             f"p = {twin['p']:.2g} ({twin['method']}, {twin['samples']} samples{counts})"
         )
     said.append(f"runs    {len(fact['runs'])}")
     for run in fact["runs"]:
         said.append(
-            f"  {run['name']}: {100 * run['value']:.2f}, {run['right']} of {run['samples']} samples right, {run['classes']} classes in the split; "
+            f"  {run['name']}: {100 * run['value']:.2f}, {run['right']} of {run['samples']} samples right, "
+            f"{run['classes']} classes in the split; "
             f"seed {run['seed']}, commit {run['commit']}, hash {run['hash']}, data {run['fingerprint']}"
         )
     return [*said, *(f"note    {note}" for note in fact["notes"])]

@@ -1,5 +1,7 @@
 """Figures, report and page: what is made of tables once they are filled."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from analysis.figures.catalogue import gallery
@@ -19,6 +21,8 @@ def publish(
     """Writes NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
     Args:
+        out: an existing folder, which holds the tables' files already.
+        tables: filled tables.
         runs: all that were read, counted in a table or not.
         inputs: names of the .tex files in `out` that the report takes in, in order.
         left_out: sentences about what was not read.
@@ -31,7 +35,10 @@ def publish(
     """
     drawn, remarks = gallery(tables, pair)
     files = [file for one in drawn for file in save(one.figure, out, one.name)]
-    about = f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, {len(drawn)} figures."
+    about = (
+        f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, "
+        f"{len(drawn)} figures."
+    )
     source, index = out / "report.tex", out / "index.html"
     said = [about, *filter(None, map(sentence, tables)), *left_out, *remarks]
     source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")

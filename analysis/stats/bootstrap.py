@@ -1,18 +1,20 @@
 """How sure a number is: intervals by bootstrap, and a test of a row against its twin on the same test samples.
 
-The scheme. A test set of M samples is drawn anew R = 1,000 times, M samples with replacement, every sample alike. All runs of
-a test set of M samples are judged on the *same* resamples, so that two runs differ in a resample only where they differ
-in their predictions. Where a cell has several seeds, each resample also draws as many seeds with replacement, and
-averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed it therefore holds what
-the choice of test samples does, and not what another training would.
+The scheme. A test set of M samples is drawn anew R = 1,000 times, M samples with replacement, every sample alike. All
+runs of a test set of M samples are judged on the *same* resamples, so that two runs differ in a resample only where
+they differ in their predictions. Where a cell has several seeds, each resample also draws as many seeds with
+replacement, and averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed
+it therefore holds what the choice of test samples does, and not what another training would.
 
-The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the samples that one has
-right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and the same draws of their
-common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0) / (R + 1), at most 1. No p is
-corrected for the number of cells.
+The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the
+samples that one has right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and
+the same draws of their common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0)
+/ (R + 1), at most 1. No p is corrected for the number of cells.
 
 Everything is a pure function of the predictions and of `SEED`.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -23,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inputs.runs import ARRAYS, Run
-from ifl.metrics import SUBSETS, Judged
+from analysis.inputs.runs import Run, judged_of
+from ifl.metrics import SUBSETS
 
 SEED = 0
 RESAMPLES = 1000
@@ -69,7 +71,9 @@ class TwinTest:
 
 @dataclass
 class _Judgement:
-    """What the resamples keep of a run's predictions on one split; the predictions themselves are read again when asked for more."""
+    """What the resamples keep of a run's predictions on one split; the predictions themselves are read again when
+    asked for more.
+    """
 
     samples: str
     """Digest of what the test samples are: id, label, group, attribute."""
@@ -99,7 +103,9 @@ class Resamples:
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
-        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's sum M."""
+        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's sum
+        M.
+        """
         if samples not in self._weights:
             rng = np.random.default_rng((self.seed, samples))
             # The sum over samples is M, so a type that holds M holds every count.
@@ -118,7 +124,8 @@ class Resamples:
         )
 
     def values(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> dict[Key, NDArray[np.float32]]:
-        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has no sample of the subset.
+        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has
+        no sample of the subset.
 
         Ask for all of a run's keys at once: its predictions are read for each call that wants something new.
 
@@ -140,9 +147,12 @@ class Resamples:
     def averaged(self, runs: list[Run], select: str, split: str, key: Key) -> NDArray[np.float32] | None:
         """The mean over resampled seeds on resampled test samples, [R]; None where a run lacks the number."""
         values = [self.values(run, select, split, (key,)).get(key) for run in runs]
-        if not values or any(value is None for value in values):
+        there = [value for value in values if value is not None]
+        if not there or len(there) < len(values):
             return None
-        return np.take_along_axis(np.stack(values), self.seeds(len(runs)), axis=0).mean(axis=0)  # type: ignore[arg-type]
+        drawn = np.take_along_axis(np.stack(there), self.seeds(len(runs)), axis=0)
+        means: NDArray[np.float32] = drawn.mean(axis=0)
+        return means
 
     def against(self, twin: str, pairs: list[tuple[Run, Run]], select: str, split: str, key: Key) -> TwinTest | None:
         """The test of a row against its twin: `pairs` of runs (this row's, the twin's) of the same seed.
@@ -163,9 +173,13 @@ class Resamples:
         low, high = interval(differences) or (math.nan, math.nan)
         inside = self._inside[known[0][0].samples][key[0]]
         about: dict[str, Any] = {
-            "twin": twin, "difference": means[0] - means[1], "low": low, "high": high,
-            "seeds": tuple(run.seed for run in sides[0]), "samples": int(inside.sum()),
-        }  # fmt: skip
+            "twin": twin,
+            "difference": means[0] - means[1],
+            "low": low,
+            "high": high,
+            "seeds": tuple(run.seed for run in sides[0]),
+            "samples": int(inside.sum()),
+        }
         if key[1] == "accuracy" and len(pairs) == 1:
             this, other = known[0][0].right & inside, known[1][0].right & inside
             gained, lost = int((this & ~other).sum()), int((other & ~this).sum())
@@ -178,7 +192,7 @@ class Resamples:
         new = tuple(key for key in wanted if known is None or key not in known.values)
         if known is None or (new and not set(new) <= self._lacks.get(place, set())):
             arrays = run.predictions(select, split)
-            judged = Judged(**{name: arrays.get(name) for name in (*ARRAYS, "confidence")})
+            judged = judged_of(arrays)
             if known is None:
                 said = hashlib.sha256(json.dumps([len(judged.label), "id" in arrays]).encode())
                 for name in ("id", "label", "group", "attribute"):
@@ -214,8 +228,9 @@ def bootstrap_p(differences: NDArray[np.floating]) -> float:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as likely the first's
-    as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial test."""
+    """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as
+    likely the first's as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial test.
+    """
     n, fewer = gained + lost, min(gained, lost)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(fewer + 1)

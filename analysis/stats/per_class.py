@@ -3,7 +3,10 @@
 Axes: M samples, K classes, A attribute groups, G bins of classes along the tail.
 """
 
-from typing import Any, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]
 
     Args:
         counts: training samples [K]; classes of equal count keep their order.
+        most: bins.
     """
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")
     return [part.astype(np.int64) for part in np.array_split(order, min(most, len(order)))]
@@ -43,7 +47,9 @@ def accuracy_table(predictions: Predictions, bins: list[NDArray[np.int64]], attr
 
 
 def confusion(predictions: Predictions, classes: int) -> NDArray[np.float64]:
-    """float64 [K, K]: of the samples of each true class (rows), the share predicted as each class; a class without samples is a row of 0."""
+    """float64 [K, K]: of the samples of each true class (rows), the share predicted as each class; a class without
+    samples is a row of 0.
+    """
     label, prediction = predictions["label"], predictions["prediction"]
     known = prediction < classes
     counts = np.zeros((classes, classes))
@@ -52,7 +58,9 @@ def confusion(predictions: Predictions, classes: int) -> NDArray[np.float64]:
 
 
 def most_confused(shares: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """At most `most` classes, in their order: those of the largest confusions between two classes, either way, taken one pair after the other."""
+    """At most `most` classes, in their order: those of the largest confusions between two classes, either way, taken
+    one pair after the other.
+    """
     off = shares.copy()
     np.fill_diagonal(off, 0)
     chosen: dict[int, None] = {}
@@ -65,18 +73,26 @@ def most_confused(shares: NDArray[np.float64], most: int) -> NDArray[np.int64]:
 
 
 def attribute_shares(weights: NDArray[np.float64], attributes: NDArray[np.integer], groups: int) -> NDArray[np.float64]:
-    """float64 [A]: the share of a stream's draws that each attribute group has, among the samples that have an attribute."""
+    """float64 [A]: the share of a stream's draws that each attribute group has, among the samples that have an
+    attribute.
+    """
     mass = np.bincount(attributes[attributes >= 0], weights=weights[attributes >= 0], minlength=groups)
-    return mass / mass.sum()
+    shares: NDArray[np.float64] = mass / mass.sum()
+    return shares
 
 
 def flat_in_class(weights: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """float64 [N]: a stream with the same mass of each class as `weights`, but equal weights inside a class. What differs from
-    it is what the environment does to attributes, apart from balancing classes."""
+    """float64 [N]: a stream with the same mass of each class as `weights`, but equal weights inside a class. What
+    differs from it is what the environment does to attributes, apart from balancing classes.
+    """
     count = np.bincount(labels)
-    return (np.bincount(labels, weights=weights) / np.maximum(count, 1))[labels]
+    of_class: NDArray[np.float64] = np.bincount(labels, weights=weights) / np.maximum(count, 1)
+    level: NDArray[np.float64] = of_class[labels]
+    return level
 
 
 def effective_size(weights: NDArray[np.float64]) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2, as a share of N: 1 for equal weights, 1/N where one sample has all."""
+    """Kish's effective sample size (sum w)^2 / sum w^2, as a share of N: 1 for equal weights, 1/N where one sample
+    has all.
+    """
     return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))

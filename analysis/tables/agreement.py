@@ -1,9 +1,13 @@
 """Whether our numbers have the shape of the paper's: who is above whom, whatever the data.
 
-A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours agrees where its
-difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking compares the order of a column's
-methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its interval is that of the resamples.
+A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours
+agrees where its difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking
+compares the order of a column's
+methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its
+interval is that of the resamples.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -68,10 +72,18 @@ def claims(table: Table) -> list[Claim]:
                 continue
             test = cell.twin_test
             plain = None if cell.mean is None or twin.mean is None else cell.mean - twin.mean
-            found.append(Claim(
-                index, column, layout.full_label(row), layout.full_label(layout.rows[twins[0]]), cell.paper.data,
-                round(cell.paper.value - twin.paper.value, 6), plain if test is None else test.difference, None if test is None else test.p,
-            ))  # fmt: skip
+            found.append(
+                Claim(
+                    index,
+                    column,
+                    layout.full_label(row),
+                    layout.full_label(layout.rows[twins[0]]),
+                    cell.paper.data,
+                    round(cell.paper.value - twin.paper.value, 6),
+                    plain if test is None else test.difference,
+                    None if test is None else test.p,
+                )
+            )
     return found
 
 
@@ -126,13 +138,17 @@ def sentence(table: Table) -> str:
         return ""
     agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
     said = (
-        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` that have numbers here, "
+        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above "
+        f"(below) X` that have numbers here, "
         f"{agree} agree in sign "
         f"({count['agrees surely']} with p < {ALPHA}), {against} do not ({count['disagrees surely']} with p < {ALPHA})"
     )
     order = ""
     if taus:
-        order = f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} ({min(taus):.2f} to {max(taus):.2f})"
+        order = (
+            f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} "
+            f"({min(taus):.2f} to {max(taus):.2f})"
+        )
     more = more_images(table.layout)
     return said + order + other_data(table) + (f". {more}" if more else "")
 
@@ -142,7 +158,7 @@ def other_data(table: Table) -> str:
     pairs = {
         (cell.paper.data, column.data)
         for line in table.cells
-        for cell, column in zip(line, table.layout.columns)
+        for cell, column in zip(line, table.layout.columns, strict=True)
         if cell.paper
     }
     other = sorted({theirs for theirs, ours in pairs if theirs != ours})
@@ -152,4 +168,4 @@ def other_data(table: Table) -> str:
 def same_data(table: Table, column: Column) -> bool:
     """Whether the paper's numbers of a column were measured on the data set that ours were."""
     index = table.layout.columns.index(column)
-    return any(line[index].paper is not None and line[index].paper.data == column.data for line in table.cells)
+    return any((paper := line[index].paper) is not None and paper.data == column.data for line in table.cells)

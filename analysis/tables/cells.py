@@ -7,6 +7,8 @@ for which a seed is lacking, is marked, and so is one whose runs were changed on
 notes say why.
 """
 
+from __future__ import annotations
+
 import statistics
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +33,9 @@ class Cell:
     notes: tuple[str, ...] = field(default=(), compare=False)
     """Why it is marked."""
     state: str = field(default="", compare=False)
-    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; "" where there is one."""
+    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; "" where
+    there is one.
+    """
     replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """What the resamples give, fractions [R] (see `analysis.stats.bootstrap`)."""
     twin_test: TwinTest | None = field(default=None, compare=False)
@@ -121,7 +125,9 @@ def build(
 def _brief(
     layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]
 ) -> list[str]:
-    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no row as one."""
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no
+    row as one.
+    """
     merged = {note for note, _ in unused}
     said = []
     for data, train in layout.sources:
@@ -133,7 +139,8 @@ def _brief(
         missing = [(label, choice) for label, choice in of_source if choice.state == "missing"]
         if missing:
             said.append(
-                f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: {', '.join(label for label, _ in missing)}"
+                f"no run on data={data} train={train} of {len(missing)} of {len(layout.rows)} rows: "
+                f"{', '.join(label for label, _ in missing)}"
             )
             merged.update(note for _, choice in missing for note in choice.notes)
     reasons: dict[str, list[str]] = {}
@@ -232,13 +239,15 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
 
 
 def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
-    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may be the same."""
+    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may
+    be the same.
+    """
     notes = []
     for title in dict.fromkeys(column.title for column in layout.columns):
         columns = [index for index, column in enumerate(layout.columns) if column.title == title]
         first = layout.columns[columns[0]]
         tested: dict[tuple[str, int], list[str]] = {}
-        for row, line in zip(layout.rows, cells):
+        for row, line in zip(layout.rows, cells, strict=True):
             for run in next((line[index].runs for index in columns if line[index].runs), ()):
                 labels = tested.setdefault(resamples.samples(run, layout.select, first.split), [])
                 labels += [label] if (label := layout.full_label(row)) not in labels else []
@@ -273,9 +282,12 @@ def _fill(
         state = "empty" if reason == empty else "damaged"
         notes.append(f"{layout.full_label(row)}: {run.name} gives no number: {reason}")
     return Cell(
-        tuple(value for value, _ in found), tuple(run for _, run in found), choice.marked or bool(notes),
-        notes=(*choice.notes, *notes), state="" if found else state,
-    )  # fmt: skip
+        tuple(value for value, _ in found),
+        tuple(run for _, run in found),
+        choice.marked or bool(notes),
+        notes=(*choice.notes, *notes),
+        state="" if found else state,
+    )
 
 
 Twins = tuple[str, list[Run]]
@@ -289,8 +301,9 @@ def _twins(
     choices: dict[tuple[int, tuple[str, str]], _Choice],
     runs: list[Run],
 ) -> Twins | None:
-    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has none, the
-    recipe's runs at the paper's budget, chosen as for a row."""
+    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has
+    none, the recipe's runs at the paper's budget, chosen as for a row.
+    """
     row = layout.rows[index]
     if row.twin is None:
         return None
@@ -302,7 +315,9 @@ def _twins(
 
 
 def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, resamples: Resamples) -> Cell:
-    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one fingerprint."""
+    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one
+    fingerprint.
+    """
     if not cell.runs:
         return cell
     key, place = (column.subset, column.metric), (layout.select, column.split)

@@ -1,11 +1,15 @@
-"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary of shape."""
+"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary
+of shape.
+"""
+
+from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.inputs import frame
 from analysis.stats.bootstrap import ALPHA, RESAMPLES
 from analysis.tables import agreement, published
 from analysis.tables.cells import Table
@@ -34,7 +38,9 @@ class _Section:
 
 
 def _sections(layout: Layout) -> list[list[_Section]]:
-    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them side by side."""
+    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them
+    side by side.
+    """
     found = blocks(layout)
     if alone(found):
         names = tuple(block.short_title for block in found)
@@ -54,7 +60,8 @@ def _sections(layout: Layout) -> list[list[_Section]]:
 
 
 def beside(table: Table, later: bool = False) -> str:
-    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty where there are none.
+    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty
+    where there are none.
 
     `later`: with later papers' numbers as rows below.
     """
@@ -70,7 +77,10 @@ def beside(table: Table, later: bool = False) -> str:
             if same:
                 tabulars.append(_beside(table, section, same, later))
         if tabulars:
-            said = f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's are single runs."
+            said = (
+                f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's "
+                f"are single runs."
+            )
             notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
             floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
     return "\n".join(floats)
@@ -140,7 +150,9 @@ def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
 
 
 def gains(table: Table) -> str:
-    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing of these rows."""
+    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing
+    of these rows.
+    """
     found = {(claim.row, claim.column): claim for claim in agreement.claims(table)}
     rows = {row for row, _ in found}
     if not any(claim.ours is not None for claim in found.values()):
@@ -149,7 +161,10 @@ def gains(table: Table) -> str:
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are differences of single runs, untested"
+    arrows = (
+        f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
+        f"differences of single runs, untested"
+    )
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
         tabulars = []
@@ -159,12 +174,20 @@ def gains(table: Table) -> str:
                 [(subset_name(head) if "_" in head else escape(head), 2) for head in section.heads],
             ]
             body = [
-                (group, [
-                    (table.layout.full_label(table.layout.rows[row]), [part for column in section.columns for part in _gain(table, found.get((row, column)))])
-                    for row in members if row in rows
-                ])
-                for group, members in groups(table.layout) if rows & set(members)
-            ]  # fmt: skip
+                (
+                    group,
+                    [
+                        (
+                            table.layout.full_label(table.layout.rows[row]),
+                            [part for column in section.columns for part in _gain(table, found.get((row, column)))],
+                        )
+                        for row in members
+                        if row in rows
+                    ],
+                )
+                for group, members in groups(table.layout)
+                if rows & set(members)
+            ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
         floats.append(wrapped("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
     return "\n".join(floats)
@@ -181,7 +204,9 @@ HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %"
 
 
 def summary(table: Table) -> str:
-    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty where nothing compares."""
+    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty
+    where nothing compares.
+    """
     lines = _summary(table)
     if not lines:
         return ""
@@ -194,13 +219,27 @@ def summary(table: Table) -> str:
     for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line[0]):
         at = {(subset, metric): cells for _, subset, metric, cells in of_protocol}
         subsets = dict.fromkeys(subset for subset, _ in at)
-        body.append((protocol, [
-            (subset, list(itertools.chain(*(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)))) for subset in subsets
-        ]))  # fmt: skip
+        body.append(
+            (
+                protocol,
+                [
+                    (
+                        subset,
+                        list(
+                            itertools.chain(
+                                *(map(escape, at.get((subset, metric), ("",) * len(HEADS))) for metric in metrics)
+                            )
+                        ),
+                    )
+                    for subset in subsets
+                ],
+            )
+        )
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
-        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test samples and seeds."
+        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of "
+        f"test samples and seeds."
     )
     return wrapped(
         "table*",
@@ -211,9 +250,14 @@ def summary(table: Table) -> str:
     )
 
 
+def _tau(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
 def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """[(protocol, subset, metric, what `HEADS` name)] of the columns that have published numbers and any of ours."""
-    found, lines = agreement.claims(table), []
+    found = agreement.claims(table)
+    lines: list[tuple[str, str, str, tuple[str, ...]]] = []
     for ranking in agreement.rankings(table):
         column = table.layout.columns[ranking.column]
         count = agreement.counted(found, ranking.column)
@@ -221,13 +265,23 @@ def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
             continue
         _, metric, subset = levels(column)
         subset = subset.replace("_C", ", classes").replace("_A", ", attributes")
-        number: Callable[[float | None], str] = lambda value: MISSING if value is None else f"{value:.2f}"
-        between = MISSING if ranking.low is None else f"{number(ranking.low)} to {number(ranking.high)}"
-        lines.append((PROTOCOLS[column.protocol], subset, metric, (
-            str(count["agrees"] + count["agrees surely"]), str(count["agrees surely"]),
-            str(count["disagrees"] + count["disagrees surely"]), str(count["disagrees surely"]),
-            str(sum(count.values()) - count["no number"]), number(ranking.tau), between,
-        )))  # fmt: skip
+        between = MISSING if ranking.low is None else f"{_tau(ranking.low)} to {_tau(ranking.high)}"
+        lines.append(
+            (
+                PROTOCOLS[column.protocol],
+                subset,
+                metric,
+                (
+                    str(count["agrees"] + count["agrees surely"]),
+                    str(count["agrees surely"]),
+                    str(count["disagrees"] + count["disagrees surely"]),
+                    str(count["disagrees surely"]),
+                    str(sum(count.values()) - count["no number"]),
+                    _tau(ranking.tau),
+                    between,
+                ),
+            )
+        )
     return lines
 
 
@@ -237,13 +291,25 @@ def csv(tables: list[Table]) -> str:
     for table in tables:
         for claim in agreement.claims(table):
             column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].twin_test
-            records.append({
-                "table": table.layout.name, "row": claim.label, "twin": claim.twin, "protocol": column.protocol, "subset": column.subset,
-                "metric": column.metric, "paper_data": claim.data, "our_data": column.data, "paper": round(100 * claim.paper, 4),
-                "ours": None if claim.ours is None else round(100 * claim.ours, 4),
-                "low": test and round(100 * test.low, 4), "high": test and round(100 * test.high, 4),
-                "p": test and float(f"{test.p:.4g}"), "test": test and test.method, "verdict": claim.verdict,
-            })  # fmt: skip
+            records.append(
+                {
+                    "table": table.layout.name,
+                    "row": claim.label,
+                    "twin": claim.twin,
+                    "protocol": column.protocol,
+                    "subset": column.subset,
+                    "metric": column.metric,
+                    "paper_data": claim.data,
+                    "our_data": column.data,
+                    "paper": round(100 * claim.paper, 4),
+                    "ours": None if claim.ours is None else round(100 * claim.ours, 4),
+                    "low": test and round(100 * test.low, 4),
+                    "high": test and round(100 * test.high, 4),
+                    "p": test and float(f"{test.p:.4g}"),
+                    "test": test and test.method,
+                    "verdict": claim.verdict,
+                }
+            )
     columns = (
         "table",
         "row",
@@ -261,21 +327,26 @@ def csv(tables: list[Table]) -> str:
         "test",
         "verdict",
     )
-    return pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n")
+    return frame.csv(pd.DataFrame(records, columns=list(columns)))
 
 
 def rankings_csv(tables: list[Table]) -> str:
     """Kendall's tau of every column of all tables."""
     records = [
         {
-            "table": table.layout.name, "protocol": column.protocol, "subset": column.subset, "metric": column.metric, "rows": ranking.rows,
-            "tau": None if ranking.tau is None else round(ranking.tau, 4), "low": None if ranking.low is None else round(ranking.low, 4),
+            "table": table.layout.name,
+            "protocol": column.protocol,
+            "subset": column.subset,
+            "metric": column.metric,
+            "rows": ranking.rows,
+            "tau": None if ranking.tau is None else round(ranking.tau, 4),
+            "low": None if ranking.low is None else round(ranking.low, 4),
             "high": None if ranking.high is None else round(ranking.high, 4),
         }
         for table in tables
         for ranking in agreement.rankings(table)
         for column in [table.layout.columns[ranking.column]]
-    ]  # fmt: skip
-    return pd.DataFrame(
-        records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
-    ).to_csv(index=False, lineterminator="\n")
+    ]
+    return frame.csv(
+        pd.DataFrame(records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"])
+    )

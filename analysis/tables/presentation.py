@@ -1,5 +1,7 @@
 """What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections.abc import Sequence
@@ -42,7 +44,8 @@ def more_images(layout: Layout) -> str:
         )
         factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
     return (
-        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times the images and steps of their twins; the table controls compares at equal images"
+        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} "
+        f"times the images and steps of their twins; the table controls compares at equal images"
         if factors
         else ""
     )
@@ -61,7 +64,9 @@ def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> floa
 
 
 def short(label: str) -> str:
-    """A label or group on one line, what is not printable written out, the middle left out where it would be wider than the numbers beside it."""
+    """A label or group on one line, what is not printable written out, the middle left out where it would be wider
+    than the numbers beside it.
+    """
     shown = one_line(" ".join(label.split()))
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 12]}…{shown[-11:]}"
 
@@ -97,7 +102,9 @@ def merged(columns: list[Column], depth: int) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class Block:
-    """The columns of one protocol as the paper prints them: for each subset its metrics side by side, `accuracy | precision`."""
+    """The columns of one protocol as the paper prints them: for each subset its metrics side by side, `accuracy |
+    precision`.
+    """
 
     title: str
     """The protocol in words."""
@@ -116,7 +123,9 @@ class Block:
 
 
 def blocks(layout: Layout) -> list[Block]:
-    """The layout's columns, a block for each protocol and data set; subsets that lack a metric of the others get a block of their own."""
+    """The layout's columns, a block for each protocol and data set; subsets that lack a metric of the others get a
+    block of their own.
+    """
     several = len({column.data for column in layout.columns}) > 1
     found: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
     for title in dict.fromkeys(column.title for column in layout.columns):
@@ -157,7 +166,8 @@ def groups(layout: Layout) -> list[tuple[str, list[int]]]:
 
 
 def ranks(table: Table) -> list[list[int]]:
-    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where second, else 0.
+    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where
+    second, else 0.
 
     A best only where two numbers differ or compete, a second only among four or more.
     """
@@ -188,7 +198,7 @@ def legend(table: Table) -> list[str]:
             (f"↑ ↓ {TWIN}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
         )
         if used
-    ]  # fmt: skip
+    ]
 
 
 def explained(table: Table, brief: bool = False) -> list[str]:

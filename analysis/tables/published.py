@@ -1,5 +1,7 @@
 """The paper's numbers, and later papers', as `recipes/published/*.csv` hold them, at their place in a table."""
 
+from __future__ import annotations
+
 import csv
 from dataclasses import dataclass
 from functools import cache

@@ -1,11 +1,16 @@
-"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from `analysis.tables.latex`."""
+"""A filled table as text: lines for a terminal, CSV, Markdown; `latex` and `escape` come from
+`analysis.tables.latex`.
+"""
+
+from __future__ import annotations
 
 import itertools
 import textwrap
-from typing import Any, Callable
+from typing import Any
 
 import pandas as pd
 
+from analysis.inputs import frame
 from analysis.tables.cells import Cell, Table
 from analysis.tables.latex import escape, latex
 from analysis.tables.presentation import (
@@ -48,39 +53,46 @@ def terminal(table: Table) -> str:
 
 
 def wrapped(note: str) -> list[str]:
-    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that they can be copied."""
+    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that
+    they can be copied.
+    """
     return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:
     """The columns under each entry of header level `depth`."""
     ends = list(itertools.accumulate((n for _, n in merged(table.layout.columns, depth)), initial=0))
-    return [slice(start, end) for start, end in zip(ends, ends[1:])]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
-    shown = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
-    for index in range(len(columns)):
-        marks = max(len(mark) for _, mark in (line[index] for line in shown))
-        for line in shown:  # blanks where others have a mark keep the decimals below each other
-            line[index] = line[index][0] + line[index][1].ljust(max(marks, 1))
+    shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
     names = [levels(column)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
-    widths = [max(len(text) for text in texts) for texts in zip(names, *shown)]
-    join: Callable[[str, list[str]], str] = lambda label, cells: (
-        label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths))
-    )
+    widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
+
+    def joined(label: str, cells: list[str]) -> str:
+        texts = (" " + text.rjust(width) for text, width in zip(cells, widths, strict=True))
+        return (label.ljust(left) + "".join(texts)).rstrip()
+
     above, start = "", 0
     for metric, count in merged(columns, 1):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
-    lines = [columns[0].title, " " * left + above.rstrip(), join("Method", names).rstrip()]
+    lines = [columns[0].title, " " * left + above.rstrip(), joined("Method", names)]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
         lines.append(short(group))
-        lines += [join(f"  {short(rows[index].label)}", shown[index]).rstrip() for index in members]
+        lines += [joined(f"  {short(rows[index].label)}", shown[index]) for index in members]
     return lines
+
+
+def _aligned(cells: list[list[tuple[str, str]]]) -> list[list[str]]:
+    """Numbers with their marks, blanks where others of the column have a mark, so that decimals line up."""
+    columns = range(len(cells[0]) if cells else 0)
+    marks = [max(1, *(len(line[column][1]) for line in cells)) for column in columns]
+    return [[number + mark.ljust(marks[i]) for i, (number, mark) in enumerate(line)] for line in cells]
 
 
 def _terminal_cell(cell: Cell) -> tuple[str, str]:
@@ -96,18 +108,28 @@ def csv(table: Table) -> str:
     """One line for each cell, with the runs behind it; numbers in percent, four decimals."""
     records = [
         {
-            "group": row.group, "label": row.label, "recipe": row.recipe, "budget": row.budget,
-            "data": column.data, "train": column.train, "protocol": column.protocol,
-            "subset": column.subset, "metric": column.metric,
+            "group": row.group,
+            "label": row.label,
+            "recipe": row.recipe,
+            "budget": row.budget,
+            "data": column.data,
+            "train": column.train,
+            "protocol": column.protocol,
+            "subset": column.subset,
+            "metric": column.metric,
             "mean": None if cell.mean is None else round(100 * cell.mean, 4),
             "std": None if cell.std is None else round(100 * cell.std, 4),
-            "n": len(cell.values), "marked": int(cell.marked), "runs": " ".join(run.name for run in cell.runs),
-            "state": cell.state, **_sure(cell), **_paper(cell),
+            "n": len(cell.values),
+            "marked": int(cell.marked),
+            "runs": " ".join(run.name for run in cell.runs),
+            "state": cell.state,
+            **_sure(cell),
+            **_paper(cell),
         }
-        for row, cells in zip(table.layout.rows, table.cells)
-        for column, cell in zip(table.layout.columns, cells)
-    ]  # fmt: skip
-    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+        for row, cells in zip(table.layout.rows, table.cells, strict=True)
+        for column, cell in zip(table.layout.columns, cells, strict=True)
+    ]
+    return frame.csv(pd.DataFrame(records))
 
 
 def _sure(cell: Cell) -> dict[str, Any]:
@@ -115,14 +137,15 @@ def _sure(cell: Cell) -> dict[str, Any]:
     low, high = (round(100 * bound, 4) for bound in cell.interval) if cell.interval else (None, None)
     test = cell.twin_test
     return {
-        "low": low, "high": high,
+        "low": low,
+        "high": high,
         "twin": test and test.twin,
         "twin_difference": test and round(100 * test.difference, 4),
         "twin_low": test and round(100 * test.low, 4),
         "twin_high": test and round(100 * test.high, 4),
         "twin_p": test and float(f"{test.p:.4g}"),
         "twin_test": test and test.method,
-    }  # fmt: skip
+    }
 
 
 def _paper(cell: Cell) -> dict[str, Any]:
@@ -156,7 +179,8 @@ def markdown(table: Table) -> str:
                     for unit in block.units
                 )
                 lines.append(
-                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | {' | '.join(cells)} |"
+                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | "
+                    f"{' | '.join(cells)} |"
                 )
         lines.append("")
     lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]
