@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from analysis.tables.cells import Table
 
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE]
-                   [only=tables]
+python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] \
+[only=tables]
 python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
@@ -29,8 +29,8 @@ python -m analysis results runs=DIR out=FILE
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
-  NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); the CSV has intervals,
-                               tests
+  NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); \
+the CSV has intervals and tests
   NAME_stacked.tex             the same with one protocol above the other, for a narrow column
   NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
   NAME_gains.tex               what IFL adds to each method: paper, ours
@@ -40,13 +40,13 @@ tables and writes to `out`:
   problems.txt                 every run and cell that is missing, left out or damaged, and why
   figure5.pdf .png, ...        the figures, those of one method without and with IFL among them
   report.tex report.pdf        tables and figures as one document
-  index.html                   the same as one page that needs nothing else: it sorts, and shows what is behind each
-                               number
+  index.html                   the same as one page that needs nothing else: it sorts, and shows \
+what stands behind each number
 
 `explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
-`light` copies what tables and figures need of each finished run, to lie beside a paper; pictures only of the runs in
-`thumbnails`.
+`light` copies what tables and figures need of each finished run, to lie beside a paper; \
+pictures only of the runs in `thumbnails`.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables (default: all whose data set occurs among the runs)
@@ -103,7 +103,8 @@ def main(argv: list[str]) -> None:
     for table in made:
         print(text.terminal(table), flush=True)
     left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
-    files, remarks = list[Path](), list[str]()
+    files: list[Path] = []
+    remarks: list[str] = []
     if "only" not in options:
         from analysis.report.write import publish
 
@@ -135,7 +136,7 @@ def _light(options: dict[str, str]) -> None:
 
 
 def _results(options: dict[str, str]) -> None:
-    """Writes the page of results on digits_glt."""
+    """Write the page of results on digits_glt."""
     from analysis.report.results import page
 
     runs, _ = _runs(options)

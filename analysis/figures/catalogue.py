@@ -25,7 +25,7 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
     """Every figure that the runs in these tables allow, and remarks on what is left out.
 
     Args:
-        tables: filled tables; their runs are drawn.
+        tables: filled tables; methods are compared within one data set, preset and selection.
         pair: the recipe of the method that is shown in depth, without and with IFL; default: the first of the table.
 
     Raises:
@@ -44,8 +44,8 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
         drawn.append(
             Drawn(
                 f"curves_{table.layout.name}",
-                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of every run "
-                "that counts; vertical lines: IFL sets in.",
+                f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of "
+                f"every run that counts; vertical lines: IFL sets in.",
                 figure,
             )
         )
@@ -69,8 +69,8 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     )
     add(
         "figure5",
-        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains; "
-        "(c, d) every method's overall improvement on the first row's, "
+        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it "
+        "trains; (c, d) every method's overall improvement on the first row's, "
         f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}",
         figure5.figure5(study, pair, tables),
     )
@@ -82,7 +82,7 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         )
         add(
             f"classes_{protocol}",
-            "Accuracy of every method by class along the long tail, overall, and by attribute group, "
+            f"Accuracy of every method by class along the long tail, overall, and by attribute group, "
             f"{protocol.upper()} ({study.select} epoch, mean over seeds).",
             long_tail.all_methods(study, protocol),
         )
@@ -92,15 +92,15 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     for protocol in study.protocols:
         add(
             f"tail_{protocol}",
-            f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above its "
-            "number of training images, (b) accuracy of each attribute group, "
+            f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above "
+            f"its number of training images, (b) accuracy of each attribute group, "
             "(c-e) accuracy of each class and attribute group, and what IFL changes in it.",
             long_tail.one_pair(study, pair, protocol),
         )
         add(
             f"confusion_{protocol}",
-            f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of each "
-            "true class are taken for which.",
+            f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of "
+            f"each true class are taken for which.",
             long_tail.confusions(study, pair, protocol),
         )
     runs = [
@@ -110,16 +110,16 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     ]
     add(
         "environments",
-        f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it amounts to, "
-        "and how far the class centers moved (mean of each class group). "
+        f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it "
+        f"amounts to, and how far the class centers moved (mean of each class group). "
         "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.",
         environments.contents(runs),
     )
     for title, run in runs:
         add(
             f"images_{run.train}",
-            f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last rebuild, "
-            "of some classes from head to tail.",
+            f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last "
+            f"rebuild, of some classes from head to tail.",
             environments.strip(title, run),
         )
     return drawn

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.figures.learning_curves import ONSET, onset
-from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE, bands, short
+from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE, short
 from analysis.inputs.artifacts import Classes, Environments, classes_of, environments_of
 from analysis.inputs.runs import Run
 from analysis.stats.per_class import attribute_shares, effective_size, flat_in_class
@@ -42,23 +45,24 @@ class Composition(NamedTuple):
 def compositions(rebuilds: list[Environments]) -> tuple[Composition, list[Composition]]:
     """Environment 1, which stays what it is, and environment 2 after each rebuild."""
     first = rebuilds[0]
+    later = [_composition(rebuild.epoch + 1, rebuild, rebuild.weights[-1]) for rebuild in rebuilds]
+    return _composition(0, first, first.weights[0]), later
 
-    def of(start: int, rebuild: Environments, weights: NDArray[np.float64]) -> Composition:
-        level = flat_in_class(weights, rebuild.labels)
-        return Composition(
-            start,
-            attribute_shares(weights, rebuild.attributes, len(GROUPS)),
-            attribute_shares(level, rebuild.attributes, len(GROUPS)),
-            effective_size(weights),
-            effective_size(level),
-        )
 
-    return of(0, first, first.weights[0]), [of(rebuild.epoch + 1, rebuild, rebuild.weights[-1]) for rebuild in rebuilds]
+def _composition(start: int, rebuild: Environments, weights: NDArray[np.float64]) -> Composition:
+    level = flat_in_class(weights, rebuild.labels)
+    return Composition(
+        start,
+        attribute_shares(weights, rebuild.attributes, len(GROUPS)),
+        attribute_shares(level, rebuild.attributes, len(GROUPS)),
+        effective_size(weights),
+        effective_size(level),
+    )
 
 
 def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """For `norm` and `from_start`: epochs trained [T] and means over the classes of each group, float64 [T, 3] (NaN for
-    a group without classes).
+    """For `norm` and `from_start`: epochs trained [T] and means over the classes of each group, float64 [T, 3] (NaN
+    for a group without classes).
 
     Raises:
         ValueError: a line about centers has another number of classes.
@@ -81,126 +85,167 @@ def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDAr
     return result
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What one line of panels shows of a run: data only.
+
+    Attributes:
+        title: of the run.
+        steps: environment 1 from epoch 0 on, then environment 2 after each rebuild.
+        end: epochs trained.
+        epochs: int64 [T], epochs trained at each line about centers.
+        means: float64 [T, 3], distance of the centers from their start, mean of each class group.
+        onsets: the first epoch (from 0) that trained with alpha > 0, where there is one.
+    """
+
+    title: str
+    steps: list[Composition]
+    end: int
+    epochs: NDArray[np.int64]
+    means: NDArray[np.float64]
+    onsets: list[int]
+
+    @property
+    def at(self) -> list[int]:
+        """Where each step begins, and where the last one ends."""
+        return [step.start for step in self.steps] + [self.end]
+
+
+def collect(title: str, run: Run) -> tuple[Contents | None, list[str]]:
+    """Read what the panels of a run show; None where it has no environments, and remarks on what is left out."""
+    try:
+        rebuilds, classes = environments_of(run), classes_of(run)
+        lines = run.metrics()[0]
+        moved = drift(lines, classes)
+    except ValueError as error:
+        return None, [f"environments of {title} are left out: {error}"]
+    if not rebuilds or not (rebuilds[0].attributes >= 0).any():
+        why = "no attributes" if rebuilds else "rebuilt none"
+        return None, [f"environments of {title} are left out: {run.name} has {why}"]
+    remarks = []
+    if not len(moved["norm"][0]):
+        remarks.append(
+            f"drift of the centers of {title} is left out: {run.name} has no lines about centers in metrics.jsonl"
+        )
+    one, later = compositions(rebuilds)
+    steps = [one._replace(level=later[0].level, level_size=later[0].level_size), *later]
+    end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
+    epochs, means = moved["from_start"]
+    return Contents(title, steps, end, epochs, means, sorted(onset(lines))), remarks
+
+
 def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
-    """One line of panels for each (title, run): attribute shares and effective size of environment 2 against
-    environment 1, and the centers' drift.
+    """Draw a line of panels for each (title, run): what environment 2 holds against environment 1, and the drift.
 
     Returns None where no run has environments, and what was left out.
     """
-    ready, remarks = [], []
+    ready: list[Contents] = []
+    remarks: list[str] = []
     for title, run in runs:
-        try:
-            rebuilds, classes = environments_of(run), classes_of(run)
-            moved = drift(run.metrics()[0], classes)
-        except ValueError as error:
-            remarks.append(f"environments of {title} are left out: {error}")
-            continue
-        if not rebuilds or not (rebuilds[0].attributes >= 0).any():
-            remarks.append(
-                f"environments of {title} are left out: {run.name} has "
-                f"{'no attributes' if rebuilds else 'rebuilt none'}"
-            )
-            continue
-        if not len(moved["norm"][0]):
-            remarks.append(
-                f"drift of the centers of {title} is left out: {run.name} has no lines about centers in metrics.jsonl"
-            )
-        ready.append((title, run, rebuilds, moved))
+        found, said = collect(title, run)
+        ready += [found] if found else []
+        remarks += said
     if not ready:
         return None, remarks
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 2.55 * len(ready)), layout="constrained")
         letters = iter("abcdefghijkl")
-        for block, (title, run, rebuilds, moved) in zip(bands(figure, [1] * len(ready)), ready, strict=True):
-            lines = run.metrics()[0]
-            end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
-            shares, sizes, centers = block.subplots(1, 3, width_ratios=(1.25, 1, 1))
-            one, later = compositions(rebuilds)
-            steps = [one._replace(level=later[0].level, level_size=later[0].level_size), *later]
-            at = [step.start for step in steps] + [end]
-            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=False)):
-                line = {"color": look["color"], "linestyle": look["linestyle"]}
-                held = [100 * step.shares[g] for step in steps]
-                shares.step(
-                    at,
-                    [*held, held[-1]],
-                    where="post",
-                    label=f"{name}_A",
-                    marker=look["marker"],
-                    markersize=3,
-                    markevery=slice(0, -1),
-                    linewidth=1.2,
-                    **line,
-                )
-                shares.plot(
-                    [steps[1].start, end],
-                    [100 * steps[1].level[g]] * 2,
-                    color=look["color"],
-                    linewidth=2.5,
-                    alpha=0.25,
-                    solid_capstyle="butt",
-                )
-            shares.set_ylabel("share of the draws (%)")
-            shares.set_title(f"({next(letters)}) {title}: environment 2", fontsize=8)
-            shares.set_ylim(bottom=0)
-            held = [100 * step.size for step in steps]
-            sizes.step(
-                at,
-                [*held, held[-1]],
-                where="post",
-                color="#000000",
-                linewidth=1.2,
-                marker="o",
-                markersize=3,
-                markevery=slice(0, -1),
-            )
-            sizes.plot(
-                [steps[1].start, end],
-                [100 * steps[1].level_size] * 2,
-                color="#000000",
-                linewidth=2.5,
-                alpha=0.25,
-                solid_capstyle="butt",
-            )
-            sizes.set_ylabel("% of the training images")
-            sizes.set_ylim(0, 105)
-            sizes.set_title(f"({next(letters)}) effective sample size", fontsize=8)
-            epochs, means = moved["from_start"]
-            for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=False)):
-                centers.plot(
-                    epochs,
-                    means[:, g],
-                    label=f"{name}_C",
-                    color=look["color"],
-                    linestyle=look["linestyle"],
-                    marker=look["marker"],
-                    markersize=3,
-                    linewidth=1.2,
-                )
-            centers.set_title(f"({next(letters)}) way of the centers", fontsize=8)
-            centers.set_ylabel("distance from the start (L2)")
-            centers.set_ylim(bottom=0)
-            if not len(epochs):
-                centers.text(0.5, 0.5, "not recorded", transform=centers.transAxes, ha="center")
-            for axes, first in itertools.product((shares, sizes, centers), sorted(onset(lines))):
-                axes.axvline(first, **ONSET)
-            for axes in (shares, sizes, centers):
-                axes.set_xlabel("epochs trained")
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            shares.legend(fontsize=7, handlelength=2.5, loc="best")
-            shares.set_xlim(right=end)
-            centers.legend(fontsize=7, handlelength=2.5, loc="lower right")
-        said = (
-            ("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}),
-            ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET),
-        )
-        figure.legend(
-            handles=[Line2D([], [], label=label, **look) for label, look in said],
-            loc="outside lower center",
-            ncols=2,
-            fontsize=7,
-        )
+        for block, data in zip(figure.subfigures(len(ready), 1, squeeze=False)[:, 0], ready, strict=True):
+            panels = block.subplots(1, 3, width_ratios=(1.25, 1, 1))
+            draws = zip(panels, (draw_shares, draw_sizes, draw_centers), strict=True)
+            for axes, draw in draws:
+                draw(axes, data, next(letters))
+            _finish(panels, data)
+        _legend(figure)
     return figure, remarks
+
+
+PALE: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt"}
+"""How what equal weights inside each class would give is drawn."""
+
+
+def draw_shares(axes: Axes, data: Contents, letter: str) -> None:
+    """Draw the attribute groups' shares of the draws from environment 2, in percent."""
+    level = data.steps[1]
+    for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=True)):
+        held = [100 * step.shares[g] for step in data.steps]
+        axes.step(
+            data.at,
+            [*held, held[-1]],
+            where="post",
+            label=f"{name}_A",
+            marker=look["marker"],
+            markersize=3,
+            markevery=slice(0, -1),
+            linewidth=1.2,
+            color=look["color"],
+            linestyle=look["linestyle"],
+        )
+        axes.plot([level.start, data.end], [100 * level.level[g]] * 2, color=look["color"], **PALE)
+    axes.set_ylabel("share of the draws (%)")
+    axes.set_title(f"({letter}) {data.title}: environment 2", fontsize=8)
+    axes.set_ylim(bottom=0)
+
+
+def draw_sizes(axes: Axes, data: Contents, letter: str) -> None:
+    """Draw the effective sample size of environment 2, in percent of the training images."""
+    level, held = data.steps[1], [100 * step.size for step in data.steps]
+    axes.step(
+        data.at,
+        [*held, held[-1]],
+        where="post",
+        color="#000000",
+        linewidth=1.2,
+        marker="o",
+        markersize=3,
+        markevery=slice(0, -1),
+    )
+    axes.plot([level.start, data.end], [100 * level.level_size] * 2, color="#000000", **PALE)
+    axes.set_ylabel("% of the training images")
+    axes.set_ylim(0, 105)
+    axes.set_title(f"({letter}) effective sample size", fontsize=8)
+
+
+def draw_centers(axes: Axes, data: Contents, letter: str) -> None:
+    """Draw how far the class centers are from where they started (L2), the mean of each class group."""
+    for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=True)):
+        axes.plot(
+            data.epochs,
+            data.means[:, g],
+            label=f"{name}_C",
+            color=look["color"],
+            linestyle=look["linestyle"],
+            marker=look["marker"],
+            markersize=3,
+            linewidth=1.2,
+        )
+    axes.set_title(f"({letter}) way of the centers", fontsize=8)
+    axes.set_ylabel("distance from the start (L2)")
+    axes.set_ylim(bottom=0)
+    if not len(data.epochs):
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center")
+
+
+def _finish(panels: Sequence[Axes], data: Contents) -> None:
+    """What the three panels of a run share, and their legends."""
+    for axes, first in itertools.product(panels, data.onsets):
+        axes.axvline(first, **ONSET)
+    for axes in panels:
+        axes.set_xlabel("epochs trained")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shares, _, centers = panels
+    shares.legend(fontsize=7, handlelength=2.5, loc="best")
+    shares.set_xlim(right=data.end)
+    centers.legend(fontsize=7, handlelength=2.5, loc="lower right")
+
+
+def _legend(figure: Figure) -> None:
+    said: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("equal weights inside each class", {"color": "#777777", "linewidth": 2.5, "alpha": 0.5}),
+        ("IFL sets in; until the first rebuild, environment 2 is environment 1", ONSET),
+    )
+    handles = [Line2D([], [], label=label, **look) for label, look in said]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7)
 
 
 def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
@@ -216,8 +261,8 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     last = rebuilds[-1]
     if not len(last.classes):
         return None, [
-            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light part has "
-            "none; see thumbnails= of light)"
+            f"images of environment 2 of {title} are left out: {run.name} has stored no pictures (its light "
+            f"part has none; see thumbnails= of light)"
         ]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))
     images = last.thumbnails[rows]  # [rows, least and most, E, H, W, 3]
@@ -225,7 +270,7 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE if each > 4 else COLUMN, 0.55 + 0.5 * len(rows)), layout="constrained")
         panels = figure.subplots(1, 2)
-        for axes, which, what in zip(panels, (1, 0), ("most", "least"), strict=False):
+        for axes, which, what in zip(panels, (1, 0), ("most", "least"), strict=True):
             axes.imshow(
                 images[:, which].transpose(0, 2, 1, 3, 4).reshape(len(rows) * side, each * side, 3),
                 interpolation="nearest",

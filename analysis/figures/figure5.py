@@ -18,15 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Method, Pair, Study
 from analysis.figures.point_labels import place
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, bands, short
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, short
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
 
 class Improvement(NamedTuple):
-    """By how many points of percent a method is above the baseline of its table, class-wise (CLT) and
-    attribute-wise (ALT).
+    """By how many points of percent a method is above the baseline of its table, class-wise (CLT) and attribute-wise
+    (ALT).
     """
 
     label: str
@@ -54,8 +54,8 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
     for table in tables:
         if (table.layout.preset, table.layout.select) != (study.preset, study.select):
             continue
-        for row, cells in zip(table.layout.rows, table.cells, strict=False):
-            for column, cell in zip(table.layout.columns, cells, strict=False):
+        for row, cells in zip(table.layout.rows, table.cells, strict=True):
+            for column, cell in zip(table.layout.columns, cells, strict=True):
                 if (column.data, column.subset, column.metric) == (
                     study.data,
                     "overall",
@@ -92,8 +92,8 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
     remarks = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 5.9), layout="constrained")
-        above, below = bands(figure, (2.1, 3.2))
-        for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=False):
+        above, below = figure.subfigures(2, 1, height_ratios=(2.1, 3.2), squeeze=False)[:, 0]
+        for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=True):
             axes.set_title(
                 f"({letter}) overall {metric}"
                 + (f", {protocol.upper()} ({PROTOCOLS[protocol][1]})" if protocol else ""),
@@ -107,17 +107,17 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
             axes.set_ylabel(f"{metric} (%)")
             if not drawn:
                 remarks.append(
-                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never evaluated on "
-                    f"{PROTOCOLS[protocol][1]} while they trained"
+                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never "
+                    f"evaluated on {PROTOCOLS[protocol][1]} while they trained"
                 )
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
-        for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=False):
+        for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
             axes.set_title(f"({letter}) points of {metric} above {short(study.methods[0].label)}", fontsize=8)
             axes.set_xlabel("class-wise: CLT, overall")
             axes.set_ylabel("attribute-wise: ALT, overall")
             _scatter(axes, points[metric])
-        for axes, metric in zip(below.axes, METRICS, strict=False):
+        for axes, metric in zip(below.axes, METRICS, strict=True):
             place(
                 figure,
                 axes,
@@ -129,7 +129,8 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
 
 def all_pairs(study: Study, protocol: str) -> Figure | None:
     """A panel for each method with its twin: both metrics over epochs before and after IFL sets in. Pairs without
-    runs, and those that have no curve because they train nothing, are left out; None where no pair remains."""
+    runs, and those that have no curve because they train nothing, are left out; None where no pair remains.
+    """
     pairs = [pair for pair in study.pairs if all(len(_mean_of(method, protocol, METRICS[0])) > 1 for method in pair)]
     if not pairs:
         return None
@@ -142,7 +143,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
             if pair is None:
                 axes.set_axis_off()
                 continue
-            for metric, faint in zip(METRICS, (False, True), strict=False):
+            for metric, faint in zip(METRICS, (False, True), strict=True):
                 _before_and_after(axes, pair, protocol, metric, faint)
             axes.set_title(short(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
@@ -152,7 +153,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
         handles = [
             Line2D([], [], label=f"{metric}, {name}", **_look(look, faint))
             for look, name in ((PLAIN_LOOK, "the method"), (IFL_LOOK, "with IFL"))
-            for metric, faint in zip(METRICS, (False, True), strict=False)
+            for metric, faint in zip(METRICS, (False, True), strict=True)
         ]
         figure.legend(
             handles=[*handles, Line2D([], [], label="IFL sets in", **ONSET)],
@@ -173,7 +174,7 @@ def _mean_of(method: Method, protocol: str, metric: str) -> list[tuple[int, floa
 def _legend(pair: Pair) -> list[Line2D]:
     lines = [
         Line2D([], [], label=short(method.label, 40), **look)
-        for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=False)
+        for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True)
     ]
     return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]
 
@@ -188,11 +189,11 @@ def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint:
     evaluation.
     """
     drawn = False
-    for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=False):
+    for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True):
         curve = _mean_of(method, protocol, metric)
         if not curve:
             continue
-        epochs, mean, low, high = zip(*curve, strict=False)
+        epochs, mean, low, high = zip(*curve, strict=True)
         drawn = True
         axes.plot(epochs, mean, **_look(look, faint), markevery=1 + len(curve) // MARKS)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)  # of no height with one seed
@@ -211,7 +212,7 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
         of = [(point.class_wise, point.attribute_wise) for point in points if point.with_ifl == with_ifl]
         if of:
             axes.plot(
-                *zip(*of, strict=False),
+                *zip(*of, strict=True),
                 linestyle="",
                 marker=look["marker"],
                 markersize=5,

@@ -33,7 +33,7 @@ def learning_curves(tables: list[Table]) -> tuple[Figure, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.2 * len(tables)), layout="constrained")
         blocks = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
-        for block, table in zip(blocks, tables, strict=False):
+        for block, table in zip(blocks, tables, strict=True):
             remarks += _block(block, table)
     return figure, list(dict.fromkeys(remarks))
 
@@ -75,9 +75,9 @@ def _block(block: Any, table: Table) -> list[str]:
 
 def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:
     """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
-    for axis, metric in zip(panels, METRICS, strict=False):
+    for axis, metric in zip(panels, METRICS, strict=True):
         points = series(lines, split, metric)
-        axis.plot(*zip(*points, strict=False) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
+        axis.plot(*zip(*points, strict=True) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
     return any(line["kind"] == "eval" and line.get("split") == split for line in lines)
 
 

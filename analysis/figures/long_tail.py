@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.methods import Method, Pair, Study
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, bands, heat, short
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat, short
 from analysis.inputs.artifacts import Classes, classes_of
 from analysis.inputs.runs import Run
 from analysis.stats.per_class import accuracy_table, confusion, most_confused, tail_bins
@@ -28,8 +31,9 @@ def table_of(runs: list[Run], select: str, split: str, bins: list[NDArray[np.int
     Raises:
         ValueError: predictions that cannot be read.
     """
-    each = [accuracy_table(run.predictions(select, split), bins, len(GROUPS)) for run in runs]
-    return np.asarray(100 * np.mean(each, axis=0), np.float64)
+    tables = [accuracy_table(run.predictions(select, split), bins, len(GROUPS)) for run in runs]
+    mean: NDArray[np.float64] = 100 * np.mean(tables, axis=0)
+    return mean
 
 
 def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
@@ -37,7 +41,7 @@ def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
     if all(len(part) == 1 for part in bins):
         return [short(classes.names[part[0]], 12) for part in bins]
     ends = np.cumsum([len(part) for part in bins])
-    return [f"{end - len(part) + 1}–{end}" for end, part in zip(ends, bins, strict=False)]
+    return [f"{end - len(part) + 1}\N{EN DASH}{end}" for end, part in zip(ends, bins, strict=True)]
 
 
 def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
@@ -79,8 +83,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
         for index in (i for i in range(1, len(groups)) if groups[i] != groups[i - 1]):
             axes.axhline(index - 0.5, color="white", linewidth=2)
         axes.set_title(
-            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall, "
-            "attribute groups",
+            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, "
+            f"overall, attribute groups",
             fontsize=8,
         )
         figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.01, aspect=40)
@@ -88,8 +92,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
 
 
 def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """A method and its twin: accuracy along the tail above the classes' training counts, by attribute group, and class
-    by attribute group.
+    """A method and its twin: accuracy along the tail above the classes' training counts, by attribute group, and
+    class by attribute group.
 
     Returns None, and why, where one of them has no runs or lacks what this needs.
     """
@@ -106,26 +110,10 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
     names = bin_names(classes, bins)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 5.4), layout="constrained")
-        top, bottom = bands(figure, (2.3, 3.1))
+        top, bottom = figure.subfigures(2, 1, height_ratios=(2.3, 3.1), squeeze=False)[:, 0]
         by_class, by_attribute = top.subplots(1, 2, width_ratios=(3, 1.4))
-        counts = by_class.twinx()
-        counts.bar(
-            range(len(bins)),
-            [classes.counts[part].mean() for part in bins],
-            color="#dddddd",
-            edgecolor="#bbbbbb",
-            linewidth=0.5,
-            width=0.8,
-        )
-        counts.set_yscale("log")
-        counts.yaxis.set_major_formatter("{x:g}")
-        counts.yaxis.set_minor_formatter(NullFormatter())
-        counts.set_ylabel("training images (bars)")
-        counts.spines["right"].set_visible(True)
-        counts.grid(False)
-        by_class.set_zorder(counts.get_zorder() + 1)
-        by_class.patch.set_visible(False)
-        for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=False):
+        _draw_counts(by_class, classes, bins)
+        for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=True):
             by_class.plot(range(len(bins)), table[:-1, -1], label=short(method.label), **look)
             by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
         by_class.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=7)
@@ -137,36 +125,52 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         by_attribute.set_ylim(-3, 103)
         by_attribute.margins(x=0.15)
         top.legend(*by_class.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
-        attributes = [f"{INITIALS[name]}_A" for name in GROUPS]
-        panels = bottom.subplots(1, 3, sharey=True)
-        for axes, letter, title, table in zip(
-            panels,
-            "cde",
-            (short(pair.plain.label), short(pair.ifl.label), "difference, in points"),
-            (plain, ifl, ifl - plain),
-            strict=False,
-        ):
-            signed = letter == "e"
-            bound = max(1.0, float(np.nanmax(np.abs(table[:-1, :-1]), initial=0))) if signed else 100
-            heat(
-                axes,
-                table[:-1, :-1],
-                names,
-                attributes,
-                low=-bound if signed else 0,
-                high=bound,
-                colours="PuOr" if signed else "cividis",
-                signed=signed,
-            )
-            axes.set_title(f"({letter}) {title}", fontsize=8)
-        for axes in panels[1:]:
-            axes.tick_params(labelleft=False)
+        _draw_heat_maps(bottom.subplots(1, 3, sharey=True), pair, plain, ifl, names)
     return figure, []
 
 
+def _draw_counts(by_class: Axes, classes: Classes, bins: list[NDArray[np.int64]]) -> None:
+    """Draw each bin's mean number of training images as bars behind the curves, on a log axis at the right."""
+    counts = by_class.twinx()
+    counts.bar(
+        range(len(bins)),
+        [classes.counts[part].mean() for part in bins],
+        color="#dddddd",
+        edgecolor="#bbbbbb",
+        linewidth=0.5,
+        width=0.8,
+    )
+    counts.set_yscale("log")
+    counts.yaxis.set_major_formatter("{x:g}")
+    counts.yaxis.set_minor_formatter(NullFormatter())
+    counts.set_ylabel("training images (bars)")
+    counts.spines["right"].set_visible(True)
+    counts.grid(False)
+    by_class.set_zorder(counts.get_zorder() + 1)
+    by_class.patch.set_visible(False)
+
+
+def _draw_heat_maps(
+    panels: Sequence[Axes], pair: Pair, plain: NDArray[np.float64], ifl: NDArray[np.float64], names: list[str]
+) -> None:
+    """Draw accuracy by class and attribute group without IFL, with it, and the difference."""
+    attributes = [f"{INITIALS[name]}_A" for name in GROUPS]
+    titles = (short(pair.plain.label), short(pair.ifl.label), "difference, in points")
+    for axes, letter, title, table in zip(panels, "cde", titles, (plain, ifl, ifl - plain), strict=True):
+        inner = table[:-1, :-1]
+        if letter == "e":
+            bound = max(1.0, float(np.nanmax(np.abs(inner), initial=0)))
+            heat(axes, inner, names, attributes, low=-bound, high=bound, colours="PuOr", signed=True)
+        else:
+            heat(axes, inner, names, attributes, low=0, high=100, colours="cividis")
+        axes.set_title(f"({letter}) {title}", fontsize=8)
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
+
+
 def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """Of the classes that the plain method confuses most: the share of each true class (rows) that is taken for
-    each other, without and with IFL.
+    """Of the classes that the plain method confuses most: the share of each true class (rows) that is taken for each
+    other, without and with IFL.
     """
     train, split = PROTOCOLS[protocol]
     what = f"confusions of {pair.plain.label}, {protocol.upper()}"
@@ -191,7 +195,7 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(chosen)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl), strict=False):
+        for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl), strict=True):
             image = heat(axes, shares[np.ix_(chosen, chosen)], names, names, low=0, high=100, colours="cividis")
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
             axes.set_title(f"({letter}) {short(method.label)}, {protocol.upper()}", fontsize=8)

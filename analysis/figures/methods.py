@@ -1,7 +1,8 @@
 """The methods that figures compare: the rows of a data set's largest table, with their runs on both editions.
 
 A table holds one or two editions; a figure about class-wise against attribute-wise accuracy needs both. Which runs
-count is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves out.
+count is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves
+out.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Study:
         return pairs
 
     def chosen(self, recipe: str | None) -> Pair | None:
-        """The pair of that recipe, with or without IFL, or the first pair of which both have runs of one edition; None
-        where there is none.
+        """The pair of that recipe, with or without IFL, or the first pair of which both have runs of one edition;
+        None where there is none.
 
         Raises:
             ValueError: no pair has that recipe.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,9 +17,9 @@ CROSSED = 60.0
 
 
 def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5) -> None:
-    """Writes each name at the nearest place around its point where it covers neither another name, a point nor a line,
-    nor leaves the axes, with a thin line to the point, which crosses no name, where that is not right beside it. Points
-    are taken from the most crowded to the loneliest. The
+    """Writes each name at the nearest place around its point where it covers neither another name, a point nor a
+    line, nor leaves the axes, with a thin line to the point, which crosses no name, where that is not right beside
+    it. Points are taken from the most crowded to the loneliest. The
     layout must be final: places are looked for in pixels.
     """
     figure.draw_without_rendering()
@@ -28,7 +27,8 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
     pixels = figure.dpi / 72
     spots = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_extents(x - 3 * pixels, y - 3 * pixels, x + 3 * pixels, y + 3 * pixels) for x, y in spots]
-    inside, lines = axes.bbox, list[Any]()
+    inside = axes.bbox
+    lines: list[np.ndarray] = []
     crowded = sorted(
         range(len(points)),
         key=lambda i: (

@@ -18,8 +18,8 @@ RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
-    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained
-    is less than an epoch.
+    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained is
+    less than an epoch.
     """
     ends = [line["step"] / (line["epoch"] + 1) for line in lines if line["kind"] == "eval" and line["step"] > 0]
     return float(ends[0]) if ends else 1.0 + max((line["step"] for line in lines), default=0)
@@ -31,7 +31,7 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
     ranks as the value, the first start left out.
 
     Args:
-        lines: of metrics.jsonl, parsed.
+        lines: of `metrics.jsonl`, in the order of steps.
         each: steps of an epoch.
     """
     curves: dict[str, list[tuple[float, float]]] = {
@@ -56,8 +56,8 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
 
 
 def progress(run: Run) -> Figure:
-    """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at
-    each restart.
+    """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at each
+    restart.
     """
     lines, bad = run.metrics()
     curves = curves_of(lines, steps_of_epoch(lines))
@@ -78,7 +78,7 @@ def progress(run: Run) -> Figure:
             "(e) learning rate",
             "(f) images/s",
         )
-        for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles, strict=False):
+        for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles, strict=True):
             axes.set_title(title, fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             for at, _ in curves["restarts"]:
@@ -123,7 +123,7 @@ def _line(
 ) -> None:
     if points:
         axes.plot(
-            *zip(*points, strict=False),
+            *zip(*points, strict=True),
             color=colour,
             linestyle=dashes,
             linewidth=1,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -12,10 +11,13 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.axes import Axes  # the backend comes first
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito, "Color Universal Design" (2008), without its yellow, too pale for lines on white."""
@@ -23,7 +25,7 @@ PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-STYLE: dict[Any, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -69,12 +71,6 @@ def short(text: str, most: int = 28) -> str:
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
-def bands(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
-    """Cut a figure into bands of these relative heights, from above to below."""
-    cut = figure.subfigures(len(heights), 1, height_ratios=list(heights), squeeze=False)
-    return list(np.asarray(cut, dtype=object).ravel())
-
-
 def heat(
     axes: Axes,
     values: NDArray[np.float64],
@@ -86,18 +82,18 @@ def heat(
     colours: str,
     signed: bool = False,
 ) -> AxesImage:
-    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is left
-    white with a dash.
+    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is
+    left white with a dash.
 
     Args:
-        axes: where it is drawn.
-        values: [rows, columns], in percent or points.
-        rows: a label for each row.
-        columns: a label for each column.
+        axes: where to draw.
+        values: float64 [rows, columns], in percent or points.
+        rows: names at the left.
+        columns: names below.
         low: the value of the first colour.
         high: the value of the last colour.
-        colours: name of a colour map of matplotlib.
-        signed: whether numbers have a sign.
+        colours: name of a matplotlib colour map.
+        signed: whether numbers carry their sign, as differences do.
     """
     image = axes.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
@@ -111,9 +107,10 @@ def heat(
         red, green, blue = (
             np.array((image.cmap(image.norm(np.asarray(value))) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
         )
-        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        dark = luminance < 0.179  # there black and white text read alike
-        text = "–" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
+        dark = (
+            0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
+        )  # relative luminance where black and white text read alike
+        text = "\N{EN DASH}" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
         axes.text(
             across,
             down,

@@ -62,7 +62,7 @@ def classes_of(run: Run) -> Classes:
         raise ValueError(
             f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
         )
-    names, groups, counts = zip(*run.classes, strict=False)
+    names, groups, counts = zip(*run.classes, strict=True)
     return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
 
 
@@ -94,9 +94,11 @@ def environments_of(run: Run) -> list[Environments]:
             raise ValueError(
                 f"{where}: weights of shape {list(arrays['weights'].shape)} beside {len(arrays['labels'])} labels"
             )
-        classes, pictures = arrays.get("extreme_classes"), arrays.get("thumbnails")
-        if classes is None or pictures is None:
-            classes, pictures = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
-        three = arrays["weights"], arrays["labels"], arrays["attributes"]
-        rebuilds.append(Environments(epoch, *three, classes, pictures))
+        if "extreme_classes" in arrays and "thumbnails" in arrays:
+            classes, thumbnails = arrays["extreme_classes"], arrays["thumbnails"]
+        else:
+            classes, thumbnails = np.zeros(0, np.int64), np.zeros((0, 2, 0, 0, 0, 3), np.uint8)
+        rebuilds.append(
+            Environments(epoch, arrays["weights"], arrays["labels"], arrays["attributes"], classes, thumbnails)
+        )
     return rebuilds

@@ -85,7 +85,7 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
                 there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
                 for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
                     columns[name] += [value] * len(there)
-                for name, values in zip(("subset", "metric", "value"), zip(*there, strict=False), strict=False):
+                for name, values in zip(("subset", "metric", "value"), zip(*there, strict=True), strict=False):
                     columns[name] += values
     return pd.DataFrame(columns), problems
 
@@ -133,7 +133,8 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
 
 def csv(*frames: pd.DataFrame) -> str:
     """Frames of the same columns, below each other, as CSV."""
-    return str(pd.concat(frames).to_csv(index=False, lineterminator="\n"))
+    written: str = pd.concat(frames).to_csv(index=False, lineterminator="\n")
+    return written
 
 
 def _about(run: Run) -> tuple[tuple[str, object], ...]:

@@ -1,5 +1,5 @@
-"""The light part of run folders, to lie beside a paper: what the tables and figures are made from, without checkpoints
-and logs.
+"""The light part of run folders, to lie beside a paper: what the tables and figures are made from, without
+checkpoints and logs.
 
 `python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]` copies of each finished run its recipe, meta.json,
 metrics, last predictions and environments; thumbnails of the extremes only for the runs named. `select=best` and
@@ -53,8 +53,8 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
     """Copy the light part of every finished run in `runs`.
 
     Args:
-        runs: a folder of run folders.
-        out: where the copies are made.
+        runs: the directory that holds the run folders.
+        out: where the copies go, one folder a run.
         thumbnails: names of runs whose environments keep their pictures.
 
     Returns:
@@ -73,7 +73,7 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
     for run in finished:  # a copy begins by removing what stands in its place
         if (target := out.resolve() / run.name).resolve() == run.resolve() or run.resolve() in target.resolve().parents:
             raise ValueError(
-                f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other than "
-                f"runs={runs}"
+                f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other "
+                f"than runs={runs}"
             )
     return names, sum(copy_light(run, out, run.name in thumbnails) for run in finished)

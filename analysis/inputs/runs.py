@@ -64,8 +64,8 @@ class Run:
         return judged_of(arrays)
 
     def ended(self) -> str:
-        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in epoch
-        3: failed, rank 1:
+        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in
+        epoch 3: failed, rank 1:
         RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
@@ -155,6 +155,21 @@ class Run:
         return [lines[key] for key in sorted(lines)], len(bad)
 
 
+def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
+    """Make stored predictions ready to be judged.
+
+    Args:
+        arrays: those of `ARRAYS`, and `confidence` where it is stored, each [M].
+    """
+    return Judged(
+        label=arrays["label"],
+        prediction=arrays["prediction"],
+        group=arrays["group"],
+        attribute=arrays["attribute"],
+        confidence=arrays.get("confidence"),
+    )
+
+
 @cache
 def _as_it_stands(*words: str) -> Recipe:
     """A recipe of the project, resolved; runs that differ in the seed alone share it."""
@@ -203,24 +218,14 @@ def load_run(path: Path) -> Run:
     )
 
 
-def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
-    """Predictions as they were stored, ready to be judged.
-
-    Args:
-        arrays: label, prediction, group, attribute, int64 [M]; and confidence, float [M], where it was stored.
-
-    Raises:
-        ValueError: their values cannot be meant.
-    """
-    label, prediction, group, attribute = (arrays[key] for key in ARRAYS)
-    return Judged(label, prediction, group, attribute, arrays.get("confidence"))
-
-
 def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
     """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
-    lists = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
-    names, groups, counts = (part if isinstance(part, list) else [] for part in lists)
-    if not len(names) == len(groups) == len(counts) or not all(type(number) is int for number in (*groups, *counts)):
+    found = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
+    lists = [part for part in found if isinstance(part, list)]
+    if len(lists) < len(found) or len({len(part) for part in lists}) > 1:
+        return ()
+    names, groups, counts = lists
+    if not all(type(number) is int for number in (*groups, *counts)):
         return ()
     return tuple(zip(map(str, names), groups, counts, strict=True))
 

@@ -23,9 +23,9 @@ def behind(
     value, and of the subset's samples how many there are and how many are right.
 
     Args:
-        table: a filled table.
-        row: of the table, from 0.
-        column: of the table, from 0.
+        table: the filled table.
+        row: from 0.
+        column: from 0.
         judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
     """
     layout, cell = table.layout, table.cells[row][column]
@@ -53,7 +53,7 @@ def behind(
         "twin": _twin(cell),
         "runs": [
             _run(of, value, run, judged(run, layout.select, of.split))
-            for value, run in zip(cell.values, cell.runs, strict=False)
+            for value, run in zip(cell.values, cell.runs, strict=True)
         ],
     }
 
@@ -107,8 +107,8 @@ def column_name(column: Column) -> str:
 
 
 def find(layout: Layout, row: str, column: str) -> tuple[int, int]:
-    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the column's
-    name or number.
+    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the
+    column's name or number.
 
     Raises:
         ValueError: none or several are meant; the sentence names the nearest or all.
@@ -157,8 +157,8 @@ def lines(fact: dict[str, Any]) -> list[str]:
             "" if twin["gained"] is None else f"; right here alone {twin['gained']}, right there alone {twin['lost']}"
         )
         said.append(
-            f"twin    {100 * twin['difference']:+.2f} against {twin['label']} [{100 * twin['interval'][0]:+.2f}, "
-            f"{100 * twin['interval'][1]:+.2f}], "
+            f"twin    {100 * twin['difference']:+.2f} against {twin['label']} "
+            f"[{100 * twin['interval'][0]:+.2f}, {100 * twin['interval'][1]:+.2f}], "
             f"p = {twin['p']:.2g} ({twin['method']}, {twin['samples']} samples{counts})"
         )
     said.append(f"runs    {len(fact['runs'])}")

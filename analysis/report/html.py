@@ -1,5 +1,5 @@
-"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind
-every number.
+"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind every
+number.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from analysis.tables.presentation import MISSING, blocks, heading, legend, perce
 COLOURS = 128
 """Of an image on the page: enough for a plot, and a third of the bytes."""
 
+NONE = "\N{EN DASH}"
+"""What a fact is shown as where the run does not say it."""
+
 TEMPLATE = Path(__file__).resolve().parent / "page.html"
 
 
@@ -34,9 +37,9 @@ def page(
 
     Args:
         title: of the page.
-        tables: the filled tables.
+        tables: in the order of the page.
         drawn: the figures.
-        images: the folder where `NAME.png` of each figure lies.
+        images: the folder with `NAME.png` of each figure.
         runs: all that were read.
         left_out: sentences about what is not there.
     """
@@ -44,8 +47,10 @@ def page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
-        about=f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} "
-        f"table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent.",
+        about=(
+            f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} "
+            f"table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent."
+        ),
         tables=[_table(table, place, index) for index, table in enumerate(tables)],
         figures=[{"name": one.name, "caption": one.caption, **_image(images / f"{one.name}.png")} for one in drawn],
         runs=[
@@ -67,7 +72,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
     shown = [column for part in parts for column in part.columns]
     starts = {unit[0] for part in parts for unit in part.units}
     rows = []
-    for index, (row, cells) in enumerate(zip(layout.rows, table.cells, strict=False)):
+    for index, (row, cells) in enumerate(zip(layout.rows, table.cells, strict=True)):
         new = index == 0 or row.group != layout.rows[index - 1].group
         rows.append(
             {
@@ -91,8 +96,8 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
                 "first": column in starts,
             }
             for part in parts
-            for subset, unit in zip(part.subsets, part.units, strict=False)
-            for metric, column in zip(part.metrics, unit, strict=False)
+            for subset, unit in zip(part.subsets, part.units, strict=True)
+            for metric, column in zip(part.metrics, unit, strict=True)
         ],
         "rows": rows,
         "notes": table.notes,
@@ -106,7 +111,7 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
         "column": column,
         "text": (text or MISSING) + ("" if cell.std is None else f" ± {100 * cell.std:.2f}"),
         "value": "" if cell.mean is None else f"{cell.mean:.8f}",
-        "range": f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval and text else "",
+        "range": f"{100 * interval[0]:.1f}\N{EN DASH}{100 * interval[1]:.1f}" if interval and text else "",
         "best": rank == 1,
         "marked": cell.marked,
         "twin": twin_mark(cell),
@@ -172,7 +177,7 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
         ("decoder", str(meta.get("decoder", ""))),
         (
             "finished",
-            f"{done.get('epochs', '?')} epochs, best on val {done.get('best_epoch', '–')}, {done.get('wall_s', '?')} s"
+            f"{done.get('epochs', '?')} epochs, best on val {done.get('best_epoch', NONE)}, {done.get('wall_s', '?')} s"
             if run.finished
             else f"no: {run.ended() or 'it has no file named done'}",
         ),

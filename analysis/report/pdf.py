@@ -30,28 +30,27 @@ ENGINES = {
         "-output-directory=FOLDER",
     ),
 }
-"""Command -> what stands before the file's name, with a folder for all that it writes; the first that is installed
-is used.
-"""
+"""Command -> the words before the file's name, FOLDER for all that it writes; the first that is installed is used."""
 
 LIMIT_S = 300
 
-_HEAD = r"""\documentclass[10pt,a4paper]{article}
+_HEAD = (
+    r"""\documentclass[10pt,a4paper]{article}
 \usepackage[T1]{fontenc}
 \usepackage[a4paper,margin=18mm]{geometry}
 \usepackage{booktabs,graphicx,caption}
 \captionsetup{font=small,labelfont=bf}
-% the same bytes every time:
-\ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi
+\ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi"""
+    r""" % the same bytes every time
 \renewcommand{\topfraction}{0.95}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.6}
 \setcounter{topnumber}{4}\setcounter{totalnumber}{6}
 \begin{document}
 """
+)
 
 
 def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
-    r"""A LaTeX document with a first page of text that \inputs files and includes NAME.pdf of each figure, all
-    beside it."""
+    r"""A LaTeX document: a page of text, then \inputs files and includes NAME.pdf of each figure, all beside it."""
     lines = [
         _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
         *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
@@ -72,15 +71,15 @@ def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[D
 def typeset(source: Path) -> tuple[Path | None, str]:
     """Makes the PDF of a .tex file beside it.
 
-    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then its
-    log lies beside).
+    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then
+    its log lies beside).
     """
     engine = next((command for name, command in ENGINES.items() if shutil.which(name)), None)
     if engine is None:
         return (
             None,
-            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get install "
-            "latexmk texlive-latex-recommended)",
+            f"{source.name} is not typeset: no latexmk, tectonic or pdflatex is installed (Debian: apt-get "
+            f"install latexmk texlive-latex-recommended)",
         )
     made, log = source.with_suffix(".pdf"), source.with_suffix(".log")
     for old in (made, log):

@@ -21,8 +21,8 @@ def publish(
     """Writes NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
     Args:
-        out: the folder written to.
-        tables: the filled tables.
+        out: an existing folder, which holds the tables' files already.
+        tables: filled tables.
         runs: all that were read, counted in a table or not.
         inputs: names of the .tex files in `out` that the report takes in, in order.
         left_out: sentences about what was not read.

@@ -6,10 +6,10 @@ they differ in their predictions. Where a cell has several seeds, each resample 
 replacement, and averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed
 it therefore holds what the choice of test samples does, and not what another training would.
 
-The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the samples
-that one has right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and the same
-draws of their common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0) / (R + 1),
-at most 1. No p is corrected for the number of cells.
+The test. For the accuracy of one pair of runs: McNemar's exact test, that is the two-sided binomial test on the
+samples that one has right and the other has not. Otherwise the paired bootstrap: both rows in the same resamples (and
+the same draws of their common seeds), p = 2 (1 + the smaller of how many differences are <= 0 and how many are >= 0)
+/ (R + 1), at most 1. No p is corrected for the number of cells.
 
 Everything is a pure function of the predictions and of `SEED`.
 """
@@ -103,8 +103,8 @@ class Resamples:
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
-        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's
-        sum M.
+        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's sum
+        M.
         """
         if samples not in self._weights:
             rng = np.random.default_rng((self.seed, samples))
@@ -124,8 +124,8 @@ class Resamples:
         )
 
     def values(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> dict[Key, NDArray[np.float32]]:
-        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has no
-        sample of the subset.
+        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has
+        no sample of the subset.
 
         Ask for all of a run's keys at once: its predictions are read for each call that wants something new.
 
@@ -148,10 +148,11 @@ class Resamples:
         """The mean over resampled seeds on resampled test samples, [R]; None where a run lacks the number."""
         values = [self.values(run, select, split, (key,)).get(key) for run in runs]
         there = [value for value in values if value is not None]
-        if not there or len(there) < len(runs):
+        if not there or len(there) < len(values):
             return None
-        mean: NDArray[np.float32] = np.take_along_axis(np.stack(there), self.seeds(len(runs)), axis=0).mean(axis=0)
-        return mean
+        drawn = np.take_along_axis(np.stack(there), self.seeds(len(runs)), axis=0)
+        means: NDArray[np.float32] = drawn.mean(axis=0)
+        return means
 
     def against(self, twin: str, pairs: list[tuple[Run, Run]], select: str, split: str, key: Key) -> TwinTest | None:
         """The test of a row against its twin: `pairs` of runs (this row's, the twin's) of the same seed.
@@ -228,8 +229,8 @@ def bootstrap_p(differences: NDArray[np.floating]) -> float:
 
 def mcnemar(gained: int, lost: int) -> float:
     """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as
-    likely the first's as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial
-    test."""
+    likely the first's as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial test.
+    """
     n, fewer = gained + lost, min(gained, lost)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(fewer + 1)

@@ -20,7 +20,7 @@ def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]
 
     Args:
         counts: training samples [K]; classes of equal count keep their order.
-        most: runs of classes at the most.
+        most: bins.
     """
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable")
     return [part.astype(np.int64) for part in np.array_split(order, min(most, len(order)))]
@@ -58,8 +58,8 @@ def confusion(predictions: Predictions, classes: int) -> NDArray[np.float64]:
 
 
 def most_confused(shares: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """At most `most` classes, in their order: those of the largest confusions between two classes, either way,
-    taken one pair after the other.
+    """At most `most` classes, in their order: those of the largest confusions between two classes, either way, taken
+    one pair after the other.
     """
     off = shares.copy()
     np.fill_diagonal(off, 0)
@@ -77,14 +77,18 @@ def attribute_shares(weights: NDArray[np.float64], attributes: NDArray[np.intege
     attribute.
     """
     mass = np.bincount(attributes[attributes >= 0], weights=weights[attributes >= 0], minlength=groups)
-    return np.asarray(mass / mass.sum(), np.float64)
+    shares: NDArray[np.float64] = mass / mass.sum()
+    return shares
 
 
 def flat_in_class(weights: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
     """float64 [N]: a stream with the same mass of each class as `weights`, but equal weights inside a class. What
-    differs from it is what the environment does to attributes, apart from balancing classes."""
+    differs from it is what the environment does to attributes, apart from balancing classes.
+    """
     count = np.bincount(labels)
-    return np.asarray((np.bincount(labels, weights=weights) / np.maximum(count, 1))[labels], np.float64)
+    of_class: NDArray[np.float64] = np.bincount(labels, weights=weights) / np.maximum(count, 1)
+    level: NDArray[np.float64] = of_class[labels]
+    return level
 
 
 def effective_size(weights: NDArray[np.float64]) -> float:

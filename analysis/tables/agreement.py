@@ -4,7 +4,7 @@ A claim is what the paper's numbers say of a row and its twin, `X + IFL is above
 agrees where its difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking
 compares the order of a column's
 methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its
-    interval is that of the resamples.
+interval is that of the resamples.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def sentence(table: Table) -> str:
         return ""
     agree, against = (count[word] + count[f"{word} surely"] for word in ("agrees", "disagrees"))
     said = (
-        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above (below) X` "
-        "that have numbers here, "
+        f"{table.layout.name}: of the {with_numbers} of the paper's {len(found)} claims `X + IFL above "
+        f"(below) X` that have numbers here, "
         f"{agree} agree in sign "
         f"({count['agrees surely']} with p < {ALPHA}), {against} do not ({count['disagrees surely']} with p < {ALPHA})"
     )
@@ -158,7 +158,7 @@ def other_data(table: Table) -> str:
     pairs = {
         (cell.paper.data, column.data)
         for line in table.cells
-        for cell, column in zip(line, table.layout.columns, strict=False)
+        for cell, column in zip(line, table.layout.columns, strict=True)
         if cell.paper
     }
     other = sorted({theirs for theirs, ours in pairs if theirs != ours})
@@ -168,5 +168,4 @@ def other_data(table: Table) -> str:
 def same_data(table: Table, column: Column) -> bool:
     """Whether the paper's numbers of a column were measured on the data set that ours were."""
     index = table.layout.columns.index(column)
-    papers = (line[index].paper for line in table.cells)
-    return any(paper is not None and paper.data == column.data for paper in papers)
+    return any((paper := line[index].paper) is not None and paper.data == column.data for line in table.cells)

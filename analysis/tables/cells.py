@@ -33,8 +33,8 @@ class Cell:
     notes: tuple[str, ...] = field(default=(), compare=False)
     """Why it is marked."""
     state: str = field(default="", compare=False)
-    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; ""
-    where there is one.
+    """Why there is no number: `missing`, `unfinished`, `failed`, `foreign`, `unlike`, `damaged` or `empty`; "" where
+    there is one.
     """
     replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """What the resamples give, fractions [R] (see `analysis.stats.bootstrap`)."""
@@ -125,8 +125,8 @@ def build(
 def _brief(
     layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]
 ) -> list[str]:
-    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in
-    no row as one.
+    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no
+    row as one.
     """
     merged = {note for note, _ in unused}
     said = []
@@ -239,15 +239,15 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
 
 
 def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
-    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint
-    may be the same.
+    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may
+    be the same.
     """
     notes = []
     for title in dict.fromkeys(column.title for column in layout.columns):
         columns = [index for index, column in enumerate(layout.columns) if column.title == title]
         first = layout.columns[columns[0]]
         tested: dict[tuple[str, int], list[str]] = {}
-        for row, line in zip(layout.rows, cells, strict=False):
+        for row, line in zip(layout.rows, cells, strict=True):
             for run in next((line[index].runs for index in columns if line[index].runs), ()):
                 labels = tested.setdefault(resamples.samples(run, layout.select, first.split), [])
                 labels += [label] if (label := layout.full_label(row)) not in labels else []
@@ -302,7 +302,8 @@ def _twins(
     runs: list[Run],
 ) -> Twins | None:
     """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has
-    none, the recipe's runs at the paper's budget, chosen as for a row."""
+    none, the recipe's runs at the paper's budget, chosen as for a row.
+    """
     row = layout.rows[index]
     if row.twin is None:
         return None

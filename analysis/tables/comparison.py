@@ -1,5 +1,5 @@
-"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the
-summary of shape.
+"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary
+of shape.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.inputs import frame
 from analysis.stats.bootstrap import ALPHA, RESAMPLES
 from analysis.tables import agreement, published
 from analysis.tables.cells import Table
@@ -59,8 +60,8 @@ def _sections(layout: Layout) -> list[list[_Section]]:
 
 
 def beside(table: Table, later: bool = False) -> str:
-    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty where
-    there are none.
+    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty
+    where there are none.
 
     `later`: with later papers' numbers as rows below.
     """
@@ -78,7 +79,7 @@ def beside(table: Table, later: bool = False) -> str:
         if tabulars:
             said = (
                 f"{table.layout.name}: paper, ours and ours minus the paper's, in percent (points). The paper's "
-                "are single runs."
+                f"are single runs."
             )
             notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
             floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
@@ -162,7 +163,7 @@ def gains(table: Table) -> str:
     )
     arrows = (
         f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
-        "differences of single runs, untested"
+        f"differences of single runs, untested"
     )
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
@@ -237,8 +238,8 @@ def summary(table: Table) -> str:
     said = (
         f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
-        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of test "
-        "samples and seeds."
+        f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of "
+        f"test samples and seeds."
     )
     return wrapped(
         "table*",
@@ -249,9 +250,14 @@ def summary(table: Table) -> str:
     )
 
 
+def _tau(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
 def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """[(protocol, subset, metric, what `HEADS` name)] of the columns that have published numbers and any of ours."""
-    found, lines = agreement.claims(table), list[tuple[str, str, str, tuple[str, ...]]]()
+    found = agreement.claims(table)
+    lines: list[tuple[str, str, str, tuple[str, ...]]] = []
     for ranking in agreement.rankings(table):
         column = table.layout.columns[ranking.column]
         count = agreement.counted(found, ranking.column)
@@ -259,11 +265,7 @@ def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
             continue
         _, metric, subset = levels(column)
         subset = subset.replace("_C", ", classes").replace("_A", ", attributes")
-
-        def number(value: float | None) -> str:
-            return MISSING if value is None else f"{value:.2f}"
-
-        between = MISSING if ranking.low is None else f"{number(ranking.low)} to {number(ranking.high)}"
+        between = MISSING if ranking.low is None else f"{_tau(ranking.low)} to {_tau(ranking.high)}"
         lines.append(
             (
                 PROTOCOLS[column.protocol],
@@ -275,7 +277,7 @@ def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
                     str(count["disagrees"] + count["disagrees surely"]),
                     str(count["disagrees surely"]),
                     str(sum(count.values()) - count["no number"]),
-                    number(ranking.tau),
+                    _tau(ranking.tau),
                     between,
                 ),
             )
@@ -325,7 +327,7 @@ def csv(tables: list[Table]) -> str:
         "test",
         "verdict",
     )
-    return str(pd.DataFrame(records, columns=list(columns)).to_csv(index=False, lineterminator="\n"))
+    return frame.csv(pd.DataFrame(records, columns=list(columns)))
 
 
 def rankings_csv(tables: list[Table]) -> str:
@@ -345,5 +347,6 @@ def rankings_csv(tables: list[Table]) -> str:
         for ranking in agreement.rankings(table)
         for column in [table.layout.columns[ranking.column]]
     ]
-    columns = ["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"]
-    return str(pd.DataFrame(records, columns=columns).to_csv(index=False, lineterminator="\n"))
+    return frame.csv(
+        pd.DataFrame(records, columns=["table", "protocol", "subset", "metric", "rows", "tau", "low", "high"])
+    )

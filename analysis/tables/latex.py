@@ -36,18 +36,18 @@ _LATEX = {
     "±": r"\ensuremath{\pm}",
     "†": r"\ensuremath{^\dagger}",
     "$": r"\ensuremath{\$}",
-    "−": r"\ensuremath{-}",
-    "×": r"\ensuremath{\times}",
+    "\N{MINUS SIGN}": r"\ensuremath{-}",
+    "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\scriptstyle\uparrow}",
     "↓": r"\ensuremath{\scriptstyle\downarrow}",
     "≥": r"\ensuremath{\geq}",
     "≤": r"\ensuremath{\leq}",
-    "–": "--",
+    "\N{EN DASH}": "--",
     "—": "---",
     "“": "``",
     "”": "''",
-    "‘": "`",
-    "’": "'",
+    "\N{LEFT SINGLE QUOTATION MARK}": "`",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
     "…": r"\ldots{}",
     "ß": r"\ss{}",
     "ø": r"\o{}",
@@ -87,7 +87,7 @@ _LATEX = {
                 "psi",
                 "omega",
             ],
-            strict=False,
+            strict=True,
         )
     },
     # Braced: after a row's end `\\` a bare [ or * would be read as its argument.
@@ -97,7 +97,7 @@ _LATEX = {
     **{character: "\\" + character for character in "&%#_{}"},
 }
 _ACCENTS = dict(
-    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=False)
+    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
 )
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
@@ -123,8 +123,9 @@ def _escaped(character: str) -> str:
 
 
 def latex(table: Table, stacked: bool = False) -> str:
-    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the
-    other, in a `table`, which is readable in a narrow column. Packages: booktabs and graphicx."""
+    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the other,
+    in a `table`, which is readable in a narrow column. Packages: booktabs and graphicx.
+    """
     every = blocks(table.layout)
     parts = [[block] for block in every] if stacked and not alone(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]
@@ -210,12 +211,12 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     if alone(part):  # a header wider than its numbers would tear them apart
         return [
             [(metrics[0], sum(widths))],
-            [(escape(block.short_title), width) for block, width in zip(part, widths, strict=False)],
+            [(escape(block.short_title), width) for block, width in zip(part, widths, strict=True)],
         ]
-    titles = itertools.groupby(zip(part, widths, strict=False), key=lambda entry: entry[0].title)
+    titles = itertools.groupby(zip(part, widths, strict=True), key=lambda entry: entry[0].title)
     return [
         [(escape(title), sum(width for _, width in members)) for title, members in titles],
-        list(zip(metrics, widths, strict=False)),
+        list(zip(metrics, widths, strict=True)),
         subsets,
     ]
 
@@ -250,9 +251,9 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         if not upright:
             width = left + sum(span for _, span in heads[-1])
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(short(group))}}}}} \\")
-        for place, (label, row_cells) in enumerate(rows):
+        for place, (label, shown) in enumerate(rows):
             name = _upright(group, len(rows)) if upright and place == len(rows) // 2 else ""
-            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(row_cells)} \\\\")
+            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(shown)} \\\\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 

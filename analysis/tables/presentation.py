@@ -44,8 +44,8 @@ def more_images(layout: Layout) -> str:
         )
         factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
     return (
-        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} times "
-        "the images and steps of their twins; the table controls compares at equal images"
+        f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} "
+        f"times the images and steps of their twins; the table controls compares at equal images"
         if factors
         else ""
     )
@@ -166,8 +166,8 @@ def groups(layout: Layout) -> list[tuple[str, list[int]]]:
 
 
 def ranks(table: Table) -> list[list[int]]:
-    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where second,
-    else 0.
+    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where
+    second, else 0.
 
     A best only where two numbers differ or compete, a second only among four or more.
     """

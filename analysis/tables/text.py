@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.inputs import frame
 from analysis.tables.cells import Cell, Table
 from analysis.tables.latex import escape, latex
 from analysis.tables.presentation import (
@@ -66,27 +67,32 @@ def _spans(table: Table, depth: int) -> list[slice]:
 
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
-    marked = [[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells]
-    # Blanks where others have a mark keep the decimals below each other.
-    marks = [max(1, *(len(line[index][1]) for line in marked)) for index in range(len(columns))]
-    shown = [[number + mark.ljust(most) for (number, mark), most in zip(line, marks, strict=True)] for line in marked]
+    shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
     names = [levels(column)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
-    widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=False)]
+    widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
 
-    def join(label: str, cells: list[str]) -> str:
-        return label.ljust(left) + "".join(" " + text.rjust(width) for text, width in zip(cells, widths, strict=False))
+    def joined(label: str, cells: list[str]) -> str:
+        texts = (" " + text.rjust(width) for text, width in zip(cells, widths, strict=True))
+        return (label.ljust(left) + "".join(texts)).rstrip()
 
     above, start = "", 0
     for metric, count in merged(columns, 1):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
-    lines = [columns[0].title, " " * left + above.rstrip(), join("Method", names).rstrip()]
+    lines = [columns[0].title, " " * left + above.rstrip(), joined("Method", names)]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
         lines.append(short(group))
-        lines += [join(f"  {short(rows[index].label)}", shown[index]).rstrip() for index in members]
+        lines += [joined(f"  {short(rows[index].label)}", shown[index]) for index in members]
     return lines
+
+
+def _aligned(cells: list[list[tuple[str, str]]]) -> list[list[str]]:
+    """Numbers with their marks, blanks where others of the column have a mark, so that decimals line up."""
+    columns = range(len(cells[0]) if cells else 0)
+    marks = [max(1, *(len(line[column][1]) for line in cells)) for column in columns]
+    return [[number + mark.ljust(marks[i]) for i, (number, mark) in enumerate(line)] for line in cells]
 
 
 def _terminal_cell(cell: Cell) -> tuple[str, str]:
@@ -120,10 +126,10 @@ def csv(table: Table) -> str:
             **_sure(cell),
             **_paper(cell),
         }
-        for row, cells in zip(table.layout.rows, table.cells, strict=False)
-        for column, cell in zip(table.layout.columns, cells, strict=False)
+        for row, cells in zip(table.layout.rows, table.cells, strict=True)
+        for column, cell in zip(table.layout.columns, cells, strict=True)
     ]
-    return str(pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))
+    return frame.csv(pd.DataFrame(records))
 
 
 def _sure(cell: Cell) -> dict[str, Any]:
