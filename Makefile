@@ -46,13 +46,13 @@ system:
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium
 
 cluster: venv
-	@$(BIN)/python tests/cluster.py up
+	@$(BIN)/python -m tests.helpers.cluster up
 
 cluster-down:
-	@$(BIN)/python tests/cluster.py down
+	@$(BIN)/python -m tests.helpers.cluster down
 
 chaos: venv
-	$(BIN)/python tests/chaos.py faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
+	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
 
 venv: .venv/.installed
 

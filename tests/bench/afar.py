@@ -20,9 +20,6 @@ from statistics import median
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from afar_server import FAULTS, Server
-
 from sharding.cache import remote_files
 from sharding.cache.prefetcher import Prefetcher
 from sharding.format.dataset import Split
@@ -33,7 +30,8 @@ from sharding.open import open_dataset
 from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, MicroBatches, Reader, TrainView
 from tests.bench.loader import data
-from tests.plans import micro_batches, plan_epoch
+from tests.helpers.plans import micro_batches, plan_epoch
+from tests.helpers.remote_server import FAULTS, Server
 
 BATCH, WORKERS = 128, 2
 VIEW = {"view": TrainView(112, (0.08, 1.0), hflip=True)}

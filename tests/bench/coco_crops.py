@@ -1,7 +1,7 @@
 """Crops a second: packing MSCOCO-GLT's crops into shards against the bare work, decode + crop + encode with Pillow, in
 the same run.
 
-    python tests/bench/coco_crops.py [crops=1500] [workers=2] [rounds=3]
+    python -m tests.bench.coco_crops [crops=1500] [workers=2] [rounds=3]
 
 Images are 640x480 JPEGs of about COCO's bytes; boxes have COCO's spread of sizes. Core milliseconds count what this
 process and its workers used, so that other users of the machine change them little; wall time is theirs too.
@@ -19,8 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sharding.building.packing import Planned, pack
 from sharding.building.raw_files import Place

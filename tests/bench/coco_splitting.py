@@ -1,7 +1,7 @@
 """MSCOCO-GLT's splitting at full size: 188,426 objects of the paper's class sizes with 204 planted attributes, every
 count against the paper's tables.
 
-    python tests/bench/coco_splitting.py [out=FOLDER] [seed=0] [read=no]
+    python -m tests.bench.coco_splitting [out=FOLDER] [seed=0] [read=no]
 
 Also reads a COCO-Attributes pickle and instances files of that size (in FOLDER, 1 GB, written first and deleted at the
 end; `read=no` leaves that out), and picks Test-GBL of the smallest class by the literal definition, for the ratio.
@@ -22,13 +22,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
-
-import coco_source
-
 from sharding.datasets.mscoco_glt.attributes import plain_arrays
 from sharding.datasets.mscoco_glt.objects import Objects, read_objects
 from sharding.datasets.mscoco_glt.splits import greedy_pick, split, unevenness
+from tests.helpers import coco_source
 
 COUNTS = {
     "glt": {"train": 144573, "val": 2900, "test_glt": 5800, "test_cbl": 5800, "test_gbl": 5800},

@@ -27,7 +27,7 @@ from ifl.distributed.comm import Comm
 from ifl.invariance.confidence import ConfidenceTable, mean_scores
 from ifl.invariance.environments import environment_weights
 from sharding.plan.epoch import EpochPlan
-from tests.plans import plan_epoch
+from tests.helpers.plans import plan_epoch
 
 BATCH, SHARD, WINDOW = 256, 1000, 16
 

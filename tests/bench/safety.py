@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from ranks import PROJECT, comms, started
+from tests.helpers.paths import PROJECT
+from tests.helpers.ranks import comms, started
 
 RECIPE = ["recipe=glt_randaug_ifl", "data=digits_glt"]
 LARGE_BYTES = 100_000_000
@@ -45,7 +45,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
     from ifl.step import refuse_pollution
     from ifl.step_reduction import MicroBatchSums, StepSync
     from recipes.resolve import resolve
-    from tests.plans import micro_batches
+    from tests.helpers.plans import micro_batches
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)
@@ -132,7 +132,7 @@ def restarts(ranks: int, boots: int, root: Path, place: Path) -> dict[str, list[
     """Seconds of each part of `boots` restarts of one run through the real command, from the command to the end of the
     first step.
     """
-    from test_resume import Launch
+    from tests.helpers.interrupted import Launch
 
     parts, done = defaultdict(list), 0
     for number in range(boots + 1):
@@ -175,7 +175,7 @@ def main(n: int = 30, boots: int = 5) -> None:
         )
         started(size).close()
     if boots:
-        from conftest import digits, twentieth
+        from tests.helpers.digits import digits, twentieth
 
         with tempfile.TemporaryDirectory() as folder:
             root = twentieth(digits(Path(folder) / "whole"), Path(folder) / "tiny")

@@ -10,6 +10,8 @@ same machine. Last, the published scaling of eight A100 (NVIDIA DeepLearningExam
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import re
 import sys
@@ -22,14 +24,10 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import functools
-import operator
-
-from conftest import digits
-from ranks import PROJECT, Ranks, comm_of, my_rank
-
 from slurm.scaling import Assumptions, reduction_s, step_s, suite_bytes
+from tests.helpers.digits import digits
+from tests.helpers.paths import PROJECT
+from tests.helpers.ranks import Ranks, comm_of, my_rank
 
 WORDS = [
     "recipe=glt_ifl",

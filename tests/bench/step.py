@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import digits
-from ranks import PROJECT, Ranks, my_rank
+from tests.helpers.digits import digits
+from tests.helpers.paths import PROJECT
+from tests.helpers.ranks import Ranks, my_rank
 
 CORES = 2
 RECIPES = {
@@ -248,7 +248,7 @@ def main(words: list[str]) -> None:
             if network == "small_resnet" and "data" not in options:
                 digits(roots[network])
             elif network == "resnext50_32x4d":
-                import toy
+                from tests.helpers import toy
 
                 roots[network].mkdir()
                 toy.build(

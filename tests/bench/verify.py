@@ -18,10 +18,8 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import toy
-
 from sharding.verify import verify
+from tests.helpers import toy
 
 
 def photographs(count: int) -> list[bytes]:

@@ -23,7 +23,7 @@ from sharding.images.decoders import available
 from sharding.plan.ranks import rank_draws
 from sharding.reader import MicroBatches, Reader, TrainView
 from tests.bench.loader.pipelines import BATCH, WORKERS
-from tests.plans import micro_batches, plan_epoch
+from tests.helpers.plans import micro_batches, plan_epoch
 
 SAMPLES = 115_000
 PLACES = (0.0, 0.01, 0.5, 0.99)

@@ -28,7 +28,7 @@ def ours(folder: Path, samples: int, window: int) -> None:
     from sharding.plan.ranks import rank_draws
     from sharding.reader import MicroBatches, Reader, TrainView
     from tests.bench.loader.access import enlarged
-    from tests.plans import micro_batches, plan_epoch
+    from tests.helpers.plans import micro_batches, plan_epoch
 
     split = Split(folder, enlarged(load_index(folder), samples))
     plan = plan_epoch([None], samples, batch=BATCH, group=0, seed=0, epoch=0, shards=split.index.shard, window=window)

@@ -50,7 +50,7 @@ def ours(
     from sharding.format.index import load_index
     from sharding.plan.ranks import rank_draws
     from sharding.reader import MicroBatches, Reader, TrainView
-    from tests.plans import micro_batches, plan_epoch
+    from tests.helpers.plans import micro_batches, plan_epoch
 
     split = Split(folder / "glt" / "train", load_index(folder / "glt" / "train"))
     kept = PixelCache(_scratch(folder), f"{decoder} {cache}", len(split)) if cache else None

@@ -1,0 +1,1 @@
+"""Measurements, and tests of what they measure."""

@@ -1,0 +1,1 @@
+"""What tests share: data, processes, clusters, servers."""

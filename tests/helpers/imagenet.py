@@ -1,0 +1,62 @@
+"""imagenet_glt built from a small planted source, for its own tests and those of its build as a job."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from recipes.common.files import file_digest
+from sharding import build
+from sharding.datasets.imagenet_glt.archive import list_classes
+from tests.helpers import sources
+
+SIZES = {"n00000003": 96, "n00000011": 120, "n00000020": 110, "n00000030": 120, "n00000044": 90}
+SCALE = 0.2
+
+
+def planted_source(folder: Path) -> Path:
+    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them; a file for the
+    weights.
+    """
+    images = sources.images_of(SIZES)
+    sources.tree(folder / "tree", images)
+    (folder / "tree" / "README.txt").write_text("not an image")
+    sources.tar_of_tars(folder / "train.tar", images)
+    (folder / "weights.pth").write_bytes(b"planted")
+    return folder
+
+
+def words(raw: Path, out: Path, source: str = "tree", *more: str) -> list[str]:
+    return [
+        "data=imagenet_glt",
+        f"source={raw / source}",
+        f"out={out}",
+        f"weights={raw / 'weights.pth'}",
+        f"scale={SCALE}",
+        "workers=1",
+        *more,
+    ]
+
+
+def plant(raw: Path, out: Path, source: str = "tree") -> None:
+    """Lays planted features of every class where the features stage would."""
+    work = out / "imagenet_glt" / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    for number, images in enumerate(list_classes(raw / source, work, 1).values()):
+        sources.plant(work, images, number, file_digest(raw / "weights.pth"))
+
+
+def built(raw: Path, out: Path, source: str = "tree", *more: str) -> Path:
+    plant(raw, out, source)
+    assert build.main(words(raw, out, source, *more)) == 0
+    return out
+
+
+def content(out: Path) -> dict[str, str]:
+    """Digest of every file of the data set; the build's own folder is none of it."""
+    folder = out / "imagenet_glt"
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".work" not in path.parts
+    }

@@ -1,0 +1,61 @@
+"""Jobs on a real SLURM: started, waited for, and what they end with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recipes.schema import PROJECT
+from tests.helpers import cluster as clusters
+
+
+def launched(words: list[str], environment: dict[str, str] | None = None) -> str:
+    result = subprocess.run(
+        [sys.executable, str(PROJECT / "slurm" / "launch.py"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def wait(condition, seconds: float, what: str, cluster: clusters.Cluster, folder: Path):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    logs = "\n".join(
+        f"== {path}\n{path.read_text()[-1500:]}"
+        for path in sorted(folder.glob("log/*"))
+        if path.suffix in (".out", ".err", ".jsonl")
+    )
+    raise AssertionError(f"{what} did not come in {seconds} s\n{cluster.run('scontrol', 'show', 'job').stdout}\n{logs}")
+
+
+def result_of(folder: Path) -> dict[str, object]:
+    """Everything a run's numbers are made of: the last checkpoint's tensors, predictions and environments."""
+    import torch
+
+    last = max(folder.glob("ckpt/step-*"))
+    model = torch.load(last / "engine" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)[
+        "module"
+    ]  # written by this test
+    suite = torch.load(last / "suite.pt", weights_only=True)
+    arrays = {
+        path.relative_to(folder).as_posix(): {name: value.tobytes() for name, value in np.load(path).items()}
+        for path in sorted(folder.glob("*/**/*.npz"))
+    }
+    return {
+        "step": last.name,
+        "model": {name: value.numpy().tobytes() for name, value in model.items()},
+        "centers": suite["centers"].numpy().tobytes(),
+        "arrays": arrays,
+    }

@@ -1,0 +1,61 @@
+"""The launcher as a user calls it, what it says, and a stand-in for a program that it calls."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from recipes.schema import PROJECT
+
+LAUNCH = PROJECT / "slurm" / "launch.py"
+
+
+def launch(
+    *words: str, cwd: Path | None = None, python: str = sys.executable, file: Path = LAUNCH, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, str(file), *words],
+        cwd=cwd or PROJECT,
+        env={**os.environ, "GLT_SITE": "", **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def refused(*words: str, **options: str) -> str:
+    """The one sentence on stderr with which the launcher refuses a command, exit code 2, nothing on stdout, no
+    traceback.
+    """
+    result = launch(*words, **options)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("launch.py: ")
+    return lines[0].removeprefix("launch.py: ")
+
+
+def batch_part(output: str) -> str:
+    return output[output.index("#!/bin/bash") :]
+
+
+def flags(text: str) -> dict[str, str | None]:
+    """The #SBATCH lines as sbatch reads them."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("#SBATCH"):
+            (word,) = shlex.split(line.removeprefix("#SBATCH"))
+            key, equals, value = word.removeprefix("--").partition("=")
+            found[key] = value if equals else None
+    return found
+
+
+def stub(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)

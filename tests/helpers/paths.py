@@ -1,0 +1,10 @@
+"""Where the project, its tests and what they keep lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+PROJECT = TESTS.parent
+GOLDEN = TESTS / "golden"
+FAULTS = TESTS / "faults"

@@ -1,0 +1,148 @@
+"""A finished run used again: `eval=` finds the predictions that stand there, `export=` writes weights that others can
+load.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from recipes.schema import PROJECT, Recipe
+from sharding.format.index import load_index
+from tests.helpers.launching import launch, refused
+from tests.helpers.mini import recipe_of, trained
+from tests.helpers.ranks import started
+from tests.helpers.remote_server import Server
+
+
+@pytest.fixture(scope="module")
+def run(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    recipe = recipe_of(mini_root, tmp_path_factory.mktemp("runs"), "recipe=glt_tde")
+    assert started(1).run(trained, str(recipe.run_folder)) == [True]
+    return recipe
+
+
+def predictions(run: Recipe, select: str) -> dict[str, np.ndarray]:
+    found = {}
+    for path in sorted((run.run_folder / "preds" / select).glob("*.npz")):
+        with np.load(path) as arrays:
+            found |= {f"{path.stem}/{name}": arrays[name] for name in arrays.files}
+    return found
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
+    """All splits, by the stored weights and the method's own rule: the same predictions; lost or changed files are made
+    anew, and told.
+    """
+    before = predictions(run, select)
+    folder = run.run_folder / "preds" / select
+    (folder / "val.npz").unlink()
+    with np.load(folder / "test_gbl.npz") as arrays:
+        np.savez_compressed(folder / "test_gbl.npz", **{**arrays, "prediction": (arrays["prediction"] + 1) % 4})
+    result = launch(f"eval={run.run_folder}", f"select={select}")
+    assert result.returncode == 0, result.stderr
+    said = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": accuracy" in line)
+    assert (
+        said["val"].endswith("(new)")
+        and said["test_gbl"].endswith("(12 of 12 predictions differ from before)")
+        and said["test_cbl"].endswith("(as before)")
+    )
+    after = predictions(run, select)
+    assert before.keys() == after.keys() and all(
+        np.array_equal(before[key], after[key]) for key in before if not key.endswith("confidence")
+    )
+    assert all(
+        np.allclose(before[key], after[key], atol=1e-6) for key in before
+    )  # another number of threads adds up in another order
+
+
+def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:
+    """Neither its cache folder nor its bytes there, also where the data come from afar; and one that older code trained
+    is judged, and told.
+    """
+    server = Server(mini_root)
+    folder = tmp_path / run.run_name
+    shutil.copytree(run.run_folder, folder)
+    recipe, meta = yaml.safe_load((folder / "recipe.yaml").read_text()), json.loads((folder / "meta.json").read_text())
+    recipe["data"] |= {"root": server.url, "cache": "decoded", "cache_folder": "/dev/null/node", "cache_gb": 1e-6}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "meta.json").write_text(json.dumps({**meta, "decoder": "pillow 13.0.0 libjpeg 6.2"}))
+    (tmp_path / "site.yaml").write_text(f"data: {{cache_folder: {tmp_path / 'here'}, cache_gb: 1}}")
+    result = launch(f"eval={folder}", "select=last", GLT_SITE=str(tmp_path / "site.yaml"))
+    server.server.shutdown()
+    server.server.server_close()
+    assert result.returncode == 0, result.stderr
+    assert (
+        f"{folder.name} was decoded by pillow 13.0.0 libjpeg 6.2, which is not here" in result.stdout
+        and result.stdout.count("(as before)") == 4
+    ), result.stdout
+    assert list((tmp_path / "here").rglob("*.tar")), "kept where this machine's site file says"
+
+
+@pytest.mark.full
+def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Path) -> None:
+    """On the stderr of a rank and in the run's events, without a traceback, though a loader worker found it."""
+    shutil.copytree(mini_root, tmp_path / "data")
+    recipe = recipe_of(tmp_path / "data", tmp_path / "runs", "data.workers=1")
+    shard = next((tmp_path / "data" / "digits_glt" / "glt" / "train").glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    index = load_index(shard.parent)
+    for begin in index.offset.tolist():
+        data[begin + 9] ^= 1
+    shard.write_bytes(data)
+    job = subprocess.run(
+        [sys.executable, "-m", "slurm.job", str(recipe.run_folder)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    sentence = [line for line in job.stderr.splitlines() if str(shard) in line]
+    assert (
+        job.returncode == 1 and len(sentence) == 1 and "is damaged" in sentence[0] and "Traceback" not in job.stderr
+    ), job.stderr
+    assert sentence[0] in (recipe.run_folder / "log" / "events.jsonl").read_text()
+
+
+def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
+    """Every parameter and buffer to the bit, and what they are."""
+    file = tmp_path / "weights.safetensors"
+    assert launch(f"export={run.run_name}", f"runs={run.run_folder.parent}", f"out={file}").returncode == 0
+    name, _ = json.loads((run.run_folder / "done").read_text())["weights"]["last"]
+    stored, exported = torch.load(run.run_folder / "ckpt" / name, weights_only=True), load_file(file)
+    assert stored.keys() == exported.keys() and all(torch.equal(stored[key], exported[key]) for key in stored)
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    assert about["run"] == run.run_name and about["method"] == "tde" and len(json.loads(about["class_names"])) == 4
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["eval=none"], "no run folder of that name"),
+        (["eval="], "no run folder"),
+        (["export=none"], "out= is missing"),
+        (["eval=none", "select=lats"], "did you mean last"),
+        (["eval=none", "nodes=2"], "nodes= does not go with eval="),
+        (["export=x", "ot=y"], "did you mean out"),
+    ],
+)
+def test_slips_are_one_sentence(words: list[str], sentence: str) -> None:
+    """Before anything is loaded."""
+    assert sentence in refused(*words)
+
+
+def test_an_unfinished_run_is_refused(mini_root: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(mini_root, tmp_path)
+    assert "is not finished" in refused(f"eval={recipe.run_folder}")

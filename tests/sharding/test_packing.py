@@ -1,0 +1,367 @@
+"""Packing: the same bytes for any number of workers and parts, resumable, finished shards checked and kept; how images
+are stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from recipes.common.errors import DataError
+from sharding.building import packing
+from sharding.building.packing import Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.raw_files import Place
+from sharding.images.decoders import decode
+from sharding.images.encoding import StoredSize
+from tests.helpers import sources
+
+
+@dataclass(frozen=True)
+class Render:
+    """As a builder's; an image whose name ends in `fatal` kills its worker."""
+
+    stored: StoredSize = field(default_factory=StoredSize)
+
+    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, object]]:
+        if planned.where.path.endswith("fatal"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.stored(planned.where.read())
+
+
+@pytest.fixture()
+def plan(tmp_path: Path) -> dict[str, list[Planned]]:
+    """Two splits of 20 images."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for i in range(20):
+        (raw / f"{i}.jpg").write_bytes(sources.jpeg(i))
+    return {
+        relative: [
+            Planned(f"k-{i}", f"{relative}-{i}", Place(str(raw / f"{i}.jpg")), i % 3, i % 3, i % 3, {"cluster": i % 6})
+            for i in range(20)
+        ]
+        for relative in ("glt/train", "shared/test_gbl")
+    }
+
+
+def packed(
+    folder: Path,
+    plan: Mapping[str, list[Planned]],
+    render: Render = Render(),
+    options: Mapping[str, object] = {"seed": 0},
+    workers: int = 1,
+    part: tuple[int, int] = (1, 1),
+) -> None:
+    indices = pack(folder, plan, render, options=options, workers=workers, shard_samples=6, part=part)
+    if part == (1, 1):
+        finish(folder, indices)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Digest of every file, the build's own among them."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """What tells whether a shard was written again: its inode and time."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*.tar"))
+    }
+
+
+@pytest.mark.full
+def test_same_bytes_for_any_number_of_workers_and_parts(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """One worker, four, and three parts in any order with a last look give every file byte for byte; so do the
+    statistics.
+    """
+    packed(tmp_path / "one", plan)
+    packed(tmp_path / "four", plan, workers=4)
+    for part in (3, 1, 2):
+        packed(tmp_path / "parts", plan, part=(part, 3))
+        assert not list((tmp_path / "parts").rglob("index.npz"))
+    before = written(tmp_path / "parts")
+    packed(tmp_path / "parts", plan)
+    assert before == written(tmp_path / "parts") and len(before) == 8
+    assert content(tmp_path / "one") == content(tmp_path / "four") == content(tmp_path / "parts")
+    assert channel_statistics(plan["glt/train"], Render(), 1) == channel_statistics(plan["glt/train"], Render(), 2)
+
+
+def test_statistics_are_those_of_the_pixels(plan: dict[str, list[Planned]]) -> None:
+    """Mean and standard deviation are numpy's over all pixels."""
+    pixels = (
+        np.concatenate([np.asarray(decode(planned.where.read())).reshape(-1, 3) for planned in plan["glt/train"]]) / 255
+    )
+    found = channel_statistics(plan["glt/train"], Render(), 1)
+    assert np.allclose(found["mean"], pixels.mean(0), atol=6e-5) and np.allclose(found["std"], pixels.std(0), atol=6e-5)
+
+
+def test_only_what_is_damaged_or_missing_is_written_again(
+    plan: dict[str, list[Planned]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flipped byte, a shard that is gone and a record that is gone cost these shards alone; half-written files and
+    strangers go.
+    """
+    folder = tmp_path / "out"
+    packed(folder, plan)
+    good, before = content(folder), written(folder)
+    damaged, gone, unrecorded = (
+        "glt/train/shard-000001.tar",
+        "glt/train/shard-000003.tar",
+        "shared/test_gbl/shard-000000.tar",
+    )
+    data = bytearray((folder / damaged).read_bytes())
+    data[5000] ^= 1
+    (folder / damaged).write_bytes(data)
+    (folder / gone).unlink()
+    (folder / packing.WORK / "shards" / f"{unrecorded}.json").unlink()
+    (folder / "glt/train/.shard-000000.tar.elsewhere-77").write_bytes(b"half")
+    (folder / "glt/train/shard-000009.tar").write_bytes(b"of an older plan")
+    packed(folder, plan)
+    assert content(folder) == good
+    assert {name for name, stamp in written(folder).items() if before[name] != stamp} == {damaged, gone, unrecorded}
+    shown = capsys.readouterr()
+    assert "5 of 8 shards" in shown.out and f"{damaged} does not have its recorded digest" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("change", ["options", "render's options", "label", "extra", "order"])
+def test_shards_of_another_plan_are_not_taken_over(change: str, plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Other options, labels, entries or another order: every shard is written anew, as in an empty folder."""
+    packed(tmp_path / "out", plan)
+    render, options, images = Render(), {"seed": 0}, plan["glt/train"]
+    if change == "options":
+        options = {"seed": 1}
+    elif change == "render's options":
+        render, options = Render(StoredSize(resize_short=16)), {"seed": 0, "resize_short": 16}
+    elif change == "order":
+        images = images[::-1]
+    else:
+        images = [
+            Planned(
+                p.key,
+                p.source,
+                p.where,
+                p.label + (change == "label"),
+                p.group,
+                p.attribute,
+                {**p.extra, **({"cluster": 5} if change == "extra" else {})},
+            )
+            for p in images
+        ]
+    other = {"glt/train": images}
+    before = written(tmp_path / "out")
+    packed(tmp_path / "out", other, render, options)
+    packed(tmp_path / "fresh", other, render, options)
+    assert {name: digest for name, digest in content(tmp_path / "out").items() if "glt/train" in name} == content(
+        tmp_path / "fresh"
+    )
+    assert all(written(tmp_path / "out")[name] != before[name] for name in before if "glt/train" in name)
+
+
+def test_a_moved_source_keeps_the_shards(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Where the raw images lie is no part of the plan."""
+    packed(tmp_path / "out", plan)
+    before = written(tmp_path / "out")
+    (tmp_path / "raw").rename(tmp_path / "moved")
+    packed(
+        tmp_path / "out",
+        {
+            relative: [
+                Planned(
+                    p.key,
+                    p.source,
+                    Place(p.where.path.replace("/raw/", "/moved/")),
+                    p.label,
+                    p.group,
+                    p.attribute,
+                    p.extra,
+                )
+                for p in images
+            ]
+            for relative, images in plan.items()
+        },
+    )
+    assert written(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bad_image_is_named_and_what_is_finished_stays(
+    workers: int, plan: dict[str, list[Planned]], tmp_path: Path
+) -> None:
+    """The sentence names the raw file; earlier shards are kept, and once the file is whole only the rest is written."""
+    bad = tmp_path / "raw" / "8.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-200])
+    with pytest.raises(DataError, match=f"^{bad}: not a whole JPEG or PNG image .*truncated") as caught:
+        packed(tmp_path / "out", plan, workers=workers)
+    assert "\n" not in str(caught.value)
+    before = written(tmp_path / "out")
+    assert (
+        "glt/train/shard-000000.tar" in before
+        and "glt/train/shard-000001.tar" not in before
+        and not list((tmp_path / "out").rglob("index.npz"))
+    )
+    assert not list((tmp_path / "out").rglob(".shard*"))
+    bad.write_bytes(whole)
+    packed(tmp_path / "out", plan)
+    assert before.items() <= written(tmp_path / "out").items()
+
+
+def test_a_missing_image_and_a_short_archive_are_named(tmp_path: Path) -> None:
+    """A file that is not there, and an archive that ends before its member does."""
+    with pytest.raises(DataError, match=r"no.jpg: cannot be read .No such file"):
+        Place(str(tmp_path / "no.jpg")).read()
+    (tmp_path / "a.tar").write_bytes(b"x" * 100)
+    with pytest.raises(DataError, match=r"a.tar, member n1/x.JPEG: the archive ends 30 bytes before"):
+        Place(str(tmp_path / "a.tar"), 90, 40, "n1/x.JPEG").read()
+
+
+def test_a_killed_worker_is_one_sentence(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """A worker that the kernel kills ends the build with a sentence; nothing waits for it."""
+    plan["glt/train"][9] = Planned("k-9", "s", Place("fatal"), 0, 0)
+    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*the same command goes on"):
+        packed(tmp_path / "out", plan, workers=2)
+
+
+def test_a_full_disk_is_one_sentence(
+    plan: dict[str, list[Planned]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills is named with the shard; no half file stays."""
+    real = packing.write_shard
+
+    def full(path: Path, samples, first: int) -> None:
+        real(path, samples, first)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packing, "write_shard", full)
+    with pytest.raises(
+        DataError,
+        match=r"train/shard-000000.tar cannot be written: no space left on device.*goes on when there is room",
+    ):
+        packed(tmp_path / "out", plan)
+    assert not list((tmp_path / "out").rglob("*shard-*"))
+
+
+def test_repeated_keys_and_empty_splits_are_refused(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Keys are unique over all shards of a split, which no shard can see alone."""
+    with pytest.raises(DataError, match="'k-3' occurs twice in split glt/train"):
+        packed(tmp_path / "out", {"glt/train": [*plan["glt/train"], plan["glt/train"][3]]})
+    with pytest.raises(DataError, match="'glt/val' has no samples"):
+        packed(tmp_path / "out", {"glt/val": []})
+
+
+# -------------------------------------------------------------------------------------------------------- stored images
+def test_original_bytes_stay() -> None:
+    """By default a JPEG's own bytes are stored, CMYK, grayscale and EXIF-rotated ones too, and the suite's decoder
+    reads them as RGB.
+    """
+    for name, data in sources.odd(1).items():
+        stored, entries = StoredSize()(data)
+        assert decode(stored).mode == "RGB" and decode(stored).size == (40, 30)
+        if name != "png":
+            assert (stored, entries) == (data, {}), name
+
+
+def test_a_png_under_a_jpegs_name_is_encoded_and_says_so() -> None:
+    """Shards hold JPEGs: a PNG becomes one, near its pixels, and KEY.json says so."""
+    smooth = io.BytesIO()
+    decode(sources.jpeg(3)).save(smooth, "PNG")
+    stored, entries = StoredSize()(smooth.getvalue())
+    assert stored[:2] == b"\xff\xd8" and entries == {"stored": "PNG encoded as JPEG of quality 95"}
+    assert np.abs(np.asarray(decode(stored), int) - np.asarray(decode(smooth.getvalue()), int)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((40, 30), (21, 16)), ((30, 40), (16, 21)), ((12, 50), (12, 50)), ((16, 16), (16, 16))]
+)
+def test_resize_short(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """The shorter side has at most N pixels; an image that is small enough keeps its bytes."""
+    data = sources.jpeg(4, size=size)
+    stored, _ = StoredSize(resize_short=16)(data)
+    assert decode(stored).size == expected and (stored == data) == (size == expected)
+
+
+def test_quality() -> None:
+    """quality= alone encodes every image again, in its size; a lower one takes fewer bytes; both are deterministic."""
+    data = sources.jpeg(5, size=(200, 150), quality=98)
+    high, low = StoredSize(quality=90)(data)[0], StoredSize(quality=40)(data)[0]
+    assert (
+        decode(low).size == (200, 150) and len(low) < len(high) < len(data) and low == StoredSize(quality=40)(data)[0]
+    )
+    assert StoredSize(100, 40).options == {"resize_short": 100, "quality": 40} and StoredSize().options == {}
+
+
+def test_rotation_is_not_applied_when_encoded_again() -> None:
+    """What training sees of a turned photograph does not depend on the stored size: its EXIF orientation is ignored
+    either way.
+    """
+    stored = StoredSize(quality=90)(sources.rotated(6))[0]
+    assert decode(stored).size == (40, 30) and not Image.open(io.BytesIO(stored)).getexif()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not a whole JPEG"),
+        (b"GIF89a" + bytes(50), "not a whole JPEG"),
+        (sources.jpeg(7)[:-100], "runcated"),
+        (sources.png(8)[:500], "not a whole JPEG"),
+        (sources.png(8, "I;16"), "16 bits a channel; 8 bits are legal"),
+    ],
+    ids=["empty", "gif", "cut jpeg", "cut png", "16 bits"],
+)
+@pytest.mark.parametrize("stored", [StoredSize(), StoredSize(resize_short=8)], ids=["original", "resized"])
+def test_bad_images_are_refused(data: bytes, words: str, stored: StoredSize) -> None:
+    """What is no whole 8-bit image is refused in one sentence, whether it is copied or encoded again."""
+    with pytest.raises(ValueError, match=words) as caught:
+        stored(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_quick_look_refuses_what_the_decoder_refuses() -> None:
+    """Copies are looked at in an eighth of their size: cut anywhere, they are refused exactly where training's decoder
+    would refuse them.
+    """
+
+    def refused(read, data: bytes) -> bool:
+        try:
+            read(data)
+        except ValueError:
+            return True
+        return False
+
+    verdicts = set()
+    for data in (
+        sources.jpeg(9, size=(120, 90)),
+        sources.jpeg(9, "CMYK"),
+        sources.jpeg(9, "L"),
+        sources.jpeg(9, progressive=True, size=(64, 64)),
+    ):
+        for cut in [*range(0, len(data), len(data) // 15), len(data) - 2, len(data) - 1, len(data)]:
+            verdict = refused(StoredSize(), data[:cut])
+            assert verdict == refused(decode, data[:cut]), cut
+            verdicts.add(verdict)
+    assert verdicts == {True, False}
+
+
+def test_planned_counts() -> None:
+    """Images of the plan by class and attribute group; one without an attribute is in no group."""
+    some = [
+        Planned(str(i), str(i), None, label, 0, attribute)
+        for i, (label, attribute) in enumerate([(0, 0), (0, 2), (0, 2), (2, 1), (2, -1)])
+    ]
+    assert planned_counts({"glt/val": some}, 3) == {"glt/val": [[1, 0, 2], [0, 0, 0], [0, 1, 0]]}

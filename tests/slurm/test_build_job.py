@@ -1,0 +1,203 @@
+"""`launch.py build=NAME`: stages as jobs, parts as an array, the same bytes as by one process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recipes.common.errors import DataError, RecipeError
+from recipes.schema import PROJECT
+from sharding.building.request import HELP, _literals, builders, declared
+from slurm.cluster import build_job
+from slurm.cluster.build_job import BuildJob, stages
+from slurm.site_file import Site
+from tests.helpers import cluster as clusters
+from tests.helpers.imagenet import built, content, plant, planted_source
+from tests.helpers.imagenet import words as build_words
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted_source(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def root(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(raw, tmp_path_factory.mktemp("data"))
+
+
+def launch(arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "slurm" / "launch.py"), *arguments],
+        env={**os.environ, "GLT_SITE": "", **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+
+
+def words(raw: Path, out: Path, *more: str) -> list[str]:
+    return ["build=imagenet_glt", *build_words(raw, out)[1:], *more]
+
+
+def test_stages_and_parts() -> None:
+    """Stages that may be are cut in as many parts as there are tasks; what annotation= makes needless is left out."""
+    plan = stages(["data=imagenet_glt", "source=s", "out=o"], 4)
+    assert [(stage.name, len(stage.parts)) for stage in plan] == [
+        ("index", 1),
+        ("features", 4),
+        ("clusters", 4),
+        ("split", 1),
+        ("pack", 4),
+        ("finish", 1),
+    ]
+    assert plan[4].parts[2] == ("data=imagenet_glt", "source=s", "out=o", "stage=pack", "part=3/4") and plan[
+        5
+    ].parts == (("data=imagenet_glt", "source=s", "out=o", "stage=finish"),)
+    assert [stage.name for stage in stages(["data=imagenet_glt", "annotation=a"], 4)] == [
+        "index",
+        "split",
+        "pack",
+        "finish",
+    ]
+
+
+def test_declarations_are_whole() -> None:
+    """Every builder says what it takes; what it leaves out are stages of its own and words that it takes."""
+    for name in builders():
+        takes, stages_declared = declared(name)
+        assert set(takes) <= set(HELP)
+        assert all(
+            word in takes and set(without) <= set(stages_declared)
+            for word, without in _literals(name)["WITHOUT"].items()
+        )
+
+
+def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> None:
+    """cluster=dry prints each stage's batch file with its array and what it waits for; the features stage alone asks
+    for a GPU.
+    """
+    shown = launch(
+        words(raw, tmp_path / "out", "tasks=3", "cluster=dry", "slurm.partition=long", "slurm.gpus_per_node=4")
+    )
+    assert shown.returncode == 0, shown.stderr
+    files = shown.stdout.split("#!/bin/bash")[1:]
+    assert len(files) == 6 and ["#SBATCH --array=0-2%3" in text for text in files] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert ["#SBATCH --gpus-per-node=1" in text for text in files] == [False, True, False, False, False, False]
+    assert all("#SBATCH --partition=long" in text and "#SBATCH --requeue" in text for text in files)
+    assert ["afterok:JOB_OF_INDEX" in files[1], "afterok:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
+        True,
+        True,
+        False,
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["tasks=0"], "tasks=0 is not legal"),
+        (["cluster=slrm"], "did you mean slurm"),
+        (["stage=pack"], "stage=pack and build= do not go together"),
+        (["sourc=x"], "did you mean source"),
+        (["slurm.tme=3"], "did you mean slurm.time"),
+        (["seed=x"], "seed=x is not legal"),
+    ],
+)
+def test_slips_are_one_sentence(more: list[str], sentence: str, raw: Path, tmp_path: Path) -> None:
+    """A slip is refused in one sentence before anything is made."""
+    with pytest.raises((RecipeError, DataError), match=re.escape(sentence)) as caught:
+        build_job.parse_command(
+            words(raw, tmp_path / "out", *(["cluster=dry"] if not more[0].startswith("cluster") else []), *more), Site()
+        )
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_data_set_without_stages_is_built_at_once(tmp_path: Path) -> None:
+    """digits_glt takes seconds: the sentence names its command."""
+    shown = launch(["build=digits_glt", f"out={tmp_path}", "cluster=dry"])
+    assert (
+        shown.returncode == 2
+        and f"it takes seconds: python -m sharding.build data=digits_glt out={tmp_path}" in shown.stderr
+    )
+
+
+def test_without_slurm_it_says_so(raw: Path, tmp_path: Path) -> None:
+    """Where there is no sbatch nothing is submitted."""
+    shown = launch(words(raw, tmp_path / "out", "tasks=2"), {"PATH": str(tmp_path)})
+    assert shown.returncode == 2 and "no sbatch" in shown.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
+    """The job leaves with the build's exit code, so that no later stage starts."""
+    code = (
+        f"from slurm.cluster.build_job import BuildJob; BuildJob(('data=imagenet_glt', 'out={tmp_path}', "
+        f"'source={tmp_path / 'no'}', 'annotation=no.json', 'stage=index'))()"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 2 and "annotation=no.json does not exist" in shown.stderr
+    assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))
+
+
+def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:
+    """cluster=local goes through the same stages and parts here."""
+    plant(raw, tmp_path)
+    shown = launch(words(raw, tmp_path, "tasks=2", "cluster=local"))
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert content(tmp_path) == content(root)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    package = clusters.missing_package()
+    if package:
+        pytest.skip(f"needs {package} (make system, as root)")
+    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+
+
+@pytest.mark.full
+def test_an_array_gives_the_bytes_of_one_process(
+    cluster: clusters.Cluster, raw: Path, root: Path, tmp_path: Path
+) -> None:
+    """On a real SLURM: six jobs, three of them arrays of three, each after the one before; a part is killed and
+    requeued on its way. A second command while they wait submits nothing."""
+    plant(raw, tmp_path)
+    asked = words(raw, tmp_path, "tasks=3", "slurm.cpus_per_task=1")
+    first = launch(asked, cluster.environment)
+    assert first.returncode == 0, first.stderr
+    assert "pack: job" in first.stdout and ", 3 parts (afterok:" in first.stdout
+    again = launch(asked, cluster.environment)
+    assert "in the queue already" in again.stdout and again.returncode == 0
+    pack = next(line.split()[2].strip(",") for line in first.stdout.splitlines() if line.startswith("pack: "))
+    deadline, requeued = time.monotonic() + 500, False
+    while not (tmp_path / "imagenet_glt" / "dataset.json").exists():
+        states = cluster.run("squeue", "-h", "-t", "all", "-o", "%i %T %j").stdout
+        if not requeued and any(line.startswith(f"{pack}_") and " RUNNING " in line for line in states.splitlines()):
+            part = next(
+                line.split()[0] for line in states.splitlines() if line.startswith(f"{pack}_") and " RUNNING " in line
+            )
+            requeued = cluster.run("scontrol", "requeue", part).returncode == 0
+        assert not any(word in states for word in ("FAILED", "DependencyNever")) and time.monotonic() < deadline, (
+            states + "".join(path.read_text()[-800:] for path in (tmp_path / "imagenet_glt/.work/log").glob("*.err"))
+        )
+        time.sleep(0.3)
+    assert requeued
+    assert content(tmp_path) == content(root)

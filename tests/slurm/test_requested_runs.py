@@ -1,0 +1,204 @@
+"""Tables and second stages: the runs that a command asks for, each once, after those that it builds on, and what they
+cost.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.common.errors import RecipeError
+from recipes.resolve import dump, resolve
+from recipes.table_layout import available, load_layout
+from slurm.planning.cost import cost
+from slurm.planning.requested_runs import wanted
+from slurm.planning.schedule import schedule
+from slurm.site_file import Site
+from tests.helpers.plans import micro_batches
+
+NOBODY = Site()
+
+
+def runs_of(*words: str, runs: Path) -> list:
+    return wanted([f"runs={runs}", *words], NOBODY)[0]
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) -> None:
+    """Every row has its run for each (data, edition, seed); rows that share one do not make it twice; nothing else is
+    there but what those build on.
+    """
+    layout = load_layout(available()[name])
+    found = runs_of(f"table={name}", "seeds=0,7", runs=tmp_path)
+    folders = [run.folder for run in found]
+    assert len(set(folders)) == len(folders)
+    rows = set()
+    for row in layout.rows:
+        for data, train in layout.sources:
+            for seed in (0, 7):
+                words = [
+                    f"recipe={row.recipe}",
+                    f"data={data}",
+                    f"train={train}",
+                    f"preset={layout.preset}",
+                    f"seed={seed}",
+                    f"runs={tmp_path}",
+                    f"batch.budget={row.budget}",
+                ]
+                rows.add(resolve(words).run_folder)
+    needed = {need for run in found for need in run.needs}
+    assert rows <= set(folders) <= rows | needed and needed <= set(folders)
+    for place, run in enumerate(found):
+        assert all(folders.index(need) < place for need in run.needs)
+
+
+@pytest.mark.parametrize("gpus", [4, 8])
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_table_can_be_launched_on_nodes_with_several_gpus(name: str, gpus: int, tmp_path: Path) -> None:
+    """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site
+    gives; but IRM's, which are as many as groups at most.
+    """
+    for run in wanted([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
+        recipe = run.recipe
+        for rank in range(recipe.tasks):
+            assert micro_batches(
+                recipe.batch.size, recipe.batch.bn, rank, recipe.tasks, synchronised=True, streams=recipe.streams
+            )
+        assert recipe.tasks == gpus or recipe.recipe == "glt_irm"
+
+
+def test_the_seeds_of_a_table_are_its_own_unless_given(tmp_path: Path) -> None:
+    """Without seeds= those of the table file; with it those of the command."""
+    own = load_layout(available()["digits_clt_glt"]).seeds
+    assert sorted({run.recipe.seed for run in runs_of("table=digits_clt_glt", runs=tmp_path)}) == own
+    assert {run.recipe.seed for run in runs_of("table=digits_clt_glt", "seeds=5", runs=tmp_path)} == {5}
+
+
+def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
+    """`recipe=glt_crt` is two runs, the first stage first, with the words that say how it runs and none that say what
+    it is; one that is finished is not asked for again.
+    """
+    first, second = runs_of(
+        "recipe=glt_crt",
+        "data=digits_glt",
+        "seed=3",
+        "slurm.time=77",
+        "optim.lr=0.5",
+        "preset=corrected",
+        runs=tmp_path,
+    )
+    assert (
+        (first.recipe.recipe, second.recipe.recipe) == ("glt_baseline", "glt_crt")
+        and second.needs == (first.folder,)
+        and not first.needs
+    )
+    assert (
+        first.recipe.seed == 3
+        and first.recipe.slurm.time == 77
+        and first.recipe.optim.lr == 0.1
+        and second.recipe.optim.lr == 0.5
+        and first.recipe.preset == "corrected"
+    )
+    first.folder.mkdir()
+    (first.folder / "recipe.yaml").write_text(dump(first.recipe))
+    assert [
+        run.folder
+        for run in runs_of(
+            "recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path
+        )
+    ] == [first.folder, second.folder]
+    (first.folder / "done").write_text("{}")
+    again = runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path)
+    assert [run.folder for run in again] == [second.folder]
+    assert [step.run.folder for step in schedule(again, {first.folder}, ())] == [second.folder]
+
+
+def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
+    """`method.init_from=RUN` takes that run where it lies; one that is not there and that no recipe makes by its name
+    alone is refused.
+    """
+    own = resolve(["recipe=glt_baseline", "data=digits_glt", f"runs={tmp_path}", "optim.lr=0.3"])
+    with pytest.raises(RecipeError, match="launch it first"):
+        runs_of("recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}", runs=tmp_path)
+    own.run_folder.mkdir()
+    (own.run_folder / "recipe.yaml").write_text(dump(own))
+    assert [
+        run.recipe.optim.lr
+        for run in runs_of("recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}", runs=tmp_path)
+    ] == [0.3, 0.1]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["table=digits_cl_glt"], "did you mean digits_clt_glt"),
+        (["table=digits_alt", "recipe=glt_ifl"], "recipe= and table= do not go together"),
+        (["table=digits_alt", "data=digits_glt"], "data= and table="),
+        (["table=digits_alt", "preset=paper"], "preset= and table="),
+        (["table=digits_alt", "seeds=0", "seed=1"], "seed= and seeds="),
+        (["table=digits_alt", "optim.precision=bf16"], "optim.precision=bf16 and table= do not go together"),
+        (["table=digits_alt", "nodes=2", "log.every=3", "schedule.epochs=2"], "schedule.epochs=2 and table="),
+        (["table=digits_alt", "ifl=null"], "a table's runs are its recipes'"),
+        (["table="], "table= does not exist"),
+    ],
+)
+def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    """With one sentence."""
+    with pytest.raises(RecipeError) as error:
+        runs_of(*words, runs=tmp_path)
+    assert sentence in str(error.value)
+
+
+def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) -> None:
+    """A row that refuses the number of tasks goes on the most nodes that it can use, with the reason; the others go on
+    all. One recipe alone is refused.
+    """
+    words = ["nodes=4", "slurm.gpus_per_node=8"]
+    runs, _ = wanted(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
+    nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
+    assert nodes["glt_irm"] == (
+        1,
+        2,
+        "on 1 of the 4 nodes, for the method irm cannot share a batch-normalisation group among ranks: its penalty "
+        "is that of a whole group; at most 2 tasks are legal here",
+    )
+    assert (
+        nodes["glt_mixup_ifl"][:2] == nodes["glt_ride_ifl_mixup"][:2] == (2, 16)
+        and "1, 2, 4, 8, 16 tasks are legal" in nodes["glt_mixup_ifl"][2]
+    )
+    assert all(found == (4, 32, "") for name, found in nodes.items() if "mixup" not in name and name != "glt_irm")
+    with pytest.raises(RecipeError, match="at most 2 tasks"):
+        wanted(["recipe=glt_irm", *words, f"runs={tmp_path}"], Site())
+
+
+def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:
+    """Images are epochs x draws of all streams of what is not finished; hours come from the images/s of the runs of the
+    same method, or else form of network and part that is trained, or else of any on the same network, per process; a
+    later judgement costs none."""
+    words = ["data=digits_glt", f"data.root={tiny_root}", "schedule.epochs=5"]
+    (baseline,) = runs_of("recipe=glt_baseline", *words, runs=tmp_path)
+    (ifl,) = runs_of("recipe=glt_ifl", "ifl.milestones=[1,2]", *words, runs=tmp_path)
+    judged = runs_of("recipe=glt_logit_adjust", *words[:2], runs=tmp_path)[-1]
+    total = cost([baseline, ifl, judged])
+    assert (total.runs, total.images, total.hours) == (3, 5 * 209 + 5 * 2 * 209, None)
+    ifl.folder.mkdir()
+    (ifl.folder / "recipe.yaml").write_text(dump(ifl.recipe))
+    lines = [{"kind": "boot", "world": 2}, *({"kind": "train", "images_per_s": rate} for rate in (10.0, 400.0, 418.0))]
+    (ifl.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
+    lff = runs_of("recipe=glt_lff", *words, runs=tmp_path)[-1]
+    assert cost([lff]).hours == pytest.approx(
+        5 * 209 / 200 / 3600
+    )  # two networks have another price, but none was measured yet
+    lff.folder.mkdir()
+    (lff.folder / "recipe.yaml").write_text(dump(lff.recipe))
+    (lff.folder / "metrics.jsonl").write_text(json.dumps({"kind": "train", "images_per_s": 90.0}) + "\n")
+    assert cost([lff]).hours == pytest.approx(5 * 209 / 90 / 3600)
+    assert cost([baseline, ifl]).hours == pytest.approx(15 * 209 / 200 / 3600)
+    assert cost([runs_of("recipe=glt_bbn", *words, runs=tmp_path)[-1]]).hours == pytest.approx(
+        5 * 2 * 209 / 145 / 3600
+    )  # no run is like it: the median of all
+    (ifl.folder / "done").write_text("{}")
+    assert cost([baseline, ifl]).images == 5 * 209

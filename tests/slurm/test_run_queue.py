@@ -1,0 +1,237 @@
+"""Several runs on this machine: their order, how many at once, stops and failures, and that company changes no bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tqdm import tqdm
+
+from recipes.common.errors import RecipeError
+from recipes.resolve import resolve
+from recipes.schema import Recipe
+from slurm.local import progress, run_queue
+from slurm.local.run_queue import run_all
+from slurm.monitoring import events
+from slurm.planning.schedule import Run
+from tests.helpers.launching import launch, stub
+from tests.helpers.mini import final, same_bits
+
+
+def recipes(folder: Path, count: int) -> list[Recipe]:
+    return [resolve(["data=digits_glt", f"runs={folder}", f"seed={seed}", "cluster=local"]) for seed in range(count)]
+
+
+class Machine:
+    """Stands in for `LocalRun`: a run takes `looks` looks and ends with a code, both by its seed."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, codes: dict[int, int] | None = None, looks: dict[int, int] | None = None
+    ) -> None:
+        self.codes, self.looks = codes or {}, looks or {}
+        self.started: list[int] = []
+        self.under_way: set[int] = set()
+        self.most, self.asked = 0, []
+        machine = self
+
+        class Fake:
+            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+                if machine.codes.get(recipe.seed) == "locked":
+                    raise RecipeError(f"{folder} is being trained by another process on this machine")
+                self.recipe, self.folder, self.left = recipe, folder, machine.looks.get(recipe.seed, 1)
+                self.bar, self.step, self.steps, self.code = bar(), 0, 1, machine.codes.get(recipe.seed, 0)
+                machine.started.append(recipe.seed)
+                machine.under_way.add(recipe.seed)
+                machine.most = max(machine.most, len(machine.under_way))
+
+            def poll(self) -> int | None:
+                self.left -= 1
+                if self.left == 0 and self.code == "Ctrl-C":
+                    self.code, self.left = 0, 3
+                    raise KeyboardInterrupt
+                if self.left > 0:
+                    return None
+                machine.under_way.discard(self.recipe.seed)
+                if self.code == 0:
+                    (self.folder / "done").touch()
+                return self.code
+
+            def stop(self) -> None:
+                machine.asked.append(self.recipe.seed)
+                self.code, self.left = 99, 1
+
+            def end(self) -> None:
+                pass
+
+        for module, name, value in (
+            (progress, "LocalRun", Fake),
+            (progress, "images_of", lambda recipe: 100),
+            (run_queue, "PAUSE_S", 0),
+        ):
+            monkeypatch.setattr(module, name, value)
+
+
+def accept(recipe: Recipe) -> None:
+    """The data are there."""
+
+
+@pytest.mark.parametrize(
+    "squeue, sentence",
+    [
+        (
+            "echo '7|RUNNING|N/A|None|{0}|x'",
+            "{0} has job 7 in SLURM's queue (RUNNING): `python slurm/status.py cancel={1}`",
+        ),
+        ("exit 1", "SLURM does not answer (squeue), so nothing was started: {0}"),
+        ("echo '7|FAILED|N/A|None|{0}|x'", None),
+        (None, None),
+    ],
+)
+def test_no_run_is_started_that_slurm_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeue: str | None, sentence: str | None
+) -> None:
+    """cluster=local refuses a run whose job is in the queue, or may be, by the job and the command that ends it; one
+    whose job has ended, or a copy on a machine without SLURM, it trains."""
+    (recipe,) = recipes(tmp_path, 1)
+    folder = recipe.run_folder
+    folder.mkdir()
+    events.note(folder, "submitted", job="7")
+    (tmp_path / "bin").mkdir()
+    if squeue:
+        stub(tmp_path / "bin", "squeue", squeue.format(folder.name))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin" if squeue else str(tmp_path / "bin"))
+    machine = Machine(monkeypatch)
+    if sentence is None:
+        assert run_all([Run(recipe)], accept) == 0 and machine.started == [0]
+    else:
+        with pytest.raises(RecipeError, match=re.escape(sentence.format(folder.name, folder))):
+            run_all([Run(recipe)], accept)
+        assert machine.started == []
+
+
+def test_one_after_another_and_the_independent_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs follow one another in the order of their needs; when one fails, what needs it is not started, the rest is,
+    and the exit code is the failure's. The last lines say what became of each, in the order of the command."""
+    made = recipes(tmp_path, 5)
+    folders = [recipe.run_folder for recipe in made]
+    machine = Machine(monkeypatch, {1: 1})
+    folders[4].mkdir()
+    (folders[4] / "done").touch()
+    runs = [
+        Run(made[2], (folders[1],)),
+        Run(made[1]),
+        Run(made[3], (folders[0], folders[4])),
+        Run(made[0]),
+        Run(made[4]),
+    ]
+    assert run_all(runs, accept) == 1
+    assert machine.started == [1, 0, 3] and machine.most == 1
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        f"not started, needs {folders[1].name}: {folders[2]}",
+        f"failed: {folders[1]}",
+        f"finished: {folders[3]}",
+        f"finished: {folders[0]}",
+        f"finished: {folders[4]}",
+    ]
+
+
+def test_a_run_trained_elsewhere_stops_the_others_as_little_as_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of several that another process trains is named, and what does not need it goes on; asked for alone it is
+    refused.
+    """
+    made = recipes(tmp_path, 3)
+    machine = Machine(monkeypatch, {0: "locked"})
+    assert run_all([Run(made[0]), Run(made[1], (made[0].run_folder,)), Run(made[2])], accept) == 2
+    assert machine.started == [2]
+    assert f"{made[0].run_folder} is being trained by another process" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match="another process"):
+        run_all([Run(made[0])], accept)
+
+
+def test_a_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a run was stopped after a save, no other is started."""
+    made = recipes(tmp_path, 2)
+    Machine(monkeypatch, {0: 99})
+    assert run_all([Run(recipe) for recipe in made], accept) == 99
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"stopped: {made[0].run_folder}",
+        f"not started: {made[1].run_folder}",
+    ]
+
+
+def test_an_interrupt_asks_all_under_way_to_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C stops every run under way, each saves, and starts no other."""
+    made = recipes(tmp_path, 4)
+    machine = Machine(monkeypatch, {1: "Ctrl-C"}, {0: 100, 1: 3})
+    assert run_all([Run(recipe) for recipe in made], accept, at_once=2) == 99
+    assert machine.started == [0, 1] and sorted(machine.asked) == [0, 1]
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
+        "stopped",
+        "stopped",
+        "not started",
+        "not started",
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    at_once=st.integers(1, 4),
+    looks=st.lists(st.integers(1, 5), min_size=7, max_size=7),
+    needs=st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda pair: pair[0] < pair[1])),
+)
+def test_never_more_than_the_limit_and_needs_first(
+    tmp_path_factory: pytest.TempPathFactory, at_once: int, looks: list[int], needs: set[tuple[int, int]]
+) -> None:
+    """Whatever the runs' lengths and needs: at most `at_once` under way, as many as may be, each after what it needs,
+    all finished.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        made = recipes(tmp_path_factory.mktemp("runs"), 7)
+        machine = Machine(monkeypatch, looks=dict(enumerate(looks)))
+        runs = [
+            Run(recipe, tuple(made[first].run_folder for first, second in sorted(needs) if second == recipe.seed))
+            for recipe in made[::-1]
+        ]
+        assert run_all(runs, accept, at_once) == 0
+    assert sorted(machine.started) == list(range(7)) and machine.most <= at_once
+    assert all(machine.started.index(first) < machine.started.index(second) for first, second in needs)
+    if not needs:
+        assert machine.most == at_once
+
+
+@pytest.mark.full
+def test_company_changes_no_bit(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs at once end with the bits of each alone, with as many threads; their ends are told, and nothing is done
+    twice.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = [
+        "recipe=glt_ifl",
+        "data=digits_glt",
+        f"data.root={tiny_root}",
+        "cluster=local",
+        "schedule.epochs=2",
+        "ifl.milestones=[0,1]",
+        "batch.draws_per_epoch=0.5",
+    ]
+    both = launch(*words, "seeds=0,1", "max_jobs=2", f"runs={tmp_path / 'both'}")
+    assert both.returncode == 0, both.stderr
+    assert (
+        len(re.findall(r"^finished: glt_ifl-.* \([12] of 2, [0-9:]+; about [0-9:]+ left\)$", both.stdout, re.MULTILINE))
+        == 2
+    )
+    again = launch(*words, "seeds=0,1", "max_jobs=2", f"runs={tmp_path / 'both'}")
+    assert again.returncode == 0 and again.stdout.count("is finished: nothing to do") == 2
+    assert launch(*words, "seed=1", f"runs={tmp_path / 'alone'}").returncode == 0
+    name = resolve([*words, "seed=1"]).run_name
+    assert same_bits(final(tmp_path / "both" / name), final(tmp_path / "alone" / name)) == []
