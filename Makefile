@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-full bench system venv cluster cluster-down chaos clean
+.PHONY: help demo test test-fast check test-full bench system venv cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 4 minutes after set-up)"
 	@echo "make test       set up, run the default test suite (at most 10 minutes)"
+	@echo "make test-fast  its pure parts, in less than a minute"
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
@@ -27,8 +28,12 @@ demo: venv
 	@echo "== the table"
 	@$(BIN)/python -m analysis runs=runs out=out table=demo
 
+# Two workers: tests wait for processes, disks and pauses. The slowest files begin (tests/conftest.py).
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: venv
+	$(BIN)/python -m pytest -m fast
 
 check: venv
 	$(BIN)/python -m ruff check .

@@ -6,11 +6,38 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.digits import digits, twentieth
+from tests.helpers.paths import TESTS
+from tests.helpers.shared import made_once
+
+SLOWEST = (
+    "ifl/test_resume ifl/test_methods ifl/test_recipes_train sharding/test_remote_shards ifl/test_train ifl/test_stages "
+    "slurm/test_build_job ifl/test_paper_rows ifl/test_models ifl/test_finished_run"
+).split()
+"""With several workers these files begin, so that none of them is left for the end."""
+FAST = (
+    "house/test_imports recipes/test_recipes sharding/test_augment sharding/test_coco_splits sharding/test_decoders "
+    "sharding/test_plan ifl/test_confidence ifl/test_environments ifl/test_losses ifl/test_metrics ifl/test_run_log "
+    "slurm/test_scaling slurm/test_status analysis/test_bootstrap analysis/test_comparison analysis/test_golden "
+    "analysis/test_light_copy analysis/test_tables"
+).split()
+"""Files of pure functions, or nearly so; `pytest -m fast` runs them in less than a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is fast, and in a worker put the slowest files first."""
+    for item in items:
+        item_file = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        if item_file in FAST and not item.get_closest_marker("full"):
+            item.add_marker("fast")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: place for place, name in enumerate(SLOWEST)}
+        items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).with_suffix("").as_posix(), len(order)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,10 +80,10 @@ def not_tested(reasons: list[str]) -> str:
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds the whole of digits_glt."""
-    return digits(tmp_path_factory.mktemp("digits"))
+    return made_once(tmp_path_factory, "digits", digits)
 
 
 @pytest.fixture(scope="session")
 def tiny_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds a twentieth of digits_glt."""
-    return twentieth(digits_root, tmp_path_factory.mktemp("tiny"))
+    return made_once(tmp_path_factory, "tiny", partial(twentieth, digits_root))

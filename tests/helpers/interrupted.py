@@ -18,7 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from recipes.resolve import resolve
+from slurm.run_folder import prepare
+from tests.helpers.mini import trained
 from tests.helpers.paths import PROJECT
+from tests.helpers.ranks import RankFailure, started
 
 LIMIT_S = 90.0
 STEPS, EPOCHS = 14, 3
@@ -130,6 +134,20 @@ class Launch:
 
 
 Start = Callable[..., Launch]
+GoOn = Callable[..., tuple[bool, str]]
+
+
+def in_ranks(root: Path, runs: Path) -> tuple[bool, str]:
+    """Go on with the run of `WORDS` without the launcher, in two ranks that are there already: a command spends most of its
+    time on imports. Whether the run is finished, and what was said."""
+    recipe = resolve([*WORDS, f"data.root={root}", f"runs={runs}"])
+    prepare(recipe, recipe.run_folder)
+    ranks = started(2)
+    try:
+        answers = ranks.run(trained, str(recipe.run_folder))
+    except RankFailure as failure:
+        return False, str(failure)
+    return answers == [True, True], f"{answers}\n{ranks.said(0)}"
 
 
 def sha(value: np.ndarray | torch.Tensor) -> str:

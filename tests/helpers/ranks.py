@@ -1,9 +1,9 @@
 """Real gloo processes for the tests, started once and asked many times.
 
-`started(4)` gives a group of 4 fresh interpreters joined by the five plain variables; `.run(function, ...)` calls a
-function of a test module in all of them and returns each rank's result. Inside, `comm_of(2)` is a `Comm` of ranks 0
-and 1, so that one started group serves checks on 1, 2, 3 and 4 ranks. A call that takes too long ends the group, and
-the error shows where every rank stood.
+`started(4)` gives a group of 4 processes joined by the five plain variables, forked from one that has done the imports;
+`.run(function, ...)` calls a function of a test module in all of them and returns each rank's result. Inside,
+`comm_of(2)` is a `Comm` of ranks 0 and 1, so that one started group serves checks on 1, 2, 3 and 4 ranks. A call that
+takes too long ends the group, and the error shows where every rank stood.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from tests.helpers.paths import PROJECT
@@ -34,6 +34,68 @@ BOOT_S = 120.0
 
 class RankFailure(AssertionError):
     """A rank raised, died or hung; the message has its traceback or the end of its output."""
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": path,
+    }
+
+
+class _Nursery:
+    """A process that has imported what ranks need, and forks them: importing torch and DeepSpeed takes seconds of a core,
+    a fork takes none. It answers requests over a socket, one at a time."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._answers = self._socket.makefile("rb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            cwd=PROJECT,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # Ctrl-C on the terminal is for the tests; all here ends with them
+        )
+        theirs.close()
+
+    def fork(self, variables: dict[str, str], *files: int) -> _Process:
+        """A rank with these variables on top of today's environment; `files`: what it reads, writes and logs to."""
+        return _Process(self.ask("fork", {**_environment(), **variables}, files=files))
+
+    def ask(self, *request: Any, files: Sequence[int] = ()) -> Any:
+        data = pickle.dumps(request)
+        socket.send_fds(self._socket, [struct.pack("<Q", len(data))], files)
+        self._socket.sendall(data)
+        return _receive(self._answers)
+
+
+class _Process:
+    """A forked rank: what is used of `subprocess.Popen`. The nursery is its parent and knows how it ended."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def send_signal(self, sign: signal.Signals) -> None:
+        os.kill(self.pid, sign)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float = 60) -> int | None:
+        """Its exit code once it has ended (negative: the signal's number); None if it has not within `timeout` seconds."""
+        return _nursery().ask("wait", self.pid, timeout)
+
+
+@functools.cache
+def _nursery() -> _Nursery:
+    return _Nursery()
 
 
 class Ranks:
@@ -56,24 +118,8 @@ class Ranks:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             }
-            environment = {
-                **os.environ,
-                **{key: str(value) for key, value in five.items()},
-                "OMP_NUM_THREADS": "1",
-                "DS_ACCELERATOR": "cpu",
-                "CUDA_VISIBLE_DEVICES": "",
-                "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]),
-            }
             self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(asked), str(answered)],
-                    cwd=PROJECT,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=(asked, answered),
-                )
+                _nursery().fork({key: str(value) for key, value in five.items()}, asked, answered, log.fileno())
             )
             os.close(asked)
             os.close(answered)
@@ -126,7 +172,7 @@ class Ranks:
                     f"rank {rank} gave no answer within {timeout:.0f} s; it stood at\n{self._where(rank)}"
                 )
             elif answers[rank] is None:
-                complaints.append(f"rank {rank} died with code {self._processes[rank].wait()}\n{self._tail(rank)}")
+                complaints.append(f"rank {rank} died with code {self._processes[rank].wait()}\n{self.said(rank)}")
             elif not answers[rank][0]:
                 complaints.append(f"rank {rank} raised\n{answers[rank][1]}")
         if complaints:
@@ -139,11 +185,11 @@ class Ranks:
         """The stacks of a rank that hangs."""
         with contextlib.suppress(ProcessLookupError):
             self._processes[rank].send_signal(signal.SIGABRT)  # faulthandler prints the stacks
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._processes[rank].wait(5)
-        return self._tail(rank)
+            self._processes[rank].wait(5)
+        return self.said(rank)
 
-    def _tail(self, rank: int) -> str:
+    def said(self, rank: int) -> str:
+        """The end of what a rank has printed."""
         self._logs[rank].seek(0)
         return self._logs[rank].read().decode(errors="replace")[-4000:]
 
@@ -195,16 +241,61 @@ def _receive(pipe: BinaryIO) -> Any:
     return pickle.loads(data) if data else None
 
 
+def _bring_up(requests: socket.socket) -> None:
+    """In the nursery: fork ranks and tell how they ended, until the tests are gone."""
+    sys.modules["tests.helpers.ranks"] = sys.modules["__main__"]  # one module, whatever its name
+    import deepspeed  # noqa: F401 (what ranks need)
+    import torch._dynamo  # noqa: F401 (torch.optim imports it at the first step)
+
+    import ifl.train  # noqa: F401
+
+    answers, codes = requests.makefile("wb"), dict[int, int | None]()
+    while True:
+        head, files, _, _ = socket.recv_fds(requests, 8, 3)
+        if not head:
+            return
+        length, data = struct.unpack("<Q", head)[0], b""
+        while len(data) < length:
+            data += requests.recv(length - len(data))
+        what, *words = pickle.loads(data)
+        if what == "fork":
+            if (pid := os.fork()) == 0:
+                requests.close()
+                os.environ.clear()
+                os.environ.update(words[0])
+                os.dup2(files[2], 1)
+                os.dup2(files[2], 2)
+                _serve(*files[:2])
+            for file in files:
+                os.close(file)
+            answer = pid
+        else:
+            answer = codes.get(words[0])
+            if answer is None:
+                answer = codes[words[0]] = _code(*words)
+        _send(answers, pickle.dumps(answer))
+
+
+def _code(pid: int, timeout: float) -> int | None:
+    """How the fork ended; None if it has not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended or time.monotonic() > deadline:
+            return os.waitstatus_to_exitcode(status) if ended else None
+        time.sleep(0.005)
+
+
 def _serve(asked: int, answered: int) -> None:
     faulthandler.enable()
     calls, answers = os.fdopen(asked, "rb"), os.fdopen(answered, "wb")
-    sys.modules["tests.helpers.ranks"] = sys.modules["__main__"]  # one module, whatever its name
     from datetime import timedelta
 
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    os.fsync = lambda file: None  # no test cuts the power, and a disk takes 10 ms each time, 65 times in a run
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     _send(answers, pickle.dumps((True, None)))
     while (call := _receive(calls)) is not None:
@@ -222,4 +313,4 @@ def _serve(asked: int, answered: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]))
+    _bring_up(socket.socket(fileno=int(sys.argv[1])))

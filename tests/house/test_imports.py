@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,18 @@ def modules_named(tree: ast.AST, package: str) -> set[str]:
     return names
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     package = ".".join(path.relative_to(PROJECT).parent.parts)
-    return modules_named(ast.parse(path.read_text(), str(path)), package)
+    return frozenset(modules_named(ast.parse(path.read_text(), str(path)), package))
+
+
+@cache
+def chains(path: Path) -> frozenset[str]:
+    """Every attribute chain of a file, such as torch.distributed.barrier."""
+    return frozenset(
+        ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+    )
 
 
 def under(name: str, *roots: str) -> bool:
@@ -74,8 +84,7 @@ def mentions(path: Path, *dotted: str) -> set[str]:
     """Which of the dotted names a file uses, as an import or as an attribute chain such as
     torch.distributed.barrier().
     """
-    chains = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-    return {name for name in dotted if any(under(found, name) for found in chains | imports(path))}
+    return {name for name in dotted if any(under(found, name) for found in chains(path) | imports(path))}
 
 
 def offenders(room: str, *forbidden: str) -> dict[str, list[str]]:
@@ -157,8 +166,12 @@ def module_name(path: Path) -> str:
 
 def imported_modules(path: Path) -> set[str]:
     """Our own modules that a file imports. What is looked up by name (a method, a model, a builder) is none."""
-    own = {module_name(other) for room in ROOMS for other in files(room) if other.stem != "__init__"}
-    return imports(path) & own - {module_name(path)}
+    return set(imports(path) & own_modules() - {module_name(path)})
+
+
+@cache
+def own_modules() -> frozenset[str]:
+    return frozenset(module_name(other) for room in ROOMS for other in files(room) if other.stem != "__init__")
 
 
 @pytest.mark.parametrize("room", ROOMS)

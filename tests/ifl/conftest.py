@@ -6,13 +6,15 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import mini
-from tests.helpers.interrupted import EPOCHS, STEPS, Launch, Start, ending
+from tests.helpers.interrupted import EPOCHS, STEPS, GoOn, Launch, Start, ending, in_ranks
+from tests.helpers.shared import made_once
 
 
 @pytest.fixture
@@ -29,12 +31,26 @@ def start(tiny_root: Path) -> Iterator[Start]:
         launch.end()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(params=["in ranks", pytest.param("by the command", marks=pytest.mark.full)])
+def go_on(request: pytest.FixtureRequest, tiny_root: Path, start: Start) -> GoOn:
+    """Takes up the run in a `runs` folder; whether it is finished, and what was said."""
+
+    def by_the_command(runs: Path, root: Path = tiny_root) -> tuple[bool, str]:
+        launch = start(runs, root=root)
+        code = launch.finish()
+        assert code != 99
+        return code == 0, launch.text + (launch.folder / "log" / "rank-0.log").read_text()
+
+    return by_the_command if request.param == "by the command" else lambda runs, root=tiny_root: in_ranks(root, runs)
+
+
+@pytest.fixture(scope="session")
 def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The ending of a run that nothing happened to."""
-    launch = Launch(tiny_root, tmp_path_factory.mktemp("undisturbed"))
-    assert launch.finish() == 0, launch.text
-    result = ending(launch.folder)
+    runs = tmp_path_factory.mktemp("undisturbed")
+    finished, text = in_ranks(tiny_root, runs)
+    assert finished, text
+    result = ending(next(runs.glob("glt_randaug_ifl-*")))
     assert result["newest"] == f"step-{STEPS * EPOCHS:09d}"
     assert {
         f"preds/{which}/{split}.npz.prediction"
@@ -51,7 +67,7 @@ def undisturbed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return result
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def killed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `runs` folder of a run of which one rank was killed with two checkpoints on disk; to be copied."""
     launch = Launch(tiny_root, tmp_path_factory.mktemp("killed"))
@@ -67,4 +83,4 @@ def killed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mini_root(digits_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mini.build(digits_root, tmp_path_factory.mktemp("mini"))
+    return made_once(tmp_path_factory, "mini", partial(mini.build, digits_root))

@@ -135,15 +135,14 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def step_of(digits_root: Path, tmp_path_factory: pytest.TempPathFactory):
+def step_of(mini_root: Path, tmp_path_factory: pytest.TempPathFactory):
     """What a step of a recipe asks for on the first of so many ranks: `step_of(words, epoch, ranks, gathers)`. It is
     the epoch's second step, after which nothing is logged, saved or compared.
     """
-    root = mini.build(digits_root, tmp_path_factory.mktemp("mini"))
 
     def step(*words: str, epoch: int, ranks: int = 1, gathers: bool = False) -> dict[str, int]:
         recipe = mini.recipe_of(
-            root,
+            mini_root,
             tmp_path_factory.mktemp("runs"),
             *words,
             "schedule.epochs=3",

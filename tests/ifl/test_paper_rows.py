@@ -36,6 +36,7 @@ EDITIONS = {
 PER_STREAM = 8
 
 
+@cache
 def build(root: Path, name: str) -> Path:
     """A data set of `name`'s classes and groups: 1,200 noisy images to train on, long-tailed and at least one of each
     class, and eight of each other split."""
@@ -80,10 +81,7 @@ def build(root: Path, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shards")
-    for name in CLASSES:
-        build(root, name)
-    return root
+    return tmp_path_factory.mktemp("shards")
 
 
 @cache
@@ -96,7 +94,7 @@ def run(name: str, data: str, root: Path) -> Recipe:
     words = [
         f"recipe={name}",
         f"data={data}",
-        f"data.root={root}",
+        f"data.root={build(root, data)}",
         f"runs={root / 'runs'}",
         "data.workers=0",
         "tasks_per_node=1",

@@ -20,10 +20,12 @@ import torch
 
 from tests.helpers.interrupted import (
     STEPS,
+    GoOn,
     Start,
     copy_of_killed,
     ending,
     flip_bit,
+    in_ranks,
     sha,
     small_engine,
     train_steps,
@@ -65,7 +67,9 @@ def test_killed_runs_end_as_undisturbed_ones(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_stopped_twice_within_an_epoch(undisturbed: dict[str, Any], start: Start, tmp_path: Path) -> None:
+def test_stopped_twice_within_an_epoch(
+    undisturbed: dict[str, Any], start: Start, tiny_root: Path, tmp_path: Path
+) -> None:
     """SIGUSR2 to one rank, and Ctrl-C on the terminal (SIGINT to all of the command's process group), stop all ranks
     after the step under way, with code 99 and a checkpoint of that very step; twice in one epoch, then to the end: the
     undisturbed run's bits."""
@@ -78,15 +82,15 @@ def test_stopped_twice_within_an_epoch(undisturbed: dict[str, Any], start: Start
             os.killpg(launch.process.pid, signal.SIGINT)
         assert launch.finish() == 99, launch.text
         assert not (launch.folder / "done").exists()
-    last = start(tmp_path)
-    assert last.finish() == 0, last.text
-    boots = _boots(last.folder)
+    finished, text = in_ranks(tiny_root, tmp_path)
+    assert finished, text
+    boots = _boots(launch.folder)
     assert len(boots) == 3 and boots[0] == 0 and STEPS < boots[1] < boots[2] < 2 * STEPS, boots
-    assert ending(last.folder) == undisturbed
+    assert ending(launch.folder) == undisturbed
 
 
 def test_a_flipped_bit_makes_the_run_fall_back(
-    undisturbed: dict[str, Any], killed: Path, start: Start, tmp_path: Path
+    undisturbed: dict[str, Any], killed: Path, go_on: GoOn, tmp_path: Path
 ) -> None:
     """One flipped bit in the newest checkpoint: the log names it and what is wrong with it, the run goes on from the
     older one and still ends with the undisturbed run's bits."""
@@ -94,27 +98,24 @@ def test_a_flipped_bit_makes_the_run_fall_back(
     *_, older, newest = sorted(folder.glob("ckpt/step-*"))
     model = newest / "engine" / "mp_rank_00_model_states.pt"
     flip_bit(model, model.stat().st_size // 2, 3)
-    launch = start(tmp_path / "runs")
-    assert launch.finish() == 0, launch.text
-    log = (folder / "log" / "rank-0.log").read_text()
-    assert f"{newest.name} is passed over: {model.name} is not what was written" in log
+    finished, text = go_on(tmp_path / "runs")
+    assert finished and f"{newest.name} is passed over: {model.name} is not what was written" in text, text
     assert int(older.name[5:]) in _boots(folder)
     assert ending(folder) == undisturbed
 
 
-def test_lost_checkpoints_stop_the_run(killed: Path, start: Start, tmp_path: Path) -> None:
-    """History without a whole checkpoint: exit code other than 0 and a sentence, and nothing is trained or cut."""
+def test_lost_checkpoints_stop_the_run(killed: Path, go_on: GoOn, tmp_path: Path) -> None:
+    """History without a whole checkpoint: an error with a sentence, and nothing is trained or cut."""
     folder = copy_of_killed(killed, tmp_path / "runs")
     for manifest in folder.glob("ckpt/step-*/MANIFEST.json"):
         manifest.unlink()
     before = (folder / "metrics.jsonl").read_bytes()
-    launch = start(tmp_path / "runs")
-    assert launch.finish() not in (0, 99)
-    assert "holds no whole checkpoint although the run has made steps" in launch.text
+    finished, text = go_on(tmp_path / "runs")
+    assert not finished and "holds no whole checkpoint although the run has made steps" in text, text
     assert (folder / "metrics.jsonl").read_bytes() == before and not (folder / "done").exists()
 
 
-def test_other_data_are_refused(tiny_root: Path, killed: Path, start: Start, tmp_path: Path) -> None:
+def test_other_data_are_refused(tiny_root: Path, killed: Path, go_on: GoOn, tmp_path: Path) -> None:
     """Resuming on data of another fingerprint stops with a sentence; the run folder keeps what it had."""
     other = shutil.copytree(tiny_root, tmp_path / "other")
     meta = json.loads((other / "digits_glt" / "dataset.json").read_text())
@@ -122,9 +123,8 @@ def test_other_data_are_refused(tiny_root: Path, killed: Path, start: Start, tmp
     (other / "digits_glt" / "dataset.json").write_text(json.dumps(meta))
     folder = copy_of_killed(killed, tmp_path / "runs")
     before = {path.name for path in (folder / "ckpt").iterdir()}, (folder / "metrics.jsonl").read_bytes()
-    launch = start(tmp_path / "runs", root=other)
-    assert launch.finish() not in (0, 99)
-    assert "was trained with data fingerprint" in launch.text
+    finished, text = go_on(tmp_path / "runs", root=other)
+    assert not finished and "was trained with data fingerprint" in text, text
     assert ({path.name for path in (folder / "ckpt").iterdir()}, (folder / "metrics.jsonl").read_bytes()) == before
 
 
