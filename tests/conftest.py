@@ -15,29 +15,59 @@ from tests.helpers.digits import digits, twentieth
 from tests.helpers.paths import TESTS
 from tests.helpers.shared import made_once
 
-SLOWEST = (
-    "ifl/test_resume ifl/test_methods ifl/test_recipes_train sharding/test_remote_shards ifl/test_train ifl/test_stages "
-    "slurm/test_build_job ifl/test_paper_rows ifl/test_models ifl/test_finished_run"
-).split()
+SLOWEST = [
+    "ifl/test_resume",
+    "ifl/test_methods",
+    "ifl/test_recipes_train",
+    "sharding/test_remote_shards",
+    "ifl/test_train",
+    "ifl/test_stages",
+    "ifl/test_elastic",
+    "slurm/test_build_job",
+    "ifl/test_paper_rows",
+    "ifl/test_models",
+    "ifl/test_finished_run",
+    "sharding/test_digits_glt",
+    "sharding/test_imagenet_glt",
+]
 """With several workers these files begin, so that none of them is left for the end."""
-FAST = (
-    "house/test_imports recipes/test_recipes sharding/test_augment sharding/test_coco_splits sharding/test_decoders "
-    "sharding/test_plan ifl/test_confidence ifl/test_environments ifl/test_losses ifl/test_metrics ifl/test_run_log "
-    "slurm/test_scaling slurm/test_status analysis/test_bootstrap analysis/test_comparison analysis/test_golden "
-    "analysis/test_light_copy analysis/test_tables"
-).split()
+FAST = {
+    "analysis/test_bootstrap",
+    "analysis/test_comparison",
+    "analysis/test_golden",
+    "analysis/test_light_copy",
+    "analysis/test_tables",
+    "house/test_imports",
+    "house/test_readability",
+    "ifl/test_environments",
+    "ifl/test_losses",
+    "ifl/test_metrics",
+    "ifl/test_run_log",
+    "recipes/test_recipes",
+    "recipes/test_rules",
+    "sharding/test_augment",
+    "sharding/test_coco_splits",
+    "sharding/test_decoders",
+    "sharding/test_plan",
+    "slurm/test_scaling",
+    "slurm/test_status",
+}
 """Files of pure functions, or nearly so; `pytest -m fast` runs them in less than a minute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is fast, and in a worker put the slowest files first."""
     for item in items:
-        item_file = item.path.relative_to(TESTS).with_suffix("").as_posix()
-        if item_file in FAST and not item.get_closest_marker("full"):
+        if file_of(item) in FAST and not item.get_closest_marker("full"):
             item.add_marker("fast")
     if "PYTEST_XDIST_WORKER" in os.environ:
         order = {name: place for place, name in enumerate(SLOWEST)}
-        items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).with_suffix("").as_posix(), len(order)))
+        items.sort(key=lambda item: order.get(file_of(item), len(order)))
+
+
+def file_of(item: pytest.Item) -> str:
+    """A test's file below tests/, without its ending."""
+    return item.path.relative_to(TESTS).with_suffix("").as_posix()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,5 @@
-"""Tables of real runs, kept: `python -m tests.analysis.test_golden` writes them anew after a wanted change; read the difference
-before it is committed.
+"""Tables of real runs, kept: `python -m tests.analysis.test_golden` writes them anew after a wanted change; read the
+difference before it is committed.
 
 `tests/golden/runs` are six real runs of one seed on digits_glt (baseline, IFL and cRT; the last epoch's test
 predictions alone).

@@ -1,7 +1,7 @@
 """A private SLURM on this machine, from Debian's slurm-wlm and munge: several `slurmd -N`, their own ports and folders.
 
-`python -m tests.helpers.cluster up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with. Needs
-root. Nothing of it outlives `stop()`: daemons, jobs and the folder go.
+`python -m tests.helpers.cluster up|down [FOLDER]` (make cluster, make cluster-down) starts and ends one to play with.
+Needs root. Nothing of it outlives `stop()`: daemons, jobs and the folder go.
 """
 
 from __future__ import annotations

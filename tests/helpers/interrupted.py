@@ -1,4 +1,4 @@
-"""Runs that are interrupted: the launcher under way, a run's ending bit by bit, and an engine for the checkpoint protocol."""
+"""Runs that are interrupted: the command under way, a run's ending bit by bit, an engine for checkpoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.mini import trained
 from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import RankFailure, started
 
-LIMIT_S = 90.0
+LIMIT_S = 240.0
 STEPS, EPOCHS = 14, 3
 WORDS = (
     "recipe=glt_randaug_ifl",
@@ -138,8 +138,9 @@ GoOn = Callable[..., tuple[bool, str]]
 
 
 def in_ranks(root: Path, runs: Path) -> tuple[bool, str]:
-    """Go on with the run of `WORDS` without the launcher, in two ranks that are there already: a command spends most of its
-    time on imports. Whether the run is finished, and what was said."""
+    """Go on with the run of `WORDS` without the command, in two ranks that are there already: a command spends most of
+    its time on imports. Whether the run is finished, and what was said.
+    """
     recipe = resolve([*WORDS, f"data.root={root}", f"runs={runs}"])
     prepare(recipe, recipe.run_folder)
     ranks = started(2)

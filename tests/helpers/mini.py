@@ -197,8 +197,5 @@ def same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[st
 
 
 METHODS = sorted(path.stem for path in (PROJECT / "ifl" / "methods").glob("*.py") if not path.stem.startswith("_"))
-IFL = (
-    "ifl.environments=2",
-    "ifl.milestones=[2,3]",
-    "ifl.alpha=[0.001,0.002]",
-)  # so the skewed environments act in the last epoch
+IFL = ("ifl.environments=2", "ifl.milestones=[2,3]", "ifl.alpha=[0.001,0.002]")
+"""So the skewed environments act in the last epoch."""

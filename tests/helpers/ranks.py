@@ -48,8 +48,9 @@ def _environment() -> dict[str, str]:
 
 
 class _Nursery:
-    """A process that has imported what ranks need, and forks them: importing torch and DeepSpeed takes seconds of a core,
-    a fork takes none. It answers requests over a socket, one at a time."""
+    """A process that has imported what ranks need, and forks them: importing torch and DeepSpeed takes seconds of a
+    core, a fork takes none. It answers requests over a socket, one at a time.
+    """
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -89,7 +90,7 @@ class _Process:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float = 60) -> int | None:
-        """Its exit code once it has ended (negative: the signal's number); None if it has not within `timeout` seconds."""
+        """Its exit code once it has ended (negative: a signal's number); None if not within `timeout` seconds."""
         return _nursery().ask("wait", self.pid, timeout)
 
 

@@ -1,4 +1,4 @@
-"""The train loop on the tiny data set: recipes of five steps an epoch, a network without batch normalisation, what a run ends with."""
+"""The train loop on the tiny data set: recipes of five steps an epoch, a network without normalisation, endings."""
 
 from __future__ import annotations
 

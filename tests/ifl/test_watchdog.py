@@ -60,7 +60,8 @@ def test_slow_progress_is_progress() -> None:
     """
     process = _script(
         "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)"
+        "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)",
+        limit=1.0,
     )
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "alive\n", "")
@@ -70,11 +71,12 @@ def test_a_suspended_process_is_not_stuck() -> None:
     """SIGSTOP for three times the limit, then SIGCONT: the pause does not count."""
     process = _script(
         "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()"
+        "watchdog.beat()",
+        limit=1.0,
     )
     assert process.stdout.readline() == "go\n"
     process.send_signal(signal.SIGSTOP)
-    time.sleep(2)
+    time.sleep(3)
     process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "alive\n", "")

@@ -1,7 +1,7 @@
 """Whatever decodes a run's images, their pixels are the same, and all ranks use the same decoder.
 
-Tried are the decoders that this machine has: `python -m pytest tests/sharding/test_decoders.py -v` says which. (TurboJPEG 3 is
-also found by GLT_TURBOJPEG.)
+Tried are the decoders that this machine has: `python -m pytest tests/sharding/test_decoders.py -v` says which.
+(TurboJPEG 3 is also found by GLT_TURBOJPEG.)
 """
 
 from __future__ import annotations

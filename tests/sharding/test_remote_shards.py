@@ -61,9 +61,9 @@ def server(tiny_root: Path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and stalls of tenths of a second."""
+    """Pauses of hundredths of a second and stalls of one."""
     monkeypatch.setattr(remote_files, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
-    monkeypatch.setattr(remote_files, "STALL_S", 0.4)
+    monkeypatch.setattr(remote_files, "STALL_S", 1.0)
 
 
 def opened(server: Server, folder: Path, gb: float | None = None) -> Dataset:

@@ -1,10 +1,10 @@
 """Hits running jobs on a private SLURM at seeded random moments, and compares what they end with.
 
-`python -m tests.system.chaos [faults=20] [seed=0] [hits=4] [kinds=kill,cut]` (make chaos): each run is hit `hits` times, then
-left to finish; its parameters, buffers, centers, environments and predictions must equal those of an undisturbed run,
-bit for bit, and so must every line of a step that was made again. Meanwhile the status command's word for the run is
-compared with scontrol's. Prints a table by kind of fault, and exits with 1 if a run differs, hangs, or its status is
-not told right.
+`python -m tests.system.chaos [faults=20] [seed=0] [hits=4] [kinds=kill,cut]` (make chaos): each run is hit `hits`
+times, then left to finish; its parameters, buffers, centers, environments and predictions must equal those of an
+undisturbed run, bit for bit, and so must every line of a step that was made again. Meanwhile the status command's word
+for the run is compared with scontrol's. Prints a table by kind of fault, and exits with 1 if a run differs, hangs, or
+its status is not told right.
 """
 
 from __future__ import annotations

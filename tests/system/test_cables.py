@@ -51,7 +51,8 @@ def test_cables_leave_nothing_behind(tmp_path: Path) -> None:
     first.stop()
     assert not list(Path("/sys/class/net").glob(f"{first.name}*")) and not first._processes()
     owner = (
-        "import os, pathlib, sys; from tests.helpers import cables; cables.Cables(pathlib.Path(sys.argv[1]), nodes=1).start(); "
+        "import os, pathlib, sys; from tests.helpers import cables; "
+        "cables.Cables(pathlib.Path(sys.argv[1]), nodes=1).start(); "
         "print(os.getpid(), flush=True); os.kill(os.getpid(), 9)"
     )
     pid = subprocess.run(
