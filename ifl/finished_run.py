@@ -111,7 +111,8 @@ def export(run: Path, select: Select, file: Path) -> None:
 
 
 def main(words: list[str]) -> int:
-    what, run, select, last = words
+    what, run, chosen, last = words
+    select: Select = "best" if chosen == "best" else "last"
     try:
         evaluate(Path(run), select, **json.loads(last)) if what == "evaluate" else export(Path(run), select, Path(last))
     except (RunError, ValueError, OSError) as error:

@@ -150,7 +150,7 @@ class Judged:
         name, _, by_attribute = subset.partition("_")
         if name == "overall":
             return np.ones(len(self.label), bool)
-        return (self.attribute if by_attribute else self.group) == GROUPS.index(name)
+        return np.asarray((self.attribute if by_attribute else self.group) == GROUPS.index(name))
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """Count `true`, `predicted`, `right` samples by attribute group (many, medium, few, none) and class.
@@ -291,12 +291,12 @@ def _confidence(confidence: NDArray[np.floating], length: int) -> NDArray[np.flo
         values.size and not ((values >= 0) & (values <= 1 + 1e-6)).all()
     ):  # float32 sums of probabilities may end a bit above 1
         raise ValueError(f"confidence: values from {values.min()} to {values.max()}; legal is 0 to 1")
-    return np.minimum(values, 1.0)
+    return np.asarray(np.minimum(values, 1.0), np.float64)
 
 
-def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray]:
+def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray[np.int64]]:
     """The arrays as int64 after checks of shape, type, length and range."""
-    checked: list[NDArray] = []
+    checked: list[NDArray[np.int64]] = []
     for name, (values, low, high) in arrays.items():
         values = np.asarray(values)
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):

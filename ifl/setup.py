@@ -22,7 +22,7 @@ from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
-from ifl.network.network import build_network
+from ifl.network.network import Network, build_network, feature_dim_of
 from ifl.saving.saver import Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
@@ -258,7 +258,7 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if batch.bn and comm.size > groups:
-        network = synchronise_groups(network, comm.size, groups, ranks.patience_s)
+        synchronise_groups(network, comm.size, groups, ranks.patience_s)
     engine = parts.engine(network, recipe.optim, batch.size, max(map(len, rank_rows)), len(rank_rows), device)
     method.to(device)
     statistics = RunningStatistics(network)
@@ -318,9 +318,11 @@ def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
     recipe, device = run.recipe, run.ranks.device
     if recipe.ifl is None:
         return Off()
+    network = run.model.engine.network
+    assert isinstance(network, Network)
     centers = parts.centers(
         len(run.data.counts),
-        run.model.engine.network.backbone.feature_dim,
+        feature_dim_of(network.backbone),
         recipe.ifl.center,
         recipe.ifl.center_lr,
         recipe.seed,

@@ -43,7 +43,8 @@ def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
             4 * 384,
         )
     trunk = nn.Sequential(*stem, network.layer1, network.layer2, network.layer3, network.layer4[:-1])
-    return Branches(trunk, *(_layer(network, 2048, 512, 1)[0] for _ in range(2)), 4 * 512)
+    cb_block, rb_block = (_layer(network, 2048, 512, 1)[0] for _ in range(2))
+    return Branches(trunk, cb_block, rb_block, 4 * 512)
 
 
 def _layer(network: torchvision.models.ResNet, c_in: int, planes: int, blocks: int, stride: int = 1) -> list[nn.Module]:

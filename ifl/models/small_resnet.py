@@ -73,7 +73,7 @@ def build(form: str = "plain") -> nn.Module:
     plain = SmallResNet()
     if form == "plain":
         return plain
-    trunk, c_in = nn.Sequential(plain.stem, *plain.blocks[:-1]), WIDTHS[-2]
+    trunk, c_in = nn.Sequential(plain.stem, *list(plain.blocks.children())[:-1]), WIDTHS[-2]
     if form == "experts":
         network: nn.Module = Experts(trunk, [Block(c_in, EXPERT_WIDTH, 2) for _ in range(EXPERTS)], EXPERT_WIDTH)
     else:

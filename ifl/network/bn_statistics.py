@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ class RunningStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [
+        layers: list[Any] = [  # torch types a module's own attributes as Tensor | Module
             layer
             for layer in network.modules()
             if layer.training and (isinstance(layer, _BatchNorm) or hasattr(layer, "running_mean"))
@@ -68,7 +69,7 @@ class RunningStatistics:
         torch._foreach_copy_(self._buffers, list(parts))
 
 
-def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> nn.Module:
+def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> None:
     """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
     process_groups = [
         torch.distributed.new_group(
@@ -77,4 +78,4 @@ def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: 
         for g in range(groups)
     ]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)  # in place: the network itself is no such layer

@@ -14,8 +14,18 @@ from recipes.declarations import declaration
 from recipes.schema import Recipe
 
 
+def feature_dim_of(backbone: nn.Module) -> int:
+    """Return D, the length of a backbone's feature, which it says in its attribute `feature_dim`."""
+    dim = backbone.feature_dim
+    assert isinstance(dim, int), "a model says the length of its feature as the int `feature_dim`"
+    return dim
+
+
 class Network(nn.Module):
     """uint8 [B, 3, H, W] -> `Output`. The pixels are normalised here, once a batch and on the device."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -23,7 +33,7 @@ class Network(nn.Module):
         self.still = False
         # Tensor cores read channels last; most CPU convolutions do not gain by it.
         self.layout = torch.channels_last if torch.cuda.is_available() else torch.contiguous_format
-        self.to(memory_format=self.layout)
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's types lack it for modules
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -38,7 +48,7 @@ class Network(nn.Module):
         """What the ranks' reductions depend on: parameters that are trained, and D."""
         return {
             "trained_parameters": sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad),
-            "features": self.backbone.feature_dim,
+            "features": feature_dim_of(self.backbone),
         }
 
     def freeze_backbone(self, still: bool) -> None:
@@ -60,7 +70,7 @@ class Twin(nn.Module):
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.first, self.second = build(), build()
-        self.feature_dim: int = 2 * self.first.feature_dim
+        self.feature_dim: int = 2 * feature_dim_of(self.first)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.first(images), self.second(images)], dim=1)
@@ -83,7 +93,7 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(
-        recipe.method.name, Task(class_counts, backbone.feature_dim, recipe.schedule.epochs, recipe.method.args)
+        recipe.method.name, Task(class_counts, feature_dim_of(backbone), recipe.schedule.epochs, recipe.method.args)
     )
     network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
     if declared.TRAINS == "head":

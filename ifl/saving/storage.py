@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,6 @@ def disk_of(folder: Path) -> Iterator[None]:
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """An .npz, compressed, without pickles."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    buffer, entries = io.BytesIO(), dict[str, Any](arrays)  # numpy's types take any keyword for one of its options
+    np.savez_compressed(buffer, **entries)
     write_whole(path, buffer.getvalue())

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from ifl.engine import Engine
 from ifl.method import BaseMethod
-from ifl.network.network import Network
 from ifl.saving.checkpoint import CheckpointError
 from recipes.common.files import file_digest, write_whole
 
@@ -51,7 +51,7 @@ def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
     return read_weights(run / "ckpt" / file, digest)
 
 
-def start_from(network: Network, method: BaseMethod, weights: Weights) -> None:
+def start_from(network: nn.Module, method: BaseMethod, weights: Weights) -> None:
     """Put a first stage's weights into a network, those that the method adopts.
 
     Raises:
