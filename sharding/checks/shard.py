@@ -179,7 +179,7 @@ class _Check:
         model: bytes | None = None
         long_name: str | None = None
         while position + BLOCK <= self.end:
-            block = pread(self.fd, position, BLOCK)
+            block = pread(self.fd, BLOCK, position)
             info = _header(block, model)
             if info is None and self._is_end(position, cursor >= len(expected)):
                 return
@@ -202,7 +202,7 @@ class _Check:
                 )
                 return
             padded = position + -(-info.size // BLOCK) * BLOCK
-            padding = pread(self.fd, position + info.size, padded - position - info.size)
+            padding = pread(self.fd, padded - position - info.size, position + info.size)
             if padding.strip(b"\0"):
                 self._say(
                     info.name.partition(".")[0],
@@ -210,7 +210,7 @@ class _Check:
                     f"has damaged padding behind {info.name}",
                 )
             if info.block[156:157] == tarfile.XHDTYPE:  # the long name of the next member
-                match = _PAX_PATH.search(pread(self.fd, position, info.size))
+                match = _PAX_PATH.search(pread(self.fd, info.size, position))
                 long_name = match[1].decode("utf-8", "replace") if match else None
             else:
                 model = info.block
@@ -232,7 +232,7 @@ class _Check:
                     position,
                 )
             return True
-        following = pread(self.fd, self._next_header(position + BLOCK, None), BLOCK)
+        following = pread(self.fd, BLOCK, self._next_header(position + BLOCK, None))
         if complete and not following.strip(b"\0"):  # no file follows
             self.found.add(self.task.place, f"the padding at the tar's end is damaged at byte offset {damage}", damage)
             return True
@@ -240,7 +240,7 @@ class _Check:
 
     def _first_nonzero(self, position: int) -> int | None:
         while position < self.end:
-            part = pread(self.fd, position, min(1 << 20, self.end - position))
+            part = pread(self.fd, min(1 << 20, self.end - position), position)
             if part.strip(b"\0"):
                 return position + _first_difference(part, bytes(len(part)))
             position += len(part)
@@ -249,7 +249,7 @@ class _Check:
     def _next_header(self, position: int, model: bytes | None) -> int:
         """Return the offset of the next good header, of the end mark, or of the file's end."""
         while position + BLOCK <= self.end:
-            block = pread(self.fd, position, BLOCK)
+            block = pread(self.fd, BLOCK, position)
             if (block[257:262] == b"ustar" and _header(block, model)) or (
                 not block.strip(b"\0") and self._first_nonzero(position) is None
             ):
@@ -262,14 +262,14 @@ class _Check:
 
         None where the file would not fill the bytes up to the next good header, `following`.
         """
-        after = pread(self.fd, following, BLOCK)
+        after = pread(self.fd, BLOCK, following)
         model = model or (after if _header(after, None) else None)
         if name is None or len(name) > 100 or model is None:
             return None
         key, _, part = name.partition(".")
         number, room = self.row[key], following - position - BLOCK
         if part == "json":
-            size = len(pread(self.fd, position + BLOCK, min(room, 1 << 20)).rstrip(b"\0"))
+            size = len(pread(self.fd, min(room, 1 << 20), position + BLOCK).rstrip(b"\0"))
         else:
             size = int(self.rows.size[number]) if part == "jpg" else len(str(self.rows.label[number]))
         if -(-size // BLOCK) * BLOCK != room or (part == "jpg" and position + BLOCK != self.rows.offset[number]):
@@ -284,7 +284,7 @@ class _Check:
         if "jpg" in parts:
             self._image(number, parts["jpg"])
         if "cls" in parts:
-            written, meant = pread(self.fd, parts["cls"].start, parts["cls"].size), str(rows.label[number]).encode()
+            written, meant = pread(self.fd, parts["cls"].size, parts["cls"].start), str(rows.label[number]).encode()
             if written != meant:
                 self._say(
                     key,
@@ -303,7 +303,7 @@ class _Check:
                 member.start,
                 f"has its image in {member.size} bytes there; the index says {size} bytes at {offset}",
             )
-        data = pread(self.fd, member.start, member.size)
+        data = pread(self.fd, member.size, member.start)
         digest = hashlib.sha256(data).digest()
         if digest != rows.sha256[number].tobytes():
             other = self.by_digest.get(digest)
@@ -321,7 +321,7 @@ class _Check:
             self._say(key, member.start, f"has an image that does not decode, as it was recorded: {error}")
 
     def _json(self, number: int, member: Member) -> None:
-        rows, key, data = self.rows, self.keys[number], pread(self.fd, member.start, member.size)
+        rows, key, data = self.rows, self.keys[number], pread(self.fd, member.size, member.start)
         known = {
             "id": int(self.task.ids[number]),
             "source": str(rows.source[number]),
