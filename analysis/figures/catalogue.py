@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
 from analysis.figures import environments, figure5, learning_curves, long_tail
-from analysis.figures.methods import Study, studies
+from analysis.figures.methods import Pair, Study, studies
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
@@ -52,22 +52,29 @@ def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], 
     return drawn, list(dict.fromkeys(remarks))
 
 
-def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[Drawn]:
-    drawn: list[Drawn] = []
+@dataclass
+class _Album:
+    """The figures drawn so far, and remarks on what is left out."""
 
-    def add(name: str, caption: str, made: tuple[Figure | None, list[str]]) -> None:
+    remarks: list[str]
+    drawn: list[Drawn] = field(default_factory=list)
+
+    def add(self, name: str, caption: str, made: tuple[Figure | None, list[str]]) -> None:
         figure, said = made
-        remarks.extend(said)
+        self.remarks.extend(said)
         if figure is not None:
-            drawn.append(Drawn(name, caption, figure))
+            self.drawn.append(Drawn(name, caption, figure))
 
+
+def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[Drawn]:
+    album = _Album(remarks)
     pair = study.chosen(recipe)
     images = (
         " With the paper's budget the run with IFL sees twice the images from its first epoch on."
         if pair and pair.ifl.budget == "paper"
         else ""
     )
-    add(
+    album.add(
         "figure5",
         "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it "
         "trains; (c, d) every method's overall improvement on the first row's, "
@@ -75,12 +82,12 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         figure5.figure5(study, pair, tables),
     )
     for protocol in study.protocols:
-        add(
+        album.add(
             f"pairs_{protocol}",
             f"Every method without and with IFL over epochs, {protocol.upper()}.",
             (figure5.all_pairs(study, protocol), []),
         )
-        add(
+        album.add(
             f"classes_{protocol}",
             f"Accuracy of every method by class along the long tail, overall, and by attribute group, "
             f"{protocol.upper()} ({study.select} epoch, mean over seeds).",
@@ -88,16 +95,22 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         )
     if pair is None:
         remarks.append(f"{study.data}: no figures of a method and its twin with IFL, they need finished runs of both")
-        return drawn
+        return album.drawn
+    _of_pair(album, study, pair)
+    return album.drawn
+
+
+def _of_pair(album: _Album, study: Study, pair: Pair) -> None:
+    """Add the figures that show one method in depth, without and with IFL."""
     for protocol in study.protocols:
-        add(
+        album.add(
             f"tail_{protocol}",
             f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above "
             f"its number of training images, (b) accuracy of each attribute group, "
             "(c-e) accuracy of each class and attribute group, and what IFL changes in it.",
             long_tail.one_pair(study, pair, protocol),
         )
-        add(
+        album.add(
             f"confusion_{protocol}",
             f"The classes that {pair.plain.label} confuses most, {protocol.upper()}: how many in a hundred of "
             f"each true class are taken for which.",
@@ -108,7 +121,7 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         for train in dict.fromkeys(train for train, _ in PROTOCOLS.values())
         if pair.ifl.runs.get(train)
     ]
-    add(
+    album.add(
         "environments",
         f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it "
         f"amounts to, and how far the class centers moved (mean of each class group). "
@@ -116,10 +129,9 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         environments.contents(runs),
     )
     for title, run in runs:
-        add(
+        album.add(
             f"images_{run.train}",
             f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last "
             f"rebuild, of some classes from head to tail.",
             environments.strip(title, run),
         )
-    return drawn

@@ -1,8 +1,9 @@
-"""Names beside points, none over another."""
+"""Place names beside points so that no name covers another."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,74 +17,86 @@ CROSSED = 60.0
 """What a line through a name counts, in square pixels of covered names."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A place tried for a name: what it covers in square pixels, its offset, and its box and line in pixels."""
+
+    covered: float
+    right: int
+    up: int
+    ring: int
+    box: Bbox
+    line: np.ndarray
+
+
 def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5) -> None:
-    """Writes each name at the nearest place around its point where it covers neither another name, a point nor a
-    line, nor leaves the axes, with a thin line to the point, which crosses no name, where that is not right beside
-    it. Points are taken from the most crowded to the loneliest. The
-    layout must be final: places are looked for in pixels.
+    """Write each name at the nearest place around its point where it covers nothing.
+
+    A name covers neither another name, a point nor a line, nor leaves the axes; a thin line, which crosses no name,
+    leads to the point where the name is not right beside it. Points are taken from the most crowded to the loneliest.
+    The layout must be final: places are looked for in pixels.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     pixels = figure.dpi / 72
-    spots = [tuple(axes.transData.transform(point)) for point in points]
+    spots: list[tuple[float, float]] = [tuple(axes.transData.transform(point)) for point in points]
     taken = [Bbox.from_extents(x - 3 * pixels, y - 3 * pixels, x + 3 * pixels, y + 3 * pixels) for x, y in spots]
-    inside = axes.bbox
     lines: list[np.ndarray] = []
-    crowded = sorted(
-        range(len(points)),
-        key=lambda i: (
-            sum((spots[i][0] - x) ** 2 + (spots[i][1] - y) ** 2 < (60 * pixels) ** 2 for x, y in spots) * -1,
-            i,
-        ),
-    )
-    for index in crowded:
-        best: tuple[float, tuple[float, float], Bbox, np.ndarray, str, str] | None = None
+    for index in _crowded(spots, 60 * pixels):
         probe = axes.text(0, 0, names[index], fontsize=size)
         probe.set_parse_math(False)
         extent = probe.get_window_extent()
         probe.remove()
-        for ring, (right, up) in itertools.product(RINGS, SIDES):
-            x, y = spots[index][0] + right * ring * pixels, spots[index][1] + up * ring * pixels
-            left = x - extent.width * (1 - right) / 2
-            below = y - extent.height * (1 - up) / 2
-            box = Bbox.from_extents(left - pixels, below, left + extent.width + pixels, below + extent.height)
-            covered = 3 * sum(_shared(box, other) for i, other in enumerate(taken) if i != index) + 100 * (
-                box.width * box.height - _shared(box, inside)
-            )
-            line = np.linspace(spots[index], (x, y), 24)[2:] if ring > RINGS[0] else np.empty((0, 2))
-            covered += CROSSED * (
-                sum(_meets(line, other) for i, other in enumerate(taken) if i != index)
-                + sum(_meets(other, box) for other in lines)
-            )
-            if best is None or covered < best[0] - 0.5:
-                best = (
-                    covered,
-                    (right * ring, up * ring),
-                    box,
-                    line,
-                    ("right", "center", "left")[right + 1],
-                    ("top", "center", "bottom")[up + 1],
-                )
-            if best[0] <= 0.5:
-                break
-        assert best is not None
-        _, offset, box, line, side, height = best
-        taken.append(box)
-        lines.append(line)
-        far = max(map(abs, offset)) > RINGS[0]
-        axes.annotate(
-            names[index],
-            points[index],
-            xytext=offset,
-            textcoords="offset points",
-            fontsize=size,
-            ha=side,
-            va=height,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-            if far
-            else None,
-        )
+        others = [box for i, box in enumerate(taken) if i != index]
+        best = _best(spots[index], extent, pixels, others, lines, axes.bbox)
+        taken.append(best.box)
+        lines.append(best.line)
+        _annotate(axes, names[index], points[index], best, size)
+
+
+def _crowded(spots: list[tuple[float, float]], near: float) -> list[int]:
+    """Indices of the spots, those with the most others nearer than `near` pixels first."""
+    neighbours = [sum((x - p) ** 2 + (y - q) ** 2 < near**2 for p, q in spots) for x, y in spots]
+    return sorted(range(len(spots)), key=lambda i: (-neighbours[i], i))
+
+
+def _best(
+    spot: tuple[float, float], extent: Bbox, pixels: float, others: list[Bbox], lines: list[np.ndarray], inside: Bbox
+) -> _Place:
+    """The nearest place that covers nothing, or the one that covers least."""
+    best: _Place | None = None
+    for ring, (right, up) in itertools.product(RINGS, SIDES):
+        x, y = spot[0] + right * ring * pixels, spot[1] + up * ring * pixels
+        left = x - extent.width * (1 - right) / 2
+        below = y - extent.height * (1 - up) / 2
+        box = Bbox.from_extents(left - pixels, below, left + extent.width + pixels, below + extent.height)
+        outside = box.width * box.height - _shared(box, inside)
+        covered = 3 * sum(_shared(box, other) for other in others) + 100 * outside
+        line = np.linspace(spot, (x, y), 24)[2:] if ring > RINGS[0] else np.empty((0, 2))
+        covered += CROSSED * (sum(_meets(line, other) for other in others) + sum(_meets(other, box) for other in lines))
+        if best is None or covered < best.covered - 0.5:
+            best = _Place(covered, right, up, ring, box, line)
+        if best.covered <= 0.5:
+            break
+    assert best is not None  # there are rings and sides
+    return best
+
+
+def _annotate(axes: Axes, name: str, point: tuple[float, float], at: _Place, size: float) -> None:
+    far = at.ring > RINGS[0]
+    axes.annotate(
+        name,
+        point,
+        xytext=(at.right * at.ring, at.up * at.ring),
+        textcoords="offset points",
+        fontsize=size,
+        ha=("right", "center", "left")[at.right + 1],
+        va=("top", "center", "bottom")[at.up + 1],
+        annotation_clip=False,
+        arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+        if far
+        else None,
+    )
 
 
 def _meets(line: np.ndarray, box: Bbox) -> bool:
