@@ -16,7 +16,7 @@ VENV = os.path.join(PROJECT, ".venv")
 OLDEST, NEWEST = (3, 11), (3, 14)  # for these all pinned packages have wheels
 LEAST_GB = 2.5  # free on the disk; .venv takes 1.5 GB with torch for CPUs
 SPACE = (
-    "the environment takes 1.5 GB with torch for CPUs and about 8 GB with torch for CUDA, and while it is made as much "
+    "the environment takes 1.5 GB with torch for CPUs and 5.2 GB with torch for CUDA, and while it is made as much "
     "again in %s and in pip's cache"
 )
 OTHER_PYTHON = "make PYTHON=python3.11 ..."
@@ -36,7 +36,7 @@ PIP_FAILED = [
         r"NewConnectionError|name resolution|Name or service not known|Network is unreachable|Connection refused|"
         r"timed out|Max retries exceeded|ProxyError",
         "no package index can be reached from this machine: with a proxy set https_proxy; without internet install "
-        "from wheels, as README says under 'On a cluster'",
+        "from wheels, as docs/cluster.md says",
     ),
     (
         r"No matching distribution found",
