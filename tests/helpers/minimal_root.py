@@ -37,9 +37,9 @@ def packages(readme: str | None = None) -> list[str]:
     line.
     """
     text = (PROJECT / "README.md").read_text() if readme is None else readme
-    line = re.search(r"^apt-get install (.+)$", text, re.M)
+    line = re.search(r"apt-get install ([a-z0-9.+ -]+)", text)
     assert line, "README names no packages"
-    return line[1].split("#")[0].split()
+    return line[1].split()
 
 
 class MinimalRoot:
