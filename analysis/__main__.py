@@ -255,7 +255,8 @@ def _layouts(names: str | None, data: set[str]) -> list[Layout]:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ± still gets its table
+        # a terminal without ± still gets its table
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         main(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")

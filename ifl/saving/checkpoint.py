@@ -88,36 +88,44 @@ def save(
         for inner in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync_folder(inner)
         for name, digest in (needs or {}).items():
-            data = (folder / name).read_bytes()
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise CheckpointError(
-                    f"{folder / name} is not what was written: start the run again, and it is put back from the newest "
-                    "checkpoint"
-                )
-            write_synced(temporary / name, data)
-            entries[name] = {"size": len(data), "sha256": digest}
-        manifest = {
-            "step": step,
-            "ranks": comm.size,
-            "zero": engine.zero,
-            "files": entries,
-            "needs": sorted(needs or {}),
-        }
+            entries[name] = _copy_needed(folder / name, temporary / name, digest)
+        shape = {"step": step, "ranks": comm.size, "zero": engine.zero}
+        manifest = {**shape, "files": entries, "needs": sorted(needs or {})}
         write_json(temporary / MANIFEST, {**manifest, "sha256": _digest(manifest)})
         if fence:
             fence.check()
-        if final.exists():
-            # The same step, damaged, or as it was before the epoch's evaluation; until this one has its name it may be
-            # the only one.
-            _remove(_old(final))
-            os.rename(final, _old(final))
-        os.rename(temporary, final)
-        sync_folder(folder)
+        _give_its_name(temporary, final)
         _retain(folder, step, milestones)
 
     for action in (write, commit) if comm.rank == 0 else (write, lambda: None):
         _together(action, folder, temporary, size, engine, comm)
     return final
+
+
+def _copy_needed(source: Path, copy: Path, digest: str) -> dict[str, Any]:
+    """Put a file that a checkpoint needs into it, and return its entry in the manifest.
+
+    Raises:
+        CheckpointError: the file is not what was written.
+    """
+    data = source.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(
+            f"{source} is not what was written: start the run again, and it is put back from the newest checkpoint"
+        )
+    write_synced(copy, data)
+    return {"size": len(data), "sha256": digest}
+
+
+def _give_its_name(temporary: Path, final: Path) -> None:
+    """Make a whole checkpoint visible."""
+    if final.exists():
+        # The same step, damaged, or as it was before the epoch's evaluation; until this one has its name it may be the
+        # only one.
+        _remove(_old(final))
+        os.rename(final, _old(final))
+    os.rename(temporary, final)
+    sync_folder(final.parent)
 
 
 def _together(action: Callable[[], None], folder: Path, temporary: Path, size: int, engine: Engine, comm: Comm) -> None:

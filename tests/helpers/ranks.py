@@ -287,6 +287,24 @@ def _code(pid: int, timeout: float) -> int | None:
         time.sleep(0.005)
 
 
+def _groups() -> set[Any]:
+    """Every process group of this rank."""
+    from torch.distributed import distributed_c10d
+
+    return set(distributed_c10d._world.pg_map)
+
+
+def _kept_groups() -> set[Any]:
+    """Those that later calls use again: of `comm_of`, and the one that DeepSpeed makes once.
+
+    All others are a call's own, and their threads would wake up a hundred times a second until the tests end.
+    """
+    from deepspeed.utils import groups
+
+    ours = {comm.group for comm in comms().values() if comm} if comms.cache_info().currsize else set()
+    return ours | {groups._WORLD_GROUP}
+
+
 def _serve(asked: int, answered: int) -> None:
     faulthandler.enable()
     calls, answers = os.fdopen(asked, "rb"), os.fdopen(answered, "wb")
@@ -301,6 +319,7 @@ def _serve(asked: int, answered: int) -> None:
     _send(answers, pickle.dumps((True, None)))
     while (call := _receive(calls)) is not None:
         module, name, args, kwargs, timeout = call
+        groups = _groups()
         faulthandler.dump_traceback_later(timeout, exit=False)
         try:
             function = functools.reduce(getattr, name.split("."), importlib.import_module(module))
@@ -308,6 +327,8 @@ def _serve(asked: int, answered: int) -> None:
         except BaseException:
             answer = (False, traceback.format_exc())
         faulthandler.cancel_dump_traceback_later()
+        for group in _groups() - groups - _kept_groups():
+            dist.destroy_process_group(group)
         sys.stdout.flush()
         _send(answers, pickle.dumps(answer))
     os._exit(0)

@@ -15,6 +15,8 @@ WIDEST = 120
 LONGEST_FUNCTION = 60
 LONGER_FUNCTIONS = {"ifl/train.py:train": 110}
 """The loop of training is read from top to bottom."""
+LONGEST_TEST = 100
+"""Of tests and benches, some of which tell a story from its beginning to its end."""
 LONGEST_FILES = {"ifl/train.py": 200, "README.md": 150, "AGENTS.md": 40}
 OLD_PYTHON = {"recipes/common/install.py", "recipes/common/venv.py"}
 """They must be read by Python 3.6, which has no such import, to say that a newer one is needed."""
@@ -83,13 +85,14 @@ def test_no_line_of_a_page_is_too_wide() -> None:
 
 @pytest.mark.parametrize("room", [*ROOMS, "tests"])
 def test_no_function_is_too_long(room: str) -> None:
-    """A function has at most 60 lines; training's loop may have 110."""
+    """A function has at most 60 lines; training's loop may have 110, a test 100."""
+    longest = LONGEST_TEST if room == "tests" else LONGEST_FUNCTION
     found = [
         (f"{named(path)}:{name}", length)
         for path in modules(room)
         for name, length in functions(ast.parse(path.read_text()))
     ]
-    assert {name: length for name, length in found if length > LONGER_FUNCTIONS.get(name, LONGEST_FUNCTION)} == {}
+    assert {name: length for name, length in found if length > LONGER_FUNCTIONS.get(name, longest)} == {}
 
 
 def test_short_files_stay_short() -> None:

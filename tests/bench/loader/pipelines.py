@@ -90,10 +90,11 @@ def usual(size: int, form: str = "") -> Callable:
     """torchvision's transforms of a Pillow image, as its documentation writes them, on tensors from the first.
     `pillow`: on Pillow images, as many still write them; `float`: to normalised float32; `randaug`: RandAugment on
     Pillow images, to float32, as in torchvision's reference recipes."""
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
     import torch
     from torchvision.transforms import v2
-
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     torch.set_num_threads(1)
     crop = [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
@@ -138,11 +139,12 @@ def imagefolder(folder: Path, size: int, batch: int = BATCH, workers: int = WORK
 
 
 def streaming(folder: Path, size: int) -> Batches:
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
     import torch
     from streaming import StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
-
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     clean_stale_shared_memory()  # of a bench that was killed
     transform = usual(size)
@@ -158,10 +160,11 @@ def streaming(folder: Path, size: int) -> Batches:
 
 
 def streaming_prepare(folder: Path) -> None:
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
     from PIL import Image
     from streaming import MDSWriter
-
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     with MDSWriter(out=str(folder / "mds"), columns={"image": "jpeg", "label": "int"}) as writer:
         for path in sorted(folder.glob("tree/*/*.jpg")):
@@ -175,10 +178,11 @@ def _litdata_sample(path: str) -> dict:
 
 
 def litdata(folder: Path, size: int) -> Batches:
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
     from litdata import StreamingDataLoader, StreamingDataset
     from PIL import Image
-
-    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 
     transform = usual(size)
 
@@ -194,9 +198,10 @@ def litdata(folder: Path, size: int) -> Batches:
 
 
 def litdata_prepare(folder: Path) -> None:
-    from litdata import optimize
-
     import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
+    from litdata import optimize
 
     optimize(
         fn=_litdata_sample,

@@ -6,6 +6,9 @@ against itself.
 
 from __future__ import annotations
 
+import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+# isort: split
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +19,6 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
 from sharding.format.dataset import Split
 from sharding.format.index import load_index
 from sharding.images.dice import draw_rng
