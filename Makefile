@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (about 4 minutes after set-up)"
-	@echo "make test       set up, run the default test suite (at most 10 minutes)"
+	@echo "make test       set up, run the default test suite (10 to 17 minutes on 2 cores)"
 	@echo "make test-fast  its pure parts, in less than a minute"
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
