@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recipes.common.json_text import parse_json, read_object, whole_lines
+from sharding.building.foreign_json import Entry, read_foreign, real_number, text, whole_number
 
 from analysis.inputs.runs import Run
 from analysis.inputs.runs import load_run as load_analysed
 from ifl.run_log import NEEDED
 from recipes.common.errors import DataError, UserError
-from recipes.common.json_text import parse_json, read_object, whole_lines
 from recipes.resolve import load_resolved
-from sharding.building.foreign_json import Entry, read_foreign, real_number, text, whole_number
 from sharding.cache.remote_shards import NodeCache
 from sharding.datasets.imagenet_glt import annotations, archive, clustering, features
 from sharding.datasets.mscoco_glt.annotations import SPLITS, read_authors
@@ -103,7 +103,9 @@ def of_imagenet(folder: Path) -> dict[str, Kind]:
             vouched=True,
         ),
         "features": Kind(folder / "n00000001.npz", lambda: _listed(features.read(folder, images, "w"))),
-        "clusters": Kind(folder / "clusters" / "n00000001.npz", lambda: _listed(clustering.read(folder, images, "w", 0))),
+        "clusters": Kind(
+            folder / "clusters" / "n00000001.npz", lambda: _listed(clustering.read(folder, images, "w", 0))
+        ),
     }
 
 
@@ -158,7 +160,7 @@ def of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
 
     def measured() -> Any:
         status.line_of(run, {})
-        lines = [line for line in whole_lines((run / "metrics.jsonl").read_bytes()) if NEEDED <= line.keys()]
+        lines = [line for line in whole_lines((run / "metrics.jsonl").read_bytes()) if line.keys() >= NEEDED]
         return len(lines), analysed().metrics(), run_state.metric_lines(run)
 
     return {
