@@ -294,7 +294,7 @@ def test_a_trickle_is_given_up(server: Server, tmp_path: Path, monkeypatch: pyte
     ):
         monkeypatch.setenv("GLT_PIPE", command)
         began = time.monotonic()
-        with pytest.raises(DataError, match="cannot be fetched: (only [0-9]+ bytes came in|nothing came for) 0.5 s"):
+        with pytest.raises(DataError, match=r"cannot be fetched: (only [0-9]+ bytes came in|nothing came for) 0\.5 s"):
             open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1)
         assert time.monotonic() - began < 10
     assert not any(f"touch {tmp_path}/left" in command for command in commands_running())
