@@ -25,10 +25,11 @@ from PIL import Image, ImageFile
 from sharding.images import decoders, randaug
 from sharding.images.decoders import Picture, decode, picture_of
 from sharding.images.dice import draw_rng
-from sharding.images.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
+from sharding.images.randaug import LEVELS, POLICIES, apply_operation, apply_policy, draw_pair
 from sharding.images.transforms import crop_box, eval_pixels, train_pixels
 from tests.helpers.paths import PROJECT
 
+OPERATIONS = POLICIES["own"]
 NEUTRAL_AT_ZERO = {op.name for op in OPERATIONS} - {"AutoContrast", "Equalize", "Invert"}
 
 
