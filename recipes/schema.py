@@ -325,7 +325,8 @@ class Batch(Section):
         "paper", "paper: every stream draws so many; matched: all streams together do"
     )
     replacement: bool | None = science(
-        None, "independent draws instead of a shuffle; default: the preset's (paper: with IFL and in BBN, corrected: never)"
+        None,
+        "independent draws instead of a shuffle; default: the preset's (paper: with IFL and in BBN, corrected: never)",
     )
 
     @model_validator(mode="after")

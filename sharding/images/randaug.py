@@ -6,7 +6,8 @@ of the two is then applied with probability 1/2, the first before the second.
 
 Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up of Tang et al.,
 "Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022 (which narrows some of the ranges of
-[A]). A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``. "+-" is a fair coin for each application.
+[A]). A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``. "+-" is a fair coin for
+each application.
 
 ============  ==============  ================================================  ===================
 operation     start .. stop   value at ``level``                                source
