@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ifl.metrics import Judged
 from recipes.common.errors import RecipeError, one_line
 from recipes.identity import departures
-from recipes.resolve import resolve
+from recipes.resolve import as_it_ran, resolve
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
 
@@ -126,7 +126,7 @@ class Run:
                 f"preset={self.preset}",
                 f"batch.budget={self.budget}",
             )
-            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+            return tuple(departures(as_it_ran(stored), now.model_copy(update={"seed": self.seed})))
         except (RecipeError, ValidationError):
             return ()
 

@@ -76,20 +76,30 @@ class Twin(nn.Module):
         return torch.cat([self.first(images), self.second(images)], dim=1)
 
 
-def build_backbone(name: str, form: str = "plain") -> nn.Module:
+def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Module:
     """Build the backbone of `ifl/models/NAME.py` in one of its forms.
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
+
+    Args:
+        name: of the model.
+        form: plain, experts, branches or twin.
+        init: `own`, or `torch`: all convolutions start anew as torch leaves them.
     """
     module = importlib.import_module(f"ifl.models.{name}")
-    return Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+    backbone = Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+    if init == "torch":
+        for layer in backbone.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+    return backbone
 
 
 def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
     """The recipe's network, initialised with its seed, and its method; `class_counts` int64 [K] of the training set."""
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
-    backbone = build_backbone(recipe.model.name, declared.FORM)
+    backbone = build_backbone(recipe.model.name, declared.FORM, recipe.model.init)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(

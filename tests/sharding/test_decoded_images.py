@@ -25,6 +25,8 @@ from sharding.cache.disk_budget import PIXELS, SHARDS, bytes_of_a_node, cache_fo
 from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import available
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import train_pixels
 from sharding.open import open_dataset
 from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView, evaluation_draws
@@ -72,6 +74,32 @@ def test_training_batches_are_those_without_a_cache(
     assert_equal(epochs(MicroBatches(split, cache=cache, **options), workers), plain)
     assert len(cache) == len(split), "the first epoch drew every image"
     assert short_side is None or max(min(cache.get(i).shape[:2]) for i in range(len(split))) == short_side
+
+
+@pytest.mark.parametrize("pixels", ["own", "package"])
+def test_a_recipes_randaug_pixels_reach_the_batches(split: Split, tmp_path: Path, pixels: str) -> None:
+    """From the recipe's key to the pixels that a worker hands over, with a cache that an earlier run filled with the
+    other kind, and without."""
+    words = ["recipe=glt_randaug", "data=digits_glt", f"augment.randaug_pixels={pixels}"]
+    plan = plan_epoch([None], len(split), batch=24, group=24, seed=1, epoch=0, draws_per_epoch=0.25)
+    draws = [part for part in rank_draws(plan, micro_batches(24, 24, 0, 1), 1)]
+    kept = ["data.cache=decoded", f"data.cache_folder={tmp_path}"]
+    other = resolve([*words[:2], "augment.randaug_pixels=own", *kept])
+    list(Reader(views(other, "pillow", {"train": split})["train"], 0).read(draws))
+    for recipe, workers in ((resolve(words), 0), (resolve([*words, *kept]), 1)):
+        found = list(Reader(views(recipe, "pillow", {"train": split})["train"], workers).read(draws))
+        for batch, asked in zip(found, draws, strict=True):
+            for image, sample, draw in zip(batch.images, asked.ids.tolist(), asked.draws.tolist(), strict=True):
+                wanted = train_pixels(
+                    decoders.decoder("pillow").opened(split.read(sample)),
+                    draw_rng(1, 0, draw),
+                    size=32,
+                    crop_scale=(0.6, 1.0),
+                    hflip=False,
+                    randaug=True,
+                    randaug_pixels=pixels,
+                )
+                assert np.array_equal(image.permute(1, 2, 0).numpy(), wanted)
 
 
 def test_test_crops_are_those_without_a_cache(split: Split, tmp_path: Path) -> None:
