@@ -1,6 +1,7 @@
 """The job: one picklable object for every kind of cluster, and the one entry to training.
 
-`python -m slurm.job RUN_FOLDER` is a rank of a local run; on SLURM submitit unpickles `TrainJob` and calls it.
+`python -m slurm.job RUN_FOLDER COMMAND...` is a rank of a local run; on SLURM submitit unpickles `TrainJob` and calls
+it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,17 @@ FINISHED, FAILED, STOPPED = 0, 1, 99
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Trains the run folder's recipe from its newest checkpoint. The pickle carries no state but the folder: where to
-    go on is always found on disk."""
+    """Trains the run folder's recipe from its newest checkpoint.
+
+    The pickle carries no state: where to go on is always found on disk.
+
+    Attributes:
+        folder: the run folder.
+        command: the launcher's `sys.argv`, for meta.json.
+    """
 
     folder: str
+    command: tuple[str, ...] = ()
 
     def __call__(self) -> int:
         """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
@@ -33,6 +41,7 @@ class TrainJob:
 
         stop_requested, code = watch(), FAILED  # before the long imports
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
+        from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
         from ifl.supervision.watchdog import Watchdog
         from recipes.common.errors import DataError, RunError
@@ -54,7 +63,7 @@ class TrainJob:
 
             if first:
                 note(folder, "start", code=running())
-            with disk_of(folder):
+            with disk_of(folder), launched_by(self.command):
                 code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
             if first:
                 note(folder, "finished" if code == FINISHED else "stopped")
@@ -84,7 +93,7 @@ class TrainJob:
 
 
 if __name__ == "__main__":
-    code = TrainJob(sys.argv[1])()
+    code = TrainJob(sys.argv[1], tuple(sys.argv[2:]))()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # loader workers and process groups need no farewell
+    os._exit(code)  # without waiting for loader workers and process groups

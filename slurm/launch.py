@@ -25,13 +25,12 @@ What is true of your cluster (partition, account, ...) goes once into slurm/site
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,7 +121,7 @@ def parse(words: Sequence[str], site: Site) -> Reuse | Build | Training:
         _check_batch(run.recipe)
         if lacking := run.recipe.log.lacking():
             raise RecipeError(lacking)
-    return Training(runs, at_once, site)
+    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
@@ -169,8 +168,7 @@ def _submit(command: Training) -> int:
 
 
 def _announce(command: Training) -> None:
-    """Leave the command's words for the runs' meta.json, for a job's own are others; say what several runs cost."""
-    os.environ["GLT_ARGV"] = json.dumps(sys.argv)
+    """Say what several runs cost, and what the user should know of them."""
     if len(command.runs) > 1:
         print(_cost(command.runs), *command.remarks, sep="\n", flush=True)
 

@@ -19,11 +19,13 @@ class Run:
         recipe: its recipe, which names its folder.
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
+        command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
     """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
     remark: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

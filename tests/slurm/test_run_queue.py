@@ -39,7 +39,8 @@ class Machine:
         machine = self
 
         class Fake:
-            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+            def __init__(self, run: Run, cores: int, bar: Callable[[], tqdm]) -> None:
+                recipe, folder = run.recipe, run.folder
                 if machine.codes.get(recipe.seed) == "locked":
                     raise RecipeError(f"{folder} is being trained by another process on this machine")
                 self.recipe, self.folder, self.left = recipe, folder, machine.looks.get(recipe.seed, 1)
