@@ -1,4 +1,4 @@
-"""The measures of the GLT benchmark and those beside them, defined once for training and for analysis (numpy alone).
+"""The measures of the GLT benchmark and those beside them, defined once for training and analysis (with numpy only).
 
 Accuracy is the share of right predictions. Precision is the mean over classes of TP_c / (number of
 predictions of c), where the classes are the distinct *true* labels of the set and a class that is
@@ -10,7 +10,7 @@ Long-Tailed Classification", ECCV 2022 (arXiv 2207.09504), and the evaluation it
 * by attribute group, everything is restricted to the attribute's samples first, prediction counts
   included.
 
-Beside them (`Judged.scores`):
+Beside them (`ScoredPredictions.scores`):
 
 * `f1`: 2PR / (P + R) of a subset's precision P and accuracy R, 0 where both are (so the later papers count it);
 * `harmonic`, `worst`: harmonic mean and minimum of the accuracies of the class groups (subset `overall`)
@@ -75,8 +75,8 @@ def evaluate(
         ValueError: arrays that are not integer vectors of one length, a value out of range, or a
             class with samples in two class groups.
     """
-    judged = Judged(label, prediction, group, attribute)
-    values = judged.scores()
+    scored = ScoredPredictions(label, prediction, group, attribute)
+    values = scored.scores()
 
     def score(subset: str, metric: str) -> float | None:
         value = float(values[subset, metric][0])
@@ -86,13 +86,13 @@ def evaluate(
     result: dict[str, Any] = {
         metric: {name: score(name, metric) for name in ("overall", *GROUPS)} for metric in measures
     }
-    if judged.has_attributes:
+    if scored.has_attributes:
         result["attribute"] = {metric: {name: score(f"{name}_a", metric) for name in GROUPS} for metric in measures}
     return result
 
 
-class Judged:
-    """M predictions, sorted once so that any weighting of the samples is judged quickly.
+class ScoredPredictions:
+    """M predictions, sorted once so that any weighting of the samples is scored quickly.
 
     All measures are functions of sums over samples (how many of each class there are, are predicted,
     are right), so that a resample of the test set is nothing but a weight for each sample.

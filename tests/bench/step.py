@@ -182,10 +182,10 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
             group.close()
     warm = 1 if n < 10 else 3
     steps = {
-        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=False)][warm:]
+        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=True)][warm:]
         for name in RECIPES
     }
-    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=False)]
+    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=True)]
     low, middle, high = quantiles(ratios, n=4)
     usual = median(steps["baseline"])
     print(

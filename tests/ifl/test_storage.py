@@ -383,7 +383,7 @@ LOST: dict[str, Callable[[Path], object]] = {
     ],
     "manifests are folders": lambda ckpt: [(path.unlink(), path.mkdir()) for path in ckpt.rglob("MANIFEST.json")],
     "manifests of another kind": lambda ckpt: [
-        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)
+        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=True)
     ],
     "copies of the best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("step-*/best-*.pt")],
     "a dangling link": lambda ckpt: (shutil.rmtree(ckpt), ckpt.symlink_to("nowhere")),
