@@ -150,7 +150,7 @@ def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> 
     Args:
         runs: what was read.
         layouts: the tables to fill.
-        later: whether later papers' numbers stand beside the paper's.
+        later: whether later papers' numbers are beside the paper's.
 
     Returns:
         The filled tables, and {file name: content}.

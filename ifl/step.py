@@ -158,7 +158,7 @@ class TrainStep:
         return losses_B.sum() + self.invariance.alpha * distances_B.sum()
 
     def _counts(self, rows_B: np.ndarray) -> bool:
-        """Whether the running statistics move by this group: where a group is one stream's, only by the first's."""
+        """Say whether the running statistics move by this group: where a group is one stream's, only by the first's."""
         batch = self.recipe.batch
         return batch.bn_by == "mix" or bool(rows_B[0] < batch.size // self.recipe.streams)
 

@@ -14,7 +14,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.monitoring.events import note
+from slurm.monitoring.events import append_event
 
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
@@ -35,8 +35,11 @@ class TrainJob:
     command: tuple[str, ...] = ()
 
     def __call__(self) -> int:
-        """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
-        ranks may sit in a collective, and an orderly shutdown could wait for them for ever."""
+        """Run one rank, and leave the process by `os._exit` unless the run is finished.
+
+        After an error or a stop other ranks may be in a collective, and an orderly shutdown could wait for them for
+        ever.
+        """
         from ifl.supervision.signals import watch
 
         stop_requested, code = watch(), FAILED  # before the long imports
@@ -55,18 +58,18 @@ class TrainJob:
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
             watchdog = Watchdog(
-                recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message)
+                recipe.log.stuck_after_s, rank, lambda message: append_event(folder, "failed", rank=rank, error=message)
             )
             from ifl.run_log import close_monitors
             from ifl.train import train
             from slurm.code_snapshot import running
 
             if first:
-                note(folder, "start", code=running())
+                append_event(folder, "start", code=running())
             with disk_of(folder), launched_by(self.command):
-                code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
+                code = FINISHED if train(recipe, folder, stop_requested, watchdog.progressed) else STOPPED
             if first:
-                note(folder, "finished" if code == FINISHED else "stopped")
+                append_event(folder, "finished" if code == FINISHED else "stopped")
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
@@ -74,7 +77,7 @@ class TrainJob:
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
-            note(
+            append_event(
                 Path(self.folder),
                 "failed",
                 rank=int(os.environ.get("RANK", "0")),
@@ -88,7 +91,7 @@ class TrainJob:
         return code
 
     def checkpoint(self) -> None:
-        """submitit asks this before it requeues. The loop saves by itself on the same signal, so nothing is left."""
+        """Return nothing to submit, when submitit asks before it requeues: the loop saves on the same signal."""
         return None
 
 

@@ -1,7 +1,7 @@
 """The methods that figures compare: the rows of a data set's largest table, with their runs on both editions.
 
 A table holds one or two editions; a figure about class-wise against attribute-wise accuracy needs both. Which runs
-count is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves
+count is decided only by the tables (`analysis.tables.cells`), so that no figure shows a run that its table leaves
 out.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.inputs.runs import ClassFacts, Run
-from ifl.metrics import KEYS, SUBSETS  # noqa: F401  (SUBSETS: for whoever reads the frame)
+from ifl.metrics import KEYS
 from recipes.table_layout import PROTOCOLS, SELECTS
 
 METRICS = ("accuracy", "precision")

@@ -21,7 +21,7 @@ def explain_cell(
         table: the filled table.
         row: from 0.
         column: from 0.
-        read: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
+        read: reads a run's predictions, given its select and split; a caller that asks for many cells may cache them.
 
     Returns:
         Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`,

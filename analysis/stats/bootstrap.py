@@ -2,7 +2,7 @@
 
 A row's baseline is the row that the table file calls its twin: mostly the same method without IFL.
 
-The scheme. A test set of M samples is drawn again R = 1,000 times, M samples with replacement, every sample alike. All
+The scheme. A test set of M samples is drawn again R = 1,000 times, M samples with replacement and equal chances. All
 runs of a test set of M samples are scored on the *same* resamples, so that two runs differ in a resample only where
 they differ in their predictions. Where a cell has several seeds, each resample also draws as many seeds with
 replacement, and averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed

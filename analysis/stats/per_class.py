@@ -29,7 +29,7 @@ def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]
 def accuracy_table(predictions: Predictions, bins: list[NDArray[np.int64]], attributes: int) -> NDArray[np.float64]:
     """Compute the accuracy, a fraction, of the samples of each class bin and attribute group.
 
-    In a bin of several classes every sample counts alike, and not every class.
+    In a bin of several classes each sample has the same weight, and not each class.
 
     Returns:
         float64 [G + 1, A + 1]: the last row is all classes together, and the last column all samples, with those that

@@ -115,7 +115,7 @@ class Block:
     metrics: tuple[str, ...]
     subsets: tuple[str, ...]
     columns: tuple[int, ...]
-    """Of the layout, subset by subset, metric by metric."""
+    """Indices into the layout's columns, subset by subset, metric by metric."""
 
     @property
     def units(self) -> list[tuple[int, ...]]:

@@ -50,7 +50,7 @@ def _version(package: str) -> str:
 
 @contextlib.contextmanager
 def launched_by(command: Sequence[str]) -> Iterator[None]:
-    """Inside, `meta` names this command as the one that made the run.
+    """Make `meta` name this command inside as the one that launched the run.
 
     Args:
         command: the launcher's `sys.argv`; where it is empty, the process speaks for itself.

@@ -59,7 +59,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     from slurm.cluster.sbatch import submit
     from slurm.code_snapshot import snapshot_code
-    from slurm.monitoring.events import note
+    from slurm.monitoring.events import append_event
     from slurm.run_folder import prepare
 
     plan = _plan(runs, at_once)
@@ -80,7 +80,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
             if others
         ]
         jobs[folder] = submit(step.run, code, site.setup, ",".join(conditions) or None)
-        note(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
+        append_event(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
         print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
 
 

@@ -60,11 +60,11 @@ def stepped(words: list[str], n: int) -> list[float]:
     if my_rank() == 0:
         prepare(recipe, recipe.run_folder)
 
-    def beat(section: str | None = None) -> None:
+    def heartbeat(section: str | None = None) -> None:
         if match := re.fullmatch(r"epoch 0, step (\d+)", section or ""):
             ends.setdefault(int(match[1]), time.perf_counter())
 
-    loop.train(recipe, recipe.run_folder, lambda: len(ends) >= n + 2, beat)
+    loop.train(recipe, recipe.run_folder, lambda: len(ends) >= n + 2, heartbeat)
     return np.diff([ends[step] for step in range(2, n + 3)]).tolist()
 
 

@@ -117,7 +117,7 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
     ):
         setattr(owner, name, timed(part, getattr(owner, name)))
 
-    def beat(section: str | None = None) -> None:
+    def heartbeat(section: str | None = None) -> None:
         match = re.fullmatch(r"epoch 0, step (\d+)", section or "")
         if not match or int(match[1]) == at["step"]:
             return
@@ -132,7 +132,7 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
             turn.begin(at["step"])
         at["began"] = time.perf_counter()
 
-    loop.train(recipe, recipe.run_folder, lambda: at["step"] + 1 >= n, beat)
+    loop.train(recipe, recipe.run_folder, lambda: at["step"] + 1 >= n, heartbeat)
     return dict(result)
 
 

@@ -59,8 +59,8 @@ def test_slow_progress_is_progress() -> None:
     longer.
     """
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)",
+        "watchdog.progressed('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.progressed()\nwatchdog.beat('boot, load'); time.sleep(1.5)",
         limit=1.0,
     )
     out, err = process.communicate(timeout=30)
@@ -70,8 +70,8 @@ def test_slow_progress_is_progress() -> None:
 def test_a_suspended_process_is_not_stuck() -> None:
     """SIGSTOP for three times the limit, then SIGCONT: the pause does not count."""
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()",
+        "watchdog.progressed('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.progressed()",
         limit=1.0,
     )
     assert process.stdout.readline() == "go\n"
@@ -85,7 +85,7 @@ def test_a_suspended_process_is_not_stuck() -> None:
 @pytest.mark.full
 def test_last_words_that_hang_do_not_hold_it_up() -> None:
     """What is noted goes to a disk, which may be why there is no progress: the process ends all the same, 5 s later."""
-    process = _script("watchdog.beat('saving'); time.sleep(60)", on_stuck="time.sleep(60)")
+    process = _script("watchdog.progressed('saving'); time.sleep(60)", on_stuck="time.sleep(60)")
     began = time.monotonic()
     _, err = process.communicate(timeout=40)
     assert process.returncode == 1 and "Stuck: rank 3" in err and time.monotonic() - began < 15

@@ -100,7 +100,7 @@ def test_no_run_is_started_that_slurm_has(
     (recipe,) = recipes(tmp_path, 1)
     folder = recipe.run_folder
     folder.mkdir()
-    events.note(folder, "submitted", job="7")
+    events.append_event(folder, "submitted", job="7")
     (tmp_path / "bin").mkdir()
     if squeue:
         stub(tmp_path / "bin", "squeue", squeue.format(folder.name))
