@@ -46,7 +46,9 @@ def _script(
 
 def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
     """Half a second after the limit: exit code 1, the same sentence printed and noted, the stack of every thread."""
-    process = _script("def waits_for_ever():\n    time.sleep(60)\nwatchdog.beat('epoch 3, step 17'); waits_for_ever()")
+    process = _script(
+        "def waits_for_ever():\n    time.sleep(60)\nwatchdog.progressed('epoch 3, step 17'); waits_for_ever()"
+    )
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     sentence = re.search(r"^Stuck: rank 3 made no progress for 1 s in epoch 3, step 17$", err, re.MULTILINE)
@@ -60,7 +62,7 @@ def test_slow_progress_is_progress() -> None:
     """
     process = _script(
         "watchdog.progressed('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.progressed()\nwatchdog.beat('boot, load'); time.sleep(1.5)",
+        "watchdog.progressed()\nwatchdog.progressed('boot, load'); time.sleep(1.5)",
         limit=1.0,
     )
     out, err = process.communicate(timeout=30)
