@@ -111,7 +111,7 @@ class TrainStep:
         return totals
 
     def _lam(self, state: State) -> float:
-        """Mixup's weight of a row's own image in this step; 1 without mixup."""
+        """Return mixup's weight of a row's own image in this step; 1 without mixup."""
         alpha = self.recipe.augment.mixup
         if not alpha:
             return 1.0

@@ -125,7 +125,7 @@ def _triple(table: Table, row: int, column: int) -> tuple[str, str, str]:
 
 
 def _sources(table: Table) -> dict[str, int]:
-    """Number the later papers from 1, in the order of the file."""
+    """Give the later papers numbers from 1, in the order of the file."""
     return {
         source: index
         for index, source in enumerate(
