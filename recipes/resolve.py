@@ -74,7 +74,7 @@ def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
 
 # ---------------------------------------------------------------------------------------------------- runs it builds on
 def source_of(recipe: Recipe) -> str | None:
-    """Name the finished run, in the same folder of runs, that a second stage or a later judgement needs; or None."""
+    """Name the finished run, in the same folder of runs, that a second stage or a later evaluation needs; or None."""
     return recipe.method.init_from or recipe.method.eval_of
 
 

@@ -136,23 +136,21 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
     base = folders()
     assert folders("optim.lr=3") == base and len(set(base)) == 2
     assert folders("data.cache_short_side=20")[0] != base[0] and folders("data.cache_short_side=20")[1] == base[1]
-    assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base, strict=False))
+    assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base, strict=True))
     assert folders("data.test_resize=40")[1] != base[1] and folders("data.test_resize=40")[0] == base[0]
     made = decoders.decoder("pillow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoders, "_made", lambda name: replace(made, version="another"))
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), (
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), (
             "another version of the decoder"
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "__version__", "another")
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), (
-            "another torch, which resizes"
-        )
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "another torch, which resizes"
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "views.py").write_text("# other code")
         patch.setattr(sharding.images.transforms, "__file__", str(tmp_path / "views.py"))
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), "other code"
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "other code"
     assert all(
         crops.cache is None
         for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values()

@@ -566,7 +566,7 @@ def test_the_papers_counts_come_out() -> None:
         (splits["cbl"]["val"], [21, 6, 3]),
     ):
         assert all(np.bincount(part.attribute, minlength=3).tolist() == by_group for part in parts)
-    for label, named in enumerate(zip(*splits["glt"].values(), strict=False)):
+    for label, named in enumerate(zip(*splits["glt"].values(), strict=True)):
         rows = np.concatenate([part.rows for part in named])
         assert len(rows) == len(set(rows.tolist())) and all(
             (ranks[label][part.rows] // 2 == part.attribute).all() for part in named
@@ -586,7 +586,7 @@ def test_both_clusters_of_a_group_are_tested() -> None:
     """
     ranks = [np.sort(np.random.default_rng(1).choice(6, 1300, p=sources.SHARES)) for _ in range(12)]
     found = split(ranks, 0, 0.2)[0]["glt"]["test_gbl"]
-    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=False)]).tolist()) == set(
+    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=True)]).tolist()) == set(
         range(6)
     )
 

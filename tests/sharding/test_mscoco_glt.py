@@ -139,7 +139,7 @@ def test_every_sample_is_its_object(source: Path, dataset: Dataset) -> None:
     annotations = {entry["id"]: entry for document in documents for entry in document["annotations"]}
     files = {
         entry["id"]: source / part / entry["file_name"]
-        for document, part in zip(documents, ("train2014", "val2014"), strict=False)
+        for document, part in zip(documents, ("train2014", "val2014"), strict=True)
         for entry in document["images"]
     }
     names = {entry["id"]: entry["name"] for entry in documents[0]["categories"]}
