@@ -23,7 +23,7 @@ if __name__ == "__main__":
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
-from recipes.common.locks import acquire
+from recipes.common.locks import acquire, release
 from sharding.building.request import HELP, Request, builders, declared, parse
 
 
@@ -66,7 +66,10 @@ def _locked(path: Path, shared: bool, what: str) -> Iterator[None]:
     """Hold the lock file `path`; where `what` holds it already, says so and waits."""
     with open(path, "w") as file:
         acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
-        yield
+        try:
+            yield
+        finally:
+            release(file)
 
 
 def help_text() -> str:

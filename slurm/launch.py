@@ -152,9 +152,11 @@ def _show(command: Training) -> int:
 
 def _run_here(command: Training) -> int:
     """Run on this machine until all runs have ended: `cluster=local`."""
+    from slurm.local.output import outlive_output
     from slurm.local.run_queue import run_all
 
     _announce(command)
+    outlive_output()
     return run_all(command.runs, _check_data, command.at_once)
 
 

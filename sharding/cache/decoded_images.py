@@ -85,6 +85,8 @@ class PixelCache:
                 self.most_bytes = bytes_of_a_node(folder, PIXELS, most_bytes, share)
                 # All of `entries`, for a page that is not there could not be read once the disk is full.
                 os.posix_fallocate(self._files["entries"], 0, max(samples, 1) * _ENTRY.itemsize)
+                with self._locked():  # a file system without record locks is refused now, and not in the midst of a run
+                    pass
                 if os.fstat(self._files["pixels"]).st_size < (most := max(self.most_bytes, mmap.PAGESIZE)):
                     # Longer than what is in it: the pages in between take no room until they are written.
                     os.ftruncate(self._files["pixels"], most)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.common.errors import RecipeError
-from recipes.common.locks import acquire
+from recipes.common.locks import locked
 from recipes.schema import Recipe
 from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
@@ -51,8 +51,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
 def _alone(folder: Path) -> Iterator[None]:
     """Let no two launchers submit into one folder of runs at a time: the second would not see the first's jobs yet."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(folder / ".launching", "w") as lock:
-        acquire(lock)
+    with locked(folder / ".launching"):
         yield
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,9 +16,10 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from ifl.supervision.signals import LAUNCHER, REQUESTS
 from recipes.common.addresses import free_port
 from recipes.common.errors import RecipeError
-from recipes.common.locks import try_acquire
+from recipes.common.locks import release, try_acquire
 from recipes.schema import PROJECT
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.planning.schedule import Run
@@ -24,6 +27,8 @@ from slurm.run_folder import prepare
 
 LOCK_S = 1.0
 """How long the folder's lock is asked for: a status view holds it for an instant too."""
+LEAVE_S = 60.0
+"""How long ranks whose launcher is gone may take to save and leave before a new start is refused."""
 LAST_WORDS_S = 1.0
 """After the first rank has failed the others may be about to say why as well; then they are ended."""
 
@@ -53,16 +58,20 @@ class LocalRun:
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
-        self._lock = open(run.folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
+        self._lock = open(run.folder / "lock", "a+")  # noqa: SIM115 (held as long as the run)
+        ended, self._alive = os.pipe()  # the ranks see its end when this process ends
         try:
             _take(self._lock, run.folder)
             prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(run.folder / "metrics.jsonl")
-            self._processes = _start(run, self._lock, max(1, cores // run.recipe.tasks))
+            self._processes = _start(run, self._lock, ended, max(1, cores // run.recipe.tasks))
             self.bar = bar()
         except BaseException:
+            os.close(self._alive)
             self._lock.close()
             raise
+        finally:
+            os.close(ended)
 
     def poll(self) -> int | None:
         """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
@@ -81,8 +90,13 @@ class LocalRun:
     def stop(self) -> None:
         """Ask all ranks to save and leave."""
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGUSR2)
+            process.send_signal(signal.SIGUSR2)
+
+    def pause(self, paused: bool) -> None:
+        """Stop all ranks and their loader workers, or let them go on."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
     def end(self) -> None:
         """Leave nothing running, and let go of the folder."""
@@ -90,6 +104,8 @@ class LocalRun:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        os.close(self._alive)
+        release(self._lock)
         self._lock.close()
 
     def _draw(self) -> None:
@@ -140,17 +156,48 @@ class LocalRun:
 
 
 def _take(lock: IO[str], folder: Path) -> None:
-    deadline = time.monotonic() + LOCK_S
+    """Take a run folder's lock, and note in it who has it.
+
+    The ranks of a launcher that was killed save and leave by themselves: they are waited for.
+
+    Raises:
+        RecipeError: somebody has it, and keeps it.
+    """
+    patience_s, began, left = LOCK_S, time.monotonic(), ""
     while not try_acquire(lock):
-        if time.monotonic() > deadline:
-            raise RecipeError(f"{folder} is being trained by another process on this machine")
+        if time.monotonic() - began > patience_s:
+            if left or not (left := _left_behind(lock)):
+                still = f"still being trained by {left}" if left else "being trained by another process on this machine"
+                raise RecipeError(f"{folder} is {still}")
+            print(f"{folder.name}: {left} save and leave; this start waits for them", file=sys.stderr, flush=True)
+            patience_s = LEAVE_S
         time.sleep(0.05)
+    lock.truncate(0)
+    lock.write(f"{socket.gethostname()} {os.getpid()}")
+    lock.flush()
 
 
-def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
+def _left_behind(lock: IO[str]) -> str:
+    """Name the ranks that have a lock, where the launcher that took it is gone; empty where it may be there."""
+    lock.seek(0)
+    host, _, process = lock.read().rpartition(" ")
+    if host != socket.gethostname() or not process.isdecimal():
+        return ""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return f"the ranks of a launcher that is gone (process {process})"
+    except PermissionError:
+        pass
+    return ""
+
+
+def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess.Popen[bytes]]:
     """Start a process for each rank; its output goes to log/rank-R.log.
 
-    Ranks share the lock: should this process be killed, it holds until the last of them has ended.
+    Ranks share the lock: should this process be killed, it holds until the last of them has ended. Each has a process
+    group of its own, so that what a terminal or shell sends to this process's group does not reach them: they see by
+    the pipe `ended` that this process has ended.
     """
     port, folder, tasks = free_port(), run.folder, run.recipe.tasks
     processes: list[subprocess.Popen[bytes]] = []
@@ -162,6 +209,7 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
             "WORLD_SIZE": tasks,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
+            LAUNCHER: ended,
         }
         environment = {
             "OMP_NUM_THREADS": str(threads),
@@ -170,7 +218,7 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }
-        with open(folder / "log" / f"rank-{rank}.log", "a") as log:
+        with open(folder / "log" / f"rank-{rank}.log", "a") as log, _blocked():
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "slurm.job", str(folder), *run.command],
@@ -179,10 +227,21 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
                     stdout=log,
                     stderr=log,
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[lock.fileno()],
+                    pass_fds=[lock.fileno(), ended],
+                    process_group=0,
                 )
             )
     return processes
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Block the requests to stop: a process that is started here keeps them until it listens."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:

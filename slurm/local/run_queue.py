@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,17 +13,21 @@ from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun
 from slurm.local.progress import View
+from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run, Step, finished_of, schedule
 
 PAUSE_S = 0.2
 """Between two looks at the runs under way."""
+AT_ONCE = 130
+"""The exit code after a second Ctrl-C, as a shell's."""
 
 
 def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int | None = None) -> int:
     """Train on this machine.
 
-    A run that fails stops those that need it and no others; Ctrl-C lets those under way save and starts no other.
+    A run that fails stops those that need it and no others; a signal (Ctrl-C, SIGTERM, SIGHUP) lets those under way
+    save and starts no other.
 
     Args:
         runs: each once, and after those that it builds on.
@@ -47,7 +50,6 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     _refuse_queued([step.run.folder for step in steps])
     code = FINISHED
     if steps:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes)
         todo.work()
         code = todo.code
@@ -70,20 +72,24 @@ class _Queue:
         self._waiting, self._at_once, self._alone = list(steps), at_once, len(steps) == 1
         self._under_way: dict[int, LocalRun] = {}
         self._view = View(steps, at_once)
+        self._signals = StopSignals(self._ask, self._pause)
 
     def work(self) -> None:
         """Run all steps, in their order where nothing hinders."""
         try:
-            while self._waiting or self._under_way:
-                try:
+            with self._signals.heard():
+                while self._waiting or self._under_way:
+                    if self._signals.came and not self.interrupted:
+                        self._interrupt()
                     self._start()
                     self._collect()
                     self._view.draw(self._under_way.values())
                     time.sleep(PAUSE_S if self._under_way else 0)
-                except KeyboardInterrupt:
-                    if self.interrupted:
-                        raise
-                    self._interrupt()
+        except KeyboardInterrupt:
+            self.code = AT_ONCE
+            self._view.write("ended at once; the same command goes on from the last checkpoint", sys.stderr)
+            folders = [run.folder for run in self._under_way.values()] + [step.run.folder for step in self._waiting]
+            self.outcomes |= dict.fromkeys(folders, "ended at once")
         finally:
             for run in self._under_way.values():
                 run.end()
@@ -96,6 +102,7 @@ class _Queue:
             lost = next((need for need in open_needs if need in self.outcomes), None)
             if self.interrupted or self.code == STOPPED or lost:
                 self.outcomes[step.run.folder] = f"not started, needs {lost.name}" if lost else "not started"
+                self.code = self.code or (STOPPED if self.interrupted else FINISHED)
                 self._waiting.remove(step)
             elif not open_needs and len(self._under_way) < self._at_once:
                 self._waiting.remove(step)
@@ -119,9 +126,16 @@ class _Queue:
 
     def _interrupt(self) -> None:
         self.interrupted = True
+        self._ask()  # once more: a run may have been started while the signal came
         self._view.write("saving a checkpoint; the same command goes on from it (Ctrl-C again ends at once)")
-        for run in self._under_way.values():
+
+    def _ask(self) -> None:
+        for run in list(self._under_way.values()):
             run.stop()
+
+    def _pause(self, paused: bool) -> None:
+        for run in list(self._under_way.values()):
+            run.pause(paused)
 
 
 def _refuse_queued(folders: Sequence[Path]) -> None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.common import leases
 from recipes.common.locks import is_held
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
@@ -163,7 +164,12 @@ def _moving(folder: Path, began: float = 0.0) -> str:
     """Return `running`, or `stuck` where the run has been silent for longer than any part of it may take."""
     from ifl.supervision.watchdog import boot_limit_s
 
-    written = [path.stat().st_mtime for pattern in ("*", "log/*") for path in folder.glob(pattern) if path.exists()]
+    written = [
+        path.stat().st_mtime
+        for pattern in ("*", "log/*")
+        for path in folder.glob(pattern)
+        if path.exists() and path.suffix != leases.SUFFIX  # the launcher touches it, whatever its ranks do
+    ]
     limit = boot_limit_s(recipe_of(folder).get("log", {}).get("stuck_after_s", STUCK_AFTER_S))
     return "stuck" if time.time() - max([*written, began]) > limit else "running"
 

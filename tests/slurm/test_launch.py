@@ -386,7 +386,7 @@ def test_ranks_of_a_local_run_are_handed_the_command(tmp_path: Path, monkeypatch
     recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "cluster=local", "tasks_per_node=2"])
     recipe.run_folder.mkdir()
     with open(tmp_path / "lock", "w") as lock:
-        process_group._start(Run(recipe, command=("launch.py", "runs=a folder")), lock, threads=1)
+        process_group._start(Run(recipe, command=("launch.py", "runs=a folder")), lock, lock.fileno(), threads=1)
     assert [words[1:] for words in started] == 2 * [
         ["-m", "slurm.job", str(recipe.run_folder), "launch.py", "runs=a folder"]
     ]
@@ -402,7 +402,7 @@ def test_meta_json_names_the_command_that_launched_the_run(monkeypatch: pytest.M
 
 def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:
     """A status view holds the lock for an instant; a local start waits it out."""
-    with open(tmp_path / "lock", "w") as view, open(tmp_path / "lock") as start:
+    with open(tmp_path / "lock", "w") as view, open(tmp_path / "lock", "a+") as start:
         fcntl.flock(view, fcntl.LOCK_SH)
         looked = threading.Timer(0.2, fcntl.flock, (view, fcntl.LOCK_UN))
         looked.start()
