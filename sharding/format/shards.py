@@ -25,7 +25,8 @@ from recipes.common.errors import DataError
 from recipes.common.files import file_digest, sync_folder
 from sharding.format.index import Index, save_index
 
-_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+LEGAL_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+LEGAL_KEYS = "letters, digits, '_', '-' and single '/' inside"
 _OWN = ("id", "source", "label", "group", "attribute")
 
 
@@ -145,8 +146,8 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
 
 
 def _check(sample: Sample) -> None:
-    if not _KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
-        raise DataError(f"key {sample.key!r} is not legal; letters, digits, '_', '-' and single '/' inside are")
+    if not LEGAL_KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
+        raise DataError(f"key {sample.key!r} is not legal; {LEGAL_KEYS} are")
     if sample.jpg[:2] != b"\xff\xd8":
         raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
     hidden = [name for name in _OWN if name in sample.extra]

@@ -15,13 +15,13 @@ SCALE = 0.2
 
 
 def planted_source(folder: Path) -> Path:
-    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them; a file for the
-    weights.
+    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them, and a file beside the
+    classes; a file for the weights.
     """
     images = sources.images_of(SIZES)
     sources.tree(folder / "tree", images)
     (folder / "tree" / "README.txt").write_text("not an image")
-    sources.tar_of_tars(folder / "train.tar", images)
+    sources.tar_of_tars(folder / "train.tar", images, {"README.txt": b"not an image"})
     (folder / "weights.pth").write_bytes(b"planted")
     return folder
 

@@ -409,7 +409,8 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
     assert "class n00000001 of" in refused(capsys, [*base, f"source={tmp_path / 'empty'}", "scale=0.1"])
     whole = (raw / "train.tar").read_bytes()
     (tmp_path / "short.tar").write_bytes(whole[: len(whole) * 2 // 3])
-    assert "short.tar is not a tar, or not a whole one (unexpected end of data)" in refused(
+    end = f"(unexpected end of data in or behind n00000030.tar, at byte {len(whole) * 2 // 3})"
+    assert f"short.tar is not a tar, or not a whole one {end}" in refused(
         capsys, [*base, f"source={tmp_path / 'short.tar'}", "scale=0.1"]
     )
     inner = sources.inner_tar({f"n00000009_{i}.JPEG": sources.jpeg(i) for i in range(9)})
@@ -418,9 +419,10 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
         member = tarfile.TarInfo("n00000009.tar")
         member.size = len(inner) // 2 // 512 * 512 + 100
         outer.addfile(member, io.BytesIO(inner))
-    assert "cut.tar: its inner tar n00000009.tar is not a whole tar (unexpected end of data)" in refused(
-        capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"]
-    )
+    assert (
+        "cut.tar: its inner tar n00000009.tar is not a tar, or not a whole one (unexpected end of data in or behind "
+        f"n00000009_4.JPEG, at byte {512 + member.size})"
+    ) in refused(capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"])
 
 
 def test_bad_words_and_weights_are_one_sentence(
