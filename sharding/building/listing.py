@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from recipes.common.errors import DataError
 from recipes.common.files import pread
+from sharding.format.shards import Tar
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -64,8 +65,14 @@ class Listing:
 
 
 def shown(name: str) -> str:
-    """Return a file's name as it can be printed and kept in JSON: bytes that are not UTF-8 are written out."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """Return a file's name as it can be printed and kept in JSON: what is not UTF-8 or not printable is written out."""
+    return name if name.isprintable() else "".join(map(_printable, name))
+
+
+def _printable(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:x}"
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
 def is_utf8(name: str) -> bool:
@@ -156,19 +163,22 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
     """
     last = ""
     try:
-        with tarfile.open(fileobj=stretch, mode="r:", encoding="utf-8") as tar:
+        with Tar.open(fileobj=stretch, mode="r:", encoding="utf-8") as tar:
             for member in tar:
-                last = shown(member.name)
+                last = member.name
                 if member.size < 0 or tar.offset < member.offset_data:  # tarfile would go round in circles
-                    raise _Damage(f"{last} has a size below 0, {stretch.byte(member.offset)}")
+                    raise _Damage(f"{shown(last)} has a size below 0, {stretch.byte(member.offset)}")
                 if member.sparse is not None:
-                    raise _Damage(f"{last} is sparse, {stretch.byte(member.offset)}; tar without --sparse is needed")
+                    raise _Damage(
+                        f"{shown(last)} is sparse, {stretch.byte(member.offset)}; tar without --sparse is needed"
+                    )
                 yield member
+                tar.members.clear()  # tarfile remembers every member, and nobody asks
             end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         at = stretch.tell()
         if last and at >= stretch.size:
-            raise _Damage(f"unexpected end of data in or behind {last}, {stretch.byte(stretch.size)}") from None
+            raise _Damage(f"unexpected end of data in or behind {shown(last)}, {stretch.byte(stretch.size)}") from None
         raise _Damage(f"{error or type(error).__name__}, {stretch.byte((max(at, 1) - 1) // BLOCK * BLOCK)}") from None
     _check_end(stretch, end, last)
 
@@ -176,7 +186,7 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
 def _check_end(stretch: _Stretch, end: int, last: str) -> None:
     """Check that nothing but zeros, two blocks or more, follows from byte `end` on, where tarfile saw no header."""
     stretch.seek(end)
-    tail, behind = stretch.read(MOST_ZEROS + 1), last or "its beginning"
+    tail, behind = stretch.read(MOST_ZEROS + 1), shown(last) or "its beginning"
     if 0 < len(tail) < BLOCK:
         raise _Damage(f"unexpected end of data in a header behind {behind}, {stretch.byte(stretch.size)}")
     if any(tail[:BLOCK]):

@@ -56,8 +56,8 @@ class Sample:
 def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
     """Write `samples` in their order as shards of `shard_samples` images, with index.npz, and return the index.
 
-    Holds one sample at a time (and the keys). The folder is built beside its place and moved there when it is whole;
-    an older folder of that name is replaced.
+    Holds one sample at a time (and the keys and sources). The folder is built beside its place and moved there when it
+    is whole; an older folder of that name is replaced.
 
     Raises:
         DataError: an illegal or repeated key, an image that is not a JPEG, an `extra` entry that would hide a fixed
@@ -94,11 +94,14 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
 
 
 def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
-    seen: set[str] = set()
+    sources: dict[str, str] = {}
     for sample in samples:
-        if sample.key in seen:
-            raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
-        seen.add(sample.key)
+        if sample.key in sources:
+            raise DataError(
+                f"key {sample.key!r} occurs twice, for {sources[sample.key]} and {sample.source}; keys are unique in a "
+                "split"
+            )
+        sources[sample.key] = sample.source
         yield sample
 
 
@@ -164,7 +167,9 @@ def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
     return joined([index_of_shard(Path(folder) / name) for name in names])
 
 
-class _Tar(tarfile.TarFile):
+class Tar(tarfile.TarFile):
+    """A tar whose `members` can be cleared while it is read."""
+
     members: list[tarfile.TarInfo]
     """What was read so far; missing from the types of the standard library."""
 
@@ -176,7 +181,7 @@ def index_of_shard(path: Path) -> Index:
         DataError: as for `index_of_shards`.
     """
     parts: dict[str, dict[str, Any]] = {}
-    with _Tar.open(path, "r:") as tar:
+    with Tar.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
             file = tar.extractfile(member)

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from recipes.common.errors import DataError
-from sharding.building.listing import DEAD_LINKS, FOLDERS, MOST_ZEROS, NOT_PLAIN, File, list_folder, list_tar
+from sharding.building.listing import (
+    DEAD_LINKS,
+    FOLDERS,
+    MOST_ZEROS,
+    NOT_PLAIN,
+    File,
+    is_utf8,
+    list_folder,
+    list_tar,
+    shown,
+)
 from sharding.building.raw_files import Place
 
 BLOCK = tarfile.BLOCKSIZE
@@ -251,6 +261,12 @@ def test_a_folder_is_listed_without_waiting(tmp_path: Path, monkeypatch: pytest.
         Place(str(tmp_path / "pipe.JPEG")).read()
     with pytest.raises(DataError, match=r"none: cannot be read .No such file"):
         list_folder(tmp_path / "none")
+
+
+def test_any_name_can_be_shown() -> None:
+    """A byte that is not UTF-8, half a pair of surrogates from a JSON file, a line's end: written out; others stay."""
+    assert shown(os.fsdecode(b"caf\xe9\n.JPEG")) == r"caf\xe9\n.JPEG" and shown("\ud800") == r"\ud800"
+    assert shown("猫 é.JPEG") == "猫 é.JPEG" and is_utf8("猫 é.JPEG") and not is_utf8(os.fsdecode(b"caf\xe9.JPEG"))
 
 
 def test_pythons_own_tars_are_whole(tar) -> None:
