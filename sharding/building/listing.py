@@ -165,6 +165,8 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
     try:
         with Tar.open(fileobj=stretch, mode="r:", encoding="utf-8") as tar:
             for member in tar:
+                if not member.name and not member.isdir():  # a long name's block of zeros
+                    raise _Damage(f"no name of what is behind {shown(last)}, {stretch.byte(member.offset)}")
                 last = member.name
                 if member.size < 0 or tar.offset < member.offset_data:  # tarfile would go round in circles
                     raise _Damage(f"{shown(last)} has a size below 0, {stretch.byte(member.offset)}")

@@ -163,6 +163,10 @@ HEADER = 3 * (BLOCK + 1024)
             f"bad checksum, at byte {HEADER + 512 + 1024}",
         ),
         (lambda data: data[:HEADER] + sized(-512) + data[HEADER:], f"back has a size below 0, at byte {HEADER + 512}"),
+        (
+            lambda data: data[:HEADER] + long_name()[:512] + bytes(512) + long_name()[1024:] + data[HEADER:],
+            f"no name of what is behind 2.JPEG, at byte {HEADER + 512}",
+        ),
         (lambda data: b"", "empty file, at byte 512"),
         (lambda data: b"no tar", "truncated header, at byte 512"),
     ],
@@ -181,6 +185,7 @@ HEADER = 3 * (BLOCK + 1024)
         "cut in a long name",
         "damage behind a long name",
         "a size below 0",
+        "a name of zeros",
         "nothing",
         "something else",
     ],
