@@ -24,7 +24,7 @@ from recipes.common.files import disk_refusal, file_digest, replacing, sync_fold
 from sharding.building.process_pool import in_order
 from sharding.format.dataset import DATASET_FILE, digest_of
 from sharding.format.index import INDEX_FILE, Index, save_index
-from sharding.format.shards import Sample, index_of_shard, joined, shard_name, write_shard
+from sharding.format.shards import LEGAL_KEY, LEGAL_KEYS, Sample, index_of_shard, joined, shard_name, write_shard
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
 
@@ -205,11 +205,18 @@ def _check_keys(plan: Mapping[str, Sequence[Planned]]) -> None:
     for relative, images in plan.items():
         if not images:
             raise DataError(f"split {relative!r} has no samples; at least one is needed")
-        seen: set[str] = set()
+        owner: dict[str, Planned] = {}
         for planned in images:
-            if planned.key in seen:
-                raise DataError(f"key {planned.key!r} occurs twice in split {relative}; keys are unique in a split")
-            seen.add(planned.key)
+            if not LEGAL_KEY.fullmatch(planned.key):
+                raise DataError(
+                    f"key {planned.key!r} of {planned.where} in split {relative} is not legal; {LEGAL_KEYS} are"
+                )
+            if planned.key in owner:
+                raise DataError(
+                    f"key {planned.key!r} occurs twice in split {relative}, for {owner[planned.key].where} and "
+                    f"{planned.where}; keys are unique in a split"
+                )
+            owner[planned.key] = planned
 
 
 def _shards(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 
 from recipes.common.errors import DataError
@@ -31,10 +33,12 @@ class Place:
         """Read the raw bytes.
 
         Raises:
-            DataError: the file, which the sentence names, is missing, unreadable or too short.
+            DataError: the file, which the sentence names, is missing, unreadable, too short or no plain file.
         """
         try:
-            with open(self.path, "rb", buffering=0) as file:
+            with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
                 if self.size < 0:
                     return file.read()
                 data = pread(file.fileno(), self.size, self.offset)
@@ -43,3 +47,8 @@ class Place:
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
         return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file for `open`; a pipe would make an ordinary open wait for a writer, perhaps for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
-from sharding.images.decoders import MAX_PIXELS
+from sharding.images.decoders import MAX_PIXELS, not_whole
 
 QUALITY = 90
 """JPEG quality of images that are encoded again, unless the user says another."""
@@ -91,8 +91,7 @@ def opened(data: bytes, whole: bool = True) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
+        raise not_whole(data, error) from error
     if mode.startswith("I"):
         raise ValueError(f"a {form} of 16 bits a channel; 8 bits are legal")
     if width * height > MAX_PIXELS:

@@ -69,11 +69,15 @@ def tree(folder: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
     return folder
 
 
-def tar_of_tars(path: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
-    """As ILSVRC2012_img_train.tar."""
+def tar_of_tars(
+    path: Path, images: Mapping[str, Mapping[str, bytes]], beside: Mapping[str, bytes] | None = None
+) -> Path:
+    """As ILSVRC2012_img_train.tar; `beside` are more files in it."""
     with tarfile.open(path, "w") as outer:
         for name, files in images.items():
             _add(outer, f"{name}.tar", inner_tar(files))
+        for name, data in (beside or {}).items():
+            _add(outer, name, data)
     return path
 
 

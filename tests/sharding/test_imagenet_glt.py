@@ -27,7 +27,7 @@ from sharding.datasets.imagenet_glt.splits import POOL, TARGETS, class_group, cl
 from sharding.format.dataset import Dataset
 from sharding.open import open_dataset
 from tests.helpers import sources
-from tests.helpers.imagenet import SIZES, built, content, plant, planted_source, words
+from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
 from tests.helpers.paths import PROJECT
 
 
@@ -204,20 +204,7 @@ def test_kill_and_go_on(root: Path, raw: Path, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- the authors' split files
 @pytest.fixture(scope="module")
 def authors(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Split files as the authors publish them: absolute paths of their machine, nothing but their entries."""
-    files = []
-    for edition in ("glt", "cbl"):
-        found = json.loads((root / "imagenet_glt" / ".work" / f"{edition}.json").read_text())
-        del found["build"]
-        for name in ("train", "val", "test_lt", "test_bl", "test_bbl"):
-            found[name].pop("cluster", None)
-            found[name] = {
-                field: {f"/theirs/ILSVRC/train/{path}": value for path, value in entries.items()}
-                for field, entries in found[name].items()
-            }
-        files.append(tmp_path_factory.mktemp("authors") / f"{edition}.json")
-        files[-1].write_text(json.dumps(found))
-    return files
+    return authors_files(root, tmp_path_factory.mktemp("authors"))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +263,15 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         (lambda found: found.pop("test_bbl"), "lacks test_bbl: the authors' split file"),
         (lambda found: found["val"].pop("attribute"), "lacks val.attribute"),
         (lambda found: found["val"]["attribute"].popitem(), "of val needs label, frequency and attribute"),
+        *(
+            (
+                lambda found, value=value: found["val"]["attribute"].update({min(found["val"]["attribute"]): value}),
+                "of val needs label, frequency and attribute, whole numbers all",
+            )
+            for value in (float("inf"), 0.5, True, 1e300)
+        ),
+        (lambda found: found["val"].update(cluster=[1]), "lacks val.cluster"),
+        (lambda found: found["id2cat"].update({"²": "n99999999"}), "do not name the classes"),
         (
             lambda found: found["val"]["attribute"].update({min(found["val"]["attribute"]): 3}),
             "attribute 3; 0 to 4, 0 to 2, 0 to 2 are legal",
@@ -327,6 +323,12 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         "split",
         "field",
         "entry",
+        "infinite",
+        "half",
+        "bool",
+        "huge",
+        "clusters",
+        "odd digit",
         "range",
         "frequency",
         "class ids",
@@ -383,16 +385,6 @@ def test_split_files_come_back(root: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- bad sources
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    capsys.readouterr()
-    assert build.main(arguments) == 2
-    lines = [
-        line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("sharding.build: ")
-    ]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Missing, foreign, incomplete and damaged sources are named with what would be legal."""
     out, weights = f"out={tmp_path / 'out'}", f"weights={raw / 'weights.pth'}"
@@ -409,7 +401,8 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
     assert "class n00000001 of" in refused(capsys, [*base, f"source={tmp_path / 'empty'}", "scale=0.1"])
     whole = (raw / "train.tar").read_bytes()
     (tmp_path / "short.tar").write_bytes(whole[: len(whole) * 2 // 3])
-    assert "short.tar is not a tar, or not a whole one (unexpected end of data)" in refused(
+    end = f"(unexpected end of data in or behind n00000030.tar, at byte {len(whole) * 2 // 3})"
+    assert f"short.tar is not a tar, or not a whole one {end}" in refused(
         capsys, [*base, f"source={tmp_path / 'short.tar'}", "scale=0.1"]
     )
     inner = sources.inner_tar({f"n00000009_{i}.JPEG": sources.jpeg(i) for i in range(9)})
@@ -418,9 +411,10 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
         member = tarfile.TarInfo("n00000009.tar")
         member.size = len(inner) // 2 // 512 * 512 + 100
         outer.addfile(member, io.BytesIO(inner))
-    assert "cut.tar: its inner tar n00000009.tar is not a whole tar (unexpected end of data)" in refused(
-        capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"]
-    )
+    assert (
+        "cut.tar: its inner tar n00000009.tar is not a tar, or not a whole one (unexpected end of data in or behind "
+        f"n00000009_6.JPEG, at byte {512 + member.size})"
+    ) in refused(capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"])
 
 
 def test_bad_words_and_weights_are_one_sentence(

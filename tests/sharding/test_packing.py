@@ -4,6 +4,7 @@ are stored.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -257,11 +258,17 @@ def test_a_full_disk_is_one_sentence(
 
 
 def test_repeated_keys_and_empty_splits_are_refused(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
-    """Keys are unique over all shards of a split, which no shard can see alone."""
-    with pytest.raises(DataError, match="'k-3' occurs twice in split glt/train"):
+    """Keys are unique over all shards of a split, which no shard can see alone, and legal before any is written; the
+    sentence names the files.
+    """
+    with pytest.raises(DataError, match=r"'k-3' occurs twice in split glt/train, for \S*/3.jpg and \S*/3.jpg; keys"):
         packed(tmp_path / "out", {"glt/train": [*plan["glt/train"], plan["glt/train"][3]]})
     with pytest.raises(DataError, match="'glt/val' has no samples"):
         packed(tmp_path / "out", {"glt/val": []})
+    last = plan["glt/train"][-1]
+    with pytest.raises(DataError, match=r"key 'a.b' of \S*/19.jpg in split glt/train is not legal; letters, digits"):
+        packed(tmp_path / "out", {"glt/train": [*plan["glt/train"][:-1], dataclasses.replace(last, key="a.b")]})
+    assert not list((tmp_path / "out").rglob("*shard-*"))
 
 
 # -------------------------------------------------------------------------------------------------------- stored images

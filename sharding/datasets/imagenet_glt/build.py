@@ -18,7 +18,6 @@ are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,12 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
 from sharding.building.dice import Dice
+from sharding.building.keys import unique_keys
 from sharding.building.packing import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
 from sharding.building.request import Request
 from sharding.datasets.imagenet_glt import clustering, features
 from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, write
-from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
+from sharding.datasets.imagenet_glt.archive import Classes, ClassImages, list_classes
 from sharding.datasets.imagenet_glt.splits import CLASSES, Part, class_group, class_order, split
 from sharding.format.dataset_json import finish_dataset, is_built
 from sharding.images.encoding import StoredSize
@@ -73,6 +73,8 @@ def build(request: Request) -> None:
     classes = list_classes(request.source, work, request.processes)
     if not request.annotation and request.scale == 1:  # else the split files, or what there is, say what is needed
         _check_classes(classes, request.source)
+    if request.stage == "index":
+        print("".join(f"{line}\n" for line in classes.notices().lines()), end="")
     if weights is not None:
         _attributes(request, list(classes.values()), work, weights, splitting)
     if request.does("split"):
@@ -100,13 +102,14 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
     return {**chosen, "weights": file_digest(weights), **({"scale": request.scale} if request.scale != 1 else {})}
 
 
-def _check_classes(classes: Mapping[str, ClassImages], source: Path) -> None:
+def _check_classes(classes: Classes, source: Path) -> None:
     """Check that the source is the whole of ILSVRC2012's training set."""
     if len(classes) != CLASSES:
         what = "class folders" if source.is_dir() else "inner class tars"
         raise DataError(
             f"source={source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has "
             f"{CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
+            + "".join(f"; {line}" for line in classes.notices().lines())
         )
     count = sum(map(len, classes.values()))
     if count != IMAGES:
@@ -193,25 +196,10 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
     return found
 
 
-def _pack(
-    request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]
-) -> None:
+def _pack(request: Request, editions: Mapping[str, Annotation], classes: Classes, options: Mapping[str, Any]) -> None:
     """Run the stages `pack` and `finish`."""
     folders, rows = _folders(editions)
-    groups = next(iter(editions.values())).groups
-    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
-    plan = {}
-    for stream, relative in enumerate(sorted(rows)):
-        if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
-            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
-            raise DataError(
-                f"split {relative} needs {missing}, and source={request.source} has no {what}"
-                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
-            )
-        plan[relative] = [
-            _planned(rows[relative], row, groups, numbers)
-            for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
-        ]
+    plan = _plan(request, next(iter(editions.values())).groups, folders, rows, classes)
     render = Copies(StoredSize(request.resize_short, request.quality))
     indices = pack(request.out / NAME, plan, render, options=options, workers=request.processes, part=request.part)
     if not request.does("finish"):
@@ -221,7 +209,7 @@ def _pack(
         edition: channel_statistics(plan[splits["train"]], render, request.processes)
         for edition, splits in folders.items()
     }
-    one = next(iter(editions.values()))
+    one, notices = next(iter(editions.values())), classes.notices()
     finish_dataset(
         request.out,
         NAME,
@@ -230,11 +218,44 @@ def _pack(
         editions=folders,
         statistics=statistics,
         options=options,
-        notes={"plan": planned_counts(plan, len(one.classes))},
+        notes={"plan": planned_counts(plan, len(one.classes)), **notices.notes()},
     )
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")
-    print(f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}")
+    print("\n".join([*notices.lines(), f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}"]))
+
+
+def _plan(
+    request: Request,
+    groups: Sequence[int],
+    folders: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Rows],
+    classes: Classes,
+) -> dict[str, list[Planned]]:
+    """Plan the images of each split's folder, in the order in which they are packed.
+
+    Raises:
+        DataError: the source lacks one.
+    """
+    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
+    sources: dict[str, list[str]] = {relative: mine.source.tolist() for relative, mine in rows.items()}
+    for relative in sorted(rows):
+        if missing := next((source for source in sources[relative] if source not in numbers), None):
+            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
+            why = classes.why_left_out(missing)
+            raise DataError(
+                f"split {relative} needs {missing}, and source={request.source} has no {what}"
+                + (f": {why}" if why else "")
+                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
+            )
+    keys = unique_keys(
+        {edition: {relative: sources[relative] for relative in splits.values()} for edition, splits in folders.items()}
+    )
+    plan = {}
+    for stream, relative in enumerate(sorted(rows)):
+        order = Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
+        plan[relative] = [_planned(rows[relative], row, groups, numbers, keys) for row in order]
+    return plan
 
 
 def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, str]], dict[str, Rows]]:
@@ -255,9 +276,14 @@ def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, st
     return folders, rows
 
 
-def _planned(rows: Rows, row: int, groups: Sequence[int], numbers: Mapping[str, tuple[ClassImages, int]]) -> Planned:
+def _planned(
+    rows: Rows,
+    row: int,
+    groups: Sequence[int],
+    numbers: Mapping[str, tuple[ClassImages, int]],
+    keys: Mapping[str, str],
+) -> Planned:
     source, label = str(rows.source[row]), int(rows.label[row])
     images, i = numbers[source]
     more = {} if rows.cluster[row] < 0 else {"cluster": int(rows.cluster[row])}
-    key = re.sub(r"[^A-Za-z0-9_-]", "_", images.names[i].rpartition(".")[0])
-    return Planned(key, source, images.place(i), label, groups[label], int(rows.attribute[row]), more)
+    return Planned(keys[source], source, images.place(i), label, groups[label], int(rows.attribute[row]), more)
