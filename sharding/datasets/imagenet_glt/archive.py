@@ -54,8 +54,8 @@ class ClassImages:
     def place(self, i: int) -> Place:
         """Return where the bytes of image i are."""
         if self.offsets is None or self.sizes is None:
-            return Place(os.path.join(self.path, self.names[i]))
-        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}")
+            return Place(os.path.join(self.path, self.names[i]), root=os.path.dirname(self.path))
+        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}", self.path)
 
 
 def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImages]:
