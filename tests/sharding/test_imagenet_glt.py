@@ -25,6 +25,7 @@ from sharding.datasets.imagenet_glt.annotations import Annotation, read, write
 from sharding.datasets.imagenet_glt.archive import list_classes
 from sharding.datasets.imagenet_glt.splits import POOL, TARGETS, class_group, class_order, curve, long_tail, split
 from sharding.format.dataset import Dataset
+from sharding.format.index import load_index
 from sharding.open import open_dataset
 from tests.helpers import sources
 from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
@@ -149,6 +150,56 @@ def test_building_again_does_nothing(root: Path, raw: Path, capsys: pytest.Captu
     assert build.main(words(raw, root)) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (root / "imagenet_glt").rglob("*") if path.is_file()}
+
+
+def test_a_stage_refuses_what_another_made_of_other_bytes(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image is replaced between the stages: neither the split nor the shards are made from outdated features and
+    clusters; once these are made again, both stages go on.
+    """
+    shutil.copytree(raw / "tree", tmp_path / "raw" / "tree")
+    shutil.copy(raw / "weights.pth", tmp_path / "raw")
+
+    def stage(name: str) -> str:
+        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}"))
+        said = capsys.readouterr()
+        return "" if status == 0 else said.out + said.err
+
+    plant(tmp_path / "raw", tmp_path / "out")
+    assert not any(map(stage, ("clusters", "split", "pack")))
+    (tmp_path / "raw" / "tree" / "n00000011" / "n00000011_5.JPEG").write_bytes(sources.jpeg(4242))
+    assert "images of class n00000011 changed since stage=features" in stage("split")
+    plant(tmp_path / "raw", tmp_path / "out")
+    assert "glt.json was made from other clusters: stage=split comes before stage=pack" in stage("pack")
+    assert not any(map(stage, ("clusters", "split", "pack")))
+
+
+def test_a_repaired_image_is_built_in(
+    root: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished build that is asked for again finds nothing to do where its source was moved or is gone; where an
+    image was replaced, the features of its class and its shards are made again.
+    """
+    monkeypatch.setattr(features, "_network", lambda weights: lambda pixels: pixels.reshape(len(pixels), -1)[:, :2048])
+    shutil.copytree(raw, tmp_path / "raw")
+    shutil.copytree(root, tmp_path / "out")
+    command = words(tmp_path / "raw", tmp_path / "out")
+    assert build.main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    source = str(open_dataset(root, "imagenet_glt").split("glt", "train").index.source[0])
+    (tmp_path / "raw" / "tree" / source).write_bytes(sources.jpeg(4242))
+    assert build.main(command) == 0
+    said = capsys.readouterr().out
+    assert "features of 1 of 5 classes are made again because their source changed" in said and "images in" in said
+    digests = {
+        data.tobytes()
+        for relative in ("glt/train", "cbl/train", "shared/test_cbl", "shared/test_gbl")
+        for data in load_index(tmp_path / "out" / "imagenet_glt" / relative).sha256
+    }
+    before = open_dataset(root, "imagenet_glt").split("glt", "train").index.sha256[0].tobytes()
+    assert before not in digests
+    shutil.rmtree(tmp_path / "raw" / "tree")
+    assert build.main(command) == 0 and "nothing to do" in capsys.readouterr().out
 
 
 def test_stored_size_is_part_of_the_build(root: Path, raw: Path, tmp_path: Path) -> None:

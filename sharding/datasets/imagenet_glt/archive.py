@@ -57,8 +57,8 @@ class ClassImages:
     def place(self, i: int) -> Place:
         """Return where the bytes of image i are."""
         if self.offsets is None or self.sizes is None:
-            return Place(os.path.join(self.path, self.names[i]))
-        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}")
+            return Place(os.path.join(self.path, self.names[i]), root=os.path.dirname(self.path))
+        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}", self.path)
 
     def alike(self) -> list[str]:
         """List CLASS/FILE of the images whose names differ from another's in case or extension alone."""
