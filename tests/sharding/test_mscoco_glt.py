@@ -460,6 +460,12 @@ def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.Ca
     assert "stage=split was run with seed=0, stage=pack with another" in refused(
         capsys, out, f"source={source}", "stage=pack", "scale=0.01", "seed=3"
     )
+    repaired = shutil.copytree(source, tmp_path / "repaired")
+    with open(repaired / "annotations" / "instances_val2014.json", "a") as file:
+        file.write(" ")
+    assert "instances_val2014.json changed since stage=split, which comes before stage=pack" in refused(
+        capsys, out, f"source={repaired}", "stage=pack", "scale=0.01"
+    )
     assert (
         "class 'person' is too small for Test-GBL: "
         in (sentence := refused(capsys, f"out={tmp_path / 'whole'}", f"source={source}"))
