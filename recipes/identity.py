@@ -44,6 +44,12 @@ def departures(recipe: BaseModel, other: BaseModel) -> list[str]:
     ]
 
 
+def science_values(recipe: BaseModel) -> dict[str, Any]:
+    """Return the recipe's science fields, by their dotted keys."""
+    science = _flat(_marks(type(recipe)))
+    return {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if science.get(key, True)}
+
+
 def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():

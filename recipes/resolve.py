@@ -7,7 +7,7 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.folders import hide_command, make_absolute
+from recipes.identity import departures, science_values
 from recipes.layers import (
     Layer,
     axes_of,
@@ -34,19 +35,27 @@ from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
 
 
+FIRST = "first."
+"""Words with this beginning are for the first stage."""
+OF_THE_FIRST = ("schedule", "optim", "augment", "batch", "ifl")
+"""Its sections that a command sets by `first.KEY=VALUE`; what both stages must agree on it takes over."""
+
+
 # ------------------------------------------------------------------------------------------------------------ resolve
 def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_name: str = "the site file") -> Recipe:
     """Return the recipe that a command means.
 
     Args:
-        words: the command's, key=value.
+        words: the command's, key=value; those that begin with `first.` say what its first stage is.
         site: values of the `slurm.` section, and under `data` of that one.
         site_name: names `site` in messages.
 
     Raises:
         RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
     """
-    command = parse_words(words)
+    words = list(words)
+    first = first_words(words)
+    command = parse_words(word for word in words if not word.startswith(FIRST))
     file = recipe_file(command.pop("recipe", "glt_baseline"))
     axes = axes_of(command, file.values)
     if file.is_written_out:
@@ -55,7 +64,7 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     tree, origins = merged(layers_of(command, file, axes, site_layer))
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), site_layer.values.get("data", {}).get("root"))
-    recipe = _with_source(_validated(tree, origins), site)
+    recipe = _with_source(_validated(tree, origins), first, site)
     check(recipe)
     return _written_out(recipe)
 
@@ -78,12 +87,39 @@ def source_of(recipe: Recipe) -> str | None:
     return recipe.method.init_from or recipe.method.eval_of
 
 
-def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
+def first_words(words: Iterable[str]) -> list[str]:
+    """Return the words of a command that are for its first stage, as that one's command has them.
+
+    Raises:
+        RecipeError: one sets something else than the first stage's own way to train.
+    """
+    own = [word.removeprefix(FIRST) for word in words if word.startswith(FIRST)]
+    for word in own:
+        key = word.partition("=")[0].removeprefix(FIRST)
+        if key.partition(".")[0] not in OF_THE_FIRST or key == "optim.precision":
+            raise RecipeError(
+                f"{FIRST}{word} is not legal: of a first stage {', '.join(OF_THE_FIRST)} can be set, such as "
+                f"{FIRST}schedule.epochs=3; model, data and optim.precision it takes over from the second"
+            )
+    return own
+
+
+def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None) -> Recipe:
     """Write `init_from` and `eval_of` as the name of a run.
 
-    A recipe's name means its run on the same data, edition, seed and preset.
+    A recipe's name means its run on the same data, edition, seed and preset, with the words `first` of its own.
     """
     values = recipe.model_dump()
+    named = [name for name in (recipe.method.init_from, recipe.method.eval_of) if name and "-" not in name]
+    if first and not named:
+        raise RecipeError(
+            f"{FIRST}{first[0]} is not legal: "
+            + (
+                f"the first stage is the run {source_of(recipe)}, which is what it is"
+                if source_of(recipe)
+                else f"the recipe {recipe.recipe} has no first stage"
+            )
+        )
     for key in ("init_from", "eval_of"):
         name = getattr(recipe.method, key)
         if name is None or "-" in name:  # a recipe's name has no dash, a run's has
@@ -91,15 +127,39 @@ def _with_source(recipe: Recipe, site: Mapping[str, Any] | None) -> Recipe:
         find_recipe(name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
-        values["method"][key] = resolve(source_words(recipe, name), site).run_name
+        values["method"][key] = resolve([*source_words(recipe, name), *first], site).run_name
     return Recipe.model_validate(values)
 
 
 def source_words(recipe: Recipe, name: str) -> list[str]:
     """Return the command that launches the run of recipe `name` that `recipe` builds on.
 
-    It has the same axes, budget, folders and tasks, and nothing else of `recipe`.
+    It has the same axes, budget, folders and tasks, takes over what both must agree on, and nothing else of `recipe`.
     """
+    return [*_axis_words(recipe, name), *taken_over(recipe)]
+
+
+def taken_over(recipe: Recipe) -> list[str]:
+    """Return what a first stage takes over from a second, whatever its own recipe says, as words of a command.
+
+    Both train one network on one kind of picture, so these are the science values of model and data, and the precision.
+    """
+    shared = {
+        key: value
+        for key, value in science_values(recipe).items()
+        if key.startswith(("model.", "data.")) or key == "optim.precision"
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in shared.items()]
+
+
+def differences(recipe: Recipe, name: str, first: Sequence[str], site: Mapping[str, Any] | None) -> list[str]:
+    """List in what the first stage `name` of a recipe is not what its own recipe says: `key=value (own value)`."""
+    axes = _axis_words(recipe, name)
+    return departures(resolve([*axes, *taken_over(recipe), *first], site), resolve(axes, site))
+
+
+def _axis_words(recipe: Recipe, name: str) -> list[str]:
+    """Return the command of another recipe's run with the axes, budget, folders and tasks of `recipe`."""
     words = [
         f"recipe={name}",
         f"data={recipe.data.name}",

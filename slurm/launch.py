@@ -17,7 +17,8 @@
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
-Of a key given twice the last one counts.
+Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
+and precision; first.KEY=VALUE sets the first's schedule, optim, augment, batch or ifl: first.schedule.epochs=3.
 The same command again goes on where the run stopped, and does nothing if it is finished.
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, TooManyTasks
-from recipes.resolve import load_resolved, resolve, source_of, source_words
+from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
 from recipes.schema import Recipe
 from recipes.table_layout import FOLDER as TABLES
 from recipes.table_layout import Layout, load_layout
@@ -135,9 +135,36 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
         return
     needs = (folder.parent / source,) if source else ()
     for need in needs:
+        if not (folder / "meta.json").exists():
+            _refuse_another_network(recipe, need)
         if not (need / "done").exists():
-            _add(runs, _source(recipe, need, words, site), words, site)
+            first = first_words(words)
+            own = [*(word for word in words if not word.startswith(FIRST)), *first]
+            changed = [] if (need / "recipe.yaml").exists() else differences(recipe, _recipe_of(need), first, site.slurm)
+            said = f"as the first stage of {recipe.recipe}, with {', '.join(changed)}" if changed else ""
+            _add(runs, _source(recipe, need, words, site), own, site, said)
     runs[folder] = Run(recipe, needs, remark)
+
+
+def _recipe_of(run: Path) -> str:
+    """Return the recipe in a run's name."""
+    return run.name.partition("-")[0]
+
+
+def _refuse_another_network(recipe: Recipe, source: Path) -> None:
+    """Refuse to start from a run that lies there with another backbone.
+
+    Raises:
+        RecipeError: the weights cannot fit.
+    """
+    if not (source / "recipe.yaml").exists():
+        return
+    model = load_resolved(source / "recipe.yaml").model.name
+    if model != recipe.model.name:
+        raise RecipeError(
+            f"{recipe.recipe} has model.name={recipe.model.name} and builds on the run {source.name}, which has "
+            f"model.name={model}: its weights cannot fit; give both the same"
+        )
 
 
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
@@ -151,8 +178,8 @@ def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> R
                 "slurm": recipe.slurm,
             }
         )
-    carried = [word for word in words if word.startswith(CARRIED)]
-    source = resolve([*source_words(recipe, folder.name.partition("-")[0]), *carried], site.slurm, str(site.path))
+    carried = [*first_words(words), *(word for word in words if word.startswith(CARRIED))]
+    source = resolve([*source_words(recipe, _recipe_of(folder)), *carried], site.slurm, str(site.path))
     if source.run_folder != folder:
         raise RecipeError(
             f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and "

@@ -5,6 +5,7 @@ cost.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,56 @@ def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
     again = runs_of("recipe=glt_crt", "data=digits_glt", "seed=3", "optim.lr=0.5", "preset=corrected", runs=tmp_path)
     assert [run.folder for run in again] == [second.folder]
     assert [step.run.folder for step in schedule(again, {first.folder}, ())] == [second.folder]
+
+
+def test_a_first_stage_takes_over_what_must_agree(tmp_path: Path) -> None:
+    """Another network, image size or precision of a second stage is the first's too, which its remark says; what
+    `first.` sets is the first's alone, and its name is the one that the second knows it by.
+    """
+    words = ["recipe=glt_crt", "data=digits_glt", "schedule.epochs=3", "optim.lr=0.5"]
+    plain, _ = runs_of(*words, runs=tmp_path)
+    assert plain.remark == "" and plain.recipe.run_name == resolve(["data=digits_glt"]).run_name
+    first, second = runs_of(
+        *words,
+        "model.name=resnet50",
+        "data.image_size=24",
+        "optim.precision=bf16",
+        "first.schedule.epochs=7",
+        "first.augment.hflip=true",
+        runs=tmp_path,
+    )
+    assert first.recipe.recipe == "glt_baseline" and second.needs == (first.folder,)
+    for run, epochs, lr, hflip in ((first, 7, 0.1, True), (second, 3, 0.5, False)):
+        recipe = run.recipe
+        assert (recipe.model.name, recipe.data.image_size, recipe.optim.precision) == ("resnet50", 24, "bf16")
+        assert (recipe.schedule.epochs, recipe.optim.lr, recipe.augment.hflip) == (epochs, lr, hflip)
+    assert first.remark.startswith("as the first stage of glt_crt, with ")
+    assert "model.name=resnet50 (small_resnet)" in first.remark and "schedule.epochs=7 (24)" in first.remark
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["recipe=glt_baseline", "first.schedule.epochs=2"], "the recipe glt_baseline has no first stage"),
+        (["recipe=glt_crt", "first.model.name=resnet50"], "first.model.name=resnet50 is not legal: of a first stage"),
+        (["recipe=glt_crt", "first.schedule.epoch=2"], "schedule.epoch"),
+    ],
+)
+def test_what_a_first_stage_cannot_be_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    """`first.` sets how a first stage trains, where there is one."""
+    with pytest.raises(RecipeError, match=re.escape(sentence)):
+        runs_of("data=digits_glt", *words, runs=tmp_path)
+
+
+def test_a_first_stage_of_another_network_is_refused_at_the_launch(tmp_path: Path) -> None:
+    """A run that lies there, named by `init_from`, must have the second stage's network."""
+    own = resolve(["data=digits_glt", f"runs={tmp_path}", "optim.lr=0.3", "model.name=resnet50"])
+    own.run_folder.mkdir()
+    (own.run_folder / "recipe.yaml").write_text(dump(own))
+    words = ["recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}"]
+    with pytest.raises(RecipeError, match="model.name=small_resnet .* model.name=resnet50: its weights cannot fit"):
+        runs_of(*words, runs=tmp_path)
+    assert len(runs_of(*words, "model.name=resnet50", runs=tmp_path)) == 2
 
 
 def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
