@@ -23,6 +23,7 @@ from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.network import Network, build_network, feature_dim_of
+from ifl.saving import provenance
 from ifl.saving.saver import Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
@@ -186,6 +187,7 @@ class Setup:
             "decoder": self.readers.decoder,
             "steps_per_epoch": steps,
             "network": self.model.engine.network.size,
+            **provenance.code(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:

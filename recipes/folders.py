@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ from recipes.common.errors import RecipeError
 
 FOLDERS = ("runs", "data.root", "data.cache_folder")
 """The fields that hold a folder."""
+OLD = ".old-"
+"""Before the number at the end of a run folder that `again=yes` set aside."""
 LONGEST = 2000
 """Characters of a folder's name."""
+
+
+def is_run_name(name: str) -> bool:
+    """Say whether a folder of runs may hold a run under this name: not a hidden one, nor one that was set aside."""
+    return not name.startswith(".") and not re.search(rf"{re.escape(OLD)}\d+$", name)
 
 
 def make_absolute(tree: dict[str, Any]) -> None:

@@ -34,7 +34,6 @@ from recipes.rules import check, epoch_of, epochs_of, method_args
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
 
-
 FIRST = "first."
 """Words with this beginning are for the first stage."""
 OF_THE_FIRST = ("schedule", "optim", "augment", "batch", "ifl")

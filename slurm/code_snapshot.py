@@ -63,9 +63,10 @@ def running() -> str:
 
 
 def _today() -> dict[str, bytes]:
-    from ifl.saving.provenance import commit
+    from ifl.saving.provenance import commit, uncommitted
 
-    return {**_read(PROJECT), "COMMIT": f"{commit()}\n".encode()}
+    lines = [commit(), *(f"{state} {name}" for name, state in uncommitted(ROOMS).items())]
+    return {**_read(PROJECT), "COMMIT": "".join(f"{line}\n" for line in lines).encode()}
 
 
 def _read(root: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@
   data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
   train=glt|cbl      training edition
   seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
+  again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
   table=NAME         instead of a recipe: all runs of recipes/tables/NAME.yaml, first stages first
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
@@ -73,7 +74,15 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """What the user should know of single runs, each remark once."""
-        return list(dict.fromkeys(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark))
+        from slurm.run_folder import other_code, place_aside
+
+        said = [f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark]
+        for run in self.runs:
+            if not run.again:
+                said.append(other_code(run.recipe, run.folder))
+            elif run.folder.exists():
+                said.append(f"{run.folder.name} is made anew, and what is there becomes {place_aside(run.folder).name}")
+        return list(dict.fromkeys(filter(None, said)))
 
 
 def main(words: list[str]) -> int:
@@ -146,7 +155,8 @@ def _show(command: Training) -> int:
         print(site_line, *comments, submission.preview(runs, command.at_once), sep="\n")
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
-    print(f"# {folder}", site_line, *(f"# {line}" for line in estimates), dump(recipe), sep="\n")
+    comments = [f"# {line}" for line in (*estimates, *command.remarks)]
+    print(f"# {folder}", site_line, *comments, dump(recipe), sep="\n")
     print(batch_file(recipe, folder, place(folder.parent), site.setup))
     return 0
 
@@ -157,6 +167,7 @@ def _run_here(command: Training) -> int:
     from slurm.local.run_queue import run_all
 
     _announce(command)
+    _set_aside(command.runs)
     outlive_output()
     return run_all(command.runs, _check_data, command.at_once)
 
@@ -166,14 +177,27 @@ def _submit(command: Training) -> int:
     from slurm.cluster import submission
 
     _announce(command)
+    _set_aside(command.runs)
     submission.submit_all(command.runs, command.at_once, command.site, _check_data)
     return 0
 
 
 def _announce(command: Training) -> None:
     """Say what several runs cost, and what the user should know of them."""
-    if len(command.runs) > 1:
-        print(_cost(command.runs), *command.remarks, sep="\n", flush=True)
+    costs = [_cost(command.runs)] if len(command.runs) > 1 else []
+    if said := [*costs, *command.remarks]:
+        print(*said, sep="\n", flush=True)
+
+
+def _set_aside(runs: Sequence[Run]) -> None:
+    """Rename the folders of the runs that are to be made anew, once it is sure that they can be made."""
+    from slurm.run_folder import set_aside
+
+    anew = [run for run in runs if run.again]
+    for run in anew:
+        _check_data(run.recipe)
+    for run in anew:
+        set_aside(run.folder)
 
 
 # --------------------------------------------------------------------------------------------------- costs and checks

@@ -1,10 +1,15 @@
-"""The run folder, as the launcher makes it."""
+"""The run folder, as the launcher makes it, compares it with today's code, and sets it aside."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 
+from recipes.code_digest import FOLDERS, code_digests
+from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole
+from recipes.folders import OLD
 from recipes.resolve import dump
 from recipes.schema import Recipe
 
@@ -16,3 +21,50 @@ def prepare(recipe: Recipe, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_whole(folder / "recipe.yaml", dump(recipe))
+
+
+def other_code(recipe: Recipe, folder: Path) -> str:
+    """Name the files of method and model that are not what the run began with, with what to do about it.
+
+    Empty where none differs, or where the run is older than the digests.
+    """
+    try:
+        began = json.loads((folder / "meta.json").read_text())["code"]
+        now = code_digests(recipe)
+        files = [
+            f"{place}/{getattr(recipe, word).name}.py"
+            for word, place in FOLDERS.items()
+            if word in began and began[word] != now.get(word)
+        ]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    if not files:
+        return ""
+    done = (folder / "done").exists()
+    return (
+        f"{folder.name} {'was made' if done else 'began'} with another {' and '.join(files)} than there is now"
+        f"{'' if done else ', and a start goes on with this one'}: again=yes makes it anew and keeps the old one "
+        "beside it"
+    )
+
+
+def place_aside(folder: Path) -> Path:
+    """Return the name under which a run folder would be set aside: its own with `.old-N`, the first that is free."""
+    names = (folder.with_name(f"{folder.name}{OLD}{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename a run folder, so that the run is made anew; returns its new name, or None where there is none.
+
+    Raises:
+        RecipeError: the run is under way, or may be.
+    """
+    from slurm.monitoring.events import read
+    from slurm.monitoring.run_state import LIVE, queue, state_of
+
+    if not (folder / "recipe.yaml").exists():
+        return None
+    if (state := state_of(folder, read(folder), queue())) in LIVE:
+        raise RecipeError(f"again=yes: {folder.name} is {state}, so it is not set aside: end it first")
+    return folder.rename(place_aside(folder))

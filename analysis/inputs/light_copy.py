@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.folders import is_run_name
+
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
 PLACES = re.compile(r"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
@@ -64,7 +66,7 @@ def copy_finished_runs(runs: Path, out: Path, thumbnails: Collection[str] = ()) 
         ValueError: a run of `thumbnails` is not there or not finished, there is no finished run at all, or a copy would
             replace its own run.
     """
-    finished = sorted(path.parent for path in runs.glob("*/done"))
+    finished = sorted(path.parent for path in runs.glob("*/done") if is_run_name(path.parent.name))
     names = [run.name for run in finished]
     if not names:
         raise ValueError(f"runs={runs}: no finished run in it")

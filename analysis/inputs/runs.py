@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ifl.metrics import ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
+from recipes.folders import is_run_name
 from recipes.identity import departures
 from recipes.resolve import as_it_ran, resolve
 from recipes.schema import Recipe
@@ -57,6 +58,8 @@ class Run:
     finished: bool
     classes: tuple[ClassFacts, ...] = ()
     """In the order of labels; empty where meta.json lacks them."""
+    code: tuple[tuple[str, str], ...] = ()
+    """Digests of the method's and model's code, by `method` and `model`; empty where meta.json lacks them."""
 
     @property
     def name(self) -> str:
@@ -192,7 +195,7 @@ def _current_recipe(*words: str) -> Recipe:
 
 
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
-    """Read all runs directly under `folder`.
+    """Read all runs directly under `folder`, but for those that `again=yes` set aside.
 
     Returns:
         The runs, sorted by name, and {folder name: why it cannot be read}.
@@ -204,7 +207,7 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
         raise ValueError(f"runs={folder}: no such directory; legal is the directory that holds the run folders")
     runs: list[Run] = []
     unreadable: dict[str, str] = {}
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+    for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and is_run_name(entry.name)):
         try:
             runs.append(load_run(path))
         except ValueError as error:
@@ -233,6 +236,7 @@ def load_run(path: Path) -> Run:
         commit=_get(meta, "commit", str, "meta.json"),
         finished=(path / "done").exists(),
         classes=_classes(meta),
+        code=_code(meta),
     )
 
 
@@ -246,6 +250,13 @@ def _classes(meta: Mapping[str, Any]) -> tuple[ClassFacts, ...]:
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
     return tuple(map(ClassFacts, map(str, names), groups, counts))
+
+
+def _code(meta: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return `Run.code`."""
+    stored = meta.get("code")
+    known = stored if isinstance(stored, dict) else {}
+    return tuple((word, str(known[word])) for word in ("method", "model") if word in known)
 
 
 def json_object(text: str) -> dict[str, Any]:

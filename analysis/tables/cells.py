@@ -197,6 +197,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         names = ", ".join(run.name for run in choice.runs)
         choice.notes.append(f"{label}: none of these runs counts, they {unlike}: {names}")
         choice.runs = []
+    for word, made_by in _by_code(choice.runs):
+        choice.notes.append(f"{label}: these runs differ in the code of their {word}: {'; '.join(made_by)}")
     for run in choice.runs:
         if differs := run.departures():
             choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
@@ -230,6 +232,22 @@ def _what_differs(runs: list[Run]) -> str | None:
     if len({run.seed for run in runs}) < len(runs):
         return "repeat a seed"
     return None
+
+
+def _by_code(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """Say in which code runs differ, `method` or `model`, and which had which.
+
+    Runs that know no digests do not count.
+    """
+    found = []
+    for word in ("method", "model"):
+        by_digest: dict[str, list[str]] = {}
+        for run in runs:
+            if digest := dict(run.code).get(word):
+                by_digest.setdefault(digest, []).append(run.name)
+        if len(by_digest) > 1:
+            found.append((word, [f"{digest[:8]}: {', '.join(names)}" for digest, names in by_digest.items()]))
+    return found
 
 
 def _mark_other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _RowRuns]) -> list[str]:

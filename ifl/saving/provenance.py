@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from recipes.schema import PROJECT
+from recipes.code_digest import code_digests, code_files
+from recipes.schema import PROJECT, Recipe
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
@@ -26,13 +28,38 @@ def commit() -> str:
     In a copy made for a job it is what was checked out when the copy was made.
     """
     if (stated := PROJECT / "COMMIT").exists():
-        return stated.read_text().strip()
+        return stated.read_text().partition("\n")[0]
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")
+
+
+def uncommitted(paths: Sequence[Path | str]) -> dict[str, str]:
+    """Return which files of the project are not as the commit has them: their names -> `changed` or `untracked`.
+
+    Args:
+        paths: files or folders to look at, relative to the project.
+    """
+    if (stated := PROJECT / "COMMIT").exists():
+        lines = stated.read_text().splitlines()[1:]
+        names = {name: state for state, _, name in (line.partition(" ") for line in lines)}
+        return {name: state for name, state in names.items() if any(Path(name).is_relative_to(path) for path in paths)}
+    try:
+        words = ["--no-optional-locks", "status", "--porcelain", "--no-renames", "--untracked-files=all"]
+        lines = _git(*words, "--", *map(str, paths)).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    states = (line.strip().split(maxsplit=1) for line in lines)
+    return {name: "untracked" if state == "??" else "changed" for state, name in states}
+
+
+def code(recipe: Recipe) -> dict[str, Any]:
+    """Return what meta.json says of the run's own code: digests, and what of it is in no commit."""
+    files = [path for paths in code_files(recipe).values() for path in paths]
+    return {"code": code_digests(recipe), "uncommitted": uncommitted(files)}
 
 
 def _git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""A request to stop sets a flag and does nothing else: the ranks agree on it at the next step, save together, and leave.
+"""A request to stop sets a flag and does nothing else: the ranks agree on it at the next step, save and leave together.
 
 Imported before torch, so that a signal during the long imports is not lost and does not kill.
 """

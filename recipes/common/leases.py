@@ -1,8 +1,8 @@
 """Locks for file systems that have none (Lustre mounted without `flock`, NFS without its lock service).
 
-A lease is a file beside the lock's: `LOCK.lease` of the one process that holds it alone, `LOCK.lease-OWNER` of each that
-shares it. It names its owner (host, process, a random word), and a thread of the owner's touches it every `BEAT_S`. One
-that was not touched for `LEASE_S` belongs to nobody, and the next process takes it over.
+A lease is a file beside the lock's: `LOCK.lease` of the one process that holds it alone, `LOCK.lease-OWNER` of each
+that shares it. It names its owner (host, process, a random word), and a thread of the owner's touches it every
+`BEAT_S`. One that was not touched for `LEASE_S` belongs to nobody, and the next process takes it over.
 
 What that cannot do, and a lock can: the machines' clocks must agree to some seconds; what a killed process held is free
 only after `LEASE_S`, not at once; a process that is suspended for longer loses what it held without being told; child

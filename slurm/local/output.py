@@ -38,6 +38,6 @@ def outlive_output() -> None:
         if stream is None:  # it was closed before Python began
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
         elif stream is getattr(sys, f"__{name}__"):
-            raw = io.BufferedWriter(_Dropped(handle))
+            raw = io.BufferedWriter(_Dropped(handle))  # type: ignore[type-var]
             lines = handle == 2 or os.isatty(handle)
             setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=lines))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from recipes.common.cli import take_words
@@ -46,11 +47,13 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
     """Return the runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
 
     Raises:
-        RecipeError: a value of `table`, `seeds` or `max_jobs` that is not legal, words that the table itself decides,
-            or a recipe that cannot be run.
+        RecipeError: a value of `table`, `seeds`, `max_jobs` or `again` that is not legal, words that the table itself
+            decides, or a recipe that cannot be run.
     """
-    values, rest = take_words(words, ("table", "seeds", "max_jobs"))
-    at_once = values.get("max_jobs")
+    values, rest = take_words(words, ("table", "seeds", "max_jobs", "again"))
+    at_once, again = values.get("max_jobs"), values.get("again", "no")
+    if again not in ("yes", "no"):
+        raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
     commands = [rest]
@@ -72,12 +75,15 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
             raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
         commands = [[*command, f"seed={seed}"] for seed in _seeds(values["seeds"]) for command in commands]
     runs: dict[Path, Run] = {}
+    named: set[Path] = set()
     for command in commands:
         recipe, remark = (
             _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
         )
         _add(runs, recipe, rest, site, remark)
-    return list(runs.values()), int(at_once) if at_once else None
+        named.add(recipe.run_folder)
+    anew = named if again == "yes" else set()
+    return [replace(run, again=run.folder in anew) for run in runs.values()], int(at_once) if at_once else None
 
 
 def _layout(name: str) -> Layout:
@@ -140,7 +146,8 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
         if not (need / "done").exists():
             first = first_words(words)
             own = [*(word for word in words if not word.startswith(FIRST)), *first]
-            changed = [] if (need / "recipe.yaml").exists() else differences(recipe, _recipe_of(need), first, site.slurm)
+            prepared = (need / "recipe.yaml").exists()
+            changed = [] if prepared else differences(recipe, _recipe_of(need), first, site.slurm)
             said = f"as the first stage of {recipe.recipe}, with {', '.join(changed)}" if changed else ""
             _add(runs, _source(recipe, need, words, site), own, site, said)
     runs[folder] = Run(recipe, needs, remark)

@@ -20,12 +20,14 @@ class Run:
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
+        again: what is there already is set aside, and the run made anew.
     """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
     remark: str = ""
     command: tuple[str, ...] = ()
+    again: bool = False
 
     @property
     def folder(self) -> Path:

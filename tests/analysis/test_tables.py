@@ -262,6 +262,30 @@ def test_missing_unlike_and_damaged_have_their_state(tmp_path: Path) -> None:
     assert [line[0].state for line in made.cells] == ["unlike", "damaged", "missing"] and made.cells[1][2].state == ""
 
 
+def test_runs_of_other_code_are_marked_and_old_ones_not_read(tmp_path: Path) -> None:
+    """Seeds whose method was edited in between count and are marked, with a note that says which had which; a run
+    without digests, and one that was set aside, change nothing.
+    """
+    folders = [write_run(tmp_path, "plain", seed=seed) for seed in (0, 1, 2)]
+
+    def note(digests: dict[int, str]) -> list[str]:
+        for seed, folder in enumerate(folders):
+            meta = json.loads((folder / "meta.json").read_text())
+            meta.pop("code", None)
+            code = {"code": {"method": digests[seed], "model": "0"}} if seed in digests else {}
+            (folder / "meta.json").write_text(json.dumps({**meta, **code}))
+        cell = table(tmp_path, seeds=[0, 1, 2], rows=[{"recipe": "plain", "label": "P", "group": "G"}]).cells[0][0]
+        assert len(cell.values) == 3 and cell.marked == bool(cell.notes)
+        return list(cell.notes)
+
+    assert note({}) == note({0: "a", 1: "a"}) == []
+    (said,) = note({0: "a", 2: "b"})
+    first, last = folders[0].name, folders[2].name
+    assert said == f"P: these runs differ in the code of their method: a: {first}; b: {last}"
+    shutil.copytree(folders[0], tmp_path / f"{first}.old-1")
+    assert len(load_runs(tmp_path)[0]) == 3
+
+
 def test_brief_notes_lose_no_reason(tmp_path: Path) -> None:
     """What is alike is said once: rows without a run, runs left out for one reason; everything else is there as it
     is.

@@ -17,12 +17,13 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve table_layout",
+    "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve code_digest "
+    "table_layout",
     "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
     "coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator setup post_hoc finished_run train",
-    "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster "
+    "slurm": "site_file code_snapshot rendezvous reuse scaling monitoring run_folder job planning local cluster "
     "status launch",
     "analysis": "labels inputs stats tables figures report __main__",
 }

@@ -161,7 +161,7 @@ def test_a_first_stage_of_another_network_is_refused_at_the_launch(tmp_path: Pat
     own.run_folder.mkdir()
     (own.run_folder / "recipe.yaml").write_text(dump(own))
     words = ["recipe=glt_crt", "data=digits_glt", f"method.init_from={own.run_name}"]
-    with pytest.raises(RecipeError, match="model.name=small_resnet .* model.name=resnet50: its weights cannot fit"):
+    with pytest.raises(RecipeError, match=r"model\.name=small_resnet .* model\.name=resnet50: its weights cannot fit"):
         runs_of(*words, runs=tmp_path)
     assert len(runs_of(*words, "model.name=resnet50", runs=tmp_path)) == 2
 

@@ -1,0 +1,141 @@
+"""A run knows the code that made it: edited methods and models are told, and a run is made again beside the old one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ifl.saving import provenance
+from recipes import code_digest
+from recipes.code_digest import code_digests
+from recipes.common.errors import RecipeError
+from recipes.resolve import dump, resolve
+from recipes.schema import Recipe
+from slurm import launch
+from slurm.monitoring import run_state
+from slurm.planning.requested_runs import requested_runs
+from slurm.run_folder import other_code, set_aside
+from slurm.site_file import Site
+
+METHOD = '''"""What it is."""
+from ifl.methods.shared import scale
+from ifl.method import BaseMethod
+
+
+class Method(BaseMethod):
+    """What it does."""
+
+    def loss(self, x):  # of a row
+        return scale * x
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a method of a user's own, and a recipe of it."""
+    for folder in ("ifl/methods", "ifl/models", "recipes"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ifl/methods/ce.py").write_text(METHOD)
+    (tmp_path / "ifl/methods/shared.py").write_text("scale = 2\n")
+    (tmp_path / "ifl/models/small_resnet.py").write_text("WIDTH = 8\n")
+    (tmp_path / "recipes/glt_baseline.yaml").write_text("method: {name: ce}\n")
+    for module in (code_digest, provenance):
+        monkeypatch.setattr(module, "PROJECT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return resolve(["data=digits_glt", f"runs={tmp_path}/runs", "cluster=local"])
+
+
+def test_digests_follow_what_code_does(project: Path, recipe: Recipe) -> None:
+    """Comments, docstrings and layout change no digest; a statement does, also one of a file that is imported."""
+    before = code_digests(recipe)
+    assert set(before) == {"method", "model", "recipe"}
+    (project / "ifl/methods/ce.py").write_text(
+        METHOD.replace("What it does", "Words").replace("  # of a row", "").replace("scale * x", "(scale  *  x)")
+    )
+    (project / "recipes/glt_baseline.yaml").write_text("# A comment.\nmethod:\n  name: ce\n")
+    assert code_digests(recipe) == before
+    (project / "ifl/methods/shared.py").write_text("scale = 3\n")
+    after = code_digests(recipe)
+    assert after["method"] != before["method"] and (after["model"], after["recipe"]) == (
+        before["model"],
+        before["recipe"],
+    )
+
+
+def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> None:
+    """An edited and an untracked file of the run's own code are named; in a copy made for a job too, and without git
+    nothing is said."""
+    assert provenance.code(recipe)["uncommitted"] == {}
+
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words]
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+
+    git("init")
+    git("add", "ifl/methods/ce.py", "recipes")
+    git("commit", "-m", "x")
+    (project / "ifl/methods/ce.py").write_text(METHOD + "\n")
+    expected = {
+        "ifl/methods/ce.py": "changed",
+        "ifl/methods/shared.py": "untracked",
+        "ifl/models/small_resnet.py": "untracked",
+    }
+    facts = provenance.code(recipe)
+    assert facts["uncommitted"] == expected and facts["code"] == code_digests(recipe)
+    lines = [f"{state} {name}" for name, state in provenance.uncommitted(["ifl"]).items()]
+    (project / "COMMIT").write_text("\n".join(["0123abc", *lines, "untracked recipes/other.yaml"]) + "\n")
+    assert provenance.commit() == "0123abc" and provenance.code(recipe)["uncommitted"] == expected
+
+
+def made(recipe: Recipe, **meta: object) -> Path:
+    """The folder of a finished run."""
+    recipe.run_folder.mkdir(parents=True)
+    (recipe.run_folder / "recipe.yaml").write_text(dump(recipe))
+    (recipe.run_folder / "meta.json").write_text(json.dumps(meta))
+    (recipe.run_folder / "done").write_text("{}")
+    return recipe.run_folder
+
+
+def test_a_finished_run_of_other_code_is_told(
+    project: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose method was edited since says so at the launch, and how to make it again; one that knows no digests,
+    and one of today's code, say nothing."""
+    monkeypatch.setenv("GLT_SITE", "")
+    words = ["data=digits_glt", f"runs={recipe.run_folder.parent}", "cluster=local"]
+    folder = made(recipe, code=code_digests(recipe))
+    assert launch.main(words) == 0 and capsys.readouterr().out == f"{folder} is finished: nothing to do\n"
+    (project / "ifl/methods/ce.py").write_text(METHOD.replace("scale * x", "x"))
+    assert launch.main(words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{folder.name} was made with another ifl/methods/ce.py than there is now: again=yes makes it anew and keeps "
+        "the old one beside it",
+        f"{folder} is finished: nothing to do",
+    ]
+    (folder / "meta.json").write_text("{}")
+    assert other_code(recipe, folder) == ""
+
+
+def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`again=yes` is for the runs that a command names; an old folder gets the first free number, and one under way
+    stays."""
+    monkeypatch.setattr(run_state, "queue", lambda: None)
+    words = ["recipe=glt_crt", "data=digits_glt", f"runs={recipe.run_folder.parent}", "again=yes"]
+    first, second = requested_runs(words, Site())[0]
+    assert (first.again, second.again) == (False, True)
+    assert set_aside(recipe.run_folder) is None
+    for number in (1, 2):
+        assert set_aside(made(recipe)) == recipe.run_folder.with_name(f"{recipe.run_name}.old-{number}")
+    folder = made(recipe)
+    monkeypatch.setattr(run_state, "state_of", lambda *_: "running")
+    with pytest.raises(RecipeError, match="is running, so it is not set aside"):
+        set_aside(folder)
+    with pytest.raises(RecipeError, match="again=maybe is not legal"):
+        requested_runs(["again=maybe"], Site())
