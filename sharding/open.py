@@ -6,10 +6,10 @@ Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 from recipes.common.addresses import is_afar
+from recipes.common.json_text import NotJson, parse_json
 from sharding.building.request import builders, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
 from sharding.cache.remote_files import fetch_small
@@ -50,8 +50,8 @@ def open_dataset(
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
-    text = fetch_small(root, f"{name}/{DATASET_FILE}", _not_json, tries).decode()
-    meta = parse_meta(text, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
+    data = fetch_small(root, f"{name}/{DATASET_FILE}", _not_json, tries)
+    meta = parse_meta(data, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
     most_bytes = None if cache_gb is None else cache_gb * 1e9
     source = functools.partial(_node_cache, root, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
     return Dataset(root, name, meta, rebuild, source)
@@ -65,7 +65,7 @@ def _node_cache(
 
 def _not_json(data: bytes) -> str:
     try:
-        json.loads(data)
-    except ValueError as error:
+        parse_json(data)
+    except NotJson as error:
         return f"it is not JSON ({error})"
     return ""
