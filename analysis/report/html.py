@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from analysis.report.explain import behind, column_name
 from analysis.tables.agreement import sentence
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import MISSING, blocks, heading, legend, percent, ranks, twin_mark
+from recipes.common.json_text import NotJson, parse_json
 
 COLOURS = 128
 """Of an image on the page: enough for a plot, and a third of the bytes."""
@@ -188,8 +188,8 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = parse_json(file.read_bytes())
+    except (OSError, NotJson):
         return {}
     return content if isinstance(content, dict) else {}
 

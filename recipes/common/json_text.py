@@ -11,6 +11,8 @@ from typing import Any
 from recipes.common.errors import DataError, one_line
 
 GZIP = b"\x1f\x8b"
+OF_A_RUN = "put the file back from a copy, or move the run folder away and start the run anew"
+"""What to do about a damaged file of a run folder."""
 
 
 class NotJson(ValueError):
@@ -74,7 +76,7 @@ def _twice(keys: list[str]) -> str:
     return ""
 
 
-def read_object(path: Path, kinds: Mapping[str, type], remedy: str) -> dict[str, Any]:
+def read_object(path: Path, kinds: Mapping[str, type], remedy: str = OF_A_RUN) -> dict[str, Any]:
     """Return the object that a JSON file of ours holds.
 
     Args:

@@ -44,11 +44,8 @@ def whole_number(value: Any, low: int = 0, high: int = LARGEST) -> int:
     Raises:
         ValueError: it is none from `low` to `high`.
     """
-    number = value
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(LARGEST)):
-        number = int(value)
-    elif isinstance(value, float) and value.is_integer():
-        number = int(value)
+    digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(LARGEST))
+    number = int(value) if digits or (isinstance(value, float) and value.is_integer()) else value
     if type(number) is not int or not low <= number <= high:
         raise ValueError(f"{_shown(value)}, not a whole number from {low} to {high}")
     return number

@@ -373,8 +373,8 @@ def _first(document: dict[str, Any]) -> dict[str, Any]:
         (lambda d: d.pop("images"), "instances_train2014.json: the file lacks images"),
         (
             lambda d: d["annotations"].append(d["annotations"][0]),
-            r"annotation [0-9]+ occurs twice, in annotations.0. of .*/instances_train2014.json and in annotations.[0-9]+"
-            r". of .*/instances_train2014.json",
+            r"annotation [0-9]+ occurs twice, in annotations.0. of .*/instances_train2014.json and in annotations.[0-9]"
+            r"+. of .*/instances_train2014.json",
         ),
         (lambda d: d.update(annotations=[]), "patches of the attribute file have no annotation in"),
         (
@@ -441,10 +441,12 @@ def test_a_key_given_twice_is_refused(copy: Path, attributes: Attributes) -> Non
     """Python keeps the last of two values of one key; here the file is refused, with both places."""
     path = copy / "annotations" / "instances_val2014.json"
     path.write_text(path.read_text().replace('"width": ', '"id": 5, "width": ', 1))
-    with pytest.raises(DataError, match="instances_val2014.json is no whole JSON file: 'id' is given twice in one object"):
+    with pytest.raises(
+        DataError, match=r"instances_val2014.json is no whole JSON file: 'id' is given twice in one object"
+    ):
         read_objects(copy, attributes)
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(DataError, match="instances_val2014.json is no whole JSON file: it is compressed by gzip"):
+    with pytest.raises(DataError, match=r"instances_val2014.json is no whole JSON file: it is compressed by gzip"):
         read_objects(copy, attributes)
 
 

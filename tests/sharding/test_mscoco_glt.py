@@ -392,17 +392,13 @@ def test_the_authors_splits_with_crops_cut_here(authors: Path, source: Path, dat
         assert raw(found, relative) == raw(dataset, relative)
 
 
-def test_an_object_under_two_ids_is_counted(
-    authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_object_under_two_ids_is_counted(authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two ids of one crop, in two splits: said on the last line, kept in dataset.json, and repeated by verify."""
     document = json.loads((authors / "cbl.json").read_text())
     one, two = min(document["train"]["path"]), min(document["val"]["path"])
     document["val"]["path"][two] = document["train"]["path"][one]
     (tmp_path / "twin.json").write_text(json.dumps(document))
-    found = made(
-        None, tmp_path, f"annotation={tmp_path}/twin.json", f"prefix=/data4/coco_cbl/={authors}/crops/cbl/"
-    )
+    found = made(None, tmp_path, f"annotation={tmp_path}/twin.json", f"prefix=/data4/coco_cbl/={authors}/crops/cbl/")
     line = f"1 taken, but doubtful: objects under two ids in two splits of edition cbl ({two} in val, {one} in train)"
     assert capsys.readouterr().out.splitlines()[-1] == line
     assert list(sentences(found.meta["notes"])) == [line]

@@ -130,7 +130,7 @@ def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
             "paper splits objects, not images"
         )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
-    for sentence in sentences(notes):
+    for sentence in sentences(dict(notes)):
         print(sentence)
 
 
@@ -354,7 +354,8 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
     try:
         arrays = load_npz(path)
         options = json.loads(str(arrays.pop("options")))
-        dealt = Dealt(**{name: json.loads(str(v)) if name in _TEXTS else v for name, v in arrays.items()})
+        fields: dict[str, Any] = {name: json.loads(str(v)) if name in _TEXTS else v for name, v in arrays.items()}
+        dealt = Dealt(**fields)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: stage=split comes before stage={request.stage}") from None
     except (ValueError, KeyError, TypeError) as error:
