@@ -105,6 +105,8 @@ def _shown(value: Any) -> str:
 class Entry:
     """One object of a JSON file, whose values are read by key, checked by one of the functions above."""
 
+    __slots__ = ("_content", "path", "place")
+
     def __init__(self, path: Path, place: str, content: Any) -> None:
         if not isinstance(content, dict):
             raise DataError(one_line(f"{path}: {place} is {_shown(content)}, not an object"))

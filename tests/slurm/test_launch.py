@@ -21,6 +21,7 @@ from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
 from slurm.cluster.sbatch import batch_file, parameters
 from slurm.code_snapshot import place
+from slurm.job import FAILED
 from slurm.local import process_group
 from slurm.monitoring import events
 from tests.helpers.launching import LAUNCH, batch_part, flags, launch, refused, stub
@@ -237,6 +238,15 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     shown = batch_part(launch(*words, "cluster=dry").stdout)
     assert f"/.code/{event['code']}" in shown
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()
+
+
+def test_a_job_whose_recipe_is_damaged_says_so(tmp_path: Path) -> None:
+    """The rank's log has one sentence that names the file, and so have the events."""
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: \xff")
+    command = [sys.executable, "-m", "slurm.job", str(tmp_path)]
+    job = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert job.returncode == FAILED and job.stderr.startswith(f"{tmp_path / 'recipe.yaml'} is not readable YAML: ")
+    assert job.stderr.count("\n") == 1 and "recipe.yaml" in events.read(tmp_path)[-1]["error"]
 
 
 PICKLE = """
