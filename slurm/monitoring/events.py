@@ -18,7 +18,11 @@ from recipes.common.json_text import whole_lines, wrong_kinds
 
 ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
-OF: dict[str, dict[str, type]] = {"submitted": {"job": str}, "failed": {"rank": int, "error": str}, "verdict": {"verdict": str}}
+OF: dict[str, dict[str, type]] = {
+    "submitted": {"job": str},
+    "failed": {"rank": int, "error": str},
+    "verdict": {"verdict": str},
+}
 """What an event of a kind says besides, that others decide by."""
 
 

@@ -180,8 +180,8 @@ def _samples(table: Any, name: str, classes: int, path: Path) -> list[_Sample]:
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: split {name} lacks {', '.join(missing)}")
     tables = {field: split.get(field, mapping) for field in (*_FIELDS, _SCORE) if field in table}
     labels = tables.get("label", {})
-    for field, values in tables.items():
-        if unknown := values.keys() - labels.keys():
+    for field in _FIELDS:
+        if unknown := tables.get(field, {}).keys() - labels.keys():
             raise DataError(one_line(f"{path}: {name} has the {field} of id {min(unknown)}, and no label of it"))
     samples: list[_Sample] = []
     for key in labels:

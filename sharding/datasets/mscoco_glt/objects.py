@@ -134,16 +134,16 @@ class _Instance:
 class _Ids:
     """Where each id was given first, over both instances files: an id that joins two things names one."""
 
-    first: dict[tuple[str, Any], tuple[Path, str]] = field(default_factory=dict)
+    first: dict[tuple[str, Any, Path | None], tuple[Path, str]] = field(default_factory=dict)
     category: dict[int, tuple[str, Entry]] = field(default_factory=dict)
 
-    def add(self, kind: str, value: Any, entry: Entry) -> None:
-        """Note an id.
+    def add(self, kind: str, value: Any, entry: Entry, within: Path | None = None) -> None:
+        """Note an id, which names one thing in the file `within`, or in both.
 
         Raises:
             DataError: it was given before.
         """
-        path, place = self.first.setdefault((kind, value), (entry.path, entry.place))
+        path, place = self.first.setdefault((kind, value, within), (entry.path, entry.place))
         if (path, place) != (entry.path, entry.place):
             raise DataError(
                 one_line(f"{kind} {value!r} occurs twice, in {place} of {path} and in {entry}; once would be legal")
@@ -155,8 +155,8 @@ class _Ids:
         Raises:
             DataError: its file has its id or name twice, or the other file has another name for it.
         """
-        self.add(f"in {entry.path.name} category", number, entry)
-        self.add(f"in {entry.path.name} category", name, entry)
+        self.add("category", number, entry, entry.path)
+        self.add("category", name, entry, entry.path)
         before, first = self.category.setdefault(number, (name, entry))
         if before != name:
             raise DataError(
