@@ -20,9 +20,11 @@ from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
 from ifl.supervision.startup_timer import Boot
-from recipes.common.errors import RunError
+from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
+from recipes.common.json_text import read_object
 from recipes.resolve import load_resolved
+from sharding.format.index import load_npz
 
 Select = Literal["last", "best"]
 
@@ -44,7 +46,7 @@ def evaluate(
     Raises:
         CheckpointError: the run is not finished, its weights are gone, or the data are not those it was trained on.
     """
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe, meta = load_resolved(run / "recipe.yaml"), read_object(run / "meta.json", {"data_fingerprint": str})
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not the run's node, and pixels that are read once need not be kept.
     recipe = recipe.model_copy(
@@ -63,12 +65,8 @@ def evaluate(
         ready.model.engine.network.load_state_dict(weights)
     changed = {}
     for split, evaluator in ready.readers.evaluators.items():
-        stored = run / "preds" / select / f"{split}.npz"
         predictions = evaluator.predict(ready.model.engine, ready.model.method)
-        changed[split] = -1
-        if stored.is_file():
-            with np.load(stored, allow_pickle=False) as before:
-                changed[split] = int((before["prediction"] != predictions["prediction"]).sum())
+        changed[split] = _changed(run / "preds" / select / f"{split}.npz", predictions["prediction"])
         write_predictions(run / "preds" / select, split, predictions)
         found = scores(predictions)
         what = {-1: "new", 0: "as before"}.get(
@@ -82,6 +80,18 @@ def evaluate(
     return changed
 
 
+def _changed(stored: Path, predicted: np.ndarray) -> int:
+    """Count the predictions that are not those stored, int64 [M]; -1 where none are."""
+    try:
+        before = load_npz(stored)["prediction"]
+    except FileNotFoundError:
+        return -1
+    except (DataError, KeyError) as error:
+        print(f"{stored} is damaged ({one_line(str(error))}) and is written anew", flush=True)
+        return -1
+    return int((before != predicted).sum()) if before.shape == predicted.shape else len(predicted)
+
+
 def export(run: Path, select: Select, file: Path) -> None:
     """Write a finished run's network, parameters and buffers, as safetensors; the file's metadata say what it is.
 
@@ -90,7 +100,8 @@ def export(run: Path, select: Select, file: Path) -> None:
     """
     from safetensors.torch import save
 
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe = load_resolved(run / "recipe.yaml")
+    meta = read_object(run / "meta.json", {"commit": str, "class_names": list})
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
     about = {

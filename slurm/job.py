@@ -47,7 +47,7 @@ class TrainJob:
         from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
         from ifl.supervision.watchdog import Watchdog
-        from recipes.common.errors import DataError, RunError
+        from recipes.common.errors import UserError
 
         try:
             from slurm.rendezvous import export_rank
@@ -73,7 +73,7 @@ class TrainJob:
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, RunError | DataError):  # a sentence for the user; others are for developers
+                if isinstance(error, UserError):  # a sentence for the user; others are for developers
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()

@@ -26,7 +26,7 @@ def commit() -> str:
     In a copy made for a job it is what was checked out when the copy was made.
     """
     if (stated := PROJECT / "COMMIT").exists():
-        return stated.read_text().strip()
+        return stated.read_text(errors="replace").strip()
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from recipes.common.addresses import free_port
 from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import try_acquire
 from recipes.schema import PROJECT
 from slurm.job import FAILED, FINISHED, STOPPED
@@ -94,23 +95,27 @@ class LocalRun:
 
     def _draw(self) -> None:
         for line in next(self._lines):
-            if self.steps is None and (self.folder / "meta.json").exists():
-                of_epoch: int = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"]
-                self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
-                self.bar.set_description(self.recipe.recipe)
-            if self.step == 0 and line["step"]:
-                self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
-            if line["kind"] == "train":
-                self._seen.update(
-                    epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
-                    loss=f"{line['loss']:.3f}",
-                    img_s=f"{line['images_per_s']:.0f}",
-                )
-            elif line["kind"] == "eval":
-                self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
-            self.bar.set_postfix(self._seen, refresh=False)
-            self.bar.update(line["step"] - self.step)
-            self.step = line["step"]
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # damaged, and the bar can do without
+                self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self.steps is None and (self.folder / "meta.json").exists():
+            of_epoch: int = read_object(self.folder / "meta.json", {"steps_per_epoch": int})["steps_per_epoch"]
+            self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
+            self.bar.set_description(self.recipe.recipe)
+        if self.step == 0 and line["step"]:
+            self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
+        if line["kind"] == "train":
+            self._seen.update(
+                epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
+                loss=f"{line['loss']:.3f}",
+                img_s=f"{line['images_per_s']:.0f}",
+            )
+        elif line["kind"] == "eval":
+            self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
+        self.bar.set_postfix(self._seen, refresh=False)
+        self.bar.update(line["step"] - self.step)
+        self.step = line["step"]
 
     def _verdict(self, codes: list[int | None]) -> int:
         """Return the run's exit code from its ranks', and say what went wrong.
@@ -189,7 +194,7 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield again and again the whole lines added since the last time; those of earlier starts are passed over."""
     position = path.stat().st_size if path.exists() else 0
     while True:
-        lines = []
+        lines: list[dict[str, Any]] = []
         if path.exists():
             position = min(position, path.stat().st_size)  # a resumed run cuts the file
             with open(path, "rb") as file:
@@ -198,6 +203,5 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
                     if not line.endswith(b"\n"):
                         break
                     position += len(line)
-                    if line.startswith(b"{"):
-                        lines.append(json.loads(line))
+                    lines += whole_lines(line)
         yield lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.declarations import declaration
 from recipes.resolve import load_resolved
 from recipes.schema import Recipe
@@ -116,29 +115,28 @@ def measured(runs: Path, data: str) -> list[Measured]:
         folder = metrics.parent
         try:
             recipe = load_resolved(folder / "recipe.yaml")
-            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            lines = list(whole_lines(metrics.read_bytes()))
             meta, done = (
-                json.loads(path.read_text()) if path.exists() else {}
-                for path in (folder / "meta.json", folder / "done")
+                read_object(path, {}) if path.exists() else {} for path in (folder / "meta.json", folder / "done")
             )
-        except (RecipeError, OSError, ValueError):
-            continue  # half a line, or a recipe of other code: an estimate can do without
-        boots = [line for line in lines if line["kind"] == "boot"]
-        world = boots[0]["world"] if boots else 1
-        network = meta.get("network", {})
-        if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
-            found.append(
-                Measured(
-                    recipe,
-                    statistics.median(rates),
-                    world,
-                    statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
-                    done.get("seconds", {}),
-                    network.get("trained_parameters", 0),
-                    network.get("features", 0),
-                    len(meta.get("class_counts", [])),
+            boots = [line for line in lines if line["kind"] == "boot"]
+            world = boots[0]["world"] if boots else 1
+            network = meta.get("network", {})
+            if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
+                found.append(
+                    Measured(
+                        recipe,
+                        statistics.median(rates),
+                        world,
+                        statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
+                        dict(done.get("seconds", {})),
+                        int(network.get("trained_parameters", 0)),
+                        int(network.get("features", 0)),
+                        len(meta.get("class_counts", [])),
+                    )
                 )
-            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            continue  # a damaged file, or a recipe of other code: an estimate can do without
     return found
 
 
