@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from recipes.common.errors import DataError
 from recipes.common.files import pread
+from recipes.common.retries import retried
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Place:
             DataError: the file, which the sentence names, is missing, unreadable or too short.
         """
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                if self.size < 0:
-                    return file.read()
-                data = pread(file.fileno(), self.size, self.offset)
+            data = retried(self._bytes, str(self))
         except OSError as error:
             raise DataError(f"{self}: cannot be read ({error.strerror})") from None
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
         return data
+
+    def _bytes(self) -> bytes:
+        with open(self.path, "rb", buffering=0) as file:
+            return file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)

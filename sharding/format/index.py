@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
+from recipes.common.retries import retried
 
 INDEX_FILE = "index.npz"
 FORMAT = "glt-index-1"
@@ -159,12 +160,15 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
     """
     path = Path(folder) / name
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in _LAYOUT if name not in archive.files]
-            if missing:
-                raise DataError(f"it lacks {', '.join(missing)}")
-            return Index(**{name: archive[name] for name in _LAYOUT})
+        return Index(**retried(lambda: _columns_of(path), str(path)))
     except FileNotFoundError:
         raise DataError(f"{path} is missing, so {Path(folder)} is not a finished split") from None
     except (DataError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be used as an index: {error}") from error
+
+
+def _columns_of(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        if missing := [name for name in _LAYOUT if name not in archive.files]:
+            raise DataError(f"it lacks {', '.join(missing)}")
+        return {name: archive[name] for name in _LAYOUT}
