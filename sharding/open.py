@@ -9,7 +9,8 @@ import functools
 import json
 from pathlib import Path
 
-from recipes.common.addresses import is_afar
+from recipes.common.addresses import is_afar, root_fault
+from recipes.common.errors import DataError
 from sharding.building.request import builders, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
 from sharding.cache.remote_files import fetch_small
@@ -47,6 +48,8 @@ def open_dataset(
     Raises:
         DataError: it is not there or damaged; with the command that builds it.
     """
+    if fault := root_fault(root):
+        raise DataError(f"data.root={root} is not legal: {fault}")
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)

@@ -56,6 +56,8 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     what = "eval" if take_words(words, ("eval",))[0] else "export"
 
     def unknown(fault: Fault) -> RecipeError:
+        if fault.kind == "address":
+            return RecipeError(fault.refusal)
         return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, LEGAL[what])}")
 
     values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"))

@@ -13,6 +13,21 @@ def is_afar(root: object) -> bool:
     return str(root).startswith(("http://", "https://", PIPE))
 
 
+def root_fault(root: object) -> str:
+    """Return what is wrong with a data root that is an address of another kind; empty where it is none."""
+    if "://" not in str(root) or is_afar(root):
+        return ""
+    return (
+        "http:// and https:// (in small letters) are the addresses that can be read; any other store is read by a "
+        f"command in the site file, `root: {PIPE}COMMAND` under `data:`; a folder is legal, too"
+    )
+
+
+def path_fault(text: object) -> str:
+    """Return what is wrong with an address where a folder or file is wanted; empty where it is none."""
+    return "it is an address, and a folder or file that this machine sees is legal" if "://" in str(text) else ""
+
+
 def free_port() -> int:
     """Return a port of this machine that nobody listens on now."""
     with socket.socket() as probe:
