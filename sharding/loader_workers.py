@@ -72,7 +72,7 @@ class Fork(multiprocessing.context.ForkContext):
     Process = _Process
 
 
-# ------------------------------------------------------------------------------------------------- when a worker is lost
+# ------------------------------------------------------------------------------------------------ when a worker is lost
 def begun(loader: Iterable[Value]) -> Iterator[Value]:
     """Return the batches of a `DataLoader`, with its workers watched by `check_workers`.
 
@@ -108,12 +108,9 @@ def death(code: int) -> str:
     by = signal.Signals(-code)
     if by is signal.SIGKILL:
         memory = memory_of_job()
-        likely = (
-            "not by the kernel for want of memory, so by hand or by a guard of the machine"
-            if memory.kills == 0
-            else "most likely for want of memory"
-        )
-        return f"was killed by SIGKILL, {likely}: {memory}; {LESS}"
+        if memory.kills == 0:
+            return f"was killed by SIGKILL, by hand or by a guard of the machine and not by the kernel: {memory}"
+        return f"was killed by SIGKILL, most likely for want of memory: {memory}; {LESS}"
     if by is signal.SIGBUS:
         free = shutil.disk_usage(SHARED_MEMORY).free / 2**30 if SHARED_MEMORY.is_dir() else 0.0
         return (

@@ -35,6 +35,7 @@ class TrainJob:
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
         from ifl.saving.storage import disk_of
         from ifl.supervision.watchdog import Watchdog
+        from recipes.common.addresses import command_of_process
         from recipes.common.errors import DataError, RunError
 
         try:
@@ -55,7 +56,8 @@ class TrainJob:
             if first:
                 note(folder, "start", code=running())
             with disk_of(folder):
-                code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
+                finished = train(recipe, folder, stop_requested, watchdog.beat, pipe=command_of_process())
+            code = FINISHED if finished else STOPPED
             if first:
                 note(folder, "finished" if code == FINISHED else "stopped")
                 close_monitors()

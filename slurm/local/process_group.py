@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from recipes.common.addresses import free_port
+from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
 from recipes.common.locks import try_acquire
 from recipes.schema import PROJECT, Recipe
@@ -35,7 +35,9 @@ class LocalRun:
         code: the exit code once it is over, as of `slurm.job`; None before.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm], pipe: str | None = None
+    ) -> None:
         """Start its ranks.
 
         Args:
@@ -43,6 +45,7 @@ class LocalRun:
             folder: the run folder.
             cores: CPU cores that the ranks share.
             bar: makes what shows the steps, once the ranks have started; the caller closes it.
+            pipe: the site file's command, by which the data come where their root is `pipe:`.
 
         Raises:
             RecipeError: another process is training in this folder.
@@ -58,7 +61,7 @@ class LocalRun:
             _take(self._lock, folder)
             prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(folder / "metrics.jsonl")
-            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks))
+            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks), pipe)
             self.bar = bar()
         except BaseException:
             self._lock.close()
@@ -147,7 +150,9 @@ def _take(lock: IO[str], folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
+def _start(
+    recipe: Recipe, folder: Path, lock: IO[str], threads: int, pipe: str | None
+) -> list[subprocess.Popen[bytes]]:
     """Start a process for each rank; its output goes to log/rank-R.log.
 
     Ranks share the lock: should this process be killed, it holds until the last of them has ended.
@@ -166,7 +171,7 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[su
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
+            **with_command(os.environ, pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }

@@ -25,7 +25,7 @@ class View:
     def __init__(self, steps: Sequence[Step], at_once: int) -> None:
         self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
         self._terminal = sys.stderr.isatty()
-        self._images = {step.run.folder: images_of(step.run.recipe) for step in steps} if self._several else {}
+        self._images = {step.run.folder: images_of(step.run) for step in steps} if self._several else {}
         self._bars: dict[int, tqdm] = {}
         self._began: dict[int, float] = {}
         self._ended, self._ended_images, self._start = 0, 0, time.monotonic()
@@ -61,7 +61,7 @@ class View:
             leave=not self._several,
             disable=self._several and not self._terminal,
         )
-        started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
+        started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar, run.pipe)
         self._bars[lane], self._began[lane] = started.bar, time.monotonic()
         return started
 

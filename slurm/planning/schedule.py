@@ -19,11 +19,13 @@ class Run:
         recipe: its recipe, which names its folder.
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
+        pipe: the site file's command, by which its data come where their root is `pipe:`.
     """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
     remark: str = ""
+    pipe: str | None = None
 
     @property
     def folder(self) -> Path:

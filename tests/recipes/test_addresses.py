@@ -39,7 +39,7 @@ def test_no_word_of_a_build_takes_an_address(address: str, key: str) -> None:
 
 def test_no_command_takes_an_address_for_a_folder() -> None:
     """Neither as a value of key=value nor as the folder that a command begins with."""
-    with pytest.raises(DataError, match="^runs=s3://a/b is not legal: it is an address"):
+    with pytest.raises(DataError, match=r"^runs=s3://a/b is not legal: it is an address"):
         key_values(["runs=s3://a/b"], ("runs",))
-    with pytest.raises(DataError, match="^s3://a/b is not legal: it is an address"):
+    with pytest.raises(DataError, match=r"^s3://a/b is not legal: it is an address"):
         folder_and_options(["s3://a/b"], ())

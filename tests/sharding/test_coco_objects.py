@@ -460,7 +460,7 @@ def test_crops_are_square_pixels_of_the_image_on_black() -> None:
 
 def test_the_square_of_an_object_in_an_extreme_image_is_bounded() -> None:
     """A box as wide as a 65500x1 image would be a black square of 13 GB: it is refused before anything is decoded."""
-    with pytest.raises(ValueError, match="the object's square of 65500x65500 pixels, .* exceeds the limit of 64000000"):
+    with pytest.raises(ValueError, match=r"square of 65500x65500 pixels, .* exceeds the limit of 64000000"):
         crop(b"", (0, 0, 65500, 1), (65500, 1))
 
 

@@ -233,7 +233,7 @@ def test_a_missing_image_and_a_short_archive_are_named(tmp_path: Path) -> None:
 def test_a_killed_worker_is_one_sentence(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """A worker that the kernel kills ends the build with a sentence; nothing waits for it."""
     plan["glt/train"][9] = Planned("k-9", "s", Place("fatal"), 0, 0)
-    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*the same command goes on"):
+    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*GiB.*the same command goes on"):
         packed(tmp_path / "out", plan, workers=2)
 
 

@@ -24,6 +24,7 @@ from sharding.open import open_dataset
 from sharding.plan.ranks import Draws
 from sharding.reader import MicroBatches, Reader, TrainView
 
+
 @pytest.fixture
 def split(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Split]:
     monkeypatch.setattr(retries, "PAUSES_S", (0.0, 0.0))
@@ -158,11 +159,11 @@ def test_a_killed_worker_ends_the_run_in_one_sentence(kill: signal.Signals) -> N
     assert re.sub(r"[0-9.]+ are free now", "", said) == re.sub(
         r"[0-9.]+ are free now", "", f"RunError: loader worker 1 of 2 (pid {victim.pid}) {death(-kill)}"
     )
-    assert kill.name in said and "data." in said
+    assert kill.name in said
 
 
 def test_a_worker_without_memory_ends_the_run_in_one_sentence() -> None:
-    """An allocation that fails, as under ulimit -v, kills nobody; the sentence says what there is and what to change."""
+    """An allocation that fails, as under ulimit -v, kills nobody; the sentence says what there is and what to do."""
     assert re.fullmatch(
         r"RunError: a batch of 1 images found no memory \(Unable to allocate 13.3 GiB\): .*GiB.*; a smaller "
         "data.workers .*",
@@ -180,9 +181,11 @@ def test_what_a_lost_worker_most_likely_was(monkeypatch: pytest.MonkeyPatch) -> 
         def __str__(self) -> str:
             return "8.0 GiB"
 
-    for kills, words in ((1, "most likely for want"), (None, "most likely for want"), (0, "not by the kernel for want")):
+    for kills in (1, None):
         monkeypatch.setattr(loader_workers, "memory_of_job", lambda kills=kills: Known(kills))
-        assert words in death(-signal.SIGKILL) and "8.0 GiB; a smaller data.workers" in death(-signal.SIGKILL)
+        assert "most likely for want of memory: 8.0 GiB; a smaller data.workers" in death(-signal.SIGKILL)
+    monkeypatch.setattr(loader_workers, "memory_of_job", lambda: Known(0))
+    assert death(-signal.SIGKILL).endswith("by hand or by a guard of the machine and not by the kernel: 8.0 GiB")
     assert "/dev/shm" in death(-signal.SIGBUS) and "data.cache_folder" in death(-signal.SIGBUS)
     assert "data.decoder=pillow" in death(-signal.SIGSEGV) and "SIGUSR1" in death(-signal.SIGUSR1)
     assert "code 3" in death(3)

@@ -39,7 +39,9 @@ class Machine:
         machine = self
 
         class Fake:
-            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+            def __init__(
+                self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm], pipe: str | None
+            ) -> None:
                 if machine.codes.get(recipe.seed) == "locked":
                     raise RecipeError(f"{folder} is being trained by another process on this machine")
                 self.recipe, self.folder, self.left = recipe, folder, machine.looks.get(recipe.seed, 1)
@@ -69,7 +71,7 @@ class Machine:
 
         for module, name, value in (
             (progress, "LocalRun", Fake),
-            (progress, "images_of", lambda recipe: 100),
+            (progress, "images_of", lambda run: 100),
             (run_queue, "PAUSE_S", 0),
         ):
             monkeypatch.setattr(module, name, value)
