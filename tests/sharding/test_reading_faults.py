@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import torch
 from recipes.common import retries
 from recipes.common.errors import DataError, UserError
 from sharding import loader_workers
-from sharding.format.dataset import Split
+from sharding.cache.prefetcher import Prefetcher
+from sharding.format.dataset import RemoteShards, Split
 from sharding.loader_workers import death
 from sharding.open import open_dataset
 from sharding.plan.ranks import Draws
@@ -124,6 +126,34 @@ def test_the_files_of_a_start_are_read_again_too(
     left.extend([errno.EIO] * 9)
     with pytest.raises(DataError, match=f"{name} cannot be .*Input/output error"):
         open_dataset(tiny_root, "digits_glt").split("glt", "val")
+
+
+def test_what_fetches_ahead_leaves_a_disk_s_refusal_to_the_reader(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads end without a traceback; the reader that needs the shard meets the same and says it in a sentence."""
+
+    class Refusing:
+        folder = split.folder
+
+        def fetch_ahead(self, *_: object) -> bool:
+            asked.set()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def shard(self, *_: object) -> Path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    asked, unseen = threading.Event(), []
+    monkeypatch.setattr(threading, "excepthook", unseen.append)
+    afar = Split(split.folder / "nowhere", split.index, RemoteShards(Refusing(), "glt/train"))
+    batches = Prefetcher(afar).all(iter([1]))
+    assert asked.wait(5) and list(batches) == [1]
+    for thread in threading.enumerate():
+        if thread.name == "ahead":
+            thread.join()
+    assert unseen == []
+    with pytest.raises(DataError, match=r"cannot be read: EIO \(Input/output error\) at byte offset"):
+        afar.read(0)
 
 
 # ------------------------------------------------------------------------------------------------------- lost workers
