@@ -28,9 +28,10 @@ demo: venv
 	@echo "== the table"
 	@$(BIN)/python -m analysis runs=runs out=out table=demo
 
-# Two workers: tests wait for processes, disks and pauses. The slowest files begin (tests/conftest.py).
+# Three workers on two cores: a third of the time tests wait for pauses, disks and other processes. The slowest files
+# begin (tests/conftest.py).
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: venv
 	$(BIN)/python -m pytest -m fast

@@ -1,4 +1,4 @@
-"""A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
+"""A finished run used again, by one process: its splits evaluated again, or its weights as a file that others can load.
 
 `python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and
 `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=` check the words and
@@ -41,11 +41,11 @@ def evaluate(
         run: the run folder.
         select: whose weights: the last epoch's, or those of the best on val.
         cache_folder: this machine's, for remote data.
-        cache_gb: how much may lie there.
+        cache_gb: how much may be stored there.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Returns:
-        For each split, how many predictions are not those that stood there; -1 where none stood there.
+        For each split, how many predictions differ from those that were there; -1 where there were none.
 
     Raises:
         CheckpointError: the run is not finished, its weights are gone, or the data are not those it was trained on.

@@ -173,7 +173,7 @@ def _scalars(name: str, value: Any, step: int) -> Iterator[Event]:
 
 
 def has_history(folder: Path) -> bool:
-    """Whether the run of a folder has logged anything: then it must go on from a checkpoint, or stop."""
+    """Say whether the run of a folder has logged anything: then it must go on from a checkpoint, or stop."""
     path = folder / "metrics.jsonl"
     return path.exists() and path.stat().st_size > 0
 

@@ -432,7 +432,14 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         caches |= _pixel_caches(recipe, decoder, splits)
-    train = TrainView(data.image_size, augment.crop_scale, augment.hflip, augment.randaug, data.cache_short_side)
+    train = TrainView(
+        data.image_size,
+        augment.crop_scale,
+        augment.hflip,
+        augment.randaug,
+        data.cache_short_side,
+        augment.randaug_pixels,
+    )
     test = EvalView(data.image_size, data.test_resize)
     return {
         name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])

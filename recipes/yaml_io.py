@@ -12,7 +12,7 @@ from recipes.common.errors import RecipeError
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain values alone.
+    """Loads plain values only.
 
     Anchors are refused: a few lines of them can mean gigabytes. Numbers to the base 60, as which YAML 1.1 reads the
     time limit 12:00:00 (43200), are text.

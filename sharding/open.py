@@ -13,7 +13,7 @@ from recipes.common.addresses import is_afar, root_fault
 from recipes.common.errors import DataError
 from sharding.building.request import builders, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
-from sharding.cache.remote_files import Origin, fetch_small
+from sharding.cache.remote_files import RemoteOrigin, fetch_small
 from sharding.cache.remote_shards import NodeCache
 from sharding.format.dataset import DATASET_FILE, Dataset, parse_meta, read_dataset
 
@@ -55,7 +55,7 @@ def open_dataset(
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
-    origin = Origin(root, pipe)
+    origin = RemoteOrigin(root, pipe)
     text = fetch_small(origin, f"{name}/{DATASET_FILE}", _not_json, tries).decode()
     meta = parse_meta(text, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
     most_bytes = None if cache_gb is None else cache_gb * 1e9
@@ -64,7 +64,7 @@ def open_dataset(
 
 
 def _node_cache(
-    origin: Origin, name: str, fingerprint: str, folder: str | None, most_bytes: float | None, share: float
+    origin: RemoteOrigin, name: str, fingerprint: str, folder: str | None, most_bytes: float | None, share: float
 ) -> NodeCache:
     return NodeCache.made(origin, name, fingerprint, folder_of_node(folder), most_bytes, share)
 

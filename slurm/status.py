@@ -87,7 +87,7 @@ def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
 
 def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     """Return the run's line, from its files and the queue; notes an end that SLURM soon forgets."""
-    from slurm.monitoring.events import note, read
+    from slurm.monitoring.events import append_event, read
 
     events = read(folder)
     lines = json_lines(folder / "metrics.jsonl")
@@ -102,7 +102,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     vals = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
     state = state_of(folder, events, jobs)
     if state in ("cancelled", "timed out") and not is_over(events):
-        note(folder, "verdict", verdict=state)  # SLURM forgets it in some minutes
+        append_event(folder, "verdict", verdict=state)  # SLURM forgets it in some minutes
     starts = sum(event["event"] == "start" for event in events)
     logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]
     log = str(max(logs, key=lambda path: path.stat().st_mtime)) if logs else "-"
@@ -148,7 +148,7 @@ def cancel(folder: Path) -> str:
     Raises:
         StatusError: SLURM does not answer, or the run has no job in its queue.
     """
-    from slurm.monitoring.events import note, read
+    from slurm.monitoring.events import append_event, read
 
     jobs, events = run_state.queue(), read(folder)
     if jobs is None:
@@ -164,7 +164,7 @@ def cancel(folder: Path) -> str:
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
-    note(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
+    append_event(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
     return f"{folder.name}: job {job} is being cancelled"
 
 
@@ -228,7 +228,7 @@ def parse(words: Sequence[str]) -> Look | About:
 
 
 def _run_named(key: str, name: str, runs: Path) -> Path:
-    """The run folder that `key=name` means: a path, or a folder of `runs`."""
+    """Return the run folder that `key=name` means: a path, or a folder of `runs`."""
     for folder in (Path(name), runs / name):
         if (folder / "recipe.yaml").exists():
             return folder

@@ -17,18 +17,25 @@ from tests.helpers.shared import made_once
 
 SLOWEST = [
     "ifl/test_resume",
-    "ifl/test_methods",
-    "ifl/test_recipes_train",
     "sharding/test_remote_shards",
-    "ifl/test_train",
-    "ifl/test_stages",
-    "ifl/test_elastic",
-    "slurm/test_build_job",
-    "ifl/test_paper_rows",
+    "ifl/test_recipes_train",
+    "ifl/test_methods",
     "ifl/test_models",
-    "ifl/test_finished_run",
+    "ifl/test_train",
+    "system/test_slurm",
+    "recipes/test_recipes",
+    "sharding/test_mscoco_glt",
+    "ifl/test_watchdog",
     "sharding/test_digits_glt",
+    "ifl/test_stages",
+    "analysis/test_figures",
+    "slurm/test_launch",
     "sharding/test_imagenet_glt",
+    "sharding/test_decoded_images",
+    "ifl/test_finished_run",
+    "sharding/test_reader",
+    "ifl/test_engine",
+    "ifl/test_paper_rows",
 ]
 """With several workers these files begin, so that none of them is left for the end."""
 FAST = {

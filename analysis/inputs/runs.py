@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ifl.metrics import Judged
+from ifl.metrics import ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
 from recipes.identity import departures
-from recipes.resolve import resolve
+from recipes.resolve import as_it_ran, resolve
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
 
@@ -30,6 +30,14 @@ MORE_ARRAYS = ("id", "confidence")
 """What they hold besides, which runs of an early date may lack."""
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
+
+
+class ClassFacts(NamedTuple):
+    """What meta.json says of a class: its name, its group (0 many, 1 medium, 2 few), and its training images."""
+
+    name: str
+    group: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -47,26 +55,28 @@ class Run:
     fingerprint: str
     commit: str
     finished: bool
-    classes: tuple[tuple[str, int, int], ...] = ()
-    """(name, class group, training images) of each class, in the order of labels; empty where meta.json lacks them."""
+    classes: tuple[ClassFacts, ...] = ()
+    """In the order of labels; empty where meta.json lacks them."""
 
     @property
     def name(self) -> str:
         return self.path.name
 
-    def judged(self, select: str, split: str) -> Judged:
-        """The stored predictions, ready to be judged.
+    def scored_predictions(self, select: str, split: str) -> ScoredPredictions:
+        """Read the stored predictions, ready to be scored.
 
         Raises:
-            ValueError: as `predictions`; or their values cannot be meant.
+            ValueError: as `predictions`; or a value in them is not possible.
         """
-        arrays = self.predictions(select, split)
-        return judged_of(arrays)
+        return scored_predictions(self.predictions(select, split))
 
     def ended(self) -> str:
-        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in
-        epoch 3: failed, rank 1:
-        RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
+        """Say how an unfinished run last ended, as `log/events.jsonl` and `metrics.jsonl` tell.
+
+        Returns:
+            Such as `in epoch 3: failed, rank 1: RuntimeError: ...`; only the epoch where it may still be running, empty
+            where the files say nothing.
+        """
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
         event: dict[str, Any] = next(
@@ -84,11 +94,13 @@ class Run:
             lines = (self.path / "log" / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        return [event for event in map(_json_object, lines) if event]
+        return [event for event in map(json_object, lines) if event]
 
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
-        """The arrays `label, prediction, group, attribute`, and where they are stored `id, confidence`, each [M],
-        of `preds/<select>/<split>.npz`.
+        """Read the arrays of `preds/<select>/<split>.npz`, each [M].
+
+        Returns:
+            `label, prediction, group, attribute`, and where they are stored `id, confidence`.
 
         Raises:
             ValueError: the file is missing, cannot be read or lacks an array.
@@ -109,32 +121,35 @@ class Run:
         return arrays
 
     def departures(self) -> list[str]:
-        """The science values in which the run differs from its recipe as the project has it now, such as
-        `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        """List the science values in which the run differs from its recipe as the project has it now.
+
+        Returns:
+            Such as `schedule.epochs=5 (24)`; none where either cannot be read in full.
+        """
         return list(self._departures)
 
-    @cached_property  # a run may stand in several tables
+    @cached_property  # a run may be in several tables
     def _departures(self) -> tuple[str, ...]:
         try:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
-            now = _as_it_stands(
+            now = _current_recipe(
                 f"recipe={self.recipe}",
                 f"data={self.data}",
                 f"train={self.train}",
                 f"preset={self.preset}",
                 f"batch.budget={self.budget}",
             )
-            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+            return tuple(departures(as_it_ran(stored), now.model_copy(update={"seed": self.seed})))
         except (RecipeError, ValidationError):
             return ()
 
     def metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.
+        """Read the lines of `metrics.jsonl` in the order of steps, and count those that are unreadable.
 
-        Of the lines of one (kind, step, split) the last wins, since a resumed run writes steps again.
-        A torn last line is what a kill leaves behind and is not counted as unreadable.
+        The last line of a (kind, step, split) wins, since a resumed run writes steps again. A torn last line is what a
+        kill leaves behind, and does not count as unreadable.
         """
         file = self.path / "metrics.jsonl"
         if not file.exists():
@@ -155,13 +170,13 @@ class Run:
         return [lines[key] for key in sorted(lines)], len(bad)
 
 
-def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
-    """Make stored predictions ready to be judged.
+def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
+    """Make stored predictions ready to be scored.
 
     Args:
         arrays: those of `ARRAYS`, and `confidence` where it is stored, each [M].
     """
-    return Judged(
+    return ScoredPredictions(
         label=arrays["label"],
         prediction=arrays["prediction"],
         group=arrays["group"],
@@ -171,13 +186,16 @@ def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
 
 
 @cache
-def _as_it_stands(*words: str) -> Recipe:
-    """A recipe of the project, resolved; runs that differ in the seed alone share it."""
+def _current_recipe(*words: str) -> Recipe:
+    """Resolve a recipe of the project; runs that differ only in the seed share it."""
     return resolve(list(words))
 
 
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
-    """All runs directly under `folder`, sorted by name, and {folder name: why it cannot be read}.
+    """Read all runs directly under `folder`.
+
+    Returns:
+        The runs, sorted by name, and {folder name: why it cannot be read}.
 
     Raises:
         ValueError: `folder` is not a directory.
@@ -195,7 +213,7 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
 
 
 def load_run(path: Path) -> Run:
-    """The run in one folder.
+    """Read the run in one folder.
 
     Raises:
         ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
@@ -218,8 +236,8 @@ def load_run(path: Path) -> Run:
     )
 
 
-def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
-    """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
+def _classes(meta: Mapping[str, Any]) -> tuple[ClassFacts, ...]:
+    """Return `Run.classes`; empty unless the three lists fit together, since no number depends on them."""
     found = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
     lists = [part for part in found if isinstance(part, list)]
     if len(lists) < len(found) or len({len(part) for part in lists}) > 1:
@@ -227,13 +245,13 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
     names, groups, counts = lists
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
-    return tuple(zip(map(str, names), groups, counts, strict=True))
+    return tuple(map(ClassFacts, map(str, names), groups, counts))
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    """A line of JSON; empty where it is torn or no object."""
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object; empty where the text is torn or is not an object."""
     try:
-        content = json.loads(line)
+        content = json.loads(text)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -252,7 +270,7 @@ def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
 
 
 def _get(content: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
-    """The value at a dotted key, refused with file and key where it is missing or of another type."""
+    """Return the value at a dotted key; refuse one that is missing or of another type, with file and key."""
     value: Any = content
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

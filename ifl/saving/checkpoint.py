@@ -178,13 +178,13 @@ def _old(checkpoint: Path) -> Path:
 
 
 def _step(path: Path) -> int:
-    """The step that a checkpoint's name tells, -1 for other names."""
+    """Return the step that a checkpoint's name tells, -1 for other names."""
     match = re.fullmatch(r"step-(\d{9,})(\.old)?", path.name)
     return int(match[1]) if match else -1
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Folders with a manifest, newest first."""
+    """List the folders with a manifest, newest first."""
     there = [path.parent for path in folder.glob(f"step-*/{MANIFEST}") if _step(path.parent) >= 0]
     return sorted(there, key=lambda path: (_step(path), path.suffix == ""), reverse=True)
 
@@ -194,7 +194,12 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
-    """Raises OSError or ValueError where it cannot be read or is not what was written."""
+    """Read a checkpoint's manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what was written.
+    """
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _digest(manifest):
         raise ValueError(f"{checkpoint / MANIFEST} is not what was written")
@@ -213,7 +218,7 @@ def _needs(checkpoint: Path) -> list[str]:
 
 
 def _of_other(name: str, rank: int) -> bool:
-    """Whether only another rank reads, and so verifies, this file."""
+    """Say whether only another rank reads, and so verifies, this file."""
     shard = re.search(r"zero_pp_rank_(\d+)_", name)
     return shard is not None and int(shard[1]) != rank
 

@@ -29,7 +29,7 @@ def write_weights(path: Path, engine: Engine) -> str:
 
 
 def read_weights(path: Path, digest: str) -> Weights:
-    """The weights of a file, on the CPU.
+    """Read the weights of a file, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, or not what was written.
@@ -40,7 +40,7 @@ def read_weights(path: Path, digest: str) -> Weights:
 
 
 def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
-    """The weights of a finished run, of its last epoch or of the one best on val.
+    """Read the weights of a finished run, those of its last epoch or of the one best on val.
 
     Raises:
         CheckpointError: the run is not finished, or its weights are gone.
@@ -59,11 +59,12 @@ def start_from(network: nn.Module, method: BaseMethod, weights: Weights) -> None
     """
     adopted, own = method.adopt(weights), network.state_dict()
     unfit = sorted(name for name, value in adopted.items() if name not in own or own[name].shape != value.shape)
+    # `num_batches_tracked` is not a state: see RunningStatistics.
     missing = sorted(
         name
         for name in own
         if name not in adopted and not name.startswith("head.") and not name.endswith(".num_batches_tracked")
-    )  # no state: see RunningStatistics
+    )
     if unfit or missing:
         raise CheckpointError(
             f"the first stage's network is another: {(unfit + missing)[0]} "

@@ -16,7 +16,7 @@ for those can be read by every user of the node."""
 
 
 def is_afar(root: object) -> bool:
-    """Whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
+    """Say whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
     return str(root).startswith(("http://", "https://", PIPE))
 
 

@@ -120,7 +120,7 @@ def what_pip_met(log: str) -> str:
 
 
 def runs(*command: str) -> bool:
-    """Whether a command can be started and ends well."""
+    """Say whether a command can be started and ends well."""
     try:
         return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     except OSError:

@@ -71,7 +71,7 @@ def memory_of_job(cgroup: Path = CGROUP, mounted: Path = MOUNTED) -> Memory:
 
 
 def _folders(cgroup: Path, mounted: Path) -> Iterator[Path]:
-    """This process's memory cgroups (v1 or v2), each with those that it lies in; some may not be there."""
+    """List this process's memory cgroups (v1 or v2), each with those that it lies in; some may not be there."""
     for line in _text(cgroup).splitlines():
         _, kinds, path = line.split(":", 2)
         if kinds == "" or "memory" in kinds.split(","):

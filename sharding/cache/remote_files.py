@@ -38,7 +38,7 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True)
-class Origin:
+class RemoteOrigin:
     """Where the files of a data set come from.
 
     Attributes:
@@ -62,7 +62,7 @@ class Origin:
         return _downloaded(f"{self.root.rstrip('/')}/{relative}")
 
 
-def check_origin(origin: Origin) -> None:
+def check_origin(origin: RemoteOrigin) -> None:
     """Check that an origin can be used.
 
     Raises:
@@ -110,7 +110,7 @@ def plain(relative: str) -> str:
 
 
 def fetch(
-    origin: Origin,
+    origin: RemoteOrigin,
     relative: str,
     begin: Callable[[], Callable[[bytes], object]],
     check: Callable[[], str] = lambda: "",
@@ -145,7 +145,7 @@ def fetch(
 
 
 def fetch_small(
-    origin: Origin, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
+    origin: RemoteOrigin, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
 ) -> bytes:
     """The bytes of a small file.
 

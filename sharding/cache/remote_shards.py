@@ -26,7 +26,7 @@ from recipes.common.files import FULL, replacing
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
-from sharding.cache.remote_files import Origin
+from sharding.cache.remote_files import RemoteOrigin
 from sharding.format.dataset import FetchAhead
 from sharding.format.index import INDEX_FILE, Index, load_index
 
@@ -45,14 +45,20 @@ class NodeCache:
         most_bytes: bytes of shards of all data sets that the node keeps, those on their way included.
     """
 
-    origin: Origin
+    origin: RemoteOrigin
     name: str
     folder: Path
     most_bytes: int
 
     @classmethod
     def made(
-        cls, origin: Origin, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0
+        cls,
+        origin: RemoteOrigin,
+        name: str,
+        fingerprint: str,
+        folder: Path,
+        most_bytes: float | None,
+        share: float = 1.0,
     ) -> NodeCache:
         """The cache of the data set with this fingerprint; other data have another place.
 

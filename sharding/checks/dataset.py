@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.notices import DOUBTFUL, LEFT_OUT, sentences
 from sharding.checks.report import Findings
 from sharding.format.dataset import DATASET_FILE, digest_of
 from sharding.format.index import FORMAT, INDEX_FILE, Index, load_index, save_index
@@ -101,6 +102,15 @@ def _misshapen(meta: Any) -> str:
             if relative not in meta["splits"]:
                 return f"split {split!r} of edition {edition!r} lies in {relative!r}, of which splits says nothing"
     return ""
+
+
+def check_notices(notes: Any, warnings: Findings) -> None:
+    """Repeat what the build had to say about its source."""
+    try:
+        for sentence in sentences(notes or {}):
+            warnings.add(DATASET_FILE, f"by the build, {sentence}")
+    except (AttributeError, KeyError, TypeError):  # written by something else, whose notes mean something else
+        warnings.add(DATASET_FILE, f"notes.{LEFT_OUT} or notes.{DOUBTFUL} is not what a build writes")
 
 
 def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:

@@ -35,7 +35,7 @@ CLUSTERS = ("slurm", "local", "dry")
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One part of one stage. The pickle carries the command's words alone: what is done already is found on disk."""
+    """One part of one stage. The pickle carries only the command's words: what is done already is found on disk."""
 
     words: tuple[str, ...]
 
@@ -141,7 +141,7 @@ def parse_command(words: Sequence[str], site: Site) -> Build:
 
 
 def _show(build: Build) -> int:
-    """`cluster=dry`: print each stage's command and batch file."""
+    """Print each stage's command and batch file: `cluster=dry`."""
     after = None
     for stage in build.plan:
         print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
@@ -151,14 +151,14 @@ def _show(build: Build) -> int:
 
 
 def _run_here(build: Build) -> int:
-    """`cluster=local`: one part after the other, up to the first that fails."""
+    """Build one part after the other, up to the first that fails: `cluster=local`."""
     from sharding.build import main
 
     return next((code for stage in build.plan for part in stage.parts if (code := main(part))), 0)
 
 
 def _absolute(words: Sequence[str]) -> list[str]:
-    """The same words with absolute paths: a job starts in another folder."""
+    """Make the words' paths absolute: a job starts in another folder."""
 
     def one(word: str) -> str:
         key, value = split_word(word)
@@ -172,7 +172,7 @@ def _absolute(words: Sequence[str]) -> list[str]:
 
 
 def _parameters(build: Build, stage: Stage, code: Path, after: str | None) -> dict[str, Any]:
-    """submitit's SLURM parameters. Only a stage called features asks for a GPU, and for one."""
+    """Return submitit's SLURM parameters; only a stage called features asks for a GPU, and for one."""
     slurm = build.slurm
     optional = {
         "partition": slurm.partition,
@@ -210,7 +210,7 @@ def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
 
 
 def _submit(build: Build) -> int:
-    """`cluster=slurm`: submit all stages, each after the one before; nothing if they are in the queue already."""
+    """Submit all stages, each after the one before, unless they are in the queue already: `cluster=slurm`."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 

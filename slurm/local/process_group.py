@@ -17,8 +17,9 @@ from tqdm import tqdm
 from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
 from recipes.common.locks import try_acquire
-from recipes.schema import PROJECT, Recipe
+from recipes.schema import PROJECT
 from slurm.job import FAILED, FINISHED, STOPPED
+from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
 
 LOCK_S = 1.0
@@ -35,33 +36,29 @@ class LocalRun:
         code: the exit code once it is over, as of `slurm.job`; None before.
     """
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm], pipe: str | None = None
-    ) -> None:
+    def __init__(self, run: Run, cores: int, bar: Callable[[], tqdm]) -> None:
         """Start its ranks.
 
         Args:
-            recipe: the run's.
-            folder: the run folder.
+            run: what to train.
             cores: CPU cores that the ranks share.
             bar: makes what shows the steps, once the ranks have started; the caller closes it.
-            pipe: the site file's command, by which the data come where their root is `pipe:`.
 
         Raises:
             RecipeError: another process is training in this folder.
         """
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder = run.recipe, run.folder
         self.step = 0
         self.steps: int | None = None
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
-        self._lock = open(folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
+        self._lock = open(run.folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
         try:
-            _take(self._lock, folder)
-            prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
-            self._lines = _new_lines(folder / "metrics.jsonl")
-            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks), pipe)
+            _take(self._lock, run.folder)
+            prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
+            self._lines = _new_lines(run.folder / "metrics.jsonl")
+            self._processes = _start(run, self._lock, max(1, cores // run.recipe.tasks))
             self.bar = bar()
         except BaseException:
             self._lock.close()
@@ -150,35 +147,33 @@ def _take(lock: IO[str], folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _start(
-    recipe: Recipe, folder: Path, lock: IO[str], threads: int, pipe: str | None
-) -> list[subprocess.Popen[bytes]]:
+def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
     """Start a process for each rank; its output goes to log/rank-R.log.
 
     Ranks share the lock: should this process be killed, it holds until the last of them has ended.
     """
-    port = free_port()
+    port, folder, tasks = free_port(), run.folder, run.recipe.tasks
     processes: list[subprocess.Popen[bytes]] = []
     (folder / "log").mkdir(exist_ok=True)
-    for rank in range(recipe.tasks):
+    for rank in range(tasks):
         variables = {
             "RANK": rank,
             "LOCAL_RANK": rank,
-            "WORLD_SIZE": recipe.tasks,
+            "WORLD_SIZE": tasks,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **with_command(os.environ, pipe),
+            **with_command(os.environ, run.pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "slurm.job", str(folder)],
+                    [sys.executable, "-m", "slurm.job", str(folder), *run.command],
                     cwd=PROJECT,
                     env=environment,
                     stdout=log,

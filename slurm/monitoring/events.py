@@ -33,7 +33,7 @@ def newest_step(folder: Path) -> int:
     return max(steps, default=-1)
 
 
-def note(folder: Path, event: str, **values: Any) -> bool:
+def append_event(folder: Path, event: str, **values: Any) -> bool:
     """Append an event; a single small write, so that lines of different processes do not mix.
 
     Where it cannot be written (a full disk) it is printed and nothing is raised: what is noted is often a failure, and

@@ -95,7 +95,7 @@ def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -
 
 
 def _world(folder: Path) -> int:
-    """The number of ranks, as the newest start says it."""
+    """Return the number of ranks, as the newest start says it."""
     meta = json_lines(folder / "meta.json", whole=True)
     return next(
         (line["world"] for line in reversed([*meta, *json_lines(folder / "metrics.jsonl")]) if "world" in line), 0

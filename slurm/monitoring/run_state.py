@@ -92,7 +92,7 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
 
 
 def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """The job that was submitted last, as the run folder knows it."""
+    """Return the job that was submitted last, as the run folder knows it."""
     return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
 
 
@@ -108,7 +108,7 @@ def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run is finished."""
+    """Say whether the run is finished."""
     return (folder / "done").exists()
 
 
@@ -148,19 +148,19 @@ def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]
 
 
 def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last word is a verdict after which the job does not come back."""
+    """Say whether the last word is a verdict after which the job does not come back."""
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
     return bool(events) and events[-1].get("verdict") in final
 
 
 def _said(event: Mapping[str, Any]) -> str:
-    """The state that an event speaks of; `start`, `submitted` and `requeue` say nothing of an end."""
+    """Return the state that an event speaks of; `start`, `submitted` and `requeue` say nothing about an end."""
     word = str(event["verdict" if event["event"] == "verdict" else "event"])
     return {"give up": "gave up", "requeue refused": "failed"}.get(word, word)
 
 
 def _moving(folder: Path, began: float = 0.0) -> str:
-    """`running`, or `stuck` where the run has been silent for longer than any part of it may take."""
+    """Return `running`, or `stuck` where the run has been silent for longer than any part of it may take."""
     from ifl.supervision.watchdog import boot_limit_s
 
     written = [path.stat().st_mtime for pattern in ("*", "log/*") for path in folder.glob(pattern) if path.exists()]

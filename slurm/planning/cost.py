@@ -56,14 +56,14 @@ def cost(runs: Sequence[Run]) -> Cost:
     for asked in todo:
         recipe, own = asked.recipe, images_of(asked)
         images += own
-        rates = [run.rate for run in alike(recipe, known[recipe.run_folder.parent, recipe.data.name])]
+        rates = [run.rate for run in comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name])]
         if own:
             hours = hours + own / statistics.median(rates) / 3600 if hours is not None and rates else None
     return Cost(len(todo), images, hours)
 
 
 def images_of(run: Run) -> int:
-    """Return a run's training images: epochs x draws of all streams; none where another run's weights are judged.
+    """Return a run's training images: epochs x draws of all streams; none where another run's weights are evaluated.
 
     Raises:
         DataError: the data set cannot be read.
@@ -143,7 +143,7 @@ def measured(runs: Path, data: str) -> list[Measured]:
     return found
 
 
-def alike(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
+def comparable_runs(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
     """Return the runs on the same network that are most like this one.
 
     These are runs of the same method; else those whose methods need the same form of the network and train as much of

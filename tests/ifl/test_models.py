@@ -82,12 +82,12 @@ def test_known_sizes() -> None:
 @pytest.mark.parametrize("name, form", SIZES)
 def test_size_and_shape_of_each_form(name: str, form: str) -> None:
     """Each backbone has, in each of its forms, as many parameters as its layers come to, and gives non-negative
-    features of the dimension it names: at the size of its own images and at the other."""
+    features of the dimension it names, at two sizes of images."""
     assert form in model_forms(name)
     network = build_backbone(name, form)
     assert sum(parameter.numel() for parameter in network.parameters()) == SIZES[name, form]
     assert network.feature_dim == DIMS[name][form]
-    for side in (32, 112):
+    for side in (32, 64):
         with torch.no_grad():
             features = network(torch.randn(4, 3, side, side))
         assert features.shape == (4, DIMS[name][form]) and features.dtype == torch.float32
@@ -122,6 +122,24 @@ def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
     assert len(set(firsts)) == len(firsts)
+
+
+@pytest.mark.parametrize("form", ("plain", "branches", "twin"))
+def test_start_of_torch_is_uniform_within_one_over_the_root_of_the_fan_in(form: str) -> None:
+    """With init=torch each convolution is drawn anew, in order, from U(-b, b) with b = fan-in^(-1/2), and nothing else
+    differs from the model's own start."""
+    torch.manual_seed(5)
+    own = build_backbone("small_resnet", form)
+    wanted = {}
+    for name, module in own.named_modules():
+        if isinstance(module, nn.Conv2d):
+            bound = (module.in_channels * module.kernel_size[0] ** 2) ** -0.5
+            wanted[f"{name}.weight"] = torch.empty_like(module.weight).uniform_(-bound, bound)
+    torch.manual_seed(5)
+    found = build_backbone("small_resnet", form, "torch").state_dict()
+    assert wanted and found.keys() == own.state_dict().keys()
+    for key, value in own.state_dict().items():
+        torch.testing.assert_close(found[key], wanted.get(key, value), rtol=1e-6, atol=1e-9)
 
 
 # ----------------------------------------------------------------------------------------------------- what flows where

@@ -81,7 +81,7 @@ def test_numbers_equal_the_data(listed: tuple[Path, Path]) -> None:
     index = load_index(folder / "glt/train")
     mine = [row for row in rows(out / "classes.csv") if row["split"] == "glt/train"]
     assert [(int(row["images"]), row["group"]) for row in mine] == list(
-        zip((10, 6, 4, 3), ("many", "many", "medium", "few"), strict=False)
+        zip((10, 6, 4, 3), ("many", "many", "medium", "few"), strict=True)
     )
     for row in mine:
         chosen = index.attribute[index.label == int(row["class"])]

@@ -139,7 +139,7 @@ def test_every_sample_is_its_object(source: Path, dataset: Dataset) -> None:
     annotations = {entry["id"]: entry for document in documents for entry in document["annotations"]}
     files = {
         entry["id"]: source / part / entry["file_name"]
-        for document, part in zip(documents, ("train2014", "val2014"), strict=False)
+        for document, part in zip(documents, ("train2014", "val2014"), strict=True)
         for entry in document["images"]
     }
     names = {entry["id"]: entry["name"] for entry in documents[0]["categories"]}
@@ -459,6 +459,12 @@ def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.Ca
     assert build_module.main(["data=mscoco_glt", out, f"source={source}", "stage=split", "scale=0.01"]) == 0
     assert "stage=split was run with seed=0, stage=pack with another" in refused(
         capsys, out, f"source={source}", "stage=pack", "scale=0.01", "seed=3"
+    )
+    repaired = shutil.copytree(source, tmp_path / "repaired")
+    with open(repaired / "annotations" / "instances_val2014.json", "a") as file:
+        file.write(" ")
+    assert "instances_val2014.json changed since stage=split, which comes before stage=pack" in refused(
+        capsys, out, f"source={repaired}", "stage=pack", "scale=0.01"
     )
     assert (
         "class 'person' is too small for Test-GBL: "

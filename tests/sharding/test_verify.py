@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sharding.building.notices import Notices
 from sharding.checks.dataset import check_meta, read_index, read_meta, split_folders
 from sharding.checks.near_duplicates import alike, thumbnail
 from sharding.checks.report import Findings
@@ -643,7 +644,7 @@ def test_all_problems_are_counted_and_listed_to_the_limit(folder: Path) -> None:
     and the number of the rest.
     """
     index = load_index(folder / "glt/train")
-    for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=False):
+    for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=True):
         flip(folder / f"glt/train/shard-{shard:06d}.tar", offset + 20)
     every = problems(folder)
     assert len(every) == 26 and all(any(repr(str(key)) in line for line in every) for key in index.key)
@@ -730,3 +731,18 @@ def test_an_unfinished_build_is_checked_and_told(folder: Path) -> None:
         "dataset.json: the file is missing, so the build was not finished; the shards were checked against their "
         "indices alone"
     ]
+
+
+def test_what_the_build_left_out_or_doubted_is_a_warning_with_names(folder: Path) -> None:
+    """verify cannot stay silent about what a build did not take, however long ago it was."""
+    notices = Notices()
+    notices.leave_out("hard links in class tars", *(f"n1/{i}.JPEG" for i in range(25)))
+    notices.doubt("JPEGs with a damaged stretch", "a.JPEG")
+    recorded(folder, lambda meta: meta["notes"].update(notices.notes()), fingerprint=False)
+    assert problems(folder) == []
+    assert [text.partition(": by the build, ")[2] for text in warnings(folder)] == [
+        "1 taken, but doubtful: JPEGs with a damaged stretch (a.JPEG)",
+        f"25 left out: hard links in class tars ({', '.join(f'n1/{i}.JPEG' for i in range(20))} and 5 more)",
+    ]
+    recorded(folder, lambda meta: meta["notes"].update(left_out=[3]), fingerprint=False)
+    assert len(warnings(folder)) == 1

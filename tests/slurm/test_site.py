@@ -20,7 +20,8 @@ from slurm import launch as launcher
 from slurm import site_file
 from slurm.cluster.sbatch import batch_file, parameters
 from slurm.local import process_group
-from slurm.planning.requested_runs import wanted
+from slurm.planning.requested_runs import requested_runs
+from slurm.planning.schedule import Run
 from slurm.reuse import Reuse
 from tests.helpers.launching import batch_part, flags, launch, refused
 
@@ -287,7 +288,7 @@ def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monk
     monkeypatch.setattr(subprocess, "run", Started)
     for pipe in (None, "cat {path}"):
         with open(tmp_path / "lock", "w") as lock:
-            process_group._start(recipe, recipe.run_folder, lock, 1, pipe)
+            process_group._start(Run(recipe, pipe=pipe), lock, 1)
     Reuse(("evaluate", "run", "last", "{}"), "cat {path}").run()
     monkeypatch.undo()
     assert seen == [*[None] * recipe.tasks, *["cat {path}"] * recipe.tasks, "cat {path}"]
@@ -305,7 +306,7 @@ def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monk
 def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
     """And no reason to refuse them."""
     site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
-    runs, _ = wanted(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
+    runs, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
     assert launcher._cost(runs).startswith(
         "cost unknown: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched"
     )

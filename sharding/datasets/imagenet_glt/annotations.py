@@ -82,7 +82,7 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"annotation={path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"annotation={path} is not JSON ({error})") from None
     needed = ("cat2id", "id2cat", *SPLITS)
     missing = [key for key in needed if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
@@ -90,15 +90,15 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
         f"{key}.{field}"
         for key in SPLITS
         if not missing
-        for field in _OF_AN_IMAGE
-        if not isinstance(found[key].get(field), dict)
+        for field in (*_OF_AN_IMAGE, "cluster")
+        if not isinstance(found[key].get(field, {} if field == "cluster" else None), dict)
     ]
     if missing:
         raise DataError(
             f"annotation={path} lacks {', '.join(missing)}: the authors' split file of ImageNet-GLT is looked for"
         )
-    names = {int(number): name for number, name in found["id2cat"].items() if str(number).isdigit()}
-    if sorted(names) != list(range(len(names))) or any(
+    names = {int(number): str(name) for number, name in found["id2cat"].items() if number.isdecimal()}
+    if sorted(names) != list(range(len(found["id2cat"]))) or any(
         str(found["cat2id"].get(name)) != str(number) for number, name in names.items()
     ):
         raise DataError(
@@ -143,7 +143,8 @@ def _rows(
     sources, table = [], np.empty((len(names), 3), np.int64)
     for row, name in enumerate(names):
         try:
-            label, group, attribute = (int(found[field][name]) for field in _OF_AN_IMAGE)
+            label, group, attribute = (_whole(found[field][name]) for field in _OF_AN_IMAGE)
+            cluster = _whole(clusters.get(name, -1))
         except (KeyError, TypeError, ValueError):
             raise DataError(
                 f"annotation={path}: image {name} of {split} needs label, frequency and attribute, whole numbers all"
@@ -166,9 +167,23 @@ def _rows(
                 "lies elsewhere"
             )
         sources.append(source)
-        table[row] = label, attribute, int(clusters.get(name, -1))
+        table[row] = label, attribute, cluster
     order = np.argsort(np.array(sources), kind="stable") if sources else np.zeros(0, np.int64)
     return Rows(np.array(sources, dtype=np.str_)[order], *table[order].T)
+
+
+def _whole(value: Any) -> int:
+    """Return a number of a split file, which writes some as text.
+
+    Raises:
+        TypeError, ValueError: it is not whole.
+    """
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):  # infinity is not, either
+        raise ValueError(f"{value} is not a whole number")
+    number = int(value)
+    if not -(2**31) <= number < 2**31:
+        raise ValueError(f"{value} is beyond all legal numbers")
+    return number
 
 
 def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:

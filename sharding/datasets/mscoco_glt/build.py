@@ -32,11 +32,23 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
-from sharding.building.packing import WORK, Copies, Planned, Render, channel_statistics, finish, pack, planned_counts
+from sharding.building.notices import Notices
+from sharding.building.packing import (
+    WORK,
+    Copies,
+    Planned,
+    Render,
+    channel_statistics,
+    finish,
+    pack,
+    planned_counts,
+    source_changed,
+)
 from sharding.building.raw_files import Place
 from sharding.building.request import Request
+from sharding.building.source_stamps import Origin, Raw
 from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
-from sharding.datasets.mscoco_glt.attributes import Attributes, plain_arrays
+from sharding.datasets.mscoco_glt.attributes import Attributes, load_arrays, plain_arrays
 from sharding.datasets.mscoco_glt.objects import FOLDERS, Objects, crop, read_objects
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group, split, unevenness
 from sharding.format.dataset import digest_of
@@ -71,7 +83,8 @@ def build(request: Request) -> None:
         )
     if request.does("split"):
         options = _options(request, attributes)
-        if not request.stage and is_built(request.out, NAME, options):
+        built = not request.stage and is_built(request.out, NAME, options)
+        if built and not source_changed(folder, request.source):
             print(f"{NAME} is already in {folder}: nothing to do")
             return
         _save(folder / WORK / "split.npz", _deal(request, attributes), options)
@@ -86,7 +99,8 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
     render: Render = Copies(StoredSize(request.resize_short, request.quality))
     if request.source:
         render = Crops(request.resize_short, request.quality or QUALITY)
-    indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
+    workers, notices = request.processes, Notices()
+    indices = pack(folder, plan, render, options=options, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):
         return
     finish(folder, indices)
@@ -95,7 +109,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         edition, _, split_name = relative.partition("/")
         editions.setdefault(edition, {})[split_name] = relative
     statistics = {
-        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        edition: channel_statistics(folder / splits["train"], indices[splits["train"]], workers)
         for edition, splits in editions.items()
     }
     notes = {
@@ -104,6 +118,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         "plan": planned_counts(plan, len(dealt.names)),
         # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
         "duplicates": "warning",
+        **notices.notes(),
     }
     finish_dataset(
         request.out,
@@ -116,6 +131,8 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         notes=notes,
     )
     _report(dealt, notes, folder)
+    for line in notices.lines():
+        print(line)
 
 
 def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
@@ -149,17 +166,18 @@ def _check(request: Request) -> None:
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
     """Record all that the bytes depend on: the words that were given, and digests of the files that are read."""
-    files = (
-        [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
-    )
-    digests = {path.name: _digest(path) for path in files} | {
-        f"annotation {n}": _digest(path) for n, path in enumerate(request.annotation)
-    }
     return {
         **_words(request),
-        "files": digests,
+        "files": {name: _digest(path) for name, path in _files(request).items()},
         "attributes": "" if attributes is None else _digest_of_arrays(attributes),
     }
+
+
+def _files(request: Request) -> dict[str, Path]:
+    """Return the files that say what goes where, by the names under which their digests are recorded."""
+    annotations = request.source / "annotations" if request.source else None
+    files = [annotations / f"instances_{folder}.json" for folder in FOLDERS] if annotations else []
+    return {path.name: path for path in files} | {f"annotation {n}": path for n, path in enumerate(request.annotation)}
 
 
 def _words(request: Request) -> dict[str, Any]:
@@ -345,8 +363,24 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
                 f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same "
                 "words are legal"
             )
+    if request.stage:
+        _check_made_from(request, options, path.parent / "coco_attributes.npz")
     fields = {name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
     return Dealt(**fields), options
+
+
+def _check_made_from(request: Request, options: Mapping[str, Any], arrays: Path) -> None:
+    """Check that stage `split` used the files as they are now; what is gone by now is not needed any more.
+
+    Raises:
+        DataError: one changed since.
+    """
+    now = {name: (path, _digest(path)) for name, path in _files(request).items() if path.exists()}
+    changed = [path for name, (path, digest) in now.items() if options["files"].get(name, digest) != digest]
+    if options["attributes"] and arrays.exists() and options["attributes"] != _digest_of_arrays(load_arrays(arrays)):
+        changed.append(arrays)
+    if changed:
+        raise DataError(f"{changed[0]} changed since stage=split, which comes before stage={request.stage}")
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
@@ -387,6 +421,20 @@ class Cut:
     def __str__(self) -> str:
         return f"{self.place}, annotation {self.annotation}"
 
+    @property
+    def path(self) -> str:
+        """The image's file."""
+        return self.place.path
+
+    @property
+    def short(self) -> str:
+        """The image's name without the folders that the source lies in."""
+        return self.place.short
+
+    def traced(self) -> tuple[bytes, Origin]:
+        """Read the image's raw bytes, and tell what they come from."""
+        return self.place.traced()
+
 
 @dataclass(frozen=True)
 class Crops:
@@ -395,15 +443,14 @@ class Crops:
     resize_short: int | None
     quality: int
 
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
+    def __call__(self, planned: Planned, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
         """Return the JPEG bytes, and no more entries.
 
         Raises:
             ValueError: the image is bad; one sentence.
-            DataError: it cannot be read.
         """
-        where: Cut = planned.where
-        image = crop(where.place.read(), where.box, where.size)
+        assert isinstance(planned.where, Cut), "crops are cut from what `planned` made"
+        image = crop(data, planned.where.box, planned.where.size)
         if self.resize_short is not None and image.width > self.resize_short:
             image = image.resize((self.resize_short, self.resize_short), Image.Resampling.BILINEAR)
         return encoded(image, self.quality), {}
@@ -421,9 +468,14 @@ def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
 def _planned(dealt: Dealt, i: int, source: Path | None) -> Planned:
     label, annotation, box = int(dealt.label[i]), int(dealt.annotation[i]), dealt.box[i].tolist()
     more: dict[str, Any] = {"attribute_score": float(dealt.score[i])}
-    where: Any = Place(str(dealt.file[i]))
+    where: Raw = Place(str(dealt.file[i]))
     if source is not None:
-        where = Cut(Place(str(source / str(dealt.file[i]))), annotation, tuple(box), tuple(dealt.size[i].tolist()))
+        where = Cut(
+            Place(str(source / str(dealt.file[i])), root=str(source)),
+            annotation,
+            tuple(box),
+            tuple(dealt.size[i].tolist()),
+        )
         more |= {
             "image": int(dealt.image[i]),
             "annotation": annotation,
