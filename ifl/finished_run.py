@@ -20,15 +20,22 @@ from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
 from ifl.supervision.startup_timer import Boot
-from recipes.common.errors import RunError
+from recipes.common.addresses import command_of_process
+from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
+from recipes.common.json_text import read_object
 from recipes.resolve import load_resolved
+from sharding.format.index import load_npz
 
 Select = Literal["last", "best"]
 
 
 def evaluate(
-    run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None
+    run: Path,
+    select: Select,
+    cache_folder: str | None = None,
+    cache_gb: float | None = None,
+    pipe: str | None = None,
 ) -> dict[str, int]:
     """Evaluate every split by a finished run's weights, write preds/SELECT again and print the accuracies.
 
@@ -37,6 +44,7 @@ def evaluate(
         select: whose weights: the last epoch's, or those of the best on val.
         cache_folder: this machine's, for remote data.
         cache_gb: how much may be stored there.
+        pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Returns:
         For each split, how many predictions differ from those that were there; -1 where there were none.
@@ -44,7 +52,7 @@ def evaluate(
     Raises:
         CheckpointError: the run is not finished, its weights are gone, or the data are not those it was trained on.
     """
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe, meta = load_resolved(run / "recipe.yaml"), read_object(run / "meta.json", {"data_fingerprint": str})
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not the run's node, and pixels that are read once need not be kept.
     recipe = recipe.model_copy(
@@ -52,7 +60,7 @@ def evaluate(
             "data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})
         }
     )
-    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
+    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False, pipe=pipe)
     if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
             f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
@@ -63,12 +71,8 @@ def evaluate(
         ready.model.engine.network.load_state_dict(weights)
     changed = {}
     for split, evaluator in ready.readers.evaluators.items():
-        stored = run / "preds" / select / f"{split}.npz"
         predictions = evaluator.predict(ready.model.engine, ready.model.method)
-        changed[split] = -1
-        if stored.is_file():
-            with np.load(stored, allow_pickle=False) as before:
-                changed[split] = int((before["prediction"] != predictions["prediction"]).sum())
+        changed[split] = _changed(run / "preds" / select / f"{split}.npz", predictions["prediction"])
         write_predictions(run / "preds" / select, split, predictions)
         found = scores(predictions)
         what = {-1: "new", 0: "as before"}.get(
@@ -82,6 +86,18 @@ def evaluate(
     return changed
 
 
+def _changed(stored: Path, predicted: np.ndarray) -> int:
+    """Count the predictions that are not those stored, int64 [M]; -1 where none are."""
+    try:
+        before = load_npz(stored)["prediction"]
+    except FileNotFoundError:
+        return -1
+    except (DataError, KeyError) as error:
+        print(f"{stored} is damaged ({one_line(str(error))}) and is written anew", flush=True)
+        return -1
+    return int((before != predicted).sum()) if before.shape == predicted.shape else len(predicted)
+
+
 def export(run: Path, select: Select, file: Path) -> None:
     """Write a finished run's network, parameters and buffers, as safetensors; the file's metadata say what it is.
 
@@ -90,7 +106,8 @@ def export(run: Path, select: Select, file: Path) -> None:
     """
     from safetensors.torch import save
 
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe = load_resolved(run / "recipe.yaml")
+    meta = read_object(run / "meta.json", {"commit": str, "class_names": list})
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
     about = {
@@ -114,7 +131,10 @@ def main(words: list[str]) -> int:
     what, run, chosen, last = words
     select: Select = "best" if chosen == "best" else "last"
     try:
-        evaluate(Path(run), select, **json.loads(last)) if what == "evaluate" else export(Path(run), select, Path(last))
+        if what == "evaluate":
+            evaluate(Path(run), select, **json.loads(last), pipe=command_of_process())
+        else:
+            export(Path(run), select, Path(last))
     except (RunError, ValueError, OSError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2

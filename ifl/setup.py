@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from ifl.supervision.startup_timer import Boot
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_afar
 from recipes.common.errors import DataError
+from recipes.common.json_text import read_object
 from recipes.schema import Recipe
 from sharding.cache.decoded_images import PixelCache
 from sharding.cache.disk_budget import cache_folder
@@ -197,7 +197,14 @@ class Setup:
 
 
 def set_up(
-    recipe: Recipe, folder: Path, boot: Boot, *, fresh: bool, trains: bool = True, parts: Parts = USUAL_PARTS
+    recipe: Recipe,
+    folder: Path,
+    boot: Boot,
+    *,
+    fresh: bool,
+    trains: bool = True,
+    parts: Parts = USUAL_PARTS,
+    pipe: str | None = None,
 ) -> Setup:
     """Join the other ranks and make everything ready. A collective.
 
@@ -208,6 +215,7 @@ def set_up(
         fresh: the run has no history, so a second stage starts from its first stage's weights.
         trains: the training set's images are needed, and not only those of the splits that evaluate.
         parts: the classes to make things of.
+        pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Raises:
         DataError: the data set, its cache or the decoder is not what the run needs.
@@ -216,7 +224,7 @@ def set_up(
     """
     boot.part("connect")
     ranks = connect(recipe, folder, boot)
-    data = open_data(recipe)
+    data = open_data(recipe, pipe)
     boot.part("network")
     model = build_model(recipe, folder, ranks, data, fresh, parts)
     readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
@@ -232,9 +240,9 @@ def connect(recipe: Recipe, folder: Path, boot: Boot) -> Ranks:
     return Ranks(device=device, comm=comm, fence=Fence(folder) if comm.rank == 0 else None, patience_s=patience)
 
 
-def open_data(recipe: Recipe) -> Data:
-    """Open the recipe's data set and its training split."""
-    dataset = opened(recipe)
+def open_data(recipe: Recipe, pipe: str | None = None) -> Data:
+    """Open the recipe's data set and its training split; `pipe` as for `set_up`."""
+    dataset = opened(recipe, pipe)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
     return Data(
@@ -378,7 +386,7 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
     """
     begun, comm, device = folder / "meta.json", ranks.comm, ranks.device
     stored = comm.from_first(
-        json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
+        read_object(begun, {"decoder": str})["decoder"] if comm.rank == 0 and begun.exists() else None, device
     )
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
@@ -410,10 +418,10 @@ def _share(recipe: Recipe) -> float:
     return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
 
 
-def opened(recipe: Recipe) -> Dataset:
-    """Open the recipe's data set, with the node's cache where it is remote."""
+def opened(recipe: Recipe, pipe: str | None = None) -> Dataset:
+    """Open the recipe's data set, with the node's cache where it is remote; `pipe` as for `set_up`."""
     data = recipe.data
-    return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe))
+    return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe), pipe=pipe)
 
 
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:

@@ -11,10 +11,15 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurm.monitoring.events import append_event
+
+if TYPE_CHECKING:
+    from ifl.supervision.watchdog import Watchdog
 
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
@@ -46,8 +51,8 @@ class TrainJob:
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
         from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
-        from ifl.supervision.watchdog import Watchdog
-        from recipes.common.errors import DataError, RunError
+        from recipes.common.addresses import command_of_process
+        from recipes.common.errors import UserError
 
         try:
             from slurm.rendezvous import export_rank
@@ -57,9 +62,7 @@ class TrainJob:
 
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
-            watchdog = Watchdog(
-                recipe.log.stuck_after_s, rank, lambda message: append_event(folder, "failed", rank=rank, error=message)
-            )
+            watchdog = _watchdog(folder, rank, recipe.log.stuck_after_s, stop_requested)
             from ifl.run_log import close_monitors
             from ifl.train import train
             from slurm.code_snapshot import running
@@ -67,13 +70,14 @@ class TrainJob:
             if first:
                 append_event(folder, "start", code=running())
             with disk_of(folder), launched_by(self.command):
-                code = FINISHED if train(recipe, folder, stop_requested, watchdog.progressed) else STOPPED
+                finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=command_of_process())
+            code = FINISHED if finished else STOPPED
             if first:
                 append_event(folder, "finished" if code == FINISHED else "stopped")
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, RunError | DataError):  # a sentence for the user; others are for developers
+                if isinstance(error, UserError):  # a sentence for the user; others are for developers
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
@@ -93,6 +97,16 @@ class TrainJob:
     def checkpoint(self) -> None:
         """Return nothing to submit, when submitit asks before it requeues: the loop saves on the same signal."""
         return None
+
+
+def _watchdog(folder: Path, rank: int, stuck_after_s: float, stop_requested: Callable[[], bool]) -> Watchdog:
+    """Watch this rank; what it does about it is noted in the run folder."""
+    from ifl.supervision.watchdog import Leaving, Watchdog
+
+    def note(event: str) -> Callable[[str], object]:
+        return lambda message: append_event(folder, event, rank=rank, error=message)
+
+    return Watchdog(stuck_after_s, rank, note("failed"), Leaving(stop_requested, note("stopped"), STOPPED))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ What is true of your cluster (partition, account, ...) goes once into slurm/site
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import signal
 import sys
@@ -93,10 +92,6 @@ def main(words: list[str]) -> int:
 
     try:
         site = site_file.load()
-        if site.pipe:
-            from sharding.cache.remote_files import COMMAND
-
-            os.environ[COMMAND] = site.pipe  # data may come by this command, and by no other
         command = parse(words, site)
         if not isinstance(command, Training):
             return command.run()
@@ -167,9 +162,9 @@ def _run_here(command: Training) -> int:
     from slurm.local.run_queue import run_all
 
     _announce(command)
-    _set_aside(command.runs)
+    _set_aside(command)
     outlive_output()
-    return run_all(command.runs, _check_data, command.at_once)
+    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
 
 
 def _submit(command: Training) -> int:
@@ -177,8 +172,9 @@ def _submit(command: Training) -> int:
     from slurm.cluster import submission
 
     _announce(command)
-    _set_aside(command.runs)
-    submission.submit_all(command.runs, command.at_once, command.site, _check_data)
+    _set_aside(command)
+    check = functools.partial(_check_data, pipe=command.site.pipe)
+    submission.submit_all(command.runs, command.at_once, command.site, check)
     return 0
 
 
@@ -189,13 +185,13 @@ def _announce(command: Training) -> None:
         print(*said, sep="\n", flush=True)
 
 
-def _set_aside(runs: Sequence[Run]) -> None:
+def _set_aside(command: Training) -> None:
     """Rename the folders of the runs that are to be made anew, once it is sure that they can be made."""
     from slurm.run_folder import set_aside
 
-    anew = [run for run in runs if run.again]
+    anew = [run for run in command.runs if run.again]
     for run in anew:
-        _check_data(run.recipe)
+        _check_data(run.recipe, pipe=command.site.pipe)
     for run in anew:
         set_aside(run.folder)
 
@@ -224,21 +220,22 @@ def _cost(runs: Sequence[Run]) -> str:
         return f"cost unknown: {error}"
 
 
-def _check_data(recipe: Recipe) -> None:
+def _check_data(recipe: Recipe, pipe: str | None = None) -> None:
     """Find data that are not there before the queue, and not after it.
 
-    A command that brings them may need what the site file's setup lines load, which run on the nodes only: then a
-    failure here is a warning.
+    The site file's command that brings them (`pipe`) may need what its setup lines load, which run on the nodes only:
+    then a failure here is a warning.
     """
-    _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
+    lenient = recipe.data_root == PIPE and recipe.cluster != "local"
+    _check_set(recipe.data_root, recipe.data.name, pipe, lenient)
 
 
 @functools.cache  # a table's runs share theirs
-def _check_set(root: str, name: str, lenient: bool) -> None:
+def _check_set(root: str, name: str, pipe: str | None, lenient: bool) -> None:
     from slurm.planning.cost import opened
 
     try:
-        opened(root, name)
+        opened(root, name, pipe)
     except DataError as error:
         if not lenient:
             raise

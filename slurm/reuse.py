@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.common.addresses import with_command
 from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
@@ -30,14 +31,16 @@ class Reuse:
 
     Attributes:
         job: the words of `python -m ifl.finished_run`.
+        pipe: the site file's command, by which data may come.
     """
 
     job: tuple[str, ...]
+    pipe: str | None = None
 
     def run(self) -> int:
         """Run it; returns the exit code."""
         # Without RANK the process is the only rank (ifl/engine.py).
-        environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+        environment = with_command({key: value for key, value in os.environ.items() if key != "RANK"}, self.pipe)
         words = [sys.executable, "-m", "ifl.finished_run", *self.job]
         return subprocess.run(words, cwd=PROJECT, env=environment).returncode
 
@@ -56,6 +59,8 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     what = "eval" if take_words(words, ("eval",))[0] else "export"
 
     def unknown(fault: Fault) -> RecipeError:
+        if fault.kind == "address":
+            return RecipeError(fault.refusal)
         return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, LEGAL[what])}")
 
     values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"))
@@ -71,7 +76,7 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
         return Reuse(("export", run, select, str(Path(out).absolute())))
     here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
     cache = json.dumps({"cache_folder": here.cache_folder, "cache_gb": here.cache_gb})
-    return Reuse(("evaluate", run, select, cache))
+    return Reuse(("evaluate", run, select, cache), site.pipe)
 
 
 def _finished(what: str, name: str, runs: str | None) -> Path:

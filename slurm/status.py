@@ -40,10 +40,19 @@ if Path(sys.path[0]).resolve() == PROJECT / "slurm":
     sys.path[0] = str(PROJECT)
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest  # noqa: E402 (found by the line above)
-from recipes.common.errors import StatusError, one_line  # noqa: E402
+from recipes.common.errors import StatusError, UserError, one_line  # noqa: E402
 from slurm.monitoring import run_state  # noqa: E402
 from slurm.monitoring.failure import why  # noqa: E402
-from slurm.monitoring.run_state import ENDED, Job, is_over, job_of, json_lines, recipe_of, state_of  # noqa: E402
+from slurm.monitoring.run_state import (  # noqa: E402
+    ENDED,
+    Job,
+    is_over,
+    job_of,
+    meta_of,
+    metric_lines,
+    recipe_of,
+    state_of,
+)
 
 COLOURS = {
     "finished": 32,
@@ -90,11 +99,11 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     from slurm.monitoring.events import append_event, read
 
     events = read(folder)
-    lines = json_lines(folder / "metrics.jsonl")
+    lines = metric_lines(folder)
     trained = [line for line in lines if line["kind"] == "train"]
     step, rate = (trained[-1]["step"], trained[-1]["images_per_s"]) if trained else (0, None)
     epoch, steps, left = "-", "-", None
-    recipe, meta = recipe_of(folder), next(iter(json_lines(folder / "meta.json", whole=True)), None)
+    recipe, meta = recipe_of(folder), meta_of(folder)
     if recipe and meta:
         epochs, of_epoch = recipe["schedule"]["epochs"], meta["steps_per_epoch"]
         epoch, steps = f"{step / of_epoch:.1f}/{epochs}", f"{step}/{of_epoch * epochs}"
@@ -203,6 +212,8 @@ class About:
         """
         try:
             print(self.act(self.folder.absolute()))
+        except UserError as error:
+            raise StatusError(str(error)) from None
         except DAMAGE as error:
             raise StatusError(f"{self.folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}") from None
         return 0
@@ -237,6 +248,8 @@ def _run_named(key: str, name: str, runs: Path) -> Path:
 
 
 def _fault(fault: Fault) -> StatusError:
+    if fault.kind == "address":
+        return StatusError(fault.refusal)
     if fault.kind == "empty":
         return StatusError(f"{fault.key}= needs a value: {EXAMPLES[fault.key]}")
     return StatusError(f"{fault.word} is not a key=value of this command; {nearest(fault.key, EXAMPLES)}")

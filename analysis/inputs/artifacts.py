@@ -6,17 +6,12 @@ Older runs may lack some of it. A figure that needs it is then left out, with th
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inputs.runs import Run
-
-READ_ERRORS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged .npz may raise."""
+from analysis.inputs.runs import Run, arrays_of
 
 
 @dataclass(frozen=True)
@@ -86,11 +81,7 @@ def environments_of(run: Run) -> list[Environments]:
     rebuilds = []
     for epoch, file in sorted(files.items()):
         where = f"{run.name}: env/{file.name}"
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-        except READ_ERRORS as error:
-            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        arrays = arrays_of(file, where)
         lacking = [key for key in ("weights", "labels", "attributes") if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}")

@@ -13,15 +13,17 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from analysis.inputs.runs import arrays_of
 from recipes.folders import is_run_name
 
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
-PLACES = re.compile(r"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
+PLACES = re.compile(rb"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
-WORDS = re.compile(r',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
+WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
 """The same in the command that meta.json records."""
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
@@ -38,14 +40,14 @@ def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
         copy = target / path.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:
-            with np.load(path, allow_pickle=False) as arrays:
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, **{name: arrays[name] for name in arrays.files if name not in THUMBNAILS})
+            arrays: dict[str, Any] = arrays_of(path, str(path))
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if name not in THUMBNAILS})
             copy.write_bytes(buffer.getvalue())
         elif path.name == "recipe.yaml":
-            copy.write_text(PLACES.sub(r"\1: null", path.read_text(encoding="utf-8")), encoding="utf-8")
+            copy.write_bytes(PLACES.sub(rb"\1: null", path.read_bytes()))
         elif path.name == "meta.json":
-            copy.write_text(WORDS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+            copy.write_bytes(WORDS.sub(b"", path.read_bytes()))
         else:
             shutil.copyfile(path, copy)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,6 +15,7 @@ from pydantic import ValidationError
 
 from ifl.metrics import ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
+from recipes.common.json_text import parse_json, whole_lines
 from recipes.folders import is_run_name
 from recipes.identity import departures
 from recipes.resolve import as_it_ran, resolve
@@ -30,6 +28,8 @@ ARRAYS = ("label", "prediction", "group", "attribute")
 MORE_ARRAYS = ("id", "confidence")
 """What they hold besides, which runs of an early date may lack."""
 
+DEEPEST = 100
+"""Levels of a recipe.yaml; there are four."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
@@ -94,10 +94,9 @@ class Run:
 
     def _events(self) -> list[dict[str, Any]]:
         try:
-            lines = (self.path / "log" / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+            return list(whole_lines((self.path / "log" / "events.jsonl").read_bytes()))
         except OSError:
             return []
-        return [event for event in map(json_object, lines) if event]
 
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
         """Read the arrays of `preds/<select>/<split>.npz`, each [M].
@@ -110,14 +109,7 @@ class Run:
         """
         file = self.path / "preds" / select / f"{split}.npz"
         where = file.relative_to(self.path)
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files if key in (*ARRAYS, *MORE_ARRAYS)}
-        except FileNotFoundError:
-            raise ValueError(f"{where} is missing") from None
-        # The last two: numpy returns a bare array, not an archive, for a file in its other format.
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
-            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        arrays = arrays_of(file, str(where), (*ARRAYS, *MORE_ARRAYS))
         lacking = [key for key in ARRAYS if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}; needed are {', '.join(ARRAYS)}")
@@ -159,18 +151,38 @@ class Run:
             return [], 0
         lines: dict[tuple[int, str, str], dict[str, Any]] = {}
         bad: list[int] = []
-        text = file.read_text(encoding="utf-8", errors="replace").split("\n")
-        text = text[:-1] if text[-1] == "" else text
+        text = file.read_bytes().split(b"\n")
+        text = text[:-1] if text[-1] == b"" else text
         for number, line in enumerate(text):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 key = int(entry["step"]), str(entry["kind"]), str(entry.get("split", ""))
                 lines[key] = {**entry, "epoch": int(entry["epoch"])}
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError):
                 bad.append(number)
         if bad and bad[-1] == len(text) - 1:
             bad.pop()
         return [lines[key] for key in sorted(lines)], len(bad)
+
+
+def arrays_of(file: Path, where: str, keys: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz.
+
+    Args:
+        file: the .npz.
+        where: its name for messages.
+        keys: those that are wanted, of which some may not be there; None for all.
+
+    Raises:
+        ValueError: it is missing or cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files if keys is None or key in keys}
+    except FileNotFoundError:
+        raise ValueError(f"{where} is missing") from None
+    except Exception as error:  # numpy, zipfile and the tokenizer raise some ten unrelated types for damaged bytes
+        raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
 
 
 def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
@@ -221,8 +233,8 @@ def load_run(path: Path) -> Run:
     Raises:
         ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
     """
-    recipe = _mapping(path / "recipe.yaml", lambda text: yaml.load(text, Loader=_YAML))
-    meta = _mapping(path / "meta.json", json.loads)
+    recipe = _mapping(path / "recipe.yaml", _yaml)
+    meta = _mapping(path / "meta.json", parse_json)
     return Run(
         path=path,
         recipe=_get(recipe, "recipe", str, "recipe.yaml"),
@@ -259,21 +271,21 @@ def _code(meta: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((word, str(known[word])) for word in ("method", "model") if word in known)
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object; empty where the text is torn or is not an object."""
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+def _yaml(data: bytes) -> Any:
+    depth = 0
+    for event in yaml.parse(data, Loader=_YAML):  # without this look the C loader crashes on what is nested deeply
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return yaml.load(data, Loader=_YAML)
 
 
-def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
+def _mapping(file: Path, parse: Callable[[bytes], Any]) -> Mapping[str, Any]:
     try:
-        content = parse(file.read_text(encoding="utf-8"))
+        content = parse(file.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{file.name} is missing") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name} cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no mapping")

@@ -12,11 +12,12 @@ import jinja2
 from PIL import Image
 
 from analysis.figures.catalogue import NamedFigure
-from analysis.inputs.runs import Run, json_object
+from analysis.inputs.runs import Run
 from analysis.report.explain import column_name, explain_cell
 from analysis.tables.agreement import agreement_sentence
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import MISSING, baseline_mark, blocks, heading, legend, percent, ranks
+from recipes.common.json_text import NotJson, parse_json
 
 COLOURS = 128
 """Colours of an image on the page: enough for a plot, and a third of the bytes."""
@@ -185,9 +186,10 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        return json_object(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not readable, or not text
+        content = parse_json(file.read_bytes())
+    except (OSError, NotJson):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _text(file: Path) -> str:

@@ -31,6 +31,7 @@ from ifl.saving.storage import storage_error
 from ifl.supervision.fence import Fence
 from recipes.common.errors import RunError
 from recipes.common.files import FULL, file_digest, sync_folder, write_json, write_synced, write_whole
+from recipes.common.json_text import parse_json
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
@@ -200,7 +201,7 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is not what was written.
     """
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    manifest = parse_json((checkpoint / MANIFEST).read_bytes())
     if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _digest(manifest):
         raise ValueError(f"{checkpoint / MANIFEST} is not what was written")
     return manifest

@@ -28,7 +28,7 @@ def commit() -> str:
     In a copy made for a job it is what was checked out when the copy was made.
     """
     if (stated := PROJECT / "COMMIT").exists():
-        return stated.read_text().partition("\n")[0]
+        return stated.read_text(errors="replace").partition("\n")[0]
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")

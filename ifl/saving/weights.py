@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from ifl.engine import Engine
 from ifl.method import BaseMethod
 from ifl.saving.checkpoint import CheckpointError
 from recipes.common.files import file_digest, write_whole
+from recipes.common.json_text import OF_A_RUN, read_object
 
 Weights = dict[str, torch.Tensor]
 
@@ -44,10 +44,14 @@ def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
 
     Raises:
         CheckpointError: the run is not finished, or its weights are gone.
+        DataError: its `done` is damaged.
     """
     if not (run / "done").is_file():
         raise CheckpointError(f"{run} is not finished: this run needs its weights")
-    file, digest = json.loads((run / "done").read_text())["weights"][select]
+    named = read_object(run / "done", {"weights": dict})["weights"].get(select)
+    if not isinstance(named, list) or [type(part) for part in named] != [str, str]:
+        raise CheckpointError(f"{run / 'done'} is damaged (it names no {select} weights); {OF_A_RUN}")
+    file, digest = named
     return read_weights(run / "ckpt" / file, digest)
 
 

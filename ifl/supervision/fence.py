@@ -8,14 +8,14 @@ file systems without locks this narrows the race to the moment between the look 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import RunError
+from recipes.common.errors import DataError, RunError
 from recipes.common.files import write_json, write_whole
+from recipes.common.json_text import read_object
 
 
 class Fenced(RunError):
@@ -56,8 +56,8 @@ class Fence:
     def _read_claim(self) -> dict[str, Any] | None:
         """Read the claim that is in the folder; None where none can be read."""
         try:
-            return dict(json.loads(self._path.read_text()))
-        except (OSError, ValueError, TypeError):
+            return read_object(self._path, {"restart": int})
+        except DataError:
             return None
 
     def check(self) -> None:

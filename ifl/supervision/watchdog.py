@@ -17,13 +17,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import FrameType
 
 BOOT_S = 120.0
 """The least that a start may take: imports, ranks that start late, loading, and the first step."""
+LEAVE_BOOT_S, LEAVE_WAIT_S = 10.0, 30.0
+"""How long a rank that was asked to stop may go on in a start, or wait for a batch, before it leaves without a save."""
 LAST_WORDS_S = 5.0
 """A disk that hangs may be why there is no progress, so what is written about it gets this long."""
+FOR_A_BATCH = (
+    os.path.join("torch", "utils", "data", "dataloader.py"),
+    os.path.join("sharding", "cache", "prefetcher.py"),
+)
 WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "distributed", "comm.py"))
 
 
@@ -40,6 +47,21 @@ def patience_s(stuck_after_s: float) -> float:
     return 2 * boot_limit_s(stuck_after_s)
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """How a rank leaves that was asked to stop and cannot come to the step where it would save.
+
+    Attributes:
+        asked: whether it was asked.
+        note: called with a sentence before it leaves.
+        code: the exit code.
+    """
+
+    asked: Callable[[], bool]
+    note: Callable[[str], object]
+    code: int
+
+
 class Watchdog:
     """Watches the thread that makes it, as long as the process lives.
 
@@ -48,9 +70,13 @@ class Watchdog:
             `boot_limit_s` of it.
         rank: this process's, for the sentence.
         on_stuck: called with a sentence, from another thread; the process ends after it, or without it after 5 s.
+        leaving: what becomes of a request to stop that comes in a start, or while a batch does not.
     """
 
-    def __init__(self, stuck_after_s: float, rank: int, on_stuck: Callable[[str], object]) -> None:
+    def __init__(
+        self, stuck_after_s: float, rank: int, on_stuck: Callable[[str], object], leaving: Leaving | None = None
+    ) -> None:
+        self._leaving, self._asked_s = leaving, 0.0
         self._limit_s, self._rank, self._on_stuck = stuck_after_s, rank, on_stuck
         self._section, self._silent_s = "boot", 0.0
         self._watched = threading.get_ident()
@@ -67,14 +93,42 @@ class Watchdog:
             time.sleep(nap)
             now = time.monotonic()
             self._silent_s += min(now - before, 2 * nap)  # a longer nap was a pause of the whole process
+            self._asked_s = self._asked_s + min(now - before, 2 * nap) if self._cannot_stop() else 0.0
             before = now
-            if self._silent_s > (boot_limit_s(self._limit_s) if self._section.startswith("boot") else self._limit_s):
-                last_words = threading.Thread(target=self._speak, daemon=True)
-                last_words.start()
-                last_words.join(LAST_WORDS_S)
-                for worker in multiprocessing.active_children():
-                    worker.kill()  # one that hangs would not see that its rank has ended
-                os._exit(1)
+            if self._leaving and self._asked_s > self._patience_s():
+                self._end(self._leave, self._leaving.code)
+            if self._silent_s > (boot_limit_s(self._limit_s) if self._in_boot() else self._limit_s):
+                self._end(self._speak, 1)
+
+    def _end(self, last_words: Callable[[], None], code: int) -> None:
+        thread = threading.Thread(target=last_words, daemon=True)
+        thread.start()
+        thread.join(LAST_WORDS_S)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # one that hangs would not see that its rank has ended
+        os._exit(code)
+
+    def _in_boot(self) -> bool:
+        return self._section.startswith("boot")
+
+    def _patience_s(self) -> float:
+        return LEAVE_BOOT_S if self._in_boot() else LEAVE_WAIT_S
+
+    def _cannot_stop(self) -> bool:
+        """Say whether this rank was asked to stop and is where it does not hear it."""
+        if self._leaving is None or not self._leaving.asked():
+            return False
+        return self._in_boot() or _is_in(sys._current_frames().get(self._watched), FOR_A_BATCH)
+
+    def _leave(self) -> None:
+        message = (
+            f"Stopped: rank {self._rank} was asked to stop in {self._section}, "
+            f"{'where' if self._in_boot() else 'and waited for a batch, where'} nothing is saved; the run goes on from "
+            "its last checkpoint"
+        )
+        print(message, file=sys.stderr, flush=True)
+        assert self._leaving is not None, "only then a rank leaves"
+        self._leaving.note(message)
 
     def _speak(self) -> None:
         others = ", waiting for the other ranks" if waits_for_others(sys._current_frames().get(self._watched)) else ""
@@ -86,8 +140,13 @@ class Watchdog:
 
 def waits_for_others(frame: FrameType | None) -> bool:
     """Say whether a thread is in a collective; on a GPU, where they return at once, its stack may not show it."""
+    return _is_in(frame, WAITING)
+
+
+def _is_in(frame: FrameType | None, files: Collection[str]) -> bool:
+    """Say whether a thread is in a call of one of some files."""
     while frame is not None:
-        if any(part in frame.f_code.co_filename for part in WAITING):
+        if any(part in frame.f_code.co_filename for part in files):
             return True
         frame = frame.f_back
     return False

@@ -23,14 +23,17 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import FULL, replacing
+from recipes.common.json_text import read_object
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
+from sharding.cache.remote_files import RemoteOrigin
 from sharding.format.dataset import FetchAhead
 from sharding.format.index import INDEX_FILE, Index, load_index
 
 LOOK_S = 0.02
 """Seconds between two looks for room, for a reader that needs a shard now."""
+_NOTHING: dict[str, float] = {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,31 @@ class NodeCache:
     """A data set's part of a node's cache folder: a `ShardSource`.
 
     Attributes:
-        root: where the data set comes from; see sharding/cache/remote_files.py.
+        origin: where the data set comes from.
         name: the data set's.
-        folder: mirrors what lies under `root/name`.
+        folder: mirrors what lies there.
         most_bytes: bytes of shards of all data sets that the node keeps, those on their way included.
     """
 
-    root: str
+    origin: RemoteOrigin
     name: str
     folder: Path
     most_bytes: int
 
     @classmethod
     def made(
-        cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0
+        cls,
+        origin: RemoteOrigin,
+        name: str,
+        fingerprint: str,
+        folder: Path,
+        most_bytes: float | None,
+        share: float = 1.0,
     ) -> NodeCache:
         """The cache of the data set with this fingerprint; other data have another place.
 
         Args:
-            root: where the data set comes from.
+            origin: where the data set comes from.
             name: the data set's.
             fingerprint: the data set's.
             folder: the node's cache folder.
@@ -69,7 +78,7 @@ class NodeCache:
         mine = folder / "shards" / f"{remote_files.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
         try:
             mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(root, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
+            return cls(origin, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
         except OSError as error:
             raise DataError(
                 f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal"
@@ -111,7 +120,7 @@ class NodeCache:
             part.write_bytes(data)
             return _what_is_wrong(part, fingerprint)
 
-        remote_files.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
+        remote_files.fetch_small(self.origin, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
         os.replace(part, folder / INDEX_FILE)
 
     def shard(self, relative: str, index: Index, shard: int) -> Path:
@@ -172,7 +181,7 @@ class NodeCache:
         part = path.with_suffix(".part")
         with open(part, "r+b") as file:
             download = _Download(file, size, sha256)
-            remote_files.fetch(self.root, f"{self.name}/{relative}/{path.name}", download.begin, download.problem)
+            remote_files.fetch(self.origin, f"{self.name}/{relative}/{path.name}", download.begin, download.problem)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -245,7 +254,7 @@ class NodeCache:
         # A disk that is full loses counts, but ends no run.
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
-            counts = json.loads(path.read_text()) if path.exists() else {}
+            counts = _counts(path)
             with replacing(path) as whole:
                 whole.write_text(
                     json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")})
@@ -257,9 +266,8 @@ class NodeCache:
         The last is the seconds for which readers waited, all processes added up.
         """
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # whoever tidies up ends no run
-            counts: dict[str, float] = json.loads((self.folder / "counts.json").read_text())
-            return counts
-        return {"shards": 0, "bytes": 0, "waited_s": 0.0}
+            return _counts(self.folder / "counts.json")
+        return dict(_NOTHING)
 
     def check_budget(self, index: Index, window: int, draws: int) -> None:
         """Check that the shards which an epoch of one stream needs at the same time fit.
@@ -332,6 +340,14 @@ def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhe
         if turn[shard] == math.inf or (turn[shard] > ahead.turns[path] and there[shard].st_mtime < ahead.began)
     ]
     return sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
+
+
+def _counts(path: Path) -> dict[str, float]:
+    """The counts in a file: nothing where nobody noted any, or the note is damaged."""
+    with contextlib.suppress(DataError):
+        found = read_object(path, {})
+        return {key: found[key] if isinstance(found.get(key), int | float) else no for key, no in _NOTHING.items()}
+    return dict(_NOTHING)
 
 
 def _what_is_wrong(file: Path, fingerprint: str) -> str:

@@ -10,7 +10,6 @@ after another.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -22,6 +21,8 @@ from typing import Any
 
 from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
+from recipes.common.files import write_json
+from recipes.common.json_text import read_object
 from recipes.resolve import resolve
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
@@ -237,7 +238,7 @@ def _submit(build: Build) -> int:
                 f"in the queue: scancel {' '.join(jobs)})"
             ) from None
         finally:
-            (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
+            write_json(work / "jobs.json", {"name": f"build-{name}-", "jobs": jobs})
         parts = f", {len(stage.parts)} parts" if len(stage.parts) > 1 else ""
         condition = f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""
         print(f"{stage.name}: job {jobs[-1]}{parts}{condition}", flush=True)
@@ -249,13 +250,14 @@ def _in_the_queue(work: Path) -> list[str]:
 
     Raises:
         RecipeError: SLURM does not say.
+        DataError: the file that names them is damaged.
     """
     from slurm.monitoring.run_state import ENDED, queue
 
-    try:
-        earlier = json.loads((work / "jobs.json").read_text())
-    except (FileNotFoundError, ValueError):
+    if not (work / "jobs.json").exists():
         return []
+    remedy = "see in squeue that no job of this build is there, and remove the file"
+    earlier = read_object(work / "jobs.json", {"name": str, "jobs": list}, remedy)
     known = queue()
     if known is None:
         raise RecipeError(
@@ -267,4 +269,4 @@ def _in_the_queue(work: Path) -> list[str]:
         for job, said in known.items()
         if said.name.startswith(earlier["name"]) and said.state not in ENDED
     }
-    return sorted(live.intersection(earlier["jobs"]))
+    return sorted(live.intersection(map(str, earlier["jobs"])))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,11 +16,13 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ifl.supervision.signals import LAUNCHER, REQUESTS
-from recipes.common.addresses import free_port
+from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import release, try_acquire
 from recipes.schema import PROJECT
 from slurm.job import FAILED, FINISHED, STOPPED
+from slurm.monitoring.events import read
 from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
 
@@ -58,7 +59,7 @@ class LocalRun:
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
-        self._lock = open(run.folder / "lock", "a+")  # noqa: SIM115 (held as long as the run)
+        self._lock = open(run.folder / "lock", "a+", errors="replace")  # noqa: SIM115 (held as long as the run)
         ended, self._alive = os.pipe()  # the ranks see its end when this process ends
         try:
             _take(self._lock, run.folder)
@@ -110,23 +111,27 @@ class LocalRun:
 
     def _draw(self) -> None:
         for line in next(self._lines):
-            if self.steps is None and (self.folder / "meta.json").exists():
-                of_epoch: int = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"]
-                self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
-                self.bar.set_description(self.recipe.recipe)
-            if self.step == 0 and line["step"]:
-                self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
-            if line["kind"] == "train":
-                self._seen.update(
-                    epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
-                    loss=f"{line['loss']:.3f}",
-                    img_s=f"{line['images_per_s']:.0f}",
-                )
-            elif line["kind"] == "eval":
-                self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
-            self.bar.set_postfix(self._seen, refresh=False)
-            self.bar.update(line["step"] - self.step)
-            self.step = line["step"]
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # damaged, and the bar can do without
+                self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self.steps is None and (self.folder / "meta.json").exists():
+            of_epoch: int = read_object(self.folder / "meta.json", {"steps_per_epoch": int})["steps_per_epoch"]
+            self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
+            self.bar.set_description(self.recipe.recipe)
+        if self.step == 0 and line["step"]:
+            self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
+        if line["kind"] == "train":
+            self._seen.update(
+                epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
+                loss=f"{line['loss']:.3f}",
+                img_s=f"{line['images_per_s']:.0f}",
+            )
+        elif line["kind"] == "eval":
+            self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
+        self.bar.set_postfix(self._seen, refresh=False)
+        self.bar.update(line["step"] - self.step)
+        self.step = line["step"]
 
     def _verdict(self, codes: list[int | None]) -> int:
         """Return the run's exit code from its ranks', and say what went wrong.
@@ -150,7 +155,8 @@ class LocalRun:
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
             return FAILED
         if STOPPED in codes:
-            self.bar.write(f"stopped and saved after step {self.step}; the same command goes on from there")
+            unsaved = next((event["error"] for event in read(self.folder)[-1:] if "error" in event), "")
+            self.bar.write(unsaved or f"stopped and saved after step {self.step}; the same command goes on from there")
             return STOPPED
         return FINISHED
 
@@ -214,7 +220,7 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
+            **with_command(os.environ, run.pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }
@@ -248,7 +254,7 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield again and again the whole lines added since the last time; those of earlier starts are passed over."""
     position = path.stat().st_size if path.exists() else 0
     while True:
-        lines = []
+        lines: list[dict[str, Any]] = []
         if path.exists():
             position = min(position, path.stat().st_size)  # a resumed run cuts the file
             with open(path, "rb") as file:
@@ -257,6 +263,5 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
                     if not line.endswith(b"\n"):
                         break
                     position += len(line)
-                    if line.startswith(b"{"):
-                        lines.append(json.loads(line))
+                    lines += whole_lines(line)
         yield lines

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.monitoring import run_state
-from slurm.monitoring.run_state import json_lines, since_submitted, state_of
+from slurm.monitoring.run_state import meta_of, metric_lines, since_submitted, state_of
 
 FOLLOWS = (
     r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting"
@@ -44,7 +44,7 @@ def why(folder: Path) -> str:
             return _without_words(folder, noted, state)
     events = [event for event in events if event["incarnation"] == events[-1]["incarnation"]]
     failures = [event for event in events if event["event"] == "failed"]
-    cause = next((event for event in failures if not re.search(FOLLOWS, event["error"])), None)
+    cause = next((event for event in failures if not _follows(event["error"])), None)
     ends = [end for event in events if event["event"] == "verdict" for end in event["ends"]]
     killed = next(
         (match for end in ends if (match := re.search(r"tasks? ([\d,-]+): (?!Exited|Terminated)", end))), None
@@ -73,6 +73,11 @@ def why(folder: Path) -> str:
     return f"{folder.name}: {sentence}\n{log}:\n{tail}"
 
 
+def _follows(error: str) -> bool:
+    """Whether a rank met an error because of another; what is wrong with the data has that word from a file system."""
+    return bool(re.search(FOLLOWS, error)) and not error.startswith("DataError")
+
+
 def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -> str:
     """Tell what is known where no rank said why a job ended or waits: state, verdict, the newest start's log."""
     events = since_submitted(events)
@@ -91,7 +96,5 @@ def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -
 
 def _world(folder: Path) -> int:
     """Return the number of ranks, as the newest start says it."""
-    meta = json_lines(folder / "meta.json", whole=True)
-    return next(
-        (line["world"] for line in reversed([*meta, *json_lines(folder / "metrics.jsonl")]) if "world" in line), 0
-    )
+    said = [meta_of(folder) or {}, *metric_lines(folder)]
+    return next((line["world"] for line in reversed(said) if "world" in line), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.common import leases
+from recipes.common.errors import DataError
+from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
@@ -97,15 +98,33 @@ def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
     return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
 
 
-def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
-    """Read the JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
-    lines, text = [], path.read_text() if path.exists() else ""
-    for line in [text] if whole else text.splitlines():
+def metric_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read the run's metrics.jsonl; torn lines are passed over.
+
+    Raises:
+        DataError: a whole line is something else than what a run writes.
+    """
+    path = folder / "metrics.jsonl"
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # torn by a kill
+            entry = parse_json(line)
+        except NotJson:  # torn by a kill
             continue
+        if wrong := wrong_kinds(entry, {"kind": str}):
+            raise DataError(f"{path} is damaged (line {number}: {wrong}); {OF_A_RUN}")
+        lines.append(entry)
     return lines
+
+
+def meta_of(folder: Path) -> dict[str, Any] | None:
+    """Read the run's meta.json; None where there is none yet.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / "meta.json"
+    return read_object(path, {}) if path.exists() else None
 
 
 def is_finished(folder: Path) -> bool:
@@ -175,10 +194,12 @@ def _moving(folder: Path, began: float = 0.0) -> str:
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    """Read the run's recipe as nested values; empty where it cannot be read."""
-    import yaml
+    """Read the run's recipe as nested values; empty where there is none.
 
-    try:
-        return yaml.safe_load((folder / "recipe.yaml").read_text()) or {}
-    except (OSError, yaml.YAMLError):
-        return {}
+    Raises:
+        RecipeError: it is damaged.
+    """
+    from recipes.yaml_io import load_yaml
+
+    path = folder / "recipe.yaml"
+    return load_yaml(path) if path.exists() else {}

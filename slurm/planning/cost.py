@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.declarations import declaration
 from recipes.resolve import load_resolved
 from recipes.schema import Recipe
@@ -49,12 +48,12 @@ def cost(runs: Sequence[Run]) -> Cost:
     Raises:
         DataError: the training images cannot be counted.
     """
-    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
-    known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
+    todo = [run for run in runs if not (run.folder / "done").exists()]
+    known = {source: measured(*source) for source in {(run.folder.parent, run.recipe.data.name) for run in todo}}
     images = 0
     hours: float | None = 0.0
-    for recipe in todo:
-        own = images_of(recipe)
+    for asked in todo:
+        recipe, own = asked.recipe, images_of(asked)
         images += own
         rates = [run.rate for run in comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name])]
         if own:
@@ -62,29 +61,30 @@ def cost(runs: Sequence[Run]) -> Cost:
     return Cost(len(todo), images, hours)
 
 
-def images_of(recipe: Recipe) -> int:
+def images_of(run: Run) -> int:
     """Return a run's training images: epochs x draws of all streams; none where another run's weights are evaluated.
 
     Raises:
         DataError: the data set cannot be read.
     """
+    recipe = run.recipe
     if recipe.method.eval_of:
         return 0
-    dataset = opened(recipe.data_root, recipe.data.name)
+    dataset = opened(recipe.data_root, recipe.data.name, run.pipe)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams
     return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
 
 
 @cache
-def opened(root: str, name: str) -> Dataset:
-    """Open a data set, once in a command however many runs are on it.
+def opened(root: str, name: str, pipe: str | None) -> Dataset:
+    """Open a data set, once in a command however many runs are on it; `pipe` as in `Run`.
 
     Raises:
         DataError: it is not there or cannot be read.
     """
     from sharding.open import open_dataset
 
-    return open_dataset(root, name, tries=1)
+    return open_dataset(root, name, tries=1, pipe=pipe)
 
 
 @dataclass(frozen=True)
@@ -116,29 +116,28 @@ def measured(runs: Path, data: str) -> list[Measured]:
         folder = metrics.parent
         try:
             recipe = load_resolved(folder / "recipe.yaml")
-            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            lines = list(whole_lines(metrics.read_bytes()))
             meta, done = (
-                json.loads(path.read_text()) if path.exists() else {}
-                for path in (folder / "meta.json", folder / "done")
+                read_object(path, {}) if path.exists() else {} for path in (folder / "meta.json", folder / "done")
             )
-        except (RecipeError, OSError, ValueError):
-            continue  # half a line, or a recipe of other code: an estimate can do without
-        boots = [line for line in lines if line["kind"] == "boot"]
-        world = boots[0]["world"] if boots else 1
-        network = meta.get("network", {})
-        if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
-            found.append(
-                Measured(
-                    recipe,
-                    statistics.median(rates),
-                    world,
-                    statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
-                    done.get("seconds", {}),
-                    network.get("trained_parameters", 0),
-                    network.get("features", 0),
-                    len(meta.get("class_counts", [])),
+            boots = [line for line in lines if line["kind"] == "boot"]
+            world = boots[0]["world"] if boots else 1
+            network = meta.get("network", {})
+            if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
+                found.append(
+                    Measured(
+                        recipe,
+                        statistics.median(rates),
+                        world,
+                        statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
+                        dict(done.get("seconds", {})),
+                        int(network.get("trained_parameters", 0)),
+                        int(network.get("features", 0)),
+                        len(meta.get("class_counts", [])),
+                    )
                 )
-            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            continue  # a damaged file, or a recipe of other code: an estimate can do without
     return found
 
 

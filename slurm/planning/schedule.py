@@ -20,6 +20,7 @@ class Run:
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
+        pipe: the site file's command, by which its data come where their root is `pipe:`.
         again: what is there already is set aside, and the run made anew.
     """
 
@@ -27,6 +28,7 @@ class Run:
     needs: tuple[Path, ...] = ()
     remark: str = ""
     command: tuple[str, ...] = ()
+    pipe: str | None = None
     again: bool = False
 
     @property

@@ -572,24 +572,29 @@ def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert "{y} \\z ~ ^" in texts(of["tail_glt"]) and "$" in texts(of["tail_glt"])
 
 
+def _draw_some() -> None:
+    """Draw a few figures of the runs in sys.argv[1] to the folder sys.argv[2]."""
+    (study,) = studies(filled(Path(sys.argv[1])))
+    pair = study.chosen(None)
+    runs = [("T", pair.ifl.runs["glt"][0])]
+    drawn = {
+        "tail": long_tail.one_pair(study, pair, "glt"),
+        "environments": environments.environment_panels(runs),
+        "images": environments.extreme_images(*runs[0]),
+    }
+    for name, (figure, _) in drawn.items():
+        save_figure(figure, Path(sys.argv[2]), name)
+
+
 @pytest.mark.full  # test_analysis.py compares all files of two whole commands
 def test_figures_repeat_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     """Two processes with other hash seeds write the same bytes."""
-    code = (
-        "import sys; from pathlib import Path; from tests.analysis.test_figures import environments, "
-        "filled, save, studies, tail\n"
-        "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', "
-        "pair.ifl.runs['glt'][0])]\n"
-        "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', "
-        "environments.environment_panels(runs)), ('images', environments.extreme_images(*runs[0]))):\n"
-        "    save_figure(made[0], Path(sys.argv[2]), name)"
-    )
     made = []
     for seed in ("1", "2"):
         out = tmp_path / seed
         out.mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", code, str(folder), str(out)],
+            [sys.executable, "-c", "from tests.analysis.test_figures import _draw_some; _draw_some()", folder, out],
             cwd=PROJECT,
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT)},
             capture_output=True,

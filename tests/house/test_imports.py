@@ -19,8 +19,8 @@ ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
     "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve code_digest "
     "table_layout",
-    "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
-    "coco_attributes",
+    "sharding": "format plan images cache building open datasets checks loader_workers transport reader build verify "
+    "describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator setup post_hoc finished_run train",
     "slurm": "site_file code_snapshot rendezvous reuse scaling monitoring run_folder job planning local cluster "

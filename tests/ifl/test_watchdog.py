@@ -56,6 +56,40 @@ def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
     assert "in waits_for_ever" in err
 
 
+@pytest.mark.parametrize(
+    "section, body, code",
+    [
+        ("boot, network", "time.sleep(60)", 99),
+        ("epoch 1, step 7", "torch.utils.data.dataloader.wait()", 99),
+        ("epoch 1, step 7", "time.sleep(1)", 0),
+    ],
+    ids=["a start", "a batch", "a save"],
+)
+def test_a_stop_is_heard_while_nothing_comes(section: str, body: str, code: int, tmp_path: Path) -> None:
+    """Asked to stop in a start, or while it waits for a batch, a rank soon leaves with a sentence; anywhere else, as in
+    a save, it has its time.
+    """
+    place = tmp_path / "torch" / "utils" / "data"
+    place.mkdir(parents=True)
+    (place / "dataloader.py").write_text("import time\ndef wait():\n    time.sleep(60)\n")
+    script = f"""
+import sys, time
+sys.path[:0] = [{str(PROJECT)!r}, {str(tmp_path)!r}]
+from ifl.supervision import watchdog
+watchdog.LEAVE_BOOT_S = watchdog.LEAVE_WAIT_S = 0.2
+{"import torch.utils.data.dataloader" if "torch" in body else ""}
+leaving = watchdog.Leaving(lambda: True, lambda message: print(message, flush=True), 99)
+watchdog.Watchdog(5, 3, print, leaving).progressed({section!r})
+{body}
+"""
+    process = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, timeout=30)
+    assert process.returncode == code, process.stderr
+    if code:
+        assert process.stdout.startswith(f"Stopped: rank 3 was asked to stop in {section}, ") and (
+            process.stdout.endswith("the run goes on from its last checkpoint\n")
+        )
+
+
 def test_slow_progress_is_progress() -> None:
     """Beats without a word, each within the limit, keep a process alive for many times the limit; a start has
     longer.

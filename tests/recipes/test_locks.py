@@ -115,7 +115,7 @@ def test_a_lease_that_beats_does_not_hide_a_stuck_run(monkeypatch: pytest.Monkey
     from slurm.monitoring import run_state
 
     for name in ("lock", "recipe.yaml"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("seed: 0\n")
         os.utime(tmp_path / name, (0, 0))
     monkeypatch.setattr(locks, "_flock", lambda file, how: None)
     (tmp_path / "lock.lease").write_text("somebody")

@@ -329,6 +329,12 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         ),
         (lambda found: found["val"]["frequency"].update({min(found["val"]["label"]): 2}), "is of frequency"),
         (lambda found: found["cat2id"].update({"n00000003": "99"}), "do not name the classes 0 to 4 alike"),
+        (lambda found: found["id2cat"].update({"01": found["id2cat"]["1"]}), "do not name the classes 0 to 5 alike"),
+        (
+            lambda found: found["val"]["attribute"].update({min(found["val"]["label"]): 1.5}),
+            "needs label, frequency and attribute, whole numbers all",
+        ),
+        (lambda found: found["val"]["label"].pop(min(found["val"]["label"])), "and no label of it"),
         (
             lambda found: [
                 found["val"][field].update(
@@ -383,6 +389,9 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         "range",
         "frequency",
         "class ids",
+        "one class id twice",
+        "no whole number",
+        "no label",
         "missing image",
         "extra class",
         "two splits",

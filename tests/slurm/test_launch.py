@@ -23,7 +23,7 @@ from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
 from slurm.cluster.sbatch import batch_file, parameters
 from slurm.code_snapshot import place
-from slurm.job import TrainJob
+from slurm.job import FAILED, TrainJob
 from slurm.local import process_group
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
@@ -243,6 +243,15 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()
     (pickled,) = (recipe.run_folder / "log").glob("*_submitted.pkl")
     assert DelayedSubmission.load(pickled).function == TrainJob(str(recipe.run_folder), (str(LAUNCH), *words))
+
+
+def test_a_job_whose_recipe_is_damaged_says_so(tmp_path: Path) -> None:
+    """The rank's log has one sentence that names the file, and so have the events."""
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: \xff")
+    command = [sys.executable, "-m", "slurm.job", str(tmp_path)]
+    job = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert job.returncode == FAILED and job.stderr.startswith(f"{tmp_path / 'recipe.yaml'} is not readable YAML: ")
+    assert job.stderr.count("\n") == 1 and "recipe.yaml" in events.read(tmp_path)[-1]["error"]
 
 
 PICKLE = """

@@ -21,7 +21,6 @@ in dataset.json under `notes`; KEY.json has each object's image.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
 from recipes.common.files import file_digest
-from sharding.building.notices import Notices
+from sharding.building.notices import Notices, sentences
 from sharding.building.packing import (
     WORK,
     Copies,
@@ -53,7 +52,7 @@ from sharding.datasets.mscoco_glt.objects import FOLDERS, Objects, crop, read_ob
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group, split, unevenness
 from sharding.format.dataset import digest_of
 from sharding.format.dataset_json import finish_dataset, is_built
-from sharding.format.index import save_npz
+from sharding.format.index import load_npz, save_npz
 from sharding.images.encoding import StoredSize, encoded
 
 NAME = "mscoco_glt"
@@ -87,7 +86,9 @@ def build(request: Request) -> None:
         if built and not source_changed(folder, request.source):
             print(f"{NAME} is already in {folder}: nothing to do")
             return
-        _save(folder / WORK / "split.npz", _deal(request, attributes), options)
+        dealt = _deal(request, attributes)
+        _doubt_twins(dealt)
+        _save(folder / WORK / "split.npz", dealt, options)
     if request.does("pack") or request.does("finish"):
         _pack(request, *_load(folder / WORK / "split.npz", request))
 
@@ -145,6 +146,8 @@ def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
             "paper splits objects, not images"
         )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
+    for sentence in sentences(dict(notes)):
+        print(sentence)
 
 
 def _check(request: Request) -> None:
@@ -265,6 +268,7 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
     notes = {
         "attribute_names": attributes.name.tolist() if attributes is not None else [],
         "patches_left_out": objects.left_out if objects is not None else 0,
+        **(objects.notices.notes() if objects is not None else {}),
     }
     if request.annotation or objects is None:  # `_check` saw to it that one of the two is there
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
@@ -337,6 +341,22 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
     )
 
 
+def _doubt_twins(dealt: Dealt) -> None:
+    """Count in the notes objects that stand under two ids: the same box of an image file, or the same crop."""
+    notices = Notices()
+    first: dict[tuple[Any, ...], tuple[str, str]] = {}
+    for i, (file, box) in enumerate(zip(dealt.file.tolist(), dealt.box.tolist(), strict=True)):
+        edition, _, name = dealt.relatives[dealt.split[i]].partition("/")
+        key, other = first.setdefault((edition, file, *box), (str(dealt.key[i]), name))
+        if key != dealt.key[i]:
+            where = "one split" if name == other else "two splits"
+            notices.doubt(
+                f"objects under two ids in {where} of edition {edition}", f"{dealt.key[i]} in {name}, {key} in {other}"
+            )
+    for entry, reasons in notices.notes().items():
+        dealt.notes.setdefault(entry, {}).update(reasons)
+
+
 def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
     arrays = {name: np.array(json.dumps(v) if name in _TEXTS else v) for name, v in vars(dealt).items()}
     save_npz(path, {**arrays, "options": np.array(json.dumps(options))})
@@ -349,13 +369,14 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
         DataError: the stage has not run, or with other words.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = load_npz(path)
+        options = json.loads(str(arrays.pop("options")))
+        fields: dict[str, Any] = {name: json.loads(str(v)) if name in _TEXTS else v for name, v in arrays.items()}
+        dealt = Dealt(**fields)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: stage=split comes before stage={request.stage}") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}); stage=split writes it again") from None
-    options = json.loads(str(arrays.pop("options")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(one_line(f"{path} cannot be read ({error}); stage=split writes it again")) from None
     words = _words(request)
     for name in (*words, "resize_short", "quality"):
         if options.get(name) != words.get(name):
@@ -365,8 +386,7 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
             )
     if request.stage:
         _check_made_from(request, options, path.parent / "coco_attributes.npz")
-    fields = {name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
-    return Dealt(**fields), options
+    return dealt, options
 
 
 def _check_made_from(request: Request, options: Mapping[str, Any], arrays: Path) -> None:
@@ -390,10 +410,10 @@ def _notes(dealt: Dealt) -> dict[str, Any]:
     """
     if not dealt.present.shape[1]:
         return {}
-    splits_of: dict[str, dict[int, set[str]]] = {}
+    splits_of: dict[str, dict[str, set[str]]] = {}
     for relative, rows in dealt.rows():
         images = splits_of.setdefault(relative.partition("/")[0], {})
-        for image in np.unique(dealt.image[rows]).tolist():
+        for image in set(dealt.file[rows].tolist()):
             images.setdefault(image, set()).add(relative)
     several = {
         edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()
