@@ -43,8 +43,8 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     if not text:
         raise RecipeError(
-            f"{key}= has no value, as where a shell's variable is not set: {key}=VALUE is legal, or {key}=null where it "
-            "may be left open"
+            f"{key}= has no value, as where a shell's variable is not set: {key}=VALUE is legal, or {key}=null where "
+            "the key may be left open"
         )
     if text == "null":
         return None
@@ -54,7 +54,9 @@ def _value(key: str, text: str) -> Any:
     try:
         return read_texts(text)
     except (ValueError, yaml.YAMLError):
-        raise RecipeError(f"{key}={text!r} is not a YAML value, such as [0.5, 0.8] or {{key: value}}") from None
+        raise RecipeError(
+            f"{key}={text} is not legal: lists and mappings are written [0.5, 0.8] and {{key: value}}"
+        ) from None
 
 
 def _annotation(dotted: str) -> Any:
