@@ -42,7 +42,7 @@ def as_typed(value: Any, annotation: Any) -> Any:
     return str(value) if str in wanted and type(value) is int else value
 
 
-def argument(value: Any, kind: type) -> Any:
+def argument(value: Any, kind: type[bool | int | float | str]) -> Any:
     """Return a method's argument as the kind (bool, int, float or str) that its default has.
 
     Raises:
@@ -52,7 +52,7 @@ def argument(value: Any, kind: type) -> Any:
         value = TRUTHS.get(value.lower()) if kind is bool else _number(value)
     if type(value) is int and kind in (float, str):
         value = str(value) if kind is str else float(value) if abs(value) < 10**300 else value
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"no {kind.__name__}")
     return value
 

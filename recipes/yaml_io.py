@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -12,7 +12,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 
 
-class _NoAliases(yaml.composer.Composer):
+class _NoAliases(yaml.parser.Parser, yaml.composer.Composer):
     """Refuses anchors: a few lines of them can mean gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -29,8 +29,6 @@ class _Loader(_NoAliases, yaml.SafeLoader):
     YAML 1.1 reads 030 as 24, 1_000 as 1000, 12:00 as 720, 2024-01-01 as a day and `on` as true. Here they are text, and
     the field that they stand for reads it.
     """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
 
 
 class _Texts(_NoAliases, yaml.BaseLoader):
@@ -56,6 +54,7 @@ _NUMBERS = {
     _INT: re.compile("-?(0|[1-9][0-9]*)"),
     _FLOAT: re.compile(r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"),
 }
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
 for _tag, _form, _starts in (
     (_NULL, re.compile("~|null|Null|NULL|"), ["~", "n", "N", ""]),
     (_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")),

@@ -96,7 +96,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
 
 def _scale(text: str) -> float:
     try:
-        value = argument(text, float)
+        value: float = argument(text, float)
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
