@@ -183,14 +183,14 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
                 f"{key}={value} cannot change {path}, which is written out for {key}={own}: start from recipe=NAME "
                 "instead"
             )
-    changed = command.get("ifl", {})
-    if "epochs" in command.get("schedule", {}) and recipe["ifl"] and "milestones" not in (changed or {}):
+    changed, schedule, batch = (command.get(section, {}) for section in ("ifl", "schedule", "batch"))
+    if "epochs" in (schedule or {}) and recipe["ifl"] and "milestones" not in (changed or {}):
         raise RecipeError(
             f"schedule.epochs alone cannot change {path}, whose ifl.milestones are written out: give both, or start "
             "from recipe=NAME"
         )
     is_switched = "ifl" in command and bool(recipe["ifl"]) != (changed is not None)
-    if is_switched and "replacement" not in command.get("batch", {}):
+    if is_switched and "replacement" not in (batch or {}):
         raise RecipeError(
             f"ifl cannot be switched in {path}, whose batch.replacement is written out: give both, or start from "
             "recipe=NAME"

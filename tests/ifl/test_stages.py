@@ -25,7 +25,7 @@ from recipes.resolve import resolve
 from recipes.schema import Recipe
 from sharding.open import open_dataset
 from slurm.run_folder import prepare
-from tests.helpers import mini
+from tests.helpers import mini, shipped
 from tests.helpers.mini import METHODS
 from tests.helpers.paths import PROJECT
 from tests.helpers.plans import plan_epoch
@@ -370,14 +370,14 @@ def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: st
 
 
 def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> None:
-    for path in (PROJECT / "ifl" / "methods").glob("[a-z]*.py"):
-        declared = declaration(path.stem)
+    for name in shipped.METHODS:
+        declared = declaration(name)
         assert all(reason and "\n" not in reason and not reason.endswith(".") for reason in declared.REFUSES.values())
         assert set(declared.REFUSES) <= {"ifl", "mixup", "legacy_count_order"}
         for key, value in declared.ARGS.items():
             assert not isinstance(value, dict) or (
                 set(value) == {"paper", "corrected"} and len({type(v) for v in value.values()}) == 1
-            ), f"{path.stem}: {key}"
+            ), f"{name}: {key}"
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments

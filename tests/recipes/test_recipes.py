@@ -20,9 +20,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
 from recipes.table_layout import Layout, available, load_layout
-
-NAMES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
-DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
+from tests.helpers import shipped
 
 
 def refused(*words: str) -> str:
@@ -561,8 +559,8 @@ OVERRIDES = [
 
 
 @pytest.mark.parametrize("words", OVERRIDES, ids=lambda words: " ".join(words) or "plain")
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("data", shipped.DATA)
+@pytest.mark.parametrize("name", shipped.RECIPES)
 def test_resolved_recipe_given_back_is_the_same_run(tmp_path: Path, name: str, data: str, words: list[str]) -> None:
     """The recipe.yaml of a run, given back by its path, resolves to an equal recipe with an equal run name; so it does
     to whoever reads the run folder; and it holds every key of the schema."""
@@ -701,7 +699,11 @@ def test_a_field_added_later_keeps_old_names() -> None:
 def test_axes_stand_in_the_name() -> None:
     """Recipe, data, edition and seed stand in the run's name, so that no two of them share a folder."""
     places = [
-        (name, data, train, seed) for name in NAMES for data in DATA for train in ("glt", "cbl") for seed in (0, 1)
+        (name, data, train, seed)
+        for name in shipped.RECIPES
+        for data in shipped.DATA
+        for train in ("glt", "cbl")
+        for seed in (0, 1)
     ]
     names = [resolve([f"recipe={n}", f"data={d}", f"train={t}", f"seed={s}"]).run_name for n, d, t, s in places]
     assert len(set(names)) == len(places)
@@ -890,7 +892,7 @@ PUBLISHED = {
     "mscoco": "table3_mscoco",
     "ablation": "table4_ablation",
 }
-TABLES = {name: load_layout(path) for name, path in available().items()}
+TABLES = {name: load_layout(available()[name]) for name in shipped.TABLES}
 
 
 def _published(name: str) -> list[dict[str, str]]:
@@ -959,7 +961,7 @@ def test_digits_tables_have_the_papers_rows() -> None:
             (row.recipe, row.twin) for row in TABLES[paper].rows
         ]
     shown = {row.recipe for name in ("digits_overall", "digits_ablation", "controls") for row in TABLES[name].rows}
-    assert set(NAMES) == shown
+    assert set(shipped.RECIPES) == shown
 
 
 def test_every_row_with_ifl_has_a_compute_matched_control() -> None:
