@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -140,7 +141,8 @@ def load_file(kind: str, name: str) -> ModuleType:
         return importlib.import_module(f"ifl.{kind}.{name}")
     except Exception as error:  # whatever a file may raise
         file = f"ifl/{kind}/{name}.py"
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(file)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.basename(frame.filename) == f"{name}.py"]
         lines += [error.lineno] if isinstance(error, SyntaxError) else []
         place = f"{file}, line {lines[-1]}" if lines else file
         raise RunError(one_line(f"{place}: it cannot be imported: {type(error).__name__}: {error}")) from error

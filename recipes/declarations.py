@@ -41,8 +41,9 @@ def literals(path: Path, names: Iterable[str], refusal: type[UserError] = Recipe
     try:
         module = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
-        raise refusal(f"{path}, line {error.lineno}: no legal Python: {error.msg}") from None
-    except (OSError, ValueError) as error:  # no UTF-8, or bytes of zero
+        line = f", line {error.lineno}" if error.lineno else ""  # none of a file with zero bytes
+        raise refusal(f"{path}{line}: no legal Python: {error.msg}") from None
+    except (OSError, ValueError) as error:  # no UTF-8
         raise refusal(f"{path} cannot be read as Python: {error}") from None
     for node in module.body:
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
