@@ -116,7 +116,7 @@ def test_every_models_forms_are_legal(name: str) -> None:
 def test_a_users_files_turn_no_test_red(tmp_path: Path) -> None:
     """In a copy of the project with a user's recipes, data file, table, method and model all affected tests pass."""
     copy = tmp_path / "project"
-    for folder in ("recipes", "sharding", "ifl", "slurm", "analysis", "tests", "docs", "examples"):
+    for folder in ("recipes", "sharding", "ifl", "slurm", "analysis", "tests", "docs", "examples", ".ci"):
         shutil.copytree(PROJECT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in PROJECT.iterdir():
         if file.is_file() and file.name != ".git":

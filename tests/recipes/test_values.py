@@ -10,7 +10,7 @@ import pytest
 
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve, source_words
-from recipes.schema import Recipe
+from recipes.schema import PROJECT, Recipe
 from recipes.table_layout import load_layout
 from slurm.planning.requested_runs import wanted
 from slurm.site_file import Site
@@ -89,6 +89,13 @@ def test_a_value_left_empty_is_refused(word: str) -> None:
     key = word.removesuffix("=")
     with pytest.raises(RecipeError, match=rf"^{re.escape(key)}= has no value.*{re.escape(key)}=null"):
         resolve(["recipe=glt_ifl", word])
+
+
+def test_make_passes_only_what_was_given() -> None:
+    """No target hands a word of the user's on without a value."""
+    text = (PROJECT / "Makefile").read_text()
+    handed = re.findall(r"(\S*?)\b(\w+)=\$\(\2\)", text)
+    assert handed and all(before.endswith(f"$({word}),") for before, word in handed)
 
 
 @pytest.mark.parametrize(
