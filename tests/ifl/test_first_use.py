@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ Made = Callable[..., tuple[Network, BaseMethod]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose my_method.py and my_model.py are found as if they lay in ifl/methods and ifl/models."""
     for package in (ifl.methods, ifl.models):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
