@@ -58,7 +58,7 @@ cluster-down:
 	@$(BIN)/python -m tests.helpers.cluster down
 
 chaos: venv
-	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
+	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) $(if $(kinds),kinds=$(kinds))
 
 venv: .venv/.installed
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from recipes.common.addresses import with_command
 from recipes.common.cli import Fault, key_values, nearest, take_words
@@ -23,6 +24,7 @@ from slurm.site_file import Site
 SELECTS = ("last", "best")
 LEGAL = {"eval": ("eval", "select", "runs"), "export": ("export", "select", "out", "runs")}
 """What is done -> the keys of its command."""
+TWICE: tuple[Literal["twice"]] = ("twice",)
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     """
     what = "eval" if take_words(words, ("eval",))[0] else "export"
 
-    def unknown(fault: Fault) -> RecipeError:
+    def wrong(fault: Fault) -> RecipeError:
         if fault.kind == "address":
             return RecipeError(fault.refusal)
+        if fault.kind == "empty":
+            return RecipeError(f"{fault.key}= has no value: {fault.key}=VALUE is legal, or leave it out")
         return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, LEGAL[what])}")
 
-    values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"))
+    values = key_values(words, LEGAL[what], wrong, legal=TWICE)
     select, out = values.get("select", "last"), values.get("out")
     if select not in SELECTS:
         raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")

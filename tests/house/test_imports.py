@@ -17,7 +17,7 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve table_layout",
+    "recipes": "common values declarations yaml_io identity schema messages rules folders layers resolve table_layout",
     "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
     "coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "

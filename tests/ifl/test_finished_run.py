@@ -143,7 +143,7 @@ def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
     "words, sentence",
     [
         (["eval=none"], "no run folder of that name"),
-        (["eval="], "no run folder"),
+        (["eval="], "eval= has no value"),
         (["export=none"], "out= is missing"),
         (["eval=none", "select=lats"], "did you mean last"),
         (["eval=none", "nodes=2"], "nodes= does not go with eval="),
