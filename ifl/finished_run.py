@@ -22,6 +22,7 @@ from ifl.setup import set_up
 from ifl.supervision.startup_timer import Boot
 from recipes.common.errors import RunError
 from recipes.common.files import write_whole
+from recipes.common.output import go_on_unread
 from recipes.resolve import load_resolved
 
 Select = Literal["last", "best"]
@@ -122,6 +123,7 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # neither the fetching threads nor the process groups have to be ended first

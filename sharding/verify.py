@@ -17,7 +17,10 @@ The report goes to standard output, the progress and the speed to standard error
 are problems, 2 the check could not run.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import importlib
 import os
@@ -31,16 +34,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
 import numpy as np
 from tqdm import tqdm
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
+from recipes.common.output import go_on_unread
 from sharding.checks.dataset import (
     check_across,
     check_files,
@@ -141,11 +140,8 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     meta = read_meta(folder, problems)
     relatives = split_folders(folder, meta)
     recorded = {relative: meta["splits"][relative].get("fingerprint") if meta else None for relative in relatives}
-    indices = {
-        relative: index
-        for relative in relatives
-        if (index := read_index(folder, relative, recorded[relative], problems)) is not None
-    }
+    read = {relative: read_index(folder, relative, recorded[relative], problems) for relative in relatives}
+    indices = {relative: index for relative, index in read.items() if index is not None}
     for relative in relatives:
         check_files(folder, relative, indices.get(relative), problems, warnings)
     check_folders(folder, relatives, warnings)
@@ -312,4 +308,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     raise SystemExit(main(sys.argv[1:]))
