@@ -35,7 +35,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
@@ -56,6 +55,7 @@ from sharding.checks.report import Findings
 from sharding.checks.shard import Report, Task, check_shard
 from sharding.format.dataset import DATASET_FILE
 from sharding.format.index import Index
+from sharding.progress import ProgressBar
 
 KEYS = ("workers", "limit", "duplicates")
 
@@ -158,13 +158,8 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     thumbs = {relative: np.zeros((len(index), SIDE, SIDE, 3), np.uint8) for relative, index in indices.items()}
     decoded = {relative: np.zeros(len(index), bool) for relative, index in indices.items()}
     images = size = 0
-    with tqdm(
-        total=sum(int(task.rows.shard_size[0]) for task in tasks),
-        desc=f"verifying {folder.name}",
-        unit="B",
-        unit_scale=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,  # a line now and then in a batch job's log
-    ) as bar:
+    total = sum(int(task.rows.shard_size[0]) for task in tasks)
+    with ProgressBar(total, f"verifying {folder.name}", "B", unit_scale=True) as bar:
         for task, report in zip(tasks, _reports(tasks, workers), strict=True):
             relative = task.place.rpartition("/")[0]
             problems.merge(report.found, report.count)

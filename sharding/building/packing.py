@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
@@ -27,6 +26,7 @@ from sharding.format.index import INDEX_FILE, Index, save_index
 from sharding.format.shards import Sample, index_of_shard, joined, shard_name, write_shard
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
+from sharding.progress import ProgressBar
 
 WORK = ".work"
 """Folder beside the splits that holds what a build's stages hand on."""
@@ -135,9 +135,7 @@ def pack(
     found: dict[str, list[Index]] = {relative: [] for relative in plan}
     kept = 0
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
-    with tqdm(
-        total=sum(len(shard.images) for shard in mine), desc=text, unit="img", mininterval=0.5, smoothing=0.05
-    ) as bar:
+    with ProgressBar(sum(len(shard.images) for shard in mine), text, "img", smoothing=0.05) as bar:
         for shard, (index, was_there) in zip(mine, in_order(_made, render, mine, workers), strict=True):
             found[shard.folder.relative_to(folder).as_posix()].append(index)
             kept += was_there
@@ -183,7 +181,7 @@ def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) ->
     count = min(len(plan), STATISTICS_IMAGES)
     chosen = [plan[i * len(plan) // count] for i in range(count)]
     sums = [0] * 7
-    with tqdm(total=count, desc="channel statistics", unit="img", mininterval=0.5) as bar:
+    with ProgressBar(count, "channel statistics", "img") as bar:
         for found in in_order(_sums, render, (chosen[start : start + 100] for start in range(0, count, 100)), workers):
             sums = [a + b for a, b in zip(sums, found, strict=True)]
             bar.update(min(100, count - bar.n))
@@ -259,7 +257,7 @@ def _is_there(shard: _Shard) -> bool:
         return False
     if file_digest(shard.path) == record.get("sha256"):
         return True
-    tqdm.write(f"shard {shard.path} does not have its recorded digest: it is written again")
+    ProgressBar.write(f"shard {shard.path} does not have its recorded digest: it is written again")
     return False
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.format.index import save_npz
+from sharding.progress import ProgressBar
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -105,7 +105,7 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
             todo.append(job)
         else:
             classes[job.name] = known
-    with tqdm(total=len(todo), desc="listing the source", unit="class", mininterval=0.5, disable=not todo) as bar:
+    with ProgressBar(len(todo), "listing the source", "class", disable=not todo) as bar:
         for job, images in zip(todo, in_order(_listed, None, todo, 1 if len(todo) < 100 else workers), strict=True):
             _keep(folder / f"{job.name}.npz", images, job.stamp)
             classes[job.name] = images
