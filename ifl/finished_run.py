@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ifl.evaluator import scores, write_predictions
+from ifl.exported import description
 from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
@@ -29,13 +30,18 @@ Select = Literal["last", "best"]
 
 
 def evaluate(
-    run: Path, select: Select, cache_folder: str | None = None, cache_gb: float | None = None
+    run: Path,
+    select: Select,
+    root: str | None = None,
+    cache_folder: str | None = None,
+    cache_gb: float | None = None,
 ) -> dict[str, int]:
     """Evaluate every split by a finished run's weights, write preds/SELECT again and print the accuracies.
 
     Args:
         run: the run folder.
         select: whose weights: the last epoch's, or those of the best on val.
+        root: where the data lie here; None: where they lay for the run.
         cache_folder: this machine's, for remote data.
         cache_gb: how much may lie there.
 
@@ -48,11 +54,8 @@ def evaluate(
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not the run's node, and pixels that are read once need not be kept.
-    recipe = recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})
-        }
-    )
+    own = {"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb, "root": root or recipe.data.root}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
     if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
@@ -94,17 +97,7 @@ def export(run: Path, select: Select, file: Path) -> None:
     recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
-    about = {
-        "run": run.name,
-        "select": select,
-        "commit": meta["commit"],
-        "model": recipe.model.name,
-        "method": recipe.method.name,
-        "mean": json.dumps(recipe.data.mean),
-        "std": json.dumps(recipe.data.std),
-        "image_size": str(recipe.data.image_size),
-        "class_names": json.dumps(meta["class_names"]),
-    }
+    about = {"run": run.name, "select": select, **description(recipe, meta)}
     write_whole(
         file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
     )

@@ -21,8 +21,8 @@ ORDER = {
     "sharding": "progress format plan images cache building open datasets checks loader_workers reader build verify "
     "describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
-    "mixup step run_log evaluator setup post_hoc finished_run train",
-    "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster "
+    "mixup step run_log evaluator exported setup post_hoc finished_run train",
+    "slurm": "site_file code_snapshot run_folder rendezvous scaling monitoring reuse job planning local cluster "
     "status launch",
     "analysis": "inputs stats tables figures report __main__",
 }
