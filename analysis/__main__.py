@@ -62,10 +62,10 @@ EXPLAIN = ("runs", "table", "row", "column", "select", "seeds")
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command line.
+    """Run the command line.
 
     Raises:
-        ValueError: an unknown key, a value that is not legal, or nothing to make a table of.
+        ValueError: a key is unknown, a value is not legal, or there is nothing to make a table of.
     """
     if not argv or asks_help(argv):
         print(HELP, end="")
@@ -83,18 +83,18 @@ def main(argv: list[str]) -> None:
         _results(_parse(argv[1:], ("runs", "out"), ("runs", "out")))
         return
     options = _parse(argv, KEYS, ("runs", "out"))
-    override = _override(options)
+    override = _layout_overrides(options)
     for key, legal in (("later", "yes"), ("only", "tables")):
         if options.get(key, legal) != legal:
             raise ValueError(f"{key}={options[key]}: legal is {key}={legal}, or leave it out")
-    runs, unreadable = _runs(options)
+    runs, unreadable = _load_runs(options)
     layouts = _layouts(options.get("table"), {run.data for run in runs})
     layouts = [layout.model_copy(update=override) for layout in layouts]
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
     from analysis.tables import agreement, text
 
-    made, contents = written(runs, layouts, later="later" in options)
+    made, contents = make_tables(runs, layouts, later="later" in options)
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -112,23 +112,23 @@ def main(argv: list[str]) -> None:
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
-    for line in [*filter(None, map(agreement.sentence, made)), *left_out, *remarks]:
-        print(*text.wrapped(line), sep="\n")
+    for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
+        print(*text.wrap_lines(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
 
 def _progress(options: dict[str, str]) -> None:
-    """Draws how one run goes."""
+    """Draw the progress of one run."""
     from analysis.figures.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
 
 
 def _light(options: dict[str, str]) -> None:
-    """Copies the light part of finished runs."""
-    from analysis.inputs.light_copy import light
+    """Copy the light part of finished runs."""
+    from analysis.inputs.light_copy import copy_finished_runs
 
-    names, size = light(
+    names, size = copy_finished_runs(
         Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
     )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
@@ -138,26 +138,35 @@ def _results(options: dict[str, str]) -> None:
     """Write the page of results on digits_glt."""
     from analysis.report.results import page
 
-    runs, _ = _runs(options)
+    runs, _ = _load_runs(options)
     Path(options["out"]).write_text(page(runs, options["runs"], options["out"]), encoding="utf-8", newline="\n")
     print(options["out"])
 
 
-def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> "tuple[list[Table], dict[str, str]]":
-    """The filled tables, and {file name: text} of all that is made of them and of the runs' numbers."""
+def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> "tuple[list[Table], dict[str, str]]":
+    """Fill the tables, and write them and the runs' numbers as text.
+
+    Args:
+        runs: what was read.
+        layouts: the tables to fill.
+        later: whether later papers' numbers are beside the paper's.
+
+    Returns:
+        The filled tables, and {file name: content}.
+    """
     from analysis.inputs import frame
     from analysis.stats import bootstrap
     from analysis.tables import cells, comparison, text
 
     numbers, problems = frame.tidy(runs)
     resamples = bootstrap.Resamples()
-    made = [cells.build(layout, runs, numbers, problems, resamples) for layout in layouts]
-    standing = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
-    classes = [frame.by_class([run for run in runs if (run.name, select) in standing], select) for select in SELECTS]
+    made = [cells.fill_table(layout, runs, numbers, problems, resamples) for layout in layouts]
+    counted = {(run.name, table.layout.select) for table in made for chosen in table.runs.values() for run in chosen}
+    classes = [frame.by_class([run for run in runs if (run.name, select) in counted], select) for select in SELECTS]
     contents = {
         "results.csv": frame.csv(numbers),
         "classes.csv": frame.csv(*classes),
-        "shape.csv": comparison.csv(made),
+        "shape.csv": comparison.claims_csv(made),
         "rankings.csv": comparison.rankings_csv(made),
     }
     for table in made:
@@ -169,18 +178,18 @@ def written(runs: list[Run], layouts: list[Layout], later: bool = False) -> "tup
         }
         contents |= {f"{name}_stacked.tex": text.latex(table, stacked=True)}
         beside = {
-            "paper": comparison.beside(table, later),
+            "paper": comparison.paper_and_ours(table, later),
             "gains": comparison.gains(table),
-            "shape": comparison.summary(table),
+            "shape": comparison.shape_summary(table),
         }
         contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
     return made, contents
 
 
 def _explain(options: dict[str, str]) -> None:
-    """Prints what stands behind one cell."""
-    override = _override(options)
-    runs, _ = _runs(options)
+    """Print what is behind one cell."""
+    override = _layout_overrides(options)
+    runs, _ = _load_runs(options)
     layouts = _layouts(options["table"], set())
     if len(layouts) > 1:
         raise ValueError(f"table={options['table']}: legal is one table")
@@ -190,12 +199,12 @@ def _explain(options: dict[str, str]) -> None:
     from analysis.report import explain
     from analysis.tables import cells
 
-    row, column = explain.find(layout, options["row"], options["column"])
-    made = cells.build(layout, runs, *frame.tidy(runs))
-    print(*explain.lines(explain.behind(made, row, column)), sep="\n")
+    row, column = explain.find_cell(layout, options["row"], options["column"])
+    made = cells.fill_table(layout, runs, *frame.tidy(runs))
+    print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
 
 
-def _runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
+def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
     runs, unreadable = load_runs(Path(options["runs"]))
     if not runs:
         said = "".join(f"; {name}: {reason}" for name, reason in unreadable.items())
@@ -219,8 +228,8 @@ def _parse(argv: list[str], keys: tuple[str, ...], needed: tuple[str, ...]) -> d
     return options
 
 
-def _override(options: dict[str, str]) -> dict[str, Any]:
-    """The layout's fields that the command line replaces."""
+def _layout_overrides(options: dict[str, str]) -> dict[str, Any]:
+    """Return the layout's fields that the command line replaces."""
     override: dict[str, Any] = {}
     if "select" in options:
         if options["select"] not in SELECTS:
@@ -235,14 +244,13 @@ def _override(options: dict[str, str]) -> dict[str, Any]:
 
 
 def _layouts(names: str | None, data: set[str]) -> list[Layout]:
-    """The layouts named, or all with a column on the data sets of the runs."""
+    """Load the layouts named, or all with a column on the data sets of the runs."""
     files = available()
     if names is None:
         layouts = [load_layout(file) for file in files.values()]
         layouts = [layout for layout in layouts if data & {column.data for column in layout.columns}]
-        layouts.sort(
-            key=lambda layout: (not layout.published, layout.published)
-        )  # those laid out as the paper's tables first, in its order
+        # Those laid out as the paper's tables come first, in the paper's order.
+        layouts.sort(key=lambda layout: (not layout.published, layout.published))
         if not layouts:
             raise ValueError(f"recipes/tables has no table on the data of these runs ({', '.join(sorted(data))})")
         return layouts

@@ -1,4 +1,4 @@
-"""A finished run used again, by one process: its splits judged anew, or its weights as a file that others can load.
+"""A finished run used again, by one process: its splits evaluated again, or its weights as a file that others can load.
 
 `python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and
 `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=` check the words and
@@ -21,10 +21,12 @@ from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
 from ifl.supervision.startup_timer import Boot
-from recipes.common.errors import RunError
+from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
+from recipes.common.json_text import read_object
 from recipes.common.output import go_on_unread
 from recipes.resolve import load_resolved
+from sharding.format.index import load_npz
 
 Select = Literal["last", "best"]
 
@@ -43,15 +45,15 @@ def evaluate(
         select: whose weights: the last epoch's, or those of the best on val.
         root: where the data lie here; None: where they lay for the run.
         cache_folder: this machine's, for remote data.
-        cache_gb: how much may lie there.
+        cache_gb: how much may be stored there.
 
     Returns:
-        For each split, how many predictions are not those that stood there; -1 where none stood there.
+        For each split, how many predictions differ from those that were there; -1 where there were none.
 
     Raises:
         CheckpointError: the run is not finished, its weights are gone, or the data are not those it was trained on.
     """
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe, meta = load_resolved(run / "recipe.yaml"), read_object(run / "meta.json", {"data_fingerprint": str})
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not the run's node, and pixels that are read once need not be kept.
     own = {"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb, "root": root or recipe.data.root}
@@ -67,12 +69,8 @@ def evaluate(
         ready.model.engine.network.load_state_dict(weights)
     changed = {}
     for split, evaluator in ready.readers.evaluators.items():
-        stored = run / "preds" / select / f"{split}.npz"
         predictions = evaluator.predict(ready.model.engine, ready.model.method)
-        changed[split] = -1
-        if stored.is_file():
-            with np.load(stored, allow_pickle=False) as before:
-                changed[split] = int((before["prediction"] != predictions["prediction"]).sum())
+        changed[split] = _changed(run / "preds" / select / f"{split}.npz", predictions["prediction"])
         write_predictions(run / "preds" / select, split, predictions)
         found = scores(predictions)
         what = {-1: "new", 0: "as before"}.get(
@@ -86,6 +84,18 @@ def evaluate(
     return changed
 
 
+def _changed(stored: Path, predicted: np.ndarray) -> int:
+    """Count the predictions that are not those stored, int64 [M]; -1 where none are."""
+    try:
+        before = load_npz(stored)["prediction"]
+    except FileNotFoundError:
+        return -1
+    except (DataError, KeyError) as error:
+        print(f"{stored} is damaged ({one_line(str(error))}) and is written anew", flush=True)
+        return -1
+    return int((before != predicted).sum()) if before.shape == predicted.shape else len(predicted)
+
+
 def export(run: Path, select: Select, file: Path) -> None:
     """Write a finished run's network, parameters and buffers, as safetensors; the file's metadata say what it is.
 
@@ -94,7 +104,8 @@ def export(run: Path, select: Select, file: Path) -> None:
     """
     from safetensors.torch import save
 
-    recipe, meta = load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text())
+    recipe = load_resolved(run / "recipe.yaml")
+    meta = read_object(run / "meta.json", {"commit": str, "decoder": str, "class_names": list, "class_counts": list})
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
     about = {"run": run.name, "select": select, **description(recipe, meta)}

@@ -1,5 +1,5 @@
-"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe; what the
-launcher must know of it stands there as literals (recipes/declarations.py).
+"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe. What the
+launcher must know about it is written in the file as literals (recipes/declarations.py).
 
 IFL, mixup, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
 
@@ -75,7 +75,7 @@ class Rows(NamedTuple):
 
 
 class BaseMethod:
-    """The defaults: a bias-free linear classifier, judged by its logits.
+    """The defaults: a linear classifier without bias, evaluated by its logits.
 
     Attributes:
         memory: tensors that the method carries from step to step besides parameters and buffers, equal on all ranks;
@@ -94,29 +94,37 @@ class BaseMethod:
         self.memory = {key: value.to(device) for key, value in self.memory.items()}
 
     def head(self) -> nn.Module:
-        """The classifier: features float [B, D] -> logits float [B, K], or a tuple of these and `Output.parts`."""
+        """Make the classifier: features float [B, D] -> logits float [B, K], or a tuple of these and `Output.parts`."""
         return nn.Linear(self.task.feature_dim, len(self.task.class_counts), bias=False)
 
     def adopt(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Of a first stage's network, by name, what this one starts from, under the names it has here; the rest is
-        initialised anew. Names begin with `backbone.` or `head.`."""
+        """Choose what this network starts from, of a first stage's `weights`; the rest keeps its fresh values.
+
+        Returns:
+            The tensors under their names in this network, which begin with `backbone.` or `head.`.
+        """
         return weights
 
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
-        """float [B]: each row's loss. The loop takes the mean over the global batch."""
+        """Return float [B]: each row's loss. The loop takes the mean over the global batch."""
         raise TypeError(f"{type(self).__module__} defines no losses()")
 
     def predict(self, output: Output) -> torch.Tensor:
-        """float [B, K]: test-time logits."""
+        """Return float [B, K]: test-time logits."""
         return output.logits_BK
 
     def notes(self, output: Output, rows: Rows) -> torch.Tensor | None:
-        """float [B, C] that all ranks shall know of each row of the step; see `remember`."""
+        """Return float [B, C] that all ranks shall know about each row of the step; see `remember`."""
         return None
 
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
-        """After each step: the notes of the whole global batch, float64 in canonical row order, the same on all ranks.
-        Here a method may change its `memory`."""
+        """Take in the notes of the whole global batch after each step; here a method may change its `memory`.
+
+        Args:
+            ids_G: int64 [G], sample ids.
+            labels_G: int64 [G].
+            notes_GC: float64 [G, C], in canonical row order, the same on all ranks.
+        """
 
 
 def weighted_sum(value_of: Callable[[torch.Tensor], torch.Tensor], targets: Targets) -> torch.Tensor:

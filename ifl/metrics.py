@@ -1,4 +1,4 @@
-"""The measures of the GLT benchmark and those beside them, defined once for training and for analysis (numpy alone).
+"""The measures of the GLT benchmark and those beside them, defined once for training and analysis (with numpy only).
 
 Accuracy is the share of right predictions. Precision is the mean over classes of TP_c / (number of
 predictions of c), where the classes are the distinct *true* labels of the set and a class that is
@@ -10,7 +10,7 @@ Long-Tailed Classification", ECCV 2022 (arXiv 2207.09504), and the evaluation it
 * by attribute group, everything is restricted to the attribute's samples first, prediction counts
   included.
 
-Beside them (`Judged.scores`):
+Beside them (`ScoredPredictions.scores`):
 
 * `f1`: 2PR / (P + R) of a subset's precision P and accuracy R, 0 where both are (so the later papers count it);
 * `harmonic`, `worst`: harmonic mean and minimum of the accuracies of the class groups (subset `overall`)
@@ -58,13 +58,13 @@ def evaluate(
     group: NDArray[np.integer],
     attribute: NDArray[np.integer],
 ) -> dict[str, Any]:
-    """Accuracy and precision of M predictions, over all samples, by class group, by attribute group.
+    """Compute accuracy and precision of M predictions: over all samples, by class group, by attribute group.
 
-    Args, integer arrays of shape [M]:
-        label: true class, >= 0.
-        prediction: predicted class, >= 0 (it may be a class that no sample has).
-        group: class group of the *true* class, 0 many, 1 medium, 2 few; the same for a whole class.
-        attribute: attribute group of the sample, 0 many, 1 medium, 2 few, -1 where there is none.
+    Args:
+        label: int [M], true class, >= 0.
+        prediction: int [M], predicted class, >= 0 (it may be a class that no sample has).
+        group: int [M], class group of the *true* class, 0 many, 1 medium, 2 few; the same for a whole class.
+        attribute: int [M], attribute group of the sample, 0 many, 1 medium, 2 few, -1 where there is none.
 
     Returns:
         `{"accuracy": {"overall", "many", "medium", "few"}, "precision": {the same}}`, and where any
@@ -72,11 +72,11 @@ def evaluate(
         "precision": {the same}}`. Values are fractions in [0, 1], None for a subset without samples.
 
     Raises:
-        ValueError: arrays that are not integer vectors of one length, a value out of range, or a
-            class with samples in two class groups.
+        ValueError: the arrays are not integer vectors of one length, a value is out of range, or a class has samples in
+            two class groups.
     """
-    judged = Judged(label, prediction, group, attribute)
-    values = judged.scores()
+    scored = ScoredPredictions(label, prediction, group, attribute)
+    values = scored.scores()
 
     def score(subset: str, metric: str) -> float | None:
         value = float(values[subset, metric][0])
@@ -86,19 +86,24 @@ def evaluate(
     result: dict[str, Any] = {
         metric: {name: score(name, metric) for name in ("overall", *GROUPS)} for metric in measures
     }
-    if judged.has_attributes:
+    if scored.has_attributes:
         result["attribute"] = {metric: {name: score(f"{name}_a", metric) for name in GROUPS} for metric in measures}
     return result
 
 
-class Judged:
-    """M predictions, sorted once so that any weighting of the samples is judged quickly.
+class ScoredPredictions:
+    """M predictions, sorted once so that any weighting of the samples is scored quickly.
 
     All measures are functions of sums over samples (how many of each class there are, are predicted,
-    are right), so that a resample of the test set is nothing but a weight for each sample.
+    are right), so that a resample of the test set is only a weight for each sample.
 
-    Args, arrays of shape [M]: as for `evaluate`, and `confidence`: probability given to the predicted
-    class, float in [0, 1]; without it there is no calibration error.
+    Args:
+        label: int [M]; this and the next three as for `evaluate`.
+        prediction: int [M].
+        group: int [M].
+        attribute: int [M].
+        confidence: float [M] in [0, 1], the probability given to the predicted class; without it there is no
+            calibration error.
 
     Attributes:
         classes: the distinct true labels, sorted, int64 [K].
@@ -142,11 +147,11 @@ class Judged:
         self._confidence = None if confidence is None else _confidence(confidence, len(label))
 
     def right_in(self, subset: str) -> NDArray[np.bool_]:
-        """Whether each sample of a subset is right, bool [number of its samples], in the order of samples."""
+        """Say whether each sample of a subset is right, bool [number of its samples], in the order of samples."""
         return self.right[self.inside(subset)]
 
     def inside(self, subset: str) -> NDArray[np.bool_]:
-        """Which samples a subset of `SUBSETS` holds, bool [M]; all for `overall_a`."""
+        """Say which samples a subset of `SUBSETS` holds, bool [M]; all for `overall_a`."""
         name, _, by_attribute = subset.partition("_")
         if name == "overall":
             return np.ones(len(self.label), bool)
@@ -165,7 +170,7 @@ class Judged:
     def true_counts(self, weights: NDArray[np.unsignedinteger] | None) -> NDArray[Any]:
         """Count samples by attribute group and class under each weighting, [4, K, R].
 
-        It depends on the test set alone, not on the predictions.
+        The counts depend only on the test set, and not on predictions.
         """
         return self._true(weights).reshape(*self._shape, 1 if weights is None else weights.shape[1])
 
@@ -175,7 +180,7 @@ class Judged:
         wanted: tuple[tuple[str, str], ...] = KEYS,
         true: NDArray[Any] | None = None,
     ) -> Values:
-        """The measures in `wanted` under R weightings of the samples.
+        """Compute the measures in `wanted` under R weightings of the samples.
 
         Args:
             weights: unsigned integers [M, R], how often each resample holds each sample; their sum over
@@ -213,7 +218,7 @@ class Judged:
         return {key: values[key] for key in wanted if key in values}
 
     def _predicted_and_right(self, weights: NDArray[np.unsignedinteger] | None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Predictions and right predictions, each [A, K, R]."""
+        """Count predictions and right predictions, each [A, K, R]."""
         cells = self._judged(weights)[:-1].reshape(2, *self._shape, 1 if weights is None else weights.shape[1])
         return cells[0] + cells[1], cells[0]
 
@@ -249,7 +254,7 @@ class _Sums:
 
 
 def _precision(true: NDArray[Any], predicted: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64]:
-    """The mean over the classes that have samples of right / predicted (0 where never predicted); [K, R] -> [R]."""
+    """Average right / predicted (0 where never predicted) over the classes that have samples; [K, R] -> [R]."""
     ratio = right / np.maximum(predicted, 1)  # a class without samples is never right, so it adds 0
     return _divided(ratio.sum(axis=0), (true > 0).sum(axis=0))
 
@@ -264,7 +269,7 @@ def _f1(precision: NDArray[np.float64], accuracy: NDArray[np.float64]) -> NDArra
 
 
 def _over_groups(metric: str, accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Harmonic mean or minimum over the groups [G, R] that have samples (are not NaN)."""
+    """Return the harmonic mean or the minimum over the groups [G, R] that have samples (are not NaN)."""
     there = ~np.isnan(accuracy)
     if metric == "worst":
         lowest = np.where(there, accuracy, np.inf).min(axis=0)
@@ -275,7 +280,7 @@ def _over_groups(metric: str, accuracy: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _divided(numerator: NDArray[Any], denominator: NDArray[Any]) -> NDArray[np.float64]:
-    """The quotient, NaN where there is nothing to divide by."""
+    """Divide; NaN where there is nothing to divide by."""
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)
 
 
@@ -295,7 +300,7 @@ def _confidence(confidence: NDArray[np.floating], length: int) -> NDArray[np.flo
 
 
 def _checked(**arrays: tuple[Any, int, int | None]) -> list[NDArray[np.int64]]:
-    """The arrays as int64 after checks of shape, type, length and range."""
+    """Return the arrays as int64 after checks of shape, type, length and range."""
     checked: list[NDArray[np.int64]] = []
     for name, (values, low, high) in arrays.items():
         values = np.asarray(values)

@@ -18,7 +18,7 @@ from recipes.schema import Recipe
 
 
 def lam_of_step(alpha: float, seed: int) -> float:
-    """Return the step's lambda ~ Beta(alpha, alpha) of equation 1; a function of the seed alone."""
+    """Return the step's lambda ~ Beta(alpha, alpha) of equation 1; a function of the seed only."""
     return random.Random(seed).betavariate(alpha, alpha)
 
 

@@ -21,10 +21,13 @@ from typing import Any
 from ifl.engine import open_monitor
 from ifl.saving.state import State
 from recipes.common.errors import RunError
+from recipes.common.json_text import whole_lines
 from recipes.schema import Recipe
 
 Event = tuple[str, float, int]
 """Name, value, optimizer step."""
+NEEDED = {"kind", "step"}
+"""Keys of every line of metrics.jsonl."""
 
 
 class RunLog:
@@ -142,8 +145,8 @@ class Monitored(Metrics):
         super().__init__(path, offset)
         self._monitor = monitor
         if monitor.tb_monitor is not None:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            monitor.tb_monitor.write_events([event for line in lines for event in events(json.loads(line))])
+            lines = [line for line in whole_lines(path.read_bytes()) if line.keys() >= NEEDED]
+            monitor.tb_monitor.write_events([event for line in lines for event in events(line)])
 
     def write(self, **values: Any) -> None:
         super().write(**values)
@@ -155,7 +158,7 @@ def events(line: dict[str, Any]) -> Iterator[Event]:
 
     Lists are left out.
     """
-    head = line["split"] if line["kind"] == "eval" else line["kind"]
+    head = str(line.get("split") if line["kind"] == "eval" else line["kind"])
     rest = {
         key: value
         for key, value in line.items()
@@ -173,7 +176,7 @@ def _scalars(name: str, value: Any, step: int) -> Iterator[Event]:
 
 
 def has_history(folder: Path) -> bool:
-    """Whether the run of a folder has logged anything: then it must go on from a checkpoint, or stop."""
+    """Say whether the run of a folder has logged anything: then it must go on from a checkpoint, or stop."""
     path = folder / "metrics.jsonl"
     return path.exists() and path.stat().st_size > 0
 

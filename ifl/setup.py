@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from ifl.supervision.startup_timer import Boot
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_afar
 from recipes.common.errors import DataError
+from recipes.common.json_text import read_object
 from recipes.schema import Recipe
 from sharding.cache.decoded_images import PixelCache
 from sharding.cache.disk_budget import cache_folder
@@ -376,7 +376,7 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
     """
     begun, comm, device = folder / "meta.json", ranks.comm, ranks.device
     stored = comm.from_first(
-        json.loads(begun.read_text())["decoder"] if comm.rank == 0 and begun.exists() else None, device
+        read_object(begun, {"decoder": str})["decoder"] if comm.rank == 0 and begun.exists() else None, device
     )
     offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
     if trains and stored is not None and stored not in decoders.ORDER:
@@ -424,7 +424,14 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         caches |= _pixel_caches(recipe, decoder, splits)
-    train = TrainView(data.image_size, augment.crop_scale, augment.hflip, augment.randaug, data.cache_short_side)
+    train = TrainView(
+        data.image_size,
+        augment.crop_scale,
+        augment.hflip,
+        augment.randaug,
+        data.cache_short_side,
+        augment.randaug_pixels,
+    )
     test = EvalView(data.image_size, data.test_resize)
     return {
         name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])

@@ -111,7 +111,7 @@ class TrainStep:
         return totals
 
     def _lam(self, state: State) -> float:
-        """Mixup's weight of a row's own image in this step; 1 without mixup."""
+        """Return mixup's weight of a row's own image in this step; 1 without mixup."""
         alpha = self.recipe.augment.mixup
         if not alpha:
             return 1.0
@@ -158,7 +158,7 @@ class TrainStep:
         return losses_B.sum() + self.invariance.alpha * distances_B.sum()
 
     def _counts(self, rows_B: np.ndarray) -> bool:
-        """Whether the running statistics move by this group: where a group is one stream's, only by the first's."""
+        """Say whether the running statistics move by this group: where a group is one stream's, only by the first's."""
         batch = self.recipe.batch
         return batch.bn_by == "mix" or bool(rows_B[0] < batch.size // self.recipe.streams)
 

@@ -30,7 +30,7 @@ STATISTIC_BITS = 32
 
 
 class Desynchronised(RuntimeError):
-    """The ranks' reductions do not belong to one step; the message says where each of them stands."""
+    """The ranks' reductions do not belong to one step; the message says where each of them is."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Field(IntEnum):
 class Message:
     """The int64 message of one step: a head of named numbers, then named tensors end to end.
 
-    This class alone knows what lies where. A rank writes its own part; `read` names the parts of the ranks' sum.
+    Only this class knows what lies where. A rank writes its own part; `read` names the parts of the ranks' sum.
     """
 
     def __init__(self, comm: Comm, device: torch.device) -> None:
@@ -123,7 +123,7 @@ class Message:
         self._tensors[name] = tensor
 
     def packed(self) -> torch.Tensor:
-        """int64, flat: what the ranks sum."""
+        """Return int64, flat: what the ranks sum."""
         return torch.cat([self._head, *(tensor.flatten() for tensor in self._tensors.values())])
 
     def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], list[int], dict[str, torch.Tensor]]:
@@ -177,7 +177,7 @@ class StepSync:
             self._note(part.notes_BC, part.rows_B)
 
     def _note(self, notes_BC: torch.Tensor, rows_B: np.ndarray) -> None:
-        """Put a micro-batch's notes where its rows stand in the global batch; the other ranks' rows are zeros here."""
+        """Put a micro-batch's notes where its rows are in the global batch; the other ranks' rows are zeros here."""
         fixed, bad = to_fixed(notes_BC, LOSS_BITS, 1)
         self._message.add(Field.BAD, bad)
         if self._notes is None:

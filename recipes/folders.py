@@ -66,7 +66,7 @@ def _fault(dotted: str, text: str) -> str:
 
 
 def hide_command(tree: dict[str, Any], origin: str, of_site: Any) -> None:
-    """Replace a command as data root by `pipe:` alone: no recipe tells it, it may be nobody else's business.
+    """Replace a command as data root by a bare `pipe:`: no recipe tells it, for it may be private.
 
     Args:
         tree: the recipe's values, changed in place.

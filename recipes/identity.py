@@ -70,7 +70,7 @@ def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _marks(section: type[BaseModel]) -> dict[str, Any]:
-    """Whether each field is science, nested as the fields are."""
+    """Say whether each field is science, nested as the fields are."""
     marks: dict[str, Any] = {}
     for key, field in section.model_fields.items():
         inner = section_in(field.annotation)
@@ -85,13 +85,13 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _is_science(field: FieldInfo) -> bool:
-    """Whether a field may change a number in the table."""
+    """Say whether a field may change a number in the table."""
     extra = field.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("science"))
 
 
 def _science_changes(section: BaseModel) -> dict[str, Any]:
-    """Nested dict of the science fields whose values differ from their defaults; an `ifl` block counts as a whole."""
+    """Collect the science fields, nested, whose values differ from their defaults; an `ifl` block counts as a whole."""
     changes: dict[str, Any] = {}
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)

@@ -134,7 +134,7 @@ def axes_of(command: Mapping[str, Any], values: Mapping[str, Any]) -> Axes:
 def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> None:
     """Refuse what cannot be changed in a written-out recipe.
 
-    Another data set's or preset's values would not come in, and some values follow from others: changing one alone
+    Another data set's or preset's values would not come in, and some values follow from others: changing only one
     would leave the other as it was.
 
     Raises:
@@ -173,7 +173,7 @@ def blocks_of(file: RecipeFile) -> dict[Any, Any]:
     """Return the recipe's `on:` blocks: by preset, by data set, or by data set and edition.
 
     Raises:
-        RecipeError: a block has another name, or holds an axis and not sections alone.
+        RecipeError: a block has another name, or holds an axis beside its sections.
     """
     blocks = file.values.get("on") or {}
     if not isinstance(blocks, dict):
@@ -193,7 +193,7 @@ def blocks_of(file: RecipeFile) -> dict[Any, Any]:
 
 
 def _axes_in(block: Any) -> set[str]:
-    """What a block of `on:` holds and must not; a block that is not a mapping, as a whole."""
+    """List what a block of `on:` holds and must not hold; a block that is not a mapping is listed as a whole."""
     if not isinstance(block, dict):
         return {str(block)}
     data = block.get("data")

@@ -53,7 +53,7 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
 
 
 def _leaves(section: type[BaseModel], path: str = "") -> list[str]:
-    """All keys with their dots."""
+    """Return all keys with their dots."""
     leaves: list[str] = []
     for key, field in section.model_fields.items():
         inner = section_in(field.annotation)

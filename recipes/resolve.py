@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.common.errors import RecipeError
+from recipes.declarations import declaration
 from recipes.folders import hide_command, make_absolute
 from recipes.layers import (
     Layer,
@@ -73,7 +74,7 @@ def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
 
 # ---------------------------------------------------------------------------------------------------- runs it builds on
 def source_of(recipe: Recipe) -> str | None:
-    """Name the finished run, in the same folder of runs, that a second stage or a later judgement needs; or None."""
+    """Name the finished run, in the same folder of runs, that a second stage or a later evaluation needs; or None."""
     return recipe.method.init_from or recipe.method.eval_of
 
 
@@ -155,6 +156,20 @@ def load_resolved(path: Path) -> Recipe:
         RecipeError: the file does not exist, cannot be read or holds a value that is not legal.
     """
     try:
-        return Recipe.model_validate(load_yaml(path))
+        return as_it_ran(load_yaml(path))
     except ValidationError as error:
         raise RecipeError(f"{path}: {sentence(error, {})}") from None
+
+
+def as_it_ran(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that a run folder holds.
+
+    What is younger than the run, a key of the schema or an argument of the method, has its default.
+
+    Raises:
+        ValidationError: a value is not legal.
+    """
+    recipe = Recipe.model_validate(values)
+    usual = declaration(recipe.method.name).args(recipe.preset)
+    recipe.method.args = {**usual, **recipe.method.args}
+    return recipe

@@ -63,13 +63,13 @@ def _declared(recipe: Recipe) -> Declaration:
 
 
 def _groups(recipe: Recipe) -> int:
-    """The batch-normalisation groups of a batch; a batch without any is one."""
+    """Count the batch-normalisation groups of a batch; a batch without groups counts as one."""
     return recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
 
 
 # -------------------------------------------------------------------------------------------------------------- epochs
 def kept_epochs(recipe: Recipe) -> str:
-    """Checkpoints can be kept of the run's own epochs alone."""
+    """Require that the checkpoints to keep are of epochs that the run has."""
     epochs = recipe.schedule.epochs
     kept = epochs_of(recipe.log.keep or [], epochs)
     if all(0 <= epoch < epochs for epoch in kept):
@@ -92,12 +92,12 @@ def _misplaced(key: str, milestones: Sequence[float], epochs: int, apart: bool) 
 
 
 def milestones(recipe: Recipe) -> str:
-    """IFL's milestones are distinct epochs."""
+    """Require that IFL's milestones are distinct epochs."""
     return _misplaced("ifl.milestones", recipe.ifl.milestones, recipe.schedule.epochs, apart=True) if recipe.ifl else ""
 
 
 def class_means(recipe: Recipe) -> str:
-    """Centers that start from class means need an epoch in which features are seen."""
+    """Require an epoch in which features are seen, where centers start from class means."""
     if not recipe.ifl or recipe.ifl.center_init != "class_means":
         return ""
     if epochs_of(recipe.ifl.milestones, recipe.schedule.epochs)[:1] not in ([], [0]):
@@ -106,7 +106,7 @@ def class_means(recipe: Recipe) -> str:
 
 
 def drops(recipe: Recipe) -> str:
-    """The learning rate's drops rise."""
+    """Require that the epochs of the learning rate's drops rise."""
     schedule = recipe.schedule
     if schedule.decay != "steps":
         return ""
@@ -115,17 +115,17 @@ def drops(recipe: Recipe) -> str:
 
 # ------------------------------------------------------------------------------------------------- the method's demands
 def model_exists(recipe: Recipe) -> str:
-    """The backbone is a file of ifl/models."""
+    """Require that the backbone is a file of ifl/models."""
     return missing(PROJECT / "ifl" / "models", recipe.model.name, "model.name", ".py")
 
 
 def method_exists(recipe: Recipe) -> str:
-    """The method is a file of ifl/methods."""
+    """Require that the method is a file of ifl/methods."""
     return missing(PROJECT / "ifl" / "methods", recipe.method.name, "method.name", ".py")
 
 
 def network_form(recipe: Recipe) -> str:
-    """The backbone comes in the form that the method needs."""
+    """Require that the backbone comes in the form that the method needs."""
     form, forms = _declared(recipe).FORM, model_forms(recipe.model.name)
     if form in forms:
         return ""
@@ -136,7 +136,7 @@ def network_form(recipe: Recipe) -> str:
 
 
 def combinations(recipe: Recipe) -> str:
-    """The method refuses some switches, and its file says why."""
+    """Refuse the switches that the method's file refuses; it says why."""
     refused = _declared(recipe).REFUSES
     for key, on in (
         ("ifl", recipe.ifl),
@@ -149,7 +149,7 @@ def combinations(recipe: Recipe) -> str:
 
 
 def count_order(recipe: Recipe) -> str:
-    """The order of the class counts matters only to a method that reads them."""
+    """Refuse an order of the class counts where the method does not read them."""
     if not recipe.method.legacy_count_order or _declared(recipe).COUNTS:
         return ""
     return (
@@ -159,7 +159,7 @@ def count_order(recipe: Recipe) -> str:
 
 
 def environments(recipe: Recipe) -> str:
-    """Some methods compare environments, so that they need two."""
+    """Require two environments where the method compares them."""
     needs = _declared(recipe).NEEDS
     if "environments" not in needs or (recipe.ifl and recipe.ifl.environments > 1):
         return ""
@@ -167,7 +167,7 @@ def environments(recipe: Recipe) -> str:
 
 
 def whole_groups(recipe: Recipe) -> str:
-    """Some methods need all rows of a batch-normalisation group on one rank."""
+    """Require at most a rank for each group where the method needs all rows of a batch-normalisation group."""
     needs, groups = _declared(recipe).NEEDS, _groups(recipe)
     if "whole_groups" not in needs or recipe.tasks <= groups:
         return ""
@@ -179,7 +179,7 @@ def whole_groups(recipe: Recipe) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- mixup
 def mixup_groups(recipe: Recipe) -> str:
-    """Mixup needs groups to form its pairs in."""
+    """Require groups where mixup forms pairs in them."""
     if not recipe.augment.mixup or recipe.batch.bn:
         return ""
     return (
@@ -189,7 +189,7 @@ def mixup_groups(recipe: Recipe) -> str:
 
 
 def mixup_shares(recipe: Recipe) -> str:
-    """Ranks that share a group hold whole blocks, so that a row and its partner are on one rank."""
+    """Require that ranks which share a group hold whole blocks, so that a row and its mixup partner are on one rank."""
     groups, blocks, tasks = _groups(recipe), recipe.mixup_blocks, recipe.tasks
     if not recipe.augment.mixup or tasks <= groups or not (tasks % groups or blocks % (tasks // groups)):
         return ""
@@ -204,7 +204,7 @@ def mixup_shares(recipe: Recipe) -> str:
 
 
 def mixup_environments(recipe: Recipe) -> str:
-    """Mixup pairs rows across environments, so that a group must hold several."""
+    """Require several environments in a group where mixup pairs rows across them."""
     if not (recipe.augment.mixup and recipe.ifl and recipe.batch.bn_by == "env"):
         return ""
     return (
@@ -215,7 +215,7 @@ def mixup_environments(recipe: Recipe) -> str:
 
 # -------------------------------------------------------------------------------------------------- streams and stages
 def paired_streams(recipe: Recipe) -> str:
-    """A method of two branches pairs rows of its streams, so that a group must hold both."""
+    """Require both streams in a group where a method of two branches pairs their rows."""
     if _declared(recipe).FORM != "branches" or recipe.batch.bn_by != "env":
         return ""
     return (
@@ -225,7 +225,7 @@ def paired_streams(recipe: Recipe) -> str:
 
 
 def first_stage(recipe: Recipe) -> str:
-    """A method that trains the classifier alone needs a trained backbone."""
+    """Require a trained backbone where the method trains only the classifier."""
     if _declared(recipe).TRAINS != "head" or recipe.method.init_from:
         return ""
     return (
@@ -235,7 +235,7 @@ def first_stage(recipe: Recipe) -> str:
 
 
 def one_source(recipe: Recipe) -> str:
-    """A run builds on another in one way."""
+    """Refuse two ways at once to build on another run."""
     if not (recipe.method.init_from and recipe.method.eval_of):
         return ""
     return (
@@ -244,7 +244,7 @@ def one_source(recipe: Recipe) -> str:
 
 
 def nothing_trained(recipe: Recipe) -> str:
-    """What changes training has no place in a run that only evaluates."""
+    """Refuse what changes training in a run that only evaluates."""
     if not recipe.method.eval_of:
         return ""
     for key, on, trained in (
@@ -261,7 +261,7 @@ def nothing_trained(recipe: Recipe) -> str:
 
 
 def uniform_stream(recipe: Recipe) -> str:
-    """The environments take the place of a uniform stream."""
+    """Require a uniform stream where environments are to take its place."""
     if not recipe.ifl or "uniform" in _declared(recipe).STREAMS:
         return ""
     return (
@@ -271,7 +271,7 @@ def uniform_stream(recipe: Recipe) -> str:
 
 
 def arguments(recipe: Recipe) -> str:
-    """The method's arguments are those of its file, of the same type."""
+    """Require that the method's arguments are those of its file, and of the same type."""
     name, usual = recipe.method.name, _declared(recipe).args(recipe.preset)
     for key, value in recipe.method.args.items():
         if key not in usual:
@@ -286,7 +286,7 @@ def arguments(recipe: Recipe) -> str:
 
 
 def divisible(recipe: Recipe) -> str:
-    """A batch and its groups divide among the environments."""
+    """Require that a batch and its groups divide among the environments."""
     batch, streams = recipe.batch, recipe.streams
     if batch.bn_by == "env":
         if batch.bn and batch.size % (streams * batch.bn) == 0:

@@ -176,6 +176,13 @@ class Data(Section):
 
 class Model(Section):
     name: Name = science("resnext50_32x4d", "a file of ifl/models")
+    init: Literal["own", "torch"] = science(
+        "own",
+        (
+            "how its convolutions start: as the model's file says (those of the suite: He, fan-out), or torch: as "
+            "torch leaves a new Conv2d, which the reference does in BBN"
+        ),
+    )
 
 
 class Method(Section):
@@ -260,6 +267,13 @@ class Augment(Section):
     randaug: bool = science(
         False, "the paper's RandAug: pairs of 15 operations x 9 levels, each applied with probability .5"
     )
+    randaug_pixels: Literal["own", "package"] = science(
+        "own",
+        (
+            "interpolation and Cutout of RandAug: ours, or those of the package randaugment 1.0.2, which the reference "
+            "uses (sharding/images/randaug.py); the recipes of RandAug choose by preset"
+        ),
+    )
 
     @model_validator(mode="after")
     def _scale_rises(self) -> Augment:
@@ -311,7 +325,8 @@ class Batch(Section):
         "paper", "paper: every stream draws so many; matched: all streams together do"
     )
     replacement: bool | None = science(
-        None, "independent draws instead of a shuffle; default: the preset's (paper: with IFL, corrected: never)"
+        None,
+        "independent draws instead of a shuffle; default: the preset's (paper: with IFL and in BBN, corrected: never)",
     )
 
     @model_validator(mode="after")

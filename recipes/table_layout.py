@@ -108,9 +108,9 @@ class Layout(_Strict):
         return list(dict.fromkeys(column.source for column in self.columns))
 
     def full_label(self, row: Row) -> str:
-        """The label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`."""
-        twins = [other.label for other in self.rows if other.recipe == row.twin]
-        return f"{twins[0]} {row.label}" if twins and row.label.startswith("+") else row.label
+        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`."""
+        baselines = [other.label for other in self.rows if other.recipe == row.twin]
+        return f"{baselines[0]} {row.label}" if baselines and row.label.startswith("+") else row.label
 
     @model_validator(mode="after")
     def _distinct(self) -> Layout:
@@ -144,12 +144,12 @@ def load_layout(file: Path) -> Layout:
 
 
 def available(folder: Path = FOLDER) -> dict[str, Path]:
-    """{table name: file} of all layouts, sorted by name."""
+    """List all layouts as {table name: file}, sorted by name."""
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, with its place, and what would be legal."""
+    """Say what is wrong first, with its place, and what would be legal."""
     # A mistyped key first: that a key is missing is often only its consequence.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])

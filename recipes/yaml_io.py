@@ -12,7 +12,7 @@ from recipes.common.errors import RecipeError
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain values alone.
+    """Loads plain values only.
 
     Anchors are refused: a few lines of them can mean gigabytes. Numbers to the base 60, as which YAML 1.1 reads the
     time limit 12:00:00 (43200), are text.
@@ -51,6 +51,8 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except (AttributeError, LookupError):  # `!!timestamp x`, `!!bool x`
+        raise ValueError("a value does not have the form that its tag asks for") from None
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         RecipeError: the file does not exist, is not readable YAML or holds something else than `key: value` lines.
     """
     try:
-        tree = read_yaml(path.read_text())
+        tree = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -6,15 +6,15 @@ Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 from recipes.common.addresses import is_afar
+from recipes.common.json_text import NotJson, parse_json
 from sharding.building.request import builders, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
 from sharding.cache.remote_files import fetch_small
 from sharding.cache.remote_shards import NodeCache
-from sharding.format.dataset import DATASET_FILE, Dataset, parse_meta, read_dataset
+from sharding.format.dataset import DATASET_FILE, Dataset, changed, misshapen, parse_meta, read_dataset
 
 
 def build_command(root: Path | str, name: str) -> str:
@@ -50,8 +50,8 @@ def open_dataset(
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
-    text = fetch_small(root, f"{name}/{DATASET_FILE}", _not_json, tries).decode()
-    meta = parse_meta(text, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
+    data = fetch_small(root, f"{name}/{DATASET_FILE}", _damaged, tries)
+    meta = parse_meta(data, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
     most_bytes = None if cache_gb is None else cache_gb * 1e9
     source = functools.partial(_node_cache, root, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
     return Dataset(root, name, meta, rebuild, source)
@@ -63,9 +63,10 @@ def _node_cache(
     return NodeCache.made(root, name, fingerprint, folder_of_node(folder), most_bytes, share)
 
 
-def _not_json(data: bytes) -> str:
+def _damaged(data: bytes) -> str:
+    """What is wrong with a dataset.json that may have come badly, so that it is worth asking again."""
     try:
-        json.loads(data)
-    except ValueError as error:
+        meta = parse_json(data)
+    except NotJson as error:
         return f"it is not JSON ({error})"
-    return ""
+    return "" if misshapen(meta) else changed(meta)

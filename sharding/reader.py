@@ -61,6 +61,7 @@ class TrainView:
         hflip: whether half of the crops are mirrored.
         randaug: whether RandAug comes last.
         short_side: pictures are first made this small; see `shrunk`.
+        randaug_pixels: how RandAug draws its operations.
     """
 
     size: int
@@ -68,6 +69,7 @@ class TrainView:
     hflip: bool = False
     randaug: bool = False
     short_side: int | None = None
+    randaug_pixels: str = "own"
 
     def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
         """`image` -> `pixels`; the cache keeps whole pictures."""
@@ -159,6 +161,7 @@ def augmented(draws: Draws, view: TrainView) -> Stage:
                 crop_scale=view.crop_scale,
                 hflip=view.hflip,
                 randaug=view.randaug,
+                randaug_pixels=view.randaug_pixels,
             )
             yield sample
 

@@ -10,8 +10,9 @@ Problems: a byte that is not as it was written, in a shard (image, tar header, p
 dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a
 shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front) or the
 same image in two splits of an edition.
-Warnings: images that look alike in two splits of an edition, files that do not belong there, and what the build left
-out of its source or took although it looks damaged.
+Warnings: images that look alike in two splits of an edition, images that look damaged although their bytes are those
+that were packed, files that do not belong there, and what the build left out of its source or took although it looks
+damaged.
 
 The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there
 are problems, 2 the check could not run.
@@ -163,6 +164,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
         for task, report in zip(tasks, _reports(tasks, workers), strict=True):
             relative = task.place.rpartition("/")[0]
             problems.merge(report.found, report.count)
+            warnings.merge(report.doubts, report.doubtful)
             thumbs[relative][task.ids], decoded[relative][task.ids] = report.thumbs, report.decoded
             images, size = images + report.images, size + report.size
             bar.update(int(task.rows.shard_size[0]))

@@ -69,7 +69,7 @@ def _today() -> dict[str, bytes]:
 
 
 def _read(root: Path) -> dict[str, bytes]:
-    """The suite's files by their relative names, without the site file, which is this user's."""
+    """Read the suite's files by their relative names, without the site file, which is this user's."""
     paths = [
         root / "COMMIT",
         *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}")),

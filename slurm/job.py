@@ -1,6 +1,7 @@
 """The job: one picklable object for every kind of cluster, and the one entry to training.
 
-`python -m slurm.job RUN_FOLDER` is a rank of a local run; on SLURM submitit unpickles `TrainJob` and calls it.
+`python -m slurm.job RUN_FOLDER COMMAND...` is a rank of a local run; on SLURM submitit unpickles `TrainJob` and calls
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.monitoring.events import note
+from slurm.monitoring.events import append_event
 
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
@@ -21,21 +22,32 @@ FINISHED, FAILED, STOPPED = 0, 1, 99
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Trains the run folder's recipe from its newest checkpoint. The pickle carries no state but the folder: where to
-    go on is always found on disk."""
+    """Trains the run folder's recipe from its newest checkpoint.
+
+    The pickle carries no state: where to go on is always found on disk.
+
+    Attributes:
+        folder: the run folder.
+        command: the launcher's `sys.argv`, for meta.json.
+    """
 
     folder: str
+    command: tuple[str, ...] = ()
 
     def __call__(self) -> int:
-        """Run one rank. Leaves the process by `os._exit` unless the run is finished: after an error or a stop other
-        ranks may sit in a collective, and an orderly shutdown could wait for them for ever."""
+        """Run one rank, and leave the process by `os._exit` unless the run is finished.
+
+        After an error or a stop other ranks may be in a collective, and an orderly shutdown could wait for them for
+        ever.
+        """
         from ifl.supervision.signals import watch
 
         stop_requested, code = watch(), FAILED  # before the long imports
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
+        from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
         from ifl.supervision.watchdog import Watchdog
-        from recipes.common.errors import DataError, RunError
+        from recipes.common.errors import UserError
 
         try:
             from slurm.rendezvous import export_rank
@@ -46,26 +58,26 @@ class TrainJob:
             folder, rank = Path(self.folder), int(os.environ.get("RANK", "0"))
             recipe, first = load_resolved(folder / "recipe.yaml"), rank == 0
             watchdog = Watchdog(
-                recipe.log.stuck_after_s, rank, lambda message: note(folder, "failed", rank=rank, error=message)
+                recipe.log.stuck_after_s, rank, lambda message: append_event(folder, "failed", rank=rank, error=message)
             )
             from ifl.run_log import close_monitors
             from ifl.train import train
             from slurm.code_snapshot import running
 
             if first:
-                note(folder, "start", code=running())
-            with disk_of(folder):
-                code = FINISHED if train(recipe, folder, stop_requested, watchdog.beat) else STOPPED
+                append_event(folder, "start", code=running())
+            with disk_of(folder), launched_by(self.command):
+                code = FINISHED if train(recipe, folder, stop_requested, watchdog.progressed) else STOPPED
             if first:
-                note(folder, "finished" if code == FINISHED else "stopped")
+                append_event(folder, "finished" if code == FINISHED else "stopped")
                 close_monitors()
         except BaseException as error:  # whatever it was, it is printed and the process ends with a code
             with contextlib.suppress(OSError):  # the log may lie on the disk that is full
-                if isinstance(error, RunError | DataError):  # a sentence for the user; others are for developers
+                if isinstance(error, UserError):  # a sentence for the user; others are for developers
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
-            note(
+            append_event(
                 Path(self.folder),
                 "failed",
                 rank=int(os.environ.get("RANK", "0")),
@@ -79,12 +91,12 @@ class TrainJob:
         return code
 
     def checkpoint(self) -> None:
-        """submitit asks this before it requeues. The loop saves by itself on the same signal, so nothing is left."""
+        """Return nothing to submit, when submitit asks before it requeues: the loop saves on the same signal."""
         return None
 
 
 if __name__ == "__main__":
-    code = TrainJob(sys.argv[1])()
+    code = TrainJob(sys.argv[1], tuple(sys.argv[2:]))()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # loader workers and process groups need no farewell
+    os._exit(code)  # without waiting for loader workers and process groups

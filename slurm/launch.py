@@ -33,11 +33,10 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare or an older Python lacks
 
 import functools
-import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from recipes.common.addresses import PIPE
@@ -119,15 +118,15 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         from slurm.cluster import build_job
 
         return build_job.parse_command(words, site)
-    from slurm.planning.requested_runs import wanted
+    from slurm.planning.requested_runs import requested_runs
 
-    runs, at_once = wanted(words, site)
+    runs, at_once = requested_runs(words, site)
     for run in runs:
         _check_batch(run.recipe)
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    return Training(runs, at_once, site)
+    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
@@ -138,7 +137,7 @@ def _help() -> int:
 
 
 def _show(command: Training) -> int:
-    """`cluster=dry`: what would be made, and what it would cost."""
+    """Print what would be made, and what it would cost: `cluster=dry`."""
     from recipes.resolve import dump
     from slurm.cluster import submission
     from slurm.cluster.sbatch import batch_file
@@ -157,7 +156,7 @@ def _show(command: Training) -> int:
 
 
 def _run_here(command: Training) -> int:
-    """`cluster=local`: on this machine, until all have ended."""
+    """Run on this machine until all runs have ended: `cluster=local`."""
     from slurm.local.run_queue import run_all
 
     _announce(command)
@@ -165,7 +164,7 @@ def _run_here(command: Training) -> int:
 
 
 def _submit(command: Training) -> int:
-    """`cluster=slurm`: into the queue."""
+    """Put the runs into the queue: `cluster=slurm`."""
     from slurm.cluster import submission
 
     _announce(command)
@@ -174,15 +173,14 @@ def _submit(command: Training) -> int:
 
 
 def _announce(command: Training) -> None:
-    """Leave the command's words for the runs' meta.json, for a job's own are others; say what several runs cost."""
-    os.environ["GLT_ARGV"] = json.dumps(sys.argv)
+    """Say what several runs cost, and what the user should know of them."""
     if len(command.runs) > 1:
         print(_cost(command.runs), *command.remarks, sep="\n", flush=True)
 
 
 # --------------------------------------------------------------------------------------------------- costs and checks
 def _estimates(runs: "Sequence[Run]") -> list[str]:
-    """What a plan would cost, where the data are here to be counted."""
+    """Estimate what a plan would cost, where the data are here to be counted."""
     from slurm.planning.cost import cost
     from slurm.planning.forecast import forecast
 
@@ -193,7 +191,7 @@ def _estimates(runs: "Sequence[Run]") -> list[str]:
 
 
 def _cost(runs: "Sequence[Run]") -> str:
-    """What runs cost that are to be made. A command that brings the data may fail here, see `_check_data`."""
+    """Say what runs cost that are to be made. A command that brings the data may fail here, see `_check_data`."""
     from slurm.planning.cost import cost
 
     try:

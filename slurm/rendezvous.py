@@ -10,7 +10,7 @@ import sys
 
 
 def export_rank() -> None:
-    """On SLURM, set the five variables from the job's own, unless they are set (as `cluster=local` does)."""
+    """Set the five variables from those of the SLURM job, unless they are set (as `cluster=local` does)."""
     if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
         return
     import submitit
@@ -22,7 +22,7 @@ def export_rank() -> None:
     )
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
-    # submitit derives the port from the job's id alone; a leftover of the incarnation before would still hold it.
+    # submitit derives the port only from the job's id; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -46,7 +46,7 @@ class Reuse:
 
 
 def asks(words: Sequence[str]) -> bool:
-    """Whether a command is one of these two."""
+    """Say whether a command is one of these two."""
     return bool(take_words(words, tuple(LEGAL))[0])
 
 
@@ -105,7 +105,7 @@ def _root(run: Path, wanted: str | None, usual: str | None) -> str:
 
 
 def _finished(what: str, name: str, runs: str | None) -> Path:
-    """The folder of the finished run that `what=name` means: a path, or a folder of `runs`."""
+    """Return the folder of the finished run that `what=name` means: a path, or a folder of `runs`."""
     places = (Path(name), Path(runs or PROJECT / "runs") / name) if name else ()
     run = next((path for path in places if (path / "recipe.yaml").is_file()), None)
     if run is None:

@@ -193,7 +193,7 @@ def step_s(
 
 
 def _lognormal(random: np.random.Generator, variation: float, shape: tuple[int, int]) -> np.ndarray:
-    """Factors of mean 1 and this coefficient of variation."""
+    """Draw factors of mean 1 and this coefficient of variation."""
     square = math.log1p(variation**2)
     return random.lognormal(-square / 2, math.sqrt(square), shape)
 
@@ -255,7 +255,7 @@ def most_ranks(batch: int, group: int, streams: int) -> int:
 
 
 def _read(words: list[str]) -> Assumptions:
-    """The assumptions that a command gives, and the defaults for the others; `image_s` has none."""
+    """Read the assumptions of a command; the others have their defaults, but `image_s` has none."""
     usual = {field.name: field.default for field in fields(Assumptions)}
     values = key_values(words, list(usual))
     if "image_s" not in values:

@@ -42,11 +42,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
-from recipes.common.errors import StatusError, one_line
+from recipes.common.errors import StatusError, UserError, one_line
 from recipes.common.output import end_unread
 from slurm.monitoring import run_state
 from slurm.monitoring.failure import why
-from slurm.monitoring.run_state import ENDED, Job, is_over, job_of, json_lines, recipe_of, state_of
+from slurm.monitoring.run_state import (
+    ENDED,
+    Job,
+    is_over,
+    job_of,
+    meta_of,
+    metric_lines,
+    recipe_of,
+    state_of,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 COLOURS = {
@@ -91,14 +100,14 @@ def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
 
 def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     """Return the run's line, from its files and the queue; notes an end that SLURM soon forgets."""
-    from slurm.monitoring.events import note, read
+    from slurm.monitoring.events import append_event, read
 
     events = read(folder)
-    lines = json_lines(folder / "metrics.jsonl")
+    lines = metric_lines(folder)
     trained = [line for line in lines if line["kind"] == "train"]
     step, rate = (trained[-1]["step"], trained[-1]["images_per_s"]) if trained else (0, None)
     epoch, steps, left = "-", "-", None
-    recipe, meta = recipe_of(folder), next(iter(json_lines(folder / "meta.json", whole=True)), None)
+    recipe, meta = recipe_of(folder), meta_of(folder)
     if recipe and meta:
         epochs, of_epoch = recipe["schedule"]["epochs"], meta["steps_per_epoch"]
         epoch, steps = f"{step / of_epoch:.1f}/{epochs}", f"{step}/{of_epoch * epochs}"
@@ -106,7 +115,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     vals = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
     state = state_of(folder, events, jobs)
     if state in ("cancelled", "timed out") and not is_over(events):
-        note(folder, "verdict", verdict=state)  # SLURM forgets it in some minutes
+        append_event(folder, "verdict", verdict=state)  # SLURM forgets it in some minutes
     starts = sum(event["event"] == "start" for event in events)
     logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]
     log = str(max(logs, key=lambda path: path.stat().st_mtime)) if logs else "-"
@@ -152,7 +161,7 @@ def cancel(folder: Path) -> str:
     Raises:
         StatusError: SLURM does not answer, or the run has no job in its queue.
     """
-    from slurm.monitoring.events import note, read
+    from slurm.monitoring.events import append_event, read
 
     jobs, events = run_state.queue(), read(folder)
     if jobs is None:
@@ -168,7 +177,7 @@ def cancel(folder: Path) -> str:
     done = subprocess.run(["scancel", job], capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
-    note(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
+    append_event(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
     return f"{folder.name}: job {job} is being cancelled"
 
 
@@ -207,6 +216,8 @@ class About:
         """
         try:
             print(self.act(self.folder.absolute()))
+        except UserError as error:
+            raise StatusError(str(error)) from None
         except DAMAGE as error:
             raise StatusError(f"{self.folder} is damaged: {one_line(f'{type(error).__name__}: {error}')}") from None
         return 0
@@ -232,7 +243,7 @@ def parse(words: Sequence[str]) -> Look | About:
 
 
 def _run_named(key: str, name: str, runs: Path) -> Path:
-    """The run folder that `key=name` means: a path, or a folder of `runs`."""
+    """Return the run folder that `key=name` means: a path, or a folder of `runs`."""
     for folder in (Path(name), runs / name):
         if (folder / "recipe.yaml").exists():
             return folder

@@ -1,4 +1,4 @@
-"""Which figures there are for some tables, with their names and captions."""
+"""Every figure of the filled tables, with its name and caption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.table_layout import PROTOCOLS
 
 
 @dataclass(frozen=True)
-class Drawn:
+class NamedFigure:
     """A figure with the name of its files and what it shows, in a sentence or two."""
 
     name: str
@@ -21,28 +21,31 @@ class Drawn:
     figure: Figure
 
 
-def gallery(tables: list[Table], pair: str | None = None) -> tuple[list[Drawn], list[str]]:
-    """Every figure that the runs in these tables allow, and remarks on what is left out.
+def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFigure], list[str]]:
+    """Draw every figure that the runs in these tables allow.
 
     Args:
         tables: filled tables; methods are compared within one data set, preset and selection.
         pair: the recipe of the method that is shown in depth, without and with IFL; default: the first of the table.
 
+    Returns:
+        The figures, and remarks on what is left out.
+
     Raises:
         ValueError: `pair` is not in the tables.
     """
-    drawn: list[Drawn] = []
+    drawn: list[NamedFigure] = []
     remarks: list[str] = []
     found = studies(tables)
     for study in found:
         for one in _of_study(study, tables, pair, remarks):
             name = one.name if len(found) == 1 else f"{study.data}_{study.preset}_{study.select}_{one.name}"
-            drawn.append(Drawn(name, one.caption, one.figure))
+            drawn.append(NamedFigure(name, one.caption, one.figure))
     for table in tables:
         figure, said = learning_curves.learning_curves([table])
         remarks += said
         drawn.append(
-            Drawn(
+            NamedFigure(
                 f"curves_{table.layout.name}",
                 f"{table.layout.name}: overall accuracy and precision on the test splits over epochs, of "
                 f"every run that counts; vertical lines: IFL sets in.",
@@ -57,16 +60,16 @@ class _Album:
     """The figures drawn so far, and remarks on what is left out."""
 
     remarks: list[str]
-    drawn: list[Drawn] = field(default_factory=list)
+    drawn: list[NamedFigure] = field(default_factory=list)
 
     def add(self, name: str, caption: str, made: tuple[Figure | None, list[str]]) -> None:
         figure, said = made
         self.remarks.extend(said)
         if figure is not None:
-            self.drawn.append(Drawn(name, caption, figure))
+            self.drawn.append(NamedFigure(name, caption, figure))
 
 
-def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[Drawn]:
+def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[NamedFigure]:
     album = _Album(remarks)
     pair = study.chosen(recipe)
     images = (
@@ -126,12 +129,12 @@ def _of_pair(album: _Album, study: Study, pair: Pair) -> None:
         f"{pair.ifl.label}: attribute groups' shares of the draws from environment 2, how many images it "
         f"amounts to, and how far the class centers moved (mean of each class group). "
         "Pale lines: the same classes with equal weights inside each, so that the rest is what the scores do.",
-        environments.contents(runs),
+        environments.environment_panels(runs),
     )
     for title, run in runs:
         album.add(
             f"images_{run.train}",
             f"{pair.ifl.label}, {title}: the images that environment 2 weighs most and least after its last "
             f"rebuild, of some classes from head to tail.",
-            environments.strip(title, run),
+            environments.extreme_images(title, run),
         )

@@ -16,18 +16,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.figures.learning_curves import ONSET, onset
-from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE, short
+from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE
 from analysis.inputs.artifacts import Classes, Environments, classes_of, environments_of
 from analysis.inputs.runs import Run
+from analysis.labels import shortened
 from analysis.stats.per_class import attribute_shares, effective_size, flat_in_class
 from ifl.metrics import GROUPS
 
 STRIP_CLASSES = 6
-"""Of the classes with thumbnails those shown, from the head to the tail."""
+"""How many of the classes with thumbnails are shown, from the head to the tail."""
 
 
 class Composition(NamedTuple):
-    """What the streams hold that are drawn from the epoch `start` (from 0) on.
+    """What a stream holds that is drawn from the epoch `start` (from 0) on.
 
     Attributes:
         shares: float64 [A], draws of environment 2 (the last one) by attribute group; `level` the same with equal
@@ -43,7 +44,7 @@ class Composition(NamedTuple):
 
 
 def compositions(rebuilds: list[Environments]) -> tuple[Composition, list[Composition]]:
-    """Environment 1, which stays what it is, and environment 2 after each rebuild."""
+    """Return environment 1, which stays what it is, and environment 2 after each rebuild."""
     first = rebuilds[0]
     later = [_composition(rebuild.epoch + 1, rebuild, rebuild.weights[-1]) for rebuild in rebuilds]
     return _composition(0, first, first.weights[0]), later
@@ -61,8 +62,11 @@ def _composition(start: int, rebuild: Environments, weights: NDArray[np.float64]
 
 
 def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """For `norm` and `from_start`: epochs trained [T] and means over the classes of each group, float64 [T, 3] (NaN
-    for a group without classes).
+    """Average how far the class centers are from zero and from their start over the classes of each group.
+
+    Returns:
+        For `norm` and `from_start`: epochs trained int64 [T], and means float64 [T, 3]; NaN is for a group without
+        classes.
 
     Raises:
         ValueError: a line about centers has another number of classes.
@@ -86,7 +90,7 @@ def drift(lines: list[dict[str, Any]], classes: Classes) -> dict[str, tuple[NDAr
 
 
 @dataclass(frozen=True)
-class Contents:
+class PanelData:
     """What one line of panels shows of a run: data only.
 
     Attributes:
@@ -111,8 +115,12 @@ class Contents:
         return [step.start for step in self.steps] + [self.end]
 
 
-def collect(title: str, run: Run) -> tuple[Contents | None, list[str]]:
-    """Read what the panels of a run show; None where it has no environments, and remarks on what is left out."""
+def read_panel_data(title: str, run: Run) -> tuple[PanelData | None, list[str]]:
+    """Read what the panels of a run show.
+
+    Returns:
+        None where it has no environments, and remarks on what is left out.
+    """
     try:
         rebuilds, classes = environments_of(run), classes_of(run)
         lines = run.metrics()[0]
@@ -131,18 +139,19 @@ def collect(title: str, run: Run) -> tuple[Contents | None, list[str]]:
     steps = [one._replace(level=later[0].level, level_size=later[0].level_size), *later]
     end = 1 + max((line["epoch"] for line in lines), default=rebuilds[-1].epoch)
     epochs, means = moved["from_start"]
-    return Contents(title, steps, end, epochs, means, sorted(onset(lines))), remarks
+    return PanelData(title, steps, end, epochs, means, sorted(onset(lines))), remarks
 
 
-def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
+def environment_panels(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
     """Draw a line of panels for each (title, run): what environment 2 holds against environment 1, and the drift.
 
-    Returns None where no run has environments, and what was left out.
+    Returns:
+        None where no run has environments, and remarks on what is left out.
     """
-    ready: list[Contents] = []
+    ready: list[PanelData] = []
     remarks: list[str] = []
     for title, run in runs:
-        found, said = collect(title, run)
+        found, said = read_panel_data(title, run)
         ready += [found] if found else []
         remarks += said
     if not ready:
@@ -161,10 +170,10 @@ def contents(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
 
 
 PALE: dict[str, Any] = {"linewidth": 2.5, "alpha": 0.25, "solid_capstyle": "butt"}
-"""How what equal weights inside each class would give is drawn."""
+"""The look of what equal weights inside each class would give."""
 
 
-def draw_shares(axes: Axes, data: Contents, letter: str) -> None:
+def draw_shares(axes: Axes, data: PanelData, letter: str) -> None:
     """Draw the attribute groups' shares of the draws from environment 2, in percent."""
     level = data.steps[1]
     for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=True)):
@@ -187,7 +196,7 @@ def draw_shares(axes: Axes, data: Contents, letter: str) -> None:
     axes.set_ylim(bottom=0)
 
 
-def draw_sizes(axes: Axes, data: Contents, letter: str) -> None:
+def draw_sizes(axes: Axes, data: PanelData, letter: str) -> None:
     """Draw the effective sample size of environment 2, in percent of the training images."""
     level, held = data.steps[1], [100 * step.size for step in data.steps]
     axes.step(
@@ -206,7 +215,7 @@ def draw_sizes(axes: Axes, data: Contents, letter: str) -> None:
     axes.set_title(f"({letter}) effective sample size", fontsize=8)
 
 
-def draw_centers(axes: Axes, data: Contents, letter: str) -> None:
+def draw_centers(axes: Axes, data: PanelData, letter: str) -> None:
     """Draw how far the class centers are from where they started (L2), the mean of each class group."""
     for g, (name, look) in enumerate(zip(GROUPS, ATTRIBUTE_LOOKS, strict=True)):
         axes.plot(
@@ -226,8 +235,8 @@ def draw_centers(axes: Axes, data: Contents, letter: str) -> None:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center")
 
 
-def _finish(panels: Sequence[Axes], data: Contents) -> None:
-    """What the three panels of a run share, and their legends."""
+def _finish(panels: Sequence[Axes], data: PanelData) -> None:
+    """Add what the three panels of a run share, and their legends."""
     for axes, first in itertools.product(panels, data.onsets):
         axes.axvline(first, **ONSET)
     for axes in panels:
@@ -248,9 +257,11 @@ def _legend(figure: Figure) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7)
 
 
-def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
-    """Of some classes from head to tail the images that the last environment weighs most and least after the last
-    rebuild.
+def extreme_images(title: str, run: Run) -> tuple[Figure | None, list[str]]:
+    """Draw the images that the last environment weighs most and least after the last rebuild, of some classes.
+
+    Returns:
+        None where there are no pictures, and remarks on what is left out.
     """
     try:
         rebuilds, classes = environments_of(run), classes_of(run)
@@ -265,7 +276,7 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
             f"part has none; see thumbnails= of light)"
         ]
     rows = np.unique(np.linspace(0, len(last.classes) - 1, min(STRIP_CLASSES, len(last.classes))).round().astype(int))
-    images = last.thumbnails[rows]  # [rows, least and most, E, H, W, 3]
+    images = last.thumbnails[rows]  # [rows, 2, E, H, W, 3]; the least weighed come first
     side, each = images.shape[3], images.shape[2]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE if each > 4 else COLUMN, 0.55 + 0.5 * len(rows)), layout="constrained")
@@ -282,7 +293,7 @@ def strip(title: str, run: Run) -> tuple[Figure | None, list[str]]:
             axes.set_xticks([])
             axes.set_yticks(
                 [(row + 0.5) * side for row in range(len(rows))],
-                [short(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
+                [shortened(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
             )
             axes.tick_params(length=0)
             axes.set_title(f"{title}: weigh {what}", fontsize=8)

@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Method, Pair, Study
-from analysis.figures.point_labels import place
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, short
+from analysis.figures.point_labels import label_points
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
 from analysis.inputs.frame import METRICS
+from analysis.labels import shortened
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
@@ -35,20 +36,37 @@ class Improvement(NamedTuple):
     with_ifl: bool
 
 
-def mean_series(curves: list[list[tuple[int, float]]]) -> list[tuple[int, float, float, float]]:
-    """(epochs, mean, lowest, highest) over seeds, at the epochs at which every curve has a value."""
+class MeanPoint(NamedTuple):
+    """A curve's value over seeds after some epochs of training."""
+
+    epochs: int
+    mean: float
+    lowest: float
+    highest: float
+
+
+def mean_series(curves: list[list[tuple[int, float]]]) -> list[MeanPoint]:
+    """Average curves over seeds, at the epochs at which every curve has a value.
+
+    Args:
+        curves: for each seed (epochs trained, value).
+    """
     values = [dict(curve) for curve in curves]
     common = set.intersection(*(set(curve) for curve in values)) if values else set()
     return [
-        (epochs, statistics.fmean(of), min(of), max(of))
+        MeanPoint(epochs, statistics.fmean(seeds), min(seeds), max(seeds))
         for epochs in sorted(common)
-        if (of := [curve[epochs] for curve in values])
+        if (seeds := [curve[epochs] for curve in values])
     ]
 
 
 def improvements(study: Study, tables: list[Table], metric: str) -> list[Improvement]:
-    """Every method of the study, but the first, that has an overall number under both CLT and ALT, as the first one
-    has.
+    """Compare every method of the study with the first one, where both have an overall number under CLT and ALT.
+
+    Args:
+        study: the methods.
+        tables: filled tables; those of another preset or selection than the study's are passed over.
+        metric: accuracy or precision.
     """
     means: dict[tuple[str, str, str], float] = {}
     for table in tables:
@@ -68,15 +86,15 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
     for method in others:
         clt, alt = (means.get((method.recipe, method.budget, protocol)) for protocol in ("clt", "alt"))
         if clt is not None and alt is not None and zero[0] is not None and zero[1] is not None:
-            found.append(Improvement(method.label, clt - zero[0], alt - zero[1], method.twin is not None))
+            found.append(Improvement(method.label, clt - zero[0], alt - zero[1], method.baseline is not None))
     return found
 
 
 def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figure | None, list[str]]:
-    """(a, b) both metrics over epochs of a method without and with IFL, (c, d) every method's improvement on the
-    baseline.
+    """Draw a method without and with IFL over epochs (a, b), and every method's improvement on the first one (c, d).
 
-    Returns None, and why, where neither half has anything to show.
+    Returns:
+        None where neither half has anything to show, and remarks on what is left out.
     """
     protocol = next(
         (
@@ -113,23 +131,27 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
         for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
-            axes.set_title(f"({letter}) points of {metric} above {short(study.methods[0].label)}", fontsize=8)
+            axes.set_title(f"({letter}) points of {metric} above {shortened(study.methods[0].label)}", fontsize=8)
             axes.set_xlabel("class-wise: CLT, overall")
             axes.set_ylabel("attribute-wise: ALT, overall")
             _scatter(axes, points[metric])
         for axes, metric in zip(below.axes, METRICS, strict=True):
-            place(
+            label_points(
                 figure,
                 axes,
                 [(p.class_wise, p.attribute_wise) for p in points[metric]],
-                [short(p.label) for p in points[metric]],
+                [shortened(p.label) for p in points[metric]],
             )
     return figure, remarks
 
 
 def all_pairs(study: Study, protocol: str) -> Figure | None:
-    """A panel for each method with its twin: both metrics over epochs before and after IFL sets in. Pairs without
-    runs, and those that have no curve because they train nothing, are left out; None where no pair remains.
+    """Draw both metrics over epochs for each method without and with IFL, a panel for each pair.
+
+    Pairs without runs, and those that have no curve because they train nothing, are left out.
+
+    Returns:
+        None where no pair remains.
     """
     pairs = [pair for pair in study.pairs if all(len(_mean_of(method, protocol, METRICS[0])) > 1 for method in pair)]
     if not pairs:
@@ -145,7 +167,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
                 continue
             for metric, faint in zip(METRICS, (False, True), strict=True):
                 _before_and_after(axes, pair, protocol, metric, faint)
-            axes.set_title(short(pair.ifl.label, 34), fontsize=7.5)
+            axes.set_title(shortened(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
             axes.set_ylabel("percent")
         for column in panels.T:
@@ -166,28 +188,26 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
     return figure
 
 
-def _mean_of(method: Method, protocol: str, metric: str) -> list[tuple[int, float, float, float]]:
+def _mean_of(method: Method, protocol: str, metric: str) -> list[MeanPoint]:
     train, split = PROTOCOLS[protocol]
     return mean_series([series(run.metrics()[0], split, metric) for run in method.runs.get(train, [])])
 
 
 def _legend(pair: Pair) -> list[Line2D]:
     lines = [
-        Line2D([], [], label=short(method.label, 40), **look)
+        Line2D([], [], label=shortened(method.label, 40), **look)
         for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True)
     ]
     return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]
 
 
 def _look(look: dict[str, Any], faint: bool) -> dict[str, Any]:
-    """A second metric in one panel has the method's colour, thinner and with open markers."""
+    """Return the look of a curve; a second metric in a panel is faint: thinner, with open markers."""
     return {**look, "linewidth": 0.7, "markerfacecolor": "white", "markeredgewidth": 0.7} if faint else look
 
 
 def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint: bool = False) -> bool:
-    """Draws the means over seeds of both methods (and the range, where there is one); False where there is no
-    evaluation.
-    """
+    """Draw the means over seeds of both methods, and their range; False where there is no evaluation."""
     drawn = False
     for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True):
         curve = _mean_of(method, protocol, metric)
@@ -209,10 +229,10 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
     axes.axhline(0, color="#777777", linewidth=0.8, zorder=1)
     axes.axvline(0, color="#777777", linewidth=0.8, zorder=1)
     for with_ifl, look, label in ((False, PLAIN_LOOK, "method"), (True, IFL_LOOK, "with IFL")):
-        of = [(point.class_wise, point.attribute_wise) for point in points if point.with_ifl == with_ifl]
-        if of:
+        places = [(point.class_wise, point.attribute_wise) for point in points if point.with_ifl == with_ifl]
+        if places:
             axes.plot(
-                *zip(*of, strict=True),
+                *zip(*places, strict=True),
                 linestyle="",
                 marker=look["marker"],
                 markersize=5,

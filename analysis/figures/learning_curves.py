@@ -21,13 +21,13 @@ MARKS = 15
 
 
 def learning_curves(tables: list[Table]) -> tuple[Figure, list[str]]:
-    """One block of panels for each table (metrics down, protocols across), one line for each run.
+    """Draw a block of panels for each table (metrics down, protocols across), one line for each run.
 
-    A row is a colour; methods are drawn solid and their IFL twins dashed or dotted. The horizontal
-    axis counts epochs completed, so that a vertical line at e says: epochs from the e-th on (counted
-    from 0) were trained with alpha > 0.
+    A row is a colour; methods are drawn solid, and with IFL dashed or dotted. The horizontal axis counts epochs
+    completed, so that a vertical line at e says: epochs from the e-th on (counted from 0) were trained with alpha > 0.
 
-    Returns the figure and remarks on metric files that had unreadable lines.
+    Returns:
+        The figure, and remarks on metric files that had unreadable lines.
     """
     remarks: list[str] = []
     with matplotlib.rc_context(STYLE):
@@ -74,7 +74,7 @@ def _block(block: Any, table: Table) -> list[str]:
 
 
 def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dict[str, Any]) -> bool:
-    """One run's curves, one panel for each metric; False where it has no evaluation on the split."""
+    """Draw one run's curves, one panel for each metric; False where it has no evaluation on the split."""
     for axis, metric in zip(panels, METRICS, strict=True):
         points = series(lines, split, metric)
         axis.plot(*zip(*points, strict=True) if points else ([], []), **look, markevery=1 + len(points) // MARKS)
@@ -82,7 +82,7 @@ def _draw(panels: list[Axes], lines: list[dict[str, Any]], split: str, look: dic
 
 
 def series(lines: list[dict[str, Any]], split: str, metric: str) -> list[tuple[int, float]]:
-    """(epochs trained, overall value in percent) at each evaluation of the split that has a value."""
+    """Return (epochs trained, overall value in percent) at each evaluation of the split that has a value."""
     values = [
         (line["epoch"] + 1, line.get(metric, {}).get("overall"))
         for line in lines
@@ -92,12 +92,12 @@ def series(lines: list[dict[str, Any]], split: str, metric: str) -> list[tuple[i
 
 
 def onset(lines: list[dict[str, Any]]) -> set[int]:
-    """The first epoch (from 0) that trained with alpha > 0; empty where none did."""
+    """Return the first epoch (from 0) that trained with alpha > 0; empty where none did."""
     return set(sorted(line["epoch"] for line in lines if line["kind"] == "train" and (line.get("alpha") or 0) > 0)[:1])
 
 
 def _looks(table: Table) -> list[dict[str, Any]]:
-    """For each row the look of its lines: colour by row, line by place among a method and its twins."""
+    """Return the look of each row's lines: a colour for each row, a line for each place among a method's variants."""
     looks: list[dict[str, Any]] = []
     family: dict[str, int] = {}
     for index, row in enumerate(table.layout.rows):

@@ -12,9 +12,10 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from analysis.figures.methods import Method, Pair, Study
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat, short
+from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat_map
 from analysis.inputs.artifacts import Classes, classes_of
 from analysis.inputs.runs import Run
+from analysis.labels import shortened
 from analysis.stats.per_class import accuracy_table, confusion, most_confused, tail_bins
 from ifl.metrics import GROUPS
 from recipes.table_layout import PROTOCOLS
@@ -26,10 +27,10 @@ INITIALS = {"many": "Many", "medium": "Med", "few": "Few"}
 
 
 def table_of(runs: list[Run], select: str, split: str, bins: list[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """`accuracy_table` in percent, the mean over seeds: float64 [G + 1, A + 1].
+    """Average `accuracy_table` over seeds, in percent: float64 [G + 1, A + 1].
 
     Raises:
-        ValueError: predictions that cannot be read.
+        ValueError: predictions cannot be read.
     """
     tables = [accuracy_table(run.predictions(select, split), bins, len(GROUPS)) for run in runs]
     mean: NDArray[np.float64] = 100 * np.mean(tables, axis=0)
@@ -37,18 +38,18 @@ def table_of(runs: list[Run], select: str, split: str, bins: list[NDArray[np.int
 
 
 def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
-    """What stands under a bin: the class's name where it has one alone, else its places along the tail."""
+    """Name each bin: by its class where it has only one, else by its places along the tail."""
     if all(len(part) == 1 for part in bins):
-        return [short(classes.names[part[0]], 12) for part in bins]
+        return [shortened(classes.names[part[0]], 12) for part in bins]
     ends = np.cumsum([len(part) for part in bins])
     return [f"{end - len(part) + 1}\N{EN DASH}{end}" for end, part in zip(ends, bins, strict=True)]
 
 
 def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
-    """A heat map, one line a method: accuracy of each class (or bin of classes) along the tail, overall, and by
-    attribute group.
+    """Draw a heat map of accuracy, one line a method: by class (or bin of classes), overall, and by attribute group.
 
-    Returns None where no run can be shown; and what was left out.
+    Returns:
+        None where no run can be shown, and remarks on what is left out.
     """
     train, split = PROTOCOLS[protocol]
     rows: list[tuple[Method, NDArray[np.float64]]] = []
@@ -73,8 +74,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 1.5 + 0.19 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        image = heat(
-            axes, values, [short(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
+        image = heat_map(
+            axes, values, [shortened(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
         )
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
         for edge in (len(bins) - 0.5, len(bins) + 0.5):
@@ -92,10 +93,10 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
 
 
 def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """A method and its twin: accuracy along the tail above the classes' training counts, by attribute group, and
-    class by attribute group.
+    """Draw accuracy with and without IFL: along the tail above training counts, by attribute group, and by both.
 
-    Returns None, and why, where one of them has no runs or lacks what this needs.
+    Returns:
+        None where one of them has no runs or lacks what this needs, and remarks on what is left out.
     """
     train, split = PROTOCOLS[protocol]
     what = f"{pair.plain.label} and {pair.ifl.label} by class, {protocol.upper()}"
@@ -114,7 +115,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         by_class, by_attribute = top.subplots(1, 2, width_ratios=(3, 1.4))
         _draw_counts(by_class, classes, bins)
         for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=True):
-            by_class.plot(range(len(bins)), table[:-1, -1], label=short(method.label), **look)
+            by_class.plot(range(len(bins)), table[:-1, -1], label=shortened(method.label), **look)
             by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
         by_class.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=7)
         by_class.set_title(f"(a) along the tail, {protocol.upper()} ({split})", fontsize=8)
@@ -155,22 +156,26 @@ def _draw_heat_maps(
 ) -> None:
     """Draw accuracy by class and attribute group without IFL, with it, and the difference."""
     attributes = [f"{INITIALS[name]}_A" for name in GROUPS]
-    titles = (short(pair.plain.label), short(pair.ifl.label), "difference, in points")
+    titles = (shortened(pair.plain.label), shortened(pair.ifl.label), "difference, in points")
     for axes, letter, title, table in zip(panels, "cde", titles, (plain, ifl, ifl - plain), strict=True):
         inner = table[:-1, :-1]
         if letter == "e":
             bound = max(1.0, float(np.nanmax(np.abs(inner), initial=0)))
-            heat(axes, inner, names, attributes, low=-bound, high=bound, colours="PuOr", signed=True)
+            heat_map(axes, inner, names, attributes, low=-bound, high=bound, colours="PuOr", signed=True)
         else:
-            heat(axes, inner, names, attributes, low=0, high=100, colours="cividis")
+            heat_map(axes, inner, names, attributes, low=0, high=100, colours="cividis")
         axes.set_title(f"({letter}) {title}", fontsize=8)
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
 
 
 def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
-    """Of the classes that the plain method confuses most: the share of each true class (rows) that is taken for each
-    other, without and with IFL.
+    """Draw what share of each true class (rows) is taken for each other, for the classes that are confused most.
+
+    The classes are those that the method without IFL confuses most.
+
+    Returns:
+        None where one of the methods has no runs or nothing is confused, and remarks on what is left out.
     """
     train, split = PROTOCOLS[protocol]
     what = f"confusions of {pair.plain.label}, {protocol.upper()}"
@@ -191,14 +196,14 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
     chosen = [k for k in order if k in set(most_confused(plain, CONFUSED).tolist())]
     if not chosen:
         return None, [f"{what}: left out, it confuses no classes"]
-    names = [short(classes.names[k], 12) for k in chosen]
+    names = [shortened(classes.names[k], 12) for k in chosen]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(chosen)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl), strict=True):
-            image = heat(axes, shares[np.ix_(chosen, chosen)], names, names, low=0, high=100, colours="cividis")
+            image = heat_map(axes, shares[np.ix_(chosen, chosen)], names, names, low=0, high=100, colours="cividis")
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-            axes.set_title(f"({letter}) {short(method.label)}, {protocol.upper()}", fontsize=8)
+            axes.set_title(f"({letter}) {shortened(method.label)}, {protocol.upper()}", fontsize=8)
             axes.set_xlabel("predicted class")
         panels[0].set_ylabel("true class")
         panels[1].tick_params(labelleft=False)
@@ -207,7 +212,7 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
 
 
 def _tail(study: Study, classes: Classes) -> NDArray[np.int64]:
-    """Counts to order classes by: those of Train-GLT where a run of it is there, since Train-CBL's are all alike."""
+    """Return the counts to order classes by: Train-GLT's where it has a run, since Train-CBL's are all alike."""
     for method in study.methods:
         for run in method.runs.get("glt", [])[:1]:
             found = classes_of(run)

@@ -1,7 +1,7 @@
 """The methods that figures compare: the rows of a data set's largest table, with their runs on both editions.
 
 A table holds one or two editions; a figure about class-wise against attribute-wise accuracy needs both. Which runs
-count is decided by the tables alone (`analysis.tables.cells`), so that no figure shows a run that its table leaves
+count is decided only by the tables (`analysis.tables.cells`), so that no figure shows a run that its table leaves
 out.
 """
 
@@ -17,13 +17,18 @@ from recipes.table_layout import PROTOCOLS
 
 @dataclass(frozen=True)
 class Method:
-    """A table row: its runs by training edition, in the order of seeds, and the row that it is compared with."""
+    """A table row with its runs.
+
+    Attributes:
+        baseline: the recipe of the row that it is compared with, which the table file calls its twin.
+        runs: by training edition, in the order of seeds.
+    """
 
     recipe: str
     budget: str
     label: str
     group: str
-    twin: str | None
+    baseline: str | None
     runs: dict[str, list[Run]]
 
 
@@ -36,7 +41,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """The methods of one data set under one preset and selection; the first one is the baseline of the others."""
+    """The methods of one data set under one preset and selection; improvements are measured from the first one."""
 
     data: str
     preset: str
@@ -45,7 +50,7 @@ class Study:
 
     @property
     def protocols(self) -> list[str]:
-        """Those under which any method has runs."""
+        """The protocols under which any method has runs."""
         return [
             protocol
             for protocol, (train, _) in PROTOCOLS.items()
@@ -54,27 +59,29 @@ class Study:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Each row with a twin, beside the twin of its own budget where there is one."""
+        """Each row that has a baseline, beside the baseline of its own budget where there is one."""
         pairs = []
         for method in self.methods:
-            twins = [other for other in self.methods if other.recipe == method.twin]
-            twins.sort(key=lambda other: other.budget != method.budget)
-            pairs += [Pair(twins[0], method)] if twins else []
+            baselines = [other for other in self.methods if other.recipe == method.baseline]
+            baselines.sort(key=lambda other: other.budget != method.budget)
+            pairs += [Pair(baselines[0], method)] if baselines else []
         return pairs
 
     def chosen(self, recipe: str | None) -> Pair | None:
-        """The pair of that recipe, with or without IFL, or the first pair of which both have runs of one edition;
-        None where there is none.
+        """Return the pair to show in depth, or None where there is none.
+
+        Args:
+            recipe: of the pair, with or without IFL; None means the first pair of which both have runs of one edition.
 
         Raises:
             ValueError: no pair has that recipe.
         """
         if recipe is not None:
-            of = [pair for pair in self.pairs if recipe in (pair.plain.recipe, pair.ifl.recipe)]
-            if not of:
+            named = [pair for pair in self.pairs if recipe in (pair.plain.recipe, pair.ifl.recipe)]
+            if not named:
                 legal = ", ".join(dict.fromkeys(pair.ifl.recipe for pair in self.pairs)) or "none in these tables"
                 raise ValueError(f"pair={recipe}: no row with a twin on {self.data} has this recipe; legal is {legal}")
-            return of[0]
+            return named[0]
         return next(
             (
                 pair
@@ -86,12 +93,12 @@ class Study:
 
 
 def studies(tables: list[Table]) -> list[Study]:
-    """One for each data set, preset and selection of the tables, in the order of names."""
+    """Return one study for each data set, preset and selection of the tables, in the order of names."""
     members: dict[tuple[str, str, str], list[Table]] = {}
     for table in tables:
         for data in dict.fromkeys(data for data, _ in table.layout.sources):
             members.setdefault((data, table.layout.preset, table.layout.select), []).append(table)
-    return [_study(*key, of) for key, of in sorted(members.items())]
+    return [_study(*key, of_study) for key, of_study in sorted(members.items())]
 
 
 def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
@@ -101,9 +108,8 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
             row = table.layout.rows[index]
             if source == data and counted:
                 runs.setdefault((row.recipe, row.budget, train), counted)
-    largest = max(
-        tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)
-    ).layout  # the first of those of equal length
+    # `max` takes the first of those of equal length.
+    largest = max(tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)).layout
     methods = [
         Method(
             row.recipe,

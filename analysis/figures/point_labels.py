@@ -29,12 +29,21 @@ class _Place:
     line: np.ndarray
 
 
-def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5) -> None:
+def label_points(
+    figure: Figure, axes: Axes, points: list[tuple[float, float]], names: list[str], size: float = 6.5
+) -> None:
     """Write each name at the nearest place around its point where it covers nothing.
 
-    A name covers neither another name, a point nor a line, nor leaves the axes; a thin line, which crosses no name,
-    leads to the point where the name is not right beside it. Points are taken from the most crowded to the loneliest.
-    The layout must be final: places are looked for in pixels.
+    A name covers no other name, no point and no line, and does not leave the axes. Where a name is not right beside its
+    point, a thin line leads to it and crosses no name. Points are taken from the most crowded to the loneliest. The
+    layout must be final: places are looked for in pixels.
+
+    Args:
+        figure: with its final layout.
+        axes: where the points are.
+        points: (x, y) in the axes' units.
+        names: one for each point.
+        size: of the font, in points.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -48,32 +57,34 @@ def place(figure: Figure, axes: Axes, points: list[tuple[float, float]], names: 
         extent = probe.get_window_extent()
         probe.remove()
         others = [box for i, box in enumerate(taken) if i != index]
-        best = _best(spots[index], extent, pixels, others, lines, axes.bbox)
+        best = _best_place(spots[index], extent, pixels, others, lines, axes.bbox)
         taken.append(best.box)
         lines.append(best.line)
         _annotate(axes, names[index], points[index], best, size)
 
 
 def _crowded(spots: list[tuple[float, float]], near: float) -> list[int]:
-    """Indices of the spots, those with the most others nearer than `near` pixels first."""
+    """Order the spots' indices: those with the most others nearer than `near` pixels come first."""
     neighbours = [sum((x - p) ** 2 + (y - q) ** 2 < near**2 for p, q in spots) for x, y in spots]
     return sorted(range(len(spots)), key=lambda i: (-neighbours[i], i))
 
 
-def _best(
+def _best_place(
     spot: tuple[float, float], extent: Bbox, pixels: float, others: list[Bbox], lines: list[np.ndarray], inside: Bbox
 ) -> _Place:
-    """The nearest place that covers nothing, or the one that covers least."""
+    """Find the nearest place that covers nothing, or the one that covers least."""
     best: _Place | None = None
     for ring, (right, up) in itertools.product(RINGS, SIDES):
         x, y = spot[0] + right * ring * pixels, spot[1] + up * ring * pixels
         left = x - extent.width * (1 - right) / 2
         below = y - extent.height * (1 - up) / 2
         box = Bbox.from_extents(left - pixels, below, left + extent.width + pixels, below + extent.height)
-        outside = box.width * box.height - _shared(box, inside)
-        covered = 3 * sum(_shared(box, other) for other in others) + 100 * outside
+        outside = box.width * box.height - _overlap(box, inside)
+        covered = 3 * sum(_overlap(box, other) for other in others) + 100 * outside
         line = np.linspace(spot, (x, y), 24)[2:] if ring > RINGS[0] else np.empty((0, 2))
-        covered += CROSSED * (sum(_meets(line, other) for other in others) + sum(_meets(other, box) for other in lines))
+        covered += CROSSED * (
+            sum(_touches(line, other) for other in others) + sum(_touches(other, box) for other in lines)
+        )
         if best is None or covered < best.covered - 0.5:
             best = _Place(covered, right, up, ring, box, line)
         if best.covered <= 0.5:
@@ -99,12 +110,12 @@ def _annotate(axes: Axes, name: str, point: tuple[float, float], at: _Place, siz
     )
 
 
-def _meets(line: np.ndarray, box: Bbox) -> bool:
-    """Whether any of the points [M, 2] along a line lies in a box."""
+def _touches(line: np.ndarray, box: Bbox) -> bool:
+    """Say whether any of the points [M, 2] along a line is in a box."""
     return bool(((line >= box.min) & (line <= box.max)).all(axis=1).any())
 
 
-def _shared(one: Bbox, other: Bbox) -> float:
-    """The area of what two boxes have in common."""
+def _overlap(one: Bbox, other: Bbox) -> float:
+    """Return the area that two boxes have in common."""
     both = Bbox.intersection(one, other)
     return 0.0 if both is None else max(0.0, both.width) * max(0.0, both.height)

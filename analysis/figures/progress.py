@@ -11,28 +11,33 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import PAGE, STYLE, save, short
+from analysis.figures.style import PAGE, STYLE, save_figure
 from analysis.inputs.runs import Run, load_run
+from analysis.labels import shortened
 
 RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1}
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
-    """Steps of an epoch, from the first evaluation's step; before there is one, so many that all that was trained is
-    less than an epoch.
+    """Return the number of steps in an epoch, as the step of the first evaluation tells.
+
+    Before there is an evaluation, it is so large that all that was trained is less than an epoch.
     """
     ends = [line["step"] / (line["epoch"] + 1) for line in lines if line["kind"] == "eval" and line["step"] > 0]
     return float(ends[0]) if ends else 1.0 + max((line["step"] for line in lines), default=0)
 
 
 def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[float, float]]]:
-    """{name: (epochs trained, value)} of what training lines and evaluations on val hold: loss, method_loss,
-    center_loss, accuracy (training, %), val (accuracy, %), lr, alpha, images_per_s; and `restarts` with the number of
-    ranks as the value, the first start left out.
+    """Collect the curves of a run from its training lines and its evaluations on val.
 
     Args:
         lines: of `metrics.jsonl`, in the order of steps.
         each: steps of an epoch.
+
+    Returns:
+        {name: [(epochs trained, value)]}. Names are loss, method_loss, center_loss, accuracy (training, %), val
+        (accuracy, %), lr, alpha, images_per_s, and restarts, whose value is the number of ranks; the first start is
+        left out.
     """
     curves: dict[str, list[tuple[float, float]]] = {
         name: []
@@ -56,8 +61,9 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
 
 
 def progress(run: Run) -> Figure:
-    """Six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s; a vertical line at each
-    restart.
+    """Draw six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s.
+
+    A vertical line marks each restart.
     """
     lines, bad = run.metrics()
     curves = curves_of(lines, steps_of_epoch(lines))
@@ -93,7 +99,7 @@ def progress(run: Run) -> Figure:
                 axes.legend(fontsize=7, loc="best")
         state = "finished" if run.finished else "not finished"
         figure.suptitle(
-            f"{short(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
+            f"{shortened(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
         )
         if curves["restarts"]:
             figure.legend(
@@ -105,17 +111,17 @@ def progress(run: Run) -> Figure:
 
 
 def write_progress(folder: Path, out: Path) -> list[Path]:
-    """Draws the run in `folder` into `out` and returns the files.
+    """Draw the run in `folder` into `out`, and return the files.
 
     Raises:
-        ValueError: `folder` is no run folder.
+        ValueError: `folder` is not a run folder.
     """
     try:
         run = load_run(folder)
     except ValueError as error:
         raise ValueError(f"run={folder} is no run folder: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
-    return save(progress(run), out, f"progress-{run.name}")
+    return save_figure(progress(run), out, f"progress-{run.name}")
 
 
 def _line(

@@ -1,4 +1,4 @@
-"""What all figures share: a palette safe for colour-blind readers, and files that repeat byte for byte."""
+"""What all figures share: a palette safe for colour-blind readers, and files that are the same bytes each time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ STYLE: dict[RcKeyType, Any] = {
 }
 
 
-def save(figure: Figure, out: Path, name: str) -> list[Path]:
-    """Writes NAME.pdf and NAME.png (200 dpi) and returns their paths; no date or version goes in."""
+def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Write NAME.pdf and NAME.png (200 dpi), and return their paths; no date or version goes in."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in somebody's label is a dollar
     if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
@@ -62,16 +62,10 @@ ATTRIBUTE_LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#D55E00", "linestyle": "--", "marker": "s", "hatch": "//"},
     {"color": "#009E73", "linestyle": ":", "marker": "^", "hatch": ".."},
 )
-"""Of the groups many, medium and few, of classes or attributes."""
+"""The looks of the groups many, medium and few, of classes or attributes."""
 
 
-def short(text: str, most: int = 28) -> str:
-    """A label that keeps its place: cut in the middle where it is longer than `most` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
-
-
-def heat(
+def heat_map(
     axes: Axes,
     values: NDArray[np.float64],
     rows: list[str],
@@ -82,8 +76,9 @@ def heat(
     colours: str,
     signed: bool = False,
 ) -> AxesImage:
-    """A heat map with its numbers in the cells (so that grey print and colour-blind readers lose nothing); NaN is
-    left white with a dash.
+    """Draw a heat map with its numbers in the cells, so that grey print and colour-blind readers lose nothing.
+
+    NaN is left white with a dash.
 
     Args:
         axes: where to draw.
@@ -107,9 +102,8 @@ def heat(
         red, green, blue = (
             np.array((image.cmap(image.norm(np.asarray(value))) if np.isfinite(value) else (1, 1, 1))[:3]) ** 2.2
         )
-        dark = (
-            0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
-        )  # relative luminance where black and white text read alike
+        # Relative luminance below which white text reads better than black.
+        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
         text = "\N{EN DASH}" if not np.isfinite(value) else f"{value:+.0f}" if signed else f"{value:.0f}"
         axes.text(
             across,

@@ -1,28 +1,26 @@
-"""What figures need of a run folder besides predictions and metric lines: its classes, and the environments it rebuilt.
+"""A run's classes, and the environments that it rebuilt: what figures need besides predictions and metric lines.
 
-Older runs may lack some of it: a figure that needs it is then left out with the sentence that is raised here.
+Older runs may lack some of it. A figure that needs it is then left out, with the sentence that is raised here.
 """
 
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inputs.runs import Run
-
-READS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged .npz may raise."""
+from analysis.inputs.runs import Run, arrays_of
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The K classes of a data set: names, training samples int64 [K], class groups int64 [K] (0 many, 1 medium, 2
-    few).
+    """The K classes of a data set.
+
+    Attributes:
+        counts: training samples, int64 [K].
+        groups: class groups, int64 [K]: 0 many, 1 medium, 2 few.
     """
 
     names: list[str]
@@ -40,8 +38,8 @@ class Environments:
     Attributes:
         weights: float64 [S, N]; the first stream is environment 1, the last one the last environment.
         labels, attributes: int64 [N]; attribute -1 where a sample has none.
-        classes: int64 [C], those of which thumbnails are there; none in the light part of a run.
-        thumbnails: uint8 [C, 2, E, H, W, 3], of each the images that the last environment weighs least and most.
+        classes: int64 [C], those that have thumbnails; none in the light part of a run.
+        thumbnails: uint8 [C, 2, E, H, W, 3], the images of each that the last environment weighs least and most.
     """
 
     epoch: int
@@ -53,7 +51,7 @@ class Environments:
 
 
 def classes_of(run: Run) -> Classes:
-    """The classes of a run.
+    """Return the classes of a run.
 
     Raises:
         ValueError: its meta.json lacks them.
@@ -62,15 +60,18 @@ def classes_of(run: Run) -> Classes:
         raise ValueError(
             f"{run.name}: meta.json lacks class_names, class_groups or class_counts, or they do not fit together"
         )
-    names, groups, counts = zip(*run.classes, strict=True)
-    return Classes(list(names), np.array(counts, dtype=np.int64), np.array(groups, dtype=np.int64))
+    return Classes(
+        [known.name for known in run.classes],
+        np.array([known.images for known in run.classes], dtype=np.int64),
+        np.array([known.group for known in run.classes], dtype=np.int64),
+    )
 
 
 def environments_of(run: Run) -> list[Environments]:
-    """Every rebuild that the run has stored, in the order of epochs; empty where it rebuilt none.
+    """Read every rebuild that the run has stored, in the order of epochs; empty where it rebuilt none.
 
     Raises:
-        ValueError: a file cannot be read, or has no labels and attributes (runs of before they were stored).
+        ValueError: a file cannot be read, or has no labels and attributes (older runs did not store them).
     """
     files = {
         int(found[1]): file
@@ -80,11 +81,7 @@ def environments_of(run: Run) -> list[Environments]:
     rebuilds = []
     for epoch, file in sorted(files.items()):
         where = f"{run.name}: env/{file.name}"
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-        except READS as error:
-            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        arrays = arrays_of(file, where)
         lacking = [key for key in ("weights", "labels", "attributes") if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}")

@@ -1,17 +1,18 @@
-"""Runs -> one tidy pandas frame, every number recomputed from the stored predictions."""
+"""One tidy pandas frame of runs, every number recomputed from the stored predictions."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
-from analysis.inputs.runs import Run
-from ifl.metrics import KEYS, SUBSETS  # noqa: F401  (SUBSETS: for whoever reads the frame)
+from analysis.inputs.runs import ClassFacts, Run
+from ifl.metrics import KEYS
 from recipes.table_layout import PROTOCOLS, SELECTS
 
 METRICS = ("accuracy", "precision")
-"""The paper's two."""
+"""The two metrics of the paper."""
 
 COLUMNS = (
     "run",
@@ -58,13 +59,14 @@ Problems = dict[tuple[str, str, str], str]
 
 
 def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
-    """One line for each (run, select, protocol, subset, metric) of the *finished* runs.
+    """Make one line for each (run, select, protocol, subset, metric) of the *finished* runs.
 
     Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and
     worst over the class groups (`overall`) and over the attribute groups (`overall_a`).
 
-    Returns the frame with `COLUMNS` (`value` a fraction in [0, 1], `seed` an int, the rest strings;
-    a subset without samples has no line), in the order of `runs`, and what could not be computed.
+    Returns:
+        The frame, in the order of `runs`, with `COLUMNS`: `value` is a fraction in [0, 1], `seed` an int, the rest
+        strings; a subset without samples has no line. And what could not be computed.
     """
     # Column by column: a thousand runs make 128,000 lines, and as many dictionaries would take seconds.
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -73,31 +75,27 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
         for protocol, (edition, split) in PROTOCOLS.items():
             for select in SELECTS if edition == run.train else ():
                 try:
-                    scores = run.judged(select, split).scores()
+                    scores = run.scored_predictions(select, split).scores()
                 except ValueError as error:
                     problems[run.name, select, protocol] = str(error)
                     continue
-                there = [
-                    (subset, metric, float(scores[subset, metric][0]))
-                    for subset, metric in KEYS
-                    if (subset, metric) in scores
-                ]
-                there = [entry for entry in there if entry[2] == entry[2]]  # NaN: a subset without samples
+                values = {key: float(scores[key][0]) for key in KEYS if key in scores}
+                values = {key: value for key, value in values.items() if not math.isnan(value)}  # no samples
                 for name, value in (*_about(run), ("protocol", protocol), ("select", select)):
-                    columns[name] += [value] * len(there)
-                for name, values in zip(("subset", "metric", "value"), zip(*there, strict=True), strict=False):
-                    columns[name] += values
+                    columns[name] += [value] * len(values)
+                columns["subset"] += [subset for subset, _ in values]
+                columns["metric"] += [metric for _, metric in values]
+                columns["value"] += values.values()
     return pd.DataFrame(columns), problems
 
 
 def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
-    """One line for each (run, protocol, class, attribute group) of the finished runs, with `CLASS_COLUMNS`.
+    """Make one line for each (run, protocol, class, attribute group) of the finished runs, with `CLASS_COLUMNS`.
 
     `true`, `predicted`, `right` count samples of the test split: those of class `label` in the attribute group, those
-    there that were taken for it, those rightly so. `attribute` is of `ATTRIBUTES` (`none_a`: samples without one);
+    there that were taken for it, those rightly so. `attribute` is one of `ATTRIBUTES` (`none_a`: samples without one);
     `group` 0 many, 1 medium, 2 few; `name` and `train_images` (-1: not stored) come from meta.json. Runs whose
-    predictions cannot be read are left
-    out: `tidy` says why.
+    predictions cannot be read are left out: `tidy` says why.
     """
     columns: dict[str, list[Any]] = {name: [] for name in CLASS_COLUMNS}
     for run in (run for run in runs if run.finished):
@@ -105,11 +103,13 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
             if edition != run.train:
                 continue
             try:
-                judged = run.judged(select, split)
+                scored = run.scored_predictions(select, split)
             except ValueError:
                 continue
-            counts, classes = judged.counts(), judged.classes.tolist()
-            known = [run.classes[label] if label < len(run.classes) else (str(label), -1, -1) for label in classes]
+            counts, classes = scored.counts(), scored.classes.tolist()
+            known = [
+                run.classes[label] if label < len(run.classes) else ClassFacts(str(label), -1, -1) for label in classes
+            ]
             slots = [
                 slot for slot in range(len(ATTRIBUTES)) if counts["true"][slot].any() or counts["predicted"][slot].any()
             ]
@@ -123,16 +123,16 @@ def by_class(runs: list[Run], select: str = "last") -> pd.DataFrame:
                     if name in columns:
                         columns[name] += [value] * len(classes)
                 columns["label"] += classes
-                columns["name"] += [name for name, _, _ in known]
-                columns["group"] += judged.group_of_class.tolist()
-                columns["train_images"] += [images for _, _, images in known]
+                columns["name"] += [each.name for each in known]
+                columns["group"] += scored.group_of_class.tolist()
+                columns["train_images"] += [each.images for each in known]
                 for name, of_slots in counts.items():
                     columns[name] += of_slots[slot].tolist()
     return pd.DataFrame(columns)
 
 
 def csv(*frames: pd.DataFrame) -> str:
-    """Frames of the same columns, below each other, as CSV."""
+    """Write frames of the same columns, below each other, as CSV."""
     written: str = pd.concat(frames).to_csv(index=False, lineterminator="\n")
     return written
 

@@ -13,19 +13,22 @@ import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from analysis.inputs.runs import arrays_of
+
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
-PLACES = re.compile(r"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
+PLACES = re.compile(rb"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
-WORDS = re.compile(r',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
-"""The same in the words of the command that meta.json records."""
+WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
+"""The same in the command that meta.json records."""
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
-def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
-    """Copy a finished run's light part to `out/NAME`, replacing what stands there; returns its bytes."""
+def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
+    """Copy a finished run's light part to `out/NAME` in place of what is there; returns its bytes."""
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
     for path in [
@@ -36,20 +39,20 @@ def copy_light(run: Path, out: Path, thumbnails: bool) -> int:
         copy = target / path.relative_to(run)
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:
-            with np.load(path, allow_pickle=False) as arrays:
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, **{name: arrays[name] for name in arrays.files if name not in THUMBNAILS})
+            arrays: dict[str, Any] = arrays_of(path, str(path))
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **{name: array for name, array in arrays.items() if name not in THUMBNAILS})
             copy.write_bytes(buffer.getvalue())
         elif path.name == "recipe.yaml":
-            copy.write_text(PLACES.sub(r"\1: null", path.read_text(encoding="utf-8")), encoding="utf-8")
+            copy.write_bytes(PLACES.sub(rb"\1: null", path.read_bytes()))
         elif path.name == "meta.json":
-            copy.write_text(WORDS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+            copy.write_bytes(WORDS.sub(b"", path.read_bytes()))
         else:
             shutil.copyfile(path, copy)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
 
 
-def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list[str], int]:
+def copy_finished_runs(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list[str], int]:
     """Copy the light part of every finished run in `runs`.
 
     Args:
@@ -61,8 +64,8 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
         The runs' names and the bytes written.
 
     Raises:
-        ValueError: a run of `thumbnails` that is not there or not finished, no finished run at all, or a copy that
-            would replace its own run.
+        ValueError: a run of `thumbnails` is not there or not finished, there is no finished run at all, or a copy would
+            replace its own run.
     """
     finished = sorted(path.parent for path in runs.glob("*/done"))
     names = [run.name for run in finished]
@@ -70,10 +73,10 @@ def light(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list
         raise ValueError(f"runs={runs}: no finished run in it")
     if unknown := sorted(set(thumbnails) - set(names)):
         raise ValueError(f"thumbnails={unknown[0]}: no finished run of that name in {runs}")
-    for run in finished:  # a copy begins by removing what stands in its place
+    for run in finished:  # a copy begins by removing what is in its place
         if (target := out.resolve() / run.name).resolve() == run.resolve() or run.resolve() in target.resolve().parents:
             raise ValueError(
                 f"out={out}: the copy of {run.name} would replace the run itself; legal is a folder other "
                 f"than runs={runs}"
             )
-    return names, sum(copy_light(run, out, run.name in thumbnails) for run in finished)
+    return names, sum(copy_run(run, out, run.name in thumbnails) for run in finished)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ifl.metrics import Judged
+from ifl.metrics import ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
+from recipes.common.json_text import parse_json, whole_lines
 from recipes.identity import departures
-from recipes.resolve import resolve
+from recipes.resolve import as_it_ran, resolve
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
 
@@ -29,7 +27,17 @@ ARRAYS = ("label", "prediction", "group", "attribute")
 MORE_ARRAYS = ("id", "confidence")
 """What they hold besides, which runs of an early date may lack."""
 
+DEEPEST = 100
+"""Levels of a recipe.yaml; there are four."""
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
+
+
+class ClassFacts(NamedTuple):
+    """What meta.json says of a class: its name, its group (0 many, 1 medium, 2 few), and its training images."""
+
+    name: str
+    group: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -47,26 +55,28 @@ class Run:
     fingerprint: str
     commit: str
     finished: bool
-    classes: tuple[tuple[str, int, int], ...] = ()
-    """(name, class group, training images) of each class, in the order of labels; empty where meta.json lacks them."""
+    classes: tuple[ClassFacts, ...] = ()
+    """In the order of labels; empty where meta.json lacks them."""
 
     @property
     def name(self) -> str:
         return self.path.name
 
-    def judged(self, select: str, split: str) -> Judged:
-        """The stored predictions, ready to be judged.
+    def scored_predictions(self, select: str, split: str) -> ScoredPredictions:
+        """Read the stored predictions, ready to be scored.
 
         Raises:
-            ValueError: as `predictions`; or their values cannot be meant.
+            ValueError: as `predictions`; or a value in them is not possible.
         """
-        arrays = self.predictions(select, split)
-        return judged_of(arrays)
+        return scored_predictions(self.predictions(select, split))
 
     def ended(self) -> str:
-        """In what way a run that is not finished last ended, as `log/events.jsonl` and `metrics.jsonl` tell: `in
-        epoch 3: failed, rank 1:
-        RuntimeError: ...`; only the epoch where it may still be running, empty where it says nothing."""
+        """Say how an unfinished run last ended, as `log/events.jsonl` and `metrics.jsonl` tell.
+
+        Returns:
+            Such as `in epoch 3: failed, rank 1: RuntimeError: ...`; only the epoch where it may still be running, empty
+            where the files say nothing.
+        """
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
         event: dict[str, Any] = next(
@@ -81,87 +91,104 @@ class Run:
 
     def _events(self) -> list[dict[str, Any]]:
         try:
-            lines = (self.path / "log" / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+            return list(whole_lines((self.path / "log" / "events.jsonl").read_bytes()))
         except OSError:
             return []
-        return [event for event in map(_json_object, lines) if event]
 
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
-        """The arrays `label, prediction, group, attribute`, and where they are stored `id, confidence`, each [M],
-        of `preds/<select>/<split>.npz`.
+        """Read the arrays of `preds/<select>/<split>.npz`, each [M].
+
+        Returns:
+            `label, prediction, group, attribute`, and where they are stored `id, confidence`.
 
         Raises:
             ValueError: the file is missing, cannot be read or lacks an array.
         """
         file = self.path / "preds" / select / f"{split}.npz"
         where = file.relative_to(self.path)
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files if key in (*ARRAYS, *MORE_ARRAYS)}
-        except FileNotFoundError:
-            raise ValueError(f"{where} is missing") from None
-        # The last two: numpy returns a bare array, not an archive, for a file in its other format.
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError, AttributeError) as error:
-            raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+        arrays = arrays_of(file, str(where), (*ARRAYS, *MORE_ARRAYS))
         lacking = [key for key in ARRAYS if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}; needed are {', '.join(ARRAYS)}")
         return arrays
 
     def departures(self) -> list[str]:
-        """The science values in which the run differs from its recipe as the project has it now, such as
-        `schedule.epochs=5 (24)`; none where either cannot be read in full."""
+        """List the science values in which the run differs from its recipe as the project has it now.
+
+        Returns:
+            Such as `schedule.epochs=5 (24)`; none where either cannot be read in full.
+        """
         return list(self._departures)
 
-    @cached_property  # a run may stand in several tables
+    @cached_property  # a run may be in several tables
     def _departures(self) -> tuple[str, ...]:
         try:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
-            now = _as_it_stands(
+            now = _current_recipe(
                 f"recipe={self.recipe}",
                 f"data={self.data}",
                 f"train={self.train}",
                 f"preset={self.preset}",
                 f"batch.budget={self.budget}",
             )
-            return tuple(departures(Recipe.model_validate(stored), now.model_copy(update={"seed": self.seed})))
+            return tuple(departures(as_it_ran(stored), now.model_copy(update={"seed": self.seed})))
         except (RecipeError, ValidationError):
             return ()
 
     def metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """The lines of `metrics.jsonl` in the order of steps, and how many were unreadable.
+        """Read the lines of `metrics.jsonl` in the order of steps, and count those that are unreadable.
 
-        Of the lines of one (kind, step, split) the last wins, since a resumed run writes steps again.
-        A torn last line is what a kill leaves behind and is not counted as unreadable.
+        The last line of a (kind, step, split) wins, since a resumed run writes steps again. A torn last line is what a
+        kill leaves behind, and does not count as unreadable.
         """
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return [], 0
         lines: dict[tuple[int, str, str], dict[str, Any]] = {}
         bad: list[int] = []
-        text = file.read_text(encoding="utf-8", errors="replace").split("\n")
-        text = text[:-1] if text[-1] == "" else text
+        text = file.read_bytes().split(b"\n")
+        text = text[:-1] if text[-1] == b"" else text
         for number, line in enumerate(text):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 key = int(entry["step"]), str(entry["kind"]), str(entry.get("split", ""))
                 lines[key] = {**entry, "epoch": int(entry["epoch"])}
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError):
                 bad.append(number)
         if bad and bad[-1] == len(text) - 1:
             bad.pop()
         return [lines[key] for key in sorted(lines)], len(bad)
 
 
-def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
-    """Make stored predictions ready to be judged.
+def arrays_of(file: Path, where: str, keys: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an .npz.
+
+    Args:
+        file: the .npz.
+        where: its name for messages.
+        keys: those that are wanted, of which some may not be there; None for all.
+
+    Raises:
+        ValueError: it is missing or cannot be read.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files if keys is None or key in keys}
+    except FileNotFoundError:
+        raise ValueError(f"{where} is missing") from None
+    except Exception as error:  # numpy, zipfile and the tokenizer raise some ten unrelated types for damaged bytes
+        raise ValueError(f"{where} cannot be read ({type(error).__name__})") from None
+
+
+def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
+    """Make stored predictions ready to be scored.
 
     Args:
         arrays: those of `ARRAYS`, and `confidence` where it is stored, each [M].
     """
-    return Judged(
+    return ScoredPredictions(
         label=arrays["label"],
         prediction=arrays["prediction"],
         group=arrays["group"],
@@ -171,13 +198,16 @@ def judged_of(arrays: Mapping[str, NDArray[Any]]) -> Judged:
 
 
 @cache
-def _as_it_stands(*words: str) -> Recipe:
-    """A recipe of the project, resolved; runs that differ in the seed alone share it."""
+def _current_recipe(*words: str) -> Recipe:
+    """Resolve a recipe of the project; runs that differ only in the seed share it."""
     return resolve(list(words))
 
 
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
-    """All runs directly under `folder`, sorted by name, and {folder name: why it cannot be read}.
+    """Read all runs directly under `folder`.
+
+    Returns:
+        The runs, sorted by name, and {folder name: why it cannot be read}.
 
     Raises:
         ValueError: `folder` is not a directory.
@@ -195,13 +225,13 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
 
 
 def load_run(path: Path) -> Run:
-    """The run in one folder.
+    """Read the run in one folder.
 
     Raises:
         ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
     """
-    recipe = _mapping(path / "recipe.yaml", lambda text: yaml.load(text, Loader=_YAML))
-    meta = _mapping(path / "meta.json", json.loads)
+    recipe = _mapping(path / "recipe.yaml", _yaml)
+    meta = _mapping(path / "meta.json", parse_json)
     return Run(
         path=path,
         recipe=_get(recipe, "recipe", str, "recipe.yaml"),
@@ -218,8 +248,8 @@ def load_run(path: Path) -> Run:
     )
 
 
-def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
-    """`Run.classes`; empty unless the three lists fit together, since no number depends on them."""
+def _classes(meta: Mapping[str, Any]) -> tuple[ClassFacts, ...]:
+    """Return `Run.classes`; empty unless the three lists fit together, since no number depends on them."""
     found = [meta.get(f"class_{what}") for what in ("names", "groups", "counts")]
     lists = [part for part in found if isinstance(part, list)]
     if len(lists) < len(found) or len({len(part) for part in lists}) > 1:
@@ -227,24 +257,24 @@ def _classes(meta: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
     names, groups, counts = lists
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
-    return tuple(zip(map(str, names), groups, counts, strict=True))
+    return tuple(map(ClassFacts, map(str, names), groups, counts))
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    """A line of JSON; empty where it is torn or no object."""
+def _yaml(data: bytes) -> Any:
+    depth = 0
+    for event in yaml.parse(data, Loader=_YAML):  # without this look the C loader crashes on what is nested deeply
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+    return yaml.load(data, Loader=_YAML)
+
+
+def _mapping(file: Path, parse: Callable[[bytes], Any]) -> Mapping[str, Any]:
     try:
-        content = json.loads(line)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
+        content = parse(file.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{file.name} is missing") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, AttributeError, yaml.YAMLError) as error:
         raise ValueError(f"{file.name} cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} holds no mapping")
@@ -252,7 +282,7 @@ def _mapping(file: Path, parse: Callable[[str], Any]) -> Mapping[str, Any]:
 
 
 def _get(content: Mapping[str, Any], key: str, kind: type, file: str) -> Any:
-    """The value at a dotted key, refused with file and key where it is missing or of another type."""
+    """Return the value at a dotted key; refuse one that is missing or of another type, with file and key."""
     value: Any = content
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -1,1 +1,1 @@
-"""Pages and documents: HTML, PDF, and where a number comes from."""
+"""The page, the PDF, the page of results, and the explanation of one cell."""

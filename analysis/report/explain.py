@@ -1,4 +1,4 @@
-"""What stands behind one cell, as plain data (for a page) and as lines (for a terminal)."""
+"""What is behind one cell, as plain data (for a page) and as lines (for a terminal)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Any
 
 from analysis.inputs.runs import Run
 from analysis.tables.cells import Cell, Table
-from ifl.metrics import Judged
+from ifl.metrics import ScoredPredictions
 from recipes.common.cli import nearest
 from recipes.table_layout import Column, Layout
 
 
-def behind(
-    table: Table, row: int, column: int, judged: Callable[[Run, str, str], Judged] = Run.judged
+def explain_cell(
+    table: Table, row: int, column: int, read: Callable[[Run, str, str], ScoredPredictions] = Run.scored_predictions
 ) -> dict[str, Any]:
-    """Everything behind `table.cells[row][column]` as JSON can hold it.
-
-    Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`,
-    `std`, `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin` (the
-    test against the row without IFL), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget,
-    value, and of the subset's samples how many there are and how many are right.
+    """Collect everything behind `table.cells[row][column]`, as JSON can hold it.
 
     Args:
         table: the filled table.
         row: from 0.
         column: from 0.
-        judged: reads a run's predictions, given its select and split; whoever asks for many cells may remember them.
+        read: reads a run's predictions, given its select and split; a caller that asks for many cells may cache them.
+
+    Returns:
+        Numbers are fractions, None where there are none. Keys: `table`, `row`, `column` (what the layout says), `mean`,
+        `std`, `interval` [low, high], `marked`, `state`, `notes`, `paper` {source, data, value, difference}, `twin`
+        (the test against the baseline), and `runs`: for each its name, seed, commit, hash, fingerprint, preset, budget,
+        value, how many samples the subset has, and how many of them are right.
     """
     layout, cell = table.layout, table.cells[row][column]
     said, of = layout.rows[row], layout.columns[column]
@@ -50,9 +51,9 @@ def behind(
         "state": cell.state,
         "notes": list(cell.notes),
         "paper": _paper(cell, of),
-        "twin": _twin(cell),
+        "twin": _baseline(cell),
         "runs": [
-            _run(of, value, run, judged(run, layout.select, of.split))
+            _run(of, value, run, read(run, layout.select, of.split))
             for value, run in zip(cell.values, cell.runs, strict=True)
         ],
     }
@@ -61,18 +62,17 @@ def behind(
 def _paper(cell: Cell, column: Column) -> dict[str, Any] | None:
     if cell.paper is None:
         return None
-    difference = (
-        None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value
-    )  # of other data it means nothing
+    # On other data a difference means nothing.
+    difference = None if cell.mean is None or cell.paper.data != column.data else cell.mean - cell.paper.value
     return {"source": cell.paper.source, "data": cell.paper.data, "value": cell.paper.value, "difference": difference}
 
 
-def _twin(cell: Cell) -> dict[str, Any] | None:
-    test = cell.twin_test
+def _baseline(cell: Cell) -> dict[str, Any] | None:
+    test = cell.baseline_test
     if test is None:
         return None
     return {
-        "label": test.twin,
+        "label": test.baseline,
         "difference": test.difference,
         "interval": [test.low, test.high],
         "p": test.p,
@@ -84,8 +84,8 @@ def _twin(cell: Cell) -> dict[str, Any] | None:
     }
 
 
-def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, Any]:
-    right = judged.right_in(column.subset)
+def _run(column: Column, value: float, run: Run, scored: ScoredPredictions) -> dict[str, Any]:
+    right = scored.right_in(column.subset)
     return {
         "name": run.name,
         "seed": run.seed,
@@ -97,29 +97,33 @@ def _run(column: Column, value: float, run: Run, judged: Judged) -> dict[str, An
         "value": value,
         "samples": len(right),
         "right": int(right.sum()),
-        "classes": len(judged.classes),
+        "classes": len(scored.classes),
     }
 
 
 def column_name(column: Column) -> str:
-    """A column in one word: `clt.overall.accuracy`."""
+    """Name a column in one word: `clt.overall.accuracy`."""
     return f"{column.protocol}.{column.subset}.{column.metric}"
 
 
-def find(layout: Layout, row: str, column: str) -> tuple[int, int]:
-    """The place of a cell, by the row's label, recipe (with `:matched`, its budget) or number from 1, and the
-    column's name or number.
+def find_cell(layout: Layout, row: str, column: str) -> tuple[int, int]:
+    """Find a cell by the words of a command; both indices are from 0.
+
+    Args:
+        layout: the table's.
+        row: its label, its recipe (with `:matched`, its budget) or its number from 1.
+        column: its name or its number from 1.
 
     Raises:
-        ValueError: none or several are meant; the sentence names the nearest or all.
+        ValueError: no row or column is meant, or several; the sentence names the nearest or all.
     """
     labels = [layout.full_label(each) for each in layout.rows]
     recipes = [each.recipe if each.budget == "paper" else f"{each.recipe}:{each.budget}" for each in layout.rows]
     columns = [column_name(each) for each in layout.columns]
-    return _place("row", row, labels, recipes), _place("column", column, columns)
+    return _index_of("row", row, labels, recipes), _index_of("column", column, columns)
 
 
-def _place(key: str, word: str, *names: list[str]) -> int:
+def _index_of(key: str, word: str, *names: list[str]) -> int:
     if word.isdecimal() and 1 <= int(word) <= len(names[0]):
         return int(word) - 1
     for words in names:
@@ -136,8 +140,8 @@ def _place(key: str, word: str, *names: list[str]) -> int:
     )
 
 
-def lines(fact: dict[str, Any]) -> list[str]:
-    """`behind` for a terminal, in percent."""
+def explanation_lines(fact: dict[str, Any]) -> list[str]:
+    """Write what `explain_cell` returns for a terminal, in percent."""
     row, column = fact["row"], fact["column"]
     said = [
         f"table   {fact['table']} (preset {fact['preset']}, {fact['select']} epoch, seeds "

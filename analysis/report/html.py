@@ -1,28 +1,26 @@
-"""One HTML page that needs nothing else: tables that sort, figures, and the runs, recipes and provenance behind every
-number.
-"""
+"""One HTML page that needs nothing else: tables that sort, figures, and the runs and recipes behind every number."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from analysis.figures.catalogue import Drawn
+from analysis.figures.catalogue import NamedFigure
 from analysis.inputs.runs import Run
-from analysis.report.explain import behind, column_name
-from analysis.tables.agreement import sentence
+from analysis.report.explain import column_name, explain_cell
+from analysis.tables.agreement import agreement_sentence
 from analysis.tables.cells import Cell, Table
-from analysis.tables.presentation import MISSING, blocks, heading, legend, percent, ranks, twin_mark
+from analysis.tables.presentation import MISSING, baseline_mark, blocks, heading, legend, percent, ranks
+from recipes.common.json_text import NotJson, parse_json
 
 COLOURS = 128
-"""Of an image on the page: enough for a plot, and a third of the bytes."""
+"""Colours of an image on the page: enough for a plot, and a third of the bytes."""
 
 NONE = "\N{EN DASH}"
 """What a fact is shown as where the run does not say it."""
@@ -31,9 +29,9 @@ TEMPLATE = Path(__file__).resolve().parent / "page.html"
 
 
 def page(
-    title: str, tables: list[Table], drawn: list[Drawn], images: Path, runs: list[Run], left_out: list[str]
+    title: str, tables: list[Table], drawn: list[NamedFigure], images: Path, runs: list[Run], left_out: list[str]
 ) -> str:
-    """The whole page. Names of runs, recipes and classes are text in it, whatever they hold.
+    """Write the whole page. Names of runs, recipes and classes are text in it, whatever they hold.
 
     Args:
         title: of the page.
@@ -63,7 +61,7 @@ def page(
             for run in runs
         ],
         left_out=left_out,
-        facts={"runs": [run.name for run in runs], "tables": [_facts(table, place) for table in tables]},
+        facts={"runs": [run.name for run in runs], "tables": [_cell_facts(table, place) for table in tables]},
     )
 
 
@@ -101,7 +99,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
         ],
         "rows": rows,
         "notes": table.notes,
-        "shape": sentence(table),
+        "shape": agreement_sentence(table),
     }
 
 
@@ -114,7 +112,7 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
         "range": f"{100 * interval[0]:.1f}\N{EN DASH}{100 * interval[1]:.1f}" if interval and text else "",
         "best": rank == 1,
         "marked": cell.marked,
-        "twin": twin_mark(cell),
+        "arrow": baseline_mark(cell),
         "href": f"#run-{place[cell.runs[0].name]}"
         if cell.runs
         else f"#notes-{number}"
@@ -123,15 +121,15 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
     }
 
 
-def _facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
-    """What the page's dialog says of each cell; runs and notes by their numbers, since hundreds of cells share them."""
+def _cell_facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
+    """Collect what the page's dialog says of each cell; runs and notes by number, for hundreds of cells share them."""
     notes = {note: index for index, note in enumerate(table.notes)}
-    judged = functools.lru_cache(maxsize=16)(Run.judged)  # the cells of a row are of the same few files
+    read = functools.lru_cache(maxsize=16)(Run.scored_predictions)  # the cells of a row are of the same few files
     cells = []
     for row in range(len(table.layout.rows)):
         line = []
         for column in range(len(table.layout.columns)):
-            fact = behind(table, row, column, judged)
+            fact = explain_cell(table, row, column, read)
             kept = {key: fact[key] for key in ("mean", "std", "interval", "state", "paper", "twin")}
             said = [notes[note] for note in fact["notes"] if note in notes]
             of = [
@@ -150,7 +148,7 @@ def _facts(table: Table, place: dict[str, int]) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to six digits after the point: a third of the page's bytes, and more than it shows."""
+    """Round floats to six decimals: a third of the page's bytes, and more than it shows."""
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -159,7 +157,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
-    """What a reader needs to make the run again, as far as meta.json and done say it."""
+    """Collect what a reader needs to make the run again, as far as meta.json and done say it."""
     meta, done = _object(run.path / "meta.json"), _object(run.path / "done")
     machine, versions = meta.get("machine"), meta.get("versions")
     facts = [
@@ -188,8 +186,8 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 def _object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = parse_json(file.read_bytes())
+    except (OSError, NotJson):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -202,7 +200,7 @@ def _text(file: Path) -> str:
 
 
 def _image(file: Path) -> dict[str, Any]:
-    """A PNG as base64 with few colours, and its size in CSS pixels (files have 200 a printed inch)."""
+    """Return a PNG as base64 with few colours, and its size in CSS pixels (files have 200 a printed inch)."""
     buffer = io.BytesIO()
     with Image.open(file) as image:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from analysis.figures.catalogue import Drawn
+from analysis.figures.catalogue import NamedFigure
 from analysis.tables.latex import escape
 
 ENGINES = {
@@ -49,8 +49,8 @@ _HEAD = (
 )
 
 
-def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[Drawn]) -> str:
-    r"""A LaTeX document: a page of text, then \inputs files and includes NAME.pdf of each figure, all beside it."""
+def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[NamedFigure]) -> str:
+    r"""Write a LaTeX document of a page of text, the files to \input, and NAME.pdf of each figure, all beside it."""
     lines = [
         _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
         *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
@@ -69,10 +69,11 @@ def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[D
 
 
 def typeset(source: Path) -> tuple[Path | None, str]:
-    """Makes the PDF of a .tex file beside it.
+    """Make the PDF of a .tex file beside it.
 
-    Returns its path and nothing to say, or None and one sentence: what to install, or what TeX complained of (then
-    its log lies beside).
+    Returns:
+        Its path and an empty sentence; or None and one sentence: what to install, or what TeX complained of, and then
+        its log is beside the file.
     """
     engine = next((command for name, command in ENGINES.items() if shutil.which(name)), None)
     if engine is None:
@@ -84,7 +85,7 @@ def typeset(source: Path) -> tuple[Path | None, str]:
     made, log = source.with_suffix(".pdf"), source.with_suffix(".log")
     for old in (made, log):
         old.unlink(missing_ok=True)
-    # SOURCE_DATE_EPOCH: the date that TeX and the included figures see; without it no two PDFs are alike.
+    # SOURCE_DATE_EPOCH: the date that TeX and the included figures see; without it no two PDFs are the same.
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
     with tempfile.TemporaryDirectory() as folder:
         command = [word.replace("FOLDER", folder) for word in engine]

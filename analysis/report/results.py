@@ -13,7 +13,7 @@ from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, Resamples
 from analysis.tables import agreement, cells
 from analysis.tables.cells import Cell, Table
-from analysis.tables.presentation import MISSING, twin_mark
+from analysis.tables.presentation import MISSING, baseline_mark
 from recipes.table_layout import Column, available, load_layout
 
 OVERALL, CONTROLS, ABLATION = TABLES = ("digits_overall", "controls", "digits_ablation")
@@ -90,7 +90,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
     resamples = Resamples()
     made = {}
     for name in TABLES:
-        made[name] = cells.build(load_layout(available()[name]), runs, numbers, problems, resamples)
+        made[name] = cells.fill_table(load_layout(available()[name]), runs, numbers, problems, resamples)
         if any(cell.mean is None for line in made[name].cells for cell in line):
             raise ValueError(f"runs={where}: they lack a number of table={name}; `python -m analysis` names it")
     baseline = dict(zip(_protocols(made[OVERALL]), made[OVERALL].cells[0][::2], strict=True))
@@ -112,12 +112,12 @@ def page(runs: list[Run], where: str, out: str) -> str:
 
 
 def _protocols(table: Table) -> list[str]:
-    """The protocols of the columns, in their order: `CLT`, `GLT`, `ALT`."""
+    """Return the protocols of the columns, in their order: `CLT`, `GLT`, `ALT`."""
     return list(dict.fromkeys(column.protocol.upper() for column in table.layout.columns))
 
 
 def _table(table: Table) -> str:
-    """A Markdown table with a row for each method and a pair `accuracy \\| precision` for each protocol."""
+    """Write a Markdown table: a row for each method, a pair `accuracy \\| precision` for each protocol."""
     protocols = _protocols(table)
     lines = [f"| | method | {' | '.join(protocols)} |", "|---|---|" + "---:|" * len(protocols)]
     group = ""
@@ -129,29 +129,30 @@ def _table(table: Table) -> str:
 
 
 def _pair(accuracy: Cell, precision: Cell) -> str:
-    return f"{_rounded(accuracy)}{twin_mark(accuracy)} \\| {_rounded(precision)}{twin_mark(precision)}"
+    return f"{_rounded(accuracy)}{baseline_mark(accuracy)} \\| {_rounded(precision)}{baseline_mark(precision)}"
 
 
 def _rounded(cell: Cell) -> str:
-    """The mean in percent with one decimal; other tables print two."""
+    """Print the mean in percent with one decimal; other tables print two."""
     return MISSING if cell.mean is None else f"{100 * cell.mean:.1f}"
 
 
 def _counts(table: Table, budget: str, beginning: str) -> str:
-    """Say how many rows of a budget have a better overall accuracy than their twins, under each protocol."""
+    """Say how many rows of a budget have a better overall accuracy than their baselines, under each protocol."""
     tested = [
         (column, cell)
         for row, line in zip(table.layout.rows, table.cells, strict=True)
         for column, cell in zip(table.layout.columns, line, strict=True)
         if row.twin and row.budget == budget and column.metric == "accuracy"
     ]
-    said = [_under(protocol, tested) for protocol in _protocols(table)]
+    said = [_count_under(protocol, tested) for protocol in _protocols(table)]
     return f"{beginning}, by overall accuracy against the twin:\n\n" + "\n".join(said)
 
 
-def _under(protocol: str, tested: Sequence[tuple[Column, Cell]]) -> str:
-    """One protocol's counts of rows above and below their twins."""
-    tests = [cell.twin_test for column, cell in tested if column.protocol.upper() == protocol and cell.twin_test]
+def _count_under(protocol: str, tested: Sequence[tuple[Column, Cell]]) -> str:
+    """Count one protocol's rows above and below their baselines."""
+    of_protocol = [cell for column, cell in tested if column.protocol.upper() == protocol]
+    tests = [cell.baseline_test for cell in of_protocol if cell.baseline_test]
     above, below = ([test for test in tests if test.sign == sign] for sign in (1, -1))
     sure = [sum(test.significant for test in those) for those in (above, below)]
     return (
@@ -161,8 +162,8 @@ def _under(protocol: str, tested: Sequence[tuple[Column, Cell]]) -> str:
 
 
 def _claims(table: Table) -> str:
-    """Say how many of the paper's differences between a row and its twin have the same sign here."""
-    found = agreement.counted(agreement.claims(table))
+    """Say how many of the paper's differences between a row and its baseline have the same sign here."""
+    found = agreement.count_verdicts(agreement.claims(table))
     agree, against = (found[word] + found[f"{word} surely"] for word in ("agrees", "disagrees"))
     return (
         f"The paper's numbers are of other data, so only signs compare. "

@@ -1,1 +1,1 @@
-"""Numbers about numbers: bootstrap, per-class accuracy."""
+"""How sure the numbers are (bootstrap, McNemar), and accuracy by class."""

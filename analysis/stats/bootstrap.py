@@ -1,7 +1,9 @@
-"""How sure a number is: intervals by bootstrap, and a test of a row against its twin on the same test samples.
+"""How sure a number is: intervals by bootstrap, and a test of a row against its baseline on the same test samples.
 
-The scheme. A test set of M samples is drawn anew R = 1,000 times, M samples with replacement, every sample alike. All
-runs of a test set of M samples are judged on the *same* resamples, so that two runs differ in a resample only where
+A row's baseline is the row that the table file calls its twin: mostly the same method without IFL.
+
+The scheme. A test set of M samples is drawn again R = 1,000 times, M samples with replacement and equal chances. All
+runs of a test set of M samples are scored on the *same* resamples, so that two runs differ in a resample only where
 they differ in their predictions. Where a cell has several seeds, each resample also draws as many seeds with
 replacement, and averages those. An interval is from the 2.5th to the 97.5th percentile of the R values. With one seed
 it therefore holds what the choice of test samples does, and not what another training would.
@@ -25,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.inputs.runs import Run, judged_of
+from analysis.inputs.runs import Run, scored_predictions
 from ifl.metrics import SUBSETS
 
 SEED = 0
@@ -39,13 +41,13 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class TwinTest:
-    """A cell's row against its twin, the same method without IFL, on the same test samples."""
+class BaselineTest:
+    """A cell's row against its baseline on the same test samples."""
 
-    twin: str
-    """The twin's label."""
+    baseline: str
+    """The baseline's label."""
     difference: float
-    """This row minus its twin, a fraction, over the seeds that both have."""
+    """This row minus its baseline, a fraction, over the seeds that both have."""
     low: float
     high: float
     """95 % interval of the difference."""
@@ -56,12 +58,12 @@ class TwinTest:
     samples: int
     """How many test samples the subset has."""
     gained: int | None = None
-    """Samples that this row has right and its twin has not; `lost`: the other way. Only for McNemar's test."""
+    """Samples that this row has right and its baseline has not; `lost`: the other way. Only for McNemar's test."""
     lost: int | None = None
 
     @property
     def sign(self) -> int:
-        """1 above the twin, -1 below, 0 equal."""
+        """1 above the baseline, -1 below, 0 equal."""
         return (self.difference > 0) - (self.difference < 0)
 
     @property
@@ -70,7 +72,7 @@ class TwinTest:
 
 
 @dataclass
-class _Judgement:
+class _ResampledRun:
     """What the resamples keep of a run's predictions on one split; the predictions themselves are read again when
     asked for more.
     """
@@ -95,16 +97,17 @@ class Resamples:
     def __init__(self, number: int = RESAMPLES, seed: int = SEED) -> None:
         self.number, self.seed = number, seed
         self._weights: dict[int, NDArray[np.unsignedinteger]] = {}
-        self._known: dict[tuple[str, str, str], _Judgement] = {}
+        self._known: dict[tuple[str, str, str], _ResampledRun] = {}
         self._lacks: dict[tuple[str, str, str], set[Key]] = {}  # keys that a run's predictions cannot give
-        self._true: dict[
-            str, NDArray[np.unsignedinteger]
-        ] = {}  # digest -> true samples by attribute, class and resample
+        # Digest of the samples -> true samples by attribute, class and resample.
+        self._true: dict[str, NDArray[np.unsignedinteger]] = {}
         self._inside: dict[str, dict[str, NDArray[np.bool_]]] = {}  # digest of the samples -> subset -> [M]
 
     def weights(self, samples: int) -> NDArray[np.unsignedinteger]:
-        """How often each resample holds each sample of a test set of M `samples`: unsigned [M, R], every column's sum
-        M.
+        """Count how often each resample holds each sample of a test set of M `samples`.
+
+        Returns:
+            Unsigned [M, R]; every column sums to M.
         """
         if samples not in self._weights:
             rng = np.random.default_rng((self.seed, samples))
@@ -116,7 +119,7 @@ class Resamples:
         return self._weights[samples]
 
     def seeds(self, runs: int) -> NDArray[np.int64]:
-        """Which of `runs` runs each resample averages: [runs, R]."""
+        """Draw which of `runs` runs each resample averages: [runs, R]."""
         return (
             np.random.default_rng((self.seed, runs, 1)).integers(0, runs, (runs, self.number))
             if runs > 1
@@ -124,28 +127,30 @@ class Resamples:
         )
 
     def values(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> dict[Key, NDArray[np.float32]]:
-        """What a run scores on the resamples, float32 [R] for each of `wanted` that it has; NaN where a resample has
-        no sample of the subset.
+        """Score a run on the resamples.
 
         Ask for all of a run's keys at once: its predictions are read for each call that wants something new.
 
+        Returns:
+            float32 [R] for each of `wanted` that the run has; NaN where a resample has no sample of the subset.
+
         Raises:
             ValueError: the predictions cannot be read.
         """
-        known = self._judgement(run, select, split, wanted)
+        known = self._resampled_run(run, select, split, wanted)
         return {key: known.values[key] for key in wanted if key in known.values}
 
     def samples(self, run: Run, select: str, split: str) -> tuple[str, int]:
-        """A digest of what the test samples of a run's predictions are, and how many.
+        """Return a digest of what the test samples of a run's predictions are, and how many there are.
 
         Raises:
             ValueError: the predictions cannot be read.
         """
-        known = self._judgement(run, select, split, ())
+        known = self._resampled_run(run, select, split, ())
         return known.samples, len(known.right)
 
     def averaged(self, runs: list[Run], select: str, split: str, key: Key) -> NDArray[np.float32] | None:
-        """The mean over resampled seeds on resampled test samples, [R]; None where a run lacks the number."""
+        """Average over resampled seeds on resampled test samples: [R]; None where a run lacks the number."""
         values = [self.values(run, select, split, (key,)).get(key) for run in runs]
         there = [value for value in values if value is not None]
         if not there or len(there) < len(values):
@@ -154,13 +159,23 @@ class Resamples:
         means: NDArray[np.float32] = drawn.mean(axis=0)
         return means
 
-    def against(self, twin: str, pairs: list[tuple[Run, Run]], select: str, split: str, key: Key) -> TwinTest | None:
-        """The test of a row against its twin: `pairs` of runs (this row's, the twin's) of the same seed.
+    def compare_with_baseline(
+        self, baseline: str, pairs: list[tuple[Run, Run]], select: str, split: str, key: Key
+    ) -> BaselineTest | None:
+        """Test a row against its baseline.
 
-        None where a run has no number for `key` or where the test samples differ.
+        Args:
+            baseline: its label.
+            pairs: runs of the same seed, this row's and the baseline's.
+            select: last or best.
+            split: the test split.
+            key: the number to compare.
+
+        Returns:
+            None where a run has no number for `key`, or where the test samples differ.
         """
         sides = [run for run, _ in pairs], [other for _, other in pairs]
-        known = [[self._judgement(run, select, split, (key,)) for run in side] for side in sides]
+        known = [[self._resampled_run(run, select, split, (key,)) for run in side] for side in sides]
         replicates = [self.averaged(side, select, split, key) for side in sides]
         if (
             len({each.samples for side in known for each in side}) != 1
@@ -173,7 +188,7 @@ class Resamples:
         low, high = interval(differences) or (math.nan, math.nan)
         inside = self._inside[known[0][0].samples][key[0]]
         about: dict[str, Any] = {
-            "twin": twin,
+            "baseline": baseline,
             "difference": means[0] - means[1],
             "low": low,
             "high": high,
@@ -183,36 +198,36 @@ class Resamples:
         if key[1] == "accuracy" and len(pairs) == 1:
             this, other = known[0][0].right & inside, known[1][0].right & inside
             gained, lost = int((this & ~other).sum()), int((other & ~this).sum())
-            return TwinTest(**about, p=mcnemar(gained, lost), method="McNemar exact", gained=gained, lost=lost)
-        return TwinTest(**about, p=bootstrap_p(differences), method="paired bootstrap")
+            return BaselineTest(**about, p=mcnemar(gained, lost), method="McNemar exact", gained=gained, lost=lost)
+        return BaselineTest(**about, p=bootstrap_p(differences), method="paired bootstrap")
 
-    def _judgement(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> _Judgement:
+    def _resampled_run(self, run: Run, select: str, split: str, wanted: tuple[Key, ...]) -> _ResampledRun:
         place = str(run.path), select, split
         known = self._known.get(place)
         new = tuple(key for key in wanted if known is None or key not in known.values)
         if known is None or (new and not set(new) <= self._lacks.get(place, set())):
             arrays = run.predictions(select, split)
-            judged = judged_of(arrays)
+            scored = scored_predictions(arrays)
             if known is None:
-                said = hashlib.sha256(json.dumps([len(judged.label), "id" in arrays]).encode())
+                said = hashlib.sha256(json.dumps([len(scored.label), "id" in arrays]).encode())
                 for name in ("id", "label", "group", "attribute"):
                     said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes())
-                known = self._known[place] = _Judgement(said.hexdigest(), judged.right)
+                known = self._known[place] = _ResampledRun(said.hexdigest(), scored.right)
                 self._inside.setdefault(
-                    known.samples, {subset: judged.inside(subset) for subset in (*SUBSETS, "overall_a")}
+                    known.samples, {subset: scored.inside(subset) for subset in (*SUBSETS, "overall_a")}
                 )
-            weights = self.weights(len(judged.label))
+            weights = self.weights(len(scored.label))
             if known.samples not in self._true:
-                self._true[known.samples] = judged.true_counts(weights)
-            found = judged.scores(weights, new, self._true[known.samples])
+                self._true[known.samples] = scored.true_counts(weights)
+            found = scored.scores(weights, new, self._true[known.samples])
             known.values |= {key: value.astype(np.float32) for key, value in found.items()}
-            known.points |= {key: float(value[0]) for key, value in judged.scores(wanted=new).items()}
+            known.points |= {key: float(value[0]) for key, value in scored.scores(wanted=new).items()}
             self._lacks.setdefault(place, set()).update(set(new) - set(found))
         return known
 
 
 def interval(values: NDArray[np.floating]) -> tuple[float, float] | None:
-    """The 2.5th and 97.5th percentile of R values, those that are NaN left out; None where all are."""
+    """Return the 2.5th and 97.5th percentile of R values, NaN left out; None where all are NaN."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
@@ -221,15 +236,17 @@ def interval(values: NDArray[np.floating]) -> tuple[float, float] | None:
 
 
 def bootstrap_p(differences: NDArray[np.floating]) -> float:
-    """The two-sided p of R resampled differences, NaN left out: at least 2 / (R + 1), 1 where there is none."""
+    """Return the two-sided p of R resampled differences, NaN left out: at least 2 / (R + 1), 1 where there is none."""
     differences = differences[~np.isnan(differences)]
     below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
     return min(1.0, 2 * (1 + min(below, above)) / (len(differences) + 1))
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p of McNemar's test: of n = gained + lost samples that one of two has right, each is as
-    likely the first's as the second's. Source: McNemar, Psychometrika 12 (1947); in its exact form a binomial test.
+    """Return the exact two-sided p of McNemar's test, a binomial test.
+
+    Its hypothesis: of n = gained + lost samples that only one of two has right, each is as likely the first's as the
+    second's. Source: McNemar, Psychometrika 12 (1947).
     """
     n, fewer = gained + lost, min(gained, lost)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])

@@ -1,4 +1,4 @@
-"""The numbers behind the figures about classes and attributes, from stored predictions (numpy alone).
+"""The numbers behind the figures about classes and attributes, from stored predictions, with numpy only.
 
 Axes: M samples, K classes, A attribute groups, G bins of classes along the tail.
 """
@@ -16,7 +16,7 @@ Predictions = Mapping[str, NDArray[Any]]
 
 
 def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]:
-    """The classes from the most to the least frequent in training, cut into at most `most` runs of nearly equal length.
+    """Cut the classes, from the most to the least frequent in training, into at most `most` bins of nearly equal size.
 
     Args:
         counts: training samples [K]; classes of equal count keep their order.
@@ -27,10 +27,13 @@ def tail_bins(counts: NDArray[np.integer], most: int) -> list[NDArray[np.int64]]
 
 
 def accuracy_table(predictions: Predictions, bins: list[NDArray[np.int64]], attributes: int) -> NDArray[np.float64]:
-    """Accuracy, a fraction, of the samples of each class bin and attribute group: float64 [G + 1, A + 1].
+    """Compute the accuracy, a fraction, of the samples of each class bin and attribute group.
 
-    The last row is all classes together and the last column all samples, those without an attribute included. NaN where
-    there is no sample. In a bin of several classes samples count alike, not classes.
+    In a bin of several classes each sample has the same weight, and not each class.
+
+    Returns:
+        float64 [G + 1, A + 1]: the last row is all classes together, and the last column all samples, with those that
+        have no attribute. NaN where there is no sample.
     """
     label, correct = predictions["label"], predictions["label"] == predictions["prediction"]
     of_class = np.full(1 + max(int(values.max(initial=0)) for values in (label, *bins)), -1)
@@ -47,8 +50,10 @@ def accuracy_table(predictions: Predictions, bins: list[NDArray[np.int64]], attr
 
 
 def confusion(predictions: Predictions, classes: int) -> NDArray[np.float64]:
-    """float64 [K, K]: of the samples of each true class (rows), the share predicted as each class; a class without
-    samples is a row of 0.
+    """Compute the share of each true class (rows) that is predicted as each class.
+
+    Returns:
+        float64 [K, K]; a class without samples is a row of 0.
     """
     label, prediction = predictions["label"], predictions["prediction"]
     known = prediction < classes
@@ -58,8 +63,14 @@ def confusion(predictions: Predictions, classes: int) -> NDArray[np.float64]:
 
 
 def most_confused(shares: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """At most `most` classes, in their order: those of the largest confusions between two classes, either way, taken
-    one pair after the other.
+    """Choose the classes of the largest confusions between two classes, either way, taken one pair after the other.
+
+    Args:
+        shares: as `confusion` gives them.
+        most: how many classes there may be.
+
+    Returns:
+        Their labels, ascending.
     """
     off = shares.copy()
     np.fill_diagonal(off, 0)
@@ -73,8 +84,10 @@ def most_confused(shares: NDArray[np.float64], most: int) -> NDArray[np.int64]:
 
 
 def attribute_shares(weights: NDArray[np.float64], attributes: NDArray[np.integer], groups: int) -> NDArray[np.float64]:
-    """float64 [A]: the share of a stream's draws that each attribute group has, among the samples that have an
-    attribute.
+    """Compute the share of a stream's draws that each attribute group has, among samples that have an attribute.
+
+    Returns:
+        float64 [A].
     """
     mass = np.bincount(attributes[attributes >= 0], weights=weights[attributes >= 0], minlength=groups)
     shares: NDArray[np.float64] = mass / mass.sum()
@@ -82,8 +95,12 @@ def attribute_shares(weights: NDArray[np.float64], attributes: NDArray[np.intege
 
 
 def flat_in_class(weights: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """float64 [N]: a stream with the same mass of each class as `weights`, but equal weights inside a class. What
-    differs from it is what the environment does to attributes, apart from balancing classes.
+    """Give each class the mass that it has in `weights`, with equal weights inside the class.
+
+    Where `weights` differ from this, the environment does something to attributes, apart from balancing classes.
+
+    Returns:
+        float64 [N].
     """
     count = np.bincount(labels)
     of_class: NDArray[np.float64] = np.bincount(labels, weights=weights) / np.maximum(count, 1)
@@ -92,7 +109,8 @@ def flat_in_class(weights: NDArray[np.float64], labels: NDArray[np.integer]) -> 
 
 
 def effective_size(weights: NDArray[np.float64]) -> float:
-    """Kish's effective sample size (sum w)^2 / sum w^2, as a share of N: 1 for equal weights, 1/N where one sample
-    has all.
+    """Return Kish's effective sample size (sum w)^2 / sum w^2 as a share of N.
+
+    It is 1 for equal weights, and 1/N where one sample has all.
     """
     return float(weights.sum() ** 2 / (weights**2).sum() / len(weights))

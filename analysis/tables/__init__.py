@@ -1,1 +1,1 @@
-"""The cells of a table, and their text, LaTeX and comparison with the paper."""
+"""The cells of a table, their text and LaTeX, and their comparison with the paper."""

@@ -1,10 +1,9 @@
 """Whether our numbers have the shape of the paper's: who is above whom, whatever the data.
 
-A claim is what the paper's numbers say of a row and its twin, `X + IFL is above X` (or below), in one column. Ours
-agrees where its difference has the same sign, and surely where the test against the twin has p < 0.05. A ranking
-compares the order of a column's
-methods: Kendall's tau-b, 1 for the same order, -1 for the reverse, 0 for none in common; ties count for neither. Its
-interval is that of the resamples.
+A claim is what the paper's numbers say of a row and its baseline, `X + IFL is above X` (or below), in one column. Our
+numbers agree where their difference has the same sign, and surely where the test against the baseline has p < 0.05. A
+ranking compares the order of a column's methods by Kendall's tau-b: 1 for the same order, -1 for the reverse, 0 for
+none in common; ties count for neither. Its interval is that of the resamples.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.stats.bootstrap import ALPHA, interval
 from analysis.tables.cells import Table
-from analysis.tables.presentation import more_images
+from analysis.tables.presentation import more_images_remark
 from recipes.table_layout import Column
 
 VERDICTS = ("agrees surely", "agrees", "disagrees", "disagrees surely", "equal", "no number")
@@ -29,9 +28,9 @@ class Claim:
     row: int
     column: int
     label: str
-    twin: str
+    baseline: str
     data: str
-    """On which the paper measured; ours is the column's."""
+    """The data set of the paper's numbers; ours is the column's."""
     paper: float
     ours: float | None
     p: float | None
@@ -60,35 +59,35 @@ class Ranking:
 
 
 def claims(table: Table) -> list[Claim]:
-    """Every claim of the paper that the layout's rows can speak of, in the order of rows and columns."""
+    """Return the paper's claims about the layout's rows, in the order of rows and columns."""
     layout, found = table.layout, []
     for index, row in enumerate(layout.rows):
-        twins = [
+        baselines = [
             place for place, other in enumerate(layout.rows) if other.recipe == row.twin and other.budget == row.budget
         ]
-        for column in range(len(layout.columns)) if twins else ():
-            cell, twin = table.cells[index][column], table.cells[twins[0]][column]
-            if cell.paper is None or twin.paper is None:
+        for column in range(len(layout.columns)) if baselines else ():
+            cell, baseline = table.cells[index][column], table.cells[baselines[0]][column]
+            if cell.paper is None or baseline.paper is None:
                 continue
-            test = cell.twin_test
-            plain = None if cell.mean is None or twin.mean is None else cell.mean - twin.mean
+            test = cell.baseline_test
+            difference = None if cell.mean is None or baseline.mean is None else cell.mean - baseline.mean
             found.append(
                 Claim(
-                    index,
-                    column,
-                    layout.full_label(row),
-                    layout.full_label(layout.rows[twins[0]]),
-                    cell.paper.data,
-                    round(cell.paper.value - twin.paper.value, 6),
-                    plain if test is None else test.difference,
-                    None if test is None else test.p,
+                    row=index,
+                    column=column,
+                    label=layout.full_label(row),
+                    baseline=layout.full_label(layout.rows[baselines[0]]),
+                    data=cell.paper.data,
+                    paper=round(cell.paper.value - baseline.paper.value, 6),
+                    ours=difference if test is None else test.difference,
+                    p=None if test is None else test.p,
                 )
             )
     return found
 
 
 def rankings(table: Table) -> list[Ranking]:
-    """For each column with published numbers the agreement of the two orders, over the rows that have both numbers."""
+    """Compare the two orders of methods in each column with published numbers, over the rows that have both numbers."""
     found = []
     for index in range(len(table.layout.columns)):
         column = [line[index] for line in table.cells]
@@ -97,12 +96,12 @@ def rankings(table: Table) -> list[Ranking]:
         both = [cell for cell in column if cell.paper and cell.mean is not None and cell.replicates is not None]
         paper = np.array([cell.paper.value for cell in both if cell.paper])
         tau = (
-            kendall(paper, np.array([[cell.mean] for cell in both], float).reshape(-1, 1))[0]
+            kendall_tau(paper, np.array([[cell.mean] for cell in both], float).reshape(-1, 1))[0]
             if len(both) > 1
             else np.nan
         )
         bounds = (
-            interval(kendall(paper, np.stack([cell.replicates for cell in both if cell.replicates is not None])))
+            interval(kendall_tau(paper, np.stack([cell.replicates for cell in both if cell.replicates is not None])))
             if len(both) > 1
             else None
         )
@@ -111,11 +110,14 @@ def rankings(table: Table) -> list[Ranking]:
     return found
 
 
-def kendall(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Kendall's tau-b of [n] numbers with each of R columns [n, R]: float64 [R], NaN where one side is all ties.
+def kendall_tau(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Compute Kendall's tau-b of [n] numbers with each of R columns [n, R].
 
     tau-b = sum over pairs of sign * sign / sqrt(untied pairs of the first * untied pairs of the second).
     Source: Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945).
+
+    Returns:
+        float64 [R], NaN where one side is all ties.
     """
     i, j = np.triu_indices(len(first), 1)
     one, other = np.sign(first[i] - first[j])[:, None], np.sign(second[i] - second[j])
@@ -123,16 +125,16 @@ def kendall(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArra
     return np.where(untied > 0, (one * other).sum(axis=0) / np.where(untied > 0, untied, 1), np.nan)
 
 
-def counted(found: list[Claim], column: int | None = None) -> dict[str, int]:
-    """How many claims have each verdict, in all columns or in one."""
+def count_verdicts(found: list[Claim], column: int | None = None) -> dict[str, int]:
+    """Count the claims with each verdict, in all columns or in one."""
     verdicts = [claim.verdict for claim in found if column in (None, claim.column)]
     return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
 
-def sentence(table: Table) -> str:
-    """The whole in one line; empty where nothing of the table is published or nothing of it was run."""
+def agreement_sentence(table: Table) -> str:
+    """Summarise claims and rankings in one line; empty where nothing of the table is published or nothing was run."""
     found, taus = claims(table), [ranking.tau for ranking in rankings(table) if ranking.tau is not None]
-    count = counted(found)
+    count = count_verdicts(found)
     with_numbers = len(found) - count["no number"]
     if not with_numbers and not taus:
         return ""
@@ -149,12 +151,12 @@ def sentence(table: Table) -> str:
             f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} "
             f"({min(taus):.2f} to {max(taus):.2f})"
         )
-    more = more_images(table.layout)
-    return said + order + other_data(table) + (f". {more}" if more else "")
+    more = more_images_remark(table.layout)
+    return said + order + other_data_remark(table) + (f". {more}" if more else "")
 
 
-def other_data(table: Table) -> str:
-    """Says so where the paper's numbers are of other data than ours; empty where not."""
+def other_data_remark(table: Table) -> str:
+    """Say so where the paper's numbers are of other data than ours; empty where they are not."""
     pairs = {
         (cell.paper.data, column.data)
         for line in table.cells
@@ -165,7 +167,7 @@ def other_data(table: Table) -> str:
     return f" (the paper's numbers are of {', '.join(other)}: only the shape compares)" if other else ""
 
 
-def same_data(table: Table, column: Column) -> bool:
-    """Whether the paper's numbers of a column were measured on the data set that ours were."""
+def measured_on_same_data(table: Table, column: Column) -> bool:
+    """Say whether the paper's numbers of a column were measured on the data set that ours were."""
     index = table.layout.columns.index(column)
     return any((paper := line[index].paper) is not None and paper.data == column.data for line in table.cells)

@@ -1,16 +1,16 @@
-"""Which runs stand behind each cell of a table: like is averaged with like, the rest is named.
+"""Which runs are behind each cell of a table: like is averaged with like, the rest is named.
 
-A run is left out, never silently, when it is unfinished, has another preset, a seed the table does
-not ask for, or when the runs of its row disagree about the recipe's hash or the data's fingerprint
-(then no one can say which is meant, and none counts). A cell from which something was left out, or
-for which a seed is lacking, is marked, and so is one whose runs were changed on the command line; the
-notes say why.
+A run is left out, and a note says so, when it is unfinished, has another preset, or has a seed that the table does not
+ask for. When the runs of a row disagree about the recipe's hash or the data's fingerprint, nobody can say which is
+meant, and none of them counts. A cell is marked where something was left out, where a seed is lacking, and where a run
+was changed on the command line; the notes say why.
 """
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from analysis.inputs.frame import Problems
 from analysis.inputs.runs import Run
-from analysis.stats.bootstrap import Resamples, TwinTest, interval
+from analysis.stats.bootstrap import BaselineTest, Resamples, interval
 from analysis.tables import published
 from recipes.table_layout import Column, Layout, Row
 
@@ -38,10 +38,10 @@ class Cell:
     """
     replicates: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """What the resamples give, fractions [R] (see `analysis.stats.bootstrap`)."""
-    twin_test: TwinTest | None = field(default=None, compare=False)
-    """Against the row's twin; None where there is none, or nothing of it to compare with."""
+    baseline_test: BaselineTest | None = field(default=None, compare=False)
+    """Against the row's baseline; None where there is none, or nothing of it to compare with."""
     paper: published.Number | None = field(default=None, compare=False)
-    """What the paper has at this place, perhaps on other data."""
+    """The paper's number at this place, perhaps on other data."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -60,22 +60,28 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A filled layout: `cells[row][column]`, the notes, and the counted runs of each row and source."""
+    """A filled layout.
+
+    Attributes:
+        cells: by row and column.
+        notes: on what is left out, lacking or marked.
+        runs: those that count, by row and source.
+        brief: the notes, with those that are alike in one.
+    """
 
     layout: Layout
     cells: list[list[Cell]]
     notes: list[str]
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
     brief: list[str] = field(default_factory=list)
-    """The notes, with what is alike in one."""
 
 
 FEW = 4
-"""Runs that a brief note names."""
+"""The most runs that a brief note names."""
 
 
 @dataclass
-class _Choice:
+class _RowRuns:
     """The runs that count for one row and source, with what there is to say about the others."""
 
     runs: list[Run] = field(default_factory=list)
@@ -86,12 +92,17 @@ class _Choice:
     """(run, why)."""
 
 
-def build(
+def fill_table(
     layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None
 ) -> Table:
-    """Fills a layout from the runs and their tidy frame (`analysis.inputs.frame.tidy`).
+    """Fill a layout.
 
-    `resamples`: given to several calls, each run is resampled once for all of them.
+    Args:
+        layout: the table's.
+        runs: all that were read.
+        frame: their numbers, as `analysis.inputs.frame.tidy` returns them.
+        problems: what could not be computed, as `tidy` returns it.
+        resamples: given to several calls, each run is resampled once for all of them.
     """
     resamples = resamples or Resamples()
     keys = ["run", "select", "protocol", "subset", "metric"]
@@ -101,9 +112,9 @@ def build(
         for index, row in enumerate(layout.rows)
         for source in layout.sources
     }
-    notes = _other_data(layout, choices)
-    twins = {(index, source): _twins(layout, index, source, choices, runs) for index, source in choices}
-    numbers = published.beside(layout)
+    notes = _mark_other_data(layout, choices)
+    baselines = {(index, source): _baseline_of(layout, index, source, choices, runs) for index, source in choices}
+    numbers = published.by_place(layout)
     cells: list[list[Cell]] = []
     for index, row in enumerate(layout.rows):
         for source in layout.sources:
@@ -111,23 +122,25 @@ def build(
         line = []
         for column in layout.columns:
             choice = choices[index, column.source]
-            cell = _fill(layout, row, column, choice, values, problems)
+            cell = _fill_cell(layout, row, column, choice, values, problems)
             notes += [note for note in cell.notes if note not in choice.notes]
-            cell = _resampled(layout, column, cell, twins[index, column.source], resamples)
-            line.append(replace(cell, paper=published.of_cell(numbers, row, column)))
+            cell = _add_statistics(layout, column, cell, baselines[index, column.source], resamples)
+            line.append(replace(cell, paper=published.number_at(numbers, row, column)))
         cells.append(line)
-    notes = [*_other_samples(layout, cells, resamples), *notes, *(note for note, _ in _unused(layout, runs))]
+    unused = _runs_without_row(layout, runs)
+    notes = [*_mark_other_samples(layout, cells, resamples), *notes, *(note for note, _ in unused)]
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
-    return Table(layout, cells, notes, counted, _brief(layout, choices, notes, _unused(layout, runs)))
+    return Table(layout, cells, notes, counted, _brief_notes(layout, choices, notes, unused))
 
 
-def _brief(
-    layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice], notes: list[str], unused: list[tuple[str, str]]
+def _brief_notes(
+    layout: Layout,
+    choices: dict[tuple[int, tuple[str, str]], _RowRuns],
+    notes: list[str],
+    unused: list[tuple[str, str]],
 ) -> list[str]:
-    """The notes, those on rows without any run as one for each source, those on runs left out for one reason or in no
-    row as one.
-    """
+    """Shorten the notes: one for all rows of a source without a run, one for all runs left out for the same reason."""
     merged = {note for note, _ in unused}
     said = []
     for data, train in layout.sources:
@@ -159,9 +172,9 @@ def _brief(
     return [*said, *(note for note in notes if note not in merged)]
 
 
-def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _Choice:
+def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _RowRuns:
     data, train = source
-    choice, label = _Choice(), layout.full_label(row)
+    choice, label = _RowRuns(), layout.full_label(row)
     candidates = [
         run for run in runs if (run.recipe, run.data, run.train, run.budget) == (row.recipe, data, train, row.budget)
     ]
@@ -172,17 +185,14 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         choice.state = "missing"
         return choice
     for run in candidates:
-        state, reason = _reason(layout, run)
+        state, reason = _why_left_out(layout, run)
         if not state:
             choice.runs.append(run)
         else:
-            choice.state = (
-                state if choice.state in ("", "foreign") else choice.state
-            )  # one of the recipe's own says more
+            choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
             choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
-    unlike = _unlike(choice.runs)
-    if unlike:
+    if unlike := _what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
         choice.notes.append(f"{label}: none of these runs counts, they {unlike}: {names}")
@@ -198,8 +208,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     return choice
 
 
-def _reason(layout: Layout, run: Run) -> tuple[str, str]:
-    """(state, reason) for which a run of the right recipe does not count; both empty where it does."""
+def _why_left_out(layout: Layout, run: Run) -> tuple[str, str]:
+    """Return (state, reason) for which a run of the right recipe does not count; both empty where it does."""
     if run.preset != layout.preset:
         return "foreign", f"its preset is {run.preset}, the table's is {layout.preset}"
     if run.seed not in layout.seeds:
@@ -211,8 +221,8 @@ def _reason(layout: Layout, run: Run) -> tuple[str, str]:
     return "", ""
 
 
-def _unlike(runs: list[Run]) -> str | None:
-    """In what these runs, meant to differ by the seed alone, differ else; None where they do not."""
+def _what_differs(runs: list[Run]) -> str | None:
+    """Say in what else these runs differ, which should differ only in the seed; None where they do not."""
     if len({run.hash for run in runs}) > 1:
         return "differ in the recipe's hash"
     if len({run.fingerprint for run in runs}) > 1:
@@ -222,8 +232,8 @@ def _unlike(runs: list[Run]) -> str | None:
     return None
 
 
-def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choice]) -> list[str]:
-    """Marks the cells of rows that were made from different data: they stand, but do not compare."""
+def _mark_other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _RowRuns]) -> list[str]:
+    """Mark the cells of rows that were made from different data: they are shown, but do not compare."""
     notes = []
     for source in layout.sources:
         made_from: dict[str, list[str]] = {}
@@ -238,10 +248,8 @@ def _other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _Choi
     return notes
 
 
-def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
-    """Marks the cells of a split whose rows were not tested on the same samples, although the data's fingerprint may
-    be the same.
-    """
+def _mark_other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples) -> list[str]:
+    """Mark the cells of a split whose rows were not tested on the same samples; the fingerprint may be the same."""
     notes = []
     for title in dict.fromkeys(column.title for column in layout.columns):
         columns = [index for index, column in enumerate(layout.columns) if column.title == title]
@@ -263,10 +271,10 @@ def _other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resamples
     return notes
 
 
-def _fill(
-    layout: Layout, row: Row, column: Column, choice: _Choice, values: dict[tuple[str, ...], float], problems: Problems
+def _fill_cell(
+    layout: Layout, row: Row, column: Column, choice: _RowRuns, values: dict[tuple[str, ...], float], problems: Problems
 ) -> Cell:
-    """One cell, with why a counted run gives no number for it."""
+    """Make one cell; its notes say why a counted run gives no number for it."""
     found: list[tuple[float, Run]] = []
     notes: list[str] = []
     state = choice.state
@@ -290,19 +298,24 @@ def _fill(
     )
 
 
-Twins = tuple[str, list[Run]]
-"""The label of a row's twin and the runs that count for it."""
+class Baseline(NamedTuple):
+    """The row that another is tested against: its label, and the runs that count for it."""
+
+    label: str
+    runs: list[Run]
 
 
-def _twins(
+def _baseline_of(
     layout: Layout,
     index: int,
     source: tuple[str, str],
-    choices: dict[tuple[int, tuple[str, str]], _Choice],
+    choices: dict[tuple[int, tuple[str, str]], _RowRuns],
     runs: list[Run],
-) -> Twins | None:
-    """The twin of a row: the table's row of that recipe, of the same budget before the paper's; where the table has
-    none, the recipe's runs at the paper's budget, chosen as for a row.
+) -> Baseline | None:
+    """Find a row's baseline: the table's row of the recipe that the layout calls its twin.
+
+    One of the same budget comes before one of the paper's. Where the table has none, it is the recipe's runs at the
+    paper's budget, chosen as for a row.
     """
     row = layout.rows[index]
     if row.twin is None:
@@ -310,14 +323,15 @@ def _twins(
     rows = {other.budget: i for i, other in reversed(list(enumerate(layout.rows))) if other.recipe == row.twin}
     if rows:
         place = rows.get(row.budget, rows.get("paper", min(rows.values())))
-        return layout.full_label(layout.rows[place]), choices[place, source].runs
-    return row.twin, _choose(layout, Row(recipe=row.twin, label=row.twin, group=row.group), source, runs).runs
+        return Baseline(layout.full_label(layout.rows[place]), choices[place, source].runs)
+    outside = Row(recipe=row.twin, label=row.twin, group=row.group)
+    return Baseline(row.twin, _choose(layout, outside, source, runs).runs)
 
 
-def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, resamples: Resamples) -> Cell:
-    """The cell with its replicates and its test against the twin: on the seeds that both have, of data of one
-    fingerprint.
-    """
+def _add_statistics(
+    layout: Layout, column: Column, cell: Cell, baseline: Baseline | None, resamples: Resamples
+) -> Cell:
+    """Add a cell's replicates, and its test against the baseline on the seeds that both have on the same data."""
     if not cell.runs:
         return cell
     key, place = (column.subset, column.metric), (layout.select, column.split)
@@ -325,21 +339,21 @@ def _resampled(layout: Layout, column: Column, cell: Cell, twins: Twins | None, 
     for run in cell.runs:
         resamples.values(run, *place, wanted)
     cell = replace(cell, replicates=resamples.averaged(list(cell.runs), *place, key))
-    if twins is None:
+    if baseline is None:
         return cell
-    label, others = twins
-    of_seed = {run.seed: run for run in others if run.fingerprint == cell.runs[0].fingerprint}
+    of_seed = {run.seed: run for run in baseline.runs if run.fingerprint == cell.runs[0].fingerprint}
     pairs = [(run, of_seed[run.seed]) for run in cell.runs if run.seed in of_seed]
     try:
         for _, other in pairs:
             resamples.values(other, *place, wanted)
-        return replace(cell, twin_test=resamples.against(label, pairs, *place, key)) if pairs else cell
-    except ValueError:  # the twin's predictions cannot be read: its own cell says so
+        test = resamples.compare_with_baseline(baseline.label, pairs, *place, key) if pairs else None
+    except ValueError:  # the baseline's predictions cannot be read: its own cell says so
         return cell
+    return replace(cell, baseline_test=test)
 
 
-def _unused(layout: Layout, runs: list[Run]) -> list[tuple[str, str]]:
-    """[(note, budget)] on the runs of the table's recipes and data whose budget no row asks for."""
+def _runs_without_row(layout: Layout, runs: list[Run]) -> list[tuple[str, str]]:
+    """Return [(note, budget)] on the runs of the table's recipes and data whose budget no row asks for."""
     wanted = {(row.recipe, row.budget) for row in layout.rows}
     recipes = {row.recipe for row in layout.rows}
     return [

@@ -1,11 +1,10 @@
-"""Beside the paper: `paper | ours | difference` where the data are the same, the gain of IFL in both, and the summary
-of shape.
-"""
+"""Our numbers beside the paper's: the difference where the data are the same, IFL's gains, and whether claims agree."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -13,24 +12,24 @@ from analysis.inputs import frame
 from analysis.stats.bootstrap import ALPHA, RESAMPLES
 from analysis.tables import agreement, published
 from analysis.tables.cells import Table
-from analysis.tables.latex import escape, mark, subset_name, tabular, wrapped
+from analysis.tables.latex import escape, latex_float, latex_mark, subset_name, tabular
 from analysis.tables.presentation import (
     MISSING,
     PROTOCOLS,
-    alone,
+    baseline_mark,
     blocks,
-    groups,
-    levels,
-    more_images,
+    header_levels,
+    more_images_remark,
     percent,
-    twin_mark,
+    row_groups,
+    single_subset,
 )
 from recipes.table_layout import Layout
 
 
 @dataclass(frozen=True)
 class _Section:
-    """Columns that stand in one tabular: one metric, of a protocol's subsets or of all protocols."""
+    """The columns of one tabular: one metric, of a protocol's subsets or of all protocols."""
 
     title: str
     heads: tuple[str, ...]
@@ -38,11 +37,12 @@ class _Section:
 
 
 def _sections(layout: Layout) -> list[list[_Section]]:
-    """Floats of sections: a protocol's metrics above each other; where protocols have one subset each, all of them
-    side by side.
+    """Divide the columns into floats, and these into tabulars.
+
+    A float has a protocol's metrics above each other; where protocols have one subset each, all of them side by side.
     """
     found = blocks(layout)
-    if alone(found):
+    if single_subset(found):
         names = tuple(block.short_title for block in found)
         return [
             [
@@ -59,11 +59,15 @@ def _sections(layout: Layout) -> list[list[_Section]]:
     ]
 
 
-def beside(table: Table, later: bool = False) -> str:
-    """`paper | ours | difference` as LaTeX floats, of the columns that the paper measured on the same data; empty
-    where there are none.
+def paper_and_ours(table: Table, later: bool = False) -> str:
+    """Write `paper | ours | difference` as LaTeX floats, for the columns that the paper measured on the same data.
 
-    `later`: with later papers' numbers as rows below.
+    Args:
+        table: a filled table.
+        later: whether later papers' numbers are rows below.
+
+    Returns:
+        Empty where there are no such columns.
     """
     floats = []
     for number, sections in enumerate(_sections(table.layout)):
@@ -72,7 +76,7 @@ def beside(table: Table, later: bool = False) -> str:
             same = [
                 i
                 for i, column in enumerate(section.columns)
-                if agreement.same_data(table, table.layout.columns[column])
+                if agreement.measured_on_same_data(table, table.layout.columns[column])
             ]
             if same:
                 tabulars.append(_beside(table, section, same, later))
@@ -82,7 +86,7 @@ def beside(table: Table, later: bool = False) -> str:
                 f"are single runs."
             )
             notes = [f"[{index}] {source}" for source, index in _sources(table).items()] if later else []
-            floats.append(wrapped("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
+            floats.append(latex_float("table", said, f"tab:{table.layout.name}:paper:{number}", tabulars, notes))
     return "\n".join(floats)
 
 
@@ -104,7 +108,7 @@ def _beside(table: Table, section: _Section, which: list[int], later: bool) -> l
                 for row in rows
             ],
         )
-        for group, rows in groups(table.layout)
+        for group, rows in row_groups(table.layout)
     ]
     if later:
         rows = _later(table, columns)
@@ -117,48 +121,45 @@ def _triple(table: Table, row: int, column: int) -> tuple[str, str, str]:
     ours = percent(cell)
     paper = None if cell.paper is None else f"{100 * cell.paper.value:.2f}"
     difference = "" if cell.mean is None or cell.paper is None else f"${100 * (cell.mean - cell.paper.value):+.2f}$"
-    return paper or MISSING, (ours or MISSING) + mark("†" * cell.marked), difference
+    return paper or MISSING, (ours or MISSING) + latex_mark("†" * cell.marked), difference
 
 
 def _sources(table: Table) -> dict[str, int]:
-    """{later paper: its number from 1}, in the order of the file."""
+    """Give the later papers numbers from 1, in the order of the file."""
     return {
         source: index
         for index, source in enumerate(
-            dict.fromkeys(number.source for number in published.later(table.layout)), start=1
+            dict.fromkeys(number.source for number in published.later_papers(table.layout)), start=1
         )
     }
 
 
 def _later(table: Table, columns: list[int]) -> list[tuple[str, list[str]]]:
-    """Rows of later papers' methods, each with its source's number: several print the same method."""
-    numbers, sources, rows = published.later(table.layout), _sources(table), []
+    """Make the rows of later papers' methods, each with its source's number: several print the same method."""
+    numbers, sources, rows = published.later_papers(table.layout), _sources(table), []
     for method, source in dict.fromkeys((number.method, number.source) for number in numbers):
-        at = {
-            number.place[1:]: number.value for number in numbers if (number.method, number.source) == (method, source)
+        values = {
+            number.measure: number.value for number in numbers if (number.method, number.source) == (method, source)
         }
-        places = [
-            (column.protocol, column.subset, column.metric)
-            for column in (table.layout.columns[index] for index in columns)
-        ]
-        if any(place in at for place in places):
-            cells = itertools.chain(
-                *((f"{100 * at[place]:.2f}" if place in at else MISSING, "", "") for place in places)
-            )
-            rows.append((f"{method} [{sources[source]}]", list(cells)))
+        shown = [values.get(published.measure_of(table.layout.columns[index])) for index in columns]
+        if any(value is not None for value in shown):
+            cells = [(MISSING if value is None else f"{100 * value:.2f}", "", "") for value in shown]
+            rows.append((f"{method} [{sources[source]}]", list(itertools.chain(*cells))))
     return rows
 
 
 def gains(table: Table) -> str:
-    """What IFL adds to each method, `paper | ours` in points, as LaTeX floats; empty where the paper claims nothing
-    of these rows.
+    """Write what IFL adds to each method, `paper | ours` in points, as LaTeX floats.
+
+    Returns:
+        Empty where the paper claims nothing about these rows.
     """
     found = {(claim.row, claim.column): claim for claim in agreement.claims(table)}
     rows = {row for row, _ in found}
     if not any(claim.ours is not None for claim in found.values()):
         return ""
-    more = more_images(table.layout)
-    said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data(table)}." + (
+    more = more_images_remark(table.layout)
+    said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )
     arrows = (
@@ -185,39 +186,43 @@ def gains(table: Table) -> str:
                         if row in rows
                     ],
                 )
-                for group, members in groups(table.layout)
+                for group, members in row_groups(table.layout)
                 if rows & set(members)
             ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
-        floats.append(wrapped("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
+        floats.append(latex_float("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
     return "\n".join(floats)
 
 
 def _gain(table: Table, claim: agreement.Claim | None) -> tuple[str, str]:
     if claim is None:
         return MISSING, MISSING
-    sign = twin_mark(table.cells[claim.row][claim.column])
-    return f"${100 * claim.paper:+.2f}$", MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + mark(sign)
+    sign = baseline_mark(table.cells[claim.row][claim.column])
+    return f"${100 * claim.paper:+.2f}$", MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + latex_mark(
+        sign
+    )
 
 
 HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %")
 
 
-def summary(table: Table) -> str:
-    """The shape in one LaTeX float: for each column how many claims agree and how surely, and Kendall's tau; empty
-    where nothing compares.
+def shape_summary(table: Table) -> str:
+    """Write for each column how many claims agree and how surely, and Kendall's tau, as one LaTeX float.
+
+    Returns:
+        Empty where nothing compares.
     """
-    lines = _summary(table)
+    lines = _shape_lines(table)
     if not lines:
         return ""
-    metrics = list(dict.fromkeys(metric for _, _, metric, _ in lines))
+    metrics = list(dict.fromkeys(line.metric for line in lines))
     heads = [
         [(escape(metric), len(HEADS)) for metric in metrics],
         [(escape(head).replace("tau", r"$\tau$"), 1) for head in HEADS * len(metrics)],
     ]
     body = []
-    for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line[0]):
-        at = {(subset, metric): cells for _, subset, metric, cells in of_protocol}
+    for protocol, of_protocol in itertools.groupby(lines, key=lambda line: line.protocol):
+        at = {(line.subset, line.metric): line.cells for line in of_protocol}
         subsets = dict.fromkeys(subset for subset, _ in at)
         body.append(
             (
@@ -236,12 +241,12 @@ def summary(table: Table) -> str:
             )
         )
     said = (
-        f"{table.layout.name}: does ours have the paper's shape{agreement.other_data(table)}? "
+        f"{table.layout.name}: does ours have the paper's shape{agreement.other_data_remark(table)}? "
         "Claims: X + IFL is above (or below) X, as the paper's numbers have it. "
         f"tau: Kendall's tau-b of the order of methods, with its 95 % interval over {RESAMPLES} resamples of "
         f"test samples and seeds."
     )
-    return wrapped(
+    return latex_float(
         "table*",
         said,
         f"tab:{table.layout.name}:shape",
@@ -254,20 +259,29 @@ def _tau(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
 
-def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """[(protocol, subset, metric, what `HEADS` name)] of the columns that have published numbers and any of ours."""
+class _ShapeLine(NamedTuple):
+    """How a column compares with the paper's: its header levels, and the cells that `HEADS` name."""
+
+    protocol: str
+    subset: str
+    metric: str
+    cells: tuple[str, ...]
+
+
+def _shape_lines(table: Table) -> list[_ShapeLine]:
+    """Compare the columns that have published numbers and any of ours."""
     found = agreement.claims(table)
-    lines: list[tuple[str, str, str, tuple[str, ...]]] = []
+    lines: list[_ShapeLine] = []
     for ranking in agreement.rankings(table):
         column = table.layout.columns[ranking.column]
-        count = agreement.counted(found, ranking.column)
+        count = agreement.count_verdicts(found, ranking.column)
         if not ranking.rows:
             continue
-        _, metric, subset = levels(column)
+        _, metric, subset = header_levels(column)
         subset = subset.replace("_C", ", classes").replace("_A", ", attributes")
         between = MISSING if ranking.low is None else f"{_tau(ranking.low)} to {_tau(ranking.high)}"
         lines.append(
-            (
+            _ShapeLine(
                 PROTOCOLS[column.protocol],
                 subset,
                 metric,
@@ -285,17 +299,17 @@ def _summary(table: Table) -> list[tuple[str, str, str, tuple[str, ...]]]:
     return lines
 
 
-def csv(tables: list[Table]) -> str:
-    """Every claim of all tables, one a line, differences in points."""
+def claims_csv(tables: list[Table]) -> str:
+    """Write every claim of all tables as CSV, one a line, differences in points."""
     records = []
     for table in tables:
         for claim in agreement.claims(table):
-            column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].twin_test
+            column, test = table.layout.columns[claim.column], table.cells[claim.row][claim.column].baseline_test
             records.append(
                 {
                     "table": table.layout.name,
                     "row": claim.label,
-                    "twin": claim.twin,
+                    "twin": claim.baseline,
                     "protocol": column.protocol,
                     "subset": column.subset,
                     "metric": column.metric,
@@ -331,7 +345,7 @@ def csv(tables: list[Table]) -> str:
 
 
 def rankings_csv(tables: list[Table]) -> str:
-    """Kendall's tau of every column of all tables."""
+    """Write Kendall's tau of every column of all tables as CSV."""
     records = [
         {
             "table": table.layout.name,

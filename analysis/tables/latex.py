@@ -1,4 +1,4 @@
-r"""A filled table as LaTeX: booktabs and graphicx alone, both in any TeX installation, so that it compiles as it is.
+r"""A filled table as LaTeX: it needs booktabs and graphicx only, which are in any TeX installation.
 
 A table keeps its natural size where that fits `\linewidth` and is shrunk to it where not.
 """
@@ -13,16 +13,16 @@ from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import (
     MISSING,
     Block,
-    alone,
+    baseline_mark,
     blocks,
-    explained,
-    groups,
     heading,
-    more_images,
+    legend_and_notes,
+    more_images_remark,
     percent,
+    printed_label,
     ranks,
-    short,
-    twin_mark,
+    row_groups,
+    single_subset,
 )
 
 _LATEX = {
@@ -103,7 +103,7 @@ PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
 def escape(text: str) -> str:
-    """Any text as ASCII LaTeX that prints it; runs of white space become one blank.
+    """Write any text as ASCII LaTeX that prints it; white space becomes one blank.
 
     What the fonts of a small TeX installation lack is written as its code point, so that no name can stop a document.
     """
@@ -123,37 +123,41 @@ def _escaped(character: str) -> str:
 
 
 def latex(table: Table, stacked: bool = False) -> str:
-    r"""A float for `\input`: `table*`, the protocols side by side as in the paper, or `stacked` one above the other,
-    in a `table`, which is readable in a narrow column. Packages: booktabs and graphicx.
+    r"""Write a float for `\input`, which needs the packages booktabs and graphicx.
+
+    Args:
+        table: a filled table.
+        stacked: one protocol above the other in a `table`, readable in a narrow column; else side by side in a
+            `table*`, as in the paper.
     """
     every = blocks(table.layout)
-    parts = [[block] for block in every] if stacked and not alone(every) else [every]
+    parts = [[block] for block in every] if stacked and not single_subset(every) else [every]
     tabulars = [_tabular(table, part) for part in parts]
-    return wrapped(
+    return latex_float(
         "table" if stacked else "table*",
         caption(table),
         f"tab:{table.layout.name}{':stacked' if stacked else ''}",
         tabulars,
-        explained(table, brief=True)
-        if table.notes or any(twin_mark(cell) for line in table.cells for cell in line)
+        legend_and_notes(table, brief=True)
+        if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line)
         else [],
     )
 
 
 def caption(table: Table) -> str:
-    """What the numbers are, as plain text."""
+    """Say what the numbers are, as plain text."""
     metrics = dict.fromkeys(" | ".join(block.metrics) for block in blocks(table.layout))
     trained = dict.fromkeys(
         f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
     )
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
     return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (
-        f" {more}." if (more := more_images(table.layout)) else ""
+        f" {more}." if (more := more_images_remark(table.layout)) else ""
     )
 
 
-def wrapped(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A float around tabulars (lists of lines), each as wide as it is or at most as the line, and notes below."""
+def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Put tabulars (lists of lines) into a float, each at its natural width or shrunk to the line, with notes below."""
     lines = [
         PACKAGES,
         rf"\begin{{{float_}}}",
@@ -194,13 +198,13 @@ def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
                 for row in rows
             ],
         )
-        for group, rows in groups(table.layout)
+        for group, rows in row_groups(table.layout)
     ]
     return tabular(spec, _heads(part), body)
 
 
 def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
-    """Header levels of blocks side by side: protocols, their metrics, subsets; as few as say it."""
+    """Return the header levels of blocks side by side: protocols, metrics, subsets; as few as say it."""
     metrics = [
         escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part
     ]
@@ -208,7 +212,7 @@ def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
     if len(part) == 1:
         return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
-    if alone(part):  # a header wider than its numbers would tear them apart
+    if single_subset(part):  # a header wider than its numbers would tear them apart
         return [
             [(metrics[0], sum(widths))],
             [(escape(block.short_title), width) for block, width in zip(part, widths, strict=True)],
@@ -226,12 +230,12 @@ Body = Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]
 
 
 def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, first: str = "Method") -> list[str]:
-    """The lines of a tabular.
+    """Write the lines of a tabular.
 
     Args:
         spec: the columns behind the labels'.
         heads: header levels, each of [(LaTeX, how many columns it spans)].
-        body: groups stand upright at the left where all are long enough for their names, else as lines of their own.
+        body: groups are turned at the left where all are long enough for their names, else each is a line.
         first: the header over the labels.
     """
     upright = all(len(group) <= 2.4 * len(rows) for group, rows in body)
@@ -250,32 +254,33 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         lines.append(r"\midrule")
         if not upright:
             width = left + sum(span for _, span in heads[-1])
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(short(group))}}}}} \\")
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(printed_label(group))}}}}} \\")
         for place, (label, shown) in enumerate(rows):
-            name = _upright(group, len(rows)) if upright and place == len(rows) // 2 else ""
-            lines.append(f"{name}{before}{escape(short(label))} & {' & '.join(shown)} \\\\")
+            name = _rotated_group(group, len(rows)) if upright and place == len(rows) // 2 else ""
+            lines.append(f"{name}{before}{escape(printed_label(label))} & {' & '.join(shown)} \\\\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _upright(group: str, rows: int) -> str:
-    """A group's name, turned, over the middle of its rows: set in the lower middle one, without a height of its own."""
+def _rotated_group(group: str, rows: int) -> str:
+    """Turn a group's name and put it over the middle of its rows: set in the lower middle one, with no height."""
     shift = r".5ex" if rows % 2 else r"\dimexpr.5\baselineskip+.5ex\relax"
     return rf"\smash{{\raisebox{{{shift}}}{{\rotatebox[origin=c]{{90}}{{\textit{{{escape(group)}}}}}}}}}"
 
 
 def subset_name(name: str) -> str:
+    """Write `Many_C` with its index below."""
     word, _, index = name.partition("_")
     return f"{word}$_{index}$" if index else word
 
 
-def mark(sign: str) -> str:
-    """A mark of `shown` as LaTeX; nothing for nothing."""
+def latex_mark(sign: str) -> str:
+    """Write a mark as LaTeX; nothing for nothing."""
     return _LATEX.get(sign, "")
 
 
 def _cell(cell: Cell, place: int) -> str:
     text = percent(cell)
-    marks = mark("†" * cell.marked) + mark(twin_mark(cell))
+    marks = latex_mark("†" * cell.marked) + latex_mark(baseline_mark(cell))
     if text is None:
         return MISSING + marks
     text = {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(place, text)

@@ -1,4 +1,4 @@
-"""What every form of a table shows alike: numbers, marks and their legend, headers, and which numbers are best."""
+"""What every form of a table shares: numbers, marks and their legend, headers, and which numbers are best."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.labels import shortened
 from analysis.stats.bootstrap import ALPHA
 from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
@@ -15,7 +16,7 @@ from recipes.table_layout import Column, Layout
 
 MISSING = "--"
 LONGEST = 48
-"""Characters of a label."""
+"""Characters of a printed label."""
 
 PROTOCOLS = {
     "clt": "Class-wise long tail (CLT)",
@@ -27,22 +28,24 @@ METRICS = {"ece": "ECE", "f1": "F1", "harmonic": "Harmonic mean", "worst": "Wors
 
 
 def percent(cell: Cell) -> str | None:
-    """The mean as it is printed, in percent with two decimals; None for an empty cell."""
+    """Print the mean in percent with two decimals; None for an empty cell."""
     return None if cell.mean is None else f"{100 * cell.mean:.2f}"
 
 
-TWIN = "above, below its twin (the same method without IFL, or what the row was built from) on the same test samples"
+BASELINE_LEGEND = (
+    "above, below its twin (the same method without IFL, or what the row was built from) on the same test samples"
+)
 
 
-def more_images(layout: Layout) -> str:
-    """A sentence where rows draw more images than the twin that they are compared with; empty where none does."""
+def more_images_remark(layout: Layout) -> str:
+    """Say so where rows draw more images than the baseline that they are compared with; empty where none does."""
     (data, train), factors = layout.sources[0], set()
     for row in layout.rows:
-        own, twin = (
+        own, baseline = (
             _draws(recipe, data, train, layout.preset, budget)
             for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper"))
         )
-        factors |= {round(own / twin)} if row.twin and own > 1.01 * twin else set()
+        factors |= {round(own / baseline)} if row.twin and own > 1.01 * baseline else set()
     return (
         f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} "
         f"times the images and steps of their twins; the table controls compares at equal images"
@@ -53,7 +56,7 @@ def more_images(layout: Layout) -> str:
 
 @functools.cache
 def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> float:
-    """Images of an epoch in units of the training set; those of a stage that the row builds on are not counted."""
+    """Count the images of an epoch in units of the training set, without those of a stage that the row builds on."""
     try:
         resolved = resolve(
             [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"]
@@ -63,30 +66,29 @@ def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> floa
     return resolved.batch.draws_per_epoch * (1 if budget == "matched" else resolved.streams)
 
 
-def short(label: str) -> str:
-    """A label or group on one line, what is not printable written out, the middle left out where it would be wider
-    than the numbers beside it.
+def printed_label(label: str) -> str:
+    """Return a label or group as tables print it: what is not printable is written out, and the middle of a long one is
+    left out.
     """
-    shown = one_line(" ".join(label.split()))
-    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 12]}…{shown[-11:]}"
+    return shortened(one_line(" ".join(label.split())), LONGEST, end=11)
 
 
-def twin_mark(cell: Cell) -> str:
-    """`↑` or `↓` where the cell is surely above or below its twin, else nothing."""
-    test = cell.twin_test
+def baseline_mark(cell: Cell) -> str:
+    """Return `↑` or `↓` where the cell is surely above or below its baseline, else nothing."""
+    test = cell.baseline_test
     return "" if test is None or not test.significant or not test.sign else "↑" if test.sign > 0 else "↓"
 
 
 def heading(table: Table) -> str:
-    """One line that says what the numbers are."""
+    """Say in one line what the numbers are."""
     layout = table.layout
     spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
     seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
     return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}"
 
 
-def levels(column: Column) -> tuple[str, str, str]:
-    """The three header levels of a column as plain text; equal neighbours are merged."""
+def header_levels(column: Column) -> tuple[str, str, str]:
+    """Return the three header levels of a column as plain text."""
     name, _, attribute = column.subset.partition("_")
     subset = ("Med" if name == "medium" else name.capitalize()) + (
         "_A" if attribute else "" if name == "overall" else "_C"
@@ -94,9 +96,9 @@ def levels(column: Column) -> tuple[str, str, str]:
     return column.title, METRICS.get(column.metric, column.metric.capitalize()), subset
 
 
-def merged(columns: list[Column], depth: int) -> list[tuple[str, int]]:
-    """[(text, number of columns)] of header level `depth`; a span never crosses one above it."""
-    spans = itertools.groupby(columns, key=lambda column: levels(column)[: depth + 1])
+def merged_headers(columns: list[Column], depth: int) -> list[tuple[str, int]]:
+    """Merge equal neighbours of header level `depth` into [(text, number of columns)]; no span crosses one above it."""
+    spans = itertools.groupby(columns, key=lambda column: header_levels(column)[: depth + 1])
     return [(key[-1], len(list(members))) for key, members in spans]
 
 
@@ -113,7 +115,7 @@ class Block:
     metrics: tuple[str, ...]
     subsets: tuple[str, ...]
     columns: tuple[int, ...]
-    """Of the layout, subset by subset, metric by metric."""
+    """Indices into the layout's columns, subset by subset, metric by metric."""
 
     @property
     def units(self) -> list[tuple[int, ...]]:
@@ -123,8 +125,9 @@ class Block:
 
 
 def blocks(layout: Layout) -> list[Block]:
-    """The layout's columns, a block for each protocol and data set; subsets that lack a metric of the others get a
-    block of their own.
+    """Divide the layout's columns into blocks, one for each protocol and data set.
+
+    Subsets that lack a metric of the others get a separate block.
     """
     several = len({column.data for column in layout.columns}) > 1
     found: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
@@ -132,9 +135,9 @@ def blocks(layout: Layout) -> list[Block]:
         units: dict[str, list[int]] = {}
         for index, column in enumerate(layout.columns):
             if column.title == title:
-                units.setdefault(levels(column)[2], []).append(index)
+                units.setdefault(header_levels(column)[2], []).append(index)
         for subset, indices in units.items():
-            metrics = tuple(levels(layout.columns[index])[1] for index in indices)
+            metrics = tuple(header_levels(layout.columns[index])[1] for index in indices)
             found.setdefault((title, metrics), {})[subset] = indices
     made = []
     for (_, metrics), units in found.items():
@@ -152,13 +155,13 @@ def blocks(layout: Layout) -> list[Block]:
     return made
 
 
-def alone(part: Sequence[Block]) -> bool:
-    """Whether each block has one subset, all the same, with the same metrics: as in the paper's tables 3 and 4."""
+def single_subset(part: Sequence[Block]) -> bool:
+    """Say whether each block has one subset, all the same, with the same metrics, as in the paper's tables 3 and 4."""
     return all(len(block.units) == 1 for block in part) and len({(block.metrics, block.subsets) for block in part}) == 1
 
 
-def groups(layout: Layout) -> list[tuple[str, list[int]]]:
-    """[(group, its rows)] of neighbours in one group."""
+def row_groups(layout: Layout) -> list[tuple[str, list[int]]]:
+    """Return [(group, its rows)], where neighbours share a group."""
     return [
         (group, list(rows))
         for group, rows in itertools.groupby(range(len(layout.rows)), key=lambda index: layout.rows[index].group)
@@ -166,13 +169,12 @@ def groups(layout: Layout) -> list[tuple[str, list[int]]]:
 
 
 def ranks(table: Table) -> list[list[int]]:
-    """For each cell 1 where it is the best of its column in its group *as printed* (so ties share it), 2 where
-    second, else 0.
+    """Rank each cell in its column and group: 1 for the best *as printed* (so ties share it), 2 for the second, else 0.
 
-    A best only where two numbers differ or compete, a second only among four or more.
+    There is a best where a group has two numbers or more, and a second where it has four or more.
     """
     found = [[0] * len(table.layout.columns) for _ in table.layout.rows]
-    for _, rows in groups(table.layout):
+    for _, rows in row_groups(table.layout):
         for index, column in enumerate(table.layout.columns):
             shown = {row: float(text) for row in rows if (text := percent(table.cells[row][index])) is not None}
             order = sorted(set(shown.values()), reverse=not column.lower_is_better)
@@ -184,9 +186,9 @@ def ranks(table: Table) -> list[list[int]]:
 
 
 def legend(table: Table) -> list[str]:
-    """What the marks mean, of those that occur in cells."""
+    """Explain those marks that occur in cells."""
     cells = [cell for line in table.cells for cell in line]
-    tested = [cell.twin_test for cell in cells if twin_mark(cell) and cell.twin_test is not None]
+    tested = [cell.baseline_test for cell in cells if baseline_mark(cell) and cell.baseline_test is not None]
     methods = " or ".join(
         sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
     )
@@ -195,13 +197,13 @@ def legend(table: Table) -> list[str]:
         for text, used in (
             (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
             ("† something is left out or lacking here", any(cell.marked for cell in cells)),
-            (f"↑ ↓ {TWIN}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+            (f"↑ ↓ {BASELINE_LEGEND}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
         )
         if used
     ]
 
 
-def explained(table: Table, brief: bool = False) -> list[str]:
-    """The legend in one line, where there is one, and the notes (`brief`: rows without runs in one line)."""
+def legend_and_notes(table: Table, brief: bool = False) -> list[str]:
+    """Return the legend in one line, where there is one, and the notes (`brief`: those that are alike in one)."""
     said = legend(table)
     return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)

@@ -1,4 +1,4 @@
-"""The paper's numbers, and later papers', as `recipes/published/*.csv` hold them, at their place in a table."""
+"""Published numbers, the paper's and later papers', from `recipes/published/*.csv`, at their place in a table."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from recipes.table_layout import Column, Layout, Row
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "published"
 DATA = {"ImageNet-GLT": "imagenet_glt", "MSCOCO-GLT": "mscoco_glt"}
 """The paper's name of a data set -> ours."""
+
+
+class Measure(NamedTuple):
+    """What a column shows, on whatever data; in the words of a layout."""
+
+    protocol: str
+    subset: str
+    metric: str
+
+
+class Place(NamedTuple):
+    """Where a number belongs in a table: the row of its method, and its column."""
+
+    method: str
+    measure: Measure
 
 
 @dataclass(frozen=True)
@@ -22,25 +38,28 @@ class Number:
     """`table 1` of the paper, or the later paper's name."""
     data: str
     method: str
-    protocol: str
-    subset: str
-    metric: str
+    measure: Measure
     value: float
 
     @property
-    def place(self) -> tuple[str, str, str, str]:
-        """(method, protocol, subset, metric) in the words of a layout."""
-        return self.method, self.protocol, self.subset, self.metric
+    def place(self) -> Place:
+        """Where it belongs in a table."""
+        return Place(self.method, self.measure)
+
+
+def measure_of(column: Column) -> Measure:
+    """Return what a layout's column shows."""
+    return Measure(column.protocol, column.subset, column.metric)
 
 
 @cache
 def read(name: str) -> tuple[Number, ...]:
-    """The numbers of `recipes/published/NAME.csv`, in its order.
+    """Read the numbers of `recipes/published/NAME.csv`, in its order.
 
     Under the ALT protocol the files' many, medium and few are attribute groups: `many_a` and so on.
 
     Raises:
-        ValueError: no such file, or it is not what recipes/published/README.md says.
+        ValueError: there is no such file, or it is not what recipes/published/README.md says.
     """
     file = FOLDER / f"{name}.csv"
     try:
@@ -61,24 +80,24 @@ def _number(line: dict[str, str]) -> Number:
         source=f"table {line['table']}" if "table" in line else line["source"],
         data=DATA[line["dataset"]],
         method=line["method"],
-        protocol=protocol,
-        subset=f"{subset}_a" if protocol == "alt" and subset != "overall" else subset,
-        metric=line["metric"],
+        measure=Measure(
+            protocol, f"{subset}_a" if protocol == "alt" and subset != "overall" else subset, line["metric"]
+        ),
         value=float(line["value"]) / 100,
     )
 
 
-def beside(layout: Layout) -> dict[tuple[str, str, str, str], Number]:
-    """{(method, protocol, subset, metric): number} of all files that the layout names."""
+def by_place(layout: Layout) -> dict[Place, Number]:
+    """Return the numbers of all files that the layout names, by their place."""
     return {number.place: number for name in layout.published for number in read(name)}
 
 
-def of_cell(numbers: dict[tuple[str, str, str, str], Number], row: Row, column: Column) -> Number | None:
-    """The published number at a row and column, on whatever data."""
-    return numbers.get((row.published or "", column.protocol, column.subset, column.metric))
+def number_at(numbers: dict[Place, Number], row: Row, column: Column) -> Number | None:
+    """Return the published number at a row and column, on whatever data."""
+    return numbers.get(Place(row.published or "", measure_of(column)))
 
 
-def later(layout: Layout) -> list[Number]:
-    """Later papers' numbers on the layout's data under its columns."""
-    places = {(column.data, column.protocol, column.subset, column.metric) for column in layout.columns}
-    return [number for number in read("followups") if (number.data, *number.place[1:]) in places]
+def later_papers(layout: Layout) -> list[Number]:
+    """Return later papers' numbers on the layout's data, for its columns."""
+    wanted = {(column.data, measure_of(column)) for column in layout.columns}
+    return [number for number in read("followups") if (number.data, number.measure) in wanted]

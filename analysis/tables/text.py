@@ -15,16 +15,16 @@ from analysis.tables.cells import Cell, Table
 from analysis.tables.latex import escape, latex
 from analysis.tables.presentation import (
     MISSING,
+    baseline_mark,
     blocks,
-    explained,
-    groups,
+    header_levels,
     heading,
-    levels,
-    merged,
+    legend_and_notes,
+    merged_headers,
     percent,
+    printed_label,
     ranks,
-    short,
-    twin_mark,
+    row_groups,
 )
 from recipes.common.errors import one_line
 
@@ -37,7 +37,7 @@ WIDTH = 120
 
 
 def terminal(table: Table) -> str:
-    """One block of lines for each protocol (for each metric of it where that is too wide), then the notes."""
+    """Write a block of lines for each protocol (for each metric of it where that is too wide), then the notes."""
     lines = [heading(table)]
     for narrow in _spans(table, 0):
         block = _block(table, narrow)
@@ -45,31 +45,29 @@ def terminal(table: Table) -> str:
             inside = [part for part in _spans(table, 1) if narrow.start <= part.start < narrow.stop]
             block = [line for part in inside for line in [*_block(table, part), ""]][:-1]
         lines += ["", *block]
-    if explained(table):
+    if legend_and_notes(table):
         lines.append("")
-        for note in explained(table):
-            lines += wrapped(note)
+        for note in legend_and_notes(table):
+            lines += wrap_lines(note)
     return "\n".join([*lines, ""])
 
 
-def wrapped(note: str) -> list[str]:
-    """A sentence in lines of at most `WIDTH`, what is not printable written out; names of runs stay whole, so that
-    they can be copied.
-    """
+def wrap_lines(note: str) -> list[str]:
+    """Wrap a sentence at `WIDTH`, what is not printable written out; names of runs stay whole, to be copied."""
     return textwrap.wrap(one_line(note), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _spans(table: Table, depth: int) -> list[slice]:
-    """The columns under each entry of header level `depth`."""
-    ends = list(itertools.accumulate((n for _, n in merged(table.layout.columns, depth)), initial=0))
+    """Return the columns under each entry of header level `depth`."""
+    ends = list(itertools.accumulate((n for _, n in merged_headers(table.layout.columns, depth)), initial=0))
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
     shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
-    names = [levels(column)[2] + " " for column in columns]
-    left = max(len(text) for text in ("Method", *(f"  {short(row.label)}" for row in rows)))
+    names = [header_levels(column)[2] + " " for column in columns]
+    left = max(len(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
 
     def joined(label: str, cells: list[str]) -> str:
@@ -77,35 +75,35 @@ def _block(table: Table, part: slice) -> list[str]:
         return (label.ljust(left) + "".join(texts)).rstrip()
 
     above, start = "", 0
-    for metric, count in merged(columns, 1):
+    for metric, count in merged_headers(columns, 1):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
     lines = [columns[0].title, " " * left + above.rstrip(), joined("Method", names)]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
-        lines.append(short(group))
-        lines += [joined(f"  {short(rows[index].label)}", shown[index]) for index in members]
+        lines.append(printed_label(group))
+        lines += [joined(f"  {printed_label(rows[index].label)}", shown[index]) for index in members]
     return lines
 
 
 def _aligned(cells: list[list[tuple[str, str]]]) -> list[list[str]]:
-    """Numbers with their marks, blanks where others of the column have a mark, so that decimals line up."""
+    """Join numbers and marks, with blanks where others of the column have a mark, so that decimals line up."""
     columns = range(len(cells[0]) if cells else 0)
     marks = [max(1, *(len(line[column][1]) for line in cells)) for column in columns]
     return [[number + mark.ljust(marks[i]) for i, (number, mark) in enumerate(line)] for line in cells]
 
 
 def _terminal_cell(cell: Cell) -> tuple[str, str]:
-    """The number with its spread, and the marks behind it."""
+    """Return the number with its spread, and the marks behind it."""
     spread = "" if cell.std is None else f"±{100 * cell.std:.2f}"
-    return (percent(cell) or MISSING) + spread, twin_mark(cell) + "†" * cell.marked
+    return (percent(cell) or MISSING) + spread, baseline_mark(cell) + "†" * cell.marked
 
 
 # --- CSV -------------------------------------------------------------------------------------------
 
 
 def csv(table: Table) -> str:
-    """One line for each cell, with the runs behind it; numbers in percent, four decimals."""
+    """Write one line for each cell, with the runs behind it; numbers in percent, four decimals."""
     records = [
         {
             "group": row.group,
@@ -123,7 +121,7 @@ def csv(table: Table) -> str:
             "marked": int(cell.marked),
             "runs": " ".join(run.name for run in cell.runs),
             "state": cell.state,
-            **_sure(cell),
+            **_interval_and_test(cell),
             **_paper(cell),
         }
         for row, cells in zip(table.layout.rows, table.cells, strict=True)
@@ -132,14 +130,14 @@ def csv(table: Table) -> str:
     return frame.csv(pd.DataFrame(records))
 
 
-def _sure(cell: Cell) -> dict[str, Any]:
-    """The 95 % interval, and the difference to the twin with its interval and p."""
+def _interval_and_test(cell: Cell) -> dict[str, Any]:
+    """Return the 95 % interval, and the difference to the baseline with its interval and p."""
     low, high = (round(100 * bound, 4) for bound in cell.interval) if cell.interval else (None, None)
-    test = cell.twin_test
+    test = cell.baseline_test
     return {
         "low": low,
         "high": high,
-        "twin": test and test.twin,
+        "twin": test and test.baseline,
         "twin_difference": test and round(100 * test.difference, 4),
         "twin_low": test and round(100 * test.low, 4),
         "twin_high": test and round(100 * test.high, 4),
@@ -165,14 +163,14 @@ _PAIR = " \\| "
 
 
 def markdown(table: Table) -> str:
-    """A table for each protocol, with `accuracy \\| precision` in a cell as in the paper; best bold."""
+    """Write a table for each protocol, with `accuracy \\| precision` in a cell as in the paper; best bold."""
     layout, places = table.layout, ranks(table)
     lines = [f"# {_plain(heading(table))}", ""]
     for block in blocks(layout):
         lines += [f"**{_plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
         lines.append(f"| | Method | {' | '.join(_plain(subset) for subset in block.subsets)} |")
         lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
-        for group, rows in groups(layout):
+        for group, rows in row_groups(layout):
             for place, row in enumerate(rows):
                 cells = (
                     _PAIR.join(_markdown_cell(table.cells[row][index], places[row][index]) for index in unit)
@@ -183,7 +181,7 @@ def markdown(table: Table) -> str:
                     f"{' | '.join(cells)} |"
                 )
         lines.append("")
-    lines += [f"- {_plain(note)}" for note in explained(table, brief=True)]
+    lines += [f"- {_plain(note)}" for note in legend_and_notes(table, brief=True)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -193,7 +191,7 @@ def _markdown_cell(cell: Cell, place: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown prints as it is, on one line."""
+    """Escape text so that Markdown prints it as it is, on one line."""
     return "".join(
         "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())
     )

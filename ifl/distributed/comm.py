@@ -59,7 +59,7 @@ class Comm:
         return self.start_gather(tensor).wait()
 
     def gather_objects(self, value: Any, device: torch.device | str = "cpu") -> list[Any]:
-        """Every rank's plain value, in rank order, on all ranks."""
+        """Return every rank's plain value, in rank order, on all ranks."""
         data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
         sizes = self.gather(torch.tensor([len(data)], device=device)).flatten().tolist()
         padded = torch.nn.functional.pad(data, (0, max(sizes) - len(data)))
@@ -67,5 +67,5 @@ class Comm:
         return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
     def from_first(self, value: Any, device: torch.device | str = "cpu") -> Any:
-        """Rank 0's plain value on all ranks."""
+        """Return rank 0's plain value on all ranks."""
         return self.gather_objects(value if self.rank == 0 else None, device)[0]

@@ -15,7 +15,7 @@ class RankMismatch(RuntimeError):
 
 
 def digest(*values: torch.Tensor | np.ndarray | None) -> str:
-    """Hex digest of what must be equal on all ranks."""
+    """Return the hex digest of what must be equal on all ranks."""
     sha = hashlib.sha256()
     for value in values:
         array = value.cpu().numpy() if isinstance(value, torch.Tensor) else value
@@ -41,5 +41,5 @@ def check_equal(what: str, mine: str, comm: Comm, device: torch.device | str = "
 
 
 def ranks_of(ranks: list[int]) -> str:
-    """`rank 3` or `ranks 0, 3`."""
+    """Return `rank 3` or `ranks 0, 3`."""
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -10,7 +10,7 @@ import torch
 
 
 def to_fixed(values: torch.Tensor, bits: int, terms: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Real `values` as int64 multiples of 2**-bits, safe to add up to `terms` times.
+    """Turn real `values` into int64 multiples of 2**-bits, safe to add up to `terms` times.
 
     Returns:
         int64 of the same shape, and how many values were not finite or beyond +-2**(62 - bits) / terms (int64 scalar).
@@ -21,5 +21,5 @@ def to_fixed(values: torch.Tensor, bits: int, terms: int) -> tuple[torch.Tensor,
 
 
 def to_float(fixed: torch.Tensor, bits: int) -> torch.Tensor:
-    """The float64 values of a fixed-point tensor."""
+    """Return the float64 values of a fixed-point tensor."""
     return fixed.double() * 2.0**-bits

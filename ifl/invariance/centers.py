@@ -47,8 +47,10 @@ class Centers:
         return {name: [round(value, 4) for value in rows_KD.norm(dim=1).tolist()] for name, rows_KD in lengths.items()}
 
     def distances(self, features_BD: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        """float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center. Differentiable in
-        the features alone."""
+        """Return float32 [B]: squared L2 distance, or 1 - cosine, of each feature to its class's center.
+
+        Gradients reach the features only.
+        """
         centers_BD = self.centers_KD.index_select(0, labels_B)
         if self.distance == "l2":
             return (features_BD.float() - centers_BD).square().sum(1).clamp(1e-12, 1e12)
@@ -77,7 +79,7 @@ class Centers:
     def class_sums(
         self, features_BD: torch.Tensor, labels_B: torch.Tensor, batch: int, shares_B: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a move needs of some rows: the sums of their `terms` by class; shares of 1 add up to counts.
+        """Add up the `terms` of some rows by class, as `move` needs them; shares of 1 add up to counts.
 
         Returns:
             int64 [K, D + 1] and the number of values that did not fit (int64 scalar).
@@ -117,7 +119,7 @@ class Centers:
     def start_from_means(self, sums: torch.Tensor) -> None:
         """Put each center at the mean of its class's features; `sums` float64 [K, D + 1] over some steps.
 
-        A class of which nothing was seen keeps its center.
+        A class that was not seen keeps its center.
         """
         shares_K1 = sums[:, -1:]
         self.centers_KD.copy_(

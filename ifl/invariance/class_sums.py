@@ -35,7 +35,7 @@ class Started(NamedTuple):
 
 
 class ClassSums(Protocol):
-    """The calls that all ways have."""
+    """The calls that all ways share."""
 
     def add(self, features_BD: torch.Tensor, targets: Targets) -> None: ...
 
@@ -86,7 +86,7 @@ class _Rows:
             self._weights.append(torch.full((len(labels_B),), weight, device=features_BD.device))
 
     def _collected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features float32 [B, D], labels int64 [B] and weights float32 [B] of all that was added."""
+        """Return features float32 [B, D], labels int64 [B] and weights float32 [B] of all that was added."""
         return torch.cat(self._features), torch.cat(self._labels), torch.cat(self._weights)
 
 
@@ -100,7 +100,7 @@ class AddedUp(_Rows):
         return Started(*self._centers.class_sums(features_BD, labels_B, self._terms, weights_B))
 
     def finish(self, summed: torch.Tensor | None) -> torch.Tensor | None:
-        """The class sums int64 [K, D + 1] over all ranks, or None if nothing was added."""
+        """Return the class sums int64 [K, D + 1] over all ranks, or None if nothing was added."""
         self._clear()
         return summed
 
@@ -128,7 +128,7 @@ class Gathered(_Rows):
         return Started(None, bad)
 
     def finish(self, summed: torch.Tensor | None) -> torch.Tensor | None:
-        """The class sums int64 [K, D + 1] over all ranks, or None if nothing was added."""
+        """Return the class sums int64 [K, D + 1] over all ranks, or None if nothing was added."""
         self._clear()
         if self._gathered is None:
             return None
@@ -141,11 +141,11 @@ class Gathered(_Rows):
 
 
 def gather_is_smaller(batch: int, classes: int, features: int) -> bool:
-    """Whether B x (D + 1) float32 are fewer bytes than K x (D + 1) int64. Independent of the number of ranks."""
+    """Say whether B x (D + 1) float32 are fewer bytes than K x (D + 1) int64, on any number of ranks."""
     return 4 * batch < 8 * classes
 
 
 def smaller_way(centers: Centers, comm: Comm, batch: int, targets: int = 1) -> AddedUp | Gathered:
-    """The way that moves fewer bytes; arguments as for both of them."""
+    """Choose the way that moves fewer bytes; arguments as for both of them."""
     way = Gathered if gather_is_smaller(batch * targets, *centers.centers_KD.shape) else AddedUp
     return way(centers, comm, batch, targets)

@@ -42,14 +42,16 @@ class ConfidenceTable:
             self._table[1].index_add_(0, ids, torch.ones_like(fixed))
 
     def add(self, ids_B: torch.Tensor, scores_B: torch.Tensor) -> None:
-        """Count p(y|x) in [0, 1] of the drawn samples; an id may occur more than once. A score that is not a number
-        counts as 0 (the step that made it stops the run)."""
+        """Count p(y|x) in [0, 1] of the drawn samples; an id may occur more than once.
+
+        A score that is not a number counts as 0 (the step that made it stops the run).
+        """
         self._held.append((ids_B, scores_B.detach()))
         if len(self._held) == HELD:
             self._add_held()
 
     def total(self, comm: Comm) -> torch.Tensor:
-        """int64 [2, N] over all ranks. The ranks' own tables stay as they are."""
+        """Return int64 [2, N] over all ranks. The ranks' own tables stay as they are."""
         return comm.sum(self.table.clone())
 
     def restart(self, total: torch.Tensor | None = None, rank: int = 0) -> None:
@@ -61,7 +63,7 @@ class ConfidenceTable:
 
 
 def mean_scores(total: torch.Tensor) -> np.ndarray:
-    """float64 [N]: mean p(y|x) of each sample, NaN where it was not drawn."""
+    """Return float64 [N]: mean p(y|x) of each sample, NaN where it was not drawn."""
     sums, counts = total.cpu().numpy()
     with np.errstate(invalid="ignore"):
         return np.where(counts > 0, sums * 2.0**-SCORE_BITS / counts, np.nan)

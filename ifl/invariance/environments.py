@@ -12,7 +12,7 @@ import numpy as np
 
 
 def class_weights(scores: np.ndarray, scale: float) -> np.ndarray:
-    """Weights, adding up to 1, of the k samples of one class that have scores.
+    """Weigh the k samples of one class that have scores; the weights add up to 1.
 
     1. fewer than 5 samples: equal weights;
     2. a = (p - min p) / (max(p - min p) + 1e-9);  3. w = |1 - a| + 1e-5;
@@ -44,7 +44,7 @@ def environment_weights(
     class_balanced: bool = True,
     unseen: Literal["zero", "class_mean"] = "zero",
 ) -> np.ndarray:
-    """float64 [N]: the weights of one environment.
+    """Return float64 [N]: the weights of one environment.
 
     Args:
         scores: float64 [N], NaN where a sample was not drawn in the scoring epoch.
@@ -53,7 +53,7 @@ def environment_weights(
         class_balanced: each class that was drawn has mass 1; otherwise a class has the mass of its size.
         unseen: weight of a sample that was not drawn: 0, or its class's mean weight.
 
-    A class of which nothing was drawn has no mass under `zero` and that of equal weights under `class_mean`.
+    A class that was not drawn has no mass under `zero`, and that of equal weights under `class_mean`.
     """
     assert scores.shape == labels.shape
     weights = np.zeros(len(scores))
@@ -73,8 +73,11 @@ def environment_weights(
 
 
 def scales(environments: int, sample_scale: float) -> list[float]:
-    """The scale of each of environments 2..n, rising to `sample_scale`; 2 and 4 for three environments, as in the
-    reference. A scale of 1 or less would ask for less skew than equal weights have, so it stops just above."""
+    """Return the scale of each of environments 2..n, rising to `sample_scale`.
+
+    It is 2 and 4 for three environments, as in the reference. A scale of 1 or less would ask for less skew than equal
+    weights have, so it stops just above.
+    """
     return [max(sample_scale * e / (environments - 1), 1 + 1e-6) for e in range(1, environments)]
 
 
@@ -87,7 +90,7 @@ def stream_weights(
     class_balanced: bool,
     unseen: Literal["zero", "class_mean"],
 ) -> list[np.ndarray | None]:
-    """One entry for each environment: None (uniform) for the first and, before anything was scored, for all."""
+    """Weigh all environments: None (uniform) for the first and, before anything was scored, for all."""
     if scores is None:
         return [None] * environments
     return [None] + [

@@ -3,7 +3,7 @@
 Source: ECCV 2022 paper, section 4 and algorithm 1. What IFL adds to the training of any method:
 
 * the center term: `alpha` times each feature's distance to its class's center, from the first milestone on;
-* the environments: after a milestone (or every epoch) the streams of environments 2..n are weighted anew by how sure
+* the environments: after a milestone (or every epoch) the streams of environments 2..n get new weights, by how sure
   the network was of each training sample.
 
 The train loop calls either of them in the same places and never asks which one it has.
@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 
 def center_weight(epoch: int, ifl: Ifl) -> float:
-    """alpha, the weight of the center term: 0 before the first milestone, then that of the last one reached."""
+    """Return alpha, the center term's weight: 0 before the first milestone, then that of the last one reached."""
     reached = [alpha for milestone, alpha in zip(ifl.milestones, ifl.alpha, strict=True) if milestone <= epoch]
     return reached[-1] if reached else 0.0
 
@@ -119,7 +119,7 @@ class Invariance:
         return bool(self.alpha) or self._averages
 
     def class_sums(self, batch: int, targets: int) -> ClassSums:
-        """How the ranks' features come together, for batches of `batch` rows with `targets` labels each."""
+        """Choose how the ranks' features come together, for batches of `batch` rows with `targets` labels each."""
         return smaller_way(self._centers, self._comm, batch, targets)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -131,7 +131,7 @@ class Invariance:
         self._averages = ifl.center_init == "class_means" and epoch + 1 == ifl.milestones[0]
 
     def distances(self, features_BD: torch.Tensor, targets: Targets) -> torch.Tensor | None:
-        """float32 [B]: each row's distance to the centers of its labels; None while the center term is off."""
+        """Return float32 [B]: each row's distance to the centers of its labels; None while the center term is off."""
         if not self.alpha:
             return None
         return weighted_sum(lambda labels_B: self._centers.distances(features_BD, labels_B), targets)
@@ -152,7 +152,7 @@ class Invariance:
             state.class_means = added if state.class_means is None else state.class_means + added
 
     def travelled(self) -> dict[str, list[float]]:
-        """Each class's `norm` and distance `from_start` for the log, [K] each; empty while the center term is off."""
+        """Return each center's `norm` and distance `from_start` for the log, [K] each; empty while the term is off."""
         return self._centers.travelled() if self.alpha else {}
 
     def end_epoch(self, state: Progress) -> bool:
@@ -190,7 +190,7 @@ class Invariance:
         return True
 
     def pack(self) -> dict[str, torch.Tensor | None]:
-        """What a checkpoint holds of it, on the CPU and equal on all ranks. A collective; changes nothing."""
+        """Return what a checkpoint holds of it, on the CPU and equal on all ranks. A collective; changes nothing."""
         return {"centers": self._centers.centers_KD.cpu(), "confidence": self._confidence.total(self._comm).cpu()}
 
     def unpack(self, packed: dict[str, Any], state: Progress) -> None:

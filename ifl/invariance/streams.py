@@ -1,4 +1,4 @@
-"""The streams of a batch as weights of the training samples: a stream is nothing else. numpy only.
+"""The streams of a batch: a stream is only a weight for each training sample. numpy only.
 
 Axes: K classes, N samples, S streams.
 """
@@ -11,11 +11,11 @@ import numpy as np
 
 
 def named_weights(name: str, labels: np.ndarray, class_counts: np.ndarray) -> np.ndarray | None:
-    """float64 [N], or None for equal weights.
+    """Return float64 [N], or None for equal weights.
 
-    * `uniform`, and an `environment` before it is built: every sample alike.
-    * `class_balanced`: every class alike, 1 / n_c a sample (the class-aware sampling of Kang et al., ICLR 2020, for
-      cRT and LWS).
+    * `uniform`, and an `environment` before it is built: every sample has the same weight.
+    * `class_balanced`: every class has the same weight, 1 / n_c a sample (the class-aware sampling of Kang et al.,
+      ICLR 2020, for cRT and LWS).
     * `class_inverse`: a class as often as it is rare, (n_max / n_c) / n_c a sample (the reversed sampler of BBN, Zhou
       et al., CVPR 2020, equation 4).
     """
@@ -31,5 +31,5 @@ def named_weights(name: str, labels: np.ndarray, class_counts: np.ndarray) -> np
 
 
 def first_weights(names: Sequence[str], labels: np.ndarray, class_counts: np.ndarray) -> list[np.ndarray | None]:
-    """The weights of all streams before any environment is built."""
+    """Return the weights of all streams before any environment is built."""
     return [named_weights(name, labels, class_counts) for name in names]

@@ -21,6 +21,7 @@ ARGS = {
     "weight": 0.001,  # of the penalty at the start
     "growth": 10.0,  # factor by which the weight grows
     "grows_every": 0.3,  # fraction of the epochs after which it does, again and again
+    "lag": 0,  # epochs by which it grows later; 1 is the reference, which asks for epoch 30 when that epoch is over
     "by_environment": {
         "paper": False,
         "corrected": True,
@@ -35,9 +36,8 @@ NEEDS = {
 class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:
         args = self.task.args
-        weight = args["weight"] * args["growth"] ** (
-            rows.epoch // max(1, deferred(args["grows_every"], self.task.epochs))
-        )
+        period = max(1, deferred(args["grows_every"], self.task.epochs))
+        weight = args["weight"] * args["growth"] ** (max(0, rows.epoch - args["lag"]) // period)
         gradients_BK = scale_gradients(output.logits_BK, rows.labels)
         penalty = by_environment(gradients_BK, rows.streams) if args["by_environment"] else pooled(gradients_BK)
         return F.cross_entropy(output.logits_BK, rows.labels, reduction="none") + weight * penalty

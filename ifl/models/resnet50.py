@@ -48,7 +48,7 @@ def in_form(network: torchvision.models.ResNet, form: str) -> nn.Module:
 
 
 def _layer(network: torchvision.models.ResNet, c_in: int, planes: int, blocks: int, stride: int = 1) -> list[nn.Module]:
-    """Bottlenecks in a row of the network's kind: float [B, c_in, H, W] -> [B, 4 planes, H / stride, W / stride]."""
+    """Chain bottlenecks of the network's kind: float [B, c_in, H, W] -> [B, 4 planes, H / stride, W / stride]."""
     bottleneck, c_out = torchvision.models.resnet.Bottleneck, 4 * planes
     shortcut = (
         nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))

@@ -28,7 +28,7 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Non-negative float [B, C_out, H/stride, W/stride]."""
+        """Return non-negative float [B, C_out, H/stride, W/stride]."""
         y_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
         return F.relu(self.bn2(self.conv2(y_BCHW)) + self.shortcut(x_BCHW))
 
@@ -48,7 +48,7 @@ class SmallResNet(nn.Module):
         initialise(self)
 
     def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
-        """float [B, 3, 32, 32], normalised -> pooled features [B, feature_dim], each >= 0."""
+        """Turn float [B, 3, 32, 32], normalised, into pooled features [B, feature_dim], each >= 0."""
         return self.blocks(self.stem(image_BCHW)).mean(dim=(2, 3))
 
 

@@ -28,9 +28,8 @@ class RunningStatistics:
         self.normalises = any(isinstance(layer, _BatchNorm) for layer in layers)
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
-                layer.register_buffer(
-                    "num_batches_tracked", layer.num_batches_tracked, persistent=False
-                )  # counts micro-batches: no state
+                # It counts micro-batches, which differ with the number of ranks, so it is not a state.
+                layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)
         self._device = next(network.parameters()).device
         self._buffers, momenta = [], []
         for layer in layers:
@@ -57,7 +56,7 @@ class RunningStatistics:
         )
 
     def group_statistics(self) -> torch.Tensor:
-        """float32 [2 x channels of all layers]: the statistics of the forward pass just made in training mode."""
+        """Return float32 [2 x channels of all layers]: the statistics of the last forward pass in training mode."""
         return self._flat()
 
     def update(self, mean: torch.Tensor) -> None:
@@ -70,7 +69,7 @@ class RunningStatistics:
 
 
 def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: float) -> None:
-    """For more ranks than groups (GPU only): each group's ranks take its statistics together."""
+    """Let each group's ranks take its statistics together, where there are more ranks than groups (GPU only)."""
     process_groups = [
         torch.distributed.new_group(
             list(range(g * ranks // groups, (g + 1) * ranks // groups)), timeout=timedelta(seconds=patience_s)
@@ -78,4 +77,4 @@ def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: 
         for g in range(groups)
     ]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
-    nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)  # in place: the network itself is no such layer
+    nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)  # in place: the network itself is not such a layer

@@ -1,4 +1,4 @@
-"""Backbones with several ends: a shared trunk, and last stages of which each expert or branch has its own.
+"""Backbones with several ends: a shared trunk, and last stages, one for each expert or branch.
 
 Axes: B rows of a micro-batch, C channels, D feature of one end, E experts.
 """
@@ -21,9 +21,12 @@ class Experts(nn.Module):
     """
 
     def __init__(self, trunk: nn.Module, experts: Iterable[nn.Module], dim: int) -> None:
-        """Args:
-        experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
-        dim: D.
+        """Join the experts to their trunk.
+
+        Args:
+            trunk: float [B, 3, H, W] -> [B, C, H', W'].
+            experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
+            dim: D.
         """
         super().__init__()
         self.trunk, self.experts = trunk, nn.ModuleList(experts)
@@ -41,14 +44,18 @@ class Branches(nn.Module):
     re-balancing one.
 
     In training the first half of the rows belongs to the conventional branch (drawn uniformly) and the second half to
-    the re-balancing one (drawn class_inverse). Row i of both halves are a pair: its two features side by side stand in
-    both rows, so each row's loss sees the pair. In evaluation both branches see every row.
+    the re-balancing one (drawn class_inverse). Row i of both halves are a pair: both rows hold its two features side by
+    side, so each row's loss sees the pair. In evaluation both branches see every row.
     """
 
     def __init__(self, trunk: nn.Module, cb_block: nn.Module, rb_block: nn.Module, dim: int) -> None:
-        """Args:
-        cb_block, rb_block: float [B, C, H', W'] -> [B, dim, H'', W''].
-        dim: D.
+        """Join the branches to their trunk.
+
+        Args:
+            trunk: float [B, 3, H, W] -> [B, C, H', W'].
+            cb_block: the conventional branch, float [B, C, H', W'] -> [B, dim, H'', W''].
+            rb_block: the re-balancing branch, the same.
+            dim: D.
         """
         super().__init__()
         self.trunk, self.cb_block, self.rb_block = trunk, cb_block, rb_block

@@ -15,7 +15,7 @@ from ifl.network.branches import EXPERTS
 
 
 def unit_vectors(*shape: int) -> nn.Parameter:
-    """float32 [..., D]: class vectors drawn from uniform(-1, 1) and brought to length 1."""
+    """Return float32 [..., D]: class vectors drawn from uniform(-1, 1) and brought to length 1."""
     return nn.Parameter(F.normalize(torch.empty(*shape).uniform_(-1, 1), dim=-1))
 
 
@@ -40,7 +40,7 @@ class ExpertHeads(nn.Module):
     """
 
     def __init__(self, dim: int, classes: int, scale: float, experts: int = EXPERTS) -> None:
-        """`dim` is E D."""
+        """Make the experts' class vectors; `dim` is E D."""
         super().__init__()
         assert dim % experts == 0, f"{dim} features are not those of {experts} experts"
         self.scale, self.vectors_EKD = scale, unit_vectors(experts, classes, dim // experts)
@@ -54,14 +54,14 @@ class ExpertHeads(nn.Module):
 
 
 def expert_losses(logits_BEK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-    """float [B, E]: each expert's cross-entropy of each row."""
+    """Return float [B, E]: each expert's cross-entropy of each row."""
     return F.cross_entropy(
         logits_BEK.transpose(1, 2), labels_B[:, None].expand(-1, logits_BEK.shape[1]), reduction="none"
     )
 
 
 def ldam_margins(class_counts: np.ndarray, largest: float) -> torch.Tensor:
-    """float32 [K]: margins proportional to n_k^(-1/4), the rarest class's being `largest`.
+    """Return float32 [K]: margins proportional to n_k^(-1/4), the rarest class's being `largest`.
 
     Source: LDAM, Cao et al., NeurIPS 2019, section 3.2. A class without samples counts as one with a single sample.
     """
@@ -70,7 +70,7 @@ def ldam_margins(class_counts: np.ndarray, largest: float) -> torch.Tensor:
 
 
 def drw_weights(class_counts: np.ndarray, beta: float) -> torch.Tensor:
-    """float32 [K]: (1 - beta) / (1 - beta^n_k), brought to the sum K.
+    """Return float32 [K]: (1 - beta) / (1 - beta^n_k), brought to the sum K.
 
     Source: effective numbers, Cui et al., CVPR 2019, as LDAM's deferred re-weighting takes them. A class without
     samples counts as one with a single sample.
@@ -80,16 +80,16 @@ def drw_weights(class_counts: np.ndarray, beta: float) -> torch.Tensor:
 
 
 def less_margin(logits: torch.Tensor, labels_B: torch.Tensor, margins_K: torch.Tensor) -> torch.Tensor:
-    """Logits float [B, K] or [B, E, K], each row's own class lowered by its margin."""
+    """Return logits float [B, K] or [B, E, K], each row's own class lowered by its margin."""
     lowered_BK = F.one_hot(labels_B, len(margins_K)) * margins_K
     return logits - (lowered_BK if logits.dim() == 2 else lowered_BK[:, None])
 
 
 def mean_weights(weights_K: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """float [B]: factors for the rows' losses that turn their mean over the global batch into one weighted by class."""
+    """Return float [B]: factors that turn the mean of the global batch's losses into one weighted by class."""
     return weights_K[rows.labels] / weights_K[rows.batch_labels].mean()
 
 
 def deferred(fraction: float, epochs: int) -> int:
-    """The epoch (0-based) that a fraction of all epochs means."""
+    """Return the epoch (0-based) that a fraction of all epochs means."""
     return int(fraction * epochs + 1e-9)

@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Features [B, D], logits [B, K] and whatever else the head gives."""
+        """Compute features [B, D], logits [B, K] and whatever else the head gives."""
         features = self.backbone((images.contiguous(memory_format=self.layout).float() - self.mean) / self.std)
         out = self.head(features)
         return (features, *out) if isinstance(out, tuple) else (features, out)
@@ -52,8 +52,12 @@ class Network(nn.Module):
         }
 
     def freeze_backbone(self, still: bool) -> None:
-        """Train the head alone. The backbone's batch normalisation goes on with the batch's statistics and moves its
-        running ones, or, `still`, is used as it stands."""
+        """Train the head only.
+
+        Args:
+            still: the backbone's batch normalisation is used as it is. Otherwise it goes on with the batch's statistics
+                and moves its running ones.
+        """
         self.backbone.requires_grad_(False)
         self.still = still
         self.train(self.training)
@@ -76,20 +80,35 @@ class Twin(nn.Module):
         return torch.cat([self.first(images), self.second(images)], dim=1)
 
 
-def build_backbone(name: str, form: str = "plain") -> nn.Module:
+def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Module:
     """Build the backbone of `ifl/models/NAME.py` in one of its forms.
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
+
+    Args:
+        name: of the model.
+        form: plain, experts, branches or twin.
+        init: `own`, or `torch`: all convolutions start anew as torch leaves them.
     """
     module = importlib.import_module(f"ifl.models.{name}")
-    return Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+    backbone = Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+    if init == "torch":
+        for layer in backbone.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+    return backbone
 
 
 def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
-    """The recipe's network, initialised with its seed, and its method; `class_counts` int64 [K] of the training set."""
+    """Build the recipe's network, initialised with its seed, and its method.
+
+    Args:
+        recipe: the run's.
+        class_counts: int64 [K], of the training set.
+    """
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
-    backbone = build_backbone(recipe.model.name, declared.FORM)
+    backbone = build_backbone(recipe.model.name, declared.FORM, recipe.model.init)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(

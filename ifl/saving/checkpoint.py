@@ -31,6 +31,7 @@ from ifl.saving.storage import storage_error
 from ifl.supervision.fence import Fence
 from recipes.common.errors import RunError
 from recipes.common.files import FULL, file_digest, sync_folder, write_json, write_synced, write_whole
+from recipes.common.json_text import parse_json
 
 KEEP = 2
 MANIFEST = "MANIFEST.json"
@@ -178,13 +179,13 @@ def _old(checkpoint: Path) -> Path:
 
 
 def _step(path: Path) -> int:
-    """The step that a checkpoint's name tells, -1 for other names."""
+    """Return the step that a checkpoint's name tells, -1 for other names."""
     match = re.fullmatch(r"step-(\d{9,})(\.old)?", path.name)
     return int(match[1]) if match else -1
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Folders with a manifest, newest first."""
+    """List the folders with a manifest, newest first."""
     there = [path.parent for path in folder.glob(f"step-*/{MANIFEST}") if _step(path.parent) >= 0]
     return sorted(there, key=lambda path: (_step(path), path.suffix == ""), reverse=True)
 
@@ -194,8 +195,13 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
-    """Raises OSError or ValueError where it cannot be read or is not what was written."""
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    """Read a checkpoint's manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what was written.
+    """
+    manifest = parse_json((checkpoint / MANIFEST).read_bytes())
     if not isinstance(manifest, dict) or manifest.pop("sha256", None) != _digest(manifest):
         raise ValueError(f"{checkpoint / MANIFEST} is not what was written")
     return manifest
@@ -213,7 +219,7 @@ def _needs(checkpoint: Path) -> list[str]:
 
 
 def _of_other(name: str, rank: int) -> bool:
-    """Whether only another rank reads, and so verifies, this file."""
+    """Say whether only another rank reads, and so verifies, this file."""
     shard = re.search(r"zero_pp_rank_(\d+)_", name)
     return shard is not None and int(shard[1]) != rank
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,13 +17,16 @@ from recipes.schema import PROJECT
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
+_COMMAND: ContextVar[Sequence[str]] = ContextVar("command", default=())
+
+
 def commit() -> str:
     """Return the checked-out commit, with `+changes` where the work tree differs from it.
 
     In a copy made for a job it is what was checked out when the copy was made.
     """
     if (stated := PROJECT / "COMMIT").exists():
-        return stated.read_text().strip()
+        return stated.read_text(errors="replace").strip()
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
@@ -44,12 +48,26 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@contextlib.contextmanager
+def launched_by(command: Sequence[str]) -> Iterator[None]:
+    """Make `meta` name this command inside as the one that launched the run.
+
+    Args:
+        command: the launcher's `sys.argv`; where it is empty, the process speaks for itself.
+    """
+    token = _COMMAND.set(command)
+    try:
+        yield
+    finally:
+        _COMMAND.reset(token)
+
+
 def meta(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of meta.json: where the run comes from, and the facts of the run itself."""
+    """Return the contents of meta.json: where the run comes from, and the facts of the run itself."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "argv": json.loads(os.environ.get("GLT_ARGV", "null")) or sys.argv,
+        "argv": list(_COMMAND.get() or sys.argv),
         **facts,
     }

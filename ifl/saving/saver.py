@@ -46,7 +46,7 @@ class Saver:
     _saved_at: float = field(default_factory=time.monotonic)
 
     def due(self, state: State) -> bool:
-        """Whether a checkpoint is due after the step that `state` is in. Rank 0's clock decides for all."""
+        """Say whether a checkpoint is due after the step that `state` is in. Rank 0's clock decides for all."""
         log, step = self.recipe.log, state.epoch * self.steps + state.step + 1
         by_clock = time.monotonic() - self._saved_at > log.save_every_s
         by_step = log.save_every_steps is not None and step % log.save_every_steps == 0

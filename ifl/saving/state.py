@@ -17,7 +17,7 @@ from ifl.step_reduction import StepTotals
 
 @dataclass
 class State:
-    """Where the run stands: `step` steps of epoch `epoch` are done.
+    """Where the run is: `step` steps of epoch `epoch` are done.
 
     Attributes:
         weights: float64 [N] of each stream, or None for uniform.
@@ -53,7 +53,7 @@ class State:
         self.correct += totals.correct
 
     def means(self, alpha: float) -> dict[str, float]:
-        """The sums as means over images; begins them again."""
+        """Return the means over images, and begin the sums again."""
         loss, center, accuracy = self.loss / self.images, self.center / self.images, self.correct / self.images
         self.images, self.loss, self.center, self.correct = 0, 0.0, 0.0, 0
         return {"loss": loss + alpha * center, "method_loss": loss, "center_loss": center, "accuracy": accuracy}

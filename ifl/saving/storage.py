@@ -21,7 +21,7 @@ class StorageError(RunError):
 
 
 def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageError:
-    """The disk's refusal as a sentence.
+    """Say in a sentence what the disk refuses.
 
     Args:
         error: what the system raised.
@@ -44,7 +44,7 @@ def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageErro
 
 @contextlib.contextmanager
 def disk_of(folder: Path) -> Iterator[None]:
-    """Inside, what the disk of a run folder refuses is a `StorageError`."""
+    """Turn what the disk of a run folder refuses inside into a `StorageError`."""
     try:
         yield
     except OSError as error:
@@ -55,7 +55,7 @@ def disk_of(folder: Path) -> Iterator[None]:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """An .npz, compressed, without pickles."""
+    """Write an .npz, compressed, without pickles."""
     buffer, entries = io.BytesIO(), dict[str, Any](arrays)  # numpy's types take any keyword for one of its options
     np.savez_compressed(buffer, **entries)
     write_whole(path, buffer.getvalue())

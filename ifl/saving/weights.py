@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from ifl.engine import Engine
 from ifl.method import BaseMethod
 from ifl.saving.checkpoint import CheckpointError
 from recipes.common.files import file_digest, write_whole
+from recipes.common.json_text import OF_A_RUN, read_object
 
 Weights = dict[str, torch.Tensor]
 
@@ -29,7 +29,7 @@ def write_weights(path: Path, engine: Engine) -> str:
 
 
 def read_weights(path: Path, digest: str) -> Weights:
-    """The weights of a file, on the CPU.
+    """Read the weights of a file, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, or not what was written.
@@ -43,14 +43,18 @@ def read_weights(path: Path, digest: str) -> Weights:
 
 
 def load_run(run: Path, select: Literal["last", "best"]) -> Weights:
-    """The weights of a finished run, of its last epoch or of the one best on val.
+    """Read the weights of a finished run, those of its last epoch or of the one best on val.
 
     Raises:
         CheckpointError: the run is not finished, or its weights are gone.
+        DataError: its `done` is damaged.
     """
     if not (run / "done").is_file():
         raise CheckpointError(f"{run} is not finished: this run needs its weights")
-    file, digest = json.loads((run / "done").read_text())["weights"][select]
+    named = read_object(run / "done", {"weights": dict})["weights"].get(select)
+    if not isinstance(named, list) or [type(part) for part in named] != [str, str]:
+        raise CheckpointError(f"{run / 'done'} is damaged (it names no {select} weights); {OF_A_RUN}")
+    file, digest = named
     return read_weights(run / "ckpt" / file, digest)
 
 
@@ -62,11 +66,12 @@ def start_from(network: nn.Module, method: BaseMethod, weights: Weights) -> None
     """
     adopted, own = method.adopt(weights), network.state_dict()
     unfit = sorted(name for name, value in adopted.items() if name not in own or own[name].shape != value.shape)
+    # `num_batches_tracked` is not a state: see RunningStatistics.
     missing = sorted(
         name
         for name in own
         if name not in adopted and not name.startswith("head.") and not name.endswith(".num_batches_tracked")
-    )  # no state: see RunningStatistics
+    )
     if unfit or missing:
         raise CheckpointError(
             f"the first stage's network is another: {(unfit + missing)[0]} "

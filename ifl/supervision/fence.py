@@ -1,6 +1,6 @@
 """Only the newest start of a run may commit.
 
-After a node's death or a network cut SLURM may start a job anew while its old processes still live. Each start writes a
+When a node dies or the network is cut, SLURM may start a job again while its old processes live. Each start writes a
 fresh token into the run folder; whoever finds another's there at a commit has been replaced and leaves. A start that
 was cut off while it booted finds that a later one of its job was here, and does not take the run away from it. On
 file systems without locks this narrows the race to the moment between the look and the rename; it does not close it.
@@ -8,14 +8,14 @@ file systems without locks this narrows the race to the moment between the look 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import RunError
+from recipes.common.errors import DataError, RunError
 from recipes.common.files import write_json, write_whole
+from recipes.common.json_text import read_object
 
 
 class Fenced(RunError):
@@ -30,7 +30,7 @@ class Fence:
     """
 
     def __init__(self, folder: Path) -> None:
-        # Job ids begin anew on another cluster; where the cluster's address is known it tells them apart.
+        # Another cluster counts its job ids from the beginning; its address, where it is known, tells them apart.
         job = (
             f"{os.environ['SLURM_JOB_ID']} {os.environ.get('SLURM_WORKING_CLUSTER', '')}"
             if "SLURM_JOB_ID" in os.environ
@@ -42,7 +42,7 @@ class Fence:
             "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
             "token": secrets.token_hex(8),
         }
-        held = self._held() or {}
+        held = self._read_claim() or {}
         if job and held.get("job") == job and held["restart"] > self._claim["restart"]:
             raise Fenced(
                 f"{self._path}: start {held['restart']} of this job has the run, "
@@ -53,11 +53,11 @@ class Fence:
         if metrics.exists():  # an older start that has it open goes on writing, into a file that no longer has a name
             write_whole(metrics, metrics.read_bytes())
 
-    def _held(self) -> dict[str, Any] | None:
-        """The claim that stands; None where none can be read."""
+    def _read_claim(self) -> dict[str, Any] | None:
+        """Read the claim that is in the folder; None where none can be read."""
         try:
-            return dict(json.loads(self._path.read_text()))
-        except (OSError, ValueError, TypeError):
+            return read_object(self._path, {"restart": int})
+        except DataError:
             return None
 
     def check(self) -> None:
@@ -67,7 +67,7 @@ class Fence:
             Fenced: a newer start has claimed the folder since.
             RunError: that cannot be told.
         """
-        held = self._held()
+        held = self._read_claim()
         if held is None:
             raise RunError(
                 f"{self._path} cannot be read: whether this start still has the run cannot be told, "

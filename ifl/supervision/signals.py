@@ -11,7 +11,7 @@ from typing import Any
 
 
 def watch() -> Callable[[], bool]:
-    """From now on SIGTERM and SIGUSR2 ask for a stop; returns the function that tells whether one came.
+    """Take SIGTERM and SIGUSR2 from now on as requests to stop; returns the function that tells whether one came.
 
     SIGINT is ignored: Ctrl-C reaches every process of a terminal, and the launcher passes it on as a request.
     """

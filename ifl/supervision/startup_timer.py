@@ -10,23 +10,23 @@ from pathlib import Path
 
 
 class Boot:
-    """Times the parts of a start, and beats the watchdog at each.
+    """Times the parts of a start, and tells the watchdog of each.
 
     Attributes:
         parts: seconds of each part that is over, in order; the first, `import`, is the process's time before this.
     """
 
-    def __init__(self, beat: Callable[[str], None]) -> None:
-        self._beat, self._began, self._since, self._part = beat, time.monotonic(), time.monotonic(), ""
+    def __init__(self, heartbeat: Callable[[str], None]) -> None:
+        self._heartbeat, self._began, self._since, self._part = heartbeat, time.monotonic(), time.monotonic(), ""
         self.parts = {"import": round(_process_age(), 2)}
 
     def part(self, name: str) -> None:
-        """The part before is over, and `name` begins."""
+        """Begin the part `name`; the one before is over."""
         now = time.monotonic()
         if self._part:
             self.parts[self._part] = round(now - self._since, 2)
         self._part, self._since = name, now
-        self._beat(f"boot, {name}")
+        self._heartbeat(f"boot, {name}")
 
     def over(self) -> float:
         """End the start, and return its seconds; what comes now is the first step.
@@ -42,6 +42,6 @@ class Boot:
 
 
 def _process_age() -> float:
-    """Seconds since this process began."""
+    """Return the seconds since this process began."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

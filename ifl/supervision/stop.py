@@ -17,5 +17,5 @@ class StopRequest:
         self.asked, self._comm, self._device = asked, comm, device
 
     def agreed(self) -> bool:
-        """Whether any rank was asked to stop: the same answer on all ranks. A collective."""
+        """Say whether any rank was asked to stop: the same answer on all ranks. A collective."""
         return bool(self._comm.sum(torch.tensor([int(self.asked())], device=self._device)))

@@ -1,11 +1,12 @@
-"""A rank that makes no progress says where it stands and ends, so that a run finishes or fails but never hangs.
+"""A rank that makes no progress says where it is and ends, so that a run finishes or fails but never hangs.
 
-The training beats the watchdog with a word for what comes next. Where no beat comes for too long, a thread prints the
-stacks, says so, and ends the process; srun or the launcher then ends the other ranks, and the run goes on from its last
-checkpoint. A rank that cannot even speak (stopped, or on a node that is gone) is missed by the others, who wait for it.
+The training tells the watchdog at each bit of progress what comes next. Where it says nothing for too long, a thread
+prints the stacks, says so, and ends the process; srun or the launcher then ends the other ranks, and the run goes on
+from its last checkpoint. A rank that cannot even speak (stopped, or on a node that is gone) is missed by the others,
+who wait for it.
 
 What counts is the time in which this process could run: the thread counts its own short naps, so the pauses of a job
-that SLURM suspends and resumes are no silence.
+that SLURM suspends and resumes do not count.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "distribute
 
 
 def boot_limit_s(stuck_after_s: float) -> float:
-    """How long a start may go without a beat, seconds."""
+    """Return how many seconds a start may go on without progress."""
     return max(3 * stuck_after_s, BOOT_S)
 
 
 def patience_s(stuck_after_s: float) -> float:
-    """How long a rank waits for the others in a collective, seconds: longer than any watchdog, who can say more."""
+    """Return how many seconds a rank waits for the others in a collective.
+
+    A watchdog can say more about a rank that hangs, so this is longer than any watchdog waits.
+    """
     return 2 * boot_limit_s(stuck_after_s)
 
 
@@ -40,8 +44,9 @@ class Watchdog:
     """Watches the thread that makes it, as long as the process lives.
 
     Args:
-        stuck_after_s: how long there may be no beat, seconds; in sections whose name begins with `boot`,
+        stuck_after_s: how long there may be no progress, seconds; in sections whose name begins with `boot`,
             `boot_limit_s` of it.
+        rank: this process's, for the sentence.
         on_stuck: called with a sentence, from another thread; the process ends after it, or without it after 5 s.
     """
 
@@ -51,8 +56,8 @@ class Watchdog:
         self._watched = threading.get_ident()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, section: str | None = None) -> None:
-        """There is progress; `section` is what comes next, by default more of the same."""
+    def progressed(self, section: str | None = None) -> None:
+        """Note that there is progress; `section` is what comes next, by default more of the same."""
         self._section, self._silent_s = section or self._section, 0.0
 
     def _watch(self) -> None:
@@ -80,7 +85,7 @@ class Watchdog:
 
 
 def waits_for_others(frame: FrameType | None) -> bool:
-    """Whether a thread's stack stands in a collective. (On a GPU, where collectives return at once, it may not.)"""
+    """Say whether a thread is in a collective; on a GPU, where they return at once, its stack may not show it."""
     while frame is not None:
         if any(part in frame.f_code.co_filename for part in WAITING):
             return True

@@ -9,7 +9,7 @@ PIPE = "pipe:"
 
 
 def is_afar(root: object) -> bool:
-    """Whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
+    """Say whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
     return str(root).startswith(("http://", "https://", PIPE))
 
 

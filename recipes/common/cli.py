@@ -11,7 +11,7 @@ from recipes.common.errors import DataError
 
 
 def asks_help(words: Sequence[str]) -> bool:
-    """Whether a command asks for its help text."""
+    """Say whether a command asks for its help text."""
     return any(word in ("-h", "--help", "help") for word in words)
 
 

@@ -43,4 +43,4 @@ class RunError(UserError, RuntimeError):
 
 
 class StatusError(UserError):
-    """A run's state cannot be told, or its job not be cancelled."""
+    """A run's state cannot be told, or its job cannot be cancelled."""

@@ -77,7 +77,7 @@ def write_synced(path: Path, data: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Inside, an error of writing names the file, which Python's own does not."""
+    """Make an error of writing inside name the file, which Python's own error does not."""
     try:
         yield
     except OSError as error:

@@ -67,14 +67,14 @@ def main(words: List[str]) -> None:
     python = os.path.join(VENV, "bin", "python")
     if not runs(python, "-m", "pip", "--version"):
         subprocess.check_call([sys.executable, "-m", "venv", "--clear", VENV])
-    folder = os.path.abspath(words[1]) if words else None
     if words[:1] == ["into"]:
+        folder = os.path.abspath(words[1])
         print("== fetching the pinned packages into {} (some minutes)".format(folder), flush=True)
         pip(python, None, "wheel", "--wheel-dir", folder, *fetched())
         print("== {} is filled: make venv WHEELHOUSE=DIR installs from it, without internet".format(folder))
         return
     print("== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)", flush=True)
-    pip(python, folder, "install", "-r", "requirements.txt")
+    pip(python, os.path.abspath(words[1]) if words else None, "install", "-r", "requirements.txt")
     open(os.path.join(VENV, ".installed"), "w").close()
 
 
@@ -167,7 +167,7 @@ def what_pip_met(log: str, wheels: Optional[str] = None) -> str:
 
 
 def runs(*command: str) -> bool:
-    """Whether a command can be started and ends well."""
+    """Say whether a command can be started and ends well."""
     try:
         return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     except OSError:

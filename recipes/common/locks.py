@@ -34,7 +34,7 @@ def acquire(file: int | IO[str], shared: bool = False, busy: Callable[[], object
 
 @contextmanager
 def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock of the file `path`, this process alone; the file is made if it is not there.
+    """Hold the lock of the file `path`, shared with no other process; the file is made if it is not there.
 
     Args:
         path: the file.
@@ -53,13 +53,13 @@ def locked(path: Path, busy: Callable[[], object] = lambda: None) -> Iterator[No
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock of `path`, alone or with others; the file is made if it is not there."""
+    """Say whether nobody holds the lock of `path`, shared or not; the file is made if it is not there."""
     with open(path, "a") as file:
         return try_acquire(file)
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock of `path` alone. Those who ask at the same time do not meet each other."""
+    """Say whether somebody holds the lock of `path` and does not share it. Those who ask do not disturb each other."""
     try:
         with open(path) as file:
             return not try_acquire(file, shared=True)

@@ -2,15 +2,15 @@
 
 A shard is a pure function of its slice of the plan, of the build's options and of the raw images. It is written under
 another name, made durable and renamed, and a record of what it was made from and of its digest is laid down in
-NAME/.work/shards. A later start reads every recorded shard through, keeps those that are whole and of the same plan,
-and
-writes the others: so does the last stage, which finds all there after parts have worked side by side. The index comes
-from the tars themselves, and index.npz and dataset.json are written when everything is.
+NAME/.work/shards. A later start reads every recorded shard through, keeps those that are whole, of the same plan and of
+the same raw images, and writes the others: so does the last stage, which finds all there after parts have worked side
+by side. The index comes from the tars themselves, and index.npz and dataset.json are written when everything is.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,13 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
+from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
-from sharding.format.dataset import DATASET_FILE, digest_of
+from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
+from sharding.format.dataset import DATASET_FILE, Split, digest_of
 from sharding.format.index import INDEX_FILE, Index, save_index
-from sharding.format.shards import Sample, index_of_shard, joined, shard_name, write_shard
+from sharding.format.shards import LEGAL_KEY, LEGAL_KEYS, Sample, index_of_shard, joined, shard_name, write_shard
+from sharding.images.damage import doubts
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
 from sharding.progress import ProgressBar
@@ -38,13 +41,12 @@ STATISTICS_IMAGES = 10_000
 class Planned:
     """One image of the plan: the fields of its `Sample`, and `where` its raw image is.
 
-    `where` is picklable and its `str` names the image in messages. It is not part of the plan's identity: a source may
-    be moved.
+    `where` is picklable. It is not part of the plan's identity: a source may be moved.
     """
 
     key: str
     source: str
-    where: Any
+    where: Raw
     label: int
     group: int
     attribute: int = -1
@@ -56,9 +58,9 @@ class Planned:
         return self.key, self.source, self.label, self.group, self.attribute, dict(self.extra)
 
 
-Render = Callable[[Planned], tuple[bytes, Mapping[str, Any]]]
-"""A picklable function from a planned image to its JPEG bytes and more entries for its KEY.json. It raises ValueError
-or OSError with a sentence about what is wrong with the image.
+Render = Callable[[Planned, bytes], tuple[bytes, Mapping[str, Any]]]
+"""A picklable function from a planned image and its raw bytes to its JPEG bytes and more entries for its KEY.json. It
+raises ValueError or OSError with a sentence about what is wrong with the image.
 """
 
 
@@ -68,18 +70,18 @@ class Copies:
 
     stored: StoredSize
 
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
+    def __call__(self, planned: Planned, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
         """Return the JPEG bytes, and what was done to the source's.
 
         Raises:
             ValueError: the image is bad.
-            DataError: it cannot be read.
         """
-        return self.stored(planned.where.read())
+        return self.stored(data)
 
 
 @dataclass(frozen=True)
 class _Shard:
+    root: Path  # of the data set
     folder: Path  # of the split
     record: Path
     plan: str  # digest of what the shard is made from
@@ -92,6 +94,23 @@ class _Shard:
         return self.folder / shard_name(self.number)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A shard that is there: its index, how it came to be, and what is odd about its images (words -> their names)."""
+
+    index: Index
+    state: str
+    doubtful: Mapping[str, Sequence[str]]
+
+
+_KEPT, _CHANGED, _UNRECORDED, _NEW = "kept", "changed", "unrecorded", "new"
+_SAID = {
+    _KEPT: "{} of {} shards were there already, checked and kept",
+    _CHANGED: "{} of {} shards were made again because their source changed",
+    _UNRECORDED: "{} of {} shards were made again because an earlier version did not record what they were made from",
+}
+
+
 def pack(
     folder: Path,
     plan: Mapping[str, Sequence[Planned]],
@@ -101,6 +120,7 @@ def pack(
     workers: int,
     shard_samples: int = SHARD_SAMPLES,
     part: tuple[int, int] = (1, 1),
+    notices: Notices | None = None,
 ) -> dict[str, Index]:
     """Write the shards of a data set's splits and return their indices; `finish` writes the index files.
 
@@ -112,6 +132,7 @@ def pack(
         workers: number of processes.
         shard_samples: number of images in a shard.
         part: (I, N), write only every N-th shard, from the I-th on; the indices then hold these alone.
+        notices: takes in which images are odd, in the shards that were there already, too.
 
     Returns:
         Relative folder -> index of its shards.
@@ -122,10 +143,8 @@ def pack(
     """
     folder = Path(folder)
     _check_keys(plan)
-    (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would vouch for a mixture of old and new shards
     for relative in plan:
         (folder / relative).mkdir(parents=True, exist_ok=True)
-        (folder / relative / INDEX_FILE).unlink(missing_ok=True)
         (folder / WORK / "shards" / relative).mkdir(parents=True, exist_ok=True)
     mine = [
         shard
@@ -133,16 +152,47 @@ def pack(
         if number % part[1] == part[0] - 1
     ]
     found: dict[str, list[Index]] = {relative: [] for relative in plan}
-    kept = 0
+    states: Counter[str] = Counter()
+    doubtful: dict[str, dict[str, None]] = {}  # words -> names in the order of the plan, each once
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
     with ProgressBar(sum(len(shard.images) for shard in mine), text, "img", smoothing=0.05) as bar:
-        for shard, (index, was_there) in zip(mine, in_order(_made, render, mine, workers), strict=True):
-            found[shard.folder.relative_to(folder).as_posix()].append(index)
-            kept += was_there
+        for shard, made in zip(mine, in_order(_made, render, mine, workers), strict=True):
+            found[shard.folder.relative_to(folder).as_posix()].append(made.index)
+            states[made.state] += 1
+            for words, names in made.doubtful.items():
+                doubtful.setdefault(words, {}).update(dict.fromkeys(names))
             bar.update(len(shard.images))
-    if kept:
-        print(f"{kept} of {len(mine)} shards were there already, checked and kept")
+    for state, sentence in _SAID.items():
+        if states[state]:
+            print(sentence.format(states[state], len(mine)))
+    for words, several in doubtful.items():
+        if notices is not None:
+            notices.doubt(words, *several)
     return {relative: joined(indices) for relative, indices in found.items() if indices}
+
+
+def source_changed(folder: Path, source: Path | None) -> bool:
+    """Return whether what the finished shards in `folder` were made from may be different by now, and say so.
+
+    Only sizes and times of files are looked at; packing again finds out by the bytes. Files that are gone are passed
+    over: a finished data set does not need them.
+
+    Args:
+        folder: the data set's folder.
+        source: where its source lies now; None where it has none.
+    """
+    origins: list[Origin] = []
+    unrecorded = False
+    for path in sorted((folder / WORK / "shards").rglob("*.json")):
+        if (folder / path.relative_to(folder / WORK / "shards").with_suffix("")).exists():
+            known = _origins(_record(path))
+            unrecorded |= known is None
+            origins += known or []
+    if unrecorded or not origins:
+        print("what its shards were made from is not on record, so that a change of the source is not noticed")
+    if changed := any_changed(source, origins):
+        print("its source has other sizes or times than recorded: what was made from other bytes is made again")
+    return changed
 
 
 def finish(folder: Path, indices: Mapping[str, Index]) -> None:
@@ -170,31 +220,33 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     return {relative: table[:, :3].tolist() for relative, table in counts.items()}
 
 
-def channel_statistics(plan: Sequence[Planned], render: Render, workers: int) -> dict[str, list[float]]:
+def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, list[float]]:
     """Compute the `mean` and `std` of the stored images' RGB channels in 0..1, [3] each, by exact integer sums.
 
-    All images are read, or STATISTICS_IMAGES at equal steps where there are more.
+    All images are read from the split's shards, or STATISTICS_IMAGES at equal steps where there are more.
 
     Raises:
-        DataError: an image, which the sentence names, cannot be rendered.
+        DataError: an image, which the sentence names, is damaged.
     """
-    count = min(len(plan), STATISTICS_IMAGES)
-    chosen = [plan[i * len(plan) // count] for i in range(count)]
+    count = min(len(index), STATISTICS_IMAGES)
+    chosen = [i * len(index) // count for i in range(count)]
     sums = [0] * 7
+    jobs, split = (chosen[start : start + 100] for start in range(0, count, 100)), Split(folder, index)
     with ProgressBar(count, "channel statistics", "img") as bar:
-        for found in in_order(_sums, render, (chosen[start : start + 100] for start in range(0, count, 100)), workers):
+        for found in in_order(_sums, split, jobs, workers):
             sums = [a + b for a, b in zip(sums, found, strict=True)]
             bar.update(min(100, count - bar.n))
+    split.close()
     total, squares, pixels = np.array(sums[:3], dtype=object), np.array(sums[3:6], dtype=object), sums[6]
     mean = [float(t / (255 * pixels)) for t in total]
     std = [float(v / (255 * 255 * pixels * pixels)) ** 0.5 for v in squares * pixels - total * total]
     return {"mean": [round(m, 4) for m in mean], "std": [round(s, 4) for s in std]}
 
 
-def _sums(render: Render, images: Sequence[Planned]) -> list[int]:
+def _sums(split: Split, rows: Sequence[int]) -> list[int]:
     total, squares, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
-    for planned in images:
-        image = np.asarray(decode(_rendered(render, planned)[0])).reshape(-1, 3).astype(np.int64)
+    for row in rows:
+        image = np.asarray(decode(split.read(row))).reshape(-1, 3).astype(np.int64)
         total, squares, pixels = total + image.sum(0), squares + (image * image).sum(0), pixels + len(image)
     return [*map(int, total), *map(int, squares), pixels]
 
@@ -203,11 +255,18 @@ def _check_keys(plan: Mapping[str, Sequence[Planned]]) -> None:
     for relative, images in plan.items():
         if not images:
             raise DataError(f"split {relative!r} has no samples; at least one is needed")
-        seen: set[str] = set()
+        owner: dict[str, Planned] = {}
         for planned in images:
-            if planned.key in seen:
-                raise DataError(f"key {planned.key!r} occurs twice in split {relative}; keys are unique in a split")
-            seen.add(planned.key)
+            if not LEGAL_KEY.fullmatch(planned.key):
+                raise DataError(
+                    f"key {planned.key!r} of {planned.where} in split {relative} is not legal; {LEGAL_KEYS} are"
+                )
+            if planned.key in owner:
+                raise DataError(
+                    f"key {planned.key!r} occurs twice in split {relative}, for {owner[planned.key].where} and "
+                    f"{planned.where}; keys are unique in a split"
+                )
+            owner[planned.key] = planned
 
 
 def _shards(
@@ -218,6 +277,7 @@ def _shards(
             some = tuple(images[first : first + shard_samples])
             digest = digest_of([dict(options), relative, first, [planned.identity for planned in some]])
             yield _Shard(
+                folder,
                 folder / relative,
                 folder / WORK / "shards" / relative / f"{shard_name(number)}.json",
                 digest,
@@ -227,17 +287,15 @@ def _shards(
             )
 
 
-def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
-    """Return the shard's index, and whether it was there already. Runs in a worker."""
+def _made(render: Render, shard: _Shard) -> _Made:
+    """Return the shard, kept or made. Runs in a worker."""
     try:
-        if _is_there(shard):
-            return index_of_shard(shard.path), True
-        with replacing(shard.path) as temporary:
-            write_shard(temporary, (_sample(render, planned) for planned in shard.images), shard.first)
-            digest = file_digest(temporary)  # read back from the file
+        state, record = _state(shard)
+        if state == _KEPT:
+            return _Made(index_of_shard(shard.path), state, record["doubtful"])
+        digest, origins, doubtful = _write(render, shard)
         sync_folder(shard.folder)
-        with whole_file(shard.record) as file:
-            file.write(json.dumps({"plan": shard.plan, "sha256": digest}).encode())
+        _keep_record(shard, digest, origins, doubtful)
         index = index_of_shard(shard.path)
     except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
         raise DataError(f"shard {shard.path} cannot be written: {disk_refusal(error).lower()}") from None
@@ -245,33 +303,77 @@ def _made(render: Render, shard: _Shard) -> tuple[Index, bool]:
         raise DataError(
             f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it"
         )
-    return index, False
+    return _Made(index, state, doubtful)
 
 
-def _is_there(shard: _Shard) -> bool:
+def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, list[str]]]:
+    """Write the shard's tar; return its digest, what its images were made from, which are odd (words -> names)."""
+    origins: list[Origin] = []
+    doubtful: dict[str, list[str]] = {}
+
+    def samples() -> Iterator[Sample]:
+        for planned in shard.images:
+            try:
+                data, origin = planned.where.traced()
+                jpg, more = render(planned, data)
+            except DataError:
+                raise  # it names the file
+            except (ValueError, OSError) as error:
+                raise DataError(f"{planned.where}: {error}") from None
+            origins.append(origin)
+            for words in doubts(data):
+                doubtful.setdefault(words, []).append(planned.where.short)
+            extra = {**planned.extra, **more}
+            yield Sample(planned.key, planned.source, jpg, planned.label, planned.group, planned.attribute, extra)
+
+    with replacing(shard.path) as temporary:
+        write_shard(temporary, samples(), shard.first)
+        digest = file_digest(temporary)  # read back from the file
+        for old in (shard.root / DATASET_FILE, shard.folder / INDEX_FILE):
+            old.unlink(missing_ok=True)  # it would vouch for a mixture of old and new shards
+    return digest, origins, doubtful
+
+
+def _keep_record(shard: _Shard, digest: str, origins: Sequence[Origin], doubtful: Mapping[str, Sequence[str]]) -> None:
+    rows = [origin.as_row() for origin in origins]
+    record = {"plan": shard.plan, "sha256": digest, "sources": rows, "doubtful": doubtful}
+    with whole_file(shard.record) as file:
+        file.write(json.dumps(record).encode())
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """Read the record of a shard; empty where there is none."""
     try:
-        record = json.loads(shard.record.read_text())
+        record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):  # none, or half a one after a crash of the machine
-        return False
-    if not isinstance(record, dict) or record.get("plan") != shard.plan or not shard.path.exists():
-        return False
-    if file_digest(shard.path) == record.get("sha256"):
-        return True
-    ProgressBar.write(f"shard {shard.path} does not have its recorded digest: it is written again")
-    return False
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _sample(render: Render, planned: Planned) -> Sample:
-    jpg, more = _rendered(render, planned)
-    return Sample(
-        planned.key, planned.source, jpg, planned.label, planned.group, planned.attribute, {**planned.extra, **more}
-    )
+def _origins(record: Mapping[str, Any]) -> list[Origin] | None:
+    """Return what a shard was made from; None where its record does not say, or not what `_keep_record` writes."""
+    rows, doubtful = record.get("sources"), record.get("doubtful")
+    if not isinstance(rows, list) or not isinstance(doubtful, dict):
+        return None
+    legal = all(isinstance(row, list) and list(map(type, row)) == [str, int, int, str] for row in rows)
+    named = all(isinstance(names, list) and set(map(type, names)) == {str} for names in doubtful.values())
+    return [Origin(*row) for row in rows] if legal and named else None
 
 
-def _rendered(render: Render, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
-    try:
-        return render(planned)
-    except DataError:
-        raise  # it names the file
-    except (ValueError, OSError) as error:
-        raise DataError(f"{planned.where}: {error}") from None
+def _state(shard: _Shard) -> tuple[str, dict[str, Any]]:
+    """Return how the shard on the disk stands, and its record."""
+    record = _record(shard.record)
+    if record.get("plan") != shard.plan or not shard.path.exists():
+        return _NEW, {}
+    known = _origins(record)
+    if known is None:
+        return _UNRECORDED, {}
+    now = refreshed([planned.where for planned in shard.images], known)
+    if now is None:
+        return _CHANGED, {}
+    if file_digest(shard.path) != record.get("sha256"):
+        ProgressBar.write(f"shard {shard.path} does not have its recorded digest: it is written again")
+        return _NEW, {}
+    if now != known:
+        _keep_record(shard, record["sha256"], now, record["doubtful"])
+    return _KEPT, record

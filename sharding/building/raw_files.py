@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from dataclasses import dataclass
 
 from recipes.common.errors import DataError
 from recipes.common.files import pread
+from sharding.building.source_stamps import Origin
 
 
 @dataclass(frozen=True)
@@ -17,29 +21,51 @@ class Place:
         offset: where the image begins in it, in bytes.
         size: number of bytes; -1 is the whole file.
         name: the image's name inside an archive, for messages.
+        root: the source that the file belongs to: a folder above it, or the file itself; empty without a source.
     """
 
     path: str
     offset: int = 0
     size: int = -1
     name: str = ""
+    root: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}, member {self.name}" if self.name else self.path
+
+    @property
+    def short(self) -> str:
+        """The image's name without the folders that the source lies in."""
+        return self.name or (os.path.relpath(self.path, self.root) if self.root else os.path.basename(self.path))
 
     def read(self) -> bytes:
         """Read the raw bytes.
 
         Raises:
-            DataError: the file, which the sentence names, is missing, unreadable or too short.
+            DataError: the file, which the sentence names, is missing, unreadable, too short or no plain file.
+        """
+        return self.traced()[0]
+
+    def traced(self) -> tuple[bytes, Origin]:
+        """Read the raw bytes, and tell what they come from.
+
+        Raises:
+            DataError: as for `read`.
         """
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                if self.size < 0:
-                    return file.read()
-                data = pread(file.fileno(), self.size, self.offset)
+            with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
+                stamp = os.fstat(file.fileno())  # before the bytes: a change while they are read is seen later
+                if not stat.S_ISREG(stamp.st_mode):
+                    raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
+                data = file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)
         except OSError as error:
             raise DataError(f"{self}: cannot be read ({error.strerror})") from None
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
-        return data
+        file_name = os.path.relpath(self.path, self.root) if self.root else os.path.abspath(self.path)
+        return data, Origin(file_name, stamp.st_size, stamp.st_mtime_ns, hashlib.sha256(data).hexdigest())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file for `open`; a pipe would make an ordinary open wait for a writer, perhaps for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)

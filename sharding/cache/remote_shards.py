@@ -23,6 +23,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import FULL, replacing
+from recipes.common.json_text import read_object
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
@@ -31,6 +32,7 @@ from sharding.format.index import INDEX_FILE, Index, load_index
 
 LOOK_S = 0.02
 """Seconds between two looks for room, for a reader that needs a shard now."""
+_NOTHING: dict[str, float] = {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class NodeCache:
         # A disk that is full loses counts, but ends no run.
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
-            counts = json.loads(path.read_text()) if path.exists() else {}
+            counts = _counts(path)
             with replacing(path) as whole:
                 whole.write_text(
                     json.dumps({key: counts.get(key, 0) + more.get(key, 0) for key in ("shards", "bytes", "waited_s")})
@@ -257,9 +259,8 @@ class NodeCache:
         The last is the seconds for which readers waited, all processes added up.
         """
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # whoever tidies up ends no run
-            counts: dict[str, float] = json.loads((self.folder / "counts.json").read_text())
-            return counts
-        return {"shards": 0, "bytes": 0, "waited_s": 0.0}
+            return _counts(self.folder / "counts.json")
+        return dict(_NOTHING)
 
     def check_budget(self, index: Index, window: int, draws: int) -> None:
         """Check that the shards which an epoch of one stream needs at the same time fit.
@@ -332,6 +333,14 @@ def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhe
         if turn[shard] == math.inf or (turn[shard] > ahead.turns[path] and there[shard].st_mtime < ahead.began)
     ]
     return sorted(free, key=lambda shard: (-turn[shard], there[shard].st_mtime_ns))
+
+
+def _counts(path: Path) -> dict[str, float]:
+    """The counts in a file: nothing where nobody noted any, or the note is damaged."""
+    with contextlib.suppress(DataError):
+        found = read_object(path, {})
+        return {key: found[key] if isinstance(found.get(key), int | float) else no for key, no in _NOTHING.items()}
+    return dict(_NOTHING)
 
 
 def _what_is_wrong(file: Path, fingerprint: str) -> str:

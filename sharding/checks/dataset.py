@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
+from recipes.common.json_text import NotJson, parse_json
 from sharding.building.notices import DOUBTFUL, LEFT_OUT, sentences
 from sharding.checks.report import Findings
-from sharding.format.dataset import DATASET_FILE, digest_of
-from sharding.format.index import FORMAT, INDEX_FILE, Index, load_index, save_index
+from sharding.format.dataset import DATASET_FILE, changed, digest_of, misshapen
+from sharding.format.index import INDEX_FILE, Index, load_index, save_index
 from sharding.format.shards import index_of_shards
 
 SHARD = "shard-*.tar"
@@ -37,21 +38,12 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
         )
         return None
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        # where the text is not UTF-8 the position counts bytes; else characters, which may be several bytes each
-        position = (
-            error.start
-            if isinstance(error, UnicodeDecodeError)
-            else len(data.decode()[: getattr(error, "pos", 0)].encode())
-        )
-        found.add(
-            DATASET_FILE, f"the file is damaged at byte offset {position}: {' '.join(str(error).split())}", position
-        )
+        content = parse_json(data)
+    except NotJson as error:
+        found.add(DATASET_FILE, one_line(f"the file is damaged {error}"), error.offset)
         return None
-    wrong = _misshapen(content)
-    if wrong:
-        found.add(DATASET_FILE, f"the file cannot be used: {wrong}")
+    if wrong := misshapen(content):
+        found.add(DATASET_FILE, one_line(f"the file cannot be used: {wrong}"))
         return None
     meta: dict[str, Any] = content
     written = (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode()
@@ -65,43 +57,6 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
             position,
         )
     return meta
-
-
-def _misshapen(meta: Any) -> str:
-    """Say what keeps `meta` from being a dataset.json; empty where nothing does."""
-    shapes = {
-        "name": str,
-        "format": str,
-        "fingerprint": str,
-        "class_names": list,
-        "class_groups": list,
-        "editions": dict,
-        "splits": dict,
-        "statistics": dict,
-        "build": dict,
-    }
-    if not isinstance(meta, dict):
-        return "it does not hold an object"
-    for key, kind in shapes.items():
-        if not isinstance(meta.get(key), kind):
-            return f"{key} is missing or not of the kind {kind.__name__}"
-    if meta["format"] != FORMAT:
-        return f"format is {meta['format']!r}; {FORMAT!r} would be legal"
-    if not all(isinstance(name, str) for name in meta["class_names"]) or not all(
-        type(group) is int and 0 <= group <= 2 for group in meta["class_groups"]
-    ):
-        return "class_names are texts and class_groups 0, 1 or 2"
-    if len(meta["class_names"]) != len(meta["class_groups"]):
-        return f"it has {len(meta['class_names'])} class_names and {len(meta['class_groups'])} class_groups"
-    if not all(isinstance(entry, dict) for entry in meta["splits"].values()):
-        return "splits does not map folders to objects"
-    for edition, splits in meta["editions"].items():
-        if not isinstance(splits, dict) or not all(isinstance(relative, str) for relative in splits.values()):
-            return f"edition {edition!r} does not map splits to folders"
-        for split, relative in splits.items():
-            if relative not in meta["splits"]:
-                return f"split {split!r} of edition {edition!r} lies in {relative!r}, of which splits says nothing"
-    return ""
 
 
 def check_notices(notes: Any, warnings: Findings) -> None:
@@ -232,8 +187,8 @@ def _recorded_plan(meta: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check_names(folder: Path, meta: Mapping[str, Any], plan: Mapping[str, Any], found: Findings) -> None:
     """Check the file's digests, the data set's name, and that editions, splits and plan name the same folders."""
-    if "digest" in meta and meta["digest"] != digest_of({key: value for key, value in meta.items() if key != "digest"}):
-        found.add(DATASET_FILE, "does not have its own digest: something in it was changed")
+    if wrong := changed(meta):
+        found.add(DATASET_FILE, wrong)
     if meta["name"] != folder.name:
         found.add(DATASET_FILE, f"the data set's name is {meta['name']!r}, its folder's {folder.name!r}")
     named = {relative for splits in meta["editions"].values() for relative in splits.values()}

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from recipes.common.files import pread
 from sharding.checks.near_duplicates import SIDE, thumbnail
 from sharding.checks.report import Finding, Findings
 from sharding.format.index import Index
+from sharding.images.damage import pixels_and_doubts
 from sharding.images.decoders import decode
 
 PARTS = ("cls", "jpg", "json")
@@ -60,6 +62,8 @@ class Report:
     Attributes:
         found: the first findings, at most the task's limit.
         count: how many findings there were.
+        doubts: the first images that look damaged although their bytes are as recorded, at most the task's limit.
+        doubtful: how many such there were.
         images: number of images decoded.
         size: number of bytes read.
         thumbs: uint8 [n, SIDE, SIDE, 3], thumbnails for the search for look-alikes.
@@ -68,6 +72,8 @@ class Report:
 
     found: list[Finding]
     count: int
+    doubts: list[Finding]
+    doubtful: int
     images: int
     size: int
     thumbs: np.ndarray
@@ -92,7 +98,7 @@ class Member(NamedTuple):
 
 def check_shard(task: Task) -> Report:
     """Find everything that is wrong with one shard. Holds one sample's bytes at a time."""
-    found, rows = Findings(task.limit), task.rows
+    found, doubts, rows = Findings(task.limit), Findings(task.limit), task.rows
     thumbs, decoded = np.zeros((len(rows), SIDE, SIDE, 3), np.uint8), np.zeros(len(rows), bool)
     size = 0
     try:
@@ -104,13 +110,15 @@ def check_shard(task: Task) -> Report:
                 found.add(task.place, f"the shard is {what}: it has {size} bytes, the index records {recorded}")
             # one pass in order: what follows finds the bytes in the page cache
             digest = hashlib.file_digest(file, "sha256").digest()
-            _Check(task, file.fileno(), size, found, thumbs, decoded).run(digest == rows.shard_sha256[0].tobytes())
+            check = _Check(task, file.fileno(), size, _Results(found, doubts, thumbs, decoded))
+            check.run(digest == rows.shard_sha256[0].tobytes())
         _read_plainly(task, found)
     except FileNotFoundError:
         found.add(task.place, f"the shard is missing, with its {len(rows)} samples")
     except OSError as error:
         found.add(task.place, f"the shard cannot be read: {error.strerror or error}")
-    return Report(found.first(), found.count, int(decoded.sum()), size, thumbs, decoded)
+    images = int(decoded.sum())
+    return Report(found.first(), found.count, doubts.first(), doubts.count, images, size, thumbs, decoded)
 
 
 class _Extra(NamedTuple):
@@ -122,13 +130,22 @@ class _Extra(NamedTuple):
     entries: dict[str, Any]
 
 
+class _Results(NamedTuple):
+    """Where the walk puts what it finds; see `Report`."""
+
+    found: Findings
+    doubts: Findings
+    thumbs: np.ndarray
+    decoded: np.ndarray
+
+
 class _Check:
     """The walk through one shard."""
 
-    def __init__(self, task: Task, fd: int, end: int, found: Findings, thumbs: np.ndarray, decoded: np.ndarray) -> None:
+    def __init__(self, task: Task, fd: int, end: int, results: _Results) -> None:
         self.task, self.rows = task, task.rows
         self.fd, self.end = fd, end
-        self.found, self.thumbs, self.decoded = found, thumbs, decoded
+        self.found, self.doubts, self.thumbs, self.decoded = results
         self.keys = self.rows.key.tolist()
         self.row = {key: number for number, key in enumerate(self.keys)}
         self.by_digest = {self.rows.sha256[number].tobytes(): key for number, key in enumerate(self.keys)}
@@ -315,10 +332,16 @@ class _Check:
             self._say(key, member.start, what)
             return
         try:
-            self.thumbs[number] = thumbnail(decode(data))
+            pixels, doubts = pixels_and_doubts(data)
+            self.thumbs[number] = thumbnail(decode(data) if pixels is None else Image.fromarray(pixels))
             self.decoded[number] = True
         except ValueError as error:
             self._say(key, member.start, f"has an image that does not decode, as it was recorded: {error}")
+            return
+        for words in doubts:
+            self.doubts.add(
+                self.task.place, f"key {key!r} at byte offset {member.start} is among the {words}", member.start
+            )
 
     def _json(self, number: int, member: Member) -> None:
         rows, key, data = self.rows, self.keys[number], pread(self.fd, member.size, member.start)

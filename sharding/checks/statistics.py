@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
+from recipes.common.json_text import NotJson, parse_json, wrong_kinds
 from sharding.format.dataset import Dataset, Split
 from sharding.progress import ProgressBar
 
@@ -69,13 +69,23 @@ def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
                     sizes[row_of[key]] = _header_size(image, f"{shard}: the image of key {key!r}")
                     bar.update()
                 elif part == "json":
-                    _count(json.load(_opened(tar, member, shard)), entries)
+                    _count(_entry(_opened(tar, member, shard).read(), f"{shard}: the .json of key {key!r}"), entries)
     return Contents(
         counts,
         sizes,
         index.size,
         {word: counter for word, counter in sorted(entries.items()) if len(counter) <= DISTINCT},
     )
+
+
+def _entry(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = parse_json(data)
+    except NotJson as error:
+        raise DataError(one_line(f"{what} is damaged ({error}); python -m sharding.verify says more")) from None
+    if wrong := wrong_kinds(entry, {}):
+        raise DataError(f"{what} is damaged ({wrong}); python -m sharding.verify says more")
+    return entry
 
 
 def _count(entry: dict[str, Any], entries: dict[str, Counter[Any]]) -> None:

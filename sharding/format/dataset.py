@@ -18,11 +18,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.common.cli import nearest
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
 from recipes.common.files import pread
-from sharding.format.index import Index, load_index
+from recipes.common.json_text import NotJson, parse_json, wrong_kinds
+from sharding.format.index import FORMAT, Index, load_index
 
 DATASET_FILE = "dataset.json"
+_KINDS = {
+    "class_names": list,
+    "class_groups": list,
+    "editions": dict,
+    "splits": dict,
+    "statistics": dict,
+    "build": dict,
+    "fingerprint": str,
+    "name": str,
+    "format": str,
+}
+"""What a dataset.json holds at least."""
 
 
 class ShardSource(Protocol):
@@ -307,58 +320,62 @@ def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
     """
     path = root / name / DATASET_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except FileNotFoundError:
         state = "is not finished" if path.parent.exists() else "is not there"
         raise DataError(f"data set {name!r} {state} under {root} (no {path}); run: {rebuild}") from None
-    return Dataset(root, name, parse_meta(text, path, rebuild), rebuild)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    return Dataset(root, name, parse_meta(data, path, rebuild), rebuild)
 
 
-def parse_meta(text: str, path: Path | str, rebuild: str) -> dict[str, Any]:
+def parse_meta(data: bytes, path: Path | str, rebuild: str) -> dict[str, Any]:
     """The contents of a dataset.json.
 
     Args:
-        text: the file's.
+        data: the file's.
         path: where it lies, for messages.
         rebuild: the command that builds the data set, for messages.
 
     Raises:
-        DataError: something is missing or has another type.
+        DataError: something is missing, has another type or is not what was written.
     """
     try:
-        meta: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); run: {rebuild}") from error
-    if wrong := _what_is_wrong(meta):
-        raise DataError(f"{path} {wrong}; run: {rebuild}")
+        meta: dict[str, Any] = parse_json(data)
+    except NotJson as error:
+        raise DataError(one_line(f"{path} is damaged ({error}); run: {rebuild}")) from None
+    if wrong := misshapen(meta) or changed(meta):
+        raise DataError(one_line(f"{path} is damaged ({wrong}); run: {rebuild}"))
     return meta
 
 
-def _what_is_wrong(meta: Any) -> str:
-    """What is wrong with the contents of a dataset.json; empty if nothing is."""
-    kinds = {
-        "class_names": list,
-        "class_groups": list,
-        "editions": dict,
-        "splits": dict,
-        "statistics": dict,
-        "build": dict,
-        "fingerprint": str,
-    }
-    if missing := [key for key in kinds if not isinstance(meta, dict) or key not in meta]:
-        return f"lacks {', '.join(missing)}"
-    if other := next((key for key, kind in kinds.items() if not isinstance(meta[key], kind)), None):
-        return f"is damaged ({other} is {type(meta[other]).__name__})"
+def misshapen(meta: Any) -> str:
+    """Say what keeps `meta` from being the contents of a dataset.json; empty where nothing does."""
+    if wrong := wrong_kinds(meta, _KINDS):
+        return wrong
+    names, groups = meta["class_names"], meta["class_groups"]
+    if meta["format"] != FORMAT:
+        return f"format is {meta['format']!r}; {FORMAT!r} would be legal"
+    if not all(isinstance(name, str) for name in names) or not all(type(g) is int and 0 <= g <= 2 for g in groups):
+        return "class_names are texts and class_groups 0, 1 or 2"
+    if len(names) != len(groups):
+        return f"it has {len(names)} class_names and {len(groups)} class_groups"
+    if not all(isinstance(entry, dict) for entry in meta["splits"].values()):
+        return "splits does not map folders to objects"
     for edition, splits in meta["editions"].items():
         for name in splits if isinstance(splits, dict) else [""]:
-            recorded = meta["splits"].get(splits[name]) if name and isinstance(splits[name], str) else None
-            if (
-                not isinstance(recorded, dict)
-                or not isinstance(recorded.get("fingerprint"), str)
-                or not isinstance(recorded.get("samples"), int)
-            ):
-                return f"is damaged (it records no samples and fingerprint of the split {edition}/{name})"
+            folder = splits[name] if name else None
+            recorded = meta["splits"].get(folder, {}) if isinstance(folder, str) else {}
+            if not isinstance(recorded.get("fingerprint"), str) or type(recorded.get("samples")) is not int:
+                return f"it records no samples and fingerprint of the split {edition}/{name}"
     return ""
+
+
+def changed(meta: Mapping[str, Any]) -> str:
+    """Say that the contents of a dataset.json do not have the digest that stands among them; empty where they do."""
+    if "digest" not in meta or meta["digest"] == digest_of({key: meta[key] for key in meta if key != "digest"}):
+        return ""
+    return "it does not have its own digest: something in it was changed"
 
 
 def digest_of(value: Any) -> str:

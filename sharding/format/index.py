@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
 from recipes.common.files import whole_file
 
 INDEX_FILE = "index.npz"
@@ -159,12 +159,30 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
     """
     path = Path(folder) / name
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in _LAYOUT if name not in archive.files]
-            if missing:
-                raise DataError(f"it lacks {', '.join(missing)}")
-            return Index(**{name: archive[name] for name in _LAYOUT})
+        arrays = load_npz(path)
+        missing = [name for name in _LAYOUT if name not in arrays]
+        if missing:
+            raise DataError(f"it lacks {', '.join(missing)}")
+        return Index(**{name: arrays[name] for name in _LAYOUT})
     except FileNotFoundError:
         raise DataError(f"{path} is missing, so {Path(folder)} is not a finished split") from None
-    except (DataError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be used as an index: {error}") from error
+    except (ValueError, TypeError, OverflowError) as error:  # DataErrors, and what numpy cannot make an array of
+        raise DataError(one_line(f"{path} cannot be used as an index: {error}")) from error
+
+
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz, none of which may be of objects.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: it is damaged or something else; says how, but not which file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None
+    except Exception as error:  # numpy, zipfile and the tokenizer raise some ten unrelated types for damaged bytes
+        raise DataError(f"{type(error).__name__}: {error}") from None

@@ -25,7 +25,8 @@ from recipes.common.errors import DataError
 from recipes.common.files import file_digest, sync_folder
 from sharding.format.index import Index, save_index
 
-_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+LEGAL_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+LEGAL_KEYS = "letters, digits, '_', '-' and single '/' inside"
 _OWN = ("id", "source", "label", "group", "attribute")
 
 
@@ -55,8 +56,8 @@ class Sample:
 def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
     """Write `samples` in their order as shards of `shard_samples` images, with index.npz, and return the index.
 
-    Holds one sample at a time (and the keys). The folder is built beside its place and moved there when it is whole;
-    an older folder of that name is replaced.
+    Holds one sample at a time (and the keys and sources). The folder is built beside its place and moved there when it
+    is whole; an older folder of that name is replaced.
 
     Raises:
         DataError: an illegal or repeated key, an image that is not a JPEG, an `extra` entry that would hide a fixed
@@ -93,11 +94,14 @@ def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 10
 
 
 def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
-    seen: set[str] = set()
+    sources: dict[str, str] = {}
     for sample in samples:
-        if sample.key in seen:
-            raise DataError(f"key {sample.key!r} occurs twice; keys are unique in a split")
-        seen.add(sample.key)
+        if sample.key in sources:
+            raise DataError(
+                f"key {sample.key!r} occurs twice, for {sources[sample.key]} and {sample.source}; keys are unique in a "
+                "split"
+            )
+        sources[sample.key] = sample.source
         yield sample
 
 
@@ -145,8 +149,8 @@ def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
 
 
 def _check(sample: Sample) -> None:
-    if not _KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
-        raise DataError(f"key {sample.key!r} is not legal; letters, digits, '_', '-' and single '/' inside are")
+    if not LEGAL_KEY.fullmatch(sample.key):  # webdataset cuts names at the first dot, so a key may not contain any
+        raise DataError(f"key {sample.key!r} is not legal; {LEGAL_KEYS} are")
     if sample.jpg[:2] != b"\xff\xd8":
         raise DataError(f"the image of key {sample.key!r} is not a JPEG; its first bytes are {sample.jpg[:2]!r}")
     hidden = [name for name in _OWN if name in sample.extra]
@@ -163,7 +167,9 @@ def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
     return joined([index_of_shard(Path(folder) / name) for name in names])
 
 
-class _Tar(tarfile.TarFile):
+class Tar(tarfile.TarFile):
+    """A tar whose `members` can be cleared while it is read."""
+
     members: list[tarfile.TarInfo]
     """What was read so far; missing from the types of the standard library."""
 
@@ -175,7 +181,7 @@ def index_of_shard(path: Path) -> Index:
         DataError: as for `index_of_shards`.
     """
     parts: dict[str, dict[str, Any]] = {}
-    with _Tar.open(path, "r:") as tar:
+    with Tar.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
             file = tar.extractfile(member)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,13 +22,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from recipes.common.errors import DataError
 from sharding.images.turbojpeg import Box, TurboJpeg, find_turbojpeg
 
 MAX_PIXELS = 64_000_000
 """Images of more pixels than this are refused before they are decoded (192 MB as RGB)."""
+# Pillow warns of what does not touch the pixels (EXIF data, which nobody here reads, and large sizes, which are refused
+# here), through the progress bar and for one image in many. What it cannot decode it raises.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Picture(Protocol):
@@ -110,9 +114,16 @@ def decode(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
+        raise not_whole(data, error) from error
     raise ValueError(f"image of {width}x{height} pixels exceeds the limit of {MAX_PIXELS} pixels")
+
+
+def not_whole(data: bytes, error: Exception) -> ValueError:
+    """Return what to raise for bytes of which Pillow makes no image, in one sentence with Pillow's reason."""
+    cause = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # Pillow names the file, and there is none
+        cause = f"it begins with {data[:8]!r}"
+    return ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}")
 
 
 def _pillow_opened(data: bytes) -> Picture:

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
-from sharding.images.decoders import MAX_PIXELS
+from sharding.images.damage import is_sound
+from sharding.images.decoders import MAX_PIXELS, not_whole
 
 QUALITY = 90
 """JPEG quality of images that are encoded again, unless the user says another."""
@@ -74,7 +75,7 @@ def opened(data: bytes, whole: bool = True) -> Image.Image:
     Args:
         data: the file.
         whole: without, a JPEG is decoded to an eighth of its width and height, which still reads all its bytes and
-            takes a fraction of the time.
+            takes a fraction of the time, and what comes back may not be loaded yet.
 
     Raises:
         ValueError: in one sentence, it is not such an image.
@@ -85,14 +86,15 @@ def opened(data: bytes, whole: bool = True) -> Image.Image:
         width, height = image.size
         mode, form = image.mode, image.format
         if width * height <= MAX_PIXELS and not mode.startswith("I"):
-            if not whole and form == "JPEG":
+            quick = not whole and form == "JPEG"
+            if quick:
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))
-            image.load()
+            if not quick or not is_sound(data):
+                image.load()
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make Pillow raise some ten unrelated types
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}") from error
+        raise not_whole(data, error) from error
     if mode.startswith("I"):
         raise ValueError(f"a {form} of 16 bits a channel; 8 bits are legal")
     if width * height > MAX_PIXELS:

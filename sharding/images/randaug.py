@@ -6,14 +6,13 @@ of the two is then applied with probability 1/2, the first before the second.
 
 Sources: [A] Cubuk et al., "AutoAugment", CVPR 2019, table of operations and ranges; [G] the set-up of Tang et al.,
 "Invariant Feature Learning for Generalized Long-Tailed Classification", ECCV 2022 (which narrows some of the ranges of
-[A]); [here] a choice of ours where both are silent. A level is a tenth of its range, counted from 0:
-``start + (stop - start) * level / 9``.
-"+-" is a fair coin for each application.
+[A]). A level is a tenth of its range, counted from 0: ``start + (stop - start) * level / 9``. "+-" is a fair coin for
+each application.
 
 ============  ==============  ================================================  ===================
 operation     start .. stop   value at ``level``                                source
 ============  ==============  ================================================  ===================
-ShearX/Y      0 .. 0.3        +- level/30, about the upper left corner          [A]; corner [here]
+ShearX/Y      0 .. 0.3        +- level/30, about the upper left corner          [A]; corner [G]
 TranslateX/Y  0 .. 150/331    +- level/9 * 150/331 of the width (height),       [A], 331 px being
                               rounded to whole pixels                           its image side
 Rotate        0 .. 30         +level * 10/3 degrees, counter-clockwise only     [A]; one side [G]
@@ -24,7 +23,7 @@ Sharpness     0 .. 0.9        factor 1 +- level/10                              
 Posterize     8 .. 4          round(8 - level * 4/9) bits; level 1 is 8 bits,   [A], [G]
                               that is, the image itself
 Solarize      256 .. 0        values >= 256 - level * 256/9 are inverted        [A]
-Cutout        0 .. 20         square of round(level * 20/9) px, whatever the    [G]; grey [A]
+Cutout        0 .. 20         square of round(level * 20/9) px, whatever the    [G]
                               image size; centre uniform, clipped at the edge
 AutoContrast  none            no strength: the same at all levels               [A]
 Equalize      none            no strength                                       [A]
@@ -32,14 +31,26 @@ Invert        none            no strength                                       
 ============  ==============  ================================================  ===================
 
 Cutout's 20 px are meant for 112 px images (3 % of the area at most); at 32 px level 9 hides up to 39 %, a strong but
-legal occlusion. What shear, translation and rotation uncover is filled with the same mid grey as Cutout; shear and
-rotation interpolate bilinearly [here].
+legal occlusion. What shear, translation and rotation uncover is filled with mid grey.
+
+The operations come in two kinds, `POLICIES`, which share pairs, levels, signs and places. `package` has the pixels of
+the PyPI package `randaugment` 1.0.2, which [G] names. (It translates by fractions of a pixel and takes the nearest
+ones. Since no fraction is a half, these are the pixels above.)
+
+=========  ===============  ===============================
+detail     own              package
+=========  ===============  ===============================
+shear      bilinear         bicubic
+rotation   bilinear         nearest
+Cutout     (128, 128, 128)  (125, 122, 113)
+its side   as above         one less where that is odd
+=========  ===============  ===============================
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageEnhance, ImageOps
@@ -51,8 +62,6 @@ LEVELS = range(1, 10)
 
 GREY = (128, 128, 128)
 _TRANSLATE = 150 / 331
-_AFFINE = Image.Transform.AFFINE
-_BILINEAR = Image.Resampling.BILINEAR
 
 
 class Operation(NamedTuple):
@@ -77,42 +86,77 @@ class Choice(NamedTuple):
     applied: bool
 
 
-def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    return image.transform(image.size, _AFFINE, matrix, _BILINEAR, fillcolor=GREY)
+class Details(NamedTuple):
+    """A column of the second table above.
+
+    Attributes:
+        shear: how the pixels between the image's own are made.
+        rotation: likewise.
+        hidden: what Cutout paints.
+        side_step: Cutout's side is a multiple of it, pixels.
+    """
+
+    shear: Image.Resampling
+    rotation: Image.Resampling
+    hidden: tuple[int, int, int]
+    side_step: int
+
+    def sheared(self, image: Image.Image, x: float, y: float) -> Image.Image:
+        return _affine(image, self.shear, 1, x, 0, y, 1, 0)
+
+    def rotated(self, image: Image.Image, degrees: float) -> Image.Image:
+        return image.rotate(degrees, self.rotation, fillcolor=GREY)
+
+    def cut_out(self, image: Image.Image, side: float, dice: Dice) -> Image.Image:
+        pixels = round(side) // self.side_step * self.side_step
+        left = dice.integer(image.width) - pixels // 2
+        top = dice.integer(image.height) - pixels // 2
+        result = image.copy()
+        result.paste(self.hidden, (left, top, left + pixels, top + pixels))  # Pillow clips the box
+        return result
 
 
-def _cutout(image: Image.Image, side: float, dice: Dice) -> Image.Image:
-    pixels = round(side)
-    left = dice.integer(image.width) - pixels // 2
-    top = dice.integer(image.height) - pixels // 2
-    result = image.copy()
-    result.paste(GREY, (left, top, left + pixels, top + pixels))  # Pillow clips the box
-    return result
+def _affine(image: Image.Image, resampling: Image.Resampling, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=GREY)
+
+
+def _translated(image: Image.Image, x: float, y: float) -> Image.Image:
+    # Whole pixels, so that a translation never blurs.
+    return _affine(image, Image.Resampling.BILINEAR, 1, 0, round(x), 0, 1, round(y))
 
 
 def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return Operation(name, 0, 0.9, True, lambda im, v, _: enhancer(im).enhance(1 + v))
 
 
-# The order is part of what a seed means: operation k of a drawn pair is row k.
-OPERATIONS: tuple[Operation, ...] = (
-    Operation("ShearX", 0, 0.3, True, lambda im, v, _: _affine(im, 1, v, 0, 0, 1, 0)),
-    Operation("ShearY", 0, 0.3, True, lambda im, v, _: _affine(im, 1, 0, 0, v, 1, 0)),
-    # Whole pixels, so that a translation never blurs.
-    Operation("TranslateX", 0, _TRANSLATE, True, lambda im, v, _: _affine(im, 1, 0, round(v * im.width), 0, 1, 0)),
-    Operation("TranslateY", 0, _TRANSLATE, True, lambda im, v, _: _affine(im, 1, 0, 0, 0, 1, round(v * im.height))),
-    Operation("Rotate", 0, 30, False, lambda im, v, _: im.rotate(v, _BILINEAR, fillcolor=GREY)),
-    _enhance("Color", ImageEnhance.Color),
-    _enhance("Contrast", ImageEnhance.Contrast),
-    _enhance("Brightness", ImageEnhance.Brightness),
-    _enhance("Sharpness", ImageEnhance.Sharpness),
-    Operation("Posterize", 8, 4, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
-    Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, math.ceil(v))),  # i < v is i < ceil(v)
-    Operation("Cutout", 0, 20, False, _cutout),
-    Operation("AutoContrast", 0, 0, False, lambda im, *_: ImageOps.autocontrast(im)),
-    Operation("Equalize", 0, 0, False, lambda im, *_: ImageOps.equalize(im)),
-    Operation("Invert", 0, 0, False, lambda im, *_: ImageOps.invert(im)),
+def _operations(details: Details) -> tuple[Operation, ...]:
+    """All rows of the table; their order is part of what a seed means: operation k of a drawn pair is row k."""
+    return (
+        Operation("ShearX", 0, 0.3, True, lambda im, v, _: details.sheared(im, v, 0)),
+        Operation("ShearY", 0, 0.3, True, lambda im, v, _: details.sheared(im, 0, v)),
+        Operation("TranslateX", 0, _TRANSLATE, True, lambda im, v, _: _translated(im, v * im.width, 0)),
+        Operation("TranslateY", 0, _TRANSLATE, True, lambda im, v, _: _translated(im, 0, v * im.height)),
+        Operation("Rotate", 0, 30, False, lambda im, v, _: details.rotated(im, v)),
+        _enhance("Color", ImageEnhance.Color),
+        _enhance("Contrast", ImageEnhance.Contrast),
+        _enhance("Brightness", ImageEnhance.Brightness),
+        _enhance("Sharpness", ImageEnhance.Sharpness),
+        Operation("Posterize", 8, 4, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
+        # i < v is i < ceil(v)
+        Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, math.ceil(v))),
+        Operation("Cutout", 0, 20, False, details.cut_out),
+        Operation("AutoContrast", 0, 0, False, lambda im, *_: ImageOps.autocontrast(im)),
+        Operation("Equalize", 0, 0, False, lambda im, *_: ImageOps.equalize(im)),
+        Operation("Invert", 0, 0, False, lambda im, *_: ImageOps.invert(im)),
+    )
+
+
+_OWN = Details(shear=Image.Resampling.BILINEAR, rotation=Image.Resampling.BILINEAR, hidden=GREY, side_step=1)
+_PACKAGE = Details(
+    shear=Image.Resampling.BICUBIC, rotation=Image.Resampling.NEAREST, hidden=(125, 122, 113), side_step=2
 )
+POLICIES: dict[str, tuple[Operation, ...]] = {"own": _operations(_OWN), "package": _operations(_PACKAGE)}
+"""The operations by `augment.randaug_pixels`."""
 
 
 def apply_operation(image: Image.Image, operation: Operation, level: int, dice: Dice) -> Image.Image:
@@ -126,25 +170,25 @@ def apply_operation(image: Image.Image, operation: Operation, level: int, dice: 
     return operation.apply(image, value, dice)
 
 
-def draw_pair(dice: Dice) -> tuple[Choice, Choice]:
+def draw_pair(dice: Dice, operations: Sequence[Operation] = POLICIES["own"]) -> tuple[Choice, Choice]:
     """Draw one of the 135^2 ordered pairs uniformly, and for each half whether it is applied."""
-    half = len(OPERATIONS) * len(LEVELS)
+    half = len(operations) * len(LEVELS)
 
     def choice(index: int) -> Choice:
         row, level = divmod(index, len(LEVELS))
-        return Choice(OPERATIONS[row], LEVELS[level], dice.coin())
+        return Choice(operations[row], LEVELS[level], dice.coin())
 
     first, second = divmod(dice.integer(half * half), half)
     return choice(first), choice(second)
 
 
-def apply_policy(image: Image.Image, dice: Dice) -> Image.Image:
+def apply_policy(image: Image.Image, dice: Dice, pixels: str = "own") -> Image.Image:
     """Apply a freshly drawn pair to an RGB image of any size; mode and size stay.
 
     All randomness comes from ``dice``; ``image`` itself is never changed, but is returned as it is where neither half
-    was applied.
+    was applied. ``pixels`` is a key of POLICIES.
     """
-    for operation, level, applied in draw_pair(dice):
+    for operation, level, applied in draw_pair(dice, POLICIES[pixels]):
         if applied:
             image = apply_operation(image, operation, level, dice)
     return image

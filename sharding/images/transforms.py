@@ -55,7 +55,14 @@ def shrunk(picture: Picture, short: int) -> Picture:
 
 
 def train_pixels(
-    picture: Picture, rng: Dice, *, size: int, crop_scale: tuple[float, float], hflip: bool, randaug: bool
+    picture: Picture,
+    rng: Dice,
+    *,
+    size: int,
+    crop_scale: tuple[float, float],
+    hflip: bool,
+    randaug: bool,
+    randaug_pixels: str = "own",
 ) -> np.ndarray:
     """One training view: uint8 [size, size, 3], RGB.
 
@@ -68,6 +75,7 @@ def train_pixels(
         crop_scale: the range of the crop's share of the area, 0 < low <= high <= 1.
         hflip: whether half of the views are mirrored.
         randaug: whether RandAug comes last.
+        randaug_pixels: how it draws its operations, a key of `sharding.images.randaug.POLICIES`.
 
     Raises:
         ValueError: `crop_scale` is not such a range.
@@ -80,7 +88,7 @@ def train_pixels(
     if rng.coin() and hflip:
         pixels = torch.from_numpy(np.array(pixels)).flip(1).numpy()  # twenty times as fast as numpy's reversed copy
     if randaug:
-        pixels = np.asarray(apply_policy(Image.fromarray(pixels), rng))
+        pixels = np.asarray(apply_policy(Image.fromarray(pixels), rng, randaug_pixels))
     return pixels
 
 

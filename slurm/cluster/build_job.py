@@ -10,7 +10,6 @@ after another.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -22,6 +21,8 @@ from typing import Any
 
 from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
+from recipes.common.files import write_json
+from recipes.common.json_text import read_object
 from recipes.resolve import resolve
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
@@ -35,7 +36,7 @@ CLUSTERS = ("slurm", "local", "dry")
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One part of one stage. The pickle carries the command's words alone: what is done already is found on disk."""
+    """One part of one stage. The pickle carries only the command's words: what is done already is found on disk."""
 
     words: tuple[str, ...]
 
@@ -141,7 +142,7 @@ def parse_command(words: Sequence[str], site: Site) -> Build:
 
 
 def _show(build: Build) -> int:
-    """`cluster=dry`: print each stage's command and batch file."""
+    """Print each stage's command and batch file: `cluster=dry`."""
     after = None
     for stage in build.plan:
         print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
@@ -151,14 +152,14 @@ def _show(build: Build) -> int:
 
 
 def _run_here(build: Build) -> int:
-    """`cluster=local`: one part after the other, up to the first that fails."""
+    """Build one part after the other, up to the first that fails: `cluster=local`."""
     from sharding.build import main
 
     return next((code for stage in build.plan for part in stage.parts if (code := main(part))), 0)
 
 
 def _absolute(words: Sequence[str]) -> list[str]:
-    """The same words with absolute paths: a job starts in another folder."""
+    """Make the words' paths absolute: a job starts in another folder."""
 
     def one(word: str) -> str:
         key, value = split_word(word)
@@ -172,7 +173,7 @@ def _absolute(words: Sequence[str]) -> list[str]:
 
 
 def _parameters(build: Build, stage: Stage, code: Path, after: str | None) -> dict[str, Any]:
-    """submitit's SLURM parameters. Only a stage called features asks for a GPU, and for one."""
+    """Return submitit's SLURM parameters; only a stage called features asks for a GPU, and for one."""
     slurm = build.slurm
     optional = {
         "partition": slurm.partition,
@@ -210,7 +211,7 @@ def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
 
 
 def _submit(build: Build) -> int:
-    """`cluster=slurm`: submit all stages, each after the one before; nothing if they are in the queue already."""
+    """Submit all stages, each after the one before, unless they are in the queue already: `cluster=slurm`."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
@@ -237,7 +238,7 @@ def _submit(build: Build) -> int:
                 f"in the queue: scancel {' '.join(jobs)})"
             ) from None
         finally:
-            (work / "jobs.json").write_text(json.dumps({"name": f"build-{name}-", "jobs": jobs}))
+            write_json(work / "jobs.json", {"name": f"build-{name}-", "jobs": jobs})
         parts = f", {len(stage.parts)} parts" if len(stage.parts) > 1 else ""
         condition = f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""
         print(f"{stage.name}: job {jobs[-1]}{parts}{condition}", flush=True)
@@ -249,13 +250,14 @@ def _in_the_queue(work: Path) -> list[str]:
 
     Raises:
         RecipeError: SLURM does not say.
+        DataError: the file that names them is damaged.
     """
     from slurm.monitoring.run_state import ENDED, queue
 
-    try:
-        earlier = json.loads((work / "jobs.json").read_text())
-    except (FileNotFoundError, ValueError):
+    if not (work / "jobs.json").exists():
         return []
+    remedy = "see in squeue that no job of this build is there, and remove the file"
+    earlier = read_object(work / "jobs.json", {"name": str, "jobs": list}, remedy)
     known = queue()
     if known is None:
         raise RecipeError(
@@ -267,4 +269,4 @@ def _in_the_queue(work: Path) -> list[str]:
         for job, said in known.items()
         if said.name.startswith(earlier["name"]) and said.state not in ENDED
     }
-    return sorted(live.intersection(earlier["jobs"]))
+    return sorted(live.intersection(map(str, earlier["jobs"])))

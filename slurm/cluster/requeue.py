@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from slurm.monitoring.events import incarnation, newest_step, note, read
+from slurm.monitoring.events import append_event, incarnation, newest_step, read
 
 PATIENCE = 3
 ANSWER_S = 600
@@ -27,7 +27,7 @@ Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
 def decide(folder: Path, cancelled: bool) -> Verdict:
-    """Decide what to do with the run, from what is on disk alone: `done`, the checkpoints and the events."""
+    """Decide what to do with the run, only from what is on disk: `done`, the checkpoints and the events."""
     if (folder / "done").exists():
         return "finished"
     if cancelled:
@@ -54,7 +54,7 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
 
 
 def _scontrol(*words: str) -> tuple[int, str, str]:
-    """scontrol's exit code, output and complaint; asked again for a while where the controller cannot be reached."""
+    """Return scontrol's exit code, output and complaint; ask again for a while if the controller is not reached."""
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
@@ -74,12 +74,12 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
 
 
 def _job(job: str) -> Mapping[str, str]:
-    """What SLURM knows of the job; empty where it does not answer."""
+    """Return what SLURM knows of the job; empty where it does not answer."""
     return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "-o", job)[1]))
 
 
 def _ends(folder: Path, job: str) -> list[str]:
-    """srun's lines about tasks of this start that ended badly, in its order; it knows those that could not say why."""
+    """Return srun's lines about tasks of this start that ended badly; it knows those that could not say why, too."""
     log = folder / "log" / f"{job}_0_log.err"
     said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
@@ -96,7 +96,7 @@ def main(folder: Path, code: int) -> int:
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
         # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
         verdict = "superseded"
-    noted = note(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
+    noted = append_event(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":
         return 0 if verdict == "finished" else code or 1
@@ -107,7 +107,7 @@ def main(folder: Path, code: int) -> int:
         return code or 1
     refused, _, reason = _scontrol("requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
-        note(folder, "verdict", verdict="requeue refused", reason=reason)
+        append_event(folder, "verdict", verdict="requeue refused", reason=reason)
         print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
         return code or 1
     time.sleep(60)  # SLURM ends this script when it takes the job back

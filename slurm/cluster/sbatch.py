@@ -12,6 +12,7 @@ from typing import Any
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.job import TrainJob
+from slurm.planning.schedule import Run
 
 PYTHON = f"{shlex.quote(sys.executable)} -P"
 """This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
@@ -81,8 +82,8 @@ def require_sbatch() -> None:
         )
 
 
-def submit(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> str:
-    """Submit the run and return the job's id; for the arguments see `parameters`.
+def submit(run: Run, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> str:
+    """Submit a run whose folder is prepared, and return the job's id; for the other arguments see `parameters`.
 
     Raises:
         RecipeError: SLURM refuses the job.
@@ -90,10 +91,11 @@ def submit(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = (), 
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
-    (folder / "log").mkdir(exist_ok=True)
-    executor = SlurmExecutor(folder=folder / "log", python=PYTHON)
-    executor.update_parameters(**parameters(recipe, folder, code, setup, dependency))
+    log = run.folder / "log"
+    log.mkdir(exist_ok=True)
+    executor = SlurmExecutor(folder=log, python=PYTHON)
+    executor.update_parameters(**parameters(run.recipe, run.folder, code, setup, dependency))
     try:
-        return str(executor.submit(TrainJob(str(folder))).job_id)
+        return str(executor.submit(TrainJob(str(run.folder), run.command)).job_id)
     except FailedJobError as error:
         raise RecipeError(f"sbatch refused the job: {str(error).strip().splitlines()[-1]}") from None

@@ -59,7 +59,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     from slurm.cluster.sbatch import submit
     from slurm.code_snapshot import snapshot_code
-    from slurm.monitoring.events import note
+    from slurm.monitoring.events import append_event
     from slurm.run_folder import prepare
 
     plan = _plan(runs, at_once)
@@ -70,17 +70,17 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     if any(step.run.recipe.slurm.gpus_per_node is None for step in steps):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     for step in steps:
-        recipe, folder = step.run.recipe, step.run.folder
+        folder = step.run.folder
         code = snapshot_code(folder.parent)
-        prepare(recipe, folder)
+        prepare(step.run.recipe, folder)
         print(f"run folder: {folder}", flush=True)
         conditions = [
             f"{kind}:{':'.join(jobs[other] for other in others)}"
             for kind, others in (("afterok", step.finished), ("afterany", step.left))
             if others
         ]
-        jobs[folder] = submit(recipe, folder, code, site.setup, ",".join(conditions) or None)
-        note(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
+        jobs[folder] = submit(step.run, code, site.setup, ",".join(conditions) or None)
+        append_event(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
         print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from recipes.common.addresses import free_port
 from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import try_acquire
-from recipes.schema import PROJECT, Recipe
+from recipes.schema import PROJECT
 from slurm.job import FAILED, FINISHED, STOPPED
+from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
 
 LOCK_S = 1.0
@@ -35,30 +37,29 @@ class LocalRun:
         code: the exit code once it is over, as of `slurm.job`; None before.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+    def __init__(self, run: Run, cores: int, bar: Callable[[], tqdm]) -> None:
         """Start its ranks.
 
         Args:
-            recipe: the run's.
-            folder: the run folder.
+            run: what to train.
             cores: CPU cores that the ranks share.
             bar: makes what shows the steps, once the ranks have started; the caller closes it.
 
         Raises:
             RecipeError: another process is training in this folder.
         """
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder = run.recipe, run.folder
         self.step = 0
         self.steps: int | None = None
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
-        self._lock = open(folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
+        self._lock = open(run.folder / "lock", "w")  # noqa: SIM115 (held as long as the run)
         try:
-            _take(self._lock, folder)
-            prepare(recipe, folder)  # not before: the recipe of a run in progress stays as it is
-            self._lines = _new_lines(folder / "metrics.jsonl")
-            self._processes = _start(recipe, folder, self._lock, max(1, cores // recipe.tasks))
+            _take(self._lock, run.folder)
+            prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
+            self._lines = _new_lines(run.folder / "metrics.jsonl")
+            self._processes = _start(run, self._lock, max(1, cores // run.recipe.tasks))
             self.bar = bar()
         except BaseException:
             self._lock.close()
@@ -94,23 +95,27 @@ class LocalRun:
 
     def _draw(self) -> None:
         for line in next(self._lines):
-            if self.steps is None and (self.folder / "meta.json").exists():
-                of_epoch: int = json.loads((self.folder / "meta.json").read_text())["steps_per_epoch"]
-                self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
-                self.bar.set_description(self.recipe.recipe)
-            if self.step == 0 and line["step"]:
-                self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
-            if line["kind"] == "train":
-                self._seen.update(
-                    epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
-                    loss=f"{line['loss']:.3f}",
-                    img_s=f"{line['images_per_s']:.0f}",
-                )
-            elif line["kind"] == "eval":
-                self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
-            self.bar.set_postfix(self._seen, refresh=False)
-            self.bar.update(line["step"] - self.step)
-            self.step = line["step"]
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # damaged, and the bar can do without
+                self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if self.steps is None and (self.folder / "meta.json").exists():
+            of_epoch: int = read_object(self.folder / "meta.json", {"steps_per_epoch": int})["steps_per_epoch"]
+            self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
+            self.bar.set_description(self.recipe.recipe)
+        if self.step == 0 and line["step"]:
+            self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
+        if line["kind"] == "train":
+            self._seen.update(
+                epoch=f"{line['epoch'] + 1}/{self.recipe.schedule.epochs}",
+                loss=f"{line['loss']:.3f}",
+                img_s=f"{line['images_per_s']:.0f}",
+            )
+        elif line["kind"] == "eval":
+            self._seen[line["split"]] = f"{100 * line['accuracy']['overall']:.1f}%"
+        self.bar.set_postfix(self._seen, refresh=False)
+        self.bar.update(line["step"] - self.step)
+        self.step = line["step"]
 
     def _verdict(self, codes: list[int | None]) -> int:
         """Return the run's exit code from its ranks', and say what went wrong.
@@ -147,19 +152,19 @@ def _take(lock: IO[str], folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
+def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes]]:
     """Start a process for each rank; its output goes to log/rank-R.log.
 
     Ranks share the lock: should this process be killed, it holds until the last of them has ended.
     """
-    port = free_port()
+    port, folder, tasks = free_port(), run.folder, run.recipe.tasks
     processes: list[subprocess.Popen[bytes]] = []
     (folder / "log").mkdir(exist_ok=True)
-    for rank in range(recipe.tasks):
+    for rank in range(tasks):
         variables = {
             "RANK": rank,
             "LOCAL_RANK": rank,
-            "WORLD_SIZE": recipe.tasks,
+            "WORLD_SIZE": tasks,
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
@@ -173,7 +178,7 @@ def _start(recipe: Recipe, folder: Path, lock: IO[str], threads: int) -> list[su
         with open(folder / "log" / f"rank-{rank}.log", "a") as log:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "slurm.job", str(folder)],
+                    [sys.executable, "-m", "slurm.job", str(folder), *run.command],
                     cwd=PROJECT,
                     env=environment,
                     stdout=log,
@@ -189,7 +194,7 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield again and again the whole lines added since the last time; those of earlier starts are passed over."""
     position = path.stat().st_size if path.exists() else 0
     while True:
-        lines = []
+        lines: list[dict[str, Any]] = []
         if path.exists():
             position = min(position, path.stat().st_size)  # a resumed run cuts the file
             with open(path, "rb") as file:
@@ -198,6 +203,5 @@ def _new_lines(path: Path) -> Iterator[list[dict[str, Any]]]:
                     if not line.endswith(b"\n"):
                         break
                     position += len(line)
-                    if line.startswith(b"{"):
-                        lines.append(json.loads(line))
+                    lines += whole_lines(line)
         yield lines

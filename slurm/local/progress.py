@@ -60,7 +60,7 @@ class View:
             leave=not self._several,
             disable=self._several and not self._terminal,
         )
-        started = LocalRun(run.recipe, run.folder, len(os.sched_getaffinity(0)) // self._at_once, bar)
+        started = LocalRun(run, len(os.sched_getaffinity(0)) // self._at_once, bar)
         self._bars[lane], self._began[lane] = started.bar, time.monotonic()
         return started
 

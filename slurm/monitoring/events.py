@@ -14,6 +14,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recipes.common.json_text import whole_lines, wrong_kinds
+
+ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
+"""What every event says, and of which type that is."""
+OF: dict[str, dict[str, type]] = {
+    "submitted": {"job": str},
+    "failed": {"rank": int, "error": str},
+    "verdict": {"verdict": str},
+}
+"""What an event of a kind says besides, that others decide by."""
+
 
 def incarnation() -> str:
     """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""
@@ -33,7 +44,7 @@ def newest_step(folder: Path) -> int:
     return max(steps, default=-1)
 
 
-def note(folder: Path, event: str, **values: Any) -> bool:
+def append_event(folder: Path, event: str, **values: Any) -> bool:
     """Append an event; a single small write, so that lines of different processes do not mix.
 
     Where it cannot be written (a full disk) it is printed and nothing is raised: what is noted is often a failure, and
@@ -78,9 +89,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """Return all whole lines, oldest first; torn ones, and what is not an event, are dropped."""
     path = folder / "log" / "events.jsonl"
     events = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and {"event", "incarnation", "step"} <= event.keys():
-                events.append(event)
+    for event in whole_lines(path.read_bytes()) if path.exists() else ():
+        if not wrong_kinds(event, ALL) and not wrong_kinds(event, OF.get(event["event"], {})):
+            events.append(event)
     return events

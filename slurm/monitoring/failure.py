@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm.monitoring import run_state
-from slurm.monitoring.run_state import json_lines, since_submitted, state_of
+from slurm.monitoring.run_state import meta_of, metric_lines, since_submitted, state_of
 
 FOLLOWS = (
     r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting"
@@ -90,8 +90,6 @@ def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -
 
 
 def _world(folder: Path) -> int:
-    """The number of ranks, as the newest start says it."""
-    meta = json_lines(folder / "meta.json", whole=True)
-    return next(
-        (line["world"] for line in reversed([*meta, *json_lines(folder / "metrics.jsonl")]) if "world" in line), 0
-    )
+    """Return the number of ranks, as the newest start says it."""
+    said = [meta_of(folder) or {}, *metric_lines(folder)]
+    return next((line["world"] for line in reversed(said) if "world" in line), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.common.errors import DataError
+from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
@@ -92,31 +93,49 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
 
 
 def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """The job that was submitted last, as the run folder knows it."""
+    """Return the job that was submitted last, as the run folder knows it."""
     return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
 
 
-def json_lines(path: Path, whole: bool = False) -> list[dict[str, Any]]:
-    """Read the JSON objects of a file, one a line or one as the `whole` file; torn ones are passed over."""
-    lines, text = [], path.read_text() if path.exists() else ""
-    for line in [text] if whole else text.splitlines():
+def metric_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read the run's metrics.jsonl; torn lines are passed over.
+
+    Raises:
+        DataError: a whole line is something else than what a run writes.
+    """
+    path = folder / "metrics.jsonl"
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError:  # torn by a kill
+            entry = parse_json(line)
+        except NotJson:  # torn by a kill
             continue
+        if wrong := wrong_kinds(entry, {"kind": str}):
+            raise DataError(f"{path} is damaged (line {number}: {wrong}); {OF_A_RUN}")
+        lines.append(entry)
     return lines
 
 
+def meta_of(folder: Path) -> dict[str, Any] | None:
+    """Read the run's meta.json; None where there is none yet.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / "meta.json"
+    return read_object(path, {}) if path.exists() else None
+
+
 def is_finished(folder: Path) -> bool:
-    """Whether the run is finished."""
+    """Say whether the run is finished."""
     return (folder / "done").exists()
 
 
 def missing_weights(folder: Path, select: str = "last") -> str:
     """Say that a finished run's `last` or `best` weights are gone, and what to do; empty where that is not so."""
     try:
-        file = json.loads((folder / "done").read_text())["weights"][select][0]
-    except (OSError, ValueError, LookupError, TypeError):
+        file = read_object(folder / "done", {"weights": dict})["weights"][select][0]
+    except (OSError, DataError, LookupError, TypeError):
         return ""  # it has none of its own, or whoever reads them says what is wrong with it
     if (folder / "ckpt" / str(file)).is_file():
         return ""
@@ -168,19 +187,19 @@ def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]
 
 
 def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last word is a verdict after which the job does not come back."""
+    """Say whether the last word is a verdict after which the job does not come back."""
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
     return bool(events) and events[-1].get("verdict") in final
 
 
 def _said(event: Mapping[str, Any]) -> str:
-    """The state that an event speaks of; `start`, `submitted` and `requeue` say nothing of an end."""
+    """Return the state that an event speaks of; `start`, `submitted` and `requeue` say nothing about an end."""
     word = str(event["verdict" if event["event"] == "verdict" else "event"])
     return {"give up": "gave up", "requeue refused": "failed"}.get(word, word)
 
 
 def _moving(folder: Path, began: float = 0.0) -> str:
-    """`running`, or `stuck` where the run has been silent for longer than any part of it may take."""
+    """Return `running`, or `stuck` where the run has been silent for longer than any part of it may take."""
     from ifl.supervision.watchdog import boot_limit_s
 
     written = [path.stat().st_mtime for pattern in ("*", "log/*") for path in folder.glob(pattern) if path.exists()]
@@ -189,10 +208,12 @@ def _moving(folder: Path, began: float = 0.0) -> str:
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    """Read the run's recipe as nested values; empty where it cannot be read."""
-    import yaml
+    """Read the run's recipe as nested values; empty where there is none.
 
-    try:
-        return yaml.safe_load((folder / "recipe.yaml").read_text()) or {}
-    except (OSError, yaml.YAMLError):
-        return {}
+    Raises:
+        RecipeError: it is damaged.
+    """
+    from recipes.yaml_io import load_yaml
+
+    path = folder / "recipe.yaml"
+    return load_yaml(path) if path.exists() else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.common.errors import RecipeError
+from recipes.common.json_text import read_object, whole_lines
 from recipes.declarations import declaration
 from recipes.resolve import load_resolved
 from recipes.schema import Recipe
@@ -56,14 +55,14 @@ def cost(runs: Sequence[Run]) -> Cost:
     for recipe in todo:
         own = images_of(recipe)
         images += own
-        rates = [run.rate for run in alike(recipe, known[recipe.run_folder.parent, recipe.data.name])]
+        rates = [run.rate for run in comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name])]
         if own:
             hours = hours + own / statistics.median(rates) / 3600 if hours is not None and rates else None
     return Cost(len(todo), images, hours)
 
 
 def images_of(recipe: Recipe) -> int:
-    """Return a run's training images: epochs x draws of all streams; none where another run's weights are judged.
+    """Return a run's training images: epochs x draws of all streams; none where another run's weights are evaluated.
 
     Raises:
         DataError: the data set cannot be read.
@@ -116,33 +115,32 @@ def measured(runs: Path, data: str) -> list[Measured]:
         folder = metrics.parent
         try:
             recipe = load_resolved(folder / "recipe.yaml")
-            lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+            lines = list(whole_lines(metrics.read_bytes()))
             meta, done = (
-                json.loads(path.read_text()) if path.exists() else {}
-                for path in (folder / "meta.json", folder / "done")
+                read_object(path, {}) if path.exists() else {} for path in (folder / "meta.json", folder / "done")
             )
-        except (RecipeError, OSError, ValueError):
-            continue  # half a line, or a recipe of other code: an estimate can do without
-        boots = [line for line in lines if line["kind"] == "boot"]
-        world = boots[0]["world"] if boots else 1
-        network = meta.get("network", {})
-        if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
-            found.append(
-                Measured(
-                    recipe,
-                    statistics.median(rates),
-                    world,
-                    statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
-                    done.get("seconds", {}),
-                    network.get("trained_parameters", 0),
-                    network.get("features", 0),
-                    len(meta.get("class_counts", [])),
+            boots = [line for line in lines if line["kind"] == "boot"]
+            world = boots[0]["world"] if boots else 1
+            network = meta.get("network", {})
+            if rates := [line["images_per_s"] / world for line in lines if line["kind"] == "train"]:
+                found.append(
+                    Measured(
+                        recipe,
+                        statistics.median(rates),
+                        world,
+                        statistics.median([line.get("seconds", 0.0) for line in boots] or [0.0]),
+                        dict(done.get("seconds", {})),
+                        int(network.get("trained_parameters", 0)),
+                        int(network.get("features", 0)),
+                        len(meta.get("class_counts", [])),
+                    )
                 )
-            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            continue  # a damaged file, or a recipe of other code: an estimate can do without
     return found
 
 
-def alike(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
+def comparable_runs(recipe: Recipe, among: Sequence[Measured]) -> list[Measured]:
     """Return the runs on the same network that are most like this one.
 
     These are runs of the same method; else those whose methods need the same form of the network and train as much of

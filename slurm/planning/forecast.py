@@ -14,7 +14,7 @@ from statistics import median
 
 from recipes.schema import Recipe
 from slurm.monitoring.events import read
-from slurm.planning.cost import Measured, alike, images_of, measured
+from slurm.planning.cost import Measured, comparable_runs, images_of, measured
 from slurm.planning.schedule import Run
 from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
 
@@ -32,7 +32,7 @@ def forecast(runs: Sequence[Run]) -> list[str]:
     if not todo:
         return []
     known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
-    like = [alike(recipe, known[recipe.run_folder.parent, recipe.data.name]) for recipe in todo]
+    like = [comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name]) for recipe in todo]
     seen, hours = history(todo[0].run_folder.parent)
     interruptions_h = (1 + seen) / (ASSUMED_H + hours)
     return [*_hours(todo, like, interruptions_h), _saves(todo[0], like[0], interruptions_h, seen, hours)]
@@ -100,7 +100,7 @@ def _step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, 
 
 
 def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interruptions_h: float) -> list[str]:
-    """One line, if there is something to train and everything that it takes was measured; of one run also why not."""
+    """Write one line, if there is something to train and all that it takes was measured; for one run, say why not."""
     hours: list[float] = []
     shares: list[float] = []
     sources: dict[str, float] = {}

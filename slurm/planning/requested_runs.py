@@ -42,7 +42,7 @@ CARRIED = ("slurm.", "log.", "data.workers=", *CACHE, "optim.zero=")
 """Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
 
 
-def wanted(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
+def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
     """Return the runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
 
     Raises:
@@ -97,7 +97,7 @@ def _seeds(text: str) -> list[str]:
 
 
 def _of_table(layout: Layout) -> list[list[str]]:
-    """The commands of a table's rows, without a seed."""
+    """Return the commands of a table's rows, without a seed."""
     return [
         [
             f"recipe={row.recipe}",
@@ -112,7 +112,7 @@ def _of_table(layout: Layout) -> list[list[str]]:
 
 
 def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
-    """A table row's recipe on as many of the nodes asked for as it can use, and a remark where those are not all.
+    """Resolve a table row's recipe on as many of the nodes asked for as it can use; a remark says if those are not all.
 
     One row that cannot use all nodes must not take them from the other rows.
     """
@@ -141,7 +141,7 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
 
 
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
-    """The recipe of the run that another builds on: as it was prepared, or as its name says."""
+    """Return the recipe of the run that another builds on: as it was prepared, or as its name says."""
     if (folder / "recipe.yaml").exists():
         return load_resolved(folder / "recipe.yaml").model_copy(
             update={

@@ -19,11 +19,13 @@ class Run:
         recipe: its recipe, which names its folder.
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
+        command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
     """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
     remark: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -81,7 +83,7 @@ def schedule(
         todo.remove(run)
         ordered.add(run.folder)
         lane = min(lanes, key=len, default=[])
-        # After the whole lane, not its last run alone: that one may be cancelled while an earlier one still runs.
+        # After the whole lane and not only its last run: that one may be cancelled while an earlier one still runs.
         steps.append(Step(run, tuple(need for need in run.needs if need not in finished), tuple(lane)))
         lane.append(run.folder)
     return steps

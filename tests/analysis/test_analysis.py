@@ -19,7 +19,7 @@ from analysis.figures.learning_curves import learning_curves
 from analysis.inputs.frame import COLUMNS, tidy
 from analysis.inputs.runs import load_runs
 from analysis.tables import text
-from analysis.tables.cells import Cell, Table, build
+from analysis.tables.cells import Cell, Table, fill_table
 from recipes.table_layout import FOLDER, available, load_layout
 from tests.helpers.paths import PROJECT
 from tests.helpers.tables import HALF, MOST, NONE_RIGHT, ROWS, TABLE_COLUMNS, command, table, write_run
@@ -67,7 +67,7 @@ def test_tidy_frame_holds_every_number_with_its_run(tmp_path: Path) -> None:
     runs, _ = load_runs(tmp_path)
     frame, problems = tidy(runs)
     assert tuple(frame.columns) == COLUMNS and not problems
-    assert set(zip(frame["edition"], frame["protocol"], strict=False)) == {
+    assert set(zip(frame["edition"], frame["protocol"], strict=True)) == {
         ("glt", "clt"),
         ("glt", "glt"),
         ("cbl", "alt"),
@@ -373,10 +373,10 @@ def test_latex_escapes_hostile_names(tmp_path: Path) -> None:
 
 def test_figure_takes_hostile_names(tmp_path: Path) -> None:
     """Labels with $ or a leading underscore appear in the legend as they are, and drawing does not fail."""
-    from analysis.figures.style import save
+    from analysis.figures.style import save_figure
 
     figure, _ = learning_curves([hostile(tmp_path)])
-    save(figure, tmp_path, "hostile")
+    save_figure(figure, tmp_path, "hostile")
     assert [entry.get_text() for entry in figure.subfigs[0].legends[0].get_texts()] == [HOSTILE[0], HOSTILE[3]]
 
 
@@ -523,7 +523,7 @@ def test_a_run_changed_on_the_command_line_is_marked(tmp_path: Path) -> None:
         runs, _ = load_runs(tmp_path / "runs")
         frame, problems = tidy(runs)
         layout = load_layout(available()["digits_clt_glt"])
-        table = build(layout, runs, frame, problems)
+        table = fill_table(layout, runs, frame, problems)
         row = [row.recipe for row in layout.rows].index("glt_ifl")
         assert any(cell.marked and cell.values for cell in table.cells[row]) == marked
         assert any("schedule.epochs=5 (24)" in note for note in table.notes) == marked

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from analysis.inputs.runs import Run, load_runs
 from analysis.stats.bootstrap import ALPHA, Resamples, bootstrap_p, interval, mcnemar
-from ifl.metrics import KEYS, Judged, evaluate
+from ifl.metrics import KEYS, ScoredPredictions, evaluate
 from tests.helpers.tables import HALF, MOST, table, write_run
 
 ACCURACY, PRECISION = ("overall", "accuracy"), ("many", "precision")
@@ -42,7 +42,7 @@ def test_large_sets_do_not_overflow() -> None:
     zero = np.zeros(m, int)
     weights = Resamples(2).weights(m)
     assert weights.dtype == np.uint32 and (weights.sum(axis=0) == m).all()
-    assert Judged(zero, zero, zero, zero).scores(weights)["overall", "accuracy"].tolist() == [1.0, 1.0]
+    assert ScoredPredictions(zero, zero, zero, zero).scores(weights)["overall", "accuracy"].tolist() == [1.0, 1.0]
 
 
 def test_values_are_those_of_samples_really_drawn(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_values_are_those_of_samples_really_drawn(tmp_path: Path) -> None:
     got = resamples.values(run, "last", "test_cbl", WANTED)
     arrays = run.predictions("last", "test_cbl")
     for r, weights in enumerate(resamples.weights(10).T):
-        drawn = Judged(
+        drawn = ScoredPredictions(
             **{key: np.repeat(arrays[key], weights) for key in ("label", "prediction", "group", "attribute")}
         ).scores(wanted=WANTED)
         for key in WANTED:
@@ -68,7 +68,7 @@ def test_several_seeds_are_drawn_too(tmp_path: Path) -> None:
     got = resamples.averaged(three, "last", "test_cbl", ACCURACY)
     seeds, weights = resamples.seeds(3), resamples.weights(10)
     assert got is not None and seeds.shape == (3, 60) and len(set(map(tuple, seeds.T))) > 10
-    right = [run.judged("last", "test_cbl").right for run in three]
+    right = [run.scored_predictions("last", "test_cbl").right for run in three]
     want = [np.mean([np.repeat(right[s], weights[:, r]).mean() for s in seeds[:, r]]) for r in range(60)]
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -78,8 +78,8 @@ def test_interval_is_of_the_resamples_and_agrees_with_theory(tmp_path: Path) -> 
     rng = np.random.default_rng(0)
     label = np.arange(600) % 10
     prediction = np.where(rng.random(600) < 0.7, label, (label + 1) % 10)
-    judged = Judged(label, prediction, np.zeros(600, int), np.zeros(600, int))
-    found = interval(judged.scores(Resamples().weights(600))["overall", "accuracy"])
+    scored = ScoredPredictions(label, prediction, np.zeros(600, int), np.zeros(600, int))
+    found = interval(scored.scores(Resamples().weights(600))["overall", "accuracy"])
     p = (label == prediction).mean()
     width = 1.96 * math.sqrt(p * (1 - p) / 600)
     assert found == pytest.approx((p - width, p + width), abs=0.006)
@@ -116,13 +116,13 @@ def test_bootstrap_p_counts() -> None:
     assert bootstrap_p(np.zeros(99)) == 1.0 and bootstrap_p(np.full(5, np.nan)) == 1.0
 
 
-def test_twin_is_tested_on_the_same_samples(tmp_path: Path) -> None:
+def test_a_row_is_tested_against_its_baseline_on_the_same_samples(tmp_path: Path) -> None:
     """By hand: MOST has right what HALF has and three more (3, 5, 8), so gained 3, lost 0, p = 2 / 2^3."""
     write_run(tmp_path, "plain", cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     made = table(tmp_path, seeds=[0])
-    test = made.cells[1][0].twin_test
-    assert made.cells[0][0].twin_test is None, "the twin itself has none"
+    test = made.cells[1][0].baseline_test
+    assert made.cells[0][0].baseline_test is None, "the twin itself has none"
     assert test is not None and (test.gained, test.lost, test.samples, test.method) == (3, 0, 10, "McNemar exact")
     assert (
         test.p == pytest.approx(0.25)
@@ -130,9 +130,9 @@ def test_twin_is_tested_on_the_same_samples(tmp_path: Path) -> None:
         and test.sign == 1
         and not test.significant
     )
-    assert test.twin == "Plain" and test.seeds == (0,)
+    assert test.baseline == "Plain" and test.seeds == (0,)
     # Precision: the paired bootstrap, with both on the same drawn samples.
-    test = made.cells[1][1].twin_test
+    test = made.cells[1][1].baseline_test
     assert test is not None and test.method == "paired bootstrap" and test.gained is None
     sides = [cells[1].replicates for cells in made.cells]
     assert test.p == bootstrap_p(sides[1] - sides[0]) and (test.low, test.high) == interval(sides[1] - sides[0])
@@ -158,31 +158,32 @@ def test_pairing_is_stronger_than_two_intervals(tmp_path: Path) -> None:
     made = table(tmp_path, seeds=[0])
     plain, ifl = made.cells[0][0], made.cells[1][0]
     assert plain.interval[1] > ifl.interval[0], "the intervals overlap"
-    assert ifl.twin_test.p == pytest.approx(2 / 2**20) and ifl.twin_test.significant and ifl.twin_test.low > 0
-    assert made.cells[1][1].twin_test.p < ALPHA
+    test = ifl.baseline_test
+    assert test.p == pytest.approx(2 / 2**20) and test.significant and test.low > 0
+    assert made.cells[1][1].baseline_test.p < ALPHA
 
 
 def test_no_test_where_samples_differ(tmp_path: Path) -> None:
     """Runs on other test samples, on other data or of other seeds alone are not tested against each other."""
     write_run(tmp_path, "plain", cbl=HALF)
     other = write_run(tmp_path, "plain_ifl", cbl=MOST)
-    assert table(tmp_path, seeds=[0]).cells[1][0].twin_test is not None
+    assert table(tmp_path, seeds=[0]).cells[1][0].baseline_test is not None
     file = other / "preds" / "last" / "test_cbl.npz"
     arrays = dict(np.load(file))
     np.savez(file, **{**arrays, "id": arrays["id"] + 1})
     made = table(tmp_path, seeds=[0])
-    assert made.cells[1][0].twin_test is None and made.cells[1][0].values == (0.8,)
-    assert made.cells[1][2].twin_test is not None, "its other split still is the same"
+    assert made.cells[1][0].baseline_test is None and made.cells[1][0].values == (0.8,)
+    assert made.cells[1][2].baseline_test is not None, "its other split still is the same"
 
 
 def test_no_test_without_common_seed_or_data(tmp_path: Path) -> None:
     """Seeds are paired: a row with seed 1 alone has nothing to be paired with in a twin with seed 0 alone."""
     write_run(tmp_path / "a", "plain", seed=0)
     write_run(tmp_path / "a", "plain_ifl", seed=1)
-    assert table(tmp_path / "a").cells[1][0].twin_test is None
+    assert table(tmp_path / "a").cells[1][0].baseline_test is None
     write_run(tmp_path / "b", "plain", fingerprint="f00d")
     write_run(tmp_path / "b", "plain_ifl", fingerprint="beef")
-    assert table(tmp_path / "b", seeds=[0]).cells[1][0].twin_test is None
+    assert table(tmp_path / "b", seeds=[0]).cells[1][0].baseline_test is None
 
 
 def test_several_seeds_are_paired(tmp_path: Path) -> None:
@@ -190,17 +191,17 @@ def test_several_seeds_are_paired(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, "plain", seed=seed, cbl=HALF)
         write_run(tmp_path, "plain_ifl", seed=seed, cbl=MOST if seed else HALF)
-    test = table(tmp_path).cells[1][0].twin_test
+    test = table(tmp_path).cells[1][0].baseline_test
     assert test.seeds == (0, 1) and test.method == "paired bootstrap" and test.difference == pytest.approx(0.15)
     assert test.low == 0.0 and test.high > 0.15, "a resample may draw seed 0 twice, where both are alike"
 
 
-def test_twin_outside_the_table(tmp_path: Path) -> None:
-    """A twin that is no row of the table is looked for among the runs."""
+def test_baseline_outside_the_table(tmp_path: Path) -> None:
+    """A baseline that is not a row of the table is looked for among the runs."""
     write_run(tmp_path, "plain", cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     made = table(tmp_path, seeds=[0], rows=[{"recipe": "plain_ifl", "label": "IFL", "group": "G", "twin": "plain"}])
-    assert made.cells[0][0].twin_test.twin == "plain" and made.cells[0][0].twin_test.gained == 3
+    assert made.cells[0][0].baseline_test.baseline == "plain" and made.cells[0][0].baseline_test.gained == 3
 
 
 def test_evaluate_is_what_the_resamples_judge(tmp_path: Path) -> None:
@@ -209,8 +210,8 @@ def test_evaluate_is_what_the_resamples_judge(tmp_path: Path) -> None:
     arrays = {
         key: value for key, value in run.predictions("last", "test_cbl").items() if key not in ("id", "confidence")
     }
-    judged = run.judged("last", "test_cbl")
-    scores, want = judged.scores(np.ones((10, 1), np.uint16)), evaluate(**arrays)
+    scored = run.scored_predictions("last", "test_cbl")
+    scores, want = scored.scores(np.ones((10, 1), np.uint16)), evaluate(**arrays)
     for metric in ("accuracy", "precision"):
         for subset, value in want[metric].items():
             assert scores[subset, metric][0] == value

@@ -31,9 +31,9 @@ def test_every_published_cell_has_a_row_and_a_column(name: str) -> None:
     column is without.
     """
     layout = load_layout(available()[name])
-    numbers = published.beside(layout)
+    numbers = published.by_place(layout)
     cells = [(row, column) for row in layout.rows for column in layout.columns]
-    placed = [number for row, column in cells if (number := published.of_cell(numbers, row, column)) is not None]
+    placed = [number for row, column in cells if (number := published.number_at(numbers, row, column)) is not None]
     lines = [
         line
         for file in layout.published
@@ -59,10 +59,9 @@ def test_digits_tables_name_the_same_methods(name: str) -> None:
 def test_a_number_by_hand() -> None:
     """Spot checks against the paper: table 1's first cell, and table 2's Few, which is of attributes."""
     table1, table2 = published.read("table1_imagenet_clt_glt"), published.read("table2_imagenet_alt")
-    assert table1[0] == published.Number(
-        "table 1", "imagenet_glt", "Baseline", "clt", "many", "accuracy", pytest.approx(0.5934)
-    )
-    assert {number.subset for number in table2} == {"many_a", "medium_a", "few_a", "overall"}
+    first = published.Measure("clt", "many", "accuracy")
+    assert table1[0] == published.Number("table 1", "imagenet_glt", "Baseline", first, pytest.approx(0.5934))
+    assert {number.measure.subset for number in table2} == {"many_a", "medium_a", "few_a", "overall"}
 
 
 def test_unknown_published_file_is_named() -> None:
@@ -77,7 +76,7 @@ def test_unknown_published_file_is_named() -> None:
 def test_beside_gives_paper_ours_and_difference(tmp_path: Path) -> None:
     """paper | ours | difference: 42.52 in the paper, 50.00 here, +7.48; a cell without a run has the paper's alone."""
     write_run(tmp_path, data="imagenet_glt", cbl=HALF)
-    beside = comparison.beside(beside_paper(tmp_path))
+    beside = comparison.paper_and_ours(beside_paper(tmp_path))
     plain, ifl = ([line for line in beside.splitlines() if f"{label} &" in line] for label in ("Plain", "+ IFL"))
     assert "42.52 & 50.00 & $+7.48$" in plain[0]
     assert "45.97 & -- & " in ifl[0].replace(r"--\ensuremath{^\dagger}", "--")
@@ -88,10 +87,9 @@ def test_other_data_has_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
     digits = beside_paper(tmp_path, "digits_glt")
-    assert comparison.beside(digits) == "" and digits.cells[0][0].paper is not None
-    assert "only the shape compares" in comparison.gains(digits) and "only the shape compares" in agreement.sentence(
-        digits
-    )
+    assert comparison.paper_and_ours(digits) == "" and digits.cells[0][0].paper is not None
+    assert "only the shape compares" in comparison.gains(digits)
+    assert "only the shape compares" in agreement.agreement_sentence(digits)
 
 
 def test_later_papers_are_an_option(tmp_path: Path) -> None:
@@ -99,10 +97,10 @@ def test_later_papers_are_an_option(tmp_path: Path) -> None:
     all.
     """
     write_run(tmp_path, data="imagenet_glt")
-    later = comparison.beside(beside_paper(tmp_path), later=True)
+    later = comparison.paper_and_ours(beside_paper(tmp_path), later=True)
     assert "Meta-CALA {[}2{]} & 55.14 & " in later and "MetaSAug {[}1{]} & " in later and "MetaSAug {[}2{]} & " in later
     assert "{[}1{]} xiaolingzhou98/CLP" in later and "{[}2{]} xiaolingzhou98/CALA" in later
-    assert "Meta-CALA" not in comparison.beside(beside_paper(tmp_path))
+    assert "Meta-CALA" not in comparison.paper_and_ours(beside_paper(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_claims(tmp_path: Path, plain: np.ndarray, ifl: np.ndarray | None, ours:
     if ifl is not None:
         write_run(tmp_path, "plain_ifl", cbl=ifl)
     claim = agreement.claims(beside_paper(tmp_path, "digits_glt"))[0]
-    assert (claim.label, claim.twin, claim.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
+    assert (claim.label, claim.baseline, claim.paper) == ("Plain + IFL", "Plain", pytest.approx(0.0345))
     assert claim.ours == (ours if ours is None else pytest.approx(ours)) and claim.verdict == verdict
 
 
@@ -144,7 +142,7 @@ def test_kendall_with_ties(seed: int) -> None:
     """tau-b equals scipy's and the definition, pair by pair, with many ties, for all columns at once."""
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 6, 12).astype(float), rng.integers(0, 5, (12, 4)).astype(float)
-    got = agreement.kendall(first, second)
+    got = agreement.kendall_tau(first, second)
     for r in range(4):
         agree = against = only_first = only_second = 0
         for i, j in itertools.combinations(range(12), 2):
@@ -157,8 +155,8 @@ def test_kendall_with_ties(seed: int) -> None:
 
 def test_kendall_without_an_order_is_no_number() -> None:
     """All ties on one side, or fewer than two: NaN, and no warning of a division."""
-    assert np.isnan(agreement.kendall(np.array([1.0, 1.0]), np.array([[1.0], [2.0]]))).all()
-    assert np.isnan(agreement.kendall(np.array([1.0]), np.array([[1.0]]))).all()
+    assert np.isnan(agreement.kendall_tau(np.array([1.0, 1.0]), np.array([[1.0], [2.0]]))).all()
+    assert np.isnan(agreement.kendall_tau(np.array([1.0]), np.array([[1.0]]))).all()
 
 
 def test_ranking_of_a_column(tmp_path: Path) -> None:
@@ -183,6 +181,6 @@ def test_sentence_counts(tmp_path: Path) -> None:
     """One line says how many claims have numbers and how many agree; nothing published or nothing run: no line."""
     write_run(tmp_path, cbl=HALF)
     write_run(tmp_path, "plain_ifl", cbl=MOST)
-    said = agreement.sentence(beside_paper(tmp_path, "digits_glt"))
+    said = agreement.agreement_sentence(beside_paper(tmp_path, "digits_glt"))
     assert "of the 3 of the paper's 3 claims" in said and "2 agree in sign (0 with p < 0.05), 0 do not" in said
-    assert agreement.sentence(table(tmp_path, seeds=[0])) == ""
+    assert agreement.agreement_sentence(table(tmp_path, seeds=[0])) == ""

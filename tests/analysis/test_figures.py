@@ -16,16 +16,17 @@ from matplotlib.text import Text
 
 from analysis.__main__ import main
 from analysis.figures import environments, figure5, long_tail
-from analysis.figures.catalogue import gallery
+from analysis.figures.catalogue import draw_all
 from analysis.figures.methods import Study, studies
-from analysis.figures.point_labels import place
+from analysis.figures.point_labels import label_points
 from analysis.figures.progress import curves_of, progress, steps_of_epoch
-from analysis.figures.style import heat, save, short
+from analysis.figures.style import heat_map, save_figure
 from analysis.inputs.artifacts import Classes, classes_of, environments_of
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_run, load_runs
+from analysis.labels import shortened
 from analysis.stats import per_class
-from analysis.tables.cells import Table, build
+from analysis.tables.cells import Table, fill_table
 from recipes.table_layout import available, load_layout
 from tests.helpers.folders import COUNTS, EPOCHS, GROUPS, NAMES, REBUILDS, STEPS, metric_lines, write_rich_run
 from tests.helpers.paths import PROJECT
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filled(folder: Path, *names: str) -> list[Table]:
     runs, _ = load_runs(folder)
     frame, problems = tidy(runs)
-    return [build(load_layout(available()[name]), runs, frame, problems) for name in names or ("digits_overall",)]
+    return [fill_table(load_layout(available()[name]), runs, frame, problems) for name in names or ("digits_overall",)]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +186,7 @@ def test_study_takes_rows_of_the_table_and_runs_of_both_editions(folder: Path) -
         found.chosen("glt_tde")
 
 
-def test_a_twin_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None:
+def test_a_baseline_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None:
     """A matched row is compared with the matched row of its twin before the one at the paper's budget."""
     write_rich_run(tmp_path)
     rows = [
@@ -197,7 +198,7 @@ def test_a_twin_is_of_the_same_budget_where_there_is_one(tmp_path: Path) -> None
     layout = load_layout(available()["digits_overall"])
     layout = type(layout)(**{**layout.model_dump(), "rows": rows})
     runs, _ = load_runs(tmp_path)
-    (found,) = studies([build(layout, runs, *tidy(runs))])
+    (found,) = studies([fill_table(layout, runs, *tidy(runs))])
     assert [(pair.plain.label, pair.ifl.label) for pair in found.pairs] == [("b", "c"), ("a", "d")]
 
 
@@ -216,7 +217,7 @@ def test_improvements_are_differences_of_the_tables_cells(tables: list[Table], s
                 100 * (cells[alt].mean - table.cells[0][alt].mean),
                 row.twin is not None,
             )
-            for row, cells in list(zip(table.layout.rows, table.cells, strict=False))[1:]
+            for row, cells in zip(table.layout.rows[1:], table.cells[1:], strict=True)
             if cells[clt].mean is not None and cells[alt].mean is not None
         ]
         made = figure5.improvements(study, tables, metric)
@@ -240,7 +241,7 @@ def test_figure5_draws_both_methods_with_the_onset(study: Study, tables: list[Ta
     """
     figure, remarks = figure5.figure5(study, study.chosen(None), tables)
     assert figure is not None and remarks == []
-    for axes, factor in zip(figure.axes[:2], (1, 0.95), strict=False):
+    for axes, factor in zip(figure.axes[:2], (1, 0.95), strict=True):
         plain, ifl = (line for line in axes.lines if len(line.get_xdata()) == 3)
         (onset,) = [line for line in axes.lines if list(line.get_xdata()) == [3, 3]]
         for line, skill in ((plain, 0.5), (ifl, 0.8)):
@@ -258,8 +259,8 @@ def test_labels_cover_neither_each_other_nor_points() -> None:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     points = [(i % 6 + 0.1 * (i // 6), i // 6 + 0.07 * (i % 6)) for i in range(30)]
-    axes.plot(*zip(*points, strict=False), "o")
-    place(figure, axes, points, [f"Method {i} + IFL" for i in range(30)])
+    axes.plot(*zip(*points, strict=True), "o")
+    label_points(figure, axes, points, [f"Method {i} + IFL" for i in range(30)])
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 30
@@ -282,8 +283,8 @@ def test_compositions_are_those_of_the_files(folder: Path) -> None:
     )
     labels = [k for k, n in enumerate(COUNTS) for _ in range(n)]
     weight = [3.0 if i % 3 == 2 else 1.0 for i in range(len(labels))]
-    mass = [sum(w for w, k in zip(weight, labels, strict=False) if k == label) for label in range(10)]
-    weight = [w / mass[k] for w, k in zip(weight, labels, strict=False)]
+    mass = [sum(w for w, k in zip(weight, labels, strict=True) if k == label) for label in range(10)]
+    weight = [w / mass[k] for w, k in zip(weight, labels, strict=True)]
     shares = [sum(w for i, w in enumerate(weight) if i % 3 == a) / 10 for a in range(3)]
     level = [sum(1 / COUNTS[k] for i, k in enumerate(labels) if i % 3 == a) / 10 for a in range(3)]
     for one in later:
@@ -299,10 +300,10 @@ def test_drift_is_the_mean_of_each_class_group() -> None:
     lines = metric_lines(True, 0.5)
     epochs, means = environments.drift(lines, classes)["from_start"]
     assert epochs.tolist() == [4, 5, 6]
-    for row, epoch in zip(means, (3, 4, 5), strict=False):
+    for row, epoch in zip(means, (3, 4, 5), strict=True):
         values = [0.2 * epoch + 0.05 * k for k in range(10)]
         np.testing.assert_allclose(
-            row, [np.mean([v for v, g in zip(values, GROUPS, strict=False) if g == group]) for group in range(3)]
+            row, [np.mean([v for v, g in zip(values, GROUPS, strict=True) if g == group]) for group in range(3)]
         )
     lines[-1]["norm"] = [1.0]
     with pytest.raises(ValueError, match="has not the 10 values of norm"):
@@ -332,7 +333,8 @@ def test_older_or_damaged_environments_are_left_out_by_name(tmp_path: Path, dama
     else:
         for each in (path / "env").iterdir():
             each.unlink()
-    for figure, remarks in (environments.contents([("T", load_run(path))]), environments.strip("T", load_run(path))):
+    run = load_run(path)
+    for figure, remarks in (environments.environment_panels([("T", run)]), environments.extreme_images("T", run)):
         assert figure is None and said in " ".join(remarks)
 
 
@@ -347,9 +349,9 @@ def test_environments_without_pictures_are_drawn(tmp_path: Path) -> None:
                 key: stored[key] for key in stored.files if key not in ("thumbnails", "extremes", "extreme_classes")
             }
         np.savez(file, **arrays)
-    figure, remarks = environments.contents([("T", load_run(path))])
+    figure, remarks = environments.environment_panels([("T", load_run(path))])
     assert figure is not None and not remarks
-    figure, remarks = environments.strip("T", load_run(path))
+    figure, remarks = environments.extreme_images("T", load_run(path))
     assert figure is None and "has stored no pictures" in remarks[0]
 
 
@@ -358,7 +360,7 @@ def test_runs_without_center_lines_keep_the_other_panels(tmp_path: Path) -> None
     path = write_rich_run(tmp_path, "glt_ifl")
     kept = [line for line in (path / "metrics.jsonl").read_text().splitlines() if '"centers"' not in line]
     (path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
-    figure, remarks = environments.contents([("T", load_run(path))])
+    figure, remarks = environments.environment_panels([("T", load_run(path))])
     assert figure is not None and "not recorded" in texts(figure)
     assert remarks == [
         f"drift of the centers of T is left out: {path.name} has no lines about centers in metrics.jsonl"
@@ -372,7 +374,7 @@ def test_classes_that_meta_lacks_leave_figures_out(tmp_path: Path) -> None:
         meta = json.loads((path / "meta.json").read_text())
         del meta["class_names"]
         (path / "meta.json").write_text(json.dumps(meta))
-    drawn, remarks = gallery(filled(tmp_path))
+    drawn, remarks = draw_all(filled(tmp_path))
     assert "figure5" in {one.name for one in drawn} and not {"tail_glt", "classes_glt", "environments"} & {
         one.name for one in drawn
     }
@@ -407,7 +409,7 @@ def test_heat_maps_print_the_numbers_they_colour(study: Study) -> None:
     )
     first = [text.get_text() for text in figure.axes[-1].texts[:3]]
     assert first == [
-        ("0" if round(100 * (b - a)) == 0 else f"{100 * (b - a):+.0f}") for a, b in zip(plain, ifl, strict=False)
+        ("0" if round(100 * (b - a)) == 0 else f"{100 * (b - a):+.0f}") for a, b in zip(plain, ifl, strict=True)
     ]
 
 
@@ -445,12 +447,12 @@ def test_cells_have_readable_text() -> None:
     axes = Figure().subplots()
     values = np.linspace(0, 100, 60).reshape(6, 10)
     values[2, 3] = np.nan
-    image = heat(axes, values, list("abcdef"), list("0123456789"), low=0, high=100, colours="cividis")
+    image = heat_map(axes, values, list("abcdef"), list("0123456789"), low=0, high=100, colours="cividis")
 
     def linear(c: Any) -> np.ndarray:
         return np.where(np.asarray(c) <= 0.04045, np.asarray(c) / 12.92, ((np.asarray(c) + 0.055) / 1.055) ** 2.4)
 
-    for text, value in zip(axes.texts, values.flat, strict=False):
+    for text, value in zip(axes.texts, values.flat, strict=True):
         if np.isnan(value):
             assert text.get_text() == "\u2013"
             continue
@@ -461,7 +463,8 @@ def test_cells_have_readable_text() -> None:
 
 def test_short_keeps_both_ends() -> None:
     """A long name keeps its beginning and its end; a short one is as it was."""
-    assert short("a  b") == "a b" and short("abcdefghijklmnop", 10) == "abcdef…nop" and len(short("x" * 500, 28)) == 28
+    assert shortened("a  b") == "a b" and shortened("abcdefghijklmnop", 10) == "abcdef…nop"
+    assert len(shortened("x" * 500, 28)) == 28
 
 
 # ------------------------------------------------------------------------------------------------------------- progress
@@ -500,7 +503,7 @@ def test_progress_of_a_run_that_has_hardly_begun(tmp_path: Path, content: str) -
     path = write_rich_run(tmp_path, "glt_ifl")
     (path / "done").unlink()
     (path / "metrics.jsonl").write_text(content)
-    save(progress(load_run(path)), tmp_path, "begun")
+    save_figure(progress(load_run(path)), tmp_path, "begun")
     assert (tmp_path / "begun.pdf").stat().st_size > 1000
 
 
@@ -522,7 +525,7 @@ def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Pa
     """Every kind of figure, under its own name, with a caption; and no text lies over another in those that have
     numbers and names side by side.
     """
-    drawn, remarks = gallery(tables)
+    drawn, remarks = draw_all(tables)
     assert remarks == []
     names = [one.name for one in drawn]
     assert len(set(names)) == len(names) and all(one.caption for one in drawn)
@@ -532,16 +535,16 @@ def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Pa
     assert set(names) == {"figure5", "environments", "images_glt", "images_cbl", "curves_digits_overall"} | per_protocol
     of = {one.name: one.figure for one in drawn}
     for name in ("figure5", "tail_glt", "confusion_glt", "images_glt"):
-        save(of[name], tmp_path, name)  # as it is written
+        save_figure(of[name], tmp_path, name)  # as it is written
         assert overlapping(of[name]) == [], name
 
 
 def test_gallery_of_a_method_asked_for(tables: list[Table]) -> None:
     """`pair=` shows another method in depth; one that is in no table is refused."""
-    drawn, _ = gallery(tables, "glt_crt_ifl")
+    drawn, _ = draw_all(tables, "glt_crt_ifl")
     assert next(one.caption for one in drawn if one.name == "tail_glt").startswith("cRT and cRT + IFL, GLT")
     with pytest.raises(ValueError, match="pair=nothing"):
-        gallery(tables, "nothing")
+        draw_all(tables, "nothing")
 
 
 HOSTILE = (
@@ -562,31 +565,36 @@ def test_hostile_class_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     """No class name is read as mathematics or fails a figure, however long it is."""
     for recipe in ("glt_baseline", "glt_ifl"):
         write_rich_run(tmp_path / "runs", recipe, names=HOSTILE)
-    drawn, _ = gallery(filled(tmp_path / "runs"))
+    drawn, _ = draw_all(filled(tmp_path / "runs"))
     of = {one.name: one.figure for one in drawn}
     for name in ("tail_glt", "classes_glt", "confusion_glt", "images_glt"):
-        save(of[name], tmp_path, name)
+        save_figure(of[name], tmp_path, name)
     assert "{y} \\z ~ ^" in texts(of["tail_glt"]) and "$" in texts(of["tail_glt"])
+
+
+def _draw_some() -> None:
+    """Draw a few figures of the runs in sys.argv[1] to the folder sys.argv[2]."""
+    (study,) = studies(filled(Path(sys.argv[1])))
+    pair = study.chosen(None)
+    runs = [("T", pair.ifl.runs["glt"][0])]
+    drawn = {
+        "tail": long_tail.one_pair(study, pair, "glt"),
+        "environments": environments.environment_panels(runs),
+        "images": environments.extreme_images(*runs[0]),
+    }
+    for name, (figure, _) in drawn.items():
+        save_figure(figure, Path(sys.argv[2]), name)
 
 
 @pytest.mark.full  # test_analysis.py compares all files of two whole commands
 def test_figures_repeat_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     """Two processes with other hash seeds write the same bytes."""
-    code = (
-        "import sys; from pathlib import Path; from tests.analysis.test_figures import environments, "
-        "filled, save, studies, tail\n"
-        "(study,) = studies(filled(Path(sys.argv[1])))\npair = study.chosen(None)\nruns = [('T', "
-        "pair.ifl.runs['glt'][0])]\n"
-        "for name, made in (('tail', tail.one_pair(study, pair, 'glt')), ('environments', "
-        "environments.contents(runs)), ('images', environments.strip(*runs[0]))):\n"
-        "    save(made[0], Path(sys.argv[2]), name)"
-    )
     made = []
     for seed in ("1", "2"):
         out = tmp_path / seed
         out.mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", code, str(folder), str(out)],
+            [sys.executable, "-c", "from tests.analysis.test_figures import _draw_some; _draw_some()", folder, out],
             cwd=PROJECT,
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT)},
             capture_output=True,

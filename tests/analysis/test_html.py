@@ -13,9 +13,9 @@ import pytest
 
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import Run, load_runs
-from analysis.report.explain import behind
+from analysis.report.explain import explain_cell
 from analysis.report.html import page
-from analysis.tables.cells import Table, build
+from analysis.tables.cells import Table, fill_table
 from analysis.tables.presentation import blocks, percent
 from recipes.table_layout import Layout, available, load_layout
 from tests.helpers.browser import CHROMIUM, Page, browser
@@ -37,7 +37,7 @@ HOSTILE = [
 def made(folder: Path, layouts: list[Layout]) -> tuple[list[Table], list[Run]]:
     runs, _ = load_runs(folder)
     frame, problems = tidy(runs)
-    return [build(layout, runs, frame, problems) for layout in layouts], runs
+    return [fill_table(layout, runs, frame, problems) for layout in layouts], runs
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_a_number_opens_what_stands_behind_it(
     """
     (table, _), runs = tables
     row = [row.recipe for row in table.layout.rows].index("glt_ifl")
-    fact = behind(table, row, 3)
+    fact = explain_cell(table, row, 3)
     chromium.complaints.clear()
     chromium.open(file)
     cell = f"a[data-cell='0 {row} 3']"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.figures.catalogue import Drawn
-from analysis.figures.style import save
+from analysis.figures.catalogue import NamedFigure
+from analysis.figures.style import save_figure
 from analysis.report import pdf
 from analysis.report.pdf import document, typeset
 
@@ -36,7 +36,7 @@ needs_tex = pytest.mark.skipif(
 )
 
 
-def written(folder: Path) -> Path:
+def make_tables(folder: Path) -> Path:
     """A report of one table and a figure for each hostile caption."""
     folder.mkdir()
     (folder / "table.tex").write_text(
@@ -46,8 +46,8 @@ def written(folder: Path) -> Path:
     for number, caption in enumerate(HOSTILE):
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([number])
-        save(figure, folder, f"plot{number}")
-        drawn.append(Drawn(f"plot{number}", caption, figure))
+        save_figure(figure, folder, f"plot{number}")
+        drawn.append(NamedFigure(f"plot{number}", caption, figure))
     source = folder / "report.tex"
     source.write_text(document("A title with _ and &", HOSTILE, ["table.tex"], drawn), encoding="utf-8")
     return source
@@ -60,7 +60,7 @@ def test_report_compiles_and_repeats(tmp_path: Path) -> None:
     """
     made = []
     for name in ("one", "two"):
-        source = written(tmp_path / name)
+        source = make_tables(tmp_path / name)
         before = {file.name for file in source.parent.iterdir()}
         pdf, said = typeset(source)
         assert pdf is not None and said == ""
@@ -75,7 +75,7 @@ def test_report_holds_every_caption(tmp_path: Path) -> None:
     """What stands in a caption stands in the PDF, character by character where the fonts have it."""
     if shutil.which("pdftotext") is None:
         pytest.skip("pdftotext is not installed; the Debian package poppler-utils has it (`make system`)")
-    pdf, _ = typeset(written(tmp_path / "one"))
+    pdf, _ = typeset(make_tables(tmp_path / "one"))
     text = " ".join(
         subprocess.run(
             ["pdftotext", "-layout", str(pdf), "-"], capture_output=True, text=True, check=True

@@ -60,17 +60,17 @@ def test_every_kind_of_table_compiles_and_fits(tmp_path: Path) -> None:
     numbers, resamples = frame.tidy(runs), Resamples(50)
     parts = []
     for name in ("digits_clt_glt", "digits_overall", "digits_ablation", "digits_alt", "controls"):
-        filled = cells.build(load_layout(available()[name]), runs, *numbers, resamples)
+        filled = cells.fill_table(load_layout(available()[name]), runs, *numbers, resamples)
         parts += [
             text.latex(filled),
             text.latex(filled, stacked=True),
             comparison.gains(filled),
-            comparison.summary(filled),
+            comparison.shape_summary(filled),
         ]
     write_run(tmp_path / "runs", data="imagenet_glt", cbl=HALF)
     write_run(tmp_path / "runs", data="imagenet_glt", seed=1, cbl=MOST)
     write_run(tmp_path / "runs", "plain_ifl", data="imagenet_glt", cbl=LABEL)
-    paper = comparison.beside(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
+    paper = comparison.paper_and_ours(beside_paper(tmp_path / "runs", seeds=[0, 1]), later=True)
     assert paper and r"{\tiny$\pm$21.21}" in text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1]))
     log = compiled(tmp_path, *filter(None, parts), paper, text.latex(beside_paper(tmp_path / "runs", seeds=[0, 1])))
     assert "Overfull" not in log and "Undefined" not in log
@@ -124,7 +124,7 @@ def test_pairs_stand_as_in_the_paper() -> None:
     assert clt.subsets == ("Many_C", "Med_C", "Few_C", "Overall") and clt.units == [(0, 4), (1, 5), (2, 6), (3, 7)]
     assert glt.units == [(8, 12), (9, 13), (10, 14), (11, 15)]
     runs, _ = load_runs(GOLDEN / "runs")
-    lines = text.latex(cells.build(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
+    lines = text.latex(cells.fill_table(layout, runs, *frame.tidy(runs), Resamples(2))).splitlines()
     assert any(
         r"\multicolumn{8}{c}{Class-wise long tail (CLT)} & \multicolumn{8}{c}{Generalized long tail (GLT)}" in line
         for line in lines
@@ -170,7 +170,7 @@ def test_measures_over_groups_have_no_group(subset: str, metric: str) -> None:
         Column(data="d", train="glt", protocol="clt", subset=subset, metric=metric)  # type: ignore[arg-type]
 
 
-def test_marks_of_the_twin_and_their_legend(tmp_path: Path) -> None:
+def test_marks_of_the_baseline_and_their_legend(tmp_path: Path) -> None:
     """↑ and ↓ stand where the test against the twin is sure, with a legend; without one there is no legend."""
     write_run(tmp_path / "a", "plain", cbl=np.full(10, 9))
     write_run(tmp_path / "a", "plain_ifl", cbl=LABEL)
@@ -305,7 +305,7 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
     np.savez(path, **arrays)
     made = table(tmp_path, seeds=[0])
     for line in made.cells:
-        for column, cell in zip(made.layout.columns, line, strict=False):
+        for column, cell in zip(made.layout.columns, line, strict=True):
             assert (
                 cell.marked
                 == any("differ in their test samples" in note for note in cell.notes)
@@ -323,14 +323,14 @@ def test_other_test_samples_are_marked(tmp_path: Path) -> None:
 def test_explain_says_what_stands_behind_a_cell() -> None:
     """Runs, seeds, commits, counts, interval, test and the paper's number, checked against the stored predictions."""
     runs, _ = load_runs(GOLDEN / "runs")
-    filled = cells.build(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
-    place = explain.find(filled.layout, "glt_ifl", "glt.few.accuracy")
+    filled = cells.fill_table(load_layout(available()["digits_clt_glt"]), runs, *frame.tidy(runs))
+    place = explain.find_cell(filled.layout, "glt_ifl", "glt.few.accuracy")
     assert (
         place
-        == explain.find(filled.layout, "Baseline + IFL", "11")
-        == explain.find(filled.layout, "9", "glt.few.accuracy")
+        == explain.find_cell(filled.layout, "Baseline + IFL", "11")
+        == explain.find_cell(filled.layout, "9", "glt.few.accuracy")
     )
-    fact = explain.behind(filled, *place)
+    fact = explain.explain_cell(filled, *place)
     (run,) = [run for run in runs if (run.recipe, run.train) == ("glt_ifl", "glt")]
     arrays = run.predictions("last", "test_gbl")
     few = arrays["group"] == 2
@@ -396,7 +396,7 @@ def test_explain_refuses_by_name(tmp_path: Path, arguments: list[str], said: str
 def test_rows_of_one_label_need_a_number() -> None:
     """Where two rows bear one label (table 4 has `CE + IFL (2 env)` twice), the sentence gives their numbers."""
     with pytest.raises(ValueError, match=r"2 of the table's are so called; legal is also a number, here 6 or 12"):
-        explain.find(load_layout(available()["digits_ablation"]), "CE + IFL (2 env)", "1")
+        explain.find_cell(load_layout(available()["digits_ablation"]), "CE + IFL (2 env)", "1")
 
 
 # --- counts by class -------------------------------------------------------------------------------

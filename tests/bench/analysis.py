@@ -91,7 +91,7 @@ def timed(folder: Path, runs: int) -> None:
     from analysis.inputs.runs import load_runs
     from analysis.stats.bootstrap import Resamples
     from analysis.tables import text
-    from analysis.tables.cells import build
+    from analysis.tables.cells import fill_table
     from recipes.table_layout import available, load_layout
 
     layouts = [load_layout(available()[name]).model_copy(update={"seeds": list(range(runs))}) for name in LAYOUTS]
@@ -113,10 +113,10 @@ def timed(folder: Path, runs: int) -> None:
     for run in found:
         run.departures()
     done("compared with the recipes as they stand")
-    tables = [build(layout, found, frame, problems, Resamples(number=2)) for layout in layouts]
+    tables = [fill_table(layout, found, frame, problems, Resamples(number=2)) for layout in layouts]
     done("tables, resampled twice (peer)")
     resamples = Resamples()
-    tables = [build(layout, found, frame, problems, resamples) for layout in layouts]
+    tables = [fill_table(layout, found, frame, problems, resamples) for layout in layouts]
     done(f"tables, resampled {resamples.number} times")
     written = sum(len(form(table)) for table in tables for form in (text.latex, text.csv, text.markdown, text.terminal))
     done("text of all tables")

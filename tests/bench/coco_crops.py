@@ -100,7 +100,7 @@ def main(words: dict[str, str]) -> int:
                 f"{statistics.median(r[1] for r in results):.0f} crops/s (medians of {rounds})"
             )
         print(
-            f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=False)):.2f} of "
+            f"pack / bare: {statistics.median(p[0] / b[0] for b, p in zip(*found.values(), strict=True)):.2f} of "
             "the core time"
         )
     return 0

@@ -219,7 +219,7 @@ def main(words: dict[str, str]) -> int:
     middle = time.process_time()
     slow = literal_pick(bear, 20)
     end = time.process_time()
-    same = sum(a == b for a, b in zip(fast.tolist(), slow, strict=False))
+    same = sum(a == b for a, b in zip(fast.tolist(), slow, strict=True))
     print(
         f"20 picks of {len(bear)}: {middle - start:.3f} s, candidate by candidate {end - middle:.2f} s, "
         f"{(end - middle) / (middle - start):.0f} times; {same} of 20 picks alike (float ties go by rounding there)"

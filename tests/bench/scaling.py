@@ -60,11 +60,11 @@ def stepped(words: list[str], n: int) -> list[float]:
     if my_rank() == 0:
         prepare(recipe, recipe.run_folder)
 
-    def beat(section: str | None = None) -> None:
+    def heartbeat(section: str | None = None) -> None:
         if match := re.fullmatch(r"epoch 0, step (\d+)", section or ""):
             ends.setdefault(int(match[1]), time.perf_counter())
 
-    loop.train(recipe, recipe.run_folder, lambda: len(ends) >= n + 2, beat)
+    loop.train(recipe, recipe.run_folder, lambda: len(ends) >= n + 2, heartbeat)
     return np.diff([ends[step] for step in range(2, n + 3)]).tolist()
 
 
@@ -119,7 +119,7 @@ def main(words: list[str]) -> None:
                 n,
                 timeout=300,
             )
-            return [max(together) for together in zip(*answers, strict=False)]
+            return [max(together) for together in zip(*answers, strict=True)]
 
         fits, measured = [], {1: [], 2: [], 4: []}
         print(f"{os.cpu_count()} cores, of which others used {os.getloadavg()[0]:.1f} in the last minute")
@@ -161,7 +161,7 @@ def main(words: list[str]) -> None:
         f"latency {1e6 * latency_s:.0f} us, {speed / 1e9:.2f} GB/s; a step sends {link['gradient_bytes'] / 1e3:.0f} "
         f"kB of gradients and {link['suite_bytes'] / 1e3:.1f} kB of ours"
     )
-    fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits, strict=False))
+    fixed_s, image_s, cores, jitter = (median(column) for column in zip(*fits, strict=True))
     print(
         f"one rank: {1e3 * image_s:.3f} ms an image, {1e3 * fixed_s:.1f} ms a step besides, jitter {jitter:.3f}; two "
         f"processes have {cores:.2f} of {os.cpu_count()} cores (medians of {rounds} rounds)"
@@ -179,7 +179,7 @@ def main(words: list[str]) -> None:
             )
             for fixed_s, image_s, cores, jitter in fits
         ]
-        errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates, strict=False)]
+        errors = [100 * (told / rate - 1) for told, rate in zip(predicted, rates, strict=True)]
         print(
             f"{ranks} rank{'s' * (ranks > 1)}: predicted {median(predicted):6.2f} steps/s, measured "
             f"{median(rates):6.2f} ({min(rates):.2f} to {max(rates):.2f}); error {median(errors):+.0f} % "

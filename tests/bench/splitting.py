@@ -92,7 +92,7 @@ def main(words: list[str]) -> None:
     print(f"{count} classes, {sizes.sum():,} images, features of {width}")
     start = time.perf_counter()
     ranks, purity, seconds, peaks = zip(
-        *in_order(clustered, (seed, width), list(enumerate(sizes.tolist())), values["workers"]), strict=False
+        *in_order(clustered, (seed, width), list(enumerate(sizes.tolist())), values["workers"]), strict=True
     )
     print(
         f"k-means: {time.perf_counter() - start:.0f} s with {values['workers']} processes, {np.median(seconds):.2f} "
@@ -106,7 +106,7 @@ def main(words: list[str]) -> None:
         (work / "clusters").mkdir()
         from sharding.datasets.imagenet_glt.clustering import _identity
 
-        for images, rank in zip(classes, ranks, strict=False):
+        for images, rank in zip(classes, ranks, strict=True):
             np.savez(
                 work / "clusters" / f"{images.name}.npz",
                 ranks=rank.astype(np.int8),

@@ -117,7 +117,7 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
     ):
         setattr(owner, name, timed(part, getattr(owner, name)))
 
-    def beat(section: str | None = None) -> None:
+    def heartbeat(section: str | None = None) -> None:
         match = re.fullmatch(r"epoch 0, step (\d+)", section or "")
         if not match or int(match[1]) == at["step"]:
             return
@@ -132,7 +132,7 @@ def trained(words: list[str], turns: str, group: int, ranks: int, n: int) -> dic
             turn.begin(at["step"])
         at["began"] = time.perf_counter()
 
-    loop.train(recipe, recipe.run_folder, lambda: at["step"] + 1 >= n, beat)
+    loop.train(recipe, recipe.run_folder, lambda: at["step"] + 1 >= n, heartbeat)
     return dict(result)
 
 
@@ -182,10 +182,10 @@ def _pair(network: str, ranks: int, n: int, root: Path, folder: Path) -> None:
             group.close()
     warm = 1 if n < 10 else 3
     steps = {
-        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=False)][warm:]
+        name: [max(together) for together in zip(*(answer["step"] for answer in answers[name]), strict=True)][warm:]
         for name in RECIPES
     }
-    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=False)]
+    ratios = [ifl / baseline for ifl, baseline in zip(steps["ifl"], steps["baseline"], strict=True)]
     low, middle, high = quantiles(ratios, n=4)
     usual = median(steps["baseline"])
     print(

@@ -98,7 +98,7 @@ def main(words: list[str]) -> None:
             rates["verify"].append(verdict.images / (time.perf_counter() - start))
             assert verdict.problems.count == 0 and verdict.images == count, verdict.lines()
             size = verdict.size / verdict.images
-    ratios = [two / one for one, two in zip(rates["plain"], rates["verify"], strict=False)]
+    ratios = [two / one for one, two in zip(rates["plain"], rates["verify"], strict=True)]
     for name, values in rates.items():
         print(
             f"{name:8} {median(values):8,.0f} images/s  {median(values) * size / 1e9:.3f} GB/s  ({min(values):,.0f} "

@@ -29,6 +29,8 @@ def _due(kind: str) -> bool:
 
 
 def _arm(sync: ModuleType) -> None:
+    from ifl.distributed.comm import Pending
+
     add, start = sync.StepSync.add, sync.StepSync.start
 
     def add_or_poison(self, part):
@@ -39,7 +41,7 @@ def _arm(sync: ModuleType) -> None:
             raise RuntimeError("a fault was asked for")
         if not _due("skip"):
             return start(self, *rest, **named)
-        self.comm.start_sum = sync.Pending  # shadows the method: the sum stays here
+        self.comm.start_sum = Pending  # shadows the method: the sum stays here
         start(self, *rest, **named)
         del self.comm.start_sum
 

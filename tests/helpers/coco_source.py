@@ -139,7 +139,7 @@ def attribute_file(path: Path, patches: dict[int, int], values: np.ndarray) -> P
     """
     joblib.dump(
         {
-            "ann_vecs": dict(zip(patches, values, strict=False)),
+            "ann_vecs": dict(zip(patches, values, strict=True)),
             "patch_id_to_ann_id": patches,
             "attributes": [{"id": 10 + a, "name": f"attribute {a}"} for a in range(values.shape[1])],
             "split": {patch: "train2014" if i % 2 else "val2014" for i, patch in enumerate(patches)},

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+
+import pytest
 
 from recipes.common.files import file_digest
 from sharding import build
@@ -15,13 +18,13 @@ SCALE = 0.2
 
 
 def planted_source(folder: Path) -> Path:
-    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them; a file for the
-    weights.
+    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them, and a file beside
+    the classes; a file for the weights.
     """
     images = sources.images_of(SIZES)
     sources.tree(folder / "tree", images)
     (folder / "tree" / "README.txt").write_text("not an image")
-    sources.tar_of_tars(folder / "train.tar", images)
+    sources.tar_of_tars(folder / "train.tar", images, {"README.txt": b"not an image"})
     (folder / "weights.pth").write_bytes(b"planted")
     return folder
 
@@ -50,6 +53,33 @@ def built(raw: Path, out: Path, source: str = "tree", *more: str) -> Path:
     plant(raw, out, source)
     assert build.main(words(raw, out, source, *more)) == 0
     return out
+
+
+def authors_files(root: Path, folder: Path) -> list[Path]:
+    """Split files as the authors publish them: absolute paths of their machine, nothing but their entries."""
+    files = []
+    for edition in ("glt", "cbl"):
+        found = json.loads((root / "imagenet_glt" / ".work" / f"{edition}.json").read_text())
+        del found["build"]
+        for name in ("train", "val", "test_lt", "test_bl", "test_bbl"):
+            found[name].pop("cluster", None)
+            found[name] = {
+                field: {f"/theirs/ILSVRC/train/{path}": value for path, value in entries.items()}
+                for field, entries in found[name].items()
+            }
+        files.append(folder / f"{edition}.json")
+        files[-1].write_text(json.dumps(found))
+    return files
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    capsys.readouterr()
+    assert build.main(arguments) == 2
+    lines = [
+        line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("sharding.build: ")
+    ]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def content(out: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import socket
 import threading
@@ -39,6 +40,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if fault in ("503", "404"):
             return self.send_error(int(fault))
         self.send_response(200)
+        if fault == "packed":
+            self.send_header("Content-Encoding", "gzip")
+            data = gzip.compress(data)
         if fault != "closed":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()

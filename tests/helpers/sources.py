@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipes.common.files import whole_file
 from sharding.datasets.imagenet_glt import clustering, features
 from sharding.datasets.imagenet_glt.archive import ClassImages
 
@@ -69,11 +68,15 @@ def tree(folder: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
     return folder
 
 
-def tar_of_tars(path: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
-    """As ILSVRC2012_img_train.tar."""
+def tar_of_tars(
+    path: Path, images: Mapping[str, Mapping[str, bytes]], beside: Mapping[str, bytes] | None = None
+) -> Path:
+    """As ILSVRC2012_img_train.tar; `beside` are more files in it."""
     with tarfile.open(path, "w") as outer:
         for name, files in images.items():
             _add(outer, f"{name}.tar", inner_tar(files))
+        for name, data in (beside or {}).items():
+            _add(outer, name, data)
     return path
 
 
@@ -112,7 +115,7 @@ def plant(work: Path, images: ClassImages, number: int, weights: str, seed: int 
     """Lays planted features down as the features stage would; returns the ranks."""
     found, ranks = planted(seed, number, len(images))
     (work / "features").mkdir(parents=True, exist_ok=True)
-    with whole_file(work / "features" / f"{images.name}.npz") as file:
-        np.savez(file, features=found, names=np.array(images.names), weights=weights)
+    origins = [images.place(i).traced()[1] for i in range(len(images))]
+    features.save(work / "features", images, found, weights, origins)
     assert features.read(work / "features", images, weights) is not None and clustering.CLUSTERS == 6
     return ranks

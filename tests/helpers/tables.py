@@ -16,7 +16,7 @@ import yaml
 
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_runs
-from analysis.tables.cells import Table, build
+from analysis.tables.cells import Table, fill_table
 from recipes.table_layout import Layout
 from tests.helpers.paths import PROJECT
 
@@ -100,7 +100,7 @@ def write_run(folder: Path, recipe: str = "plain", seed: int = 0, **change: Any)
 
 def table(folder: Path, **change: Any) -> Table:
     runs, _ = load_runs(folder)
-    return build(layout(**change), runs, *tidy(runs))
+    return fill_table(layout(**change), runs, *tidy(runs))
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ ORDER = {
     "mixup step run_log evaluator exported setup post_hoc finished_run train",
     "slurm": "site_file code_snapshot run_folder rendezvous scaling monitoring reuse job planning local cluster "
     "status launch",
-    "analysis": "inputs stats tables figures report __main__",
+    "analysis": "labels inputs stats tables figures report __main__",
 }
 """Of each room its sub-rooms and top-level modules, from low to high: each imports only those before it, and itself."""
 MOST_MODULES = 14

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ifl import exported, finished_run
+from ifl.finished_run import _changed
 from recipes.common.errors import RecipeError, RunError
 from recipes.schema import PROJECT, Recipe
 from sharding.format.index import load_index
@@ -36,6 +37,17 @@ def run(mini_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     recipe = recipe_of(mini_root, tmp_path_factory.mktemp("runs"), "recipe=glt_tde")
     assert started(1).run(trained, str(recipe.run_folder)) == [True]
     return recipe
+
+
+def test_damaged_predictions_are_told_and_written_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stood there cannot be compared: it counts as nothing, with a line that names the file."""
+    file = tmp_path / "val.npz"
+    assert _changed(file, np.arange(3)) == -1
+    np.savez(file, prediction=np.array([0, 1, 5]))
+    assert _changed(file, np.arange(3)) == 1 and _changed(file, np.arange(4)) == 4
+    file.write_bytes(file.read_bytes().replace(b"NUMPY", b"NUMPZ"))
+    assert _changed(file, np.arange(3)) == -1
+    assert capsys.readouterr().out.startswith(f"{file} is damaged (")
 
 
 def predictions(run: Recipe, select: str) -> dict[str, np.ndarray]:

@@ -12,11 +12,12 @@ import torch
 from ifl.method import BaseMethod, Output, Rows, Task, load_method
 from ifl.methods.irm import by_environment, scale_gradients
 from ifl.network.bn_statistics import RunningStatistics
-from ifl.network.network import Network
+from ifl.network.network import Network, build_network
 from ifl.saving.weights import start_from
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
-from recipes.resolve import resolve
+from recipes.resolve import load_resolved, resolve
+from tests.helpers.paths import PROJECT
 
 COUNTS = np.array([40, 12, 5, 3])
 B, D, K = 12, 6, len(COUNTS)
@@ -427,15 +428,32 @@ def test_irm_by_environment_tells_environments_apart() -> None:
     np.testing.assert_allclose(gradients_BK.sum(dim=1).mean().item(), np.mean(per_environment))
 
 
-@pytest.mark.parametrize(("epochs", "grows_at"), [(100, (30, 60, 90)), (24, (7, 14, 21))])
-def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(epochs: int, grows_at: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "lag", "grows_at"),
+    [(100, 0, (30, 60, 90)), (24, 0, (7, 14, 21)), (100, 1, (31, 61, 91)), (24, 1, (8, 15, 22))],
+)
+def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(
+    epochs: int, lag: int, grows_at: tuple[int, ...]
+) -> None:
+    """The new weight acts from these epochs on, counted from 0; with the reference's lag one epoch later."""
     z_BK, y_B = batch(seed=7)
-    irm = method("irm", epochs=epochs)
+    irm = method("irm", epochs=epochs, lag=lag)
+    plain, penalty = cross_entropy(z_BK, y_B), irm_penalty(z_BK, y_B, "paper")
     for epoch in range(epochs):
-        penalty = (
-            irm.losses(output(z_BK), rows(y_B, epoch)).detach().numpy() - cross_entropy(z_BK, y_B)
-        ).mean() / irm_penalty(z_BK, y_B, "paper")
-        np.testing.assert_allclose(penalty, 0.001 * 10 ** sum(epoch >= at for at in grows_at), rtol=1e-5)
+        weight = (irm.losses(output(z_BK), rows(y_B, epoch)).detach().numpy() - plain).mean() / penalty
+        np.testing.assert_allclose(weight, 0.001 * 10 ** sum(epoch >= at for at in grows_at), rtol=1e-5)
+
+
+def test_irm_of_a_run_that_knows_no_lag_goes_on_as_it_began() -> None:
+    """The committed run's recipe.yaml is older than the argument: its method has it all the same, and no lag."""
+    recipe = load_resolved(PROJECT / "examples/digits_glt/glt_irm-digits_glt-glt-s0-c4b25d9d/recipe.yaml")
+    _, irm = build_network(recipe, COUNTS)
+    z_BK, y_B = batch(seed=7)
+    weights = [
+        (irm.losses(output(z_BK), rows(y_B, epoch)).detach().numpy() - cross_entropy(z_BK, y_B)).mean()
+        for epoch in (6, 7)
+    ]
+    np.testing.assert_allclose(weights[1] / weights[0], 10, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- recipes

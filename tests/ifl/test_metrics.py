@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifl.metrics import GROUPS, KEYS, SUBSETS, Judged, evaluate
+from ifl.metrics import GROUPS, KEYS, SUBSETS, ScoredPredictions, evaluate
 
 # Two classes of the many group (0, 1), one medium (2), one few (3); 10 samples.
 #   sample      0  1  2  3  4  5  6  7  8  9
@@ -233,7 +233,7 @@ def _more(
 def test_every_measure_equals_the_oracle(seed: int) -> None:
     """F1, harmonic mean, worst group and calibration error equal their definitions, NaN where a subset is empty."""
     case = _case(seed)
-    got, want = Judged(*case).scores(), _more(*case)
+    got, want = ScoredPredictions(*case).scores(), _more(*case)
     assert set(got) == set(KEYS) == set(want)
     for key, value in want.items():
         assert got[key].shape == (1,)
@@ -248,8 +248,8 @@ def test_a_weight_is_a_repetition(seed: int) -> None:
     case = _case(seed)
     weights = np.random.default_rng(seed).integers(0, 4, (len(case[0]), 7)).astype(np.uint16)
     weights[:, 6] = 0  # nothing is left
-    judged = Judged(*case)
-    got = judged.scores(weights, true=judged.true_counts(weights))
+    scored = ScoredPredictions(*case)
+    got = scored.scores(weights, true=scored.true_counts(weights))
     for r in range(weights.shape[1]):
         repeated = [np.repeat(part, weights[:, r]) for part in case]
         for key, value in _more(*repeated).items():
@@ -260,15 +260,16 @@ def test_only_what_is_wanted() -> None:
     """Of the measures only those asked for are given, and no calibration error without confidences."""
     case = _case(3)
     wanted = (("few", "f1"), ("overall", "worst"), ("overall", "ece"))
-    assert tuple(Judged(*case).scores(wanted=wanted)) == wanted
-    assert tuple(Judged(*case[:4]).scores(wanted=wanted)) == wanted[:2]
+    assert tuple(ScoredPredictions(*case).scores(wanted=wanted)) == wanted
+    assert tuple(ScoredPredictions(*case[:4]).scores(wanted=wanted)) == wanted[:2]
 
 
 def test_counts_by_class() -> None:
     """Counts by attribute group and class: 20 samples in all, what is predicted of a class nobody has counts
     nowhere.
     """
-    counts = Judged(*(np.array(part) for part in (LABEL, [0, 0, 0, 1, 1, 0, 2, 0, 0, 9], GROUP, ATTRIBUTE))).counts()
+    prediction = [0, 0, 0, 1, 1, 0, 2, 0, 0, 9]
+    counts = ScoredPredictions(*(np.array(part) for part in (LABEL, prediction, GROUP, ATTRIBUTE))).counts()
     assert counts["true"].tolist() == [[2, 1, 1, 1], [2, 1, 1, 1], [0] * 4, [0] * 4]
     assert counts["predicted"].tolist() == [[3, 1, 1, 0], [3, 1, 0, 0], [0] * 4, [0] * 4]
     assert counts["right"].tolist() == [[2, 1, 1, 0], [1, 0, 0, 0], [0] * 4, [0] * 4]
@@ -278,4 +279,4 @@ def test_counts_by_class() -> None:
 def test_confidence_is_a_probability(confidence: np.ndarray) -> None:
     """A confidence that is no probability, or not one for each sample, is refused by name."""
     with pytest.raises(ValueError, match=r"^confidence: "):
-        Judged(*(np.array(part) for part in (LABEL, PREDICTION, GROUP, ATTRIBUTE)), confidence)
+        ScoredPredictions(*(np.array(part) for part in (LABEL, PREDICTION, GROUP, ATTRIBUTE)), confidence)

@@ -124,6 +124,24 @@ def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
     assert len(set(firsts)) == len(firsts)
 
 
+@pytest.mark.parametrize("form", ("plain", "branches", "twin"))
+def test_start_of_torch_is_uniform_within_one_over_the_root_of_the_fan_in(form: str) -> None:
+    """With init=torch each convolution is drawn anew, in order, from U(-b, b) with b = fan-in^(-1/2), and nothing else
+    differs from the model's own start."""
+    torch.manual_seed(5)
+    own = build_backbone("small_resnet", form)
+    wanted = {}
+    for name, module in own.named_modules():
+        if isinstance(module, nn.Conv2d):
+            bound = (module.in_channels * module.kernel_size[0] ** 2) ** -0.5
+            wanted[f"{name}.weight"] = torch.empty_like(module.weight).uniform_(-bound, bound)
+    torch.manual_seed(5)
+    found = build_backbone("small_resnet", form, "torch").state_dict()
+    assert wanted and found.keys() == own.state_dict().keys()
+    for key, value in own.state_dict().items():
+        torch.testing.assert_close(found[key], wanted.get(key, value), rtol=1e-6, atol=1e-9)
+
+
 # ----------------------------------------------------------------------------------------------------- what flows where
 @pytest.mark.parametrize("name", ("small_resnet", "resnext50_32x4d"))
 def test_experts_stand_side_by_side(name: str) -> None:

@@ -110,7 +110,7 @@ class _Operators(TorchDispatchMode):
 
 def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
     """In a rank: what one training step of a prepared run folder asks for: that which ends at `place`, as the loop's
-    beat calls it.
+    heartbeat calls it.
     """
     from ifl.invariance import class_sums, confidence
     from ifl.train import train
@@ -120,7 +120,7 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
     seen: Counter[str] = Counter()
     kept: dict[str, int] = {}
 
-    def beat(section: str | None = None) -> None:
+    def heartbeat(section: str | None = None) -> None:
         if section == place:
             kept.update(seen)
         if section:
@@ -128,7 +128,7 @@ def recorded(folder: str, place: str, gathers: bool) -> dict[str, int]:
 
     try:
         with _Calls(seen), _Operators(seen):
-            assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), heartbeat=beat)
+            assert train(load_resolved(Path(folder) / "recipe.yaml"), Path(folder), heartbeat=heartbeat)
     finally:
         class_sums.gather_is_smaller, confidence.HELD = smaller, held  # other tests use these ranks, too
     return kept

@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 
 from ifl import run_log
-from ifl.run_log import Metrics, events, open_metrics
-from recipes.common.errors import RunError
+from ifl.run_log import Metrics, Monitored, events, open_metrics
+from ifl.saving.checkpoint import CheckpointError
+from ifl.saving.weights import load_run
+from ifl.supervision.fence import Fence
+from recipes.common.errors import DataError, RunError
 from recipes.resolve import resolve
 from recipes.schema import Recipe
 from slurm.launch import main as launch
@@ -33,6 +36,41 @@ class Told:
 
     def write_events(self, events: list[Any]) -> None:
         self.events += events
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    """TensorBoard is told the lines that are whole; a flipped bit does not end the run that is resumed."""
+    path = tmp_path / "metrics.jsonl"
+    good = json.dumps({"kind": "train", "step": 3, "loss": 0.5}).encode() + b"\n"
+    path.write_bytes(good.replace(b"kind", b"kine") + good.replace(b"loss", b"l\xefss") + b"7\n" + good)
+    told = Told(tensorboard=True)
+    Monitored(path, path.stat().st_size, told)
+    assert told.events == [("train/loss", 0.5, 3)]
+
+
+def test_a_damaged_done_is_one_sentence(tmp_path: Path) -> None:
+    """A run whose `done` is damaged lends no weights, and says which file it is."""
+    for content, said in (
+        (b'{"weights": \xff}', "is damaged (at byte offset 12: "),
+        (b"{}", "lacks weights"),
+        (b'{"weights": {"last": 3}}', "is damaged (it names no last weights)"),
+    ):
+        (tmp_path / "done").write_bytes(content)
+        with pytest.raises((CheckpointError, DataError)) as caught:
+            load_run(tmp_path, "last")
+        assert str(caught.value).startswith(f"{tmp_path / 'done'} ") and said in str(caught.value)
+
+
+def test_a_damaged_claim_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FENCE that cannot be read does not keep a start away; one that goes bad later ends it with a sentence."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    for content in (b"\xff", b"[]", b'{"job": "5 ", "restart": "many"}', b'{"job": "5 "}'):
+        (tmp_path / "FENCE").write_bytes(content)
+        fence = Fence(tmp_path)
+        fence.check()
+        (tmp_path / "FENCE").write_bytes(content)
+        with pytest.raises(RunError, match="FENCE cannot be read"):
+            fence.check()
 
 
 @pytest.fixture

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
+import sys
 from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from ifl.invariance.class_sums import AddedUp, Gathered
 from ifl.invariance.confidence import ConfidenceTable
 from ifl.network.bn_statistics import RunningStatistics
 from ifl.step_reduction import STATISTIC_BITS, Desynchronised, MicroBatchSums, StepSync
+from tests.helpers.paths import FAULTS, PROJECT
 from tests.helpers.ranks import comm_of, my_rank, started
 
 BATCH, GROUPS, CLASSES, DIM = 16, 4, 3, 5
@@ -417,3 +422,30 @@ def test_large_sums_of_a_healthy_step_are_not_refused() -> None:
     sync.start((0, 0), False, False)
     totals = sync.wait()
     assert totals.bad == 0 and totals.loss == totals.center == 3000.0 * 4096
+
+
+def test_the_faults_of_the_long_tests_still_reach_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/faults changes the step by name: after a renaming it must fail here, and not in the long tests alone."""
+    monkeypatch.setenv("RANK", "0")
+    faults, step = _fresh(FAULTS / "sitecustomize.py"), _fresh(PROJECT / "ifl" / "step_reduction.py")
+    faults.PATH = str(tmp_path / "fault")
+    faults._arm(step)
+    comm = Comm()
+    sync = step.StepSync(comm, 2, None, CPU)
+    sync.add(step.MicroBatchSums(torch.ones(2), torch.tensor(1), torch.zeros(0), [(1.0, torch.zeros(2).long())]))
+    monkeypatch.setattr(Comm, "start_sum", lambda *_: pytest.fail("the reduction was not left out"))
+    Path(faults.PATH).write_text("skip 0")
+    sync.start((0, 0), save=False, stop=False)
+    Path(faults.PATH).write_text("exception 0")
+    with pytest.raises(RuntimeError, match="a fault was asked for"):
+        sync.start((0, 0), save=False, stop=False)
+    assert not Path(faults.PATH).exists()
+
+
+def _fresh(path: Path) -> ModuleType:
+    """A module of its own from a file that may be imported already."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_armed", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module

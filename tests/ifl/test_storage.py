@@ -383,7 +383,7 @@ LOST: dict[str, Callable[[Path], object]] = {
     ],
     "manifests are folders": lambda ckpt: [(path.unlink(), path.mkdir()) for path in ckpt.rglob("MANIFEST.json")],
     "manifests of another kind": lambda ckpt: [
-        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=False)
+        path.write_text(text) for path, text in zip(ckpt.rglob("MANIFEST.json"), ("[]", '{"files": 3}'), strict=True)
     ],
     "copies of the best weights deleted": lambda ckpt: [path.unlink() for path in ckpt.glob("step-*/best-*.pt")],
     "a dangling link": lambda ckpt: (shutil.rmtree(ckpt), ckpt.symlink_to("nowhere")),
@@ -453,16 +453,16 @@ def test_a_refused_write_says_so_and_hides_nothing(tmp_path: Path, what: str) ->
     from ifl.run_log import Metrics
     from ifl.saving.storage import StorageError, disk_of, write_arrays
     from recipes.common.files import write_whole
-    from slurm.monitoring.events import note, read
+    from slurm.monitoring.events import append_event, read
 
     (tmp_path / "ckpt" / "step-000000012").mkdir(parents=True)
     (tmp_path / "ckpt" / "step-000000012" / "MANIFEST.json").write_text("{}")
-    note(tmp_path, "start")
+    append_event(tmp_path, "start")
     for refusal in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
         disk = Disk(tmp_path, 2, refusal)  # the first makes a folder or opens a file
         write: dict[str, Callable[[], object]] = {
             "metrics": lambda: Metrics(tmp_path / "metrics.jsonl", 0).write(kind="train"),
-            "note": lambda: note(tmp_path, "failed", error="the first error"),
+            "note": lambda: append_event(tmp_path, "failed", error="the first error"),
             "predictions": lambda: write_arrays(tmp_path / "preds" / "last" / "val.npz"),
             "best weights": lambda: write_whole(tmp_path / "ckpt" / "best-0001.pt", b"weights" * 100),
         }

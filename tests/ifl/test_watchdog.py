@@ -46,7 +46,9 @@ def _script(
 
 def test_silence_ends_the_process_with_a_sentence_and_stacks() -> None:
     """Half a second after the limit: exit code 1, the same sentence printed and noted, the stack of every thread."""
-    process = _script("def waits_for_ever():\n    time.sleep(60)\nwatchdog.beat('epoch 3, step 17'); waits_for_ever()")
+    process = _script(
+        "def waits_for_ever():\n    time.sleep(60)\nwatchdog.progressed('epoch 3, step 17'); waits_for_ever()"
+    )
     out, err = process.communicate(timeout=30)
     assert process.returncode == 1
     sentence = re.search(r"^Stuck: rank 3 made no progress for 1 s in epoch 3, step 17$", err, re.MULTILINE)
@@ -59,8 +61,8 @@ def test_slow_progress_is_progress() -> None:
     longer.
     """
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()\nwatchdog.beat('boot, load'); time.sleep(1.5)",
+        "watchdog.progressed('epoch 0, step 0')\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.progressed()\nwatchdog.progressed('boot, load'); time.sleep(1.5)",
         limit=1.0,
     )
     out, err = process.communicate(timeout=30)
@@ -70,8 +72,8 @@ def test_slow_progress_is_progress() -> None:
 def test_a_suspended_process_is_not_stuck() -> None:
     """SIGSTOP for three times the limit, then SIGCONT: the pause does not count."""
     process = _script(
-        "watchdog.beat('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
-        "watchdog.beat()",
+        "watchdog.progressed('epoch 0, step 0')\nprint('go', flush=True)\nfor _ in range(8):\n    time.sleep(0.3); "
+        "watchdog.progressed()",
         limit=1.0,
     )
     assert process.stdout.readline() == "go\n"
@@ -85,7 +87,7 @@ def test_a_suspended_process_is_not_stuck() -> None:
 @pytest.mark.full
 def test_last_words_that_hang_do_not_hold_it_up() -> None:
     """What is noted goes to a disk, which may be why there is no progress: the process ends all the same, 5 s later."""
-    process = _script("watchdog.beat('saving'); time.sleep(60)", on_stuck="time.sleep(60)")
+    process = _script("watchdog.progressed('saving'); time.sleep(60)", on_stuck="time.sleep(60)")
     began = time.monotonic()
     _, err = process.communicate(timeout=40)
     assert process.returncode == 1 and "Stuck: rank 3" in err and time.monotonic() - began < 15

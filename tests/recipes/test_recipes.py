@@ -634,6 +634,66 @@ def test_known_run_names(name: str) -> None:
     assert resolve([f"recipe={name}", *PINNED]).run_name == KNOWN[name]
 
 
+YOUNGER = {
+    "glt_irm": ("method.args", "lag", 0, 1, "699973a7"),
+    "glt_bbn": ("model", "init", "own", "torch", "2ec4a378"),
+    "glt_randaug": ("augment", "randaug_pixels", "own", "package", "7c8091a8"),
+    "glt_randaug_ifl": ("augment", "randaug_pixels", "own", "package", "f6dc69ab"),
+    "glt_ride_ifl_randaug": ("augment", "randaug_pixels", "own", "package", "21adc04e"),
+}
+"""What later code chooses for a row of the paper preset: section, key, what older runs did, what the reference does,
+and the hash of an older run on ImageNet-GLT."""
+
+
+def value_at(recipe: Recipe, section: str, key: str) -> Any:
+    tree: Any = recipe.model_dump()
+    for part in section.split("."):
+        tree = tree[part]
+    return tree[key]
+
+
+@pytest.mark.parametrize("name", YOUNGER)
+def test_the_references_numbers_are_the_paper_presets(name: str) -> None:
+    """On the paper's data sets `paper` does as the reference, under a name of its own; `corrected`, and the bundled
+    digits, whose committed runs are older, do as before."""
+    section, key, before, reference, _ = YOUNGER[name]
+    for data in DATA:
+        for preset in ("paper", "corrected"):
+            words = [f"recipe={name}", f"data={data}", f"preset={preset}"]
+            found, older = resolve(words), resolve([*words, f"{section}.{key}={before}"])
+            changes = (preset, data) in {("paper", "imagenet_glt"), ("paper", "mscoco_glt")}
+            assert value_at(found, section, key) == (reference if changes else before)
+            assert (found.hash8 == older.hash8) != changes
+
+
+@pytest.mark.parametrize("name", YOUNGER)
+def test_a_run_that_is_older_than_a_key_goes_on_as_it_began(tmp_path: Path, name: str) -> None:
+    """Its recipe.yaml lacks the key: taken up, or repeated by its path, it is the same run as ever, with the numbers
+    that it began with, whatever the preset chooses for new ones."""
+    section, key, before, _, hash8 = YOUNGER[name]
+    tree = yaml.safe_load(dump(resolve([f"recipe={name}", "data=imagenet_glt"])))
+    holder = tree
+    for part in section.split("."):
+        holder = holder[part]
+    del holder[key]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    taken_up, repeated = load_resolved(path), resolve([f"recipe={path}"])
+    assert taken_up == repeated and value_at(taken_up, section, key) == before
+    assert taken_up.run_name == f"{name}-imagenet_glt-glt-s0-{hash8}"
+
+
+@pytest.mark.parametrize("name", YOUNGER)
+def test_committed_runs_are_their_recipes_as_they_stand(name: str) -> None:
+    """The bundled runs' folders have the names that their recipes make today, so that a command finds them."""
+    folders = list((PROJECT / "examples" / "digits_glt").glob(f"{name}-*"))
+    for folder in folders:
+        ran = load_resolved(folder / "recipe.yaml")
+        words = [f"recipe={name}", "data=digits_glt", f"train={ran.train}", f"batch.budget={ran.batch.budget}"]
+        assert folder.name == resolve(words).run_name == ran.run_name
+    assert len(folders) >= 2
+
+
 def other_value(value: Any) -> Any:
     """A value that differs from `value` and from the field's default; hash8 needs no legal one."""
     if isinstance(value, bool):

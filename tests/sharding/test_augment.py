@@ -25,10 +25,13 @@ from PIL import Image, ImageFile
 from sharding.images import decoders, randaug
 from sharding.images.decoders import Picture, decode, picture_of
 from sharding.images.dice import draw_rng
-from sharding.images.randaug import LEVELS, OPERATIONS, apply_operation, apply_policy, draw_pair
+from sharding.images.randaug import LEVELS, POLICIES, apply_operation, apply_policy, draw_pair
 from sharding.images.transforms import crop_box, eval_pixels, train_pixels
 from tests.helpers.paths import PROJECT
 
+OPERATIONS = POLICIES["own"]
+ALL_NAMES = [f"{op.name}, {pixels}" for pixels, operations in POLICIES.items() for op in operations]
+ALL_OPERATIONS = [op for operations in POLICIES.values() for op in operations]
 NEUTRAL_AT_ZERO = {op.name for op in OPERATIONS} - {"AutoContrast", "Equalize", "Invert"}
 
 
@@ -357,7 +360,7 @@ def test_test_pixels_refuses_a_crop_beyond_the_image() -> None:
 # --- RandAug
 
 
-@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", ALL_OPERATIONS, ids=ALL_NAMES)
 @pytest.mark.parametrize("size", [(32, 32), (112, 112), (17, 9)])
 def test_operations_keep_size_and_mode(op: randaug.Operation, size: tuple[int, int]) -> None:
     """Every operation at every level maps RGB to RGB of the same size and leaves its input as it was."""
@@ -368,7 +371,7 @@ def test_operations_keep_size_and_mode(op: randaug.Operation, size: tuple[int, i
         assert (result.mode, result.size, image.tobytes()) == ("RGB", size, before)
 
 
-@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: op.name)
+@pytest.mark.parametrize("op", ALL_OPERATIONS, ids=ALL_NAMES)
 def test_operations_are_neutral_at_level_0_and_bite_at_level_9(op: randaug.Operation) -> None:
     """Level 0 is the image itself for all operations with a strength; level 9 changes it, both signs."""
     image = picture(32, 32)
@@ -404,9 +407,9 @@ def test_ranges_are_those_of_the_policy() -> None:
     assert solarize.magnitude(3) == pytest.approx(256 * 2 / 3)
 
 
-def results(name: str, image: Image.Image, level: int, n: int = 40) -> list[np.ndarray]:
+def results(name: str, image: Image.Image, level: int, n: int = 40, pixels: str = "own") -> list[np.ndarray]:
     """The distinct results of an operation over n draws, most frequent first."""
-    op = next(op for op in OPERATIONS if op.name == name)
+    op = next(op for op in POLICIES[pixels] if op.name == name)
     found = Counter(apply_operation(image, op, level, draw_rng(0, 1, k)).tobytes() for k in range(n))
     shape = (image.height, image.width, 3)
     return [np.frombuffer(raw, np.uint8).reshape(shape) for raw, _ in found.most_common()]
@@ -467,6 +470,96 @@ def test_cutout_hides_a_grey_square_of_20_pixels() -> None:
         sides[len(rows), len(columns)] += 1
         tops.add(int(rows[0]))
     assert sides[20, 20] > 0 and tops == set(range(22))
+
+
+OWN_DIGESTS = (
+    "1110e321abfe4ce1e5eeae303d00a8cb993eab58dead6b5635931aeb916eac5b",
+    "47649aa169393ec5ab6a3237f107d36136b571cf2f74f411323900afc6d9d39c",
+)
+
+
+def test_own_pixels_are_those_of_older_runs() -> None:
+    """Every operation at every level, and 300 draws of the policy, bit for bit: a run that began with them goes on."""
+    image = picture(32, 32)
+    one_by_one = b"".join(
+        apply_operation(image, op, level, draw_rng(0, 0, draw)).tobytes()
+        for op in OPERATIONS
+        for level in LEVELS
+        for draw in range(4)
+    )
+    drawn = b"".join(apply_policy(image, draw_rng(3, 5, draw)).tobytes() for draw in range(300))
+    assert tuple(hashlib.sha256(raw).hexdigest() for raw in (one_by_one, drawn)) == OWN_DIGESTS
+
+
+def test_package_differs_in_shear_rotation_and_cutout_alone() -> None:
+    """Ranges, signs and all other pixels are the same, translations too, which take the nearest of fractions."""
+    image, differ = picture(32, 32), set()
+    for own, package in zip(OPERATIONS, POLICIES["package"], strict=True):
+        assert own[:-1] == package[:-1]
+        for level in LEVELS:
+            for draw in range(4):
+                mine, theirs = (apply_operation(image, op, level, draw_rng(0, 0, draw)) for op in (own, package))
+                if mine.tobytes() != theirs.tobytes():
+                    differ.add(own.name)
+    assert differ == {"ShearX", "ShearY", "Rotate", "Cutout"}
+
+
+def test_package_pairs_are_those_of_own() -> None:
+    """A draw applies the same operations at the same levels, whose pixels alone differ."""
+    for draw in range(50):
+        own, package = (
+            [(c.operation.name, c.level, c.applied) for c in draw_pair(draw_rng(0, 0, draw), POLICIES[pixels])]
+            for pixels in ("own", "package")
+        )
+        assert own == package
+
+
+@pytest.mark.parametrize(
+    ("level", "side"), [(1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12), (7, 16), (8, 18), (9, 20)]
+)
+def test_package_cutout_has_an_even_side(level: int, side: int) -> None:
+    """The square of colour (125, 122, 113) has these sides, half on either side of its place, clipped at the edge."""
+    image = Image.new("RGB", (32, 32), (255, 255, 255))
+    for draw in range(20):
+        rng = draw_rng(0, 1, draw)
+        x, y = rng.integer(32), rng.integer(32)
+        expected = np.full((32, 32, 3), 255)
+        expected[max(0, y - side // 2) : y + side // 2, max(0, x - side // 2) : x + side // 2] = (125, 122, 113)
+        op = next(op for op in POLICIES["package"] if op.name == "Cutout")
+        assert np.array_equal(np.asarray(apply_operation(image, op, level, draw_rng(0, 1, draw))), expected)
+
+
+def test_package_rotation_takes_the_nearest_pixel() -> None:
+    """At level 9 each pixel is the one that lies 30 degrees clockwise about the centre, or grey; none is blended."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    (found,) = results("Rotate", image, 9, pixels="package")
+    y, x = np.indices((32, 32)) - 15.5
+    sine, cosine = math.sin(math.pi / 6), math.cos(math.pi / 6)
+    from_x, from_y = cosine * x - sine * y + 16, sine * x + cosine * y + 16
+    clear = (np.abs(from_x - from_x.round()) > 1e-3) & (np.abs(from_y - from_y.round()) > 1e-3)  # of two pixels' border
+    inside = (from_x > 0) & (from_x < 32) & (from_y > 0) & (from_y < 32)
+    expected = np.full((32, 32, 3), 128)
+    expected[inside] = np.asarray(image)[from_y[inside].astype(int), from_x[inside].astype(int)]
+    assert clear.mean() > 0.95 and np.array_equal(found[clear], expected[clear])
+
+
+def test_package_shear_is_bicubic() -> None:
+    """ShearX at level 9 reads row y at x +- 0.3 (y + 1/2) by the cubic through four pixels that has slope
+    (next - last) at each: p(d) = b + d (c - a) + d^2 (2 (a - b) + c - e) + d^3 (b - a - c + e) of a, b, c, e."""
+    row = np.random.default_rng(1).integers(60, 190, 64)
+    image = Image.fromarray(np.repeat(np.tile(row.astype(np.uint8), (20, 1))[..., None], 3, axis=2))
+    x, y = np.arange(20, 44), 12
+    expected = []
+    for sign in (1, -1):
+        place = x + sign * 0.3 * (y + 0.5)
+        first = np.floor(place).astype(int)
+        d = place - first
+        a, b, c, e = (row[first + k].astype(float) for k in (-1, 0, 1, 2))
+        expected.append(b + d * (c - a) + d**2 * (2 * (a - b) + c - e) + d**3 * (b - a - c + e))
+    found = results("ShearX", image, 9, pixels="package")
+    assert len(found) == 2
+    for wanted in expected:
+        assert min(np.abs(shear[y, x, 0] - wanted.clip(0, 255)).max() for shear in found) <= 1
 
 
 def test_policy_frequencies() -> None:

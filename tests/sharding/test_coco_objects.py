@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import gzip
 import io
 import json
 import os
@@ -192,6 +193,15 @@ def test_the_reading_process_refuses_too(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jbl", "bomb.jbl"]
 
 
+@pytest.mark.parametrize("packing", ["zlib", "gzip", "bz2", "xz", "lzma"])
+def test_a_packed_file_is_said_to_be_packed(packing: str, tmp_path: Path) -> None:
+    """What joblib wrote with compress= is no damaged file: the sentence says how to unpack it."""
+    joblib.dump({"ann_vecs": {}}, tmp_path / "packed.jbl", compress=(packing, 3))
+    said = {"bz2": "bzip2"}.get(packing, packing)
+    with pytest.raises(DataError, match=f"packed.jbl is packed by {said}, and only the unpacked file is read: joblib"):
+        read_pickle(tmp_path / "packed.jbl")
+
+
 def _raw(*opcodes: bytes) -> bytes:
     return b"\x80\x02" + b"".join(opcodes) + b"."
 
@@ -244,6 +254,10 @@ def test_truncation_anywhere_is_one_sentence(source: Path, tmp_path: Path) -> No
     "change, sentence",
     [
         (lambda c: c.pop("ann_vecs"), "it lacks ann_vecs"),
+        (
+            lambda c: c["ann_vecs"].update({str(next(iter(c["ann_vecs"]))): next(iter(c["ann_vecs"].values()))}),
+            "twice, as its entries 0 and",
+        ),
         (lambda c: c.update(ann_vecs={}), "not empty"),
         (
             lambda c: c["ann_vecs"].update({7: np.ones(203)}),
@@ -348,15 +362,43 @@ def _first(document: dict[str, Any]) -> dict[str, Any]:
         (lambda d: _first(d).update(bbox=[3, 3, 0, 9]), "has the box .3.0, 3.0, 0.0, 9.0., which has no size"),
         (lambda d: _first(d).update(bbox=[3, 3, 5, -9]), "which has no size"),
         (lambda d: _first(d).update(bbox=[1, 2, 3]), "which has no size"),
-        (lambda d: _first(d).update(bbox=[float("nan"), 2, 3, 4]), "which has no size"),
+        (
+            lambda d: _first(d).update(bbox=[float("nan"), 2, 3, 4]),
+            "annotations.0. has the bbox nan, not a number from",
+        ),
         (lambda d: _first(d).update(bbox=[9999, 3, 5, 9]), "lies outside its image"),
-        (lambda d: _first(d).update(bbox="no"), "is no instances file of COCO"),
+        (lambda d: _first(d).update(bbox="no"), "annotations.0. has the bbox 'no', not a list"),
         (lambda d: _first(d).update(image_id=5), "is of image 5, which the file does not list"),
         (lambda d: _first(d).update(category_id=2), "is of category 2, which the file does not list"),
-        (lambda d: d.pop("images"), "is no instances file of COCO: KeyError 'images'"),
-        (lambda d: d["annotations"].append(d["annotations"][0]), "occurs twice"),
+        (lambda d: d.pop("images"), "instances_train2014.json: the file lacks images"),
+        (
+            lambda d: d["annotations"].append(d["annotations"][0]),
+            r"annotation [0-9]+ occurs twice, in annotations.0. of .*/instances_train2014.json and in annotations.[0-9]"
+            r"+. of .*/instances_train2014.json",
+        ),
         (lambda d: d.update(annotations=[]), "patches of the attribute file have no annotation in"),
-        (lambda d: [c.update(name="thing") for c in d["categories"]], "categories .* COCO-Attributes has 29"),
+        (
+            lambda d: [a.update(category_id=1) for a in d["annotations"]],
+            "are of [0-9]+ categories .* COCO-Attributes has 29",
+        ),
+        (
+            lambda d: d["images"].append({**d["images"][0], "file_name": "larger.jpg"}),
+            r"image [0-9]+ occurs twice, in images.0. of .* and in images.[0-9]+. of",
+        ),
+        (
+            lambda d: d["images"].append({**d["images"][0], "id": 1014, "file_name": "more.jpg"}),
+            "image 1014 occurs twice, in images.* of .*train2014.* and in .*val2014",
+        ),
+        (lambda d: d["categories"][3].update(id=1), "^category 1 occurs twice, in categories.0. of .* and in categ"),
+        (lambda d: d["categories"][3].update(name="person"), "^category 'person' occurs twice, in categories.0. of"),
+        (lambda d: d["categories"][0].update(name="man"), "category 1 is 'man' in .*train2014.* and 'person' in .*val"),
+        (lambda d: d["images"][0].update(width=float("inf")), "images.0. has the width inf, not a whole number from 1"),
+        (lambda d: d["images"][0].update(height=480.5), "images.0. has the height 480.5, not a whole number from 1"),
+        (lambda d: d["images"][0].update(height=True), "images.0. has the height True, not a whole number from 1"),
+        (lambda d: d["images"][0].update(height=70_000), "has the height 70000, not a whole number from 1 to 65535"),
+        (lambda d: d["images"][0].update(id=2**63), "images.0. has the id 9223372036854775808, not a whole number"),
+        (lambda d: d["images"].append(7), "images.[0-9]+. is 7, not an object"),
+        (lambda d: _first(d).update(bbox=[10**400, 2, 3, 4]), "annotations.0. has the bbox 1000+.*, not a number from"),
     ],
 )
 def test_bad_annotations_are_one_sentence(
@@ -395,12 +437,37 @@ def test_missing_and_damaged_files_are_one_sentence(copy: Path, attributes: Attr
         read_objects(copy, attributes)
 
 
+def test_a_key_given_twice_is_refused(copy: Path, attributes: Attributes) -> None:
+    """Python keeps the last of two values of one key; here the file is refused, with both places."""
+    path = copy / "annotations" / "instances_val2014.json"
+    path.write_text(path.read_text().replace('"width": ', '"id": 5, "width": ', 1))
+    with pytest.raises(
+        DataError, match=r"instances_val2014.json is no whole JSON file: 'id' is given twice in one object"
+    ):
+        read_objects(copy, attributes)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match=r"instances_val2014.json is no whole JSON file: it is compressed by gzip"):
+        read_objects(copy, attributes)
+
+
+def test_an_image_file_with_two_entries_is_counted(copy: Path, attributes: Attributes) -> None:
+    """Two image ids of one file are doubtful: its objects may stand under two ids."""
+    _edit(copy, "val2014", lambda d: d["images"].append({**d["images"][0], "id": 5}))
+    name = json.loads((copy / "annotations" / "instances_val2014.json").read_text())["images"][0]["file_name"]
+    assert read_objects(copy, attributes).notices.lines() == [
+        f"1 taken, but doubtful: image files with two entries in an instances file (val2014/{name})"
+    ]
+
+
 def test_few_patches_without_annotation_are_counted(source: Path, attributes: Attributes) -> None:
     """At most one in a hundred patches may have no annotation; it is left out and counted."""
     annotation = attributes.annotation.copy()
     annotation[4] = 1
     objects = read_objects(source, Attributes(attributes.patch, annotation, attributes.present, attributes.name, ""))
     assert objects.left_out == 1 and len(objects) == len(attributes) - 1 and attributes.patch[4] not in objects.patch
+    assert objects.notices.lines() == [
+        f"1 left out: patches without an annotation in COCO 2014 ({attributes.patch[4]})"
+    ]
     annotation[5] = -1
     with pytest.raises(DataError, match="2 of 124 patches of the attribute file have no annotation"):
         read_objects(source, Attributes(attributes.patch, annotation, attributes.present, attributes.name, ""))

@@ -25,6 +25,8 @@ from sharding.cache.disk_budget import PIXELS, SHARDS, bytes_of_a_node, cache_fo
 from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import available
+from sharding.images.dice import draw_rng
+from sharding.images.transforms import train_pixels
 from sharding.open import open_dataset
 from sharding.plan.ranks import rank_draws
 from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView, evaluation_draws
@@ -74,6 +76,32 @@ def test_training_batches_are_those_without_a_cache(
     assert short_side is None or max(min(cache.get(i).shape[:2]) for i in range(len(split))) == short_side
 
 
+@pytest.mark.parametrize("pixels", ["own", "package"])
+def test_a_recipes_randaug_pixels_reach_the_batches(split: Split, tmp_path: Path, pixels: str) -> None:
+    """From the recipe's key to the pixels that a worker hands over, with a cache that an earlier run filled with the
+    other kind, and without."""
+    words = ["recipe=glt_randaug", "data=digits_glt", f"augment.randaug_pixels={pixels}"]
+    plan = plan_epoch([None], len(split), batch=24, group=24, seed=1, epoch=0, draws_per_epoch=0.25)
+    draws = [part for part in rank_draws(plan, micro_batches(24, 24, 0, 1), 1)]
+    kept = ["data.cache=decoded", f"data.cache_folder={tmp_path}"]
+    other = resolve([*words[:2], "augment.randaug_pixels=own", *kept])
+    list(Reader(views(other, "pillow", {"train": split})["train"], 0).read(draws))
+    for recipe, workers in ((resolve(words), 0), (resolve([*words, *kept]), 1)):
+        found = list(Reader(views(recipe, "pillow", {"train": split})["train"], workers).read(draws))
+        for batch, asked in zip(found, draws, strict=True):
+            for image, sample, draw in zip(batch.images, asked.ids.tolist(), asked.draws.tolist(), strict=True):
+                wanted = train_pixels(
+                    decoders.decoder("pillow").opened(split.read(sample)),
+                    draw_rng(1, 0, draw),
+                    size=32,
+                    crop_scale=(0.6, 1.0),
+                    hflip=False,
+                    randaug=True,
+                    randaug_pixels=pixels,
+                )
+                assert np.array_equal(image.permute(1, 2, 0).numpy(), wanted)
+
+
 def test_test_crops_are_those_without_a_cache(split: Split, tmp_path: Path) -> None:
     """Kept as they are shown."""
     options = {"view": EvalView(24, 28)}
@@ -108,23 +136,21 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
     base = folders()
     assert folders("optim.lr=3") == base and len(set(base)) == 2
     assert folders("data.cache_short_side=20")[0] != base[0] and folders("data.cache_short_side=20")[1] == base[1]
-    assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base, strict=False))
+    assert all(mine != theirs for mine, theirs in zip(folders(decoder="simplejpeg"), base, strict=True))
     assert folders("data.test_resize=40")[1] != base[1] and folders("data.test_resize=40")[0] == base[0]
     made = decoders.decoder("pillow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoders, "_made", lambda name: replace(made, version="another"))
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), (
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), (
             "another version of the decoder"
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "__version__", "another")
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), (
-            "another torch, which resizes"
-        )
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "another torch, which resizes"
     with pytest.MonkeyPatch.context() as patch:
         (tmp_path / "views.py").write_text("# other code")
         patch.setattr(sharding.images.transforms, "__file__", str(tmp_path / "views.py"))
-        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=False)), "other code"
+        assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "other code"
     assert all(
         crops.cache is None
         for crops in views(resolve(["recipe=glt_ifl", "data=digits_glt"]), "pillow", {"train": split}).values()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes.util
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,12 @@ from PIL import Image
 
 from ifl.saving import provenance
 from recipes.common.errors import DataError
-from sharding.images import decoders, turbojpeg
+from sharding.images import decoders, encoding, turbojpeg
 from sharding.images.decoders import ORDER, agreed, available, decoder, whole
 from sharding.images.dice import draw_rng
 from sharding.images.transforms import crop_box, resized, shrunk
 from sharding.images.turbojpeg import find_turbojpeg
+from tests.helpers.paths import PROJECT
 
 FAST = [name for name in available() if name != "pillow"]
 STYLES = {
@@ -108,13 +111,33 @@ def test_what_is_no_image_is_refused_alike(name: str) -> None:
     gif = io.BytesIO()
     photo(40, 30).save(gif, "GIF")
     for data in (b"", b"hello", gif.getvalue(), jpeg(photo(40, 30))[:200]):
-        with pytest.raises(ValueError, match="not a whole JPEG or PNG"):
-            whole(fast.opened(data))
+        for read in (lambda data: whole(fast.opened(data)), encoding.opened):
+            with pytest.raises(ValueError, match="not a whole JPEG or PNG") as caught:
+                read(data)
+            assert " object at 0x" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"\(5 bytes\): it begins with b'hello'$"):
+        fast.opened(b"hello")
     data = bytearray(jpeg(photo(40, 30)))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = (9000).to_bytes(2, "big") * 2
     with pytest.raises(ValueError, match="9000x9000 pixels exceeds the limit"):
         fast.opened(bytes(data))
+
+
+def test_pillows_warnings_do_not_tear_the_progress_bar() -> None:
+    """Damaged EXIF data, of which Pillow warns, say nothing about the pixels: a build that meets them is silent."""
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    data = bytearray(jpeg(photo(40, 30), exif=exif))
+    entries = data.index(b"Exif\0\0") + 14
+    data[entries : entries + 2] = b"\xff\xff"
+    script = "import sys; from sharding.images.encoding import opened; opened(sys.stdin.buffer.read())"
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", script], input=bytes(data), cwd=PROJECT, capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    with pytest.warns(UserWarning, match="orrupt EXIF"):
+        Image.open(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("name", FAST)

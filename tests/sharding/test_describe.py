@@ -81,7 +81,7 @@ def test_numbers_equal_the_data(listed: tuple[Path, Path]) -> None:
     index = load_index(folder / "glt/train")
     mine = [row for row in rows(out / "classes.csv") if row["split"] == "glt/train"]
     assert [(int(row["images"]), row["group"]) for row in mine] == list(
-        zip((10, 6, 4, 3), ("many", "many", "medium", "few"), strict=False)
+        zip((10, 6, 4, 3), ("many", "many", "medium", "few"), strict=True)
     )
     for row in mine:
         chosen = index.attribute[index.label == int(row["class"])]
@@ -122,6 +122,7 @@ def test_std_counts_attributes_that_never_occur(tmp_path: Path) -> None:
     assert share_std([3, 1, 0, 0]) == pytest.approx(np.std([0.75, 0.25, 0, 0])) and share_std([0, 0]) == 0
     folder = toy.build(tmp_path / "a", extra=toy.attribute_lists)
     meta = json.loads((folder / "dataset.json").read_text())
+    del meta["digest"]  # which would show the change
     (folder / "dataset.json").write_text(
         json.dumps({**meta, "notes": {"attribute_names": [f"attribute {n}" for n in range(40)]}})
     )
@@ -215,6 +216,33 @@ def test_bad_words_are_one_sentence(
     assert main([word.format(tmp_path) for word in words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("sharding.describe: ") and said in error and error.count("\n") == 1
+
+
+def test_a_damaged_dataset_json_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One flipped bit of it: file, byte offset and what to do."""
+    path = toy.build(tmp_path) / "dataset.json"
+    data = bytearray(path.read_bytes())
+    data[30] ^= 0x80
+    path.write_bytes(data)
+    assert main([str(path.parent), f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"{path} is damaged (at byte offset 30: byte 0x" in error
+        and "; run: python -m sharding.build data=toy" in error
+    )
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_entry_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A KEY.json that is none: the shard and key, and the command that finds out more."""
+    folder = toy.build(tmp_path)
+    shard = folder / "glt/train/shard-000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b'"label":', b'"l\xe1bel":', 1))
+    assert main([str(folder), f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    key = str(load_index(folder / "glt/train").key[0])
+    assert f"shard-000000.tar: the .json of key {key!r} is damaged (at byte offset " in error
+    assert "is no text in UTF-8); python -m sharding.verify says more" in error
 
 
 def test_a_damaged_image_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,7 +227,7 @@ def test_plain_webdataset_reads_every_shard(dataset: Dataset) -> None:
         assert [sample["__key__"] for sample in found] == opened.index.key.tolist()
         assert [int(sample["cls"]) for sample in found] == opened.index.label.tolist()
         assert all(
-            hashlib.sha256(s["jpg"]).digest() == d.tobytes() for s, d in zip(found, opened.index.sha256, strict=False)
+            hashlib.sha256(s["jpg"]).digest() == d.tobytes() for s, d in zip(found, opened.index.sha256, strict=True)
         )
         entry = json.loads(found[-1]["json"])
         assert set(entry) == {"id", "source", "label", "group", "attribute", "look"} and entry["id"] == len(found) - 1

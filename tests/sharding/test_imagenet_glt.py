@@ -25,9 +25,10 @@ from sharding.datasets.imagenet_glt.annotations import Annotation, read, write
 from sharding.datasets.imagenet_glt.archive import list_classes
 from sharding.datasets.imagenet_glt.splits import POOL, TARGETS, class_group, class_order, curve, long_tail, split
 from sharding.format.dataset import Dataset
+from sharding.format.index import load_index
 from sharding.open import open_dataset
 from tests.helpers import sources
-from tests.helpers.imagenet import SIZES, built, content, plant, planted_source, words
+from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
 from tests.helpers.paths import PROJECT
 
 
@@ -151,6 +152,56 @@ def test_building_again_does_nothing(root: Path, raw: Path, capsys: pytest.Captu
     assert before == {path: path.stat().st_mtime_ns for path in (root / "imagenet_glt").rglob("*") if path.is_file()}
 
 
+def test_a_stage_refuses_what_another_made_of_other_bytes(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image is replaced between the stages: neither the split nor the shards are made from outdated features and
+    clusters; once these are made again, both stages go on.
+    """
+    shutil.copytree(raw / "tree", tmp_path / "raw" / "tree")
+    shutil.copy(raw / "weights.pth", tmp_path / "raw")
+
+    def stage(name: str) -> str:
+        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}"))
+        said = capsys.readouterr()
+        return "" if status == 0 else said.out + said.err
+
+    plant(tmp_path / "raw", tmp_path / "out")
+    assert not any(map(stage, ("clusters", "split", "pack")))
+    (tmp_path / "raw" / "tree" / "n00000011" / "n00000011_5.JPEG").write_bytes(sources.jpeg(4242))
+    assert "images of class n00000011 changed since stage=features" in stage("split")
+    plant(tmp_path / "raw", tmp_path / "out")
+    assert "glt.json was made from other clusters: stage=split comes before stage=pack" in stage("pack")
+    assert not any(map(stage, ("clusters", "split", "pack")))
+
+
+def test_a_repaired_image_is_built_in(
+    root: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished build that is asked for again finds nothing to do where its source was moved or is gone; where an
+    image was replaced, the features of its class and its shards are made again.
+    """
+    monkeypatch.setattr(features, "_network", lambda weights: lambda pixels: pixels.reshape(len(pixels), -1)[:, :2048])
+    shutil.copytree(raw, tmp_path / "raw")
+    shutil.copytree(root, tmp_path / "out")
+    command = words(tmp_path / "raw", tmp_path / "out")
+    assert build.main(command) == 0 and "nothing to do" in capsys.readouterr().out
+    source = str(open_dataset(root, "imagenet_glt").split("glt", "train").index.source[0])
+    (tmp_path / "raw" / "tree" / source).write_bytes(sources.jpeg(4242))
+    assert build.main(command) == 0
+    said = capsys.readouterr().out
+    assert "features of 1 of 5 classes are made again because their source changed" in said and "images in" in said
+    digests = {
+        data.tobytes()
+        for relative in ("glt/train", "cbl/train", "shared/test_cbl", "shared/test_gbl")
+        for data in load_index(tmp_path / "out" / "imagenet_glt" / relative).sha256
+    }
+    before = open_dataset(root, "imagenet_glt").split("glt", "train").index.sha256[0].tobytes()
+    assert before not in digests
+    shutil.rmtree(tmp_path / "raw" / "tree")
+    assert build.main(command) == 0 and "nothing to do" in capsys.readouterr().out
+
+
 def test_stored_size_is_part_of_the_build(root: Path, raw: Path, tmp_path: Path) -> None:
     """resize_short= makes other images of the same split; features and clusters are taken over, the fingerprint
     differs.
@@ -204,20 +255,7 @@ def test_kill_and_go_on(root: Path, raw: Path, tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- the authors' split files
 @pytest.fixture(scope="module")
 def authors(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Split files as the authors publish them: absolute paths of their machine, nothing but their entries."""
-    files = []
-    for edition in ("glt", "cbl"):
-        found = json.loads((root / "imagenet_glt" / ".work" / f"{edition}.json").read_text())
-        del found["build"]
-        for name in ("train", "val", "test_lt", "test_bl", "test_bbl"):
-            found[name].pop("cluster", None)
-            found[name] = {
-                field: {f"/theirs/ILSVRC/train/{path}": value for path, value in entries.items()}
-                for field, entries in found[name].items()
-            }
-        files.append(tmp_path_factory.mktemp("authors") / f"{edition}.json")
-        files[-1].write_text(json.dumps(found))
-    return files
+    return authors_files(root, tmp_path_factory.mktemp("authors"))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +314,27 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         (lambda found: found.pop("test_bbl"), "lacks test_bbl: the authors' split file"),
         (lambda found: found["val"].pop("attribute"), "lacks val.attribute"),
         (lambda found: found["val"]["attribute"].popitem(), "of val needs label, frequency and attribute"),
+        *(
+            (
+                lambda found, value=value: found["val"]["attribute"].update({min(found["val"]["attribute"]): value}),
+                "of val needs label, frequency and attribute, whole numbers all",
+            )
+            for value in (float("inf"), 0.5, True, 1e300)
+        ),
+        (lambda found: found["val"].update(cluster=[1]), "lacks val.cluster"),
+        (lambda found: found["id2cat"].update({"²": "n99999999"}), "do not name the classes"),
         (
             lambda found: found["val"]["attribute"].update({min(found["val"]["attribute"]): 3}),
             "attribute 3; 0 to 4, 0 to 2, 0 to 2 are legal",
         ),
         (lambda found: found["val"]["frequency"].update({min(found["val"]["label"]): 2}), "is of frequency"),
         (lambda found: found["cat2id"].update({"n00000003": "99"}), "do not name the classes 0 to 4 alike"),
+        (lambda found: found["id2cat"].update({"01": found["id2cat"]["1"]}), "do not name the classes 0 to 5 alike"),
+        (
+            lambda found: found["val"]["attribute"].update({min(found["val"]["label"]): 1.5}),
+            "needs label, frequency and attribute, whole numbers all",
+        ),
+        (lambda found: found["val"]["label"].pop(min(found["val"]["label"])), "and no label of it"),
         (
             lambda found: [
                 found["val"][field].update(
@@ -327,9 +380,18 @@ def test_one_edition_alone(authors: list[Path], raw: Path, tmp_path: Path) -> No
         "split",
         "field",
         "entry",
+        "infinite",
+        "half",
+        "bool",
+        "huge",
+        "clusters",
+        "odd digit",
         "range",
         "frequency",
         "class ids",
+        "one class id twice",
+        "no whole number",
+        "no label",
         "missing image",
         "extra class",
         "two splits",
@@ -383,16 +445,6 @@ def test_split_files_come_back(root: Path, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- bad sources
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    capsys.readouterr()
-    assert build.main(arguments) == 2
-    lines = [
-        line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("sharding.build: ")
-    ]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Missing, foreign, incomplete and damaged sources are named with what would be legal."""
     out, weights = f"out={tmp_path / 'out'}", f"weights={raw / 'weights.pth'}"
@@ -409,7 +461,8 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
     assert "class n00000001 of" in refused(capsys, [*base, f"source={tmp_path / 'empty'}", "scale=0.1"])
     whole = (raw / "train.tar").read_bytes()
     (tmp_path / "short.tar").write_bytes(whole[: len(whole) * 2 // 3])
-    assert "short.tar is not a tar, or not a whole one (unexpected end of data)" in refused(
+    end = f"(unexpected end of data in or behind n00000030.tar, at byte {len(whole) * 2 // 3})"
+    assert f"short.tar is not a tar, or not a whole one {end}" in refused(
         capsys, [*base, f"source={tmp_path / 'short.tar'}", "scale=0.1"]
     )
     inner = sources.inner_tar({f"n00000009_{i}.JPEG": sources.jpeg(i) for i in range(9)})
@@ -418,9 +471,10 @@ def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.
         member = tarfile.TarInfo("n00000009.tar")
         member.size = len(inner) // 2 // 512 * 512 + 100
         outer.addfile(member, io.BytesIO(inner))
-    assert "cut.tar: its inner tar n00000009.tar is not a whole tar (unexpected end of data)" in refused(
-        capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"]
-    )
+    assert (
+        "cut.tar: its inner tar n00000009.tar is not a tar, or not a whole one (unexpected end of data in or behind "
+        f"n00000009_6.JPEG, at byte {512 + member.size})"
+    ) in refused(capsys, [*base, f"source={tmp_path / 'cut.tar'}", "scale=0.1"])
 
 
 def test_bad_words_and_weights_are_one_sentence(
@@ -566,7 +620,7 @@ def test_the_papers_counts_come_out() -> None:
         (splits["cbl"]["val"], [21, 6, 3]),
     ):
         assert all(np.bincount(part.attribute, minlength=3).tolist() == by_group for part in parts)
-    for label, named in enumerate(zip(*splits["glt"].values(), strict=False)):
+    for label, named in enumerate(zip(*splits["glt"].values(), strict=True)):
         rows = np.concatenate([part.rows for part in named])
         assert len(rows) == len(set(rows.tolist())) and all(
             (ranks[label][part.rows] // 2 == part.attribute).all() for part in named
@@ -586,7 +640,7 @@ def test_both_clusters_of_a_group_are_tested() -> None:
     """
     ranks = [np.sort(np.random.default_rng(1).choice(6, 1300, p=sources.SHARES)) for _ in range(12)]
     found = split(ranks, 0, 0.2)[0]["glt"]["test_gbl"]
-    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=False)]).tolist()) == set(
+    assert set(np.concatenate([rank[part.rows] for rank, part in zip(ranks, found, strict=True)]).tolist()) == set(
         range(6)
     )
 

@@ -24,6 +24,9 @@ import webdataset
 from PIL import Image
 
 from sharding import build as build_module
+from sharding.building.notices import sentences
+from sharding.checks.dataset import check_notices
+from sharding.checks.report import Findings
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group
 from sharding.format.dataset import Dataset
 from sharding.open import open_dataset
@@ -139,7 +142,7 @@ def test_every_sample_is_its_object(source: Path, dataset: Dataset) -> None:
     annotations = {entry["id"]: entry for document in documents for entry in document["annotations"]}
     files = {
         entry["id"]: source / part / entry["file_name"]
-        for document, part in zip(documents, ("train2014", "val2014"), strict=False)
+        for document, part in zip(documents, ("train2014", "val2014"), strict=True)
         for entry in document["images"]
     }
     names = {entry["id"]: entry["name"] for entry in documents[0]["categories"]}
@@ -389,6 +392,21 @@ def test_the_authors_splits_with_crops_cut_here(authors: Path, source: Path, dat
         assert raw(found, relative) == raw(dataset, relative)
 
 
+def test_an_object_under_two_ids_is_counted(authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two ids of one crop, in two splits: said on the last line, kept in dataset.json, and repeated by verify."""
+    document = json.loads((authors / "cbl.json").read_text())
+    one, two = min(document["train"]["path"]), min(document["val"]["path"])
+    document["val"]["path"][two] = document["train"]["path"][one]
+    (tmp_path / "twin.json").write_text(json.dumps(document))
+    found = made(None, tmp_path, f"annotation={tmp_path}/twin.json", f"prefix=/data4/coco_cbl/={authors}/crops/cbl/")
+    line = f"1 taken, but doubtful: objects under two ids in two splits of edition cbl ({two} in val, {one} in train)"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    assert list(sentences(found.meta["notes"])) == [line]
+    warnings = Findings(9)
+    check_notices(found.meta["notes"], warnings)
+    assert [str(warning) for warning in warnings.first()] == [f"dataset.json: by the build, {line}"]
+
+
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one sentence with which the command is refused, exit code 2, and nothing that opens is left."""
     assert build_module.main(["data=mscoco_glt", *words]) == 2
@@ -415,12 +433,21 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ),
         (
             lambda d: d["val"]["label"].update({next(iter(d["val"]["label"])): None}),
-            "is not MSCOCO-GLT's annotation file: TypeError",
+            "of val has the label None, not a whole number from 0 to",
         ),
         (
             lambda d: [d[name]["path"].pop(next(iter(d[name]["path"]))) for name in ("val",)],
-            "is not MSCOCO-GLT's annotation file: KeyError",
+            "of val lacks path",
         ),
+        (lambda d: d["val"]["label"].pop(min(d["val"]["label"])), "and no label of it"),
+        (lambda d: d["val"]["label"].update({min(d["val"]["label"]): 2.5}), "has the label 2.5, not a whole number"),
+        (lambda d: d["val"]["label"].update({min(d["val"]["label"]): True}), "has the label True, not a whole number"),
+        (
+            lambda d: d["val"]["attribute_score"].update({min(d["val"]["label"]): float("inf")}),
+            "has the attribute_score inf, not a number from",
+        ),
+        (lambda d: d["val"].update(path=[]), "split val has the path list, not an object"),
+        (lambda d: d["id2cat"].update({"28": d["id2cat"]["0"]}), "id2cat names class"),
     ],
 )
 def test_wrong_authors_files(
@@ -459,6 +486,12 @@ def test_refusals(authors: Path, source: Path, tmp_path: Path, capsys: pytest.Ca
     assert build_module.main(["data=mscoco_glt", out, f"source={source}", "stage=split", "scale=0.01"]) == 0
     assert "stage=split was run with seed=0, stage=pack with another" in refused(
         capsys, out, f"source={source}", "stage=pack", "scale=0.01", "seed=3"
+    )
+    repaired = shutil.copytree(source, tmp_path / "repaired")
+    with open(repaired / "annotations" / "instances_val2014.json", "a") as file:
+        file.write(" ")
+    assert "instances_val2014.json changed since stage=split, which comes before stage=pack" in refused(
+        capsys, out, f"source={repaired}", "stage=pack", "scale=0.01"
     )
     assert (
         "class 'person' is too small for Test-GBL: "

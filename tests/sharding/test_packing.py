@@ -4,10 +4,12 @@ are stored.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from recipes.common.errors import DataError
 from sharding.building import packing
 from sharding.building.packing import Planned, channel_statistics, finish, pack, planned_counts
 from sharding.building.raw_files import Place
+from sharding.format.index import load_index
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
 from tests.helpers import sources
@@ -32,10 +35,10 @@ class Render:
 
     stored: StoredSize = field(default_factory=StoredSize)
 
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, object]]:
+    def __call__(self, planned: Planned, data: bytes) -> tuple[bytes, Mapping[str, object]]:
         if planned.where.path.endswith("fatal"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.stored(planned.where.read())
+        return self.stored(data)
 
 
 @pytest.fixture()
@@ -98,15 +101,19 @@ def test_same_bytes_for_any_number_of_workers_and_parts(plan: dict[str, list[Pla
     packed(tmp_path / "parts", plan)
     assert before == written(tmp_path / "parts") and len(before) == 8
     assert content(tmp_path / "one") == content(tmp_path / "four") == content(tmp_path / "parts")
-    assert channel_statistics(plan["glt/train"], Render(), 1) == channel_statistics(plan["glt/train"], Render(), 2)
+    train = tmp_path / "one" / "glt/train"
+    assert channel_statistics(train, load_index(train), 1) == channel_statistics(train, load_index(train), 2)
 
 
-def test_statistics_are_those_of_the_pixels(plan: dict[str, list[Planned]]) -> None:
-    """Mean and standard deviation are numpy's over all pixels."""
+def test_statistics_are_those_of_the_pixels(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Mean and standard deviation are numpy's over all pixels of what is stored, which the source is not asked for."""
+    packed(tmp_path / "out", plan)
     pixels = (
         np.concatenate([np.asarray(decode(planned.where.read())).reshape(-1, 3) for planned in plan["glt/train"]]) / 255
     )
-    found = channel_statistics(plan["glt/train"], Render(), 1)
+    shutil.rmtree(tmp_path / "raw")
+    train = tmp_path / "out" / "glt/train"
+    found = channel_statistics(train, load_index(train), 1)
     assert np.allclose(found["mean"], pixels.mean(0), atol=6e-5) and np.allclose(found["std"], pixels.std(0), atol=6e-5)
 
 
@@ -232,7 +239,8 @@ def test_a_missing_image_and_a_short_archive_are_named(tmp_path: Path) -> None:
 
 def test_a_killed_worker_is_one_sentence(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """A worker that the kernel kills ends the build with a sentence; nothing waits for it."""
-    plan["glt/train"][9] = Planned("k-9", "s", Place("fatal"), 0, 0)
+    (tmp_path / "fatal").write_bytes(sources.jpeg(9))
+    plan["glt/train"][9] = Planned("k-9", "s", Place(str(tmp_path / "fatal")), 0, 0)
     with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*the same command goes on"):
         packed(tmp_path / "out", plan, workers=2)
 
@@ -257,11 +265,17 @@ def test_a_full_disk_is_one_sentence(
 
 
 def test_repeated_keys_and_empty_splits_are_refused(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
-    """Keys are unique over all shards of a split, which no shard can see alone."""
-    with pytest.raises(DataError, match="'k-3' occurs twice in split glt/train"):
+    """Keys are unique over all shards of a split, which no shard can see alone, and legal before any is written; the
+    sentence names the files.
+    """
+    with pytest.raises(DataError, match=r"'k-3' occurs twice in split glt/train, for \S*/3.jpg and \S*/3.jpg; keys"):
         packed(tmp_path / "out", {"glt/train": [*plan["glt/train"], plan["glt/train"][3]]})
     with pytest.raises(DataError, match="'glt/val' has no samples"):
         packed(tmp_path / "out", {"glt/val": []})
+    last = plan["glt/train"][-1]
+    with pytest.raises(DataError, match=r"key 'a.b' of \S*/19.jpg in split glt/train is not legal; letters, digits"):
+        packed(tmp_path / "out", {"glt/train": [*plan["glt/train"][:-1], dataclasses.replace(last, key="a.b")]})
+    assert not list((tmp_path / "out").rglob("*shard-*"))
 
 
 # -------------------------------------------------------------------------------------------------------- stored images

@@ -644,7 +644,7 @@ def test_all_problems_are_counted_and_listed_to_the_limit(folder: Path) -> None:
     and the number of the rest.
     """
     index = load_index(folder / "glt/train")
-    for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=False):
+    for shard, offset in zip(index.shard.tolist(), index.offset.tolist(), strict=True):
         flip(folder / f"glt/train/shard-{shard:06d}.tar", offset + 20)
     every = problems(folder)
     assert len(every) == 26 and all(any(repr(str(key)) in line for line in every) for key in index.key)

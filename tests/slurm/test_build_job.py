@@ -23,6 +23,16 @@ from tests.helpers.imagenet import built, content, plant, planted_source
 from tests.helpers.imagenet import words as build_words
 
 
+def test_a_damaged_list_of_jobs_submits_nothing(tmp_path: Path) -> None:
+    """Whether an earlier command's jobs are in the queue cannot be told then: a sentence says how to find out."""
+    for torn in (b'{"name": "build-x-", "jobs": ["1', b"\xff", b'{"name": "build-x-", "jobs": 7}'):
+        (tmp_path / "jobs.json").write_bytes(torn)
+        with pytest.raises(
+            DataError, match=r"jobs.json is damaged .*; see in squeue that no job of this build is there"
+        ):
+            build_job._in_the_queue(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return planted_source(tmp_path_factory.mktemp("raw"))

@@ -12,7 +12,7 @@ import yaml
 
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
-from slurm.planning.cost import alike, measured
+from slurm.planning.cost import comparable_runs, measured
 from slurm.planning.forecast import fitted, forecast, history
 from slurm.planning.schedule import Run
 from slurm.scaling import Assumptions, best_every_s, run_s, step_s, suite_bytes
@@ -76,7 +76,7 @@ def test_the_model_is_fitted_to_the_runs_of_the_same_network(tiny_root: Path, tm
     """
     recipe = recipe_of(tiny_root, tmp_path, "nodes=4")
     earlier(recipe_of(tiny_root, tmp_path, "seed=1"), 800.0)
-    given = fitted(recipe, alike(recipe, measured(tmp_path, "digits_glt")), 1 / 24)
+    given = fitted(recipe, comparable_runs(recipe, measured(tmp_path, "digits_glt")), 1 / 24)
     assert given.fixed_s + 64 * given.image_s == pytest.approx(64 / 400)  # of two processes, 400 images/s each
     assert (given.gradient_bytes, given.suite_bytes) == (4 * 78_000, suite_bytes(128, 10, 64)) and given.boot_s == 8.0
     assert given.evaluate_s == pytest.approx(2 * 100 / EPOCHS) and given.save_s == pytest.approx(28 / 14)
@@ -84,7 +84,7 @@ def test_the_model_is_fitted_to_the_runs_of_the_same_network(tiny_root: Path, tm
         0.0
     ).latency_s
     baseline = recipe_of(tiny_root, tmp_path, "ifl=null")
-    assert fitted(baseline, alike(baseline, measured(tmp_path, "digits_glt")), 1 / 24).suite_bytes == 0
+    assert fitted(baseline, comparable_runs(baseline, measured(tmp_path, "digits_glt")), 1 / 24).suite_bytes == 0
 
 
 @pytest.mark.parametrize("nodes", [1, 4])
@@ -92,7 +92,7 @@ def test_hours_and_efficiency_are_the_models(nodes: int, tiny_root: Path, tmp_pa
     """The line's numbers are those of slurm.scaling for this run; a finished run needs none."""
     recipe = recipe_of(tiny_root, tmp_path, f"nodes={nodes}", f"schedule.epochs={100 * EPOCHS}")
     earlier(recipe_of(tiny_root, tmp_path, "seed=1"), 800.0)
-    given = fitted(recipe, alike(recipe, measured(tmp_path, "digits_glt")), 1 / 24)
+    given = fitted(recipe, comparable_runs(recipe, measured(tmp_path, "digits_glt")), 1 / 24)
     together, alone = step_s(given, 128, 32, nodes, nodes, 2), step_s(given, 128, 32, 1, 1, 2)
     images = 2 * IMAGES * 100 * EPOCHS
     hours = run_s(given, images / 128 * together + 100 * EPOCHS * given.evaluate_s / nodes, 60.0, nodes) / 3600

@@ -16,13 +16,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from submitit.core.utils import DelayedSubmission
 
+from ifl.saving import provenance
 from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
 from slurm.cluster.sbatch import batch_file, parameters
 from slurm.code_snapshot import place
+from slurm.job import FAILED, TrainJob
 from slurm.local import process_group
 from slurm.monitoring import events
+from slurm.planning.schedule import Run
 from tests.helpers.launching import LAUNCH, batch_part, flags, launch, refused, stub
 
 DRY = ["data=digits_glt", "recipe=glt_ifl", "cluster=dry"]
@@ -217,8 +221,8 @@ def test_slurm_without_sbatch_names_the_other_clusters(tiny_root: Path, tmp_path
 
 def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     """With an sbatch (here one that keeps what it gets) `cluster=slurm` makes the run folder, private and with its
-    recipe, submits the batch file that `cluster=dry` shows, notes which code the job runs, and prints run folder and
-    job id."""
+    recipe, submits the batch file that `cluster=dry` shows, notes which code the job runs, hands it the command for the
+    run's meta.json, and prints run folder and job id."""
     bin_folder, runs = tmp_path / "bin", tmp_path / "runs"
     bin_folder.mkdir()
     stub(bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "Submitted batch job 4711"')
@@ -237,13 +241,24 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     shown = batch_part(launch(*words, "cluster=dry").stdout)
     assert f"/.code/{event['code']}" in shown
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()
+    (pickled,) = (recipe.run_folder / "log").glob("*_submitted.pkl")
+    assert DelayedSubmission.load(pickled).function == TrainJob(str(recipe.run_folder), (str(LAUNCH), *words))
+
+
+def test_a_job_whose_recipe_is_damaged_says_so(tmp_path: Path) -> None:
+    """The rank's log has one sentence that names the file, and so have the events."""
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: \xff")
+    command = [sys.executable, "-m", "slurm.job", str(tmp_path)]
+    job = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert job.returncode == FAILED and job.stderr.startswith(f"{tmp_path / 'recipe.yaml'} is not readable YAML: ")
+    assert job.stderr.count("\n") == 1 and "recipe.yaml" in events.read(tmp_path)[-1]["error"]
 
 
 PICKLE = """
 import sys
 import cloudpickle
 from slurm.job import TrainJob
-data = cloudpickle.dumps(TrainJob(sys.argv[1]))
+data = cloudpickle.dumps(TrainJob(sys.argv[1], ("launch.py", "seed=1")))
 assert len(data) < 300, len(data)
 assert not {"torch", "deepspeed"} & set(sys.modules)
 open(sys.argv[2], "wb").write(data)
@@ -251,7 +266,7 @@ open(sys.argv[2], "wb").write(data)
 UNPICKLE = """
 import pickle, sys
 job = pickle.load(open(sys.argv[2], "rb"))
-assert type(job).__module__ == "slurm.job" and job.folder == sys.argv[1], job
+assert type(job).__module__ == "slurm.job" and job == type(job)(sys.argv[1], ("launch.py", "seed=1")), job
 assert job.checkpoint() is None
 assert not {"torch", "deepspeed"} & set(sys.modules)
 """
@@ -259,7 +274,7 @@ assert not {"torch", "deepspeed"} & set(sys.modules)
 
 def test_job_pickles_small_and_by_name(tmp_path: Path) -> None:
     """The job survives submitit's pickling into another process in another folder, carries nothing but the run folder
-    (where to go on is found on disk), and loads nothing heavy by it."""
+    and the command (where to go on is found on disk), and loads nothing heavy by it."""
     for script in (PICKLE, UNPICKLE):
         words = [sys.executable, "-c", script, "/runs/a run", str(tmp_path / "job.pkl")]
         result = subprocess.run(
@@ -392,6 +407,27 @@ def test_running_folder_is_not_trained_twice(tiny_root: Path, tmp_path: Path) ->
         result = launch(*words)
     assert result.returncode == 2
     assert result.stderr == f"launch.py: {folder} is being trained by another process on this machine\n"
+
+
+def test_ranks_of_a_local_run_are_handed_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each local rank gets the launcher's command as arguments of its own, word for word."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **_: started.append(words))
+    recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "cluster=local", "tasks_per_node=2"])
+    recipe.run_folder.mkdir()
+    with open(tmp_path / "lock", "w") as lock:
+        process_group._start(Run(recipe, command=("launch.py", "runs=a folder")), lock, threads=1)
+    assert [words[1:] for words in started] == 2 * [
+        ["-m", "slurm.job", str(recipe.run_folder), "launch.py", "runs=a folder"]
+    ]
+
+
+def test_meta_json_names_the_command_that_launched_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`argv` is the launcher's where there is one, and that of the process itself where there is none."""
+    monkeypatch.setattr(sys, "argv", ["trains.py"])
+    with provenance.launched_by(("launch.py", "seed=1")):
+        assert provenance.meta({})["argv"] == ["launch.py", "seed=1"]
+    assert provenance.meta({})["argv"] == ["trains.py"]
 
 
 def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:

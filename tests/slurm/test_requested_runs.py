@@ -13,7 +13,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
 from recipes.table_layout import available, load_layout
 from slurm.planning.cost import cost
-from slurm.planning.requested_runs import wanted
+from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import schedule
 from slurm.site_file import Site
 from tests.helpers.plans import micro_batches
@@ -22,7 +22,7 @@ NOBODY = Site()
 
 
 def runs_of(*words: str, runs: Path) -> list:
-    return wanted([f"runs={runs}", *words], NOBODY)[0]
+    return requested_runs([f"runs={runs}", *words], NOBODY)[0]
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -60,7 +60,7 @@ def test_a_table_can_be_launched_on_nodes_with_several_gpus(name: str, gpus: int
     """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site
     gives; but IRM's, which are as many as groups at most.
     """
-    for run in wanted([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
+    for run in requested_runs([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
         recipe = run.recipe
         for rank in range(recipe.tasks):
             assert micro_batches(
@@ -156,7 +156,7 @@ def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) ->
     all. One recipe alone is refused.
     """
     words = ["nodes=4", "slurm.gpus_per_node=8"]
-    runs, _ = wanted(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
+    runs, _ = requested_runs(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
     nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
     assert nodes["glt_irm"] == (
         1,
@@ -170,7 +170,7 @@ def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) ->
     )
     assert all(found == (4, 32, "") for name, found in nodes.items() if "mixup" not in name and name != "glt_irm")
     with pytest.raises(RecipeError, match="at most 2 tasks"):
-        wanted(["recipe=glt_irm", *words, f"runs={tmp_path}"], Site())
+        requested_runs(["recipe=glt_irm", *words, f"runs={tmp_path}"], Site())
 
 
 def test_cost_is_counted_in_images_and_measured_hours(tiny_root: Path, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ class Machine:
         machine = self
 
         class Fake:
-            def __init__(self, recipe: Recipe, folder: Path, cores: int, bar: Callable[[], tqdm]) -> None:
+            def __init__(self, run: Run, cores: int, bar: Callable[[], tqdm]) -> None:
+                recipe, folder = run.recipe, run.folder
                 if machine.codes.get(recipe.seed) == "locked":
                     raise RecipeError(f"{folder} is being trained by another process on this machine")
                 self.recipe, self.folder, self.left = recipe, folder, machine.looks.get(recipe.seed, 1)
@@ -99,7 +100,7 @@ def test_no_run_is_started_that_slurm_has(
     (recipe,) = recipes(tmp_path, 1)
     folder = recipe.run_folder
     folder.mkdir()
-    events.note(folder, "submitted", job="7")
+    events.append_event(folder, "submitted", job="7")
     (tmp_path / "bin").mkdir()
     if squeue:
         stub(tmp_path / "bin", "squeue", squeue.format(folder.name))

@@ -15,7 +15,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from slurm.cluster import submission
 from slurm.monitoring import events
-from slurm.planning.requested_runs import wanted
+from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import Run, Step, schedule, tree
 from slurm.site_file import Site
 from tests.helpers.launching import launch, refused, stub
@@ -42,7 +42,7 @@ def places(steps: list[Step]) -> dict[str, tuple[str, str]]:
 
 # --------------------------------------------------------------------------------------------------------------- words
 def seeds_and_limit(*words: str) -> tuple[list[int], int | None]:
-    runs, at_once = wanted(["data=digits_glt", *words], Site())
+    runs, at_once = requested_runs(["data=digits_glt", *words], Site())
     return [r.recipe.seed for r in runs], at_once
 
 

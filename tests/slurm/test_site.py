@@ -16,7 +16,7 @@ from recipes.schema import PROJECT, Slurm
 from slurm import launch as launcher
 from slurm import site_file
 from slurm.cluster.sbatch import batch_file, parameters
-from slurm.planning.requested_runs import wanted
+from slurm.planning.requested_runs import requested_runs
 from tests.helpers.launching import batch_part, flags, launch, refused
 
 DRY = ["data=digits_glt", "cluster=dry"]
@@ -262,7 +262,7 @@ def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(
     """And no reason to refuse them."""
     monkeypatch.setenv("GLT_PIPE", "false {path}")
     site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
-    runs, _ = wanted(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
+    runs, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
     assert launcher._cost(runs).startswith(
         "cost unknown: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched"
     )

@@ -45,13 +45,13 @@ def test_verdicts(
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     for number, step in enumerate(steps):
         if number:
-            events.note(tmp_path, "verdict", verdict="requeue")
+            events.append_event(tmp_path, "verdict", verdict="requeue")
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         (tmp_path / "ckpt" / f"step-{step:09d}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "ckpt" / f"step-{step:09d}" / "MANIFEST.json").write_text("{}")
-        events.note(tmp_path, "start")
+        events.append_event(tmp_path, "start")
     if stopped:
-        events.note(tmp_path, "stopped")
+        events.append_event(tmp_path, "stopped")
     if done:
         (tmp_path / "done").touch()
     assert requeue.decide(tmp_path, cancelled) == verdict
@@ -113,7 +113,7 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
     """The status command's word for a run follows from the first that knows: done, the queue, the last event; where
     SLURM does not answer it says so."""
     for event, values in noted:
-        events.note(tmp_path, event, **values)
+        events.append_event(tmp_path, event, **values)
     if done:
         (tmp_path / "done").touch()
     assert (
@@ -140,7 +140,7 @@ def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
         (run_state.Job("FAILED", 0, name, mine), "new"),
     ):
         assert run_state.state_of(tmp_path, [], {"9": job}) == state
-    events.note(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "submitted", job="7")
     noted = events.read(tmp_path)
     assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
     assert (
@@ -172,7 +172,7 @@ def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
     """
     stub(tmp_path, "squeue", f"echo '7|PENDING|N/A|{reason}|{tmp_path.name}|/a|b/x.sh'")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    events.note(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "submitted", job="7")
     assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == state
     assert run_state.queue()["7"].batch_file == "/a|b/x.sh"
 
@@ -180,15 +180,15 @@ def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
 def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without squeue a submitted run that has not ended is unknown, and not lost."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    events.note(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "submitted", job="7")
     assert run_state.state_of(tmp_path, events.read(tmp_path), run_state.queue()) == "unknown"
 
 
 @pytest.mark.parametrize("word, state", [("CANCELLED", "cancelled"), ("TIMEOUT", "timed out")])
 def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) -> None:
     """A cancelled or timed-out job is still told as such when SLURM has forgotten it; it is noted once."""
-    events.note(tmp_path, "submitted", job="7")
-    events.note(tmp_path, "stopped")
+    events.append_event(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "stopped")
     for jobs in ({"7": run_state.Job(word, 0, tmp_path.name)}, {"7": run_state.Job(word, 0, tmp_path.name)}, {}):
         assert status.line_of(tmp_path, jobs).state == state
     assert [event["event"] for event in events.read(tmp_path)] == ["submitted", "stopped", "verdict"]
@@ -211,11 +211,11 @@ def test_why_tells_what_is_known_of_a_silent_end(
     monkeypatch.setenv("SLURM_JOB_ID", "6")
     for earlier in (False, True):
         if earlier:
-            events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
+            events.append_event(tmp_path, "failed", rank=0, error="Old: from an earlier start")
         monkeypatch.setenv("SLURM_JOB_ID", "7")
-        events.note(tmp_path, "submitted", job="7", needs=["first-run"] if "Never" in word else [])
+        events.append_event(tmp_path, "submitted", job="7", needs=["first-run"] if "Never" in word else [])
         for event, values in noted:
-            events.note(tmp_path, event, **values)
+            events.append_event(tmp_path, event, **values)
         for age, job in ((20, 6), (0, 7)):
             log = tmp_path / "log" / f"{job}_0_log.err"
             log.write_text(f"the last words of job {job}")
@@ -235,7 +235,7 @@ def test_cancel_asks_for_a_live_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "run",
         lambda words, **_: asked.append(words) or subprocess.CompletedProcess(words, 0, "", ""),
     )
-    events.note(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "submitted", job="7")
     for jobs, sentence in (
         ({}, "no job in SLURM's queue, it is lost"),
         ({"7": run_state.Job("FAILED", 0, tmp_path.name)}, "it is failed"),
@@ -307,7 +307,7 @@ def test_slips_are_one_sentence(
 def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
     """A running job is stuck when nothing was written for longer than any part of it may take by log.stuck_after_s, and
     not before; a job that has just been started after a long wait in the queue is not."""
-    events.note(tmp_path, "submitted", job="7")
+    events.append_event(tmp_path, "submitted", job="7")
     (tmp_path / "recipe.yaml").write_text("log: {stuck_after_s: 50}")
     for path in (tmp_path / "log" / "events.jsonl", tmp_path / "log", tmp_path / "recipe.yaml"):
         os.utime(path, (time.time() - 190,) * 2)
@@ -320,7 +320,7 @@ def test_a_silent_run_is_stuck(tmp_path: Path) -> None:
 
 def test_a_held_lock_is_a_running_run(tmp_path: Path) -> None:
     """A local run is running while a process holds its folder's lock, and lost when it let go without a word."""
-    events.note(tmp_path, "start")
+    events.append_event(tmp_path, "start")
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run_state.state_of(tmp_path, events.read(tmp_path), {}) == "running"
@@ -374,12 +374,12 @@ def test_why_names_the_rank_it_began_with(
     (tmp_path / "log").mkdir()
     (tmp_path / "meta.json").write_text('{"world": 2}')
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    events.note(tmp_path, "failed", rank=0, error="Old: from an earlier start")
+    events.append_event(tmp_path, "failed", rank=0, error="Old: from an earlier start")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     for who, *errors in noted:
-        events.note(tmp_path, "verdict", verdict="requeue", ends=errors) if who is None else events.note(
-            tmp_path, "failed", rank=who, error=errors[0]
-        )
+        events.append_event(
+            tmp_path, "verdict", verdict="requeue", ends=errors
+        ) if who is None else events.append_event(tmp_path, "failed", rank=who, error=errors[0])
     for r in (0, 1):
         (tmp_path / "log" / f"5_{r}_log.err").write_text(f"the last words of rank {r}")
     told = failure.why(tmp_path)
@@ -399,7 +399,7 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         '{"overall": 0.5}}\n{"kind": "tr'
     )
     for _ in range(3):
-        events.note(run, "start")
+        events.append_event(run, "start")
     for age, name in ((20, "100_0_log.out"), (10, "99_0_log.out"), (0, "99_10_log.out")):
         (run / "log" / name).touch()
         os.utime(run / "log" / name, (time.time() - age,) * 2)
@@ -420,10 +420,10 @@ def test_a_full_disk_does_not_hide_what_is_noted(
 ) -> None:
     """An event that cannot be written is printed and nothing is raised, and the job is then not put back into the
     queue, where its starts could not be counted. An event after a torn line is whole."""
-    events.note(tmp_path, "start")
+    events.append_event(tmp_path, "start")
     path = tmp_path / "log" / "events.jsonl"
     path.write_bytes(path.read_bytes() + b'{"event": "fai')
-    assert events.note(tmp_path, "failed", rank=0, error="E: first")
+    assert events.append_event(tmp_path, "failed", rank=0, error="E: first")
     assert [event["event"] for event in events.read(tmp_path)] == ["start", "failed"]
     asked = []
     monkeypatch.setattr(
@@ -433,12 +433,12 @@ def test_a_full_disk_does_not_hide_what_is_noted(
             asked.append(words[1]) or subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
         ),
     )
-    monkeypatch.setattr(requeue, "note", lambda *_, **__: False)
+    monkeypatch.setattr(requeue, "append_event", lambda *_, **__: False)
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     path.unlink()
     path.mkdir()  # a folder in its place: root may write to anything else
-    assert not events.note(tmp_path, "failed", rank=0, error="E: second")
+    assert not events.append_event(tmp_path, "failed", rank=0, error="E: second")
     assert "E: second" in capfd.readouterr().err
 
 
@@ -448,7 +448,7 @@ def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     """After a network cut the old start's batch script finds that its job was started anew, by SLURM's count or by the
     newer one's event, and does not requeue it: that would throw the newer one out."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    events.note(tmp_path, "start")
+    events.append_event(tmp_path, "start")
     assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     asked = []
     monkeypatch.setattr(
@@ -460,7 +460,7 @@ def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     )
     assert requeue.main(tmp_path, 1) == 1 and asked == ["show"]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    events.note(tmp_path, "start")
+    events.append_event(tmp_path, "start")
     assert requeue.decide(tmp_path, cancelled=False) == "requeue"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     assert requeue.decide(tmp_path, cancelled=False) == "superseded"
@@ -474,9 +474,9 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
 
     def start(number: int, failed: bool) -> None:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
-        events.note(tmp_path, "start")
+        events.append_event(tmp_path, "start")
         if failed:
-            events.note(tmp_path, "verdict", verdict=requeue.decide(tmp_path, cancelled=False))
+            events.append_event(tmp_path, "verdict", verdict=requeue.decide(tmp_path, cancelled=False))
 
     for number in range(6):
         start(number, failed=number >= 3)
@@ -485,7 +485,7 @@ def test_starts_that_slurm_threw_out_are_no_failures(tmp_path: Path, monkeypatch
         "requeue",
         "give up",
     ]
-    events.note(tmp_path, "submitted", job="5")
+    events.append_event(tmp_path, "submitted", job="5")
     start(6, failed=True)
     assert events.read(tmp_path)[-1]["verdict"] == "requeue"
 
@@ -498,11 +498,11 @@ def test_starts_that_end_before_they_begin_are_not_tried_for_ever(
     """
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     verdicts = []
-    events.note(tmp_path, "submitted", job="5")
+    events.append_event(tmp_path, "submitted", job="5")
     for number in range(3):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
         verdicts.append(requeue.decide(tmp_path, cancelled=False))
-        events.note(tmp_path, "verdict", verdict=verdicts[-1])
+        events.append_event(tmp_path, "verdict", verdict=verdicts[-1])
     assert verdicts == ["requeue", "requeue", "give up"]
 
 
@@ -539,8 +539,8 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
 def test_a_fenced_start_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that found a newer one's claim ends for good: requeued, it would take the run away from the newer one."""
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    events.note(tmp_path, "start")
-    events.note(tmp_path, "failed", rank=0, error="Fenced: another token")
+    events.append_event(tmp_path, "start")
+    events.append_event(tmp_path, "failed", rank=0, error="Fenced: another token")
     assert requeue.decide(tmp_path, cancelled=False) == "superseded"
 
 

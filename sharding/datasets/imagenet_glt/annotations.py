@@ -18,6 +18,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
+from sharding.building.foreign_json import read_foreign, whole_number
 
 SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
 """Their names of the splits and ours."""
@@ -78,33 +79,25 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     Raises:
         DataError: the file, which the sentence names, is missing, damaged or something else.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"annotation={path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"annotation={path} is not JSON ({error})") from None
+    found = read_foreign(path, "annotation= names the authors' split files")
     needed = ("cat2id", "id2cat", *SPLITS)
     missing = [key for key in needed if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
     missing += [
         f"{key}.{field}"
         for key in SPLITS
         if not missing
-        for field in _OF_AN_IMAGE
-        if not isinstance(found[key].get(field), dict)
+        for field in (*_OF_AN_IMAGE, "cluster")
+        if not isinstance(found[key].get(field, {} if field == "cluster" else None), dict)
     ]
     if missing:
         raise DataError(
             f"annotation={path} lacks {', '.join(missing)}: the authors' split file of ImageNet-GLT is looked for"
         )
-    names = {int(number): name for number, name in found["id2cat"].items() if str(number).isdigit()}
-    if sorted(names) != list(range(len(names))) or any(
-        str(found["cat2id"].get(name)) != str(number) for number, name in names.items()
-    ):
+    classes = tuple(str(found["id2cat"].get(str(number))) for number in range(len(found["id2cat"])))
+    if any(str(found["cat2id"].get(name)) != str(number) for number, name in enumerate(classes)):
         raise DataError(
             f"annotation={path}: id2cat and cat2id do not name the classes 0 to {len(found['id2cat']) - 1} alike"
         )
-    classes = tuple(names[number] for number in range(len(names)))
     splits, groups = {}, np.full(len(classes), -1)
     for theirs, ours in SPLITS.items():
         splits[ours] = _rows(path, theirs, found[theirs], prefixes, classes, groups)
@@ -126,7 +119,8 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
             f"annotation={path} has no images of "
             + (f"split {empty[0]}" if empty else f"class {classes[int(np.argmin(groups))]}")
         )
-    return Annotation(edition, classes, tuple(groups.tolist()), splits, found.get("build", {}))
+    build = found.get("build", {})
+    return Annotation(edition, classes, tuple(groups.tolist()), splits, build if isinstance(build, dict) else {})
 
 
 def _rows(
@@ -140,11 +134,15 @@ def _rows(
     """Read a split's rows; enter the classes' frequency groups into `groups` [K]."""
     names = sorted(found["label"])
     clusters = found.get("cluster", {})
+    for field in _OF_AN_IMAGE:
+        if unknown := found[field].keys() - found["label"].keys():
+            raise DataError(f"annotation={path}: {split} has the {field} of image {min(unknown)}, and no label of it")
     sources, table = [], np.empty((len(names), 3), np.int64)
     for row, name in enumerate(names):
         try:
-            label, group, attribute = (int(found[field][name]) for field in _OF_AN_IMAGE)
-        except (KeyError, TypeError, ValueError):
+            label, group, attribute = (whole_number(found[field][name]) for field in _OF_AN_IMAGE)
+            cluster = whole_number(clusters.get(name, -1), low=-1)
+        except (KeyError, AttributeError, ValueError):
             raise DataError(
                 f"annotation={path}: image {name} of {split} needs label, frequency and attribute, whole numbers all"
             ) from None
@@ -166,7 +164,7 @@ def _rows(
                 "lies elsewhere"
             )
         sources.append(source)
-        table[row] = label, attribute, int(clusters.get(name, -1))
+        table[row] = label, attribute, cluster
     order = np.argsort(np.array(sources), kind="stable") if sources else np.zeros(0, np.int64)
     return Rows(np.array(sources, dtype=np.str_)[order], *table[order].T)
 

@@ -2,32 +2,33 @@
 
 `ILSVRC2012_img_train.tar` holds one tar a class, n01440764.tar and so on, and is never unpacked: the headers of all
 inner tars are read once, in parallel, and every image is then a stretch of the one large file. What was found is kept
-in the build's work folder, a file a class, and used again as long as the source did not change.
+in the build's work folder, a file a class, and used again as long as the source did not change. What is found and not
+taken is kept, too, by name and reason.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_folder, list_tar, shown
+from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.format.index import save_npz
 from sharding.progress import ProgressBar
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
 CLASS = re.compile(r"n[0-9]{8}")
 IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
+BESIDE = "files and folders beside the classes, which are named as n01440764 or n01440764.tar is"
+NO_IMAGES = "files in classes that are hidden or not .JPEG, .jpg or .png by name"
+ALIKE = "images of a class whose names differ in case or extension alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class ClassImages:
         names: file names [n], without folders.
         offsets: in an archive, where each image begins, in bytes, int64 [n].
         sizes: in an archive, number of bytes of each image, int64 [n].
+        left_out: what else lies in the class: CLASS/FILE and why it is not taken.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ClassImages:
     names: tuple[str, ...]
     offsets: np.ndarray | None = None
     sizes: np.ndarray | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,11 +57,58 @@ class ClassImages:
     def place(self, i: int) -> Place:
         """Return where the bytes of image i are."""
         if self.offsets is None or self.sizes is None:
-            return Place(os.path.join(self.path, self.names[i]))
-        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}")
+            return Place(os.path.join(self.path, self.names[i]), root=os.path.dirname(self.path))
+        return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}", self.path)
+
+    def alike(self) -> list[str]:
+        """List CLASS/FILE of the images whose names differ from another's in case or extension alone."""
+        stems: dict[str, list[str]] = {}
+        for name in self.names:
+            stems.setdefault(name.rpartition(".")[0].casefold(), []).append(f"{self.name}/{name}")
+        return [name for names in stems.values() if len(names) > 1 for name in names]
 
 
-def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImages]:
+@dataclass(frozen=True, eq=False)
+class Classes(Mapping[str, ClassImages]):
+    """The classes of a source by WordNet id, in the order of these.
+
+    Attributes:
+        found: the classes.
+        beside: what lies beside them: its name and why it is not taken.
+    """
+
+    found: dict[str, ClassImages]
+    beside: tuple[tuple[str, str], ...]
+
+    def __getitem__(self, name: str) -> ClassImages:
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def notices(self) -> Notices:
+        """Return what the source holds that no data set of it will, and names that look like one image twice."""
+        notices = Notices()
+        for name, reason in (*self.beside, *(one for images in self.values() for one in images.left_out)):
+            notices.leave_out(reason, name)
+        for images in self.values():
+            notices.doubt(ALIKE, *images.alike())
+        return notices
+
+    def why_left_out(self, source: str) -> str:
+        """Say why an image, CLASS/FILE, is not taken though its name is there; empty where it is not."""
+        name = source.partition("/")[0]
+        if name in self:
+            found = [one for one in self[name].left_out if one[0] == shown(source)]
+        else:  # n00000002.tar.gz and N00000002, too
+            found = [one for one in self.beside if one[0].partition(".")[0].casefold() == name]
+        return f"{found[0][0]} is among the {found[0][1]}" if found else ""
+
+
+def list_classes(source: Path, work: Path, workers: int) -> Classes:
     """List the images of every class, in the order of the names.
 
     Args:
@@ -66,30 +116,15 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
         work: keeps what was found, for the next start.
         workers: number of processes.
 
-    Returns:
-        Class name (WordNet id) -> its images.
-
     Raises:
-        DataError: `source` is neither a folder of class folders nor a tar of tars, a class has no images, or the
-            archive is damaged or ends early; one sentence.
+        DataError: `source` is neither a folder of class folders nor a tar of tars, a class has no images, an image
+            cannot be told from another or named, or the archive is damaged or ends early; one sentence.
     """
     source = source.absolute()
     if source.is_dir():
-        found = sorted(entry.name for entry in os.scandir(source) if CLASS.fullmatch(entry.name) and entry.is_dir())
-        if not found:
-            raise DataError(
-                f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as "
-                "ILSVRC/Data/CLS-LOC/train"
-            )
-        jobs = [
-            _Job(name, str(source / name), f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in found
-        ]
+        jobs, beside = _class_folders(source)
     elif source.is_file():
-        stamp = source.stat()
-        jobs = [
-            _Job(name, str(source), f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{offset}", offset, size)
-            for name, offset, size in _inner_tars(source)
-        ]
+        jobs, beside = _class_tars(source)
     else:
         raise DataError(
             f"source={source} does not exist; the folder of the class folders or ILSVRC2012_img_train.tar would be "
@@ -110,7 +145,7 @@ def list_classes(source: Path, work: Path, workers: int) -> dict[str, ClassImage
             _keep(folder / f"{job.name}.npz", images, job.stamp)
             classes[job.name] = images
             bar.update()
-    return dict(sorted(classes.items()))
+    return Classes(dict(sorted(classes.items())), beside)
 
 
 @dataclass(frozen=True)
@@ -121,115 +156,142 @@ class _Job:
         name: the class.
         path: its folder, or the archive.
         stamp: text that changes when the folder or the archive does.
-        offset: where the class's tar begins in the archive, in bytes.
-        size: number of bytes of that tar; 0 for a folder.
+        tar: in an archive, the class's tar.
     """
 
     name: str
     path: str
     stamp: str
-    offset: int = 0
-    size: int = 0
+    tar: File | None = None
 
 
-def _listed(_: None, job: _Job) -> ClassImages:
-    name, path, offset = job.name, job.path, job.offset
-    if not job.size:
-        names = sorted(entry.name for entry in os.scandir(path) if IMAGE.fullmatch(entry.name))
-        images = ClassImages(name, path, tuple(names))
-    else:
-        rows = []
-        try:
-            with (
-                open(path, "rb", buffering=0) as file,
-                tarfile.open(fileobj=_Window(file, offset, job.size), mode="r:") as tar,
-            ):
-                for member in tar:
-                    tail = member.name.rsplit("/", 1)[-1]
-                    if member.isfile() and IMAGE.fullmatch(tail):
-                        rows.append((tail, offset + member.offset_data, member.size))
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(
-                f"{path}: its inner tar {name}.tar is not a whole tar ({error or type(error).__name__})"
-            ) from None
-        rows.sort()
-        images = ClassImages(
-            name,
-            path,
-            tuple(row[0] for row in rows),
-            np.array([row[1] for row in rows], np.int64),
-            np.array([row[2] for row in rows], np.int64),
-        )
-    if not len(images):
-        raise DataError(f"class {name} of {path} has no images; .JPEG files are looked for")
-    if len(set(images.names)) < len(images):
-        raise DataError(f"class {name} of {path} has two images of one name")
-    return images
+_Found = tuple[list[_Job], tuple[tuple[str, str], ...]]
+"""The classes to list, and what lies beside them."""
 
 
-def _inner_tars(source: Path) -> list[tuple[str, int, int]]:
-    """List the inner tars: class, offset of its tar's bytes, their number."""
-    found = []
-    try:
-        with tarfile.open(source, "r:") as tar:
-            for member in tar:
-                name, extension = os.path.splitext(member.name.rsplit("/", 1)[-1])
-                if member.isfile() and extension == ".tar" and CLASS.fullmatch(name):
-                    found.append((name, member.offset_data, member.size))
-    except (tarfile.TarError, OSError, EOFError) as error:
+def _class_folders(source: Path) -> _Found:
+    listing = list_folder(source)
+    others = [(file.name, BESIDE) for file in listing.files]
+    names = []
+    for name, reason in listing.others:
+        if reason == FOLDERS and CLASS.fullmatch(name):
+            names.append(name)
+        else:
+            others.append((name, BESIDE if reason == FOLDERS else reason))
+    if not names:
         raise DataError(
-            f"source={source} is not a tar, or not a whole one ({error or type(error).__name__}); "
-            "ILSVRC2012_img_train.tar is looked for"
-        ) from None
-    if not found:
+            f"source={source} has no class folders; a folder is needed that holds n01440764 and so on, such as "
+            "ILSVRC/Data/CLS-LOC/train"
+        )
+    jobs = [_Job(name, str(source / name), f"{source / name}|{(source / name).stat().st_mtime_ns}") for name in names]
+    return jobs, _left_out("", others)
+
+
+def _class_tars(source: Path) -> _Found:
+    listing, stamp = list_tar(source, f"source={source}"), source.stat()
+    tars: dict[str, File] = {}
+    others = list(listing.others)
+    for file in listing.files:
+        name, extension = os.path.splitext(_tail(file.name))
+        if extension != ".tar" or not CLASS.fullmatch(name):
+            others.append((file.name, BESIDE))
+        elif name in tars:
+            raise DataError(f"source={source} has two tars of class {name}, {_both(tars[name], file)}; one is legal")
+        else:
+            tars[name] = file
+    if not tars:
         raise DataError(
             f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for"
         )
-    return sorted(found)
+    jobs = [
+        _Job(name, str(source), f"{source}|{stamp.st_size}|{stamp.st_mtime_ns}|{tar.offset}", tar)
+        for name, tar in sorted(tars.items())
+    ]
+    return jobs, _left_out("", others)
 
 
-class _Window(io.RawIOBase):
-    """A stretch of an open file, as a file."""
+def _listed(_: None, job: _Job) -> ClassImages:
+    where = f"class {job.name} of {job.path}"
+    if job.tar is None:
+        listing = list_folder(job.path)
+    else:
+        what = f"{job.path}: its inner tar {_tail(job.tar.name)}"
+        listing = list_tar(job.path, what, job.tar.offset, job.tar.size)
+    taken, others = _images(listing, where)
+    left_out = _left_out(f"{job.name}/", others)
+    if not taken:
+        beside = f" ({len(left_out)} other files or folders, such as {left_out[0][0]})" if left_out else ""
+        raise DataError(f"{where} has no images{beside}; .JPEG files are looked for")
+    names = tuple(file.name for file in taken)
+    if job.tar is None:
+        return ClassImages(job.name, job.path, names, left_out=left_out)
+    offsets, sizes = (np.array(column, np.int64) for column in zip(*(file[1:] for file in taken), strict=True))
+    return ClassImages(job.name, job.path, names, offsets, sizes, left_out)
 
-    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = file, offset, size, 0
 
-    def readable(self) -> bool:
-        return True
+def _images(listing: Listing, where: str) -> tuple[list[File], list[tuple[str, str]]]:
+    """Choose a class's images, by the last part of their names and in the order of these; and what is none.
 
-    def seekable(self) -> bool:
-        return True
+    Raises:
+        DataError: two have one name, or a name is not UTF-8.
+    """
+    taken: dict[str, File] = {}
+    others = list(listing.others)
+    for file in listing.files:
+        name = _tail(file.name)
+        if not IMAGE.fullmatch(name):
+            others.append((file.name, NO_IMAGES))
+        elif not is_utf8(name):
+            raise DataError(
+                f"{where} has an image named {shown(name)}, which is not UTF-8; renamed it would be legal (convmv "
+                "renames whole folders; a tar is unpacked first)"
+            )
+        elif name in taken:
+            raise DataError(f"{where} has two images of one name, {_both(taken[name], file)}; one is legal")
+        else:
+            taken[name] = file
+    return [File(name, *taken[name][1:]) for name in sorted(taken)], others
 
-    def tell(self) -> int:
-        return self._at
 
-    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        self._at = to + (0, self._at, self._size)[whence]
-        return self._at
+def _both(one: File, other: File) -> str:
+    """Name two members of a tar."""
+    first, second = sorted((one, other), key=lambda file: file.offset)
+    return f"{shown(first.name)} at byte {first.offset} and {shown(second.name)} at byte {second.offset}"
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        with memoryview(buffer) as view:
-            count = max(0, min(len(view), self._size - self._at))
-            data = os.pread(self._file.fileno(), count, self._offset + self._at)
-            view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+
+def _tail(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _left_out(folder: str, others: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Name what is not taken as the source's images are named, `folder` being CLASS/ or nothing."""
+    return tuple(sorted((folder + shown(_tail(name)), reason) for name, reason in others))
 
 
 def _keep(path: Path, images: ClassImages, stamp: str) -> None:
-    arrays = {"names": np.array(images.names), "path": np.array(images.path), "stamp": np.array(stamp)}
+    arrays = {
+        "names": np.array(images.names),
+        "path": np.array(images.path),
+        "stamp": np.array(stamp),
+        "left_out": np.array(images.left_out, np.str_).reshape(-1, 2),
+    }
     if images.offsets is not None and images.sizes is not None:
         arrays |= {"offsets": images.offsets, "sizes": images.sizes}
     save_npz(path, arrays)
 
 
 def _known(path: Path, job: _Job) -> ClassImages | None:
-    """Read what an earlier start found, if the source is as it was."""
+    """Read what an earlier start found, if the source is as it was.
+
+    A folder of which something was left out is listed again: a link that led nowhere may do now, and the folder's time
+    does not tell.
+    """
     try:
         with np.load(path) as kept:
-            if str(kept["stamp"]) != job.stamp:
+            left_out = tuple((name, reason) for name, reason in kept["left_out"].tolist())
+            if str(kept["stamp"]) != job.stamp or (left_out and job.tar is None):
                 return None
-            columns = (kept["offsets"], kept["sizes"]) if "offsets" in kept.files else (None, None)
-            return ClassImages(job.name, str(kept["path"]), tuple(kept["names"].tolist()), *columns)
+            offsets, sizes = (kept[name] if name in kept.files else None for name in ("offsets", "sizes"))
+            return ClassImages(job.name, str(kept["path"]), tuple(kept["names"].tolist()), offsets, sizes, left_out)
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
         return None

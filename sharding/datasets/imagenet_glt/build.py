@@ -18,7 +18,6 @@ are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,21 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
 from sharding.building.dice import Dice
-from sharding.building.packing import WORK, Copies, Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.keys import unique_keys
+from sharding.building.packing import (
+    WORK,
+    Copies,
+    Planned,
+    channel_statistics,
+    finish,
+    pack,
+    planned_counts,
+    source_changed,
+)
 from sharding.building.request import Request
 from sharding.datasets.imagenet_glt import clustering, features
 from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, write
-from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
+from sharding.datasets.imagenet_glt.archive import Classes, ClassImages, list_classes
 from sharding.datasets.imagenet_glt.splits import CLASSES, Part, class_group, class_order, split
 from sharding.format.dataset_json import finish_dataset, is_built
 from sharding.images.encoding import StoredSize
@@ -52,12 +61,7 @@ def build(request: Request) -> None:
     Raises:
         DataError: something is wrong with the source, the weights or the split files; one sentence.
     """
-    if request.source is None:
-        raise DataError("source= is missing; legal is ILSVRC2012_img_train.tar, or the folder of its class folders")
-    if request.annotation and (request.weights or request.scale != 1):
-        raise DataError("weights= and scale= cannot be used with annotation=: the authors' files say what goes where")
-    if request.prefix and not request.annotation:
-        raise DataError("prefix= maps the paths of split files: it needs annotation=")
+    source = _checked_source(request)
     if request.annotation and request.stage in ("features", "clusters"):
         print(f"stage={request.stage} has nothing to do where annotation= says what goes where")
         return
@@ -67,24 +71,48 @@ def build(request: Request) -> None:
     weights = None if request.annotation else features.weights_file(request.weights)
     splitting = _splitting(request, weights)
     options = {**splitting, **StoredSize(request.resize_short, request.quality).options}
-    if not request.stage and is_built(request.out, NAME, options):
+    if not request.stage and is_built(request.out, NAME, options) and not _source_changed(request, source):
         print(f"{NAME} is already in {folder}: nothing to do")
         return
-    classes = list_classes(request.source, work, request.processes)
+    classes = list_classes(source, work, request.processes)
     if not request.annotation and request.scale == 1:  # else the split files, or what there is, say what is needed
-        _check_classes(classes, request.source)
+        _check_classes(classes, source)
+    if request.stage == "index":
+        print("".join(f"{line}\n" for line in classes.notices().lines()), end="")
     if weights is not None:
         _attributes(request, list(classes.values()), work, weights, splitting)
+    if not any(map(request.does, ("split", "pack", "finish"))):
+        return
+    made_from = splitting | _clusters(request, list(classes.values()), work, splitting)
     if request.does("split"):
         for annotation in [read(path, request.prefix) for path in request.annotation] or _ours(
             request, list(classes.values()), work, splitting
         ):
             write(
                 work / f"{annotation.edition}.json",
-                Annotation(annotation.edition, annotation.classes, annotation.groups, annotation.splits, splitting),
+                Annotation(annotation.edition, annotation.classes, annotation.groups, annotation.splits, made_from),
             )
     if request.does("pack") or request.does("finish"):
-        _pack(request, _splits(work, request, splitting), classes, options)
+        _pack(request, _splits(work, request, splitting, made_from), classes, options)
+
+
+def _checked_source(request: Request) -> Path:
+    """Check that the words go together, and return the source."""
+    if request.source is None:
+        raise DataError("source= is missing; legal is ILSVRC2012_img_train.tar, or the folder of its class folders")
+    if request.annotation and (request.weights or request.scale != 1):
+        raise DataError("weights= and scale= cannot be used with annotation=: the authors' files say what goes where")
+    if request.prefix and not request.annotation:
+        raise DataError("prefix= maps the paths of split files: it needs annotation=")
+    return request.source
+
+
+def _source_changed(request: Request, source: Path) -> bool:
+    """Return whether the finished data set may have been made from other bytes than the source has now."""
+    folder = request.out / NAME
+    return source_changed(folder, source) or (
+        not request.annotation and features.source_changed(source, folder / WORK, request.processes)
+    )
 
 
 def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
@@ -100,13 +128,14 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
     return {**chosen, "weights": file_digest(weights), **({"scale": request.scale} if request.scale != 1 else {})}
 
 
-def _check_classes(classes: Mapping[str, ClassImages], source: Path) -> None:
+def _check_classes(classes: Classes, source: Path) -> None:
     """Check that the source is the whole of ILSVRC2012's training set."""
     if len(classes) != CLASSES:
         what = "class folders" if source.is_dir() else "inner class tars"
         raise DataError(
             f"source={source} has {len(classes)} {what} ({min(classes)} to {max(classes)}), ILSVRC2012 has "
             f"{CLASSES}: some are missing or too many (scale= makes a smaller data set of what there is)"
+            + "".join(f"; {line}" for line in classes.notices().lines())
         )
     count = sum(map(len, classes.values()))
     if count != IMAGES:
@@ -161,11 +190,41 @@ def _rows(parts: Sequence[Part], classes: Sequence[ClassImages], ranks: Sequence
     )
 
 
-def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[str, Annotation]:
-    """Read what stage `split` left.
+def _clusters(
+    request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the digest of the clusters that our own splits are made from; empty where there are none.
 
     Raises:
-        DataError: the stage has not run, or with other words.
+        DataError: stage `split` alone is asked for, and the source changed since stage `features`.
+    """
+    if request.annotation:
+        return {}
+    if request.stage == "split":
+        states = features.states(classes, work / "features", splitting["weights"], request.processes)
+        for images, state in zip(classes, states, strict=True):
+            if state == features.CHANGED:
+                raise DataError(
+                    f"images of class {images.name} changed since stage=features: it and stage=clusters come before "
+                    "stage=split"
+                )
+    digest = clustering.digest(classes, work, splitting["weights"], request.seed)
+    return {"clusters": digest} if digest else {}
+
+
+def _splits(
+    work: Path, request: Request, splitting: Mapping[str, Any], made_from: Mapping[str, Any]
+) -> dict[str, Annotation]:
+    """Read what stage `split` left.
+
+    Args:
+        work: the build's work folder.
+        request: what is asked for.
+        splitting: what the splits depend on.
+        made_from: the same with the digest of today's clusters.
+
+    Raises:
+        DataError: the stage has not run, or with other words, or the clusters are others now.
     """
     expected = (
         {"glt", "cbl"}
@@ -177,8 +236,11 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
     found = {}
     for edition in ("glt", "cbl"):
         path = work / f"{edition}.json"
-        if path.is_file() and (annotation := read(path)).build == splitting:
-            found[edition] = annotation
+        if not path.is_file() or {**(annotation := read(path)).build, "clusters": ""} != {**splitting, "clusters": ""}:
+            continue
+        if "clusters" in annotation.build and "clusters" in made_from and annotation.build != made_from:
+            raise DataError(f"{path} was made from other clusters: stage=split comes before stage={request.stage}")
+        found[edition] = annotation
     lacking = sorted((expected or set()) - set(found))
     if lacking or not found:
         missing = work / f"{lacking[0] if lacking else 'glt'}.json"
@@ -193,32 +255,18 @@ def _splits(work: Path, request: Request, splitting: Mapping[str, Any]) -> dict[
     return found
 
 
-def _pack(
-    request: Request, editions: Mapping[str, Annotation], classes: Mapping[str, ClassImages], options: Mapping[str, Any]
-) -> None:
+def _pack(request: Request, editions: Mapping[str, Annotation], classes: Classes, options: Mapping[str, Any]) -> None:
     """Run the stages `pack` and `finish`."""
     folders, rows = _folders(editions)
-    groups = next(iter(editions.values())).groups
-    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
-    plan = {}
-    for stream, relative in enumerate(sorted(rows)):
-        if missing := next((source for source in rows[relative].source.tolist() if source not in numbers), None):
-            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
-            raise DataError(
-                f"split {relative} needs {missing}, and source={request.source} has no {what}"
-                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
-            )
-        plan[relative] = [
-            _planned(rows[relative], row, groups, numbers)
-            for row in Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
-        ]
+    plan = _plan(request, next(iter(editions.values())).groups, folders, rows, classes)
     render = Copies(StoredSize(request.resize_short, request.quality))
-    indices = pack(request.out / NAME, plan, render, options=options, workers=request.processes, part=request.part)
+    out, workers, notices = request.out / NAME, request.processes, classes.notices()
+    indices = pack(out, plan, render, options=options, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):
         return
-    finish(request.out / NAME, indices)
+    finish(out, indices)
     statistics = {
-        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        edition: channel_statistics(out / splits["train"], indices[splits["train"]], workers)
         for edition, splits in folders.items()
     }
     one = next(iter(editions.values()))
@@ -230,11 +278,44 @@ def _pack(
         editions=folders,
         statistics=statistics,
         options=options,
-        notes={"plan": planned_counts(plan, len(one.classes))},
+        notes={"plan": planned_counts(plan, len(one.classes)), **notices.notes()},
     )
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")
-    print(f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}")
+    print("\n".join([*notices.lines(), f"{NAME}: {sum(map(len, plan.values())):,} images in {request.out / NAME}"]))
+
+
+def _plan(
+    request: Request,
+    groups: Sequence[int],
+    folders: Mapping[str, Mapping[str, str]],
+    rows: Mapping[str, Rows],
+    classes: Classes,
+) -> dict[str, list[Planned]]:
+    """Plan the images of each split's folder, in the order in which they are packed.
+
+    Raises:
+        DataError: the source lacks one.
+    """
+    numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
+    sources: dict[str, list[str]] = {relative: mine.source.tolist() for relative, mine in rows.items()}
+    for relative in sorted(rows):
+        if missing := next((source for source in sources[relative] if source not in numbers), None):
+            what = "such image" if missing.partition("/")[0] in classes else f"class {missing.partition('/')[0]}"
+            why = classes.why_left_out(missing)
+            raise DataError(
+                f"split {relative} needs {missing}, and source={request.source} has no {what}"
+                + (f": {why}" if why else "")
+                + (f" (named by annotation={','.join(map(str, request.annotation))})" if request.annotation else "")
+            )
+    keys = unique_keys(
+        {edition: {relative: sources[relative] for relative in splits.values()} for edition, splits in folders.items()}
+    )
+    plan = {}
+    for stream, relative in enumerate(sorted(rows)):
+        order = Dice(request.seed, 10 + stream).permutation(len(rows[relative])).tolist()
+        plan[relative] = [_planned(rows[relative], row, groups, numbers, keys) for row in order]
+    return plan
 
 
 def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, str]], dict[str, Rows]]:
@@ -255,9 +336,14 @@ def _folders(editions: Mapping[str, Annotation]) -> tuple[dict[str, dict[str, st
     return folders, rows
 
 
-def _planned(rows: Rows, row: int, groups: Sequence[int], numbers: Mapping[str, tuple[ClassImages, int]]) -> Planned:
+def _planned(
+    rows: Rows,
+    row: int,
+    groups: Sequence[int],
+    numbers: Mapping[str, tuple[ClassImages, int]],
+    keys: Mapping[str, str],
+) -> Planned:
     source, label = str(rows.source[row]), int(rows.label[row])
     images, i = numbers[source]
     more = {} if rows.cluster[row] < 0 else {"cluster": int(rows.cluster[row])}
-    key = re.sub(r"[^A-Za-z0-9_-]", "_", images.names[i].rpartition(".")[0])
-    return Planned(key, source, images.place(i), label, groups[label], int(rows.attribute[row]), more)
+    return Planned(keys[source], source, images.place(i), label, groups[label], int(rows.attribute[row]), more)

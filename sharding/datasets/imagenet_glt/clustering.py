@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,17 +102,23 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
             ranks=ranks.astype(np.int8),
             names=np.array(images.names),
             identity=_identity(state.weights, state.seed),
+            made_from=features.made_from(state.features, images.name) or "",
         )
 
 
 def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
     """Read the rank of each image's cluster, int64 [n].
 
-    None where it was not found yet with these images, weights and seed.
+    None where it was not found yet with these images, weights and seed, or other features were made since.
     """
+    now = features.made_from(work / "features", images.name)  # None: they may be deleted by now
     try:
         with np.load(work / "clusters" / f"{images.name}.npz") as kept:
-            if str(kept["identity"]) == _identity(weights, seed) and tuple(kept["names"].tolist()) == images.names:
+            if (
+                str(kept["identity"]) == _identity(weights, seed)
+                and tuple(kept["names"].tolist()) == images.names
+                and (now is None or str(kept["made_from"]) == now)
+            ):
                 ranks: np.ndarray = kept["ranks"].astype(np.int64)
                 return ranks
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
@@ -133,6 +140,17 @@ def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int
                 "seed and these weights; stage=clusters comes first"
             )
         yield ranks
+
+
+def digest(classes: Sequence[ClassImages], work: Path, weights: str, seed: int) -> str:
+    """Return a digest of all classes' ranks; empty where some are gone, "outdated" where features changed since."""
+    sha256 = hashlib.sha256()
+    for images in classes:
+        ranks = read(work, images, weights, seed)
+        if ranks is None:
+            return "outdated" if (work / "clusters" / f"{images.name}.npz").exists() else ""
+        sha256.update(images.name.encode() + ranks.astype(np.int8).tobytes())
+    return sha256.hexdigest()
 
 
 def _identity(weights: str, seed: int) -> str:

@@ -7,8 +7,10 @@ only, so that a class's features do not depend on which other classes the same p
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,8 @@ from recipes.common.errors import DataError
 from recipes.common.files import file_digest, whole_file
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
-from sharding.datasets.imagenet_glt.archive import ClassImages
+from sharding.building.source_stamps import Origin, any_changed, refreshed
+from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
 from sharding.images.decoders import picture_of
 from sharding.images.encoding import opened
 from sharding.images.transforms import eval_pixels
@@ -26,6 +29,13 @@ FILE = "resnet50-0676ba61.pth"
 """torchvision's first ImageNet weights of ResNet-50 (IMAGENET1K_V1), as torch's hub names the download."""
 WIDTH = 2048
 BATCH = 64
+THERE, MISSING, CHANGED, UNRECORDED = "there", "missing", "changed", "unrecorded"
+_SAID = {
+    THERE: "features of {} of {} classes are there already",
+    CHANGED: "features of {} of {} classes are made again because their source changed",
+    UNRECORDED: "features of {} of {} classes are made again because an earlier version did not record what they were "
+    "made from",
+}
 
 
 def weights_file(given: Path | None) -> Path:
@@ -66,9 +76,11 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
     """
     folder.mkdir(parents=True, exist_ok=True)
     digest = file_digest(weights)
-    todo = [images for images in classes if read(folder, images, digest) is None]
-    if len(todo) < len(classes):
-        print(f"features of {len(classes) - len(todo)} of {len(classes)} classes are there already")
+    found_states = states(classes, folder, digest, workers)
+    for state, sentence in _SAID.items():
+        if state in found_states:
+            print(sentence.format(found_states.count(state), len(classes)))
+    todo = [images for images, state in zip(classes, found_states, strict=True) if state != THERE]
     if not todo:
         return
     forward = _network(weights)
@@ -77,44 +89,129 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
         for images in todo
         for start in range(0, len(images), BATCH)
     )  # made as they are needed
-    pixels = in_order(_pixels, None, jobs, workers)
+    decoded = in_order(_pixels, None, jobs, workers)
     with ProgressBar(sum(map(len, todo)), "features", "img", smoothing=0.05) as bar:
         for images in todo:
             features = np.empty((len(images), WIDTH), np.float16)
+            origins: list[Origin] = []
             for start in range(0, len(images), BATCH):
-                batch = next(pixels)
+                batch, of_batch = next(decoded)
                 features[start : start + len(batch)] = forward(batch)
+                origins += of_batch
                 bar.update(len(batch))
-            with whole_file(folder / f"{images.name}.npz") as file:
-                np.savez(file, features=features, names=np.array(images.names), weights=digest)
+            save(folder, images, features, digest, origins)
+
+
+def save(folder: Path, images: ClassImages, features: np.ndarray, weights: str, origins: Sequence[Origin]) -> None:
+    """Write the features of a class, [n, D], and what they were made from; `weights`: their sha256, hex."""
+    with whole_file(folder / f"{images.name}.npz") as file:
+        np.savez(
+            file,
+            features=features,
+            names=np.array(images.names),
+            weights=weights,
+            stamps=np.array([origin.stamp for origin in origins], np.int64),
+            digests=np.array([list(bytes.fromhex(origin.sha256)) for origin in origins], np.uint8),
+        )
 
 
 def read(folder: Path, images: ClassImages, weights: str) -> np.ndarray | None:
     """Read the features of a class, float16 [n, 2048].
 
-    `weights`: their sha256, hex. None where there are no features of these images by these weights.
+    `weights`: their sha256, hex. None where there are no features of these images, as they are now, by these weights.
     """
+    there = _state((folder, weights), images) == THERE
+    return _kept(folder, images.name, "features").get("features") if there else None
+
+
+def states(classes: Sequence[ClassImages], folder: Path, weights: str, workers: int) -> list[str]:
+    """Return for each class whether its features are THERE, or why they are of no use.
+
+    Images are read whose files have another size or time than recorded.
+    """
+    return list(in_order(_state, (folder, weights), classes, 1 if len(classes) < 100 else workers))
+
+
+def _state(state: tuple[Path, str], images: ClassImages) -> str:
+    folder, weights = state
+    kept = _kept(folder, images.name, "weights", "names")
+    if not kept or str(kept["weights"]) != weights or tuple(kept["names"].tolist()) != images.names:
+        return MISSING
+    known = _origins(folder, images)
+    if known is None:
+        return UNRECORDED
+    now = refreshed([images.place(i) for i in range(len(images))], known)
+    if now is not None and [origin.stamp for origin in now] != [origin.stamp for origin in known]:
+        save(folder, images, _kept(folder, images.name, "features")["features"], weights, now)
+    return CHANGED if now is None else THERE
+
+
+def _kept(folder: Path, name: str, *arrays: str) -> dict[str, Any]:
+    """Read some arrays of a class's features; empty where not all of them are there."""
     try:
-        with np.load(folder / f"{images.name}.npz") as kept:
-            if str(kept["weights"]) == weights and tuple(kept["names"].tolist()) == images.names:
-                features: np.ndarray = kept["features"]
-                return features
+        with np.load(folder / f"{name}.npz") as kept:
+            return {array: kept[array] for array in arrays}
     except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
-        pass
-    return None
+        return {}
 
 
-def _pixels(_: None, places: tuple[Place, ...]) -> np.ndarray:
-    """Decode a batch: uint8 [B, 256, 256, 3]. Runs in a worker."""
-    images = []
+def _origins(folder: Path, images: ClassImages) -> list[Origin] | None:
+    """Return what a class's features were made from; None where that is not on record."""
+    kept = _kept(folder, images.name, "stamps", "digests")
+    if not kept or len(kept["stamps"]) != len(images):
+        return None
+    return [
+        Origin(images.place(i).path, size, mtime_ns, digest.tobytes().hex())
+        for i, ((size, mtime_ns), digest) in enumerate(zip(kept["stamps"].tolist(), kept["digests"], strict=True))
+    ]
+
+
+def made_from(folder: Path, name: str) -> str | None:
+    """Return a digest of the images that a class's features were made from; None where that is not on record."""
+    kept = _kept(folder, name, "names", "digests")
+    if not kept:
+        return None
+    return hashlib.sha256("/".join(kept["names"].tolist()).encode() + kept["digests"].tobytes()).hexdigest()
+
+
+def source_changed(source: Path, work: Path, workers: int) -> bool:
+    """Return whether a class has other images, sizes or times than its features were made from, and say so.
+
+    A source that is gone and features that are gone are passed over: a finished data set needs neither.
+    """
+    folder = work / "features"
+    there = {path.stem for path in folder.glob("*.npz")}
+    if not there or not source.exists():
+        return False
+    try:
+        classes = list_classes(source, work, workers)
+    except DataError:  # an empty mount point, say
+        return False
+    changed = not there.issuperset(classes) or any(_differs(source, folder, images) for images in classes.values())
+    if changed:
+        print("its source has other images, sizes or times than recorded: what was made from other bytes is made again")
+    return changed
+
+
+def _differs(source: Path, folder: Path, images: ClassImages) -> bool:
+    kept = _kept(folder, images.name, "names")
+    renamed = bool(kept) and tuple(kept["names"].tolist()) != images.names
+    return renamed or any_changed(source, _origins(folder, images) or [])
+
+
+def _pixels(_: None, places: tuple[Place, ...]) -> tuple[np.ndarray, list[Origin]]:
+    """Decode a batch: uint8 [B, 256, 256, 3], and what each image comes from. Runs in a worker."""
+    images, origins = [], []
     for place in places:
         try:
-            images.append(eval_pixels(picture_of(opened(place.read())), size=256, resize=260))
+            data, origin = place.traced()
+            images.append(eval_pixels(picture_of(opened(data)), size=256, resize=260))
+            origins.append(origin)
         except DataError:
             raise  # it names the file
         except ValueError as error:
             raise DataError(f"{place}: {error}") from None
-    return np.stack(images)
+    return np.stack(images), origins
 
 
 def _network(weights: Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from recipes.common.errors import DataError, one_line
+from sharding.building.foreign_json import Entry, mapping, read_foreign, real_number, text, whole_number
 from sharding.datasets.mscoco_glt.objects import CLASSES
 from sharding.datasets.mscoco_glt.splits import class_group
 
 SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
 """The file's names of the splits -> ours. test_lt is empty in the balanced edition's file."""
 _FIELDS = ("label", "frequency", "attribute", "path")
+_SCORE = "attribute_score"
+"""The one that not every file has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,8 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
 
     Raises:
         DataError: a file is missing, damaged, of another data set or of an edition that was there already; the files
-            have different classes; an id is in two splits; a group does not follow from the class; or a path begins
-            with no `old`. One sentence.
+            have different classes; an id occurs twice, is in two splits or has two classes; a group does not follow
+            from the class; or a path begins with no `old`. One sentence.
     """
     editions: dict[str, _Edition] = {}
     for file in files:
@@ -97,6 +99,7 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
         for name in sorted(editions, reverse=True)
         for split, samples in editions[name].splits.items()
     }
+    _check_across(editions.values())
     samples = [sample for table in tables.values() for sample in table]
     return Authors(
         relatives=list(tables),
@@ -121,24 +124,13 @@ def _mapped(path: str, prefix: Sequence[tuple[str, str]]) -> str:
 
 
 def _read(path: Path) -> _Edition:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); annotation= names the authors' files") from None
-    except ValueError as error:
-        raise DataError(one_line(f"{path} is no whole JSON file: {error}")) from None
+    document = read_foreign(path, "annotation= names the authors' files")
     missing = [name for name in ("id2cat", *SPLITS) if not isinstance(document, dict) or name not in document]
     if missing:
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: it lacks {', '.join(missing)}")
-    try:
-        names = [str(document["id2cat"][str(k)]) for k in range(len(document["id2cat"]))]
-        splits = {ours: _samples(document[theirs], theirs, len(names), path) for theirs, ours in SPLITS.items()}
-    except DataError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            one_line(f"{path} is not MSCOCO-GLT's annotation file: {type(error).__name__} {error}")
-        ) from None
+    classes = Entry(path, "id2cat", document["id2cat"])
+    names = [classes.get(str(k), text) for k in range(len(document["id2cat"]))]
+    splits = {ours: _samples(document[theirs], theirs, len(names), path) for theirs, ours in SPLITS.items()}
     edition = _Edition(path, names, {name: samples for name, samples in splits.items() if samples})
     _check(edition)
     return edition
@@ -154,31 +146,63 @@ def _check(edition: _Edition) -> None:
     lacking = [name for name in ("train", "val", "test_cbl", "test_gbl") if name not in edition.splits]
     if lacking:
         raise DataError(f"{path} has no samples in split {lacking[0]}; at least one is needed")
+    if twice := sorted({name for name in edition.names if edition.names.count(name) > 1}):
+        raise DataError(one_line(f"{path}: id2cat names class {twice[0]!r} twice; once would be legal"))
     owner: dict[str, str] = {}
     for name, samples in edition.splits.items():
         for sample in samples:
             if owner.setdefault(sample.key, name) != name:
-                raise DataError(f"id {sample.key} is in {owner[sample.key]} and {name} of {path}; one split is legal")
+                raise DataError(
+                    one_line(f"id {sample.key} is in {owner[sample.key]} and {name} of {path}; one split is legal")
+                )
+
+
+def _check_across(editions: Iterable[_Edition]) -> None:
+    """Check that an id which two editions share is of one class."""
+    first: dict[str, tuple[int, Path]] = {}
+    for edition in editions:
+        for sample in (sample for samples in edition.splits.values() for sample in samples):
+            label, file = first.setdefault(sample.key, (sample.label, edition.file))
+            if label != sample.label:
+                raise DataError(
+                    one_line(
+                        f"id {sample.key} has label {label} in {file} and {sample.label} in {edition.file}; one class "
+                        "is legal"
+                    )
+                )
 
 
 def _samples(table: Any, name: str, classes: int, path: Path) -> list[_Sample]:
     """Read one split's samples, in the file's order; `name` is the file's name of the split."""
+    split = Entry(path, f"split {name}", table)
     missing = [field for field in _FIELDS if field not in table]
     if missing and table.get("label", True):
         raise DataError(f"{path} is not MSCOCO-GLT's annotation file: split {name} lacks {', '.join(missing)}")
+    tables = {field: split.get(field, mapping) for field in (*_FIELDS, _SCORE) if field in table}
+    labels = tables.get("label", {})
+    for field in _FIELDS:
+        if unknown := tables.get(field, {}).keys() - labels.keys():
+            raise DataError(one_line(f"{path}: {name} has the {field} of id {min(unknown)}, and no label of it"))
     samples: list[_Sample] = []
-    scores = table.get("attribute_score", {})
-    for key, value in table.get("label", {}).items():
-        label, frequency, attribute = int(value), int(table["frequency"][key]), int(table["attribute"][key])
+    for key in labels:
+        entry = Entry(
+            path, f"id {key} of {name}", {field: values[key] for field, values in tables.items() if key in values}
+        )
+        label, attribute = entry.get("label", whole_number), entry.get("attribute", whole_number)
+        frequency, there = entry.get("frequency", whole_number), entry.get("path", text)
         if not 0 <= label < classes or attribute not in (0, 1, 2):
             raise DataError(
-                f"{path}: id {key} of {name} has label {value} and attribute {attribute}; 0 to {classes - 1} and 0 "
-                "to 2 are legal"
+                one_line(
+                    f"{path}: {entry.place} has label {label} and attribute {attribute}; 0 to {classes - 1} and 0 to 2 "
+                    "are legal"
+                )
             )
         if frequency != class_group(label):
             raise DataError(
-                f"{path}: id {key} of {name} has frequency {frequency}; class {label} is in group {class_group(label)}"
+                one_line(
+                    f"{path}: {entry.place} has frequency {frequency}; class {label} is in group {class_group(label)}"
+                )
             )
-        path_there, score = str(table["path"][key]), float(scores.get(key, 0.0))
-        samples.append(_Sample(str(key), label, attribute, path_there, score))
+        score = entry.get(_SCORE, real_number) if key in tables.get(_SCORE, {}) else 0.0
+        samples.append(_Sample(key, label, attribute, there, score))
     return samples

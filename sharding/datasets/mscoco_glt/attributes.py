@@ -21,7 +21,6 @@ import re
 import resource
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from recipes.common.errors import DataError, one_line
-from sharding.format.index import save_npz
+from sharding.format.index import load_npz, save_npz
 
 ORIGINAL = "5604b2a9bf14cf3d73b64e6fe602267a628ebe09f9fe0a94641b2745fdfeefbd"
 """Hex sha256 of the published cocottributes_py3.jbl, 1,261,766,525 bytes."""
@@ -39,6 +38,18 @@ MEMORY = 8
 """Address space of the reading process, in units of the file's size: Python's objects take several times their
 bytes on disk.
 """
+
+_PACKED = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "lzma": b"\x5d\0\0",
+    "lz4": b"\x04\x22\x4d\x18",
+    "zip": b"PK\x03\x04",
+    "an old joblib": b"ZF",
+    "zlib": b"\x78",
+}
+"""How the files begin that joblib or a person has compressed; no pickle begins so."""
 
 _FIELDS = ("patch", "annotation", "present", "name", "sha256")
 
@@ -74,24 +85,24 @@ def load_arrays(path: Path) -> Attributes:
         DataError: the file, which the sentence names, is missing, damaged or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in _FIELDS if name not in archive.files]
-            if missing:
-                raise DataError(f"it lacks {', '.join(missing)}")
-            found = Attributes(
-                patch=archive["patch"],
-                annotation=archive["annotation"],
-                present=archive["present"],
-                name=archive["name"],
-                sha256=str(archive["sha256"]),
-            )
+        arrays = load_npz(path)
+        missing = [name for name in _FIELDS if name not in arrays]
+        if missing:
+            raise DataError(f"it lacks {', '.join(missing)}")
+        found = Attributes(
+            patch=arrays["patch"],
+            annotation=arrays["annotation"],
+            present=arrays["present"],
+            name=arrays["name"],
+            sha256=str(arrays["sha256"]),
+        )
     except FileNotFoundError:
         raise DataError(
             f"{path} is not there; attributes= names cocottributes_py3.jbl, or the .npz made from it"
         ) from None
-    except (DataError, ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(one_line(f"{path} cannot be used as arrays of COCO-Attributes: {error}")) from error
-    count, width = len(found.patch), len(found.name)
+    except DataError as error:
+        raise DataError(one_line(f"{path} cannot be used as arrays of COCO-Attributes: {error}")) from None
+    count, width = found.patch.size, found.name.size
     legal = {
         "patch": ("i", (count,)),
         "annotation": ("i", (count,)),
@@ -308,11 +319,18 @@ def read_pickle(path: Path) -> Any:
     """Read a joblib pickle of plain data: numbers, text, bytes, builtin containers, arrays.
 
     Raises:
-        DataError: it is cut off, not such a pickle, or mentions a name that is not in `ADMITTED`; nothing of it has run
-            then.
+        DataError: it is cut off, packed, not such a pickle, or mentions a name that is not in `ADMITTED`; nothing of
+            it has run then.
     """
     try:
         with open(path, "rb") as file:
+            magic = file.read(6)
+            if packed := next((name for name, start in _PACKED.items() if magic.startswith(start)), None):
+                raise DataError(
+                    f"{path} is packed by {packed}, and only the unpacked file is read: joblib.dump(joblib.load(FILE), "
+                    "OTHER, compress=0) writes it, where you trust the file"
+                )
+            file.seek(0)
             return _Unpickler(file).load()
     except Refused as error:
         raise DataError(
@@ -320,6 +338,8 @@ def read_pickle(path: Path) -> Any:
                 f"{path} is refused: its pickle asks for {error}, which plain data do not need; nothing of it was run"
             )
         ) from None
+    except DataError:
+        raise
     except MemoryError:
         raise DataError(
             f"{path} needs more memory than {MEMORY} times its size, so that it is not COCO-Attributes' file"
@@ -349,8 +369,9 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
         )
     try:
         names = np.array([str(entry["name"]) for entry in listed])
-        patch = np.array([_id(key) for key in vectors], dtype=np.int64)
-        instance = {_id(key): _id(value) for key, value in instances.items()}
+        patch = np.array(_ids("ann_vecs", vectors), dtype=np.int64)
+        named = _ids("patch_id_to_ann_id", instances)
+        instance = dict(zip(named, (_id(value) for value in instances.values()), strict=True))
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise DataError(
             one_line(f"{path} is not COCO-Attributes' file: an id or an attribute's name is not legal ({error})")
@@ -370,6 +391,19 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
     return Attributes(
         patch, np.array([instance.get(p, -1) for p in patch.tolist()], dtype=np.int64), present, names, digest
     )
+
+
+def _ids(name: str, table: Mapping[Any, Any]) -> list[int]:
+    """Return a table's keys as whole numbers.
+
+    Raises:
+        ValueError: one is none, or two are the same number.
+    """
+    first: dict[int, int] = {}
+    for number, key in enumerate(table):
+        if first.setdefault(_id(key), number) < number:
+            raise ValueError(f"{name} has id {_id(key)} twice, as its entries {first[_id(key)]} and {number}")
+    return list(first)
 
 
 def _id(value: Any) -> int:

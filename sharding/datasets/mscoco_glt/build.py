@@ -21,7 +21,6 @@ in dataset.json under `notes`; KEY.json has each object's image.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +29,30 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, one_line
 from recipes.common.files import file_digest
-from sharding.building.packing import WORK, Copies, Planned, Render, channel_statistics, finish, pack, planned_counts
+from sharding.building.notices import Notices, sentences
+from sharding.building.packing import (
+    WORK,
+    Copies,
+    Planned,
+    Render,
+    channel_statistics,
+    finish,
+    pack,
+    planned_counts,
+    source_changed,
+)
 from sharding.building.raw_files import Place
 from sharding.building.request import Request
+from sharding.building.source_stamps import Origin, Raw
 from sharding.datasets.mscoco_glt.annotations import Authors, read_authors
-from sharding.datasets.mscoco_glt.attributes import Attributes, plain_arrays
+from sharding.datasets.mscoco_glt.attributes import Attributes, load_arrays, plain_arrays
 from sharding.datasets.mscoco_glt.objects import FOLDERS, Objects, crop, read_objects
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group, split, unevenness
 from sharding.format.dataset import digest_of
 from sharding.format.dataset_json import finish_dataset, is_built
-from sharding.format.index import save_npz
+from sharding.format.index import load_npz, save_npz
 from sharding.images.encoding import StoredSize, encoded
 
 NAME = "mscoco_glt"
@@ -71,10 +82,13 @@ def build(request: Request) -> None:
         )
     if request.does("split"):
         options = _options(request, attributes)
-        if not request.stage and is_built(request.out, NAME, options):
+        built = not request.stage and is_built(request.out, NAME, options)
+        if built and not source_changed(folder, request.source):
             print(f"{NAME} is already in {folder}: nothing to do")
             return
-        _save(folder / WORK / "split.npz", _deal(request, attributes), options)
+        dealt = _deal(request, attributes)
+        _doubt_twins(dealt)
+        _save(folder / WORK / "split.npz", dealt, options)
     if request.does("pack") or request.does("finish"):
         _pack(request, *_load(folder / WORK / "split.npz", request))
 
@@ -86,7 +100,8 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
     render: Render = Copies(StoredSize(request.resize_short, request.quality))
     if request.source:
         render = Crops(request.resize_short, request.quality or QUALITY)
-    indices = pack(folder, plan, render, options=options, workers=request.processes, part=request.part)
+    workers, notices = request.processes, Notices()
+    indices = pack(folder, plan, render, options=options, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):
         return
     finish(folder, indices)
@@ -95,7 +110,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         edition, _, split_name = relative.partition("/")
         editions.setdefault(edition, {})[split_name] = relative
     statistics = {
-        edition: channel_statistics(plan[splits["train"]], render, request.processes)
+        edition: channel_statistics(folder / splits["train"], indices[splits["train"]], workers)
         for edition, splits in editions.items()
     }
     notes = {
@@ -104,6 +119,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         "plan": planned_counts(plan, len(dealt.names)),
         # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
         "duplicates": "warning",
+        **notices.notes(),
     }
     finish_dataset(
         request.out,
@@ -116,6 +132,8 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         notes=notes,
     )
     _report(dealt, notes, folder)
+    for line in notices.lines():
+        print(line)
 
 
 def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
@@ -128,6 +146,8 @@ def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
             "paper splits objects, not images"
         )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
+    for sentence in sentences(dict(notes)):
+        print(sentence)
 
 
 def _check(request: Request) -> None:
@@ -149,17 +169,18 @@ def _check(request: Request) -> None:
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
     """Record all that the bytes depend on: the words that were given, and digests of the files that are read."""
-    files = (
-        [request.source / "annotations" / f"instances_{folder}.json" for folder in FOLDERS] if request.source else []
-    )
-    digests = {path.name: _digest(path) for path in files} | {
-        f"annotation {n}": _digest(path) for n, path in enumerate(request.annotation)
-    }
     return {
         **_words(request),
-        "files": digests,
+        "files": {name: _digest(path) for name, path in _files(request).items()},
         "attributes": "" if attributes is None else _digest_of_arrays(attributes),
     }
+
+
+def _files(request: Request) -> dict[str, Path]:
+    """Return the files that say what goes where, by the names under which their digests are recorded."""
+    annotations = request.source / "annotations" if request.source else None
+    files = [annotations / f"instances_{folder}.json" for folder in FOLDERS] if annotations else []
+    return {path.name: path for path in files} | {f"annotation {n}": path for n, path in enumerate(request.annotation)}
 
 
 def _words(request: Request) -> dict[str, Any]:
@@ -247,6 +268,7 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
     notes = {
         "attribute_names": attributes.name.tolist() if attributes is not None else [],
         "patches_left_out": objects.left_out if objects is not None else 0,
+        **(objects.notices.notes() if objects is not None else {}),
     }
     if request.annotation or objects is None:  # `_check` saw to it that one of the two is there
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
@@ -319,6 +341,22 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
     )
 
 
+def _doubt_twins(dealt: Dealt) -> None:
+    """Count in the notes objects that stand under two ids: the same box of an image file, or the same crop."""
+    notices = Notices()
+    first: dict[tuple[Any, ...], tuple[str, str]] = {}
+    for i, (file, box) in enumerate(zip(dealt.file.tolist(), dealt.box.tolist(), strict=True)):
+        edition, _, name = dealt.relatives[dealt.split[i]].partition("/")
+        key, other = first.setdefault((edition, file, *box), (str(dealt.key[i]), name))
+        if key != dealt.key[i]:
+            where = "one split" if name == other else "two splits"
+            notices.doubt(
+                f"objects under two ids in {where} of edition {edition}", f"{dealt.key[i]} in {name}, {key} in {other}"
+            )
+    for entry, reasons in notices.notes().items():
+        dealt.notes.setdefault(entry, {}).update(reasons)
+
+
 def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
     arrays = {name: np.array(json.dumps(v) if name in _TEXTS else v) for name, v in vars(dealt).items()}
     save_npz(path, {**arrays, "options": np.array(json.dumps(options))})
@@ -331,13 +369,14 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
         DataError: the stage has not run, or with other words.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = load_npz(path)
+        options = json.loads(str(arrays.pop("options")))
+        fields: dict[str, Any] = {name: json.loads(str(v)) if name in _TEXTS else v for name, v in arrays.items()}
+        dealt = Dealt(**fields)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: stage=split comes before stage={request.stage}") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}); stage=split writes it again") from None
-    options = json.loads(str(arrays.pop("options")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(one_line(f"{path} cannot be read ({error}); stage=split writes it again")) from None
     words = _words(request)
     for name in (*words, "resize_short", "quality"):
         if options.get(name) != words.get(name):
@@ -345,8 +384,23 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
                 f"stage=split was run with {name}={options.get(name)}, stage={request.stage} with another; the same "
                 "words are legal"
             )
-    fields = {name: json.loads(str(value)) if name in _TEXTS else value for name, value in arrays.items()}
-    return Dealt(**fields), options
+    if request.stage:
+        _check_made_from(request, options, path.parent / "coco_attributes.npz")
+    return dealt, options
+
+
+def _check_made_from(request: Request, options: Mapping[str, Any], arrays: Path) -> None:
+    """Check that stage `split` used the files as they are now; what is gone by now is not needed any more.
+
+    Raises:
+        DataError: one changed since.
+    """
+    now = {name: (path, _digest(path)) for name, path in _files(request).items() if path.exists()}
+    changed = [path for name, (path, digest) in now.items() if options["files"].get(name, digest) != digest]
+    if options["attributes"] and arrays.exists() and options["attributes"] != _digest_of_arrays(load_arrays(arrays)):
+        changed.append(arrays)
+    if changed:
+        raise DataError(f"{changed[0]} changed since stage=split, which comes before stage={request.stage}")
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
@@ -356,10 +410,10 @@ def _notes(dealt: Dealt) -> dict[str, Any]:
     """
     if not dealt.present.shape[1]:
         return {}
-    splits_of: dict[str, dict[int, set[str]]] = {}
+    splits_of: dict[str, dict[str, set[str]]] = {}
     for relative, rows in dealt.rows():
         images = splits_of.setdefault(relative.partition("/")[0], {})
-        for image in np.unique(dealt.image[rows]).tolist():
+        for image in set(dealt.file[rows].tolist()):
             images.setdefault(image, set()).add(relative)
     several = {
         edition: [splits for splits in images.values() if len(splits) > 1] for edition, images in splits_of.items()
@@ -387,6 +441,20 @@ class Cut:
     def __str__(self) -> str:
         return f"{self.place}, annotation {self.annotation}"
 
+    @property
+    def path(self) -> str:
+        """The image's file."""
+        return self.place.path
+
+    @property
+    def short(self) -> str:
+        """The image's name without the folders that the source lies in."""
+        return self.place.short
+
+    def traced(self) -> tuple[bytes, Origin]:
+        """Read the image's raw bytes, and tell what they come from."""
+        return self.place.traced()
+
 
 @dataclass(frozen=True)
 class Crops:
@@ -395,15 +463,14 @@ class Crops:
     resize_short: int | None
     quality: int
 
-    def __call__(self, planned: Planned) -> tuple[bytes, Mapping[str, Any]]:
+    def __call__(self, planned: Planned, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
         """Return the JPEG bytes, and no more entries.
 
         Raises:
             ValueError: the image is bad; one sentence.
-            DataError: it cannot be read.
         """
-        where: Cut = planned.where
-        image = crop(where.place.read(), where.box, where.size)
+        assert isinstance(planned.where, Cut), "crops are cut from what `planned` made"
+        image = crop(data, planned.where.box, planned.where.size)
         if self.resize_short is not None and image.width > self.resize_short:
             image = image.resize((self.resize_short, self.resize_short), Image.Resampling.BILINEAR)
         return encoded(image, self.quality), {}
@@ -421,9 +488,14 @@ def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
 def _planned(dealt: Dealt, i: int, source: Path | None) -> Planned:
     label, annotation, box = int(dealt.label[i]), int(dealt.annotation[i]), dealt.box[i].tolist()
     more: dict[str, Any] = {"attribute_score": float(dealt.score[i])}
-    where: Any = Place(str(dealt.file[i]))
+    where: Raw = Place(str(dealt.file[i]))
     if source is not None:
-        where = Cut(Place(str(source / str(dealt.file[i]))), annotation, tuple(box), tuple(dealt.size[i].tolist()))
+        where = Cut(
+            Place(str(source / str(dealt.file[i])), root=str(source)),
+            annotation,
+            tuple(box),
+            tuple(dealt.size[i].tolist()),
+        )
         more |= {
             "image": int(dealt.image[i]),
             "annotation": annotation,

@@ -6,11 +6,9 @@ annotations/instances_val2014.json, train2014/, val2014/.
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,16 @@ import numpy as np
 from PIL import Image
 
 from recipes.common.errors import DataError, one_line
+from sharding.building.foreign_json import Entry, listed, read_foreign, real_number, text, whole_number
+from sharding.building.notices import Notices
 from sharding.datasets.mscoco_glt.attributes import Attributes
 from sharding.images.decoders import decode
 
 FOLDERS = ("train2014", "val2014")
 CLASSES = 29
+LONGEST = 65_535
+"""Pixels of the longest side that a JPEG can have."""
+LEGAL = "source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014"
 LOST = 0.01
 """The largest share of patches that may lack an annotation in COCO 2014 and are left out; where more do, the files do
 not belong together.
@@ -44,6 +47,7 @@ class Objects:
         present: which attributes the object has, bool [N, A].
         names: classes from the largest, ties by name, text [K].
         left_out: how many patches of the attribute file have no annotation in COCO 2014.
+        notices: which ones, and what else is odd about the files.
     """
 
     patch: np.ndarray
@@ -56,6 +60,7 @@ class Objects:
     present: np.ndarray
     names: list[str]
     left_out: int
+    notices: Notices
 
     def __len__(self) -> int:
         """Return the number of objects N."""
@@ -68,18 +73,14 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
     One instances file is read at a time and no segmentation is kept: about 1.5 GB of memory for COCO's.
 
     Raises:
-        DataError: a file is missing or damaged, an annotation's image or category is not there, a box has no size or
-            lies outside its image, or the files do not belong together; one sentence.
+        DataError: a file is missing or damaged, an id occurs twice, an annotation's image or category is not there, a
+            box has no size or lies outside its image, or the files do not belong together; one sentence.
     """
     wanted = frozenset(annotation for annotation in attributes.annotation.tolist() if annotation >= 0)
     found: dict[int, _Instance] = {}
+    ids, notices = _Ids(), Notices()
     for folder in FOLDERS:
-        for instance in _instances(source, folder, wanted):
-            if instance.annotation in found:
-                raise DataError(
-                    f"annotation {instance.annotation} occurs twice in {source / 'annotations'}; the two instances "
-                    "files of COCO 2014 share none"
-                )
+        for instance in _instances(source, folder, wanted, ids, notices):
             found[instance.annotation] = instance
     rows = [row for row, annotation in enumerate(attributes.annotation.tolist()) if annotation in found]
     lost = len(attributes) - len(rows)
@@ -89,6 +90,8 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
             f"{source / 'annotations'}; "
             f"instances_train2014.json and instances_val2014.json of COCO 2014 and its attribute file belong together"
         )
+    gone = np.setdiff1d(np.arange(len(attributes)), rows)
+    notices.leave_out("patches without an annotation in COCO 2014", *attributes.patch[gone].astype(str).tolist())
     instances = [found[annotation] for annotation in attributes.annotation[rows].tolist()]
     names, counts = np.unique([instance.category for instance in instances], return_counts=True)
     if len(names) != CLASSES:
@@ -109,6 +112,7 @@ def read_objects(source: Path, attributes: Attributes) -> Objects:
         present=attributes.present[rows],
         names=list(label_of),
         left_out=lost,
+        notices=notices,
     )
 
 
@@ -126,67 +130,112 @@ class _Instance:
     category: str
 
 
-def _instances(source: Path, folder: str, wanted: Collection[int]) -> Iterator[_Instance]:
+@dataclass
+class _Ids:
+    """Where each id was given first, over both instances files: an id that joins two things names one."""
+
+    first: dict[tuple[str, Any, Path | None], tuple[Path, str]] = field(default_factory=dict)
+    category: dict[int, tuple[str, Entry]] = field(default_factory=dict)
+
+    def add(self, kind: str, value: Any, entry: Entry, within: Path | None = None) -> None:
+        """Note an id, which names one thing in the file `within`, or in both.
+
+        Raises:
+            DataError: it was given before.
+        """
+        path, place = self.first.setdefault((kind, value, within), (entry.path, entry.place))
+        if (path, place) != (entry.path, entry.place):
+            raise DataError(
+                one_line(f"{kind} {value!r} occurs twice, in {place} of {path} and in {entry}; once would be legal")
+            )
+
+    def add_category(self, number: int, name: str, entry: Entry) -> None:
+        """Note a category, which both files list.
+
+        Raises:
+            DataError: its file has its id or name twice, or the other file has another name for it.
+        """
+        self.add("category", number, entry, entry.path)
+        self.add("category", name, entry, entry.path)
+        before, first = self.category.setdefault(number, (name, entry))
+        if before != name:
+            raise DataError(
+                one_line(f"category {number} is {before!r} in {first} and {name!r} in {entry}; one name would be legal")
+            )
+
+
+def _instances(source: Path, folder: str, wanted: Collection[int], ids: _Ids, notices: Notices) -> Iterator[_Instance]:
     """Yield the wanted annotations of one instances file, checked."""
     path = source / "annotations" / f"instances_{folder}.json"
-    document = _load(path)
-    try:
-        names = {category["id"]: str(category["name"]) for category in document["categories"]}
-        images = {
-            image["id"]: (f"{folder}/{image['file_name']}", (int(image["width"]), int(image["height"])))
-            for image in document["images"]
-        }
-        chosen = [entry for entry in document["annotations"] if entry["id"] in wanted]
-        del document
-        there = _listing(source / folder)
-        for entry in chosen:
-            who = f"annotation {entry['id']} in {path}"
-            if entry["image_id"] not in images:
-                raise DataError(f"{who} is of image {entry['image_id']}, which the file does not list")
-            if entry["category_id"] not in names:
-                raise DataError(f"{who} is of category {entry['category_id']}, which the file does not list")
-            file, size = images[entry["image_id"]]
-            if file.partition("/")[2] not in there:
-                raise DataError(f"{who} is of image {source / file}, which is not there")
-            box = [float(value) for value in entry["bbox"]]
-            if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= 0 or box[3] <= 0:
-                raise DataError(
-                    f"{who} has the box {box}, which has no size; left, top, width and height in pixels are legal, "
-                    "width and height above 0"
-                )
-            if box[0] >= size[0] or box[1] >= size[1] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
-                raise DataError(f"{who} has the box {box}, which lies outside its image of {size[0]}x{size[1]} pixels")
-            yield _Instance(entry["id"], entry["image_id"], file, size, box, names[entry["category_id"]])
-    except DataError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    document = Entry(path, "the file", read_foreign(path, LEGAL, _slim))
+    names: dict[int, str] = {}
+    for entry in _entries(document, "categories"):
+        number, name = entry.get("id", whole_number), entry.get("name", text)
+        ids.add_category(number, name, entry)
+        names[number] = name
+    images: dict[int, tuple[str, tuple[int, int]]] = {}
+    seen: set[str] = set()
+    for entry in _entries(document, "images"):
+        number, file = entry.get("id", whole_number), entry.get("file_name", text)
+        ids.add("image", number, entry)
+        images[number] = f"{folder}/{file}", (entry.get("width", _pixels), entry.get("height", _pixels))
+        if file in seen:
+            notices.doubt("image files with two entries in an instances file", f"{folder}/{file}")
+        seen.add(file)
+    chosen = []
+    for entry in _entries(document, "annotations"):
+        number = entry.get("id", whole_number)
+        if number in wanted:
+            ids.add("annotation", number, entry)
+            chosen.append((number, entry))
+    del document
+    there = _listing(source / folder)
+    for number, entry in chosen:
+        yield _instance(number, entry, names, images, source, there)
+
+
+def _entries(document: Entry, key: str) -> Iterator[Entry]:
+    for number, content in enumerate(document.get(key, listed)):
+        yield Entry(document.path, f"{key}[{number}]", content)
+
+
+def _pixels(value: Any) -> int:
+    return whole_number(value, 1, LONGEST)
+
+
+def _instance(
+    number: int,
+    entry: Entry,
+    names: Mapping[int, str],
+    images: Mapping[int, tuple[str, tuple[int, int]]],
+    source: Path,
+    there: Collection[str],
+) -> _Instance:
+    """Join an annotation with its category and image, one of those that are `there`, and check its box."""
+    who = f"annotation {number} in {entry.path}"
+    image, category = entry.get("image_id", whole_number), entry.get("category_id", whole_number)
+    if image not in images:
+        raise DataError(f"{who} is of image {image}, which the file does not list")
+    if category not in names:
+        raise DataError(f"{who} is of category {category}, which the file does not list")
+    file, size = images[image]
+    if file.partition("/")[2] not in there:
+        raise DataError(one_line(f"{who} is of image {source / file}, which is not there"))
+    box = entry.get("bbox", lambda values: [real_number(value) for value in listed(values)])
+    if len(box) != 4 or box[2] <= 0 or box[3] <= 0:
         raise DataError(
-            one_line(
-                f"{path} is no instances file of COCO: {type(error).__name__} {error}; it needs images, annotations "
-                "and categories"
-            )
-        ) from None
-
-
-def _load(path: Path) -> Any:
-    """Read the JSON document, without the segmentations that make up most of it."""
-
-    def slim(entry: dict[str, Any]) -> dict[str, Any]:
-        return (
-            {key: entry[key] for key in ("id", "image_id", "category_id", "bbox")}
-            if entry.keys() >= {"bbox", "image_id", "category_id", "id"}
-            else entry
+            f"{who} has the box {box[:9]}, which has no size; left, top, width and height in pixels are legal, "
+            "width and height above 0"
         )
+    if box[0] >= size[0] or box[1] >= size[1] or box[0] + box[2] <= 0 or box[1] + box[3] <= 0:
+        raise DataError(f"{who} has the box {box}, which lies outside its image of {size[0]}x{size[1]} pixels")
+    return _Instance(number, image, file, size, box, names[category])
 
-    try:
-        return json.loads(path.read_bytes(), object_hook=slim)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and "
-            "val2014/ of COCO 2014"
-        ) from None
-    except ValueError as error:
-        raise DataError(one_line(f"{path} is no whole JSON file: {error}")) from None
+
+def _slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """Leave off an annotation's segmentation: they make up most of the file."""
+    kept = ("id", "image_id", "category_id", "bbox")
+    return {key: entry[key] for key in kept} if entry.keys() >= set(kept) else entry
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -197,10 +246,7 @@ def _listing(folder: Path) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read ({error.strerror}); source= is a folder with annotations/, train2014/ and "
-            "val2014/ of COCO 2014"
-        ) from None
+        raise DataError(f"{folder} cannot be read ({error.strerror}); {LEGAL}") from None
 
 
 # ----------------------------------------------------------------------------------------------------------- one crop

@@ -7,6 +7,7 @@ files.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import statistics
 import tempfile
@@ -132,7 +133,7 @@ def first_batch_s(split: Split, place: float, weights: list[np.ndarray | None], 
     start = int(place * plan.steps)
     crops = MicroBatches(split, TrainView(224, (0.08, 1.0), hflip=True), decoder=available()[0])
     # No more than the workers take at once: what follows the first batch would compete with it for the cores.
-    draws = (draws for draws, _ in zip(rank_draws(plan, rows, 0, start=start), range(WORKERS), strict=False))
+    draws = itertools.islice(rank_draws(plan, rows, 0, start=start), WORKERS)
     batches = Reader(crops, WORKERS, persistent=False).read(draws)
     next(batches)
     seconds = time.perf_counter() - began

@@ -1,0 +1,45 @@
+"""Keys of samples from the names of their files, told apart where two files would have the same."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def plain_key(source: str) -> str:
+    """Return the key that a file's name gives: without folders and extension, `_` for all but letters, digits, _, -."""
+    return _ILLEGAL.sub("_", source.rpartition("/")[2].rpartition(".")[0])
+
+
+def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, str]:
+    """Choose a key for each source of a data set: the plain one, or that and a digest of the source.
+
+    A digest is added to all sources of one key in one split, which no shards can hold, and to all whose keys are the
+    same but for case in two splits of an edition, which sharding.verify takes for one image in both. Every other key is
+    plain, so that data sets that were whole without digests keep their bytes.
+
+    Args:
+        editions: edition -> split -> its sources, each unique in the edition.
+
+    Returns:
+        source -> key.
+    """
+    keys = {
+        source: plain_key(source) for splits in editions.values() for sources in splits.values() for source in sources
+    }
+    alike: set[str] = set()
+    for splits in editions.values():
+        met: dict[str, list[tuple[str, str]]] = {}
+        for split, sources in splits.items():
+            for source in sources:
+                met.setdefault(keys[source].casefold(), []).append((split, source))
+        for found in met.values():
+            if len({split for split, _ in found}) > 1 or len({keys[source] for _, source in found}) < len(found):
+                alike.update(source for _, source in found)
+    return {
+        source: f"{key}-{hashlib.sha256(source.encode()).hexdigest()[:16]}" if source in alike else key
+        for source, key in keys.items()
+    }

@@ -1,0 +1,254 @@
+"""What lies in a folder or a tar: each plain file with its place, and what else is there, by name and reason.
+
+A source is listed before anything is made of it, so all of it must be accounted for: a tar is followed from its first
+header to the two blocks of zeros that end it, and one that is damaged, cut or sparse is refused. Whoever lists a source
+says of each file whether it takes it; `Notices` count the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from recipes.common.errors import DataError
+from recipes.common.files import pread
+from sharding.format.shards import Tar
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+BLOCK = tarfile.BLOCKSIZE
+FOLDERS = "folders inside folders"
+DEAD_LINKS = "links that lead to nothing"
+NOT_PLAIN = "pipes, sockets, devices and other things that are no plain files"
+MOST_ZEROS = 1 << 16
+"""The longest stretch of zeros at a tar's end; more are a download that was given its room and not finished. Programs
+fill up to 10 KiB."""
+
+
+class File(NamedTuple):
+    """A plain file, or a link to one.
+
+    Attributes:
+        name: in its folder, or in its tar with the folders before it; bytes that are not UTF-8 as surrogates.
+        offset: in a tar, where its bytes begin in the file that is read, in bytes.
+        size: in a tar, how many bytes it has; -1 for a file of a folder, which is not opened.
+    """
+
+    name: str
+    offset: int = 0
+    size: int = -1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Attributes:
+        files: plain files, in the order of their names.
+        others: name and reason of each thing that is none, in the order of their names.
+    """
+
+    files: list[File] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+
+    def sorted(self) -> Listing:
+        """Return the same in the order of the names."""
+        return Listing(sorted(self.files), sorted(self.others))
+
+
+def shown(name: str) -> str:
+    """Return a file's name as it can be printed and kept in JSON: what is not UTF-8 or not printable is written out."""
+    return name if name.isprintable() else "".join(map(_printable, name))
+
+
+def _printable(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:x}"
+    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file's name is UTF-8, as index, JSON and tar headers of a data set need it."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+def list_folder(path: Path | str) -> Listing:
+    """List one folder, without those inside; links count as what they lead to.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    found = Listing()
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if reason := _reason(entry):
+                    found.others.append((entry.name, reason))
+                else:
+                    found.files.append(File(entry.name))
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+    return found.sorted()
+
+
+def _reason(entry: os.DirEntry[str]) -> str:
+    """Say why an entry of a folder is no plain file; empty where it is one."""
+    try:
+        if entry.is_file():
+            return ""
+        if entry.is_dir():
+            return FOLDERS
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a circle of links leads to nothing, too
+            raise
+    return DEAD_LINKS if entry.is_symlink() and not os.path.exists(entry.path) else NOT_PLAIN
+
+
+# ---------------------------------------------------------------------------------------------------------------- tars
+def list_tar(path: Path | str, what: str, offset: int = 0, size: int | None = None) -> Listing:
+    """List a tar that is not compressed; hard and symbolic links to its files count as these, folders are passed over.
+
+    Args:
+        path: the file that holds it.
+        what: the tar's name, for messages.
+        offset: where it begins in that file, in bytes.
+        size: how many bytes it has; None is all there are.
+
+    Raises:
+        DataError: it is not a tar, is damaged, ends early, goes on behind its end mark or has a sparse member; the
+            sentence names the byte of the file.
+    """
+    found, links = Listing(), list[tuple[str, str]]()
+    try:
+        with open(path, "rb", buffering=0) as file:
+            stretch = _Stretch(file, offset, os.fstat(file.fileno()).st_size if size is None else size)
+            for member in _members(stretch):
+                if member.isfile():
+                    found.files.append(File(member.name, offset + member.offset_data, member.size))
+                elif member.issym() or member.islnk():
+                    folder = posixpath.dirname(member.name) if member.issym() else ""
+                    links.append((member.name, posixpath.join(folder, member.linkname)))
+                elif not member.isdir():
+                    found.others.append((member.name, NOT_PLAIN))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except _Damage as damage:
+        raise DataError(
+            f"{what} is not a tar, or not a whole one ({damage}); one of its publisher's size and digest would be legal"
+        ) from None
+    _resolve(links, found)
+    return found.sorted()
+
+
+class _Damage(Exception):
+    """What is wrong with a tar, in a few words."""
+
+
+def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
+    """Yield a tar's members; behind the last, check that it ends as a tar does.
+
+    Python's tarfile takes a damaged header, but for the first, for the end.
+
+    Raises:
+        _Damage: it does not, or a member cannot be read as one stretch.
+    """
+    last = ""
+    try:
+        with Tar.open(fileobj=stretch, mode="r:", encoding="utf-8") as tar:
+            for member in tar:
+                if not member.name and not member.isdir():  # a long name's block of zeros
+                    raise _Damage(f"no name of what is behind {shown(last)}, {stretch.byte(member.offset)}")
+                last = member.name
+                if member.size < 0 or tar.offset < member.offset_data:  # tarfile would go round in circles
+                    raise _Damage(f"{shown(last)} has a size below 0, {stretch.byte(member.offset)}")
+                if member.sparse is not None:
+                    raise _Damage(
+                        f"{shown(last)} is sparse, {stretch.byte(member.offset)}; tar without --sparse is needed"
+                    )
+                yield member
+                tar.members.clear()  # tarfile remembers every member, and nobody asks
+            end = tar.offset
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        at = stretch.tell()
+        if last and at >= stretch.size:
+            raise _Damage(f"unexpected end of data in or behind {shown(last)}, {stretch.byte(stretch.size)}") from None
+        raise _Damage(f"{error or type(error).__name__}, {stretch.byte((max(at, 1) - 1) // BLOCK * BLOCK)}") from None
+    _check_end(stretch, end, last)
+
+
+def _check_end(stretch: _Stretch, end: int, last: str) -> None:
+    """Check that nothing but zeros, two blocks or more, follows from byte `end` on, where tarfile saw no header."""
+    stretch.seek(end)
+    tail, behind = stretch.read(MOST_ZEROS + 1), shown(last) or "its beginning"
+    if 0 < len(tail) < BLOCK:
+        raise _Damage(f"unexpected end of data in a header behind {behind}, {stretch.byte(stretch.size)}")
+    if any(tail[:BLOCK]):
+        raise _Damage(f"damaged header behind {behind}, {stretch.byte(end)}")
+    if any(tail):
+        other = end + len(tail) - len(tail.lstrip(b"\0"))
+        raise _Damage(f"zeros where a header is due, {stretch.byte(end)}, and more behind them, {stretch.byte(other)}")
+    if len(tail) > MOST_ZEROS:
+        raise _Damage(f"more than {MOST_ZEROS} zeros where a header or the end is due, {stretch.byte(end)}")
+    if len(tail) < 2 * BLOCK:
+        raise _Damage(
+            f"no end mark, two blocks of zeros, behind {behind}, {stretch.byte(end)}, so that more may be missing"
+        )
+
+
+def _resolve(links: Sequence[tuple[str, str]], found: Listing) -> None:
+    """Enter the links of a tar, (name, name of what it leads to), as the files that they lead to in the end."""
+    if not links:
+        return
+    files = {posixpath.normpath(file.name): file for file in found.files}
+    next_of = {posixpath.normpath(name): posixpath.normpath(target) for name, target in links}
+    for name, target in links:
+        target, passed = posixpath.normpath(target), set[str]()
+        while target in next_of and target not in passed:
+            passed.add(target)
+            target = next_of[target]
+        if target in files:
+            found.files.append(File(name, files[target].offset, files[target].size))
+        else:
+            found.others.append((name, DEAD_LINKS))
+
+
+class _Stretch(io.RawIOBase):
+    """A stretch of an open file, as a file of `size` bytes."""
+
+    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
+        self.size = size
+        self._file, self._offset, self._at = file, offset, 0
+
+    def byte(self, at: int) -> str:
+        """Name a place of the stretch by its byte in the file."""
+        return f"at byte {self._offset + at}"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        self._at = to + (0, self._at, self.size)[whence]
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        with memoryview(buffer) as view:
+            count = max(0, min(len(view), self.size - self._at))
+            data = pread(self._file.fileno(), count, self._offset + self._at)
+            view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
