@@ -376,27 +376,6 @@ def test_finished_run_is_left_alone(cluster: str, tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("cluster", ["local", "slurm"])
-def test_a_finished_run_without_its_weights_says_what_is_needed(cluster: str, tmp_path: Path) -> None:
-    """Where ckpt/ was emptied the run is finished all the same, and the launcher says what it is lost for and how to
-    have it again; export= and eval= refuse before anything is loaded.
-    """
-    words = ["data=digits_glt", f"runs={tmp_path}", f"data.root={tmp_path / 'none'}"]
-    recipe = resolve(words)
-    folder = recipe.run_folder
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(dump(recipe))
-    (folder / "done").write_text(json.dumps({"weights": {"last": ["last.pt", "0"], "best": ["best-0001.pt", "1"]}}))
-    said = launch(*words, f"cluster={cluster}").stdout
-    assert said.startswith(f"{folder} is finished: nothing to do; its weights ckpt/last.pt are gone")
-    assert "train the run again (recipe=RUN_FOLDER runs=ELSEWHERE)" in said
-    gone = refused(f"export={folder}", "select=best", f"out={tmp_path / 'file'}")
-    assert "its weights ckpt/best-0001.pt are gone" in gone and "eval=" in refused(f"eval={folder}")
-    (folder / "ckpt").mkdir()
-    (folder / "ckpt" / "last.pt").touch()
-    assert launch(*words, f"cluster={cluster}").stdout == f"{folder} is finished: nothing to do\n"
-
-
 def test_running_folder_is_not_trained_twice(tiny_root: Path, tmp_path: Path) -> None:
     """While one process holds a run folder, a second local start is refused in one sentence."""
     words = ["data=digits_glt", f"runs={tmp_path}", f"data.root={tiny_root}", "cluster=local"]
