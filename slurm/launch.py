@@ -14,6 +14,7 @@
                      tasks=N parts at once
 
   eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
+                     data.root=DIR  where its data lie here, if the run comes from another machine
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.

@@ -5,6 +5,7 @@ load.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -151,12 +152,19 @@ def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
     assert about["test_resize"] == str(run.data.test_resize) and "uint8" in about["input"] and "slurm" not in str(about)
 
 
-def test_an_exported_file_predicts_as_the_run_did(run: Recipe, mini_root: Path, tmp_path: Path) -> None:
+def test_an_exported_file_predicts_as_the_run_did(
+    run: Recipe,
+    mini_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`load(FILE).predict(IMAGE)` is the run's own evaluation of each image, from its bytes, its file, its pixels or a
-    Pillow image.
+    Pillow image, and docs/run-folder.md shows how.
     """
     file = tmp_path / "weights.safetensors"
     finished_run.export(run.run_folder, "last", file)
+    capsys.readouterr()
     model = exported.load(file)
     split, stored = open_dataset(mini_root, "digits_glt").split(run.train, "test_gbl"), predictions(run, "last")
     for sample, label, confidence in zip(
@@ -168,6 +176,11 @@ def test_an_exported_file_predicts_as_the_run_did(run: Recipe, mini_root: Path, 
     (tmp_path / "image").write_bytes(split.read(0))
     image = decode(split.read(0))
     first = model.predict(split.read(0)).probabilities_K
+    (tmp_path / "photo.jpg").write_bytes(split.read(0))
+    monkeypatch.chdir(tmp_path)
+    (page,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "run-folder.md").read_text(), re.S)
+    exec(page, {})
+    assert capsys.readouterr().out.startswith(f"{first.argmax()} {model.class_names[first.argmax()]} ")
     for same in (tmp_path / "image", str(tmp_path / "image"), image, np.array(image)):
         assert np.allclose(model.predict(same).probabilities_K, first, atol=1e-2)  # Pillow decodes a little otherwise
     with pytest.raises(ValueError, match="uint8 \\[H, W, 3\\] is"):
