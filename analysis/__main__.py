@@ -213,6 +213,8 @@ def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
 
 
 def _fault(fault: Fault) -> ValueError:
+    if fault.kind == "address":
+        return ValueError(fault.refusal)
     if fault.kind == "unknown" or "=" not in fault.word:
         return ValueError(
             f"{fault.word}: not a key=value of this command; {nearest(fault.key, fault.legal)} (see --help)"

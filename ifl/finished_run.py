@@ -21,6 +21,7 @@ from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
 from ifl.supervision.startup_timer import Boot
+from recipes.common.addresses import command_of_process
 from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
 from recipes.common.json_text import read_object
@@ -37,6 +38,7 @@ def evaluate(
     root: str | None = None,
     cache_folder: str | None = None,
     cache_gb: float | None = None,
+    pipe: str | None = None,
 ) -> dict[str, int]:
     """Evaluate every split by a finished run's weights, write preds/SELECT again and print the accuracies.
 
@@ -46,6 +48,7 @@ def evaluate(
         root: where the data lie here; None: where they lay for the run.
         cache_folder: this machine's, for remote data.
         cache_gb: how much may be stored there.
+        pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Returns:
         For each split, how many predictions differ from those that were there; -1 where there were none.
@@ -58,7 +61,7 @@ def evaluate(
     # This machine is not the run's node, and pixels that are read once need not be kept.
     own = {"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb, "root": root or recipe.data.root}
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
-    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False)
+    ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False, pipe=pipe)
     if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
             f"{run.name} was trained on other data than those in {recipe.data_root}: their fingerprints differ"
@@ -119,7 +122,10 @@ def main(words: list[str]) -> int:
     what, run, chosen, last = words
     select: Select = "best" if chosen == "best" else "last"
     try:
-        evaluate(Path(run), select, **json.loads(last)) if what == "evaluate" else export(Path(run), select, Path(last))
+        if what == "evaluate":
+            evaluate(Path(run), select, **json.loads(last), pipe=command_of_process())
+        else:
+            export(Path(run), select, Path(last))
     except (RunError, ValueError, OSError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2

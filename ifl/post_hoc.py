@@ -46,11 +46,17 @@ def predict_all(
 
 
 def evaluate_other_run(
-    recipe: Recipe, folder: Path, boot: Boot, heartbeat: Callable[..., None], stop_requested: Callable[[], bool]
+    recipe: Recipe,
+    folder: Path,
+    boot: Boot,
+    heartbeat: Callable[..., None],
+    stop_requested: Callable[[], bool],
+    pipe: str | None = None,
 ) -> bool:
     """Evaluate the last and the best weights of the run `method.eval_of` by the recipe's method. A collective.
 
-    What it writes is a run folder like any other. An evaluation that was cut off is made again.
+    What it writes is a run folder like any other. An evaluation that was cut off is made again. The arguments are those
+    of `train`.
 
     Returns:
         False if it was stopped.
@@ -59,7 +65,7 @@ def evaluate_other_run(
         CheckpointError: that run is not finished, or another network's.
     """
     assert recipe.method.eval_of is not None, "the recipe trains"
-    run = set_up(recipe, folder, boot, fresh=True, trains=False)
+    run = set_up(recipe, folder, boot, fresh=True, trains=False, pipe=pipe)
     boot.over()
     comm, model = run.ranks.comm, run.model
     stop = StopRequest(stop_requested, comm, run.ranks.device)

@@ -195,7 +195,14 @@ class Setup:
 
 
 def set_up(
-    recipe: Recipe, folder: Path, boot: Boot, *, fresh: bool, trains: bool = True, parts: Parts = USUAL_PARTS
+    recipe: Recipe,
+    folder: Path,
+    boot: Boot,
+    *,
+    fresh: bool,
+    trains: bool = True,
+    parts: Parts = USUAL_PARTS,
+    pipe: str | None = None,
 ) -> Setup:
     """Join the other ranks and make everything ready. A collective.
 
@@ -206,6 +213,7 @@ def set_up(
         fresh: the run has no history, so a second stage starts from its first stage's weights.
         trains: the training set's images are needed, and not only those of the splits that evaluate.
         parts: the classes to make things of.
+        pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Raises:
         DataError: the data set, its cache or the decoder is not what the run needs.
@@ -214,7 +222,7 @@ def set_up(
     """
     boot.part("connect")
     ranks = connect(recipe, folder, boot)
-    data = open_data(recipe)
+    data = open_data(recipe, pipe)
     boot.part("network")
     model = build_model(recipe, folder, ranks, data, fresh, parts)
     readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
@@ -230,9 +238,9 @@ def connect(recipe: Recipe, folder: Path, boot: Boot) -> Ranks:
     return Ranks(device=device, comm=comm, fence=Fence(folder) if comm.rank == 0 else None, patience_s=patience)
 
 
-def open_data(recipe: Recipe) -> Data:
-    """Open the recipe's data set and its training split."""
-    dataset = opened(recipe)
+def open_data(recipe: Recipe, pipe: str | None = None) -> Data:
+    """Open the recipe's data set and its training split; `pipe` as for `set_up`."""
+    dataset = opened(recipe, pipe)
     train_split = dataset.split(recipe.train, "train")
     tests = [name for name in TEST_SPLITS if name in dataset.editions[recipe.train]]
     return Data(
@@ -408,10 +416,10 @@ def _share(recipe: Recipe) -> float:
     return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
 
 
-def opened(recipe: Recipe) -> Dataset:
-    """Open the recipe's data set, with the node's cache where it is remote."""
+def opened(recipe: Recipe, pipe: str | None = None) -> Dataset:
+    """Open the recipe's data set, with the node's cache where it is remote; `pipe` as for `set_up`."""
     data = recipe.data
-    return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe))
+    return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe), pipe=pipe)
 
 
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:

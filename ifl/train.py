@@ -50,6 +50,7 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
     heartbeat: Callable[..., None] = lambda section=None: None,
     parts: Parts = USUAL_PARTS,
+    pipe: str | None = None,
 ) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
@@ -59,16 +60,17 @@ def train(
         stop_requested: asked at every step; where it says yes on any rank, all save and leave.
         heartbeat: told at each bit of progress what comes next (supervision/watchdog.py).
         parts: the classes that the run is made of; tests put in their own.
+        pipe: the site file's command, by which the data come where their root is `pipe:`.
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
     """
     boot = Boot(heartbeat)
     if recipe.method.eval_of:  # nothing is trained: this method evaluates the weights of another run
-        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested)
+        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested, pipe)
 
     # ---------------------------------------------------------------------------------- who takes part; new or resumed
-    run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts)
+    run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts, pipe=pipe)
     comm, device, engine = run.ranks.comm, run.ranks.device, run.model.engine
     stop = StopRequest(stop_requested, comm, device)
     invariance = make_invariance(run, parts)

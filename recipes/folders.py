@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recipes.common.addresses import PIPE, is_afar
+from recipes.common.addresses import PIPE, is_afar, path_fault, root_fault
 from recipes.common.errors import RecipeError
 
 FOLDERS = ("runs", "data.root", "data.cache_folder")
@@ -52,11 +52,8 @@ def _fault(dotted: str, text: str) -> str:
         return f"{dotted}={text} is too long for a folder's name: up to {LONGEST} characters are legal"
     if dotted == "runs" and set("%\\") & set(text):
         return f"runs={text} holds % or \\, which SLURM replaces in the names of logs: another folder is legal"
-    if "://" in text and not (dotted == "data.root" and is_afar(text)):
-        legal = "a folder is"
-        if dotted == "data.root":
-            legal = "an http:// or https:// address, a folder, or a command of the site file (pipe:) is"
-        return f"{dotted}={text} is not legal: {legal}"
+    if fault := root_fault(text) if dotted == "data.root" else path_fault(text):
+        return f"{dotted}={text} is not legal: {fault}"
     if dotted == "data.cache_folder" and "$" in text:
         return (
             f"{dotted}={text} holds $, and nothing replaces variables there: null, each node's temporary folder "

@@ -1,15 +1,28 @@
-"""The reader's worker processes: how they are forked, asked, and ended."""
+"""The reader's worker processes: how they are forked, asked, watched, and ended."""
 
 from __future__ import annotations
 
 import multiprocessing.context
 import multiprocessing.popen_fork
 import os
+import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
+from recipes.common.errors import RunError
+from recipes.common.memory import memory_of_job
 from sharding.plan.ranks import Draws
+
+Value = TypeVar("Value")
+SHARED_MEMORY = Path("/dev/shm")
+"""Where batches lie on their way from a worker to its rank."""
+_watched: WeakKeyDictionary[BaseProcess, str] = WeakKeyDictionary()
+"""The workers of this process, and what each is called in a sentence."""
 
 
 class Handover:
@@ -57,3 +70,61 @@ class Fork(multiprocessing.context.ForkContext):
     """
 
     Process = _Process
+
+
+# ------------------------------------------------------------------------------------------------ when a worker is lost
+def begun(loader: Iterable[Value]) -> Iterator[Value]:
+    """Return the batches of a `DataLoader`, with its workers watched by `check_workers`.
+
+    Torch would raise a worker's death out of a signal handler, in the midst of whatever the process is doing, such as
+    printing another traceback. Here the next batch is refused instead.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    workers = getattr(batches, "_workers", [])
+    for number, worker in enumerate(workers, start=1):
+        _watched[worker] = f"loader worker {number} of {len(workers)} (pid {worker.pid})"
+    return batches
+
+
+def check_workers() -> None:
+    """Check that no worker of this process has died.
+
+    Raises:
+        RunError: one has; says by what, and what it most likely was.
+    """
+    for worker, name in list(_watched.items()):
+        if (code := worker.exitcode) and code != -signal.SIGHUP:  # ours, see `Fork`
+            del _watched[worker]
+            raise RunError(f"{name} {death(code)}")
+
+
+def death(code: int) -> str:
+    """Return how a worker ended, by its exit code (below 0: minus the signal's number), and what to change."""
+    if code > 0:
+        return f"ended with code {code}, and what it printed before may say why"
+    by = signal.Signals(-code)
+    if by is signal.SIGKILL:
+        memory = memory_of_job()
+        if memory.kills == 0:
+            return f"was killed by SIGKILL, by hand or by a guard of the machine and not by the kernel: {memory}"
+        return f"was killed by SIGKILL, most likely for want of memory: {memory}; {LESS}"
+    if by is signal.SIGBUS:
+        free = shutil.disk_usage(SHARED_MEMORY).free / 2**30 if SHARED_MEMORY.is_dir() else 0.0
+        return (
+            f"was killed by SIGBUS, most likely because {SHARED_MEMORY} is full, in which batches travel "
+            f"({free:.1f} GiB are free now), or because the disk of data.cache_folder lost a page: a larger "
+            f"{SHARED_MEMORY}, a smaller data.workers or another data.cache_folder may help"
+        )
+    if by in (signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGFPE):
+        return (
+            f"was killed by {by.name}, a fault inside a compiled library, most likely the image decoder: "
+            "data.decoder=pillow is the most careful one"
+        )
+    return f"was killed by {by.name}, which somebody sent"
+
+
+LESS = "a smaller data.workers needs less, a larger slurm.mem gives more"
+"""What to change where memory is short."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from recipes.common.addresses import is_afar
+from recipes.common.addresses import is_afar, root_fault
+from recipes.common.errors import DataError
 from recipes.common.json_text import NotJson, parse_json
 from sharding.building.request import builders, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
-from sharding.cache.remote_files import fetch_small
+from sharding.cache.remote_files import RemoteOrigin, fetch_small
 from sharding.cache.remote_shards import NodeCache
 from sharding.format.dataset import DATASET_FILE, Dataset, changed, misshapen, parse_meta, read_dataset
 
@@ -33,6 +34,7 @@ def open_dataset(
     cache_gb: float | None = None,
     tries: int = 5,
     share: float = 1.0,
+    pipe: str | None = None,
 ) -> Dataset:
     """Open a data set.
 
@@ -43,24 +45,28 @@ def open_dataset(
         cache_gb: how many GB of it it keeps.
         tries: how often an address is asked.
         share: the part of these bytes that is for shards.
+        pipe: what the root `pipe:` means, the site file's command.
 
     Raises:
         DataError: it is not there or damaged; with the command that builds it.
     """
+    if fault := root_fault(root):
+        raise DataError(f"data.root={root} is not legal: {fault}")
     if not is_afar(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
-    data = fetch_small(root, f"{name}/{DATASET_FILE}", _damaged, tries)
+    origin = RemoteOrigin(root, pipe)
+    data = fetch_small(origin, f"{name}/{DATASET_FILE}", _damaged, tries)
     meta = parse_meta(data, f"{root.rstrip('/')}/{name}/{DATASET_FILE}", rebuild)
     most_bytes = None if cache_gb is None else cache_gb * 1e9
-    source = functools.partial(_node_cache, root, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
+    source = functools.partial(_node_cache, origin, name, str(meta["fingerprint"]), cache_folder, most_bytes, share)
     return Dataset(root, name, meta, rebuild, source)
 
 
 def _node_cache(
-    root: str, name: str, fingerprint: str, folder: str | None, most_bytes: float | None, share: float
+    origin: RemoteOrigin, name: str, fingerprint: str, folder: str | None, most_bytes: float | None, share: float
 ) -> NodeCache:
-    return NodeCache.made(root, name, fingerprint, folder_of_node(folder), most_bytes, share)
+    return NodeCache.made(origin, name, fingerprint, folder_of_node(folder), most_bytes, share)
 
 
 def _damaged(data: bytes) -> str:

@@ -20,14 +20,15 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from recipes.common.errors import DataError
+from recipes.common.errors import DataError, RunError, UserError
+from recipes.common.memory import memory_of_job
 from sharding.cache.decoded_images import PixelCache
 from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
 from sharding.images.dice import draw_rng
 from sharding.images.transforms import eval_pixels, shrunk, train_pixels
-from sharding.loader_workers import Fork, Handover, quiet_worker
+from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, quiet_worker
 from sharding.plan.ranks import Draws
 
 Sample = dict[str, Any]
@@ -250,12 +251,13 @@ class Reader:
 
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
+            RunError: a worker was killed, or had no memory for the next batch.
         """
         self._handover.draws = draws
-        return map(_good, iter(self._loader))
+        return _good(begun(self._loader))
 
 
-class _Telling(torch.utils.data.Dataset[Batch | DataError]):
+class _Telling(torch.utils.data.Dataset[Batch | UserError]):
     """Hands over what is wrong with the data instead of raising it.
 
     A worker's exception would reach its process as the text of a traceback.
@@ -264,17 +266,32 @@ class _Telling(torch.utils.data.Dataset[Batch | DataError]):
     def __init__(self, dataset: MicroBatches) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, draws: Draws) -> Batch | DataError:
+    def __getitem__(self, draws: Draws) -> Batch | UserError:
         try:
             return self._dataset[draws]
-        except DataError as error:
+        except UserError as error:
             return error
+        except MemoryError as error:
+            return RunError(f"a batch of {len(draws.ids)} images found no memory ({error}): {memory_of_job()}; {LESS}")
 
 
-def _good(batch: Batch | DataError) -> Batch:
-    if isinstance(batch, DataError):
-        raise batch
-    return batch
+def _good(batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    """The batches, up to the first that cannot be had."""
+    while True:
+        check_workers()
+        try:
+            batch = next(batches, None)
+        except Exception:  # torch's word for a dead worker, or what else befalls whoever talks to one
+            check_workers()
+            raise
+        if batch is None:
+            return
+        if isinstance(batch, UserError):
+            try:
+                raise batch
+            finally:
+                del batch  # its traceback holds this frame: a cycle, which would hold the workers (see `Handover`)
+        yield batch
 
 
 def _unchanged(value: Value) -> Value:

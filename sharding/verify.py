@@ -39,6 +39,7 @@ import numpy as np
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
+from recipes.common.memory import memory_of_job
 from recipes.common.output import go_on_unread
 from sharding.checks.dataset import (
     check_across,
@@ -215,7 +216,9 @@ def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
             while running:
                 yield running.popleft().result()
         except BrokenProcessPool:
-            raise DataError("a worker process died, perhaps for want of memory; workers=1 needs the least") from None
+            raise DataError(
+                f"a worker process died, perhaps for want of memory ({memory_of_job()}); workers=1 needs the least"
+            ) from None
         finally:
             for future in running:
                 future.cancel()

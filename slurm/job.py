@@ -47,6 +47,7 @@ class TrainJob:
         from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
         from ifl.supervision.watchdog import Watchdog
+        from recipes.common.addresses import command_of_process
         from recipes.common.errors import UserError
 
         try:
@@ -67,7 +68,8 @@ class TrainJob:
             if first:
                 append_event(folder, "start", code=running())
             with disk_of(folder), launched_by(self.command):
-                code = FINISHED if train(recipe, folder, stop_requested, watchdog.progressed) else STOPPED
+                finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=command_of_process())
+            code = FINISHED if finished else STOPPED
             if first:
                 append_event(folder, "finished" if code == FINISHED else "stopped")
                 close_monitors()

@@ -34,7 +34,6 @@ if __name__ == "__main__":
     in_environment()  # before the first import that a bare or an older Python lacks
 
 import functools
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -88,10 +87,6 @@ def main(words: list[str]) -> int:
 
     try:
         site = site_file.load()
-        if site.pipe:
-            from sharding.cache.remote_files import COMMAND
-
-            os.environ[COMMAND] = site.pipe  # data may come by this command, and by no other
         command = parse(words, site)
         if not isinstance(command, Training):
             return command.run()
@@ -161,7 +156,7 @@ def _run_here(command: Training) -> int:
     from slurm.local.run_queue import run_all
 
     _announce(command)
-    return run_all(command.runs, _check_data, command.at_once)
+    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
 
 
 def _submit(command: Training) -> int:
@@ -169,7 +164,8 @@ def _submit(command: Training) -> int:
     from slurm.cluster import submission
 
     _announce(command)
-    submission.submit_all(command.runs, command.at_once, command.site, _check_data)
+    check = functools.partial(_check_data, pipe=command.site.pipe)
+    submission.submit_all(command.runs, command.at_once, command.site, check)
     return 0
 
 
@@ -203,21 +199,22 @@ def _cost(runs: "Sequence[Run]") -> str:
         return f"cost unknown: {error}"
 
 
-def _check_data(recipe: "Recipe") -> None:
+def _check_data(recipe: "Recipe", pipe: str | None = None) -> None:
     """Find data that are not there before the queue, and not after it.
 
-    A command that brings them may need what the site file's setup lines load, which run on the nodes only: then a
-    failure here is a warning.
+    The site file's command that brings them (`pipe`) may need what its setup lines load, which run on the nodes only:
+    then a failure here is a warning.
     """
-    _check_set(recipe.data_root, recipe.data.name, lenient=recipe.data_root == PIPE and recipe.cluster != "local")
+    lenient = recipe.data_root == PIPE and recipe.cluster != "local"
+    _check_set(recipe.data_root, recipe.data.name, pipe, lenient)
 
 
 @functools.cache  # a table's runs share theirs
-def _check_set(root: str, name: str, lenient: bool) -> None:
+def _check_set(root: str, name: str, pipe: str | None, lenient: bool) -> None:
     from slurm.planning.cost import opened
 
     try:
-        opened(root, name)
+        opened(root, name, pipe)
     except DataError as error:
         if not lenient:
             raise

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.common.addresses import is_afar
+from recipes.common.addresses import PIPE, is_afar, path_fault, with_command
 from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import load_resolved, resolve
@@ -33,14 +33,16 @@ class Reuse:
 
     Attributes:
         job: the words of `python -m ifl.finished_run`.
+        pipe: the site file's command, by which data may come.
     """
 
     job: tuple[str, ...]
+    pipe: str | None = None
 
     def run(self) -> int:
         """Run it; returns the exit code."""
         # Without RANK the process is the only rank (ifl/engine.py).
-        environment = {key: value for key, value in os.environ.items() if key != "RANK"}
+        environment = with_command({key: value for key, value in os.environ.items() if key != "RANK"}, self.pipe)
         words = [sys.executable, "-m", "ifl.finished_run", *self.job]
         return subprocess.run(words, cwd=PROJECT, env=environment).returncode
 
@@ -59,9 +61,11 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     what = "eval" if take_words(words, ("eval",))[0] else "export"
 
     def unknown(fault: Fault) -> RecipeError:
+        if fault.kind == "address":
+            return RecipeError(fault.refusal)
         return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, LEGAL[what])}")
 
-    values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"))
+    values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"), texts=("data.root",))
     select, out = values.get("select", "last"), values.get("out")
     if select not in SELECTS:
         raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")
@@ -80,7 +84,7 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
     kept = {"cache_folder": here.cache_folder, "cache_gb": here.cache_gb}
     root = _root(run, values.get("data.root"), here.root)
-    return Reuse(("evaluate", str(run), select, json.dumps({"root": root, **kept})))
+    return Reuse(("evaluate", str(run), select, json.dumps({"root": root, **kept})), site.pipe)
 
 
 def _root(run: Path, wanted: str | None, usual: str | None) -> str:
@@ -92,6 +96,10 @@ def _root(run: Path, wanted: str | None, usual: str | None) -> str:
     recipe = load_resolved(run / "recipe.yaml")
     name, own = recipe.data.name, recipe.data_root
     if wanted is not None:
+        if wanted.startswith(PIPE) and wanted != PIPE:
+            raise RecipeError(f"data.root={wanted} is not legal: only the site file names a command; {PIPE} means it")
+        if not is_afar(wanted) and path_fault(wanted):
+            raise RecipeError(f"data.root={wanted} is not legal: a folder or an http(s) address is")
         return wanted if is_afar(wanted) else str(Path(wanted).absolute())
     found = next((root for root in (own, usual) if root and (is_afar(root) or (Path(root) / name).is_dir())), None)
     if found is None:

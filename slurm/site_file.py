@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.common.addresses import PIPE
+from recipes.common.addresses import COMMAND, PIPE
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
 from recipes.yaml_io import load_yaml
-from sharding.cache.remote_files import COMMAND
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""

@@ -252,6 +252,8 @@ def _run_named(key: str, name: str, runs: Path) -> Path:
 
 
 def _fault(fault: Fault) -> StatusError:
+    if fault.kind == "address":
+        return StatusError(fault.refusal)
     if fault.kind == "empty":
         return StatusError(f"{fault.key}= needs a value: {EXAMPLES[fault.key]}")
     return StatusError(f"{fault.word} is not a key=value of this command; {nearest(fault.key, EXAMPLES)}")

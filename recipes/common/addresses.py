@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Mapping
 
 PIPE = "pipe:"
 """The data root that means the site file's command; only in the site file does the command follow."""
+
+COMMAND = "GLT_PIPE"
+"""Environment variable in which a launcher hands the site file's command to a process that it starts, which asks for it
+once, with `command_of_process`; inside a process it is an argument. It is no word of the process's own command line,
+for those can be read by every user of the node."""
 
 
 def is_afar(root: object) -> bool:
     """Say whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
     return str(root).startswith(("http://", "https://", PIPE))
+
+
+def root_fault(root: object) -> str:
+    """Return what is wrong with a data root that is an address of another kind; empty where it is none."""
+    if "://" not in str(root) or is_afar(root):
+        return ""
+    return (
+        "http:// and https:// (in small letters) are the addresses that can be read; any other store is read by a "
+        f"command in the site file, `root: {PIPE}COMMAND` under `data:`; a folder is legal, too"
+    )
+
+
+def path_fault(text: object) -> str:
+    """Return what is wrong with an address where a folder or file is wanted; empty where it is none."""
+    return "it is an address, and a folder or file that this machine sees is legal" if "://" in str(text) else ""
+
+
+def with_command(environment: Mapping[str, str], command: str | None) -> dict[str, str]:
+    """Return the environment of a process that is to have the site file's command, or none."""
+    others = {name: value for name, value in environment.items() if name != COMMAND}
+    return others if command is None else {**others, COMMAND: command}
+
+
+def command_of_process() -> str | None:
+    """Return the site file's command, as the launcher has handed it to this process."""
+    return os.environ.get(COMMAND)
 
 
 def free_port() -> int:

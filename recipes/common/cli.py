@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from recipes.common.addresses import path_fault
 from recipes.common.errors import DataError
 
 
@@ -41,11 +42,16 @@ def take_words(words: Sequence[str], keys: Collection[str]) -> tuple[dict[str, s
 class Fault:
     """What is wrong with a word of a command."""
 
-    kind: Literal["unknown", "empty", "twice"]
+    kind: Literal["unknown", "empty", "twice", "address"]
     word: str
     legal: Collection[str]
     before: str = ""
     """The value that the key had before, of one given twice."""
+
+    @property
+    def refusal(self) -> str:
+        """The sentence about an address, which all commands tell alike."""
+        return f"{self.word} is not legal: {path_fault(self.value)}"
 
     @property
     def key(self) -> str:
@@ -63,6 +69,7 @@ def sentence(fault: Fault) -> DataError:
             "unknown": f"unknown key {fault.key!r}; {nearest(fault.key, fault.legal)}",
             "empty": f"{fault.word!r} has no value; {fault.key}=VALUE would be legal",
             "twice": f"key {fault.key!r} is given twice ({fault.before!r} and {fault.value!r}); once would be legal",
+            "address": fault.refusal,
         }[fault.kind]
     )
 
@@ -72,17 +79,19 @@ def key_values(
     keys: Collection[str],
     error: Callable[[Fault], Exception] = sentence,
     legal: Collection[Literal["empty", "twice"]] = (),
+    texts: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return the words of a command as {key: value}.
+    """Return the words of a command as {key: value}. No command reads an address: what looks like one is refused.
 
     Args:
         words: each `key=value`.
         keys: those that there are.
         error: makes the exception of a word that is not legal.
         legal: `empty` values, or keys given `twice`, of which the last one counts.
+        texts: keys whose value may hold anything.
 
     Raises:
-        Exception: what `error` makes, for the first unknown, empty or repeated key.
+        Exception: what `error` makes, for the first unknown, empty or repeated key, or address.
     """
     values: dict[str, str] = {}
     for word in words:
@@ -93,6 +102,8 @@ def key_values(
             raise error(Fault("empty", word, keys))
         if key in values and "twice" not in legal:
             raise error(Fault("twice", word, keys, values[key]))
+        if key not in texts and path_fault(value):
+            raise error(Fault("address", word, keys))
         values[key] = value
     return values
 
@@ -109,6 +120,8 @@ def folder_and_options(words: Sequence[str], keys: Collection[str]) -> tuple[str
             f"{len(folders)} folders are given{''.join(f' {name!r}' for name in folders)}; exactly one would be legal "
             "(--help says more)"
         )
+    if fault := path_fault(folders[0]):
+        raise DataError(f"{folders[0]} is not legal: {fault}")
     return folders[0], key_values((word for word in words if "=" in word), keys)
 
 

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from recipes.common.errors import DataError
+from recipes.common.memory import memory_of_job
 
 State = TypeVar("State")
 Job = TypeVar("Job")
@@ -53,8 +54,8 @@ def in_order(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
-            f"one of {workers} worker processes was killed, for want of memory perhaps; fewer workers= need less, "
-            "and the same command goes on"
+            f"one of {workers} worker processes was killed, for want of memory perhaps ({memory_of_job()}); "
+            "fewer workers= need less, and the same command goes on"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from recipes.common.errors import DataError
 from recipes.common.files import pread
+from recipes.common.retries import retried
 from sharding.building.source_stamps import Origin
 
 
@@ -53,17 +54,21 @@ class Place:
             DataError: as for `read`.
         """
         try:
-            with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
-                stamp = os.fstat(file.fileno())  # before the bytes: a change while they are read is seen later
-                if not stat.S_ISREG(stamp.st_mode):
-                    raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
-                data = file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)
+            data, stamp = retried(self._bytes, str(self))
         except OSError as error:
             raise DataError(f"{self}: cannot be read ({error.strerror})") from None
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
         file_name = os.path.relpath(self.path, self.root) if self.root else os.path.abspath(self.path)
         return data, Origin(file_name, stamp.st_size, stamp.st_mtime_ns, hashlib.sha256(data).hexdigest())
+
+    def _bytes(self) -> tuple[bytes, os.stat_result]:
+        with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
+            stamp = os.fstat(file.fileno())  # before the bytes: a change while they are read is seen later
+            if not stat.S_ISREG(stamp.st_mode):
+                raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
+            data = file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)
+        return data, stamp
 
 
 def _without_waiting(path: str, flags: int) -> int:

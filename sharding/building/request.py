@@ -181,7 +181,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
     Raises:
         DataError: a key or value is unknown, repeated, empty, missing or not for this data set; one sentence.
     """
-    words = key_values(arguments, HELP)
+    words = key_values(arguments, HELP, texts=("prefix",))
     for key in _ALWAYS:
         if key not in words:
             raise DataError(f"{key}= is missing; legal is: data=NAME out=DIR, with NAME one of {', '.join(builders())}")

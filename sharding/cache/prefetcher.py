@@ -111,7 +111,7 @@ class Prefetcher:
                     if source.fetch_ahead(relative, self._index, shard, FetchAhead(turns, began, let_in)):
                         break
                     time.sleep(AHEAD_LOOK_S)
-            except (StopIteration, DataError):
+            except (StopIteration, DataError, OSError):
                 return  # the reader that needs what cannot be had meets the same, and says so
             finally:
                 let_in()

@@ -1,8 +1,8 @@
 """Files of a remote data set: behind http(s), or behind a command of the user's (`pipe:`). Standard library only.
 
 `https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:` runs the command of the
-user's site file, which the launcher hands on in GLT_PIPE, with {path} replaced by such a relative path, and takes what
-it prints; a root cannot bring a command with it.
+user's site file, with {path} replaced by such a relative path, and takes what it prints; a root cannot bring a command
+with it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from recipes.common.addresses import PIPE
@@ -30,27 +31,51 @@ LEAST = 1 << 16
 """Bytes that must come within STALL_S."""
 LARGEST_SMALL = 1 << 33
 """Most bytes of a file whose size nobody recorded."""
-COMMAND = "GLT_PIPE"
-"""Environment variable with the site file's command."""
 
 
 class Failed(Exception):
     """One try failed; its text says how."""
 
 
-def check_root(root: str) -> None:
-    """Check that an address can be used.
+@dataclass(frozen=True)
+class RemoteOrigin:
+    """Where the files of a data set come from.
+
+    Attributes:
+        root: an http(s) address or `pipe:`.
+        command: what `pipe:` means, the site file's command.
+    """
+
+    root: str
+    command: str | None = None
+
+    def named(self, relative: str) -> str:
+        """What a file is called in a sentence."""
+        if self.root == PIPE:
+            return f"{relative}, by the site file's pipe: command,"
+        return f"{self.root.rstrip('/')}/{relative}"
+
+    def pieces(self, relative: str) -> Iterator[bytes]:
+        """The bytes of a file, as they come; raises Failed."""
+        if self.root == PIPE:
+            return _printed((self.command or "").replace("{path}", relative))
+        return _downloaded(f"{self.root.rstrip('/')}/{relative}")
+
+
+def check_origin(origin: RemoteOrigin) -> None:
+    """Check that an origin can be used.
 
     Raises:
-        DataError: it has a password in it, `?` or `#`, or is `pipe:` where the site file has no command.
+        DataError: its address has a password in it, `?` or `#`, or is `pipe:` where the site file has no command.
     """
+    root = origin.root
     if root.startswith(PIPE):
         if root != PIPE:
             raise DataError(
                 "data.root brings a command of its own, and only the site file's is run: "
                 "write it there, under data: root:, and `pipe:` alone elsewhere"
             )
-        if "{path}" not in os.environ.get(COMMAND, ""):
+        if "{path}" not in (origin.command or ""):
             raise DataError(
                 "data.root=pipe: means the command of the site file, which here names none: "
                 "write root: pipe:COMMAND under data: in slurm/site.yaml, with {path} for the file to print"
@@ -85,7 +110,7 @@ def plain(relative: str) -> str:
 
 
 def fetch(
-    root: str,
+    origin: RemoteOrigin,
     relative: str,
     begin: Callable[[], Callable[[bytes], object]],
     check: Callable[[], str] = lambda: "",
@@ -94,8 +119,8 @@ def fetch(
     """Fetch one file, trying again after pauses.
 
     Args:
-        root: an http(s) address or `pipe:`.
-        relative: the file's path under it.
+        origin: where it comes from.
+        relative: the file's path there.
         begin: called before each try; what it returns is called with each piece of the file, and may raise Failed.
         check: called after the last piece; says what is wrong with the file, or nothing.
         tries: how often the source is asked.
@@ -103,31 +128,30 @@ def fetch(
     Raises:
         DataError: all tries failed; names the file and the last cause.
     """
-    check_root(root)
+    check_origin(origin)
     cause = ""
     for attempt in range(tries):
         if attempt:
             time.sleep(PAUSES_S[min(attempt, len(PAUSES_S)) - 1])
         try:
             take = begin()
-            for piece in _flowing(_pieces(root, plain(relative))):
+            for piece in _flowing(origin.pieces(plain(relative))):
                 take(piece)
             if not (cause := check()):
                 return
         except Failed as failed:
             cause = str(failed)
-    where = f"{root.rstrip('/')}/{relative}" if root != PIPE else f"{relative}, by the site file's pipe: command,"
-    raise DataError(f"{where} cannot be fetched: {cause} (tried {tries} times)")
+    raise DataError(f"{origin.named(relative)} cannot be fetched: {cause} (tried {tries} times)")
 
 
 def fetch_small(
-    root: str, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
+    origin: RemoteOrigin, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
 ) -> bytes:
     """The bytes of a small file.
 
     Args:
-        root: an http(s) address or `pipe:`.
-        relative: the file's path under it.
+        origin: where it comes from.
+        relative: the file's path there.
         wrong: called with the whole file; says what is wrong with it, or nothing.
         tries: how often the source is asked.
 
@@ -146,16 +170,8 @@ def fetch_small(
 
         return take
 
-    fetch(root, relative, begin, lambda: wrong(bytes(data)), tries)
+    fetch(origin, relative, begin, lambda: wrong(bytes(data)), tries)
     return bytes(data)
-
-
-def _pieces(root: str, relative: str) -> Iterator[bytes]:
-    return (
-        _printed(os.environ[COMMAND].replace("{path}", relative))
-        if root == PIPE
-        else _downloaded(f"{root.rstrip('/')}/{relative}")
-    )
 
 
 def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:

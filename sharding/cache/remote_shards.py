@@ -27,6 +27,7 @@ from recipes.common.json_text import read_object
 from recipes.common.locks import is_free, locked
 from sharding.cache import remote_files
 from sharding.cache.disk_budget import SHARDS, bytes_of_a_node
+from sharding.cache.remote_files import RemoteOrigin
 from sharding.format.dataset import FetchAhead
 from sharding.format.index import INDEX_FILE, Index, load_index
 
@@ -40,25 +41,31 @@ class NodeCache:
     """A data set's part of a node's cache folder: a `ShardSource`.
 
     Attributes:
-        root: where the data set comes from; see sharding/cache/remote_files.py.
+        origin: where the data set comes from.
         name: the data set's.
-        folder: mirrors what lies under `root/name`.
+        folder: mirrors what lies there.
         most_bytes: bytes of shards of all data sets that the node keeps, those on their way included.
     """
 
-    root: str
+    origin: RemoteOrigin
     name: str
     folder: Path
     most_bytes: int
 
     @classmethod
     def made(
-        cls, root: str, name: str, fingerprint: str, folder: Path, most_bytes: float | None, share: float = 1.0
+        cls,
+        origin: RemoteOrigin,
+        name: str,
+        fingerprint: str,
+        folder: Path,
+        most_bytes: float | None,
+        share: float = 1.0,
     ) -> NodeCache:
         """The cache of the data set with this fingerprint; other data have another place.
 
         Args:
-            root: where the data set comes from.
+            origin: where the data set comes from.
             name: the data set's.
             fingerprint: the data set's.
             folder: the node's cache folder.
@@ -71,7 +78,7 @@ class NodeCache:
         mine = folder / "shards" / f"{remote_files.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
         try:
             mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(root, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
+            return cls(origin, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
         except OSError as error:
             raise DataError(
                 f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal"
@@ -113,7 +120,7 @@ class NodeCache:
             part.write_bytes(data)
             return _what_is_wrong(part, fingerprint)
 
-        remote_files.fetch_small(self.root, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
+        remote_files.fetch_small(self.origin, f"{self.name}/{relative}/{INDEX_FILE}", wrong)
         os.replace(part, folder / INDEX_FILE)
 
     def shard(self, relative: str, index: Index, shard: int) -> Path:
@@ -174,7 +181,7 @@ class NodeCache:
         part = path.with_suffix(".part")
         with open(part, "r+b") as file:
             download = _Download(file, size, sha256)
-            remote_files.fetch(self.root, f"{self.name}/{relative}/{path.name}", download.begin, download.problem)
+            remote_files.fetch(self.origin, f"{self.name}/{relative}/{path.name}", download.begin, download.problem)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -8,7 +8,9 @@ Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +23,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import DataError, one_line
 from recipes.common.files import pread
 from recipes.common.json_text import NotJson, parse_json, wrong_kinds
+from recipes.common.retries import errno_words, retried
 from sharding.format.index import FORMAT, Index, load_index
 
 DATASET_FILE = "dataset.json"
@@ -122,21 +125,19 @@ class Split:
 
         Raises:
             IndexError: there is no such sample.
-            DataError: the bytes are not the recorded ones; names shard, key and byte offset.
+            DataError: the bytes are not the recorded ones, or cannot be read for longer than a shared file system's
+                troubles last; names shard and byte offset, and the key or the error.
         """
         index = self.index
         if not 0 <= i < len(index):
             raise IndexError(f"sample {i} of {self.folder} does not exist; 0 to {len(index) - 1} do")
         shard, offset, size = int(index.shard[i]), int(index.offset[i]), int(index.size[i])
         recorded = index.sha256[i].tobytes()
-        if self.remote is None:
-            data = pread(self._open(shard), size, offset)
-        else:
-            data = self._read_remote(self.remote, shard, size, offset)
-            if hashlib.sha256(data).digest() != recorded:
-                # What the node kept went bad. What is fetched again is verified as a whole.
-                (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)
-                data = self._read_remote(self.remote, shard, size, offset)
+        data = self._bytes(shard, size, offset)
+        if self.remote is not None and hashlib.sha256(data).digest() != recorded:
+            # What the node kept went bad. What is fetched again is verified as a whole.
+            (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)
+            data = self._bytes(shard, size, offset)
         if hashlib.sha256(data).digest() != recorded:
             raise DataError(
                 f"shard {self.folder / str(index.shard_name[shard])}: the image of key {str(index.key[i])!r} at "
@@ -153,9 +154,11 @@ class Split:
         for name, size in zip(self.index.shard_name.tolist(), self.index.shard_size.tolist(), strict=True):
             path = self.folder / name
             try:
-                found = path.stat().st_size
+                found = retried(path.stat, f"shard {path}").st_size
             except FileNotFoundError:
                 raise DataError(f"shard {path} is missing") from None
+            except OSError as error:
+                raise DataError(f"shard {path} cannot be read: {errno_words(error)}") from None
             if found != size:
                 what = "truncated" if found < size else "too long"
                 raise DataError(f"shard {path} is {what}: it has {found} bytes, the index records {size}")
@@ -165,7 +168,22 @@ class Split:
         for fd in self._files.pop(os.getpid(), {}).values():
             os.close(fd)
 
-    def _open(self, shard: int) -> int:
+    def _bytes(self, shard: int, size: int, offset: int) -> bytes:
+        """The `size` bytes at `offset` of a shard, tried again for a while where they cannot be read."""
+        path, tries = self.folder / str(self.index.shard_name[shard]), itertools.count()
+
+        def read() -> bytes:
+            if self.remote is not None:
+                return self._read_remote(self.remote, shard, size, offset)
+            return pread(self._open(shard, anew=next(tries) > 0), size, offset)
+
+        try:
+            return retried(read, f"shard {path}", was_there=True)  # it was, when the split was opened
+        except OSError as error:
+            what = "is missing" if error.errno == errno.ENOENT else "cannot be read"
+            raise DataError(f"shard {path} {what}: {errno_words(error)} at byte offset {offset}") from None
+
+    def _open(self, shard: int, anew: bool) -> int:
         files = self._files.get(os.getpid())
         if files is None:  # a fresh process: what a fork brought along belongs to the parent
             files = self._files.setdefault(os.getpid(), {})
@@ -173,14 +191,14 @@ class Split:
             fd = self._opened(shard)
             if files.setdefault(shard, fd) != fd:  # another thread was first
                 os.close(fd)
+        elif anew:  # under the old number, by which other threads may be reading
+            fd = self._opened(shard)
+            os.dup2(fd, files[shard], inheritable=False)
+            os.close(fd)
         return files[shard]
 
     def _opened(self, shard: int) -> int:
-        path = self.folder / str(self.index.shard_name[shard])
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise DataError(f"shard {path} is missing") from None
+        return os.open(self.folder / str(self.index.shard_name[shard]), os.O_RDONLY | os.O_CLOEXEC)
 
     def _read_remote(self, remote: RemoteShards, shard: int, size: int, offset: int) -> bytes:
         # Opened for each sample: what a process keeps open takes room on the node's disk after it was evicted.
@@ -320,12 +338,12 @@ def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
     """
     path = root / name / DATASET_FILE
     try:
-        data = path.read_bytes()
+        data = retried(path.read_bytes, str(path))
     except FileNotFoundError:
         state = "is not finished" if path.parent.exists() else "is not there"
         raise DataError(f"data set {name!r} {state} under {root} (no {path}); run: {rebuild}") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+        raise DataError(f"{path} cannot be read: {errno_words(error)}") from None
     return Dataset(root, name, parse_meta(data, path, rebuild), rebuild)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from recipes.common.errors import DataError, one_line
 from recipes.common.files import whole_file
+from recipes.common.retries import retried
 
 INDEX_FILE = "index.npz"
 FORMAT = "glt-index-1"
@@ -178,11 +179,15 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         DataError: it is damaged or something else; says how, but not which file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return retried(lambda: _arrays_of(path), str(path))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DataError(error.strerror or str(error)) from None
     except Exception as error:  # numpy, zipfile and the tokenizer raise some ten unrelated types for damaged bytes
         raise DataError(f"{type(error).__name__}: {error}") from None
+
+
+def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

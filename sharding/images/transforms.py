@@ -96,7 +96,10 @@ def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
     """The test view: uint8 [size, size, 3], RGB.
 
     The shorter side becomes `resize` pixels (bilinear, antialiased; no pixel is resampled where it has them already),
-    of which the central crop is taken.
+    of which the central crop is taken. Of a picture longer than `LONGEST` its middle alone is resized, so that the
+    view's size bounds the memory: at most about `resize` x `LONGEST` * `resize` pixels are made. Its crop is that of
+    the whole picture to within a pixel's shift, for the grid on which it is resampled is another. That is why there is
+    a limit, and not every picture is cropped first: below it pixels are as they always were, to the bit.
 
     Args:
         picture: what is seen.
@@ -108,12 +111,27 @@ def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
     """
     if resize < size:
         raise ValueError(f"resize {resize} is smaller than the crop of {size} pixels")
+    picture = middle(picture)
     short = min(picture.size)
     width, height = (resize * side // short for side in picture.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     if short == resize:
         return picture.region((left, top, left + size, top + size))
     return resized(whole(picture), width, height)[top : top + size, left : left + size]
+
+
+LONGEST = 64
+"""The most that a test view looks at of a picture's longer side, in lengths of the shorter one.
+
+Photos end well below it. A 65500x1 image in a file of 17 kB would take gigabytes.
+"""
+
+
+def middle(picture: Picture) -> Picture:
+    """The picture, or of one longer than `LONGEST` the part of that length, or a pixel more, about its centre."""
+    width, height = picture.size
+    x, y = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
+    return Pixels(picture.region((x, y, width - x, height - y))) if x or y else picture
 
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)

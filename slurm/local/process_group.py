@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from recipes.common.addresses import free_port
+from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
 from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import try_acquire
@@ -171,7 +171,7 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
+            **with_command(os.environ, run.pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }

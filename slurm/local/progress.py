@@ -24,7 +24,7 @@ class View:
     def __init__(self, steps: Sequence[Step], at_once: int) -> None:
         self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
         self._terminal = sys.stderr.isatty()
-        self._images = {step.run.folder: images_of(step.run.recipe) for step in steps} if self._several else {}
+        self._images = {step.run.folder: images_of(step.run) for step in steps} if self._several else {}
         self._bars: dict[int, ProgressBar] = {}
         self._began: dict[int, float] = {}
         self._ended, self._ended_images, self._start = 0, 0, time.monotonic()

@@ -44,7 +44,7 @@ def why(folder: Path) -> str:
             return _without_words(folder, noted, state)
     events = [event for event in events if event["incarnation"] == events[-1]["incarnation"]]
     failures = [event for event in events if event["event"] == "failed"]
-    cause = next((event for event in failures if not re.search(FOLLOWS, event["error"])), None)
+    cause = next((event for event in failures if not _follows(event["error"])), None)
     ends = [end for event in events if event["event"] == "verdict" for end in event["ends"]]
     killed = next(
         (match for end in ends if (match := re.search(r"tasks? ([\d,-]+): (?!Exited|Terminated)", end))), None
@@ -71,6 +71,11 @@ def why(folder: Path) -> str:
     log = folder / "log" / (f"rank-{rank}.log" if job == "local" else f"{job}_{rank}_log.err")
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else ""
     return f"{folder.name}: {sentence}\n{log}:\n{tail}"
+
+
+def _follows(error: str) -> bool:
+    """Whether a rank met an error because of another; what is wrong with the data has that word from a file system."""
+    return bool(re.search(FOLLOWS, error)) and not error.startswith("DataError")
 
 
 def _without_words(folder: Path, events: Sequence[dict[str, Any]], state: str) -> str:

@@ -48,12 +48,12 @@ def cost(runs: Sequence[Run]) -> Cost:
     Raises:
         DataError: the training images cannot be counted.
     """
-    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
-    known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
+    todo = [run for run in runs if not (run.folder / "done").exists()]
+    known = {source: measured(*source) for source in {(run.folder.parent, run.recipe.data.name) for run in todo}}
     images = 0
     hours: float | None = 0.0
-    for recipe in todo:
-        own = images_of(recipe)
+    for asked in todo:
+        recipe, own = asked.recipe, images_of(asked)
         images += own
         rates = [run.rate for run in comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name])]
         if own:
@@ -61,29 +61,30 @@ def cost(runs: Sequence[Run]) -> Cost:
     return Cost(len(todo), images, hours)
 
 
-def images_of(recipe: Recipe) -> int:
+def images_of(run: Run) -> int:
     """Return a run's training images: epochs x draws of all streams; none where another run's weights are evaluated.
 
     Raises:
         DataError: the data set cannot be read.
     """
+    recipe = run.recipe
     if recipe.method.eval_of:
         return 0
-    dataset = opened(recipe.data_root, recipe.data.name)
+    dataset = opened(recipe.data_root, recipe.data.name, run.pipe)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams
     return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
 
 
 @cache
-def opened(root: str, name: str) -> Dataset:
-    """Open a data set, once in a command however many runs are on it.
+def opened(root: str, name: str, pipe: str | None) -> Dataset:
+    """Open a data set, once in a command however many runs are on it; `pipe` as in `Run`.
 
     Raises:
         DataError: it is not there or cannot be read.
     """
     from sharding.open import open_dataset
 
-    return open_dataset(root, name, tries=1)
+    return open_dataset(root, name, tries=1, pipe=pipe)
 
 
 @dataclass(frozen=True)

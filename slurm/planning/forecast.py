@@ -28,14 +28,16 @@ def forecast(runs: Sequence[Run]) -> list[str]:
     Raises:
         DataError: the training images cannot be counted.
     """
-    todo = [run.recipe for run in runs if not (run.folder / "done").exists()]
-    if not todo:
+    asked = [run for run in runs if not (run.folder / "done").exists()]
+    if not asked:
         return []
+    todo = [run.recipe for run in asked]
     known = {source: measured(*source) for source in {(recipe.run_folder.parent, recipe.data.name) for recipe in todo}}
     like = [comparable_runs(recipe, known[recipe.run_folder.parent, recipe.data.name]) for recipe in todo]
     seen, hours = history(todo[0].run_folder.parent)
     interruptions_h = (1 + seen) / (ASSUMED_H + hours)
-    return [*_hours(todo, like, interruptions_h), _saves(todo[0], like[0], interruptions_h, seen, hours)]
+    images = [images_of(run) for run in asked]
+    return [*_hours(todo, images, like, interruptions_h), _saves(todo[0], like[0], interruptions_h, seen, hours)]
 
 
 def history(runs: Path) -> tuple[int, float]:
@@ -99,14 +101,16 @@ def _step_s(given: Assumptions, batch: int, group: int, ranks: int, nodes: int, 
     return step_s(given, batch, group, ranks, nodes, streams)
 
 
-def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interruptions_h: float) -> list[str]:
+def _hours(
+    todo: Sequence[Recipe], images: Sequence[int], like: Sequence[Sequence[Measured]], interruptions_h: float
+) -> list[str]:
     """Write one line, if there is something to train and all that it takes was measured; for one run, say why not."""
     hours: list[float] = []
     shares: list[float] = []
     sources: dict[str, float] = {}
-    for recipe, runs in zip(todo, like, strict=True):
-        images, batch = images_of(recipe), recipe.batch
-        if not images:
+    for recipe, seen, runs in zip(todo, images, like, strict=True):
+        batch = recipe.batch
+        if not seen:
             continue
         if not runs or not any(run.parameters for run in runs):
             lacks = "hours and efficiency unknown until a run on the same network was measured"
@@ -116,7 +120,7 @@ def _hours(todo: Sequence[Recipe], like: Sequence[Sequence[Measured]], interrupt
             _step_s(given, batch.size, batch.bn, ranks, nodes, streams)
             for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes))
         )
-        work_s = images / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks
+        work_s = seen / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks
         hours.append(run_s(given, work_s, recipe.log.save_every_s, recipe.nodes) / 3600)
         shares.append(alone / together / recipe.tasks)
         sources |= {str(run.recipe.run_folder): run.rate for run in runs}

@@ -137,7 +137,7 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
     for need in needs:
         if not (need / "done").exists():
             _add(runs, _source(recipe, need, words, site), words, site)
-    runs[folder] = Run(recipe, needs, remark)
+    runs[folder] = Run(recipe, needs, remark, pipe=site.pipe)
 
 
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:

@@ -20,12 +20,14 @@ class Run:
         needs: the run folders that must be finished before it starts.
         remark: what the user should know about it.
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
+        pipe: the site file's command, by which its data come where their root is `pipe:`.
     """
 
     recipe: Recipe
     needs: tuple[Path, ...] = ()
     remark: str = ""
     command: tuple[str, ...] = ()
+    pipe: str | None = None
 
     @property
     def folder(self) -> Path:

@@ -226,8 +226,9 @@ def test_a_copied_run_is_judged_where_its_data_are(
     (here / "digits_glt").mkdir(parents=True)
     assert root(site={"root": str(here)}) == str(here) and "/elsewhere/data" in capsys.readouterr().out
     assert root("data.root=https://there/data") == "https://there/data"
-    with pytest.raises(RecipeError, match=r"data\.root= has no value"):
-        root("data.root=")
+    for illegal, said in (("", "has no value"), ("pipe:cat {path}", "only the site file"), ("s3://x", "a folder or")):
+        with pytest.raises(RecipeError, match=rf"data\.root=.*{said}"):
+            root(f"data.root={illegal}")
     assert reuse.parse([f"export={folder}", "out=x", "data.root=y"], Site()).job[0] == "export"
 
 

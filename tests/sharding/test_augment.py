@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from sharding.images import decoders, randaug
-from sharding.images.decoders import Picture, decode, picture_of
+from sharding.images import decoders, randaug, transforms
+from sharding.images.decoders import Picture, Pixels, decode, picture_of, whole
 from sharding.images.dice import draw_rng
 from sharding.images.randaug import LEVELS, POLICIES, apply_operation, apply_policy, draw_pair
-from sharding.images.transforms import crop_box, eval_pixels, train_pixels
+from sharding.images.transforms import LONGEST, crop_box, eval_pixels, resized, shrunk, train_pixels
 from tests.helpers.paths import PROJECT
 
 OPERATIONS = POLICIES["own"]
@@ -349,6 +349,52 @@ def test_test_pixels_resizes_the_shorter_side(size: tuple[int, int], resized: tu
     whole = np.asarray(image.resize(resized, Image.Resampling.BILINEAR))
     view = eval_pixels(picture_of(image), size=28, resize=32)
     assert np.abs(view.astype(int) - whole[top : top + 28, left : left + 28]).max() <= 1
+
+
+def cut_from_the_whole(picture: Picture, size: int, resize: int) -> np.ndarray:
+    """The test view as it is of a picture that is resized as a whole."""
+    short = min(picture.size)
+    width, height = (resize * side // short for side in picture.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return resized(whole(picture), width, height)[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("size", [(500, 375), (37, 211), (28, 28), (640, 10), (3, 192), (33, 32)])
+def test_test_pixels_of_ordinary_pictures_are_cut_from_the_whole_picture(size: tuple[int, int]) -> None:
+    """Up to LONGEST times as long as wide they are, to the bit, what resizing the whole picture gives."""
+    seen = Pixels(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    for side, resize in ((28, 32), (112, 128), (256, 260)):
+        assert np.array_equal(eval_pixels(seen, size=side, resize=resize), cut_from_the_whole(seen, side, resize))
+
+
+@pytest.mark.parametrize("size", [(65500, 1), (1, 65500), (20000, 10), (10, 20000)])
+def test_views_of_extreme_pictures_take_no_more_memory_than_their_size_allows(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test view makes at most LONGEST squares of `resize` pixels, where the whole picture would take gigabytes; the
+    training view makes no more than itself, and a picture made small no more than it was."""
+    made: list[int] = []
+
+    def noted(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+        made.append(width * height)
+        return resized(pixels, width, height)
+
+    monkeypatch.setattr(transforms, "resized", noted)
+    seen = Pixels(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    assert eval_pixels(seen, size=112, resize=128).shape == (112, 112, 3)
+    assert made.pop() <= (LONGEST + 1) * 128**2
+    train_pixels(seen, draw_rng(0, 0, 0), size=112, crop_scale=(0.08, 1.0), hflip=True, randaug=False)
+    assert made.pop() == 112**2
+    assert math.prod(shrunk(seen, 8).size) <= math.prod(size)
+
+
+def test_test_pixels_of_a_very_long_picture_are_its_middle() -> None:
+    """What is cut out before the resizing has its centre where the whole picture has it."""
+    for size in ((2000, 10), (65500, 300)):
+        x = np.linspace(0, 40 * np.pi, size[0])[None, :, None]
+        seen = Pixels(np.broadcast_to(127 + 120 * np.sin(x), (size[1], size[0], 3)).astype(np.uint8))
+        difference = eval_pixels(seen, size=28, resize=32).astype(int) - cut_from_the_whole(seen, 28, 32)
+        assert np.abs(difference).max() <= 1
 
 
 def test_test_pixels_refuses_a_crop_beyond_the_image() -> None:

@@ -525,6 +525,12 @@ def test_crops_are_square_pixels_of_the_image_on_black() -> None:
         crop(buffer.getvalue(), (10, 10, 30, 30), (61, 40))
 
 
+def test_the_square_of_an_object_in_an_extreme_image_is_bounded() -> None:
+    """A box as wide as a 65500x1 image would be a black square of 13 GB: it is refused before anything is decoded."""
+    with pytest.raises(ValueError, match=r"square of 65500x65500 pixels, .* exceeds the limit of 64000000"):
+        crop(b"", (0, 0, 65500, 1), (65500, 1))
+
+
 def test_jpegs_are_pillows() -> None:
     """At quality 75 a crop has the bytes of Pillow's default, which the paper's crops were written with."""
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (30, 30, 3), np.uint8))

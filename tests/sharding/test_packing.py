@@ -241,7 +241,7 @@ def test_a_killed_worker_is_one_sentence(plan: dict[str, list[Planned]], tmp_pat
     """A worker that the kernel kills ends the build with a sentence; nothing waits for it."""
     (tmp_path / "fatal").write_bytes(sources.jpeg(9))
     plan["glt/train"][9] = Planned("k-9", "s", Place(str(tmp_path / "fatal")), 0, 0)
-    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*the same command goes on"):
+    with pytest.raises(DataError, match=r"one of 2 worker processes was killed.*GiB.*the same command goes on"):
         packed(tmp_path / "out", plan, workers=2)
 
 

@@ -25,6 +25,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recipes.common import retries
 from recipes.common.errors import DataError
 from sharding.format.dataset import Split
 from sharding.format.index import Index
@@ -364,8 +365,11 @@ def test_undecodable_image_stops_by_name(split: Split, tmp_path: Path, workers: 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_missing_shard_stops_by_name(split: Split, tmp_path: Path, workers: int) -> None:
+def test_missing_shard_stops_by_name(
+    split: Split, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A shard that vanishes while training runs is a DataError with its name, not an epoch with fewer samples."""
+    monkeypatch.setattr(retries, "PAUSES_S", (0.0,))
     bad = copied(split, tmp_path / "train")
     gone = bad.folder / str(split.index.shard_name[1])
     gone.unlink()

@@ -286,16 +286,15 @@ def commands_running() -> Iterator[str]:
             yield file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
-def test_a_trickle_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trickle_is_given_up(server: Server, tmp_path: Path) -> None:
     """Bytes that never stop coming, and never are many; what a command leaves running is ended, too."""
     for command in (
         "while :; do echo x; sleep .05; done; : {path}",
         f"(sleep 60; touch {tmp_path}/left) & echo {{path}}",
     ):
-        monkeypatch.setenv("GLT_PIPE", command)
         began = time.monotonic()
         with pytest.raises(DataError, match=r"cannot be fetched: (only [0-9]+ bytes came in|nothing came for) 0\.5 s"):
-            open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1)
+            open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1, pipe=command)
         assert time.monotonic() - began < 10
     assert not any(f"touch {tmp_path}/left" in command for command in commands_running())
     server.bytes_s, server.piece = 100, 10
@@ -320,10 +319,10 @@ def test_an_evaluation_s_shards_come_though_few_batches_are_left(server: Server,
     assert ahead._turn == turn + 1, "stopped"
 
 
-def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path) -> None:
     """At the first byte more than is recorded, and not when the disk is full."""
-    monkeypatch.setenv("GLT_PIPE", f"case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac")
-    split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
+    command = f"case {{path}} in *.tar) yes;; *) cat {tiny_root}/{{path}};; esac"
+    split = open_dataset("pipe:", "digits_glt", str(tmp_path), pipe=command).split("glt", "train")
     with pytest.raises(DataError, match=r"it has more than the [0-9]+ bytes that the index records"):
         split.read(0)
     assert not list(tmp_path.rglob("*.tar"))
@@ -343,26 +342,22 @@ def test_a_damaged_index_or_set_is_refused(server: Server, tiny_root: Path, tmp_
             remote_files.plain(path)
 
 
-def test_a_packed_answer_is_said_to_be_packed(
-    server: Server, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packed_answer_is_said_to_be_packed(server: Server, tiny_root: Path, tmp_path: Path) -> None:
     """A server that sends gzip unasked, and a command that prints it: the sentence says so, and not that UTF-8 ends."""
     server.faults = {"digits_glt/dataset.json": ["packed"]}
     with pytest.raises(
         DataError, match=r"dataset.json cannot be fetched: the server sends it packed by gzip, for which"
     ):
         open_dataset(server.url, "digits_glt", str(tmp_path), tries=1)
-    monkeypatch.setenv("GLT_PIPE", f"gzip -c {tiny_root}/{{path}}")
+    command = f"gzip -c {tiny_root}/{{path}}"
     with pytest.raises(DataError, match=r"cannot be fetched: it is not JSON .it is compressed by gzip; the unpacked"):
-        open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1)
+        open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1, pipe=command)
 
 
-def test_a_set_that_is_not_what_it_says_is_refused(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_that_is_not_what_it_says_is_refused(tiny_root: Path, tmp_path: Path) -> None:
     """A dataset.json of another shape, and shards of other names than those that are kept: one sentence each."""
     shutil.copytree(tiny_root / "digits_glt", tmp_path / "far" / "digits_glt")
-    monkeypatch.setenv("GLT_PIPE", f"cat {tmp_path / 'far'}/{{path}}")
+    command = f"cat {tmp_path / 'far'}/{{path}}"
     file = tmp_path / "far" / "digits_glt" / "dataset.json"
     right = json.loads(file.read_text())
     del right["digest"]  # which old sets have not, and which would show every change
@@ -376,14 +371,14 @@ def test_a_set_that_is_not_what_it_says_is_refused(
     ):
         file.write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=f"digits_glt/dataset.json .*{words}"):
-            open_dataset("pipe:", "digits_glt", str(tmp_path / "cache"))
+            open_dataset("pipe:", "digits_glt", str(tmp_path / "cache"), pipe=command)
     train = tmp_path / "far" / "digits_glt" / "glt" / "train"
     index = load_index(train)
     save_index(train, index := replace(index, shard_name=np.char.replace(index.shard_name, ".tar", ".data")))
     right["splits"]["glt/train"]["fingerprint"] = index.fingerprint
     file.write_text(json.dumps(right))
     with pytest.raises(DataError, match=r"the shard shard-000000.data of digits_glt/glt/train is not called NAME.tar"):
-        open_dataset("pipe:", "digits_glt", str(tmp_path / "cache")).split("glt", "train")
+        open_dataset("pipe:", "digits_glt", str(tmp_path / "cache"), pipe=command).split("glt", "train")
 
 
 # ----------------------------------------------------------------------------------------------------- kills and budget
@@ -469,8 +464,8 @@ import os, sys
 from pathlib import Path
 from tests.sharding.test_remote_shards import *
 folder, root, gb = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-os.environ["GLT_PIPE"] = f"cat {root}/{{path}}"
-here, split = local(Path(root)), open_dataset("pipe:", "digits_glt", str(folder), gb).split("glt", "train")
+opened = open_dataset("pipe:", "digits_glt", str(folder), gb, pipe=f"cat {root}/{{path}}")
+here, split = local(Path(root)), opened.split("glt", "train")
 ahead = Prefetcher(split)
 for epoch in range(2):
     plan = plan_epoch([None], len(split), batch=24, group=6, seed=1, epoch=epoch, shards=split.index.shard, window=1)
@@ -554,18 +549,16 @@ def test_a_full_disk_or_a_folder_that_is_gone_refuses_no_start(
     assert far.cache.counts() == {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
 
-def test_a_command_is_read_however_many_files_are_open(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_is_read_however_many_files_are_open(tiny_root: Path, tmp_path: Path) -> None:
     """More than a thousand, as ranks with many connections have."""
-    monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("no process may open so many files here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
     files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
     try:
-        assert open_dataset("pipe:", "digits_glt", str(tmp_path)).num_classes == 10
+        found = open_dataset("pipe:", "digits_glt", str(tmp_path), pipe=f"cat {tiny_root}/{{path}}")
+        assert found.num_classes == 10
     finally:
         for file in files:
             os.close(file)
@@ -701,23 +694,19 @@ def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPat
         open_dataset("https://host/glt?key=1", "digits_glt")
     canary = tmp_path / "canary"
     for allowed in ("", "true {path}"):
-        monkeypatch.setenv("GLT_PIPE", allowed)
         with pytest.raises(DataError, match="brings a command of its own, and only the site file's is run"):
-            open_dataset(f"pipe:touch {canary} {{path}}", "digits_glt")
-    for nothing in ("", f"touch {canary}"):
-        monkeypatch.setenv("GLT_PIPE", nothing)
+            open_dataset(f"pipe:touch {canary} {{path}}", "digits_glt", pipe=allowed)
+    monkeypatch.setenv("GLT_PIPE", f"touch {canary} {{path}}")  # no business of a process that nobody handed it to
+    for nothing in (None, "", f"touch {canary}"):
         with pytest.raises(DataError, match="the command of the site file, which here names none"):
-            open_dataset("pipe:", "digits_glt")
+            open_dataset("pipe:", "digits_glt", pipe=nothing)
     assert not canary.exists()
 
 
-def test_a_command_of_the_site_file_brings_the_data(
-    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_of_the_site_file_brings_the_data(tiny_root: Path, tmp_path: Path) -> None:
     """The same batches; one that fails, stalls or prints less is told with its exit code."""
     here = local(tiny_root)
-    monkeypatch.setenv("GLT_PIPE", f"cat {tiny_root}/{{path}}")
-    split = open_dataset("pipe:", "digits_glt", str(tmp_path)).split("glt", "train")
+    split = open_dataset("pipe:", "digits_glt", str(tmp_path), pipe=f"cat {tiny_root}/{{path}}").split("glt", "train")
     assert_equal(
         list(Reader(MicroBatches(split, **VIEW), 2).read(draws_of(split))),
         list(Reader(MicroBatches(here, **VIEW), 0).read(draws_of(here))),
@@ -727,8 +716,7 @@ def test_a_command_of_the_site_file_brings_the_data(
         ("echo x; sleep 60; : {path}", "nothing came for 0.5 s"),
         ("cat /no/such/{path}", "the command ended with 1"),
     ):
-        monkeypatch.setenv("GLT_PIPE", command)
         with pytest.raises(
             DataError, match=f"digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: {cause}"
         ):
-            open_dataset("pipe:", "digits_glt")
+            open_dataset("pipe:", "digits_glt", pipe=command)

@@ -73,7 +73,7 @@ class Machine:
 
         for module, name, value in (
             (progress, "LocalRun", Fake),
-            (progress, "images_of", lambda recipe: 100),
+            (progress, "images_of", lambda run: 100),
             (run_queue, "PAUSE_S", 0),
         ):
             monkeypatch.setattr(module, name, value)

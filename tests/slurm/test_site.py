@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from recipes.common.addresses import with_command
 from recipes.common.errors import DataError, RecipeError
 from recipes.resolve import dump, resolve, source_words
 from recipes.schema import PROJECT, Slurm
 from slurm import launch as launcher
 from slurm import site_file
 from slurm.cluster.sbatch import batch_file, parameters
+from slurm.local import process_group
 from slurm.planning.requested_runs import requested_runs
+from slurm.planning.schedule import Run
+from slurm.reuse import Reuse
 from tests.helpers.launching import batch_part, flags, launch, refused
 
 DRY = ["data=digits_glt", "cluster=dry"]
@@ -236,16 +242,14 @@ def test_only_the_site_file_brings_commands(tmp_path: Path, site: dict | None) -
             resolve([f"recipe={written}"], site)
 
 
-def test_a_command_that_fails_here_does_not_refuse_the_launch(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_that_fails_here_does_not_refuse_the_launch(capsys: pytest.CaptureFixture[str]) -> None:
     """It may need what the setup lines load on the nodes: one warning; where the run starts here, or the data are no
     command's, it is an error.
     """
-    monkeypatch.setenv("GLT_PIPE", "no_such_command {path}")
-    site = {"data": {"root": "pipe:no_such_command {path}"}}
+    command = "no_such_command {path}"
+    site = {"data": {"root": f"pipe:{command}"}}
     launcher._check_set.cache_clear()
-    launcher._check_data(resolve(["data=digits_glt"], site))
+    launcher._check_data(resolve(["data=digits_glt"], site), command)
     assert re.fullmatch(
         "launch.py: warning: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched: the "
         "command ended with 127 .*\n",
@@ -253,14 +257,54 @@ def test_a_command_that_fails_here_does_not_refuse_the_launch(
     )
     for words in (["cluster=local"], ["data.root=/no/such"]):
         with pytest.raises(DataError):
-            launcher._check_data(resolve(["data=digits_glt", *words], site))
+            launcher._check_data(resolve(["data=digits_glt", *words], site), command)
 
 
-def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+RANK = """
+import os, sys, types
+taken = lambda *_, pipe=None, **__: print("by", pipe, flush=True) or True
+sys.modules["ifl.train"] = types.SimpleNamespace(train=taken)
+from slurm.job import TrainJob
+TrainJob(sys.argv[1])()
+os._exit(0)
+"""
+
+
+def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a shell left in the environment means nothing, to the ranks of a local run and to `eval=`; a rank takes what
+    it was started with, and hands it on as an argument."""
+    seen: list[str | None] = []
+
+    class Started:
+        returncode = 0
+
+        def __init__(self, words: list[str], env: dict[str, str], **_: object) -> None:
+            seen.append(env.get("GLT_PIPE"))
+
+    monkeypatch.setenv("GLT_PIPE", "touch stray {path}")
+    recipe = resolve([*DRY, f"runs={tmp_path}"])
+    recipe.run_folder.mkdir()
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    monkeypatch.setattr(subprocess, "run", Started)
+    for pipe in (None, "cat {path}"):
+        with open(tmp_path / "lock", "w") as lock:
+            process_group._start(Run(recipe, pipe=pipe), lock, 1)
+    Reuse(("evaluate", "run", "last", "{}"), "cat {path}").run()
+    monkeypatch.undo()
+    assert seen == [*[None] * recipe.tasks, *["cat {path}"] * recipe.tasks, "cat {path}"]
+    (recipe.run_folder / "recipe.yaml").write_text(dump(recipe))
+    rank = subprocess.run(
+        [sys.executable, "-c", RANK, str(recipe.run_folder)],
+        cwd=PROJECT,
+        env=with_command(os.environ, "cat {path}"),
+        capture_output=True,
+        text=True,
+    )
+    assert rank.stdout == "by cat {path}\n", rank.stderr
+
+
+def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
     """And no reason to refuse them."""
-    monkeypatch.setenv("GLT_PIPE", "false {path}")
     site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
     runs, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
     assert launcher._cost(runs).startswith(

@@ -338,6 +338,11 @@ WAITED = "Stuck: rank 0 made no progress for 20 s in epoch 1, step 7, waiting fo
         ([(1, "DataError: shard x is damaged"), (0, LOST)], 1, "DataError: shard x is damaged"),
         ([(0, LOST), (1, "DataError: shard x is damaged")], 1, "DataError: shard x is damaged"),
         (
+            [(0, LOST), (1, "DataError: shard x cannot be read: ECONNRESET (Connection reset by peer)")],
+            1,
+            "rank 1 after step 0: DataError: shard x cannot be read",
+        ),
+        (
             [(0, LOST), (None, "r1: task 0: Exited with exit code 1", "r2: task 1: Killed")],
             1,
             "rank 1 after step 0, says srun: r2: task 1: Killed",

@@ -19,7 +19,7 @@ from recipes.common.errors import DataError, one_line
 from sharding.building.foreign_json import Entry, listed, read_foreign, real_number, text, whole_number
 from sharding.building.notices import Notices
 from sharding.datasets.mscoco_glt.attributes import Attributes
-from sharding.images.decoders import decode
+from sharding.images.decoders import MAX_PIXELS, decode
 
 FOLDERS = ("train2014", "val2014")
 CLASSES = 29
@@ -277,9 +277,15 @@ def crop(data: bytes, box: tuple[float, float, float, float], size: tuple[int, i
     """Cut the RGB image of one object from the bytes of its image, which must be of `size`; see `crop_box`.
 
     Raises:
-        ValueError: the image is bad, or of another size; one sentence.
+        ValueError: the image is bad or of another size, or the square is larger than any image may be; one sentence.
     """
+    left, top, right, bottom = square = crop_box(box, *size)
+    if (right - left) * (bottom - top) > MAX_PIXELS:
+        raise ValueError(
+            f"the object's square of {right - left}x{bottom - top} pixels, black around the image, exceeds the limit "
+            f"of {MAX_PIXELS} pixels"
+        )
     image = decode(data)
     if image.size != tuple(size):
         raise ValueError(f"the image has {image.width}x{image.height} pixels, its annotation says {size[0]}x{size[1]}")
-    return image.crop(crop_box(box, *image.size))
+    return image.crop(square)
