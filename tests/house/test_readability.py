@@ -20,8 +20,20 @@ LONGER_FUNCTIONS = {"ifl/train.py:train": 110}
 LONGEST_TEST = 100
 """Of tests and benches, some of which tell a story from its beginning to its end."""
 LONGEST_FILES = {"ifl/train.py": 200, "README.md": 150, "AGENTS.md": 40}
-OLD_PYTHON = {"recipes/common/install.py", "recipes/common/venv.py"}
-"""They must be read by Python 3.6, which has no such import, to say that a newer one is needed."""
+OLD_PYTHON = {
+    "recipes/common/install.py",
+    "recipes/common/venv.py",
+    "slurm/launch.py",
+    "slurm/status.py",
+    "slurm/scaling.py",
+    "analysis/__main__.py",
+    "sharding/build.py",
+    "sharding/verify.py",
+    "sharding/describe.py",
+    "sharding/coco_attributes.py",
+    "ifl/engine.py",
+}
+"""They must be read by Python 3.6, which has no such import, to go on in .venv or to say that a newer one is needed."""
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 
