@@ -148,7 +148,7 @@ def taken_over(recipe: Recipe) -> list[str]:
         for key, value in science_values(recipe).items()
         if key.startswith(("model.", "data.")) or key == "optim.precision"
     }
-    return [f"{key}={json.dumps(value)}" for key, value in shared.items()]
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in shared.items()]
 
 
 def differences(recipe: Recipe, name: str, first: Sequence[str], site: Mapping[str, Any] | None) -> list[str]:
@@ -170,9 +170,7 @@ def _axis_words(recipe: Recipe, name: str) -> list[str]:
         f"nodes={recipe.nodes}",
     ]
     operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
-    # Quoted: a folder's name may mean something else as YAML.
-    quoted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None]
-    return words + quoted
+    return words + [f"{key}={value}" for key, value in operation if value is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------- written out

@@ -37,11 +37,12 @@ LAUNCHER = """
 import pathlib, sys
 sys.path.insert(0, {project!r})
 from recipes.resolve import resolve
-from slurm.local import output, process_group, run_queue
+from recipes.common.output import go_on_unread
+from slurm.local import process_group, run_queue
 from slurm.planning.schedule import Run
 process_group.PROJECT = pathlib.Path({place!r})
 recipe = resolve(["data=digits_glt", "cluster=local", "tasks_per_node=2", "runs=" + {place!r} + "/runs"])
-output.outlive_output()
+go_on_unread(anyhow=True)
 sys.exit(run_queue.run_all([Run(recipe)], lambda recipe: None))
 """
 
