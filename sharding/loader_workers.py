@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import multiprocessing
 import multiprocessing.context
 import multiprocessing.popen_fork
 import multiprocessing.queues
@@ -51,7 +53,24 @@ def quiet_worker(worker: int) -> None:
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, lambda number, frame: os._exit(0))
+    _end_with_parent()
     _tell_errors_of_threads()
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this worker when its parent ends, however that was.
+
+    It would hold what it inherited, such as the run folder's lock, and may be in the midst of a batch that nobody
+    takes.
+    """
+    ctypes.CDLL(None).prctl(PARENT_ENDED, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before that
+        os._exit(0)
+
+
+PARENT_ENDED = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 # ---------------------------------------------------------------------------------------------- errors beside the work
@@ -111,12 +130,12 @@ def begun(loader: Iterable[Value]) -> Iterator[Value]:
 
     Torch would raise a worker's death out of a signal handler, in the midst of whatever the process is doing, such as
     printing another traceback. Here the next batch is refused instead.
+
+    Raises:
+        OSError: a worker cannot be started.
     """
     before = signal.getsignal(signal.SIGCHLD)
-    try:
-        batches = iter(loader)
-    except OSError as error:  # no process, or no file to speak to it
-        raise RunError(f"a loader worker cannot be started ({error.strerror}); {ENOUGH}") from None
+    batches = iter(loader)
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     workers = getattr(batches, "_workers", [])
@@ -164,9 +183,7 @@ def death(code: int) -> str:
     return f"was killed by {by.name}, which somebody sent"
 
 
-ENOUGH = (
-    "a smaller data.workers needs less (0: none), higher limits of open files and processes (ulimit -n, -u) give more"
-)
+ENOUGH = "a smaller data.workers needs less, and 0 none; ulimit -n (open files) may give more"
 """What to change where something lacks that workers need."""
 LESS = "a smaller data.workers needs less, a larger slurm.mem gives more"
 """What to change where memory is short."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import webdataset
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from recipes.common.errors import DataError, RunError, UserError
 from recipes.common.memory import memory_of_job
@@ -30,7 +31,7 @@ from sharding.images.dice import draw_rng
 from sharding.images.transforms import eval_pixels, shrunk, train_pixels
 from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, quiet_worker
 from sharding.plan.ranks import Draws
-from sharding.transport import Piped, Transport
+from sharding.transport import Piped, Transport, say
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
@@ -193,6 +194,10 @@ def assembled(samples: Iterator[Sample]) -> Iterator[Batch]:
 
 
 # ------------------------------------------------------------------------------------------------------------- loader
+# Of one whose queues could not be made torch would else print a traceback.
+_MultiProcessingDataLoaderIter._shutdown = True
+
+
 class MicroBatches(torch.utils.data.Dataset[Batch]):
     """Map-style: indexed by `Draws`, gives their `Batch`. Holds no position, so there is none to lose.
 
@@ -235,14 +240,18 @@ class Reader:
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = Handover()
-        self._loader = DataLoader(
-            _Telling(dataset, Transport(workers)),
+        self._dataset, self._pin_memory, self._persistent = dataset, pin_memory, persistent
+        self._loader = self._with(workers)
+
+    def _with(self, workers: int) -> DataLoader[Batch | Piped | UserError]:
+        return DataLoader(
+            _Telling(self._dataset, Transport(workers)),
             batch_size=None,
             sampler=self._handover,
             num_workers=workers,
             collate_fn=_unchanged,
-            pin_memory=pin_memory,
-            persistent_workers=persistent and workers > 0,
+            pin_memory=self._pin_memory,
+            persistent_workers=self._persistent and workers > 0,
             worker_init_fn=quiet_worker,
             multiprocessing_context=Fork() if workers else None,
         )
@@ -250,12 +259,20 @@ class Reader:
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
         """The batches of `draws`, one each, in order. The iterator must be used up before the next call.
 
+        Where no worker can be started, this process reads by itself.
+
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
-            RunError: a worker was killed, or had no memory for the next batch.
+            RunError: a worker was killed, or could not hand over the next batch.
         """
         self._handover.draws = draws
-        return _good(begun(self._loader))
+        try:
+            batches = begun(self._loader)
+        except OSError as error:  # no room for a queue's semaphores in /dev/shm, no open file, no process
+            say(f"no loader worker can be started here ({error.strerror}): this process loads by itself, more slowly")
+            self._loader = self._with(0)
+            batches = begun(self._loader)
+        return _good(batches)
 
 
 class _Telling(torch.utils.data.Dataset[Batch | Piped | UserError]):

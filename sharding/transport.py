@@ -54,7 +54,7 @@ class Transport:
         """Look at what `workers` workers need, and raise the limit of open files where that helps."""
         self._shares = not workers or has_files(SPARE_FILES + FILES_OF_A_BATCH * (AHEAD * workers + 2))
         if not self._shares:
-            _say(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files (ulimit -n) are too few for it")
+            _tell(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files (ulimit -n) are too few for it")
 
     def packed(self, tensors: Tensors) -> Piped | None:
         """Prepare a worker's batch: its tensors lie in shared memory afterwards, or it is returned for the pipe.
@@ -68,7 +68,7 @@ class Transport:
                 return None
             except (RuntimeError, OSError) as error:
                 self._shares = False  # of this worker
-                _say(str(error).splitlines()[0])
+                _tell(str(error).splitlines()[0])
         return piped(tensors)
 
 
@@ -85,10 +85,11 @@ def has_files(wanted: int) -> bool:
     return True
 
 
+def _tell(why: str) -> None:
+    say(f"batches travel from the loader's workers in a pipe, a little slower, and not in shared memory: {why}")
+
+
 @functools.cache  # once a process
-def _say(why: str) -> None:
-    print(
-        f"batches travel from the loader's workers in a pipe, a little slower, and not in shared memory: {why}",
-        file=sys.stderr,
-        flush=True,
-    )
+def say(sentence: str) -> None:
+    """Tell the user how data are loaded where it is not the usual way."""
+    print(sentence, file=sys.stderr, flush=True)

@@ -186,8 +186,8 @@ def _submit(command: Training) -> int:
 def _announce(command: Training) -> None:
     """Say what several runs cost, and what the user should know of them."""
     costs = [_cost(command.runs)] if len(command.runs) > 1 else []
-    if said := [*costs, *command.remarks]:
-        print(*said, sep="\n", flush=True)
+    for line in (*costs, *command.remarks):
+        print(line, flush=True)
 
 
 def _set_aside(command: Training) -> None:

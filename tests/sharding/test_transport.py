@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import time
@@ -35,6 +36,10 @@ def whole_epoch(split: Split) -> Iterator[Draws]:
     return rank_draws(plan_epoch([None], len(split), batch=24, group=6, seed=5, epoch=0), micro_batches(24, 6, 0, 1), 5)
 
 
+def same(mine: Batch, theirs: Batch) -> bool:
+    return all(map(torch.equal, mine, theirs))
+
+
 def whole_batches(split: Split, crops: MicroBatches, workers: int) -> list[Batch]:
     return list(Reader(crops, workers, persistent=False).read(whole_epoch(split)))
 
@@ -56,11 +61,9 @@ def test_batches_come_without_shared_memory(
     else:
         limit = (len(os.listdir("/proc/self/fd")) + 40,) * 2
         monkeypatch.setattr(resource, "getrlimit", lambda kind: limit)
-    transport._say.cache_clear()
+    transport.say.cache_clear()
     found = whole_batches(split, crops, 1)
-    assert all(
-        map(torch.equal, [each for batch in found for each in batch], [each for batch in expected for each in batch])
-    )
+    assert all(map(same, found, expected)) and len(found) == len(expected)
     assert [batch.images.stride() for batch in found] == [batch.images.stride() for batch in expected]
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("batches travel from the loader's workers in a pipe")
@@ -97,17 +100,37 @@ class _NoTravel:
         raise OSError(24, "Too many open files")
 
 
-def test_a_worker_that_cannot_be_started_is_one_sentence(
-    split: Split, crops: MicroBatches, monkeypatch: pytest.MonkeyPatch
+def test_where_no_worker_can_be_started_the_process_reads_by_itself(
+    split: Split, crops: MicroBatches, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where no process can be forked the run ends with what to change, not with a traceback."""
+    """Without room for a process, or for its queues, the batches are the same, and one sentence says how they came."""
 
     def refuse() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    reader = Reader(crops, 1, persistent=False)
+    expected = whole_batches(split, crops, 0)
+    transport.say.cache_clear()
     monkeypatch.setattr(os, "fork", refuse)
-    with pytest.raises(
-        RunError, match=r"a loader worker cannot be started .Resource temporarily unavailable.; a small"
-    ):
-        list(reader.read(whole_epoch(split)))
+    found = whole_batches(split, crops, 1)
+    assert all(map(same, found, expected)) and len(found) == len(expected)
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("no loader worker can be started here (Resource temporarily unavailable): this process")
+
+
+def test_workers_end_with_their_rank(split: Split, crops: MicroBatches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that leaves at once takes its workers along, also one that is in the midst of a batch in a pipe: they hold
+    the run folder's lock."""
+    monkeypatch.setattr(transport, "has_files", lambda wanted: False)
+    reads, writes = os.pipe()
+    if (rank := os.fork()) == 0:
+        batches = Reader(MicroBatches(split, TrainView(200)), 1).read(whole_epoch(split))
+        next(batches)
+        time.sleep(0.3)  # until the worker is stuck in the pipe
+        os.write(writes, str(multiprocessing.active_children()[0].pid).encode())
+        os._exit(0)
+    worker = os.read(reads, 100).decode()
+    os.waitpid(rank, 0)
+    stat, deadline = Path(f"/proc/{worker}/stat"), time.monotonic() + 3
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
