@@ -1,5 +1,7 @@
-"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe. What the
-launcher must know about it is written in the file as literals (recipes/declarations.py).
+"""The contract of a method.
+
+A new method is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe. What the launcher must know
+about it is written in the file as literals (recipes/declarations.py).
 
 IFL, mixup, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
 
@@ -114,7 +116,7 @@ class BaseMethod:
         return output.logits_BK
 
     def notes(self, output: Output, rows: Rows) -> torch.Tensor | None:
-        """Return float [B, C] that all ranks shall know about each row of the step; see `remember`."""
+        """Return float [B, C]: what all ranks need to know about each row of the step; see `remember`."""
         return None
 
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:

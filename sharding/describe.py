@@ -90,7 +90,7 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0
