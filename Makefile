@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check test-full bench system venv cluster cluster-down chaos clean
+.PHONY: help demo test test-fast check test-full bench system venv wheelhouse cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +16,8 @@ help:
 	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX and Chromium"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
-	@echo "make venv       only the environment: .venv with the pinned packages and the project itself"
+	@echo "make venv       only the environment: .venv with the pinned packages and the project itself (WHEELHOUSE=DIR: without internet)"
+	@echo "make wheelhouse fetch the packages for a machine without internet (WHEELHOUSE=DIR; else wheelhouse/)"
 	@echo "make clean      remove what demo and tests made (data/ runs/ out/), not the environment"
 
 demo: venv
@@ -58,13 +59,16 @@ cluster-down:
 	@$(BIN)/python -m tests.helpers.cluster down
 
 chaos: venv
-	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) kinds=$(kinds)
+	$(BIN)/python -m tests.system.chaos faults=$(or $(faults),20) seed=$(or $(seed),0) $(if $(kinds),kinds=$(kinds))
 
 venv: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "set-up stopped: $(PYTHON) is not installed; Debian: apt-get install python3 python3-venv; or: make PYTHON=python3.11 ..."; exit 1; }
-	@$(PYTHON) recipes/common/install.py
+	@$(PYTHON) recipes/common/install.py $(if $(WHEELHOUSE),from "$(WHEELHOUSE)")
+
+wheelhouse:
+	@$(PYTHON) recipes/common/install.py into "$(or $(WHEELHOUSE),wheelhouse)"
 
 clean:
 	rm -rf data runs out

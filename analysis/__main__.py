@@ -1,18 +1,17 @@
 """`python -m analysis runs=DIR out=DIR`: from run folders to tables and figures."""
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
 from analysis.inputs.runs import Run, load_runs
 from recipes.common.cli import Fault, asks_help, key_values, nearest
+from recipes.common.output import go_on_unread
 from recipes.table_layout import SELECTS, Layout, available, load_layout
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def _results(options: dict[str, str]) -> None:
     print(options["out"])
 
 
-def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> tuple[list[Table], dict[str, str]]:
+def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> "tuple[list[Table], dict[str, str]]":
     """Fill the tables, and write them and the runs' numbers as text.
 
     Args:
@@ -264,6 +263,7 @@ def _layouts(names: str | None, data: set[str]) -> list[Layout]:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     try:
         # a terminal without ± still gets its table
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

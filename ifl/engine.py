@@ -4,7 +4,10 @@ DeepSpeed owns the parameters, their gradients' reduction, the optimizer and its
 step ends (`last`), so micro-batches may be of any number and size; the loss is divided by the global batch here.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import io
 import logging
@@ -16,17 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import Output
 from recipes.common.addresses import free_port
+from recipes.common.output import go_on_unread
 from recipes.schema import Optim
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
@@ -247,5 +246,6 @@ def programs_of_the_environment_first() -> None:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     device = connect(60.0)
     print(f"a rank starts here: torch {torch.__version__}, device {device}; nothing is compiled")

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ifl.evaluator import scores, write_predictions
+from ifl.exported import description
 from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
@@ -24,6 +25,7 @@ from recipes.common.addresses import command_of_process
 from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
 from recipes.common.json_text import read_object
+from recipes.common.output import go_on_unread
 from recipes.resolve import load_resolved
 from sharding.format.index import load_npz
 
@@ -33,6 +35,7 @@ Select = Literal["last", "best"]
 def evaluate(
     run: Path,
     select: Select,
+    root: str | None = None,
     cache_folder: str | None = None,
     cache_gb: float | None = None,
     pipe: str | None = None,
@@ -42,6 +45,7 @@ def evaluate(
     Args:
         run: the run folder.
         select: whose weights: the last epoch's, or those of the best on val.
+        root: where the data lie here; None: where they lay for the run.
         cache_folder: this machine's, for remote data.
         cache_gb: how much may be stored there.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
@@ -55,11 +59,8 @@ def evaluate(
     recipe, meta = load_resolved(run / "recipe.yaml"), read_object(run / "meta.json", {"data_fingerprint": str})
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
     # This machine is not one of the run's nodes, and pixels that are read once need not be kept.
-    recipe = recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb})
-        }
-    )
+    own = {"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb, "root": root or recipe.data.root}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False, pipe=pipe)
     if ready.data.fingerprint != meta["data_fingerprint"]:
         raise CheckpointError(
@@ -107,20 +108,10 @@ def export(run: Path, select: Select, file: Path) -> None:
     from safetensors.torch import save
 
     recipe = load_resolved(run / "recipe.yaml")
-    meta = read_object(run / "meta.json", {"commit": str, "class_names": list})
+    meta = read_object(run / "meta.json", {"commit": str, "decoder": str, "class_names": list, "class_counts": list})
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
-    about = {
-        "run": run.name,
-        "select": select,
-        "commit": meta["commit"],
-        "model": recipe.model.name,
-        "method": recipe.method.name,
-        "mean": json.dumps(recipe.data.mean),
-        "std": json.dumps(recipe.data.std),
-        "image_size": str(recipe.data.image_size),
-        "class_names": json.dumps(meta["class_names"]),
-    }
+    about = {"run": run.name, "select": select, **description(recipe, meta)}
     write_whole(
         file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
     )
@@ -142,6 +133,7 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # without waiting for fetching threads or process groups

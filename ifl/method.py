@@ -13,13 +13,19 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+
+from recipes.common.errors import RunError, one_line
+from sharding.images.torchvision_operators import define_missing
 
 Targets = Sequence[tuple[float, torch.Tensor]]
 """The labels of some rows, int64 [B], with the weight that each has in a loss. Without mixup: [(1.0, labels)]."""
@@ -134,5 +140,34 @@ def weighted_sum(value_of: Callable[[torch.Tensor], torch.Tensor], targets: Targ
     return functools.reduce(operator.add, (weight * value_of(labels_B) for weight, labels_B in targets))
 
 
+def load_file(kind: str, name: str) -> ModuleType:
+    """Import `ifl/KIND/NAME.py`, perhaps a user's own; `kind`: methods or models.
+
+    Raises:
+        RunError: the file cannot be imported; with the line.
+    """
+    define_missing()  # it may import torchvision, or what needs it, such as timm
+    try:
+        return importlib.import_module(f"ifl.{kind}.{name}")
+    except Exception as error:  # whatever a file may raise
+        file = f"ifl/{kind}/{name}.py"
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if os.path.basename(frame.filename) == f"{name}.py"]
+        lines += [error.lineno] if isinstance(error, SyntaxError) else []
+        place = f"{file}, line {lines[-1]}" if lines else file
+        raise RunError(one_line(f"{place}: it cannot be imported: {type(error).__name__}: {error}")) from error
+
+
 def load_method(name: str, task: Task) -> BaseMethod:
-    return importlib.import_module(f"ifl.methods.{name}").Method(task)
+    """Make the method of `ifl/methods/NAME.py`.
+
+    Raises:
+        RunError: the file cannot be imported, or has no class `Method` on the base class.
+    """
+    made = getattr(load_file("methods", name), "Method", None)
+    if not (isinstance(made, type) and issubclass(made, BaseMethod)):
+        raise RunError(f"ifl/methods/{name}.py has no `class Method(BaseMethod)`, and a method is such a class")
+    method = made(task)
+    if not hasattr(method, "memory"):
+        raise RunError(f"ifl/methods/{name}.py: the __init__ of Method does not call super().__init__(task)")
+    return method

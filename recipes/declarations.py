@@ -17,30 +17,46 @@ A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these li
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recipes.common.errors import RecipeError, UserError
+
 STREAMS = ("uniform", "class_balanced", "class_inverse")
+PRESETS = ("paper", "corrected")
 FORMS = ("plain", "experts", "branches", "twin")
 IFL = Path(__file__).resolve().parent.parent / "ifl"
 
 
-def _literals(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Read the module-level assignments of literals to some names."""
+def literals(path: Path, names: Iterable[str], refusal: type[UserError] = RecipeError) -> dict[str, Any]:
+    """Read the module-level assignments of literals to some names, without running the file.
+
+    Raises:
+        UserError: the file is no Python, or one of them is not a literal; a `refusal` that names the line.
+    """
     found: dict[str, Any] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
-        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""  # none of a file with zero bytes
+        raise refusal(f"{path}{line}: no legal Python: {error.msg}") from None
+    except (OSError, ValueError) as error:  # no UTF-8
+        raise refusal(f"{path} cannot be read as Python: {error}") from None
+    for node in module.body:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
             continue
-        target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id in names:
-            try:
-                found[target.id] = ast.literal_eval(node.value)
-            except ValueError:
-                raise ValueError(
-                    f"{path}: {target.id} must be a literal, for it is read without running the file"
-                ) from None
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name) and target.id in names:
+                try:
+                    found[target.id] = ast.literal_eval(node.value)
+                except (ValueError, TypeError):  # the latter of {[]: 1}
+                    raise refusal(
+                        f"{path}, line {node.lineno}: {target.id} must be a literal, for it is read without running "
+                        "the file"
+                    ) from None
     return found
 
 
@@ -68,24 +84,54 @@ def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
     Where there is no such file it is the defaults, for a run folder may outlive its method.
 
     Raises:
-        ValueError: a declaration is not a literal, or not one of the legal ones.
+        RecipeError: the file is no Python, or a declaration is not a literal or not one of the legal ones.
     """
     path = folder / f"{name}.py"
     if not path.is_file():
         return Declaration()
-    declared = Declaration(**_literals(path, tuple(Declaration.__dataclass_fields__)))
+    declared = Declaration(**literals(path, tuple(Declaration.__dataclass_fields__)))
     for key, value, legal in (
         ("FORM", [declared.FORM], FORMS),
         ("TRAINS", [declared.TRAINS], ("all", "head")),
         ("COUNTS", [declared.COUNTS], (True, False)),
         ("STREAMS", declared.STREAMS, STREAMS),
     ):
-        if not value or not set(value) <= set(legal) or len(set(value)) != len(value):
-            raise ValueError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
+        _check_choice(path, key, value, legal)
+    if not isinstance(declared.ARGS, dict):
+        raise RecipeError(f"{path}: ARGS={declared.ARGS} is not legal: a mapping such as {{'scale': 30.0}} is")
+    for key, value in declared.ARGS.items():
+        _check_argument(path, key, value)
+    for name, reasons in (("REFUSES", declared.REFUSES), ("NEEDS", declared.NEEDS)):
+        if not isinstance(reasons, dict) or not all(isinstance(text, str) for pair in reasons.items() for text in pair):
+            raise RecipeError(f"{path}: {name}={reasons} is not legal: a mapping of words to their reasons is")
     return declared
+
+
+def _check_choice(path: Path, key: str, value: Any, legal: tuple[Any, ...]) -> None:
+    is_listed = isinstance(value, tuple | list) and value and all(word in legal for word in value)
+    if not is_listed or len(set(value)) != len(value):
+        raise RecipeError(f"{path}: {key}={value} is not legal; legal: {', '.join(map(str, legal))}")
+
+
+def _check_argument(path: Path, key: Any, value: Any) -> None:
+    """Check an argument's default: a number, truth or text, or one for each preset, of one kind."""
+    each = list(value.values()) if isinstance(value, dict) else [value]
+    are_plain = len({type(one) for one in each}) == 1 and type(each[0]) in (bool, int, float, str)
+    if not isinstance(key, str) or not are_plain or (isinstance(value, dict) and set(value) != set(PRESETS)):
+        raise RecipeError(
+            f"{path}: {key!r}: {value!r} in ARGS is not legal: a number, True or False, or a text is, or one of a kind "
+            "for each preset, as {'paper': 0.0, 'corrected': 0.7}"
+        )
 
 
 @cache
 def model_forms(name: str, folder: Path = IFL / "models") -> tuple[str, ...]:
-    """Return the forms in which a backbone comes: `FORMS` of its file, and always `twin`, two of it side by side."""
-    return (*_literals(folder / f"{name}.py", ("FORMS",)).get("FORMS", ("plain",)), "twin")
+    """Return the forms in which a backbone comes: `FORMS` of its file, and always `twin`, two of it side by side.
+
+    Raises:
+        RecipeError: the file is no Python, or its FORMS are not legal.
+    """
+    path = folder / f"{name}.py"
+    forms = literals(path, ("FORMS",)).get("FORMS", ("plain",))
+    _check_choice(path, "FORMS", forms, FORMS)
+    return (*forms, "twin")

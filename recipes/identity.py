@@ -33,6 +33,24 @@ def hash8(recipe: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
+def science(recipe: BaseModel) -> dict[str, Any]:
+    """Return all science fields of a recipe and their values, as JSON has them, nested as its sections are."""
+    return _marked(recipe.model_dump(mode="json"), _marks(type(recipe)))
+
+
+def _marked(values: dict[str, Any], marks: dict[str, Any]) -> dict[str, Any]:
+    """Return the values whose mark is true; sections that hold none are left out."""
+    kept = {}
+    for key, value in values.items():
+        if isinstance(marks[key], dict) and isinstance(value, dict):
+            value = _marked(value, marks[key])
+            if value:
+                kept[key] = value
+        elif marks[key]:
+            kept[key] = value
+    return kept
+
+
 def departures(recipe: BaseModel, other: BaseModel) -> list[str]:
     """List the science fields in which a recipe differs from another, as `key=value (other value)`."""
     mine, others = _flat(recipe.model_dump()), _flat(other.model_dump())

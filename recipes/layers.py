@@ -12,8 +12,10 @@ import yaml
 
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
+from recipes.identity import section_in
 from recipes.schema import PROJECT, Recipe
-from recipes.yaml_io import load_yaml, named, read_yaml
+from recipes.values import kinds
+from recipes.yaml_io import load_yaml, named, read_texts
 
 RECIPES = PROJECT / "recipes"
 
@@ -22,22 +24,48 @@ RECIPES = PROJECT / "recipes"
 def parse_words(words: Iterable[str]) -> dict[str, Any]:
     """Read `a.b=1 c=x` as {"a": {"b": 1}, "c": "x"}.
 
-    Values are YAML, and of a key given twice the last one counts. `data=NAME` means `data.name=NAME`.
+    A value is the whole word as typed, which the key's field reads. `null`, and lists and mappings where the field
+    holds such, are YAML. Of a key given twice the last one counts. `data=NAME` means `data.name=NAME`.
 
     Raises:
-        RecipeError: a word is not of the form key=value, or its value is not YAML.
+        RecipeError: a word is not of the form key=value, has no value, or is no list or mapping where it must be one.
     """
     tree: dict[str, Any] = {}
     for word in words:
         key, text = split_word(word)
         if "=" not in word or not all(key.split(".")):
             raise RecipeError(f"{word!r} is not of the form key=value, such as seed=1 or optim.lr=0.2")
-        try:
-            value = read_yaml(text)
-        except (ValueError, yaml.YAMLError):
-            raise RecipeError(f"{key}={text!r} is not a YAML value") from None
+        value = _value(key, text)
         _merge(tree, _nest("data.name" if key == "data" and isinstance(value, str) else key, value), {}, "")
     return tree
+
+
+def _value(key: str, text: str) -> Any:
+    if not text:
+        raise RecipeError(
+            f"{key}= has no value, as where a shell's variable is not set: {key}=VALUE is legal, or {key}=null where "
+            "the key may be left open"
+        )
+    if text == "null":
+        return None
+    holds = kinds(_annotation(key))
+    if text[0] not in "[{" or not any(kind in (list, tuple, dict) or section_in(kind) for kind in holds):
+        return text
+    try:
+        return read_texts(text)
+    except (ValueError, yaml.YAMLError):
+        raise RecipeError(
+            f"{key}={text} is not legal: lists and mappings are written [0.5, 0.8] and {{key: value}}"
+        ) from None
+
+
+def _annotation(dotted: str) -> Any:
+    """Return the type of the field that a key names; None where the schema has none."""
+    kind: Any = Recipe
+    for part in dotted.split("."):
+        section = section_in(kind)
+        kind = section.model_fields[part].annotation if section and part in section.model_fields else None
+    return kind
 
 
 def _nest(dotted: str, value: Any) -> dict[str, Any]:
@@ -155,14 +183,14 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
                 f"{key}={value} cannot change {path}, which is written out for {key}={own}: start from recipe=NAME "
                 "instead"
             )
-    changed = command.get("ifl", {})
-    if "epochs" in command.get("schedule", {}) and recipe["ifl"] and "milestones" not in (changed or {}):
+    changed, schedule, batch = (command.get(section, {}) for section in ("ifl", "schedule", "batch"))
+    if "epochs" in (schedule or {}) and recipe["ifl"] and "milestones" not in (changed or {}):
         raise RecipeError(
             f"schedule.epochs alone cannot change {path}, whose ifl.milestones are written out: give both, or start "
             "from recipe=NAME"
         )
     is_switched = "ifl" in command and bool(recipe["ifl"]) != (changed is not None)
-    if is_switched and "replacement" not in command.get("batch", {}):
+    if is_switched and "replacement" not in (batch or {}):
         raise RecipeError(
             f"ifl cannot be switched in {path}, whose batch.replacement is written out: give both, or start from "
             "recipe=NAME"

@@ -15,6 +15,9 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     """Return pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"]]
+    if parts[:2] == ["method", "args"]:  # pydantic goes on with the types that an argument may have
+        parts = parts[:3]
+    given = _shown(first["input"])
     dotted = ".".join(parts)
     origin = next(
         (origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins),
@@ -35,20 +38,29 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     if first["type"] == "literal_error":
         field = _section(parts[:-1]).model_fields.get(parts[-1])
         legal = [value for value in _literals(field.annotation)] if field else []
-        return f"{dotted}={first['input']} ({origin}) is not legal: {nearest(first['input'], legal)}"
+        return f"{dotted}={given} ({origin}) is not legal: {nearest(first['input'], legal)}"
     if first["type"] == "model_type":
         section = _section(parts)
         off = ", or null to switch it off" if parts == ["ifl"] else ""
         return (
-            f"{dotted}={first['input']} ({origin}) is not legal: {dotted} is a section, such as "
+            f"{dotted}={given} ({origin}) is not legal: {dotted} is a section, such as "
             f"{dotted}.{next(iter(section.model_fields))}=...{off}"
         )
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return (
-        f"{dotted}={first['input']} ({origin}): {message}"
+        f"{dotted}={given} ({origin}): {message}"
         if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel)
         else f"{message} ({origin})"
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as users write it."""
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else value
     )
 
 

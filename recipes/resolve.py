@@ -6,7 +6,6 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,7 @@ def source_words(recipe: Recipe, name: str) -> list[str]:
         f"nodes={recipe.nodes}",
     ]
     operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
-    # Quoted: a folder's name may mean something else as YAML.
-    quoted = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in operation if value is not None]
-    return words + quoted
+    return words + [f"{key}={value}" for key, value in operation if value is not None]
 
 
 # ---------------------------------------------------------------------------------------------------------- written out

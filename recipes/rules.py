@@ -14,6 +14,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, TooManyTasks
 from recipes.declarations import Declaration, declaration, model_forms
 from recipes.schema import PROJECT, Recipe
+from recipes.values import argument
 from recipes.yaml_io import missing
 
 
@@ -55,7 +56,7 @@ def epochs_of(milestones: Sequence[float], epochs: int) -> list[int]:
 def method_args(recipe: Recipe) -> dict[str, Any]:
     """Return all arguments of the method: the recipe's, and its file's defaults for the rest."""
     usual = _declared(recipe).args(recipe.preset)
-    return {key: type(default)(recipe.method.args.get(key, default)) for key, default in usual.items()}
+    return {key: argument(recipe.method.args.get(key, default), type(default)) for key, default in usual.items()}
 
 
 def _declared(recipe: Recipe) -> Declaration:
@@ -278,7 +279,9 @@ def arguments(recipe: Recipe) -> str:
             legal = nearest(key, list(usual)) if usual else f"the method {name} has no arguments"
             return f"unknown key method.args.{key}: {legal}"
         wanted = type(usual[key])
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
+        try:
+            argument(value, wanted)
+        except ValueError:
             return (
                 f"method.args.{key}={value} is not legal: {name} takes a {wanted.__name__} there, such as {usual[key]}"
             )

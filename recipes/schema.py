@@ -11,12 +11,22 @@ import importlib.util
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from recipes.declarations import declaration
 from recipes.identity import hash8
+from recipes.values import as_typed
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -77,7 +87,9 @@ def _minutes(value: Any) -> Any:
 
 def _memory(value: Any) -> Any:
     """Read memory as SLURM writes it, from a number of GB or from a number with its unit."""
-    text = f"{value}G" if isinstance(value, int) and value else str(value)
+    text = str(value)
+    if re.fullmatch("[0-9]{1,7}", text):
+        text = f"{int(text)}G" if int(text) else "0"
     if isinstance(value, bool) or not re.fullmatch(r"0|[1-9][0-9]{0,6}[MGT]", text):
         raise ValueError("480G, 512M, 1T or a number of GB are legal, and 0 for all that a node has")
     return text
@@ -94,15 +106,11 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, values: Any) -> Any:
-        """Refuse true and false where a number belongs: `seed=true` is a slip, not seed 1."""
-        for key, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"{key}={str(value).lower()} is not legal: true and false are no value of {key}")
-        return values
+    def _as_typed(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read a text by the field's type; true is no number: `seed: true` is a slip, not seed 1."""
+        return as_typed(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 class Data(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,8 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 
 
-class _Loader(yaml.SafeLoader):
-    """Loads plain values only.
-
-    Anchors are refused: a few lines of them can mean gigabytes. Numbers to the base 60, as which YAML 1.1 reads the
-    time limit 12:00:00 (43200), are text.
-    """
+class _NoAliases(yaml.parser.Parser, yaml.composer.Composer):
+    """Refuses anchors: a few lines of them can mean gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -26,8 +23,23 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int | str:
-    return node.value if ":" in node.value else loader.construct_yaml_int(node)
+class _Loader(_NoAliases, yaml.SafeLoader):
+    """Loads plain values alone, and no number that is not decimal as it is typed.
+
+    YAML 1.1 reads 030 as 24, 1_000 as 1000, 12:00 as 720, 2024-01-01 as a day and `on` as true. Here they are text, and
+    the field that they stand for reads it.
+    """
+
+
+class _Texts(_NoAliases, yaml.BaseLoader):
+    """Loads lists and mappings of texts, and null."""
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """Read a number, also where its tag is written out (!!int 030)."""
+    if not _NUMBERS[node.tag].fullmatch(node.value):
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is no decimal number", node.start_mark)
+    return loader.construct_yaml_int(node) if node.tag == _INT else loader.construct_yaml_float(node)
 
 
 def _refused(loader: _Loader, node: yaml.Node) -> None:
@@ -36,8 +48,26 @@ def _refused(loader: _Loader, node: yaml.Node) -> None:
     )
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-_Loader.add_constructor("tag:yaml.org,2002:binary", _refused)  # bytes would pass for text
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOL, _INT, _FLOAT = (f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float"))
+_NUMBERS = {
+    _INT: re.compile("-?(0|[1-9][0-9]*)"),
+    _FLOAT: re.compile(r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN)"),
+}
+_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
+for _tag, _form, _starts in (
+    (_NULL, re.compile("~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    (_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    (_INT, _NUMBERS[_INT], list("-0123456789")),
+    (_FLOAT, _NUMBERS[_FLOAT], list("-+0123456789.")),
+    (f"{_TAG}merge", re.compile("<<"), ["<"]),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_form.pattern})$"), _starts)
+for _tag in _NUMBERS:
+    _Loader.add_constructor(_tag, _number)
+_Loader.add_constructor(f"{_TAG}binary", _refused)  # bytes would pass for text
+_Texts.add_implicit_resolver(_NULL, re.compile("null$"), ["n"])
+_Texts.add_constructor(_NULL, lambda loader, node: None)
 
 
 def read_yaml(text: str) -> Any:
@@ -55,6 +85,19 @@ def read_yaml(text: str) -> Any:
         raise ValueError("a value does not have the form that its tag asks for") from None
 
 
+def read_texts(text: str) -> Any:
+    """Return the list or mapping that a text means, whose values are texts as typed, or None for null.
+
+    Raises:
+        ValueError: the text is nested too deeply.
+        yaml.YAMLError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, _Texts)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a file holds.
 
@@ -69,7 +112,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold `key: value` lines")
-    return {"on" if key is True else key: value for key, value in tree.items()}  # YAML 1.1 reads the word `on` as true
+    return tree
 
 
 def missing(folder: Path, name: Any, what: str, suffix: str = ".yaml") -> str:

@@ -7,7 +7,10 @@ alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps w
 splits, records of shards); it may be deleted once the data set is finished.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import contextlib
 import importlib
@@ -15,15 +18,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire
+from recipes.common.output import go_on_unread
 from sharding.building.request import HELP, Request, builders, declared, parse
 
 
@@ -104,4 +103,5 @@ def _where(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     raise SystemExit(main(sys.argv[1:]))

@@ -3,11 +3,16 @@
 The command of sharding/datasets/mscoco_glt/attributes.py, which says what is trusted of the file.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import sys
 
+from recipes.common.output import go_on_unread
 from sharding.datasets.mscoco_glt.attributes import alone
 
 if __name__ == "__main__":
+    go_on_unread()
     sys.exit(alone(sys.argv[1:]))

@@ -12,7 +12,10 @@ and PNG: classes (the long tail), attributes (by split), sizes, and contact-SPLI
 The same data give the same bytes.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import csv
 import io
@@ -21,14 +24,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
-
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
+from recipes.common.output import go_on_unread
 from sharding.checks.statistics import measures, numbers, read, spread, tables
 from sharding.open import open_dataset
 
@@ -113,4 +111,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     raise SystemExit(main(sys.argv[1:]))

@@ -18,7 +18,10 @@ The report goes to standard output, the progress and the speed to standard error
 are problems, 2 the check could not run.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import importlib
 import os
@@ -32,17 +35,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()  # before the first import that a bare Python lacks
-
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
 from recipes.common.memory import memory_of_job
+from recipes.common.output import go_on_unread
 from sharding.checks.dataset import (
     check_across,
     check_files,
@@ -59,6 +57,7 @@ from sharding.checks.report import Findings
 from sharding.checks.shard import Report, Task, check_shard
 from sharding.format.dataset import DATASET_FILE
 from sharding.format.index import Index
+from sharding.progress import ProgressBar
 
 KEYS = ("workers", "limit", "duplicates")
 
@@ -141,11 +140,8 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     meta = read_meta(folder, problems)
     relatives = split_folders(folder, meta)
     recorded = {relative: meta["splits"][relative].get("fingerprint") if meta else None for relative in relatives}
-    indices = {
-        relative: index
-        for relative in relatives
-        if (index := read_index(folder, relative, recorded[relative], problems)) is not None
-    }
+    read = {relative: read_index(folder, relative, recorded[relative], problems) for relative in relatives}
+    indices = {relative: index for relative, index in read.items() if index is not None}
     for relative in relatives:
         check_files(folder, relative, indices.get(relative), problems, warnings)
     check_folders(folder, relatives, warnings)
@@ -162,13 +158,8 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     thumbs = {relative: np.zeros((len(index), SIDE, SIDE, 3), np.uint8) for relative, index in indices.items()}
     decoded = {relative: np.zeros(len(index), bool) for relative, index in indices.items()}
     images = size = 0
-    with tqdm(
-        total=sum(int(task.rows.shard_size[0]) for task in tasks),
-        desc=f"verifying {folder.name}",
-        unit="B",
-        unit_scale=True,
-        mininterval=0.5 if sys.stderr.isatty() else 30,  # a line now and then in a batch job's log
-    ) as bar:
+    total = sum(int(task.rows.shard_size[0]) for task in tasks)
+    with ProgressBar(total, f"verifying {folder.name}", "B", unit_scale=True) as bar:
         for task, report in zip(tasks, _reports(tasks, workers), strict=True):
             relative = task.place.rpartition("/")[0]
             problems.merge(report.found, report.count)
@@ -315,4 +306,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     raise SystemExit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@
                      tasks=N parts at once
 
   eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
+                     data.root=DIR  where its data lie here, if the run comes from another machine
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
@@ -22,24 +23,26 @@ The same command again goes on where the run stopped, and does nothing if it is 
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 """
 
-from __future__ import annotations
+import sys
+from pathlib import Path
+
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not slurm/: its files must not stand in for modules
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import functools
 import shutil
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-PROJECT = Path(__file__).resolve().parent.parent
-if Path(sys.path[0]).resolve() == PROJECT / "slurm":
-    sys.path[0] = str(PROJECT)  # not slurm/: its files must not hide installed modules
-
-from recipes.common.addresses import PIPE  # noqa: E402 (found by the line above)
-from recipes.common.cli import asks_help  # noqa: E402
-from recipes.common.errors import DataError, PlanError, RecipeError  # noqa: E402
+from recipes.common.addresses import PIPE
+from recipes.common.cli import asks_help
+from recipes.common.errors import DataError, PlanError, RecipeError
+from recipes.common.output import go_on_unread
 
 if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answers at once
     from recipes.schema import Recipe
@@ -47,6 +50,8 @@ if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answ
     from slurm.planning.schedule import Run
     from slurm.reuse import Reuse
     from slurm.site_file import Site
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ class Training:
         site: this machine's site file.
     """
 
-    runs: Sequence[Run]
+    runs: "Sequence[Run]"
     at_once: int | None
-    site: Site
+    site: "Site"
 
     @property
     def cluster(self) -> str:
@@ -94,7 +99,7 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def parse(words: Sequence[str], site: Site) -> Reuse | Build | Training:
+def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
     """Read a command once, and refuse it where it cannot be done; nothing is written or started.
 
     Raises:
@@ -114,7 +119,8 @@ def parse(words: Sequence[str], site: Site) -> Reuse | Build | Training:
     runs, at_once = requested_runs(words, site)
     for run in runs:
         _check_batch(run.recipe)
-        if lacking := run.recipe.log.lacking():
+        lacking = run.recipe.log.lacking()
+        if lacking:
             raise RecipeError(lacking)
     return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
 
@@ -170,7 +176,7 @@ def _announce(command: Training) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- costs and checks
-def _estimates(runs: Sequence[Run]) -> list[str]:
+def _estimates(runs: "Sequence[Run]") -> list[str]:
     """Estimate what a plan would cost, where the data are here to be counted."""
     from slurm.planning.cost import cost
     from slurm.planning.forecast import forecast
@@ -181,7 +187,7 @@ def _estimates(runs: Sequence[Run]) -> list[str]:
         return [f"{'cost' if len(runs) > 1 else 'hours'} unknown: {error}"]
 
 
-def _cost(runs: Sequence[Run]) -> str:
+def _cost(runs: "Sequence[Run]") -> str:
     """Say what runs cost that are to be made. A command that brings the data may fail here, see `_check_data`."""
     from slurm.planning.cost import cost
 
@@ -193,7 +199,7 @@ def _cost(runs: Sequence[Run]) -> str:
         return f"cost unknown: {error}"
 
 
-def _check_data(recipe: Recipe, pipe: str | None = None) -> None:
+def _check_data(recipe: "Recipe", pipe: str | None = None) -> None:
     """Find data that are not there before the queue, and not after it.
 
     The site file's command that brings them (`pipe`) may need what its setup lines load, which run on the nodes only:
@@ -220,7 +226,7 @@ def _check_set(root: str, name: str, pipe: str | None, lenient: bool) -> None:
         )
 
 
-def _check_batch(recipe: Recipe) -> None:
+def _check_batch(recipe: "Recipe") -> None:
     """Find a number of ranks that cannot share the batch before the queue, and not after it.
 
     On GPUs ranks may share a group. Whether there are GPUs is known here for a local run or where the recipe asks for
@@ -239,8 +245,5 @@ def _check_batch(recipe: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends quietly
-    from recipes.common.venv import in_environment
-
-    in_environment()
+    go_on_unread()
     sys.exit(main(sys.argv[1:]))

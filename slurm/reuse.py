@@ -1,6 +1,7 @@
 """A finished run used again, on this machine and by one process.
 
-`eval=RUN [select=best]` evaluates it again, `export=RUN out=FILE [select=best]` writes its weights.
+`eval=RUN [select=best] [data.root=DIR]` evaluates it again, `export=RUN out=FILE [select=best]` writes its weights. The
+run folder may come from another machine.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from recipes.common.addresses import with_command
+from recipes.common.addresses import PIPE, is_afar, path_fault, with_command
 from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
-from recipes.resolve import resolve
+from recipes.resolve import load_resolved, resolve
 from recipes.schema import PROJECT
+from slurm.monitoring.run_state import missing_weights
 from slurm.site_file import Site
 
 SELECTS = ("last", "best")
-LEGAL = {"eval": ("eval", "select", "runs"), "export": ("export", "select", "out", "runs")}
+LEGAL = {"eval": ("eval", "select", "runs", "data.root"), "export": ("export", "select", "out", "runs", "data.root")}
 """What is done -> the keys of its command."""
+TWICE: tuple[Literal["twice"]] = ("twice",)
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
     """
     what = "eval" if take_words(words, ("eval",))[0] else "export"
 
-    def unknown(fault: Fault) -> RecipeError:
+    def wrong(fault: Fault) -> RecipeError:
         if fault.kind == "address":
             return RecipeError(fault.refusal)
+        if fault.kind == "empty":
+            return RecipeError(f"{fault.key}= has no value: {fault.key}=VALUE is legal, or leave it out")
         return RecipeError(f"{fault.key}= does not go with {what}=: {nearest(fault.key, LEGAL[what])}")
 
-    values = key_values(words, LEGAL[what], unknown, legal=("empty", "twice"))
+    values = key_values(words, LEGAL[what], wrong, legal=TWICE, texts=("data.root",))
     select, out = values.get("select", "last"), values.get("out")
     if select not in SELECTS:
         raise RecipeError(f"select={select} is not legal: {nearest(select, SELECTS)}")
@@ -71,12 +77,43 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
         raise RecipeError(
             "out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors"
         )
-    run = str(_finished(what, values[what], values.get("runs")))
-    if out:
-        return Reuse(("export", run, select, str(Path(out).absolute())))
+    if "data.root" in values and not values["data.root"]:
+        raise RecipeError("data.root= has no value: the folder of data sets, or its address, would be legal")
+    run = _finished(what, values[what], values.get("runs"))
+    gone = missing_weights(run, select)
+    if gone:
+        raise RecipeError(f"{what}={values[what]}: {gone}")
+    if out:  # which needs no data
+        return Reuse(("export", str(run), select, str(Path(out).absolute())))
     here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
-    cache = json.dumps({"cache_folder": here.cache_folder, "cache_gb": here.cache_gb})
-    return Reuse(("evaluate", run, select, cache), site.pipe)
+    kept = {"cache_folder": here.cache_folder, "cache_gb": here.cache_gb}
+    root = _root(run, values.get("data.root"), here.root)
+    return Reuse(("evaluate", str(run), select, json.dumps({"root": root, **kept})), site.pipe)
+
+
+def _root(run: Path, wanted: str | None, usual: str | None) -> str:
+    """Return where the data of a run lie: where the command says, else where they lay for the run, else the `usual`.
+
+    Raises:
+        RecipeError: they are in neither place, as where the run folder was copied from another machine.
+    """
+    recipe = load_resolved(run / "recipe.yaml")
+    name, own = recipe.data.name, recipe.data_root
+    if wanted is not None:
+        if wanted.startswith(PIPE) and wanted != PIPE:
+            raise RecipeError(f"data.root={wanted} is not legal: only the site file names a command; {PIPE} means it")
+        if not is_afar(wanted) and path_fault(wanted):
+            raise RecipeError(f"data.root={wanted} is not legal: a folder or an http(s) address is")
+        return wanted if is_afar(wanted) else str(Path(wanted).absolute())
+    found = next((root for root in (own, usual) if root and (is_afar(root) or (Path(root) / name).is_dir())), None)
+    if found is None:
+        raise RecipeError(
+            f"the data of {run.name} are not in {own}, where they were when it was trained: data.root=DIR says where "
+            f"{name} is here, or the site file's `data: {{root: DIR}}`"
+        )
+    if found != own:
+        print(f"data from {found}: {own}, where the run had them, is not here", flush=True)
+    return found
 
 
 def _finished(what: str, name: str, runs: str | None) -> Path:

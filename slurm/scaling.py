@@ -12,22 +12,39 @@ Everything is drawn from fixed seeds: the same question has the same answer. `ba
 strong: R ranks share one batch, as sharding.plan.epoch allows it.
 """
 
-from __future__ import annotations
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import math
 import sys
 from collections import deque
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
 from recipes.common.cli import key_values
-from recipes.common.errors import PlanError, UserError
+from recipes.common.errors import DataError, PlanError, UserError
+from recipes.common.output import go_on_unread
 from sharding.plan.epoch import BatchShape
 from sharding.plan.ranks import micro_batches
 
 INTERRUPTIONS = 10_000
 """A run of more than so many interruptions is taken for one that never ends."""
+POSITIVE = {
+    "image_s",
+    "cores",
+    "buckets",
+    "link_bytes_s",
+    "node_bytes_s",
+    "loader_images_s",
+    "prefetch",
+    "limit_s",
+    "save_s",
+}
+"""Assumptions that cannot be zero."""
 
 
 @dataclass(frozen=True)
@@ -239,13 +256,30 @@ def most_ranks(batch: int, group: int, streams: int) -> int:
 
 def _read(words: list[str]) -> Assumptions:
     """Read the assumptions of a command; the others have their defaults, but `image_s` has none."""
-    values = key_values(words, [field.name for field in fields(Assumptions)])
+    usual = {field.name: field.default for field in fields(Assumptions)}
+    values = key_values(words, list(usual))
     if "image_s" not in values:
-        raise TypeError("image_s=SECONDS is missing")
-    given = Assumptions(float(values.pop("image_s")))
-    for key, text in values.items():
-        given = replace(given, **{key: type(getattr(given, key))(text)})
-    return given
+        raise DataError("image_s= is missing; image_s=SECONDS, such as image_s=0.0003, would be legal")
+    return Assumptions(**{key: _number(key, text, usual[key]) for key, text in values.items()})
+
+
+def _number(key: str, text: str, usual: Any) -> Any:
+    """Return what a word gives, a whole number where the assumption `usual` is one.
+
+    Raises:
+        DataError: it is no number, or one that the model cannot use.
+    """
+    kind = int if type(usual) is int else float
+    try:
+        number = kind(text)
+        usable = number > 0 if key in POSITIVE else number >= 0
+        usable = usable and (math.isfinite(number) or usual == math.inf)
+    except ValueError:
+        usable = False
+    if not usable:
+        what = "a whole number" if kind is int else "a number"
+        raise DataError(f"{key}={text} is not legal; {what} {'above 0' if key in POSITIVE else 'from 0'} is")
+    return number
 
 
 def main(words: list[str]) -> None:
@@ -271,6 +305,7 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    go_on_unread()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -24,26 +24,29 @@ From files and squeue; no accounting needed. What squeue says of a cancelled or 
 log/events.jsonl, once: SLURM forgets it in some minutes.
 """
 
-from __future__ import annotations
+import sys
+from pathlib import Path
+
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # not slurm/: its files must not stand in for modules
+if __name__ == "__main__":
+    from recipes.common.venv import in_environment
+
+    in_environment()  # before the first import that a bare or an older Python lacks
 
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-PROJECT = Path(__file__).resolve().parent.parent
-if Path(sys.path[0]).resolve() == PROJECT / "slurm":
-    sys.path[0] = str(PROJECT)
-
-from recipes.common.cli import Fault, asks_help, key_values, nearest  # noqa: E402 (found by the line above)
-from recipes.common.errors import StatusError, UserError, one_line  # noqa: E402
-from slurm.monitoring import run_state  # noqa: E402
-from slurm.monitoring.failure import why  # noqa: E402
-from slurm.monitoring.run_state import (  # noqa: E402
+from recipes.common.cli import Fault, asks_help, key_values, nearest
+from recipes.common.errors import StatusError, UserError, one_line
+from recipes.common.output import end_unread
+from slurm.monitoring import run_state
+from slurm.monitoring.failure import why
+from slurm.monitoring.run_state import (
     ENDED,
     Job,
     is_over,
@@ -54,6 +57,7 @@ from slurm.monitoring.run_state import (  # noqa: E402
     state_of,
 )
 
+PROJECT = Path(__file__).resolve().parent.parent
 COLOURS = {
     "finished": 32,
     "running": 36,
@@ -268,9 +272,7 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from recipes.common.venv import in_environment
-
-    in_environment()
+    end_unread()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

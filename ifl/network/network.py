@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from ifl.method import BaseMethod, Task, load_method
+from ifl.method import BaseMethod, Task, load_file, load_method
+from ifl.network.first_use import look_at_method, look_at_network
+from recipes.common.errors import RunError
 from recipes.declarations import declaration
 from recipes.schema import Recipe
 
 
 def feature_dim_of(backbone: nn.Module) -> int:
     """Return D, the length of a backbone's feature, which it says in its attribute `feature_dim`."""
-    dim = backbone.feature_dim
-    assert isinstance(dim, int), "a model says the length of its feature as the int `feature_dim`"
-    return dim
+    return cast("int", backbone.feature_dim)
 
 
 class Network(nn.Module):
@@ -89,9 +89,25 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
         name: of the model.
         form: plain, experts, branches or twin.
         init: `own`, or `torch`: all convolutions are drawn again as torch does by default.
+
+    Raises:
+        RunError: the file cannot be imported, or gives no such network.
     """
-    module = importlib.import_module(f"ifl.models.{name}")
-    backbone = Twin(module.build) if form == "twin" else module.build() if form == "plain" else module.build(form)
+    build = getattr(load_file("models", name), "build", None)
+    if not callable(build):
+        raise RunError(f"ifl/models/{name}.py has no function `build`, which gives the network")
+
+    def checked(*forms: str) -> nn.Module:
+        backbone = build(*forms)
+        dim = getattr(backbone, "feature_dim", None)
+        if not isinstance(backbone, nn.Module) or type(dim) is not int or dim < 1:
+            raise RunError(
+                f"ifl/models/{name}.py: build() gave {type(backbone).__name__} with feature_dim {dim!r}: a torch "
+                "module is legal that says the length of its feature as the int `feature_dim`"
+            )
+        return backbone
+
+    backbone = Twin(checked) if form == "twin" else checked() if form == "plain" else checked(form)
     if init == "torch":
         for layer in backbone.modules():
             if isinstance(layer, nn.Conv2d):
@@ -102,9 +118,14 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
 def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
     """Build the recipe's network, initialised with its seed, and its method.
 
+    What the files of both give is checked where it is first used.
+
     Args:
-        recipe: the run's.
+        recipe: the resolved recipe.
         class_counts: int64 [K], of the training set.
+
+    Raises:
+        RunError: one of them cannot be imported, or gives no network.
     """
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
@@ -114,7 +135,14 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     method = load_method(
         recipe.method.name, Task(class_counts, feature_dim_of(backbone), recipe.schedule.epochs, recipe.method.args)
     )
-    network = Network(backbone, method.head(), recipe.data.mean, recipe.data.std)
+    head = method.head()
+    if not isinstance(head, nn.Module):
+        raise RunError(
+            f"ifl/methods/{recipe.method.name}.py: head() gave {type(head).__name__}: a torch module is legal"
+        )
+    look_at_network(backbone, head, recipe.model.name, recipe.method.name, feature_dim_of(backbone), len(class_counts))
+    look_at_method(method, recipe.method.name, len(class_counts))
+    network = Network(backbone, head, recipe.data.mean, recipe.data.std)
     if declared.TRAINS == "head":
         network.freeze_backbone(still=bool(recipe.method.args.get("frozen_bn", False)))
     return network, method

@@ -38,7 +38,10 @@ def read_weights(path: Path, digest: str) -> Weights:
         CheckpointError: the file is missing, or not what was written.
     """
     if not path.is_file() or file_digest(path) != digest:
-        raise CheckpointError(f"{path} is missing or not what was written")
+        raise CheckpointError(
+            f"{path} is missing or not what was written: put a copy of the file back, or train the run again "
+            "(recipe=RUN_FOLDER runs=ELSEWHERE)"
+        )
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -1,5 +1,7 @@
 """Set up `.venv` with the pinned packages, or say in one sentence what is missing.
 
+`make venv` installs from the package index, `make venv WHEELHOUSE=DIR` from the wheels in a folder alone, and
+`make wheelhouse WHEELHOUSE=DIR` fills such a folder on a machine with internet, for one without.
 `make` runs this file with whatever Python it finds, so that it can name the one that is needed: standard library only,
 and no syntax that Python 3.6 cannot read.
 """
@@ -9,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Optional
+from typing import List, Optional
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 VENV = os.path.join(PROJECT, ".venv")
@@ -35,8 +37,8 @@ PIP_FAILED = [
     (
         r"NewConnectionError|name resolution|Name or service not known|Network is unreachable|Connection refused|"
         r"timed out|Max retries exceeded|ProxyError",
-        "no package index can be reached from this machine: with a proxy set https_proxy; without internet install "
-        "from wheels, as docs/cluster.md says",
+        "no package index can be reached from this machine: with a proxy set https_proxy; without internet make a "
+        "wheelhouse elsewhere (make wheelhouse) and install from it: make venv WHEELHOUSE=DIR",
     ),
     (
         r"No matching distribution found",
@@ -46,9 +48,13 @@ PIP_FAILED = [
 ]
 
 
-def main() -> None:
-    """Make the environment, or end with the sentence that says why not."""
-    refused = why_not()
+def main(words: List[str]) -> None:
+    """Make the environment, or end with the sentence that says why not.
+
+    Args:
+        words: none; or `from` and a folder of wheels to install from; or `into` and a folder to fill with them.
+    """
+    refused = why_not() or (words[:1] == ["from"] and why_no_wheels(words[1]))
     if refused:
         sys.exit("set-up stopped: " + refused)
     owner = owner_of(PROJECT)
@@ -61,15 +67,51 @@ def main() -> None:
     python = os.path.join(VENV, "bin", "python")
     if not runs(python, "-m", "pip", "--version"):
         subprocess.check_call([sys.executable, "-m", "venv", "--clear", VENV])
+    if words[:1] == ["into"]:
+        folder = os.path.abspath(words[1])
+        print("== fetching the pinned packages into {} (some minutes)".format(folder), flush=True)
+        pip(python, None, "wheel", "--wheel-dir", folder, *fetched())
+        print("== {} is filled: make venv WHEELHOUSE=DIR installs from it, without internet".format(folder))
+        return
     print("== installing the pinned packages into .venv (torch and deepspeed are large; some minutes)", flush=True)
+    pip(python, os.path.abspath(words[1]) if words else None, "install", "-r", "requirements.txt")
+    open(os.path.join(VENV, ".installed"), "w").close()
+
+
+def pip(python: str, wheels: Optional[str], command: str, *words: str) -> None:
+    """Run a command of pip's, or end with the sentence that says why it failed.
+
+    Args:
+        python: the environment's, which hears no PYTHONPATH: what a module puts there would count as installed.
+        wheels: the folder to take packages from alone; None for the package index.
+        command: install or wheel.
+        words: what follows.
+    """
     log = os.path.join(VENV, "pip.log")
     if os.path.exists(log):
         os.remove(log)
-    words = [python, "-m", "pip", "install", "--disable-pip-version-check", "--log", log, "-r", "requirements.txt"]
-    code = subprocess.call(words, cwd=PROJECT)  # a relative -e . is this folder's
+    start = [python, "-I", "-m", "pip", command, "--disable-pip-version-check", "--log", log]
+    only = ["--no-index", "--find-links", wheels] if wheels else []
+    code = subprocess.call(start + only + list(words), cwd=PROJECT)  # a relative -e . is this folder's
     if code:
-        sys.exit("set-up stopped: " + what_pip_met(log))
-    open(os.path.join(VENV, ".installed"), "w").close()
+        sys.exit("set-up stopped: " + what_pip_met(log, wheels))
+
+
+def fetched() -> List[str]:
+    """Return what a wheelhouse holds: the pinned packages, and what builds the project itself, which is not one."""
+    with open(os.path.join(PROJECT, "requirements.txt"), encoding="utf-8") as file:
+        lines = [line.partition("#")[0].strip() for line in file]
+    return [line for line in lines if line and not line.startswith("-")] + ["setuptools>=77", "wheel"]
+
+
+def why_no_wheels(folder: str) -> Optional[str]:
+    """Return the sentence that says why a folder is no wheelhouse, or None."""
+    if os.path.isdir(folder) and any(name.endswith(".whl") for name in os.listdir(folder)):
+        return None
+    return (
+        "WHEELHOUSE={} is no folder of wheels: `make wheelhouse WHEELHOUSE=DIR` makes one on a machine with internet, "
+        "the same Python and the same kind of processor".format(folder)
+    )
 
 
 def why_not() -> Optional[str]:
@@ -105,14 +147,19 @@ def why_not() -> Optional[str]:
     return None
 
 
-def what_pip_met(log: str) -> str:
-    """Return what the log of a failed `pip install` means, in one sentence."""
+def what_pip_met(log: str, wheels: Optional[str] = None) -> str:
+    """Return what the log of a failed pip means, in one sentence; `wheels`: the folder that it installed from."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
             text = file.read()
     except OSError:  # a full disk may not even hold the log
         text = "No space left on device" if shutil.disk_usage(VENV).free < 1e6 else ""
     values = {"space": SPACE % temporary(), "machine": os.uname().machine}
+    if wheels and re.search(r"No matching distribution found", text):
+        return (
+            "{} lacks a wheel for this Python and machine ({machine}), the lines above name it: `make wheelhouse` "
+            "again, with the same Python version and the same requirements.txt".format(wheels, **values)
+        )
     for pattern, sentence in PIP_FAILED:
         if re.search(pattern, text):
             return sentence.format(**values)
@@ -153,4 +200,4 @@ def name_of(uid: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

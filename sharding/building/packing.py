@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
@@ -30,6 +29,7 @@ from sharding.format.shards import LEGAL_KEY, LEGAL_KEYS, Sample, index_of_shard
 from sharding.images.damage import doubts
 from sharding.images.decoders import decode
 from sharding.images.encoding import StoredSize
+from sharding.progress import ProgressBar
 
 WORK = ".work"
 """Folder beside the splits, for what a build's stages leave for each other."""
@@ -155,9 +155,7 @@ def pack(
     states: Counter[str] = Counter()
     doubtful: dict[str, dict[str, None]] = {}  # words -> names in the order of the plan, each once
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
-    with tqdm(
-        total=sum(len(shard.images) for shard in mine), desc=text, unit="img", mininterval=0.5, smoothing=0.05
-    ) as bar:
+    with ProgressBar(sum(len(shard.images) for shard in mine), text, "img", smoothing=0.05) as bar:
         for shard, made in zip(mine, in_order(_made, render, mine, workers), strict=True):
             found[shard.folder.relative_to(folder).as_posix()].append(made.index)
             states[made.state] += 1
@@ -234,7 +232,7 @@ def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, li
     chosen = [i * len(index) // count for i in range(count)]
     sums = [0] * 7
     jobs, split = (chosen[start : start + 100] for start in range(0, count, 100)), Split(folder, index)
-    with tqdm(total=count, desc="channel statistics", unit="img", mininterval=0.5) as bar:
+    with ProgressBar(count, "channel statistics", "img") as bar:
         for found in in_order(_sums, split, jobs, workers):
             sums = [a + b for a, b in zip(sums, found, strict=True)]
             bar.update(min(100, count - bar.n))
@@ -374,7 +372,7 @@ def _state(shard: _Shard) -> tuple[str, dict[str, Any]]:
     if now is None:
         return _CHANGED, {}
     if file_digest(shard.path) != record.get("sha256"):
-        tqdm.write(f"shard {shard.path} does not have its recorded digest: it is written again")
+        ProgressBar.write(f"shard {shard.path} does not have its recorded digest: it is written again")
         return _NEW, {}
     if now != known:
         _keep_record(shard, record["sha256"], now, record["doubtful"])

@@ -10,7 +10,6 @@ read without running it. A stage with True may be done in parts by any number of
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,8 @@ from typing import Any
 
 from recipes.common.cli import key_values, nearest
 from recipes.common.errors import DataError
+from recipes.declarations import literals
+from recipes.values import argument
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 _BUILDER = re.compile(r"^def build\(request: Request\) -> None:", re.MULTILINE)
@@ -95,7 +96,7 @@ def _number(low: int, high: int) -> Callable[[str], int]:
 
 def _scale(text: str) -> float:
     try:
-        value = float(text)
+        value: float = argument(text, float)
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
@@ -166,11 +167,8 @@ def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
 
 
 def _literals(name: str) -> dict[str, Any]:
-    literals: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}}
-    for node in ast.parse((DATASETS / name / "build.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in literals:
-            literals[node.targets[0].id] = ast.literal_eval(node.value)
-    return literals
+    usual: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}}
+    return usual | literals(DATASETS / name / "build.py", usual, DataError)
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Request]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from recipes.common.errors import DataError, one_line
 from recipes.common.json_text import NotJson, parse_json, wrong_kinds
 from sharding.format.dataset import Dataset, Split
+from sharding.progress import ProgressBar
 
 GROUP_NAMES = ("many", "medium", "few")
 OWN = frozenset(("id", "source", "label", "group", "attribute"))
@@ -258,12 +258,7 @@ def read(dataset: Dataset) -> tuple[dict[str, Split], dict[str, Contents]]:
     opened = {
         relative: dataset.split(*place) for relative, place in sorted(places.items(), key=lambda item: _rank(item[0]))
     }
-    with tqdm(
-        total=sum(map(len, opened.values())),
-        desc=f"reading {dataset.name}",
-        unit="img",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
+    with ProgressBar(sum(map(len, opened.values())), f"reading {dataset.name}", "img") as bar:
         return opened, {relative: contents(split, dataset.num_classes, bar) for relative, split in opened.items()}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from recipes.common.errors import RecipeError
 from recipes.common.locks import acquire
 from recipes.schema import Recipe
-from slurm.monitoring.run_state import is_finished
+from slurm.monitoring.run_state import is_finished, nothing_to_do
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
 
@@ -66,7 +66,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     steps, settled, jobs = plan.steps, plan.settled, plan.jobs
     for run in runs:
         if run.folder in settled:
-            print(f"{run.folder} is {settled[run.folder]}: nothing to do")
+            print(nothing_to_do(run.folder, settled[run.folder]))
     if any(step.run.recipe.slurm.gpus_per_node is None for step in steps):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     for step in steps:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from tqdm import tqdm
-
+from sharding.progress import ProgressBar
 from slurm.local.process_group import LocalRun
 from slurm.planning.cost import images_of
 from slurm.planning.schedule import Run, Step
@@ -26,16 +25,16 @@ class View:
         self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
         self._terminal = sys.stderr.isatty()
         self._images = {step.run.folder: images_of(step.run) for step in steps} if self._several else {}
-        self._bars: dict[int, tqdm] = {}
+        self._bars: dict[int, ProgressBar] = {}
         self._began: dict[int, float] = {}
         self._ended, self._ended_images, self._start = 0, 0, time.monotonic()
-        self._all = tqdm(
-            total=sum(self._images.values()),
-            unit="img",
+        self._all = ProgressBar(
+            sum(self._images.values()),
+            f"{self._runs} runs",
+            "img",
             unit_scale=True,
             position=at_once,
             dynamic_ncols=True,
-            desc=f"{self._runs} runs",
             disable=not (self._several and self._terminal),
         )
 
@@ -51,12 +50,12 @@ class View:
             + (f" ({self._ended + len(self._bars) + 1} of {self._runs})" if self._several else "")
         )
         bar = functools.partial(
-            tqdm,
-            total=None,
-            desc="starting",
-            unit="step",
+            ProgressBar,
+            None,
+            "starting",
+            "step",
             dynamic_ncols=True,
-            mininterval=0.1 if self._terminal else 2.0,
+            mininterval=0.1,
             position=lane,
             leave=not self._several,
             disable=self._several and not self._terminal,
@@ -73,11 +72,8 @@ class View:
         if self._several:
             gone = time.monotonic() - self._start
             left = gone * (sum(self._images.values()) / max(1, self._ended_images) - 1)
-            self.write(
-                f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, "
-                f"{tqdm.format_interval(time.monotonic() - self._began[lane])}; about {tqdm.format_interval(left)} "
-                "left)"
-            )
+            took, rest = map(ProgressBar.format_interval, (time.monotonic() - self._began[lane], left))
+            self.write(f"{outcome}: {run.folder.name} ({self._ended} of {self._runs}, {took}; about {rest} left)")
 
     def draw(self, under_way: Iterable[LocalRun]) -> None:
         """Show how far all are together."""
@@ -86,7 +82,7 @@ class View:
 
     def write(self, text: str, file: TextIO | None = None) -> None:
         """Print a line above the bars, to `file` or the standard output."""
-        tqdm.write(text, file=file or sys.stdout)
+        ProgressBar.write(text, file=file or sys.stdout)
         (file or sys.stdout).flush()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun
 from slurm.local.progress import View
-from slurm.monitoring.run_state import is_finished
+from slurm.monitoring.run_state import is_finished, nothing_to_do
 from slurm.planning.schedule import Run, Step, finished_of, schedule
 
 PAUSE_S = 0.2
@@ -40,7 +40,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     finished = finished_of(runs)
     outcomes = {run.folder: "finished" for run in runs if run.folder in finished}
     for folder in outcomes:
-        print(f"{folder} is finished: nothing to do")
+        print(nothing_to_do(folder))
     steps = schedule(runs, finished, ())
     for step in steps:
         check(step.run.recipe)

@@ -131,6 +131,26 @@ def is_finished(folder: Path) -> bool:
     return (folder / "done").exists()
 
 
+def missing_weights(folder: Path, select: str = "last") -> str:
+    """Say that a finished run's `last` or `best` weights are gone, and what to do; empty where that is not so."""
+    try:
+        file = read_object(folder / "done", {"weights": dict})["weights"][select][0]
+    except (OSError, DataError, LookupError, TypeError):
+        return ""  # it has none of its own, or whoever reads them says what is wrong with it
+    if (folder / "ckpt" / str(file)).is_file():
+        return ""
+    return (
+        f"its weights ckpt/{file} are gone, which eval=, export= and runs that start from it need: put a copy of the "
+        "file back, or train the run again (recipe=RUN_FOLDER runs=ELSEWHERE)"
+    )
+
+
+def nothing_to_do(folder: Path, state: str = "finished") -> str:
+    """Say that nothing is to be done for a run, and of a finished one what it can no longer be used for."""
+    gone = missing_weights(folder) if state == "finished" else ""
+    return f"{folder} is {state}: nothing to do" + (f"; {gone}" if gone else "")
+
+
 def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, Job] | None) -> str:
     """Return the run's state, by the first that knows: `done`, the local lock, the queue, the last event."""
     if (folder / "done").exists():

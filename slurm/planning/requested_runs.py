@@ -119,7 +119,7 @@ def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
     try:
         return resolve(command, site.slurm, str(site.path)), ""
     except TooManyTasks as error:
-        asked = max(int(word.removeprefix("nodes=")) for word in [*command, "nodes=1"] if word.startswith("nodes="))
+        asked = int(float(take_words(["nodes=1", *command], ("nodes",))[0]["nodes"]))  # legal, also as 1e1
         for nodes in range(asked - 1, 0, -1):
             with contextlib.suppress(TooManyTasks):
                 return resolve(

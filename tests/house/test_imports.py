@@ -17,12 +17,12 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common declarations yaml_io identity schema messages rules folders layers resolve table_layout",
-    "sharding": "format plan images cache building open datasets checks loader_workers reader build verify describe "
-    "coco_attributes",
+    "recipes": "common values declarations yaml_io identity schema messages rules folders layers resolve table_layout",
+    "sharding": "progress format plan images cache building open datasets checks loader_workers reader build verify "
+    "describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
-    "mixup step run_log evaluator setup post_hoc finished_run train",
-    "slurm": "site_file code_snapshot run_folder rendezvous reuse scaling monitoring job planning local cluster "
+    "mixup step run_log evaluator exported setup post_hoc finished_run train",
+    "slurm": "site_file code_snapshot run_folder rendezvous scaling monitoring reuse job planning local cluster "
     "status launch",
     "analysis": "labels inputs stats tables figures report __main__",
 }
@@ -264,6 +264,20 @@ def test_one_room_owns_submitit() -> None:
         for path in files(room)
         if mentions(path, "submitit")
     } == {"slurm"}
+
+
+def test_one_module_draws_progress() -> None:
+    """Only sharding/progress.py makes tqdm's bars, so that all of them are lines in a log."""
+    made = {
+        str(path.relative_to(PROJECT))
+        for room in ROOMS
+        for path in files(room)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.ClassDef)
+        for name in (node.bases if isinstance(node, ast.ClassDef) else [node.func, *node.args])
+        if ast.unparse(name).split(".")[0] in ("tqdm", "trange")
+    }
+    assert made == {"sharding/progress.py"}
 
 
 # --------------------------------------------------------------------------------------------------------------- names

@@ -5,6 +5,7 @@ load.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,17 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from ifl import exported, finished_run
 from ifl.finished_run import _changed
+from recipes.common.errors import RecipeError, RunError
 from recipes.schema import PROJECT, Recipe
 from sharding.format.index import load_index
+from sharding.images.decoders import decode
+from sharding.open import open_dataset
+from slurm import reuse
+from slurm.site_file import Site
 from tests.helpers.launching import launch, refused
 from tests.helpers.mini import recipe_of, trained
 from tests.helpers.ranks import started
@@ -80,18 +87,23 @@ def test_judging_again_finds_what_stood_there(run: Recipe, select: str) -> None:
 
 
 def test_judging_needs_nothing_of_the_run_s_nodes(run: Recipe, mini_root: Path, tmp_path: Path) -> None:
-    """Neither its cache folder nor its bytes there, also where the data come from afar; and one that older code trained
-    is judged, and told.
+    """Neither its cache folder nor its bytes there, nor its data's place: `data.root=` names another, also one afar;
+    and one that older code trained is judged, and told.
     """
     server = Server(mini_root)
     folder = tmp_path / run.run_name
     shutil.copytree(run.run_folder, folder)
     recipe, meta = yaml.safe_load((folder / "recipe.yaml").read_text()), json.loads((folder / "meta.json").read_text())
-    recipe["data"] |= {"root": server.url, "cache": "decoded", "cache_folder": "/dev/null/node", "cache_gb": 1e-6}
+    recipe["data"] |= {
+        "root": "/elsewhere/data",
+        "cache": "decoded",
+        "cache_folder": "/dev/null/node",
+        "cache_gb": 1e-6,
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "meta.json").write_text(json.dumps({**meta, "decoder": "pillow 13.0.0 libjpeg 6.2"}))
     (tmp_path / "site.yaml").write_text(f"data: {{cache_folder: {tmp_path / 'here'}, cache_gb: 1}}")
-    result = launch(f"eval={folder}", "select=last", GLT_SITE=str(tmp_path / "site.yaml"))
+    result = launch(f"eval={folder}", "select=last", f"data.root={server.url}", GLT_SITE=str(tmp_path / "site.yaml"))
     server.server.shutdown()
     server.server.server_close()
     assert result.returncode == 0, result.stderr
@@ -137,13 +149,94 @@ def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
     assert about["run"] == run.run_name and about["method"] == "tde" and len(json.loads(about["class_names"])) == 4
+    assert about["test_resize"] == str(run.data.test_resize) and "uint8" in about["input"] and "slurm" not in str(about)
+
+
+def test_an_exported_file_predicts_as_the_run_did(
+    run: Recipe,
+    mini_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`load(FILE).predict(IMAGE)` is the run's own evaluation of each image, from its bytes, its file, its pixels or a
+    Pillow image, and docs/run-folder.md shows how.
+    """
+    file = tmp_path / "weights.safetensors"
+    finished_run.export(run.run_folder, "last", file)
+    capsys.readouterr()
+    model = exported.load(file)
+    split, stored = open_dataset(mini_root, "digits_glt").split(run.train, "test_gbl"), predictions(run, "last")
+    for sample, label, confidence in zip(
+        range(len(split)), stored["test_gbl/prediction"], stored["test_gbl/confidence"], strict=True
+    ):
+        found = model.predict(split.read(sample))
+        assert found.label == label and abs(found.confidence - confidence) < 1e-5
+        assert found.name == model.class_names[label] and abs(found.probabilities_K.sum() - 1) < 1e-5
+    (tmp_path / "image").write_bytes(split.read(0))
+    image = decode(split.read(0))
+    first = model.predict(split.read(0)).probabilities_K
+    (tmp_path / "photo.jpg").write_bytes(split.read(0))
+    monkeypatch.chdir(tmp_path)
+    (page,) = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "run-folder.md").read_text(), re.S)
+    exec(page, {})
+    assert capsys.readouterr().out.startswith(f"{first.argmax()} {model.class_names[first.argmax()]} ")
+    for same in (tmp_path / "image", str(tmp_path / "image"), image, np.array(image)):
+        assert np.allclose(model.predict(same).probabilities_K, first, atol=1e-2)  # Pillow decodes a little otherwise
+    with pytest.raises(ValueError, match="uint8 \\[H, W, 3\\] is"):
+        model.predict(np.zeros((3, 8, 8), np.float32))
+
+
+def test_a_file_that_cannot_be_loaded_is_one_sentence(run: Recipe, tmp_path: Path) -> None:
+    """No such file, another one, one of older code, and one whose method is not here."""
+    (tmp_path / "text").write_text("none")
+    about = exported.description(run, json.loads((run.run_folder / "meta.json").read_text()))
+    save_file({}, tmp_path / "old", {key: value for key, value in about.items() if key != "science"})
+    save_file({}, tmp_path / "own", about | {"science": about["science"].replace('"tde"', '"mine"')})
+    for name, said in (
+        ("missing", "cannot be read"),
+        ("text", "cannot be read"),
+        ("old", "does not say its science: older code wrote it"),
+        ("own", "mine"),
+    ):
+        with pytest.raises(RunError, match=said):
+            exported.load(tmp_path / name)
+
+
+def test_a_copied_run_is_judged_where_its_data_are(
+    run: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder from another machine takes `data.root=`, else the site file's root, and says so; its own root is
+    used where the data are there, and where they are nowhere the sentence says what would be legal.
+    """
+    folder, here = tmp_path / run.run_name, tmp_path / "here"
+    shutil.copytree(run.run_folder, folder)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    own = recipe["data"]["root"]
+
+    def root(*words: str, site: dict[str, str] | None = None) -> str:
+        chosen = Site(slurm={"data": site}) if site else Site()
+        return json.loads(reuse.parse([f"eval={folder}", *words], chosen).job[-1])["root"]
+
+    assert root() == own and root(site={"root": str(here)}) == own and root(f"data.root={here}") == str(here)
+    recipe["data"]["root"] = "/elsewhere/data"
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(RecipeError, match=r"not in /elsewhere/data, .* data.root=DIR says where digits_glt is here"):
+        root(site={"root": str(here)})
+    (here / "digits_glt").mkdir(parents=True)
+    assert root(site={"root": str(here)}) == str(here) and "/elsewhere/data" in capsys.readouterr().out
+    assert root("data.root=https://there/data") == "https://there/data"
+    for illegal, said in (("", "has no value"), ("pipe:cat {path}", "only the site file"), ("s3://x", "a folder or")):
+        with pytest.raises(RecipeError, match=rf"data\.root=.*{said}"):
+            root(f"data.root={illegal}")
+    assert reuse.parse([f"export={folder}", "out=x", "data.root=y"], Site()).job[0] == "export"
 
 
 @pytest.mark.parametrize(
     "words, sentence",
     [
         (["eval=none"], "no run folder of that name"),
-        (["eval="], "no run folder"),
+        (["eval="], "eval= has no value"),
         (["export=none"], "out= is missing"),
         (["eval=none", "select=lats"], "did you mean last"),
         (["eval=none", "nodes=2"], "nodes= does not go with eval="),

@@ -18,11 +18,9 @@ from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
 from slurm.run_folder import prepare
-from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import started
+from tests.helpers.shipped import DATA, RECIPES
 
-RECIPES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))
-DATA = sorted(path.stem for path in (PROJECT / "recipes" / "data").glob("*.yaml"))
 SPLITS = ("val", "test_cbl", "test_gbl", "test_glt")
 GROUPS = {"overall", "many", "medium", "few"}
 

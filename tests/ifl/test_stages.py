@@ -25,7 +25,7 @@ from recipes.resolve import resolve
 from recipes.schema import Recipe
 from sharding.open import open_dataset
 from slurm.run_folder import prepare
-from tests.helpers import mini
+from tests.helpers import mini, shipped
 from tests.helpers.mini import METHODS
 from tests.helpers.paths import PROJECT
 from tests.helpers.plans import plan_epoch
@@ -361,6 +361,19 @@ def _empty(folder: Path) -> Path:
         ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head"),
         ("ARGS = dict(a=1)", "ARGS must be a literal, for it is read without running the file"),
         ("FORM = PLAIN", "FORM must be a literal"),
+        ("FORM = ['plain']", "FORM=[['plain']] is not legal"),
+        ("STREAMS = 5", "STREAMS=5 is not legal"),
+        ("a = 1\ndef f(:\n", ", line 2: no legal Python: "),
+        ("a = '\0'", "null bytes"),
+        ("\n\nARGS = {'a': max(1, 2)}", ", line 3: ARGS must be a literal"),
+        ("ARGS: dict[str, float] = {'a': A}", ", line 1: ARGS must be a literal"),
+        ("ARGS = ['a']", "ARGS=['a'] is not legal: a mapping such as {'scale': 30.0} is"),
+        ("ARGS = {'a': [1, 2]}", "'a': [1, 2] in ARGS is not legal: a number, True or False, or a text is"),
+        ("ARGS = {'a': None}", "'a': None in ARGS is not legal"),
+        ("ARGS = {'a': {'paper': 1.0}}", "'a': {'paper': 1.0} in ARGS is not legal"),
+        ("ARGS = {'a': {'paper': 1.0, 'corrected': 1}}", "in ARGS is not legal"),
+        ("ARGS = {1: 2}", "1: 2 in ARGS is not legal"),
+        ("REFUSES = ('ifl',)", "REFUSES=('ifl',) is not legal: a mapping of words to their reasons is"),
     ],
 )
 def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:
@@ -369,15 +382,28 @@ def test_wrong_declarations_are_refused_by_file_and_key(tmp_path: Path, text: st
     assert str(tmp_path / "mine.py") in str(caught.value) and sentence in str(caught.value)
 
 
+def test_a_declaration_may_have_a_type(tmp_path: Path) -> None:
+    """`ARGS: dict[str, float] = {...}` counts as `ARGS = {...}` does; a name without a value is passed over."""
+    assert _declared(tmp_path, "ARGS: dict[str, float] = {'a': 1.5}\nCOUNTS: bool\n").ARGS == {"a": 1.5}
+
+
+@pytest.mark.parametrize("text", ["FORMS = 'plain'", "FORMS = ('plane',)", "FORMS = ()", "def build(:"])
+def test_wrong_forms_of_a_model_are_refused_by_file(tmp_path: Path, text: str) -> None:
+    """A model's file that is no Python, or says forms that there are not, is refused in a sentence."""
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(RecipeError, match=r"^[^\n]*mine\.py[^\n]*legal[^\n]*$"):
+        model_forms("mine", tmp_path)
+
+
 def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> None:
-    for path in (PROJECT / "ifl" / "methods").glob("[a-z]*.py"):
-        declared = declaration(path.stem)
+    for name in shipped.METHODS:
+        declared = declaration(name)
         assert all(reason and "\n" not in reason and not reason.endswith(".") for reason in declared.REFUSES.values())
         assert set(declared.REFUSES) <= {"ifl", "mixup", "legacy_count_order"}
         for key, value in declared.ARGS.items():
             assert not isinstance(value, dict) or (
                 set(value) == {"paper", "corrected"} and len({type(v) for v in value.values()}) == 1
-            ), f"{path.stem}: {key}"
+            ), f"{name}: {key}"
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments

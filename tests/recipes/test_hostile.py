@@ -258,11 +258,12 @@ def test_values_of_every_text_field(tmp_path: Path, sandbox: Path, key: str) -> 
 
 
 def test_sections_without_a_value(tmp_path: Path) -> None:
-    """`data=` and the like are refused in a sentence, on the command line and in a run's own recipe; `ifl=` alone is
-    legal, it means no IFL.
+    """`data=` and the like are refused in a sentence, on the command line and in a run's own recipe; of the words with
+    null `ifl=null` alone is legal, it means no IFL.
     """
     sections = [key for key, value in resolve(BASE).model_dump().items() if isinstance(value, dict)]
-    assert [section for section in sections if _outcome([*BASE, f"{section}="])] == ["ifl"]
+    assert [section for section in sections if _outcome([*BASE, f"{section}="])] == []
+    assert [section for section in sections if _outcome([*BASE, f"{section}=null"])] == ["ifl"]
     whole, file = resolve(BASE).model_dump(mode="json"), tmp_path / "recipe.yaml"
     for value in (None, [], "digits_glt", {"root": "data"}):
         file.write_text(json.dumps({**whole, "data": value}))

@@ -9,6 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import venv
+import zipfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -155,3 +158,109 @@ def test_the_last_line_says_what_was_not_tested() -> None:
     line = not_tested([slurm, chromium, slurm, "Skipped: no checkout here, or no git"])
     assert line.startswith("not tested here, 4 of the tests: 2 need slurm-wlm, 1 need chromium (`make system`, as root")
     assert line.endswith("; 1: no checkout here, or no git") and "\n" not in line
+
+
+# ----------------------------------------------------------------------------------------------------------- wheelhouse
+BACKEND = """
+import os, tarfile, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    import setuptools  # which pip has to find where it finds the rest
+    name = "{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as file:
+        file.writestr("{name}.py", "value = 1\\n")
+        file.writestr("{name}-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
+        file.writestr("{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        file.writestr("{name}-1.0.dist-info/RECORD", "")
+    return name
+build_editable = build_wheel
+"""
+"""Builds a package of one module as setuptools would, which it needs, in no time."""
+SETTINGS = '[build-system]\nrequires = ["setuptools>=77"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+def source_of(name: str, folder: Path) -> Path:
+    """The source of a package whose build needs setuptools, as DeepSpeed's and the project's do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "backend.py").write_text(BACKEND.format(name=name))
+    (folder / "pyproject.toml").write_text(SETTINGS)
+    (folder / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    return folder
+
+
+def bare_environment(folder: Path) -> None:
+    """An environment with this one's pip: made at once, where Python's own way takes seconds."""
+    import pip
+
+    venv.create(folder, symlinks=True)
+    site = next((folder / "lib").glob("python*/site-packages"))
+    for path in Path(pip.__file__).parents[1].glob("pip*"):
+        (site / path.name).symlink_to(path)
+
+
+def test_a_wheelhouse_is_all_that_set_up_needs(project: Path, tmp_path: Path) -> None:
+    """`make wheelhouse` builds what is only there as a source and adds what builds the project; with the index switched
+    off `make venv WHEELHOUSE=` installs all of it, and its sentence says what a folder lacks.
+    """
+    index = tmp_path / "index"  # stands in for the package index
+    index.mkdir()
+    with tarfile.open(index / "tiny-1.0.tar.gz", "w:gz") as file:
+        file.add(source_of("tiny", tmp_path / "tiny"), "tiny-1.0")
+    for name in ("setuptools", "wheel"):
+        with zipfile.ZipFile(index / f"{name}-99.0-py3-none-any.whl", "w") as wheel:
+            about = f"{name}-99.0.dist-info"
+            wheel.writestr(f"{name}.py", "")
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{about}/RECORD", "")
+    source_of("project_itself", project)
+    (project / "requirements.txt").write_text("# pinned\ntiny==1.0\n-e .\n")
+    bare_environment(project / ".venv")
+    none = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
+    house = tmp_path / "a house"
+
+    def made(*words: str, **variables: str) -> None:
+        subprocess.run(
+            ["make", *words, f"PYTHON={sys.executable}", f"WHEELHOUSE={house}"],
+            cwd=project,
+            env={**os.environ, **none, **variables},
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    assert "is no folder of wheels" in sentence(
+        "make", "venv", f"PYTHON={sys.executable}", f"WHEELHOUSE={house}", folder=project
+    )
+    made("wheelhouse", PIP_FIND_LINKS=str(index))
+    assert {path.name.partition("-")[0] for path in house.iterdir()} == {"tiny", "setuptools", "wheel"}
+    assert all(path.suffix == ".whl" for path in house.iterdir()) and not (project / ".venv" / ".installed").exists()
+    made("venv", PYTHONPATH="/a module's packages")
+    code = "import tiny, project_itself; print(tiny.value)"
+    shown = subprocess.run([project / ".venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "1\n" and (project / ".venv" / ".installed").exists()
+
+
+def test_what_a_wheelhouse_lacks_is_one_sentence(tmp_path: Path) -> None:
+    """Wheels of another Python, or of older pins, are told by the folder and what makes it anew."""
+    (tmp_path / "pip.log").write_text("ERROR: No matching distribution found for torch==2.13.0\n")
+    said = install.what_pip_met(str(tmp_path / "pip.log"), "/wheels")
+    assert said.startswith("/wheels lacks a wheel for this Python") and "make wheelhouse" in said and "\n" not in said
+
+
+@pytest.mark.full
+def test_the_whole_wheelhouse(project: Path, tmp_path: Path) -> None:
+    """The real packages: fetched from this machine's index, then installed with the index switched off, DeepSpeed and
+    the project itself among them.
+    """
+    for room in ("recipes", "sharding", "ifl", "slurm", "analysis"):
+        shutil.copytree(PROJECT / room, project / room, dirs_exist_ok=True)
+    (project / "README.md").touch()
+    house, make = tmp_path / "house", ["make", f"PYTHON={sys.executable}", f"WHEELHOUSE={tmp_path / 'house'}"]
+    subprocess.run([*make, "wheelhouse"], cwd=project, check=True, timeout=3000)
+    assert list(house.glob("deepspeed-*.whl")) and list(house.glob("setuptools-*.whl"))
+    nobody = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | nobody
+    subprocess.run([*make, "venv"], cwd=project, env=variables, check=True, timeout=3000)
+    started = [project / ".venv/bin/python", "-m", "ifl.engine"]
+    shown = subprocess.run(started, cwd=project, capture_output=True, text=True, timeout=300)
+    assert "a rank starts here" in shown.stdout, shown.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -194,7 +193,7 @@ def test_batch_file_runs_nothing_but_srun(tmp_path: Path, name: str) -> None:
         f"{shlex.quote(str(tmp_path / 'words'))}",
     )
     runs = tmp_path / name
-    recipe = resolve([*DRY, f"runs={json.dumps(str(runs))}"])
+    recipe = resolve([*DRY, f"runs={runs}"])
     text = batch_file(recipe, recipe.run_folder, place(runs))
     (tmp_path / "work").mkdir()
     subprocess.run(
@@ -422,7 +421,7 @@ def test_a_look_at_the_lock_does_not_refuse_a_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("features", ["a100|h100", "[rack1|rack2]*2", "(a100&nvme)|h100", "a100*2&v100*1"])
 def test_constraints_are_quoted(features: str, tmp_path: Path) -> None:
     """Node features with SLURM's signs reach sbatch as one word that no shell reads."""
-    recipe = resolve([*DRY, f"slurm.constraint={json.dumps(features)}"])
+    recipe = resolve([*DRY, f"slurm.constraint={features}"])
     text = batch_file(recipe, tmp_path, tmp_path)
     assert flags(text)["constraint"] == features and f"#SBATCH --constraint='{features}'" in text.splitlines()
 

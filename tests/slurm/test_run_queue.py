@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from recipes.common.errors import RecipeError
-from recipes.resolve import resolve
+from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
+from slurm import reuse
+from slurm.cluster.submission import submit_all
 from slurm.local import progress, run_queue
 from slurm.local.run_queue import run_all
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
+from slurm.site_file import Site
 from tests.helpers.launching import launch, stub
 from tests.helpers.mini import final, same_bits
 
@@ -112,6 +115,37 @@ def test_no_run_is_started_that_slurm_has(
         with pytest.raises(RecipeError, match=re.escape(sentence.format(folder.name, folder))):
             run_all([Run(recipe)], accept)
         assert machine.started == []
+
+
+@pytest.mark.parametrize("cluster", ["local", "slurm"])
+def test_a_finished_run_without_its_weights_says_what_is_needed(
+    cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where ckpt/ was emptied the run is finished all the same, and the launcher says what it is lost for and how to
+    have it again; export= and eval= refuse before anything is loaded.
+    """
+
+    def said() -> str:
+        if cluster == "local":
+            assert run_all([Run(recipe)], accept) == 0
+        else:
+            submit_all([Run(recipe)], None, Site(), accept)
+        return capsys.readouterr().out
+
+    (recipe,) = recipes(tmp_path, 1)
+    folder = recipe.run_folder
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(dump(recipe))
+    (folder / "done").write_text('{"weights": {"last": ["last.pt", "0"], "best": ["best-0001.pt", "1"]}}')
+    lost = said()
+    assert lost.startswith(f"{folder} is finished: nothing to do; its weights ckpt/last.pt are gone")
+    assert "train the run again (recipe=RUN_FOLDER runs=ELSEWHERE)" in lost
+    for words in ([f"export={folder}", "select=best", "out=file"], [f"eval={folder}", "select=best"]):
+        with pytest.raises(RecipeError, match=r"its weights ckpt/best-0001\.pt are gone"):
+            reuse.parse(words, Site())
+    (folder / "ckpt").mkdir()
+    (folder / "ckpt" / "last.pt").touch()
+    assert said() == f"{folder} is finished: nothing to do\n"
 
 
 def test_one_after_another_and_the_independent_rest_goes_on(

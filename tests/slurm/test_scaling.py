@@ -5,6 +5,7 @@ formula.
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes.common.errors import PlanError
+from recipes.common.errors import DataError, PlanError
 from recipes.schema import PROJECT
 from slurm.scaling import (
     Assumptions,
@@ -215,6 +216,23 @@ def test_the_table_says_what_is_not_legal(capsys: pytest.CaptureFixture[str]) ->
     shares = [float(line.split("efficiency ")[1].split(",")[0]) for line in strong.splitlines() if "efficiency" in line]
     assert shares[0] == 1.0 and shares == sorted(shares, reverse=True) and len(shares) == 4
     assert "1,024 ranks: not legal, 128 at most" in strong and "1,024 ranks" in large and "not legal" not in large
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["image_s=abc"], "image_s=abc is not legal; a number above 0 is"),
+        (["image_s=nan"], "image_s=nan is not legal"),
+        (["image_s=1", "norms=1.5"], "norms=1.5 is not legal; a whole number from 0 is"),
+        (["image_s=1", "queue_s=-1"], "queue_s=-1 is not legal; a number from 0 is"),
+        (["image_s=1", "save_s=inf"], "save_s=inf is not legal"),
+        (["cores=2"], "image_s= is missing"),
+    ],
+)
+def test_a_word_that_is_no_number_is_one_sentence(words: list[str], said: str) -> None:
+    """An assumption that is no number, or one that the model cannot use, is refused by name."""
+    with pytest.raises(DataError, match=re.escape(said)):
+        main(words)
 
 
 def test_the_model_loads_nothing_heavy() -> None:

@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from sharding.building.dice import Dice
 from sharding.building.request import Request
@@ -40,6 +39,7 @@ from sharding.format.dataset import Split
 from sharding.format.dataset_json import begin_dataset, finish_dataset, is_built
 from sharding.format.index import load_index
 from sharding.format.shards import Sample, write_split
+from sharding.progress import ProgressBar
 
 NAME = "digits_glt"
 TAKES = ("seed", "preview")  # options of the build command, besides data= and out=
@@ -110,7 +110,7 @@ def build(request: Request) -> None:
         return
     folder = begin_dataset(out, NAME)
     total = sum(sum(per_class) for _, per_class, _ in SPLITS.values())
-    with tqdm(total=total, desc=f"building {NAME}", unit="img", mininterval=0.5) as bar:
+    with ProgressBar(total, f"building {NAME}", "img") as bar:
         for number, relative in enumerate(SPLITS):
             bar.set_postfix_str(relative)
             write_split(folder / relative, _counted(_samples(relative, number, scans, pools, seed), bar), SHARD_SAMPLES)
@@ -194,7 +194,7 @@ def _jpeg(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _counted(samples: Iterator[Sample], bar: tqdm) -> Iterator[Sample]:
+def _counted(samples: Iterator[Sample], bar: ProgressBar) -> Iterator[Sample]:
     for sample in samples:
         yield sample
         bar.update()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_folder, list_tar, shown
@@ -23,6 +22,7 @@ from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.format.index import save_npz
+from sharding.progress import ProgressBar
 
 CLASS = re.compile(r"n[0-9]{8}")
 IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
@@ -140,7 +140,7 @@ def list_classes(source: Path, work: Path, workers: int) -> Classes:
             todo.append(job)
         else:
             classes[job.name] = known
-    with tqdm(total=len(todo), desc="listing the source", unit="class", mininterval=0.5, disable=not todo) as bar:
+    with ProgressBar(len(todo), "listing the source", "class", disable=not todo) as bar:
         for job, images in zip(todo, in_order(_listed, None, todo, 1 if len(todo) < 100 else workers), strict=True):
             _keep(folder / f"{job.name}.npz", images, job.stamp)
             classes[job.name] = images

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
 from sharding.building.process_pool import in_order
 from sharding.datasets.imagenet_glt import features
 from sharding.datasets.imagenet_glt.archive import ClassImages
+from sharding.progress import ProgressBar
 
 CLUSTERS = 6
 STARTS = 10
@@ -80,7 +80,7 @@ def cluster_all(
         for number, images in zip(numbers, classes, strict=True)
         if read(work, images, weights, seed) is None
     ]
-    with tqdm(total=len(todo), desc="clusters", unit="class", mininterval=0.5, disable=not todo) as bar:
+    with ProgressBar(len(todo), "clusters", "class", disable=not todo) as bar:
         for _ in in_order(_write, state, todo, workers):
             bar.update()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest, whole_file
@@ -24,6 +23,7 @@ from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
 from sharding.images.decoders import picture_of
 from sharding.images.encoding import opened
 from sharding.images.transforms import eval_pixels
+from sharding.progress import ProgressBar
 
 FILE = "resnet50-0676ba61.pth"
 """torchvision's first ImageNet weights of ResNet-50 (IMAGENET1K_V1), as torch's hub names the download."""
@@ -90,7 +90,7 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
         for start in range(0, len(images), BATCH)
     )  # a generator: made as they are needed
     decoded = in_order(_pixels, None, jobs, workers)
-    with tqdm(total=sum(map(len, todo)), desc="features", unit="img", mininterval=0.5, smoothing=0.05) as bar:
+    with ProgressBar(sum(map(len, todo)), "features", "img", smoothing=0.05) as bar:
         for images in todo:
             features = np.empty((len(images), WIDTH), np.float16)
             origins: list[Origin] = []

@@ -1,0 +1,205 @@
+"""What a user's method and model give is looked at when it is first used, and told in one sentence with their file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ifl.methods
+import ifl.models
+from ifl.method import BaseMethod, Output, Rows, load_file
+from ifl.network.network import Network, build_backbone, build_network
+from recipes.common.errors import RunError
+from recipes.resolve import resolve
+from tests.helpers.paths import PROJECT
+
+METHOD = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from ifl.method import BaseMethod
+
+class Method(BaseMethod):
+    def losses(self, output, rows):
+        return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")
+"""
+MODEL = """
+from torch import nn
+
+def build():
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 8))
+    network.feature_dim = 8
+    return network
+"""
+B, K = 4, 3
+ROWS = Rows(
+    torch.tensor([0, 1, 2, 0]), torch.arange(B), torch.zeros(B, dtype=torch.int64), 0, torch.tensor([0, 1, 2, 0])
+)
+Made = Callable[..., tuple[Network, BaseMethod]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose my_method.py and my_model.py are found as if they lay in ifl/methods and ifl/models."""
+    for package in (ifl.methods, ifl.models):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    for name in ("methods.my_method", "models.my_model"):
+        monkeypatch.delitem(sys.modules, f"ifl.{name}", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    for name in ("methods.my_method", "models.my_model"):
+        sys.modules.pop(f"ifl.{name}", None)
+
+
+@pytest.fixture
+def made(folder: Path) -> Made:
+    """Writes both files, and builds their network and method."""
+
+    def build(method: str = METHOD, model: str = MODEL) -> tuple[Network, BaseMethod]:
+        (folder / "my_method.py").write_text(method)
+        (folder / "my_model.py").write_text(model)
+        recipe = resolve(["data=digits_glt"])
+        recipe.method.name, recipe.model.name = "my_method", "my_model"
+        return build_network(recipe, np.array([5, 3, 2]))
+
+    return build
+
+
+def first_step(network: Network, method: BaseMethod) -> None:
+    """What a step asks of a network and a method."""
+    features, logits, *parts = network(torch.zeros(B, 3, 16, 16, dtype=torch.uint8))
+    output = Output(features, logits, tuple(parts))
+    method.losses(output, ROWS)
+    method.predict(output)
+    method.notes(output, ROWS)
+
+
+def test_legal_files_are_looked_at_once(made: Made) -> None:
+    """A legal method and model pass, and from the second step on nothing of the checks is left."""
+    network, method = made(METHOD + "    def notes(self, output, rows):\n        return output.logits_BK[:, :2]\n")
+    assert set(vars(method)) >= {"losses", "notes"} and network.backbone._forward_hooks and network.head._forward_hooks
+    first_step(network, method)
+    assert not set(vars(method)) & {"losses", "predict", "notes"}
+    assert not network.backbone._forward_hooks and not network.head._forward_hooks
+
+
+@pytest.mark.parametrize(
+    "old, new, sentence",
+    [
+        (', reduction="none"', "", "losses() gave float32 [], one number: float [B] = [4] is legal, one loss a row"),
+        (
+            '        return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")',
+            "        return (output.logits_BK.argmax(1) != rows.labels).long()",
+            "losses() gave int64 [4]: float [B] = [4]",
+        ),
+        ('rows.labels, reduction="none")', 'rows.labels, reduction="none")[:, None]', "losses() gave float32 [4, 1]: "),
+        (
+            'return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")',
+            "return output.logits_BK",
+            "[4, 3]: ",
+        ),
+        ("return F.cross_entropy", "F.cross_entropy", "losses() gave NoneType: "),
+        (
+            "    def losses",
+            "    def predict(self, output):\n        return output.logits_BK.argmax(1)\n\n    def losses",
+            "predict() gave int64 [4]: float [B, K] = [4, 3]",
+        ),
+        (
+            "    def losses",
+            "    def notes(self, output, rows):\n        return output.logits_BK.sum(1)\n\n    def losses",
+            "notes() gave float32 [4]: None or float [B, C] = [4, C]",
+        ),
+        (
+            "    def losses",
+            "    def notes(self, output, rows):\n        return {'a': 1}\n\n    def losses",
+            "notes() gave dict: None or float [B, C]",
+        ),
+        (
+            "    def losses",
+            "    def head(self):\n        return nn.Linear(8, 7)\n\n    def losses",
+            "the module of head() gave float32 [4, 7]: logits float [B, K] = [4, 3]",
+        ),
+    ],
+)
+def test_a_wrong_result_of_a_method_is_told_at_its_first_use(made: Made, old: str, new: str, sentence: str) -> None:
+    """Shape and dtype of what each hook gives, and what would be legal, with the method's file."""
+    assert old in METHOD
+    network, method = made(METHOD.replace(old, new))
+    with pytest.raises(RunError, match=r"^ifl/methods/my_method\.py: [^\n]*$") as caught:
+        first_step(network, method)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "old, new, sentence",
+    [
+        ("network.feature_dim = 8", "pass", "with feature_dim None: a torch module is legal that says the length"),
+        ("network.feature_dim = 8", "network.feature_dim = 8.0", "with feature_dim 8.0"),
+        ("return network", "return 3", "build() gave int"),
+        ("def build", "def built", "has no function `build`"),
+        ("network.feature_dim = 8", "network.feature_dim = 9", "gave float32 [4, 8]: float [B, D] = [4, 9] is legal"),
+        (", nn.Flatten(), nn.Linear(12, 8)", "", "the model gave float32 [4, 3, 2, 2]: float [B, D] = [4, 8]"),
+    ],
+)
+def test_a_wrong_model_is_told_with_its_file(made: Made, old: str, new: str, sentence: str) -> None:
+    """A model says the length of its feature, and gives features of that length."""
+    assert old in MODEL
+    with pytest.raises(RunError, match=r"^ifl/models/my_model\.py[^\n]*$") as caught:
+        first_step(*made(model=MODEL.replace(old, new)))
+    assert sentence in str(caught.value)
+
+
+def test_a_twin_of_a_wrong_model_is_told_too(made: Made) -> None:
+    """Two of a model side by side are each looked at."""
+    made()
+    sys.modules["ifl.models.my_model"].build = lambda: torch.nn.Identity()  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match=r"build\(\) gave Identity with feature_dim None"):
+        build_backbone("my_model", "twin")
+
+
+@pytest.mark.parametrize(
+    "method, sentence",
+    [
+        ("x = 1\ny = (\n", "ifl/methods/my_method.py, line 2: it cannot be imported: SyntaxError: "),
+        (
+            "x = 1\nimport not_there\n",
+            "line 2: it cannot be imported: ModuleNotFoundError: No module named 'not_there'",
+        ),
+        ("x = 1\n", "has no `class Method(BaseMethod)`"),
+        ("class Method: pass\n", "has no `class Method(BaseMethod)`"),
+        (
+            METHOD + "    def __init__(self, task):\n        pass\n",
+            "the __init__ of Method does not call super().__init__(task)",
+        ),
+        (METHOD + "    def head(self):\n        return None\n", "head() gave NoneType: a torch module is legal"),
+    ],
+)
+def test_a_file_that_is_no_method_is_told_in_a_sentence(made: Made, method: str, sentence: str) -> None:
+    """One line with the file, and where it can be known its line, in place of a traceback of ours."""
+    with pytest.raises(RunError, match=r"^[^\n]*$") as caught:
+        made(method)
+    assert sentence in str(caught.value)
+
+
+def test_a_model_may_import_torchvision(tmp_path: Path) -> None:
+    """In a fresh process, where no module of ours has brought torchvision in, a model's file imports it first."""
+    (tmp_path / "seeing.py").write_text("import torchvision\nbuilt = torchvision.models.resnet18\n")
+    code = f"import ifl.models, ifl.method; ifl.models.__path__.append({str(tmp_path)!r})\n"
+    code += "import sys; assert 'torchvision' not in sys.modules; ifl.method.load_file('models', 'seeing').built"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_schemas_are_in_place_before_a_file_is_imported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods and models are imported after what torchvision needs is defined."""
+    said: list[str] = []
+    monkeypatch.setattr(ifl.method, "define_missing", lambda: said.append("defined"))
+    (folder / "my_model.py").write_text(MODEL + "import ifl.method\nifl.method.define_missing = None\n")
+    load_file("models", "my_model")
+    assert said == ["defined"]
