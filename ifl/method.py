@@ -149,7 +149,7 @@ def load_file(kind: str, name: str) -> ModuleType:
     define_missing()  # it may import torchvision, or what needs it, such as timm
     try:
         return importlib.import_module(f"ifl.{kind}.{name}")
-    except Exception as error:  # whatever a file may raise
+    except Exception as error:  # a file may raise any type
         file = f"ifl/{kind}/{name}.py"
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if os.path.basename(frame.filename) == f"{name}.py"]

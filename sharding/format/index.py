@@ -175,8 +175,8 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz, none of which may be of objects.
 
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it is damaged or something else; says how, but not which file.
+        FileNotFoundError: it does not exist.
+        DataError: it is damaged or not such a file; the sentence says how, but does not name the file.
     """
     try:
         return retried(lambda: _arrays_of(path), str(path))

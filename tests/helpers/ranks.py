@@ -171,9 +171,7 @@ class Ranks:
         complaints = []
         for rank in range(self.size):
             if rank not in answers:
-                complaints.append(
-                    f"rank {rank} gave no answer within {timeout:.0f} s; it was at\n{self._where(rank)}"
-                )
+                complaints.append(f"rank {rank} gave no answer within {timeout:.0f} s; it was at\n{self._where(rank)}")
             elif answers[rank] is None:
                 complaints.append(f"rank {rank} died with code {self._processes[rank].wait()}\n{self.said(rank)}")
             elif not answers[rank][0]:

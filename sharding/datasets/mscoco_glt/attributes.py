@@ -1,7 +1,7 @@
 """COCO-Attributes as plain arrays: `python -m sharding.datasets.mscoco_glt.attributes FILE.jbl ARRAYS.npz`.
 
-The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So
-it is read once, here, in a separate process, and becomes an .npz without objects that every later step loads instead.
+The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs any code in a file. So it is
+read once, here, in a separate process, and becomes an .npz without objects, which every later step loads instead.
 
 What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin
 containers, and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called:
