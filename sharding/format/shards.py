@@ -1,7 +1,8 @@
 """Writes the splits of a data set: shards that plain webdataset reads, and their index.
 
 The bytes depend only on the samples: tar times, owners and modes are fixed, JSON is canonical. What a killed build
-leaves behind cannot be opened: a split's folder appears by one rename when it is whole, and dataset.json is written last.
+leaves behind cannot be opened: a split's folder appears by one rename when it is whole, and dataset.json is written
+last.
 """
 
 from __future__ import annotations
