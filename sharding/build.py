@@ -1,10 +1,9 @@
 """Builds a data set's shards: `python -m sharding.build data=NAME out=DIR [source=DIR] [key=value ...]`.
 
-Building what is already there with the same options does nothing. A killed build leaves nothing that opens, and the
-same
-command goes on with it: finished shards are checked and kept. The bytes depend on the source, the seed and the options
-alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the stages hand on (features,
-splits, records of shards); it may be deleted once the data set is finished.
+Building what is already there with the same options does nothing, unless the source changed. A killed build leaves
+nothing that opens, and the same command goes on with it: finished shards are checked and kept. The bytes depend on the
+source, the seed and the options alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the
+stages hand on (features, splits, records of shards); it may be deleted once the data set is finished.
 """
 
 if __name__ == "__main__":
