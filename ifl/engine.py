@@ -55,12 +55,12 @@ def connect(patience_s: float) -> torch.device:
 
 
 def is_first_on_node() -> bool:
-    """Whether this rank is its node's first, which does for the node what one process is enough for."""
+    """Return whether this rank is the first on its node; it does the work that a node needs done only once."""
     return local_rank() == 0
 
 
 def local_rank() -> int:
-    """This rank's number on its node; 0 for a process that is the only rank."""
+    """Return this rank's number on its node; 0 for a process that is the only rank."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -83,7 +83,7 @@ class Engine:
                 "reduce_bucket_size": sum(map(torch.numel, trained)),
             },  # its default would take 2 GB
             "zero_allow_untested_optimizer": True,
-            "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would scale most steps down without a word
+            "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would silently scale most steps down
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
             "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
             "checkpoint": {"tag_validation": "Fail"},
@@ -118,19 +118,21 @@ class Engine:
         return Output(features, logits, tuple(parts))
 
     def backward(self, loss_sum: torch.Tensor, last: bool) -> None:
-        """Gradients of a micro-batch's summed loss; with `last` they are reduced over the ranks. DeepSpeed averages
-        over the ranks, and the global batch's mean is wanted, so the sum is scaled by R / B."""
+        """Compute the gradients of a micro-batch's summed loss; with `last` they are reduced over the ranks.
+
+        DeepSpeed averages over the ranks, but the mean over the global batch is wanted. So the sum is scaled by R / B.
+        """
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss_sum * (self.ranks / self.batch), scale_wrt_gas=False)
 
     def step(self) -> None:
-        """The optimizer's step, after `backward(last=True)`; without it, moves on to the next micro-batch."""
+        """Make the optimizer's step after `backward(last=True)`; otherwise move on to the next micro-batch."""
         self.engine.step()
 
     def finite(self) -> bool:
-        """Whether this rank's parameters, buffers and optimizer state hold neither NaN nor infinity.
+        """Return whether this rank's parameters, buffers and optimizer state are all finite.
 
-        Gradients must never have done so either: ZeRO leaves such a step out without a word.
+        The gradients of all steps so far must have been finite, too: ZeRO skips other steps silently.
         """
         kept = [value for state in self._sgd.state.values() for value in state.values()]
         held = [
@@ -145,7 +147,7 @@ class Engine:
     def checksum(self) -> int:
         """Return the sum of the parameters' and buffers' bits read as integers.
 
-        It is the same on all ranks, and another after any one change.
+        It is the same on all ranks, and any single change changes it.
         """
         return int(
             torch.stack(
@@ -217,26 +219,26 @@ def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:
 
 
 def _deepspeed() -> ModuleType:
-    """Import DeepSpeed, quietly, and tell it that none of its compiled operators can be had.
+    """Import DeepSpeed quietly, and tell it that none of its compiled operators is available.
 
-    On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication: with g++, ninja and Python's
-    headers, in every rank. Only its `inference_all_reduce` (tensor-parallel inference) ever calls it, and where it is
-    missing, as on macOS, DeepSpeed itself goes on without. Gradients are reduced by gloo either way, so a run's bits
-    are the same. On GPUs there is no such operator.
+    On CPUs it would compile one, `deepspeed_shm_comm`, when it opens its communication. That needs g++, ninja and
+    Python's headers on every rank. Only `inference_all_reduce` (tensor-parallel inference) calls this operator, and
+    DeepSpeed itself goes on without it where it is missing, as on macOS. Gloo reduces the gradients either way, so a
+    run's bits are the same. DeepSpeed has no such operator for GPUs.
     """
     import deepspeed
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    deepspeed.ops.__compatible_ops__ = {}  # otherwise found out, at the first look, by looking for compilers
+    deepspeed.ops.__compatible_ops__ = {}  # else DeepSpeed searches for compilers when this is first read
     return deepspeed
 
 
 def programs_of_the_environment_first() -> None:
     """Put this Python's own bin folder first on PATH.
 
-    What torch compiles for a user's model asks for pip's `ninja` there, and neither make, nor srun, nor
-    `.venv/bin/python` puts it on PATH.
+    When torch compiles code for a user's model, it looks for pip's `ninja` on PATH. make, srun and `.venv/bin/python`
+    do not put it there.
     """
     own, path = str(Path(sys.executable).parent), os.environ.get("PATH", "")
     if path.split(os.pathsep)[0] != own:

@@ -1,4 +1,4 @@
-"""Predictions for whole splits: every sample exactly once, whatever the number of ranks."""
+"""Predictions for whole splits: every sample exactly once, on any number of ranks."""
 
 from __future__ import annotations
 

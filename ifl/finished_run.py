@@ -1,4 +1,4 @@
-"""A finished run used again, by one process: its splits evaluated again, or its weights as a file that others can load.
+"""Use a finished run again, in one process: evaluate its splits again, or export its weights for other programs.
 
 `python -m ifl.finished_run evaluate RUN_FOLDER last|best KEPT` and
 `python -m ifl.finished_run export RUN_FOLDER last|best FILE`; the launcher's `eval=` and `export=` check the words and
@@ -58,7 +58,7 @@ def evaluate(
     """
     recipe, meta = load_resolved(run / "recipe.yaml"), read_object(run / "meta.json", {"data_fingerprint": str})
     weights = load_run(run.parent / recipe.method.eval_of if recipe.method.eval_of else run, select)
-    # This machine is not the run's node, and pixels that are read once need not be kept.
+    # This machine is not one of the run's nodes, and pixels that are read once need not be kept.
     own = {"cache": "none", "cache_folder": cache_folder, "cache_gb": cache_gb, "root": root or recipe.data.root}
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=own)})
     ready = set_up(recipe, run, Boot(lambda section: None), fresh=False, trains=False, pipe=pipe)
@@ -136,4 +136,4 @@ if __name__ == "__main__":
     go_on_unread()
     code = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(code)  # neither the fetching threads nor the process groups have to be ended first
+    os._exit(code)  # without waiting for fetching threads or process groups

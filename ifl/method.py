@@ -1,5 +1,7 @@
-"""What a method is. A new one is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe. What the
-launcher must know about it is written in the file as literals (recipes/declarations.py).
+"""The contract of a method.
+
+A new method is a file `ifl/methods/NAME.py` with a subclass called `Method`, and a recipe. What the launcher must know
+about it is written in the file as literals (recipes/declarations.py).
 
 IFL, mixup, augmentation, distribution and resuming are not a method's business: the loop adds them to any.
 
@@ -120,7 +122,7 @@ class BaseMethod:
         return output.logits_BK
 
     def notes(self, output: Output, rows: Rows) -> torch.Tensor | None:
-        """Return float [B, C] that all ranks shall know about each row of the step; see `remember`."""
+        """Return float [B, C]: what all ranks need to know about each row of the step; see `remember`."""
         return None
 
     def remember(self, ids_G: torch.Tensor, labels_G: torch.Tensor, notes_GC: torch.Tensor) -> None:
@@ -147,7 +149,7 @@ def load_file(kind: str, name: str) -> ModuleType:
     define_missing()  # it may import torchvision, or what needs it, such as timm
     try:
         return importlib.import_module(f"ifl.{kind}.{name}")
-    except Exception as error:  # whatever a file may raise
+    except Exception as error:  # a file may raise any type
         file = f"ifl/{kind}/{name}.py"
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if os.path.basename(frame.filename) == f"{name}.py"]

@@ -1,4 +1,4 @@
-"""The measures of the GLT benchmark and those beside them, defined once for training and analysis (with numpy only).
+"""The measures of the GLT benchmark and some others, defined once for training and analysis (with numpy only).
 
 Accuracy is the share of right predictions. Precision is the mean over classes of TP_c / (number of
 predictions of c), where the classes are the distinct *true* labels of the set and a class that is
@@ -102,8 +102,8 @@ class ScoredPredictions:
         prediction: int [M].
         group: int [M].
         attribute: int [M].
-        confidence: float [M] in [0, 1], the probability given to the predicted class; without it there is no
-            calibration error.
+        confidence: float [M] in [0, 1], the probability given to the predicted class; the calibration error
+            needs it.
 
     Attributes:
         classes: the distinct true labels, sorted, int64 [K].
@@ -185,7 +185,7 @@ class ScoredPredictions:
         Args:
             weights: unsigned integers [M, R], how often each resample holds each sample; their sum over
                 samples must fit the type. Default: every sample once (R = 1).
-            wanted: of `KEYS`; the calibration error is left out where there are no confidences.
+            wanted: some of `KEYS`; the calibration error is left out without confidences.
             true: `true_counts(weights)`, where the caller has it from other predictions of the same test set.
         """
         true = self.true_counts(weights) if true is None else true

@@ -1,4 +1,4 @@
-"""Predictions of weights that are there already.
+"""Predictions by weights that exist already.
 
 A method that trains nothing (`method.eval_of`), such as post-hoc logit adjustment, evaluates another run's weights;
 and a run that has trained all its epochs ends with the predictions of its best one.

@@ -94,7 +94,7 @@ class Reporter:
 
 
 def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
-    """Open the metrics file of a run folder, cut off at `offset` bytes, and whatever else the recipe's switches name.
+    """Open the metrics file of a run folder, cut off at `offset` bytes, and the monitors that the recipe switches on.
 
     Raises:
         RunError: a package is not installed, or Weights & Biases does not start.
@@ -111,7 +111,7 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
         settings["tensorboard"] = {"enabled": True, "output_path": str(folder), "job_name": files.name}
     if recipe.log.wandb is not None:
         settings["wandb"] = {"enabled": True, "project": recipe.log.wandb, "group": recipe.recipe}
-        # A copy of the folder elsewhere is another run.
+        # a copy of the folder in another place is another run
         unique = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
         own = {
             "WANDB_RUN_ID": f"{recipe.run_name}-{unique}",
@@ -184,7 +184,7 @@ def has_history(folder: Path) -> bool:
 def close_monitors() -> None:
     """Hand in what Weights & Biases still holds.
 
-    It would do so itself at an orderly exit, and a rank leaves without one.
+    It would do so itself when the process exits normally, but a rank does not exit that way.
     """
     if wandb := sys.modules.get("wandb"):
         wandb.finish()

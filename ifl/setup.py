@@ -31,7 +31,7 @@ from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.watchdog import patience_s
-from recipes.common.addresses import is_afar
+from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
 from recipes.common.json_text import read_object
 from recipes.schema import Recipe
@@ -101,7 +101,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained, and by whom.
+    """The network that is trained, its method and its engine.
 
     Attributes:
         rank_rows: this rank's canonical rows of every global batch, int64 [B] for each micro-batch.
@@ -212,8 +212,8 @@ def set_up(
         recipe: the resolved recipe.
         folder: the run folder.
         boot: told which part of the start begins.
-        fresh: the run has no history, so a second stage starts from its first stage's weights.
-        trains: the training set's images are needed, and not only those of the splits that evaluate.
+        fresh: whether the run has not begun yet; then a second stage starts from its first stage's weights.
+        trains: whether the training set's images are needed, besides those of the splits that are evaluated.
         parts: the classes to make things of.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
 
@@ -324,7 +324,7 @@ def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPl
 
 
 def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
-    """Make IFL's part of the training, or the twin that does nothing."""
+    """Make IFL's part of the training, or `Off`, which does nothing."""
     recipe, device = run.recipe, run.ranks.device
     if recipe.ifl is None:
         return Off()
@@ -363,7 +363,7 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
 def make_saver(
     run: Setup, steps: int, step: TrainStep, log_offset: Callable[[], int], heartbeat: Callable[[str], None]
 ) -> Saver:
-    """Make what saves this run; `steps`: of an epoch."""
+    """Make the saver of this run; `steps`: of an epoch."""
     return Saver(
         recipe=run.recipe,
         folder=run.folder,
@@ -411,11 +411,11 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
 
 
 def _share(recipe: Recipe) -> float:
-    """Return which part of the node's cache the decoded images may take; remote shards may take as much.
+    """Return the share of the node's cache for decoded images; remote shards may take the same share.
 
-    Half each where a node keeps both, all of it where it keeps only one of them.
+    It is a half where a node keeps both, and 1 where it keeps only one of them.
     """
-    return 0.5 if recipe.data.cache == "decoded" and is_afar(recipe.data_root) else 1.0
+    return 0.5 if recipe.data.cache == "decoded" and is_remote(recipe.data_root) else 1.0
 
 
 def opened(recipe: Recipe, pipe: str | None = None) -> Dataset:
@@ -428,7 +428,7 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     """Return the training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
 
     Raises:
-        DataError: the cache has no folder, or its bytes do not hold the test crops.
+        DataError: the cache's folder cannot be used, or its bytes do not hold the test crops.
     """
     data, augment = recipe.data, recipe.augment
     caches: dict[str, PixelCache | None] = dict.fromkeys(splits)

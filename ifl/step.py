@@ -35,8 +35,8 @@ class Diverged(RuntimeError):
 def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: float) -> None:
     """Stop on all ranks if on any of them parameters, buffers, optimizer state or gradients were not finite.
 
-    A loss can be finite and its gradients are not; the step's reduction sees that in the step after at best, so this is
-    asked before anything is kept. A collective.
+    A loss can be finite while its gradients are not. The step's reduction notices that one step later at best, so this
+    is checked before anything is kept. A collective.
 
     Raises:
         Diverged: on all ranks.
@@ -164,7 +164,7 @@ class TrainStep:
 
     def _refuse(self, state: State, bad: int) -> None:
         """Stop on all ranks: `bad` numbers of the step are not finite or out of range."""
-        self.refuse_pollution(state)  # what a step before has done has the better sentence
+        self.refuse_pollution(state)  # if an earlier step did it, this error says more
         raise Diverged(
             f"epoch {state.epoch}, step {state.step}: {bad} losses, features or batch statistics are not finite or out "
             f"of range; a lower optim.lr={self.recipe.optim.lr} may help"
@@ -180,5 +180,5 @@ class TrainStep:
             state.memory = self.method.memory
 
     def refuse_pollution(self, state: State) -> None:
-        """Stop on all ranks if numbers are no longer finite; see `refuse_pollution` above. A collective."""
+        """Stop on all ranks if numbers are not finite any more; see `refuse_pollution` above. A collective."""
         refuse_pollution(self.engine, self.comm, state.epoch, state.step, self.recipe.optim.lr)

@@ -1,9 +1,9 @@
 """The one reduction of a training step.
 
 It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
-statistics and the centers' class sums, all as exact integers (ifl/distributed/fixed_point.py), and each rank's place in
-the run: sums of different steps, after a collective that one rank left out or made twice, would be wrong without a
-sign. It starts after the last forward pass and travels while the gradients are computed.
+statistics and the centers' class sums, all as exact integers (ifl/distributed/fixed_point.py). It also carries each
+rank's place in the run: if one rank left out a collective or made one twice, sums of different steps would be added up
+unnoticed. It starts after the last forward pass and travels while the gradients are computed.
 
 Axes: B rows of a micro-batch, C notes of a row, D feature, G rows of the global batch, K classes.
 """

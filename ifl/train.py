@@ -1,6 +1,6 @@
 """The train loop: read it from top to bottom. One loop for all methods, with and without IFL, on any number of ranks.
 
-Who does what is in files of their own, and the loop says when:
+Each task has its own class, and the loop says when it is done:
 
 * `set_up` (setup.py) joins the ranks and makes data, model and readers ready;
 * `TrainStep` (step.py) makes one step: forward, backward, the one reduction over the ranks, all updates;
@@ -77,7 +77,8 @@ def train(
     step = make_step(run, invariance, heartbeat, parts)
     boot.part("load")
     check_equal("recipe, data and decoder", str(run.identity), comm, device)
-    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=has_history(folder), belongs=run.identity)
+    history = has_history(folder)
+    packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=history, run_identity=run.identity)
     state = start(run, parts) if packed is None else resume(run, packed, invariance)
     steps = plan_of(run, state.epoch, state.weights).steps
     run_log = open_log(run, steps, packed)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recipes.common.addresses import PIPE, is_afar, path_fault, root_fault
+from recipes.common.addresses import PIPE, is_remote, path_fault, root_fault
 from recipes.common.errors import RecipeError
 
 FOLDERS = ("runs", "data.root", "data.cache_folder")
@@ -40,7 +40,7 @@ def make_absolute(tree: dict[str, Any]) -> None:
 def _absolute(dotted: str, text: str) -> str:
     if fault := _fault(dotted, text):
         raise RecipeError(fault)
-    if dotted == "data.root" and is_afar(text):
+    if dotted == "data.root" and is_remote(text):
         return text
     try:
         path = Path(text).expanduser()

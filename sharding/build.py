@@ -1,10 +1,9 @@
 """Builds a data set's shards: `python -m sharding.build data=NAME out=DIR [source=DIR] [key=value ...]`.
 
-Building what is already there with the same options does nothing. A killed build leaves nothing that opens, and the
-same
-command goes on with it: finished shards are checked and kept. The bytes depend on the source, the seed and the options
-alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the stages hand on (features,
-splits, records of shards); it may be deleted once the data set is finished.
+Building what is already there with the same options does nothing, unless the source changed. A killed build leaves
+nothing that opens, and the same command goes on with it: finished shards are checked and kept. The bytes depend on the
+source, the seed and the options alone, not on the number of processes, parts or machines. DIR/NAME/.work keeps what the
+stages hand on (features, splits, records of shards); it may be deleted once the data set is finished.
 """
 
 if __name__ == "__main__":
@@ -27,7 +26,7 @@ from sharding.building.request import HELP, Request, builders, declared, parse
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Build what `arguments`, key=value words, ask for.
+    """Build the data set that `arguments`, key=value words, ask for.
 
     Raises:
         DataError: the words, the source or the result are wrong.
@@ -43,8 +42,7 @@ def run(arguments: Sequence[str]) -> None:
 def _alone(name: str, request: Request) -> Iterator[None]:
     """Keep other builds of the same data set out until the block ends.
 
-    Two builds would tread on each other's files: parts of one stage may work side by side, nothing else may, and no
-    part twice.
+    Two builds would overwrite each other's files. Only different parts of one stage may run side by side.
     """
     side_by_side = request.part != (1, 1)
     with contextlib.ExitStack() as locks:
@@ -62,7 +60,7 @@ def _alone(name: str, request: Request) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path, shared: bool, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; where `what` holds it already, says so and waits."""
+    """Hold the lock file `path`; if `what` holds it already, print that and wait."""
     with open(path, "w") as file:
         acquire(file, shared, busy=lambda: print(f"{what} is under way: waiting for it", flush=True))
         try:
@@ -83,7 +81,7 @@ def help_text() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     if not arguments or asks_help(arguments):
         print(help_text())
         return 0
@@ -102,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _where(arguments: Sequence[str]) -> str:
-    """Name what an OSError without a file name is about: a file below out= that was open and could not be written."""
+    """Return a name for the file of an OSError without one: it is an open file below out=."""
     return next((f"a file below {argument}" for argument in arguments if argument.startswith("out=")), "a file")
 
 

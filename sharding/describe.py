@@ -2,13 +2,13 @@
 
     DIR        a data set's folder, DATA_ROOT/NAME
     out=DIR    where the files go; it is made
-    classes=N  rows of a contact sheet (default 10), spread along the tail: the most and the least frequent class are
-    there images=N   images in a cell of it (default 3)
+    classes=N  rows of a contact sheet (default 10), spread along the tail with its two ends
+    images=N   images in a cell of it (default 3)
 
 Numbers: describe.json (all), classes.csv (images by split, class and attribute group), attributes.csv (by split: the
-    groups, and what the samples' own entries say, a look, a cluster or a list of attributes), images.csv (widths,
-    heights, bytes by split). Pictures, each as PDF
-and PNG: classes (the long tail), attributes (by split), sizes, and contact-SPLIT, a sheet by class and attribute group.
+groups, and what the samples' own entries say, a look, a cluster or a list of attributes), images.csv (widths, heights,
+bytes by split). Pictures, each as PDF and PNG: classes (the long tail), attributes (by split), sizes, and
+contact-SPLIT, a sheet by class and attribute group.
 The same data give the same bytes.
 """
 
@@ -88,7 +88,7 @@ def describe(root: Path, name: str, out: Path, classes: int = 10, images: int = 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0

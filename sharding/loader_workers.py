@@ -1,4 +1,4 @@
-"""The reader's worker processes: how they are forked, asked, watched, and ended."""
+"""The reader's worker processes: starting them, giving them work, watching and ending them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from sharding.plan.ranks import Draws
 
 Value = TypeVar("Value")
 SHARED_MEMORY = Path("/dev/shm")
-"""Where batches lie on their way from a worker to its rank."""
+"""Holds batches on their way from a worker to its rank."""
 _watched: WeakKeyDictionary[BaseProcess, str] = WeakKeyDictionary()
-"""The workers of this process, and what each is called in a sentence."""
+"""The workers of this process, and their names in messages."""
 
 
 class Handover:
-    """A sampler that hands out whatever the reader was last asked for; persistent workers ask it again every epoch.
+    """A sampler that yields the draws the reader was last asked for; persistent workers iterate over it every epoch.
 
-    It does not know the reader: a cycle of references would leave the workers to the garbage collector, which closes
-    their queues before it asks them to end, and then they never do.
+    It has no reference to the reader: the garbage collector would break such a cycle by closing the workers' queues
+    before asking them to end, and then they would never end.
     """
 
     draws: Iterable[Draws] = ()
@@ -47,8 +47,8 @@ class Handover:
 def quiet_worker(worker: int) -> None:
     """Make a worker ignore warning signals, which reach every process of a job step.
 
-    A worker that died of one would take the save with it. Workers end with their parent: it asks them over their
-    queues, and at its exit by SIGHUP (see `Fork`).
+    If a worker died of one, the rank could not save. Workers end with their parent, which asks them to over their
+    queues, and by SIGHUP when it exits (see `Fork`).
     """
     for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
@@ -103,7 +103,7 @@ def _tell_errors_of_threads() -> None:
 
 class _Popen(multiprocessing.popen_fork.Popen):
     _send_signal: Callable[[int], None]
-    """Inherited; missing from the types of the standard library."""
+    """Inherited; missing from the standard library's types."""
 
     def terminate(self) -> None:
         self._send_signal(signal.SIGHUP)
@@ -118,7 +118,7 @@ class _Process(multiprocessing.context.ForkProcess):
 class Fork(multiprocessing.context.ForkContext):
     """Forked workers that Python ends by SIGHUP.
 
-    At exit it would send SIGTERM, which they ignore, and wait for ever.
+    By default it would send SIGTERM at exit, which they ignore, and wait for ever.
     """
 
     Process = _Process
@@ -128,11 +128,16 @@ class Fork(multiprocessing.context.ForkContext):
 def begun(loader: Iterable[Value]) -> Iterator[Value]:
     """Return the batches of a `DataLoader`, with its workers watched by `check_workers`.
 
+<<<<<<< HEAD
     Torch would raise a worker's death out of a signal handler, in the midst of whatever the process is doing, such as
     printing another traceback. Here the next batch is refused instead.
 
     Raises:
         OSError: a worker cannot be started.
+=======
+    Torch would raise an error for a dead worker inside a signal handler, at any point of the program, such as while
+    another traceback is printed. Here getting the next batch fails instead.
+>>>>>>> main
     """
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -148,18 +153,22 @@ def check_workers() -> None:
     """Check that no worker of this process has died.
 
     Raises:
-        RunError: one has; says by what, and what it most likely was.
+        RunError: one has; the sentence says how, and the most likely reason.
     """
     for worker, name in list(_watched.items()):
-        if (code := worker.exitcode) and code != -signal.SIGHUP:  # ours, see `Fork`
+        if (code := worker.exitcode) and code != -signal.SIGHUP:  # sent by us, see `Fork`
             del _watched[worker]
             raise RunError(f"{name} {death(code)}")
 
 
 def death(code: int) -> str:
+<<<<<<< HEAD
     """Return how a worker ended, by its exit code (below 0: minus the signal's number), and what to change."""
     if code == BROKEN:
         return f"ended because a thread of it failed, and what it printed before says why; {ENOUGH}"
+=======
+    """Return how a worker ended and what to change; an exit `code` below 0 is minus a signal's number."""
+>>>>>>> main
     if code > 0:
         return f"ended with code {code}, and what it printed before may say why"
     by = signal.Signals(-code)
@@ -186,4 +195,4 @@ def death(code: int) -> str:
 ENOUGH = "a smaller data.workers needs less, and 0 none; ulimit -n (open files) may give more"
 """What to change where something lacks that workers need."""
 LESS = "a smaller data.workers needs less, a larger slurm.mem gives more"
-"""What to change where memory is short."""
+"""What to change when memory is short."""

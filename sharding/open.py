@@ -1,6 +1,6 @@
 """Opens a built data set, from a folder or from an address.
 
-Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is a `DataError` of one sentence.
+Needs only numpy (no torch, no webdataset). Every fault on disk is a `DataError` of one sentence.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from recipes.common.addresses import is_afar, root_fault
+from recipes.common.addresses import is_remote, root_fault
 from recipes.common.errors import DataError
 from recipes.common.json_text import NotJson, parse_json
 from sharding.building.request import builders, declared
@@ -19,7 +19,7 @@ from sharding.format.dataset import DATASET_FILE, Dataset, changed, misshapen, p
 
 
 def build_command(root: Path | str, name: str) -> str:
-    """The command that builds data set `name` under `root`, and whether it exists."""
+    """Return the command that builds data set `name` under `root`, and whether it exists."""
     if name not in builders():
         return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
     return f"python -m sharding.build data={name} out={root}" + (
@@ -42,17 +42,17 @@ def open_dataset(
         root: DATA_ROOT, a folder or an address (see sharding/cache/remote_files.py).
         name: the data set's.
         cache_folder: where a node keeps what it fetches; see `disk_budget.cache_folder`.
-        cache_gb: how many GB of it it keeps.
-        tries: how often an address is asked.
-        share: the part of these bytes that is for shards.
+        cache_gb: how many GB it keeps there.
+        tries: how often a request to an address is made before it fails.
+        share: the part of these GB for shards.
         pipe: what the root `pipe:` means, the site file's command.
 
     Raises:
-        DataError: it is not there or damaged; with the command that builds it.
+        DataError: it is missing or damaged; the sentence names the command that builds it.
     """
     if fault := root_fault(root):
         raise DataError(f"data.root={root} is not legal: {fault}")
-    if not is_afar(root):
+    if not is_remote(root):
         return read_dataset(Path(root), name, build_command(root, name))
     root, rebuild = str(root), build_command(root, name)
     origin = RemoteOrigin(root, pipe)
@@ -70,7 +70,7 @@ def _node_cache(
 
 
 def _damaged(data: bytes) -> str:
-    """What is wrong with a dataset.json that may have come badly, so that it is worth asking again."""
+    """Return what is wrong with a fetched dataset.json, so that it is asked for again; empty if nothing is."""
     try:
         meta = parse_json(data)
     except NotJson as error:

@@ -1,12 +1,12 @@
-"""The reader: planned draws in, uint8 batches out. It does the I/O and decides nothing.
+"""The reader: planned draws in, uint8 batches out. It does only I/O; the plan decides what is read.
 
-A micro-batch is made by a `webdataset.DataPipeline` whose first stage yields the planned samples (positioned reads in
-ordinary tars, checked against their sha256) and whose later stages are ordinary webdataset stages: functions from an
-iterator of sample dictionaries to an iterator. Whoever knows webdataset can add one.
+A micro-batch is made by a `webdataset.DataPipeline`. Its first stage yields the planned samples (positioned reads in
+ordinary tars, checked against their sha256). The later stages are ordinary webdataset stages, functions from an
+iterator of sample dictionaries to an iterator. You can add your own.
 
 Webdataset's own shard splitters, shuffle buffers and resampling are not used: they give ranks different numbers of
-samples and forget their place. Here a DataLoader's sampler hands each worker the draws of whole micro-batches, so the
-order is the plan's for any number of workers, and only consumed steps count for a resume.
+samples and cannot resume in the middle. Here a DataLoader's sampler gives each worker the draws of whole
+micro-batches, so the order is the plan's for any number of workers, and resuming needs only the number of steps done.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainView:
-    """How training samples are seen: random crops.
+    """How training samples are viewed: as random crops.
 
     Attributes:
         size: pixels of the square crop's side.
         crop_scale: the range of the crop's share of the area, 0 < low <= high <= 1.
         hflip: whether half of the crops are mirrored.
         randaug: whether RandAug comes last.
-        short_side: pictures are first made this small; see `shrunk`.
+        short_side: pixels to which pictures are first shrunk; see `shrunk`.
         randaug_pixels: how RandAug draws its operations.
     """
 
@@ -75,13 +75,13 @@ class TrainView:
     randaug_pixels: str = "own"
 
     def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
-        """`image` -> `pixels`; the cache keeps whole pictures."""
+        """Return the stages from `image` to `pixels`; the cache keeps whole pictures."""
         return [kept_whole(cache, self.short_side), augmented(draws, self)]
 
 
 @dataclass(frozen=True)
 class EvalView:
-    """How test samples are seen: the central crop.
+    """How test samples are viewed: as central crops.
 
     Attributes:
         size: pixels of the square crop's side.
@@ -92,15 +92,15 @@ class EvalView:
     resize: int
 
     def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
-        """`image` -> `pixels`; the cache keeps the crops."""
+        """Return the stages from `image` to `pixels`; the cache keeps the crops."""
         return [centred(cache, self)]
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
 def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) -> Callable[[], Iterator[Sample]]:
-    """The pipeline's source: the planned samples, in order.
+    """Return the pipeline's source, which yields the planned samples in order.
 
-    A sample whose pixels the node has kept brings them (`pixels`), the others bring their bytes (`jpg`).
+    A sample that is in the cache has `pixels`; the others have their bytes, `jpg`.
     """
 
     def source() -> Iterator[Sample]:
@@ -120,7 +120,7 @@ def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) 
 
 
 def decoded(split: Split, decoder: Decoder) -> Stage:
-    """`jpg` (bytes) -> `image` (a `Picture`). An image that does not decode stops the run, by name."""
+    """Return the stage from `jpg` (bytes) to `image` (a `Picture`); it names an image that does not decode."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -135,7 +135,7 @@ def decoded(split: Split, decoder: Decoder) -> Stage:
 
 
 def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
-    """`image` is made small, if asked for, and kept whole for the next time; what was kept becomes `image`."""
+    """Return the stage that shrinks `image` if asked to and puts it into the cache; `pixels` become `image`."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -144,7 +144,7 @@ def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
             else:
                 if short_side:
                     sample["image"] = shrunk(sample["image"], short_side)
-                if cache is not None and cache.takes_more:  # a full one would cost whole images where crops do
+                if cache is not None and cache.takes_more:  # with a full cache, decoding only the crop is cheaper
                     sample["image"] = Pixels(whole(sample["image"]))
                     cache.put(sample["id"], sample["image"].array)
             yield sample
@@ -153,7 +153,7 @@ def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
 
 
 def augmented(draws: Draws, view: TrainView) -> Stage:
-    """`image` -> `pixels` (uint8 [H, W, 3]), random in (seed, epoch, draw) alone."""
+    """Return the stage from `image` to `pixels` (uint8 [H, W, 3]), a function of (seed, epoch, draw)."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -172,7 +172,7 @@ def augmented(draws: Draws, view: TrainView) -> Stage:
 
 
 def centred(cache: PixelCache | None, view: EvalView) -> Stage:
-    """`image` -> `pixels`: the deterministic test crop, kept for the next time."""
+    """Return the stage from `image` to `pixels`: the deterministic test crop, which is put into the cache."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
         for sample in samples:
@@ -186,7 +186,7 @@ def centred(cache: PixelCache | None, view: EvalView) -> Stage:
 
 
 def assembled(samples: Iterator[Sample]) -> Iterator[Batch]:
-    """All samples -> one `Batch`."""
+    """Yield one `Batch` of all samples."""
     rows = list(samples)
     pixels = torch.from_numpy(np.stack([row["pixels"] for row in rows]))
     columns = (torch.tensor([row[name] for row in rows], dtype=torch.int64) for name in ("cls", "id", "stream"))
@@ -199,13 +199,13 @@ _MultiProcessingDataLoaderIter._shutdown = True
 
 
 class MicroBatches(torch.utils.data.Dataset[Batch]):
-    """Map-style: indexed by `Draws`, gives their `Batch`. Holds no position, so there is none to lose.
+    """A map-style data set: indexed by `Draws`, it returns their `Batch`, and has no position to resume from.
 
     Args:
         split: whose samples are read.
-        view: how they are seen.
+        view: how they are viewed.
         decoder: the name of the run's decoder.
-        cache: where the node keeps what it decoded: training pictures whole, test crops as they are.
+        cache: the node's cache of decoded images: whole training pictures, or test crops.
 
     Raises:
         DataError: the decoder is not on this machine.
@@ -222,7 +222,7 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         self.split, self.view, self.decoder, self.cache = split, view, decoders.decoder(decoder), cache
 
     def pipeline(self, draws: Draws) -> webdataset.DataPipeline:
-        """The pipeline that makes one batch."""
+        """Return the pipeline that makes one batch."""
         return webdataset.DataPipeline(
             planned_samples(self.split, draws, self.cache),
             decoded(self.split, self.decoder),
@@ -236,16 +236,21 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
 
 
 class Reader:
-    """Feeds one rank. Persistent workers live as long as it does, whatever the number of epochs."""
+    """Reads the batches of one rank. Its persistent workers live as long as it does, over all epochs."""
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = Handover()
+<<<<<<< HEAD
         self._dataset, self._pin_memory, self._persistent = dataset, pin_memory, persistent
         self._loader = self._with(workers)
 
     def _with(self, workers: int) -> DataLoader[Batch | Piped | UserError]:
         return DataLoader(
             _Telling(self._dataset, Transport(workers)),
+=======
+        self._loader = DataLoader(
+            _ErrorsAsItems(dataset),
+>>>>>>> main
             batch_size=None,
             sampler=self._handover,
             num_workers=workers,
@@ -257,12 +262,13 @@ class Reader:
         )
 
     def read(self, draws: Iterable[Draws]) -> Iterator[Batch]:
-        """The batches of `draws`, one each, in order. The iterator must be used up before the next call.
+        """Return the batches of `draws`, in order. The iterator must be exhausted before the next call.
 
         Where no worker can be started, this process reads by itself.
 
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
+<<<<<<< HEAD
             RunError: a worker was killed, or could not hand over the next batch.
         """
         self._handover.draws = draws
@@ -277,8 +283,18 @@ class Reader:
 
 class _Telling(torch.utils.data.Dataset[Batch | Piped | UserError]):
     """Hands over what is wrong with the data instead of raising it.
+=======
+            RunError: a worker was killed, or ran out of memory.
+        """
+        self._handover.draws = draws
+        return _until_error(begun(self._loader))
 
-    A worker's exception would reach its process as the text of a traceback.
+
+class _ErrorsAsItems(torch.utils.data.Dataset[Batch | UserError]):
+    """Returns errors of the data instead of raising them.
+>>>>>>> main
+
+    An exception raised in a worker would reach its rank only as the text of a traceback.
     """
 
     def __init__(self, dataset: MicroBatches, transport: Transport) -> None:
@@ -295,13 +311,18 @@ class _Telling(torch.utils.data.Dataset[Batch | Piped | UserError]):
             return RunError(f"a batch of {len(draws.ids)} images found no memory ({error}): {memory_of_job()}; {LESS}")
 
 
+<<<<<<< HEAD
 def _good(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:
     """The batches, up to the first that cannot be had."""
+=======
+def _until_error(batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    """Yield the batches up to the first error, and raise that."""
+>>>>>>> main
     while True:
         check_workers()
         try:
             batch = next(batches, None)
-        except Exception:  # torch's word for a dead worker, or what else befalls whoever talks to one
+        except Exception:  # torch's own error for a dead worker, or any error of the connection to it
             check_workers()
             raise
         if batch is None:
@@ -310,8 +331,13 @@ def _good(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:
             try:
                 raise batch
             finally:
+<<<<<<< HEAD
                 del batch  # its traceback holds this frame: a cycle, which would hold the workers (see `Handover`)
         yield Batch(*batch.tensors()) if isinstance(batch, Piped) else batch
+=======
+                del batch  # its traceback refers to this frame, a cycle that keeps the workers alive (see `Handover`)
+        yield batch
+>>>>>>> main
 
 
 def _unchanged(value: Value) -> Value:
@@ -319,13 +345,13 @@ def _unchanged(value: Value) -> Value:
 
 
 def evaluation_draws(samples: int, rank: int, ranks: int, size: int) -> Iterator[Draws]:
-    """One rank's share of a split whose every sample is read exactly once over all ranks.
+    """Yield one rank's draws of a split; over all ranks every sample is read exactly once.
 
     Args:
         samples: N.
-        rank: takes ids rank, rank + R, ...
+        rank: this rank, which takes ids rank, rank + R, ...
         ranks: R.
-        size: most samples of a batch.
+        size: largest number of samples in a batch.
     """
     ids = np.arange(rank, samples, ranks, dtype=np.int64)
     for start in range(0, len(ids), size):

@@ -64,9 +64,7 @@ KEYS = ("workers", "limit", "duplicates")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome for a data set: the first problems and warnings, sorted, how many there are, and how much was
-    read.
-    """
+    """The outcome for a data set: the first problems and warnings, sorted, their numbers, and how much was read."""
 
     name: str
     problems: Findings
@@ -100,7 +98,7 @@ def data_sets(folder: Path) -> list[Path]:
     """List the data sets' folders in or at `folder`, sorted.
 
     Raises:
-        DataError: there are none, or `folder` is not a folder.
+        DataError: it finds none, or `folder` is not a folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; DATA_ROOT/NAME, or DATA_ROOT with several, would be legal")
@@ -123,9 +121,9 @@ def data_sets(folder: Path) -> list[Path]:
 
 
 def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None = None) -> Verdict:
-    """Check the data set in `folder` with `workers` processes; what is found does not depend on their number.
+    """Check the data set in `folder`; the findings do not depend on the number of processes.
 
-    Memory: the indices and 192 bytes an image, and in every process one sample.
+    It takes the memory of the indices, 192 bytes an image, and one sample in every process.
 
     Args:
         folder: the data set's folder.
@@ -204,14 +202,14 @@ def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
     if workers == 1:
         yield from map(check_shard, tasks)
         return
-    importlib.import_module("webdataset")  # once, here: the forked workers find it loaded
+    importlib.import_module("webdataset")  # once, before the fork, so that the workers find it loaded
 
     with ProcessPoolExecutor(min(workers, max(1, len(tasks))), get_context("fork")) as pool:
         running: deque[Future[Report]] = deque()
         try:
             for task in tasks:
                 running.append(pool.submit(check_shard, task))
-                if len(running) > 2 * workers:  # no more under way than needed: reports wait in memory
+                if len(running) > 2 * workers:  # finished reports wait in memory, so keep only a few jobs under way
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
@@ -271,7 +269,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     if not arguments or asks_help(arguments):
         print(__doc__.strip())
         return 0

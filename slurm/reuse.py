@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recipes.common.addresses import PIPE, is_afar, path_fault, with_command
+from recipes.common.addresses import PIPE, is_remote, path_fault, with_command
 from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import load_resolved, resolve
@@ -102,10 +102,10 @@ def _root(run: Path, wanted: str | None, usual: str | None) -> str:
     if wanted is not None:
         if wanted.startswith(PIPE) and wanted != PIPE:
             raise RecipeError(f"data.root={wanted} is not legal: only the site file names a command; {PIPE} means it")
-        if not is_afar(wanted) and path_fault(wanted):
+        if not is_remote(wanted) and path_fault(wanted):
             raise RecipeError(f"data.root={wanted} is not legal: a folder or an http(s) address is")
-        return wanted if is_afar(wanted) else str(Path(wanted).absolute())
-    found = next((root for root in (own, usual) if root and (is_afar(root) or (Path(root) / name).is_dir())), None)
+        return wanted if is_remote(wanted) else str(Path(wanted).absolute())
+    found = next((root for root in (own, usual) if root and (is_remote(root) or (Path(root) / name).is_dir())), None)
     if found is None:
         raise RecipeError(
             f"the data of {run.name} are not in {own}, where they were when it was trained: data.root=DIR says where "

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 
 class Pending:
-    """A tensor on its way; `wait()` gives it once all ranks' parts are in."""
+    """A tensor whose reduction is under way; `wait()` returns it once all ranks' parts have arrived."""
 
     def __init__(self, tensor: torch.Tensor, work: Any = None) -> None:
         self._tensor, self._work = tensor, work
@@ -27,9 +27,9 @@ class Pending:
 
 
 class Comm:
-    """The ranks of one group, in which a rank gives the others up after `patience_s` seconds.
+    """The ranks of one group; a rank gives up on the others after `patience_s` seconds.
 
-    By default it is a group of our own, so that reductions in flight never meet DeepSpeed's.
+    By default it is a separate group, so that reductions in flight never get mixed up with DeepSpeed's.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, patience_s: float = 600.0) -> None:
@@ -48,7 +48,7 @@ class Comm:
         """Start gathering the ranks' equally shaped `tensor`s, stacked in rank order: [R, ...]."""
         if self.size == 1:
             return Pending(tensor[None])
-        gathered = tensor.new_empty(self.size * tensor.numel())  # flat: the backends differ in what else they take
+        gathered = tensor.new_empty(self.size * tensor.numel())  # flat: the one form that every backend accepts
         work = dist.all_gather_single(gathered, tensor.flatten(), group=self.group, async_op=True)
         return Pending(gathered.view(self.size, *tensor.shape), work)
 

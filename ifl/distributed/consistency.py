@@ -23,15 +23,15 @@ def digest(*values: torch.Tensor | np.ndarray | None) -> str:
     return sha.hexdigest()
 
 
-def check_equal(what: str, mine: str, comm: Comm, device: torch.device | str = "cpu") -> None:
-    """Stop on all ranks if a digest is not the same on all of them, naming the ranks that differ from most.
+def check_equal(what: str, own: str, comm: Comm, device: torch.device | str = "cpu") -> None:
+    """Stop on all ranks if the digest `own` is not the same on all of them; the error names the ranks that differ.
 
-    With two ranks, or where no value is that of most, nobody can tell who is right. A collective.
+    With two ranks, or without a majority, nobody can tell who is right. A collective.
 
     Raises:
         RankMismatch: on all ranks.
     """
-    digests = comm.gather_objects(mine, device)
+    digests = comm.gather_objects(own, device)
     if len(set(digests)) > 1:
         common = max(digests, key=digests.count)
         odd = [rank for rank, value in enumerate(digests) if value != common]

@@ -4,7 +4,7 @@ Adding up takes a K x (D + 1) table of int64 in the step's one reduction. Where 
 bytes, these are gathered instead and added up on every rank. Both give the same bits, and have the same calls:
 
 1. `add` the features of each micro-batch, with their labels;
-2. `start`, which sends what has to travel by itself and returns what the reduction shall carry;
+2. `start`, which sends what has to travel by itself and returns what the reduction is to carry;
 3. `finish` with what the reduction has summed, which returns the class sums and is ready for the next step.
 
 Axes: B rows, D feature, K classes, R ranks.

@@ -1,7 +1,7 @@
 """How sure the network was of each training sample in this epoch: sum and count of p(y|x), in fixed point.
 
-Each rank adds what it sees; the ranks' tables are added up only when somebody asks. Integers make the total exact,
-whatever the order and the number of ranks (the reference kept the last occurrence, which many ranks cannot define).
+Each rank adds what it sees; the ranks' tables are added up only when somebody asks. Integers make the total exact for
+any order and any number of ranks. (The reference keeps the last occurrence, which many ranks cannot define.)
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ifl.distributed.comm import Comm
 SCORE_BITS = 30
 """Probabilities count in multiples of 2**-30; a sample may be drawn 2**33 times an epoch."""
 HELD = 64
-"""Micro-batches that are noted before they are added up together.
+"""Micro-batches that are collected before they are added up together.
 
-One by one they would cost a cheap network's step half a percent.
+Adding them one by one would cost half a percent of a small network's step.
 """
 
 

@@ -53,7 +53,7 @@ def environment_weights(
         class_balanced: each class that was drawn has mass 1; otherwise a class has the mass of its size.
         unseen: weight of a sample that was not drawn: 0, or its class's mean weight.
 
-    A class that was not drawn has no mass under `zero`, and that of equal weights under `class_mean`.
+    A class that was not drawn has mass 0 under `zero`. Under `class_mean` it has the mass that equal weights give it.
     """
     assert scores.shape == labels.shape
     weights = np.zeros(len(scores))

@@ -1,6 +1,6 @@
 """Balanced softmax, 'BLSoftmax' (Ren et al., NeurIPS 2020, theorem 1).
 
-The logits are trained to be right once the classes' log shares in the training set are added, and are used without.
+In training the log of each class's share of the training set is added to its logit. At test time it is not.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """IRM, invariant risk minimisation (Arjovsky et al., 2019, 'IRMv1').
 
-It works on IFL's environments and without its center term: cross-entropy
-and a penalty on how much the classifier could still gain by scaling its logits.
+It uses IFL's environments without the center term. The loss is cross-entropy plus a penalty on how much the classifier
+could still gain by scaling its logits.
 
-The penalty is that of a batch-normalisation group, and its gradients are in closed form: that of the mean
-cross-entropy of v z by v, at v = 1, is the mean of (softmax(z) - onehot(y)) z. The reference has a v for each class
-and takes the L1 norm of their gradient over all rows, whatever their environment; IRMv1 has one v, squares its
-gradient and does so in each environment.
+The penalty is computed for each batch-normalisation group, and its gradients in closed form: the gradient by v, at
+v = 1, of the mean cross-entropy of v z is the mean of (softmax(z) - onehot(y)) z. The reference has a v for each class
+and takes the L1 norm of their gradient over all rows of all environments. IRMv1 has one v, and squares its gradient in
+each environment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ifl.network.heads import deferred
 ARGS = {
     "weight": 0.001,  # of the penalty at the start
     "growth": 10.0,  # factor by which the weight grows
-    "grows_every": 0.3,  # fraction of the epochs after which it does, again and again
+    "grows_every": 0.3,  # as a fraction of all epochs: the weight grows again each time so many have passed
     "lag": 0,  # epochs by which it grows later; 1 is the reference, which asks for epoch 30 when that epoch is over
     "by_environment": {
         "paper": False,
@@ -44,20 +44,20 @@ class Method(BaseMethod):
 
 
 def scale_gradients(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-    """float [B, K]: d CE(v z, y) / dv at v = 1 of each row, with a v for each class.
+    """Return float [B, K]: d CE(v z, y) / dv at v = 1 of each row, with a v for each class.
 
-    The sum over K is that of a common v.
+    The sum over K is the derivative for one v that all classes share.
     """
     return (logits_BK.softmax(dim=1) - F.one_hot(labels_B, logits_BK.shape[1])) * logits_BK
 
 
 def pooled(gradients_BK: torch.Tensor) -> torch.Tensor:
-    """float scalar: the reference's penalty."""
+    """Return the reference's penalty, a float scalar."""
     return gradients_BK.mean(dim=0).abs().sum()
 
 
 def by_environment(gradients_BK: torch.Tensor, streams_B: torch.Tensor) -> torch.Tensor:
-    """float scalar: IRMv1's penalty, the mean over the environments."""
+    """Return IRMv1's penalty, a float scalar: the mean over the environments."""
     return torch.stack(
         [gradients_BK[streams_B == stream].sum(dim=1).mean().square() for stream in streams_B.unique()]
     ).mean()

@@ -1,7 +1,7 @@
 """Learning from failure, LfF (Nam et al., NeurIPS 2020, section 3 and algorithm 1).
 
-A network is driven to what is easy, by
-generalised cross-entropy, and a second one, the one that is used, that learns most from what the first fails at.
+A first network is driven to what is easy by generalised cross-entropy. A second network, which is the one that is used,
+learns most from the samples that the first one fails at.
 
 Axes: B rows of a micro-batch, G rows of the global batch, D feature of one network, K classes, N samples, 2: debiased
 and biased.
@@ -21,8 +21,8 @@ ARGS = {
     "ema": {
         "paper": 0.0,
         "corrected": 0.7,
-    },  # share of a sample's earlier losses in those that weigh it; the reference takes the present ones alone
-    "by_class": {"paper": False, "corrected": True},  # whether these are divided by the class's largest
+    },  # weight of a sample's earlier losses in the moving average; the reference takes the step's losses only
+    "by_class": {"paper": False, "corrected": True},  # whether the averages are divided by the class's largest
 }
 REFUSES = {
     "ifl": "the center term would pull the features of the biased network, too, which shall follow what is easy alone",
@@ -65,13 +65,13 @@ class Method(BaseMethod):
         return q * easy_B * losses_B2[:, 1] + self.difficulty(losses_B2.detach(), rows) * losses_B2[:, 0]
 
     def difficulty(self, losses_B2: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """float [B], in 0..1: W(x), the biased network's share in the sum of both networks' losses of each row."""
+        """Return W(x), float [B] in 0..1: the biased network's share of both networks' summed losses of each row."""
         if self.memory:
             ema = self.task.args["ema"]
             losses_B2 = ema * self.memory["losses_N2"][rows.ids] + (1 - ema) * losses_B2
             if self.task.args[
                 "by_class"
-            ]:  # the class's largest up to the step before, for this step's are known after it
+            ]:  # the class's largest up to the step before: this step's are known only after it
                 losses_B2 = losses_B2 / torch.maximum(self.memory["largest_K2"][rows.labels], losses_B2).clamp_min(TINY)
         return (losses_B2[:, 1] / (losses_B2.sum(dim=1) + TINY)).float()
 
@@ -92,7 +92,7 @@ class Method(BaseMethod):
 
 
 def cross_entropies(output: Output, rows: Rows) -> torch.Tensor:
-    """float [B, 2]: the rows' cross-entropy of the debiased and of the biased network."""
+    """Return float [B, 2]: the rows' cross-entropy of the debiased and of the biased network."""
     return torch.stack(
         [F.cross_entropy(logits_BK, rows.labels, reduction="none") for logits_BK in (output.logits_BK, *output.parts)],
         dim=1,

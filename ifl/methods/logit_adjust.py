@@ -1,7 +1,7 @@
 """Post-hoc logit adjustment (Menon et al., ICLR 2021, equation 9).
 
-Plain cross-entropy, whose logits lose the classes' log shares at test time. Nothing of it is trained, so its recipes
-evaluate other recipes' weights (`method.eval_of`).
+The training is plain cross-entropy. At test time the log of each class's share is subtracted from its logit. So
+nothing is trained here: the recipes evaluate other recipes' weights (`method.eval_of`).
 """
 
 from __future__ import annotations

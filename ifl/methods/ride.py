@@ -1,8 +1,8 @@
 """RIDE (Wang et al., ICLR 2021), its first stage.
 
-Three experts, each with LDAM's loss, are pushed apart by a diversity term. See its section 3, with temperatures by
-class once re-weighting sets in; an expert is compared with the experts' mean, where the paper compares pairs. There
-is no routing.
+Three experts, each with LDAM's loss, are pushed apart by a diversity term (section 3), with temperatures by class once
+re-weighting begins. Each expert is compared with the experts' mean, where the paper compares pairs. Routing, the second
+stage, is left out.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ class Method(BaseMethod):
 
 
 def divergences(logits_BEK: torch.Tensor, temperatures_K: torch.Tensor) -> torch.Tensor:
-    """float [B, E]: KL(mean || expert) of the softmaxes of logits / T. The mean's is held: of all
-    distributions it has the smallest sum of divergences, so no gradient would flow through it."""
+    """Return float [B, E]: KL(mean || expert) of the softmaxes of logits / T.
+
+    The mean is detached: it is the distribution with the smallest sum of divergences, so its gradient would be 0.
+    """
     with torch.no_grad():
         mean_B1K = (logits_BEK.mean(dim=1, keepdim=True) / temperatures_K).log_softmax(dim=2)
     return (mean_B1K.exp() * (mean_B1K - (logits_BEK / temperatures_K).log_softmax(dim=2))).sum(dim=2)

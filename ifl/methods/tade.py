@@ -1,7 +1,7 @@
 """TADE (also SADE; Zhang et al., NeurIPS 2022), its training.
 
 One expert is for the training set's class distribution, one for the uniform and one for the inverse distribution (its
-skill-diverse expert learning). The test-time aggregation is left out: the experts' mean decides.
+skill-diverse expert learning). The test-time aggregation is left out: predictions are those of the experts' mean.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Method(BaseMethod):
 
 
 def reversed_ranks(prior_K: torch.Tensor) -> torch.Tensor:
-    """float [K]: the same values, the i-th smallest where the i-th largest was.
+    """Return the same values, float [K], with the i-th smallest in the place of the i-th largest.
 
-    Of equal ones the first counts as smaller.
+    Among equal values the first counts as smaller.
     """
     ascending = prior_K.argsort(stable=True)
     inverse_K = torch.empty_like(prior_K)

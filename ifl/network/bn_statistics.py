@@ -15,8 +15,8 @@ class RunningStatistics:
 
     A layer moves its running statistics at each forward, so a rank that takes two groups of a batch would end with
     others than two ranks that take one each. Here every layer only notes the group's own statistics (momentum 1); the
-    step's average over all groups then moves the running ones once, with the layer's momentum. Layers are batch
-    normalisation's, and whatever has a `momentum` and buffers called `running_...` that move by it.
+    step's average over all groups then moves the running ones once, with the layer's momentum. Layers are
+    those of batch normalisation, and any other module with a `momentum` and buffers `running_...` that move by it.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -38,7 +38,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute features [B, D], logits [B, K] and whatever else the head gives."""
+        """Compute features [B, D], logits [B, K] and anything else that the head returns."""
         features = self.backbone((images.contiguous(memory_format=self.layout).float() - self.mean) / self.std)
         out = self.head(features)
         return (features, *out) if isinstance(out, tuple) else (features, out)
@@ -55,7 +55,7 @@ class Network(nn.Module):
         """Train the head only.
 
         Args:
-            still: the backbone's batch normalisation is used as it is. Otherwise it goes on with the batch's statistics
+            still: use the backbone's batch normalisation as it is. Otherwise it normalises by the batch's statistics
                 and moves its running ones.
         """
         self.backbone.requires_grad_(False)
@@ -85,7 +85,12 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
 
-        Raises:
+    Args:
+        name: of the model.
+        form: plain, experts, branches or twin.
+        init: `own`, or `torch`: all convolutions are drawn again as torch does by default.
+
+    Raises:
         RunError: the file cannot be imported, or gives no such network.
     """
     build = getattr(load_file("models", name), "build", None)

@@ -1,4 +1,4 @@
-"""What rank 0 writes on the way: the best epoch's weights, and the environments for the figures."""
+"""What rank 0 writes during training: the best epoch's weights, and the environments for the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def best_name(epoch: int) -> str:
 
 
 def save_best(folder: Path, engine: Engine, epoch: int) -> str:
-    """Write the network of a new best epoch; returns the file's sha256.
+    """Write the network of a new best epoch, and return the file's sha256.
 
     The epoch is in the name, so a run that is killed now and resumed from before finds its older best unharmed.
     """

@@ -4,9 +4,9 @@ A checkpoint is written into `ckpt/tmp-*`: DeepSpeed's files by each rank, every
 (plain tensors and numbers). Each rank hashes its files in memory and makes them durable; rank 0 writes MANIFEST.json
 last and renames the folder to `step-NNNNNNNNN`. It holds a copy of the files beside it that it needs (the best
 epoch's weights), from which they are put back where they are lost or damaged; they are kept as long as a checkpoint
-needs them. There is no pointer to the latest: resuming looks for the newest folder whose files have the manifest's
-hashes on all ranks. A run that has history but no such folder stops; it never starts over. Where one rank's disk
-refuses, all ranks raise the same sentence, and what was there stays.
+needs them. Nothing points to the latest: resuming looks for the newest folder whose files have the manifest's
+hashes on all ranks. A run that has history but no such folder stops; it never starts over. If one rank's disk
+fails, all ranks raise the same sentence, and the older checkpoints stay.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def save(
         state: everything else, the same on all ranks.
         step: optimizer steps so far, which name the checkpoint.
         comm: the ranks.
-        needs: files of `folder` without which the checkpoint is worth nothing, with their sha256.
+        needs: files of `folder` without which the checkpoint is useless, with their sha256.
         fence: rank 0's claim on the run.
         milestones: steps whose checkpoints are kept for good.
 
@@ -150,7 +150,7 @@ def _together(action: Callable[[], None], folder: Path, temporary: Path, size: i
 
 
 def _retain(folder: Path, step: int, milestones: Collection[int]) -> None:
-    """Delete what is no longer wanted once the checkpoint of `step` is there.
+    """Delete what is not needed any more once the checkpoint of `step` exists.
 
     That is older checkpoints, later ones (they were passed over as damaged), what crashes left behind, and best weights
     that nobody needs.
@@ -208,9 +208,9 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def _needs(checkpoint: Path) -> list[str]:
-    """Return the files beside a checkpoint without which it is worth nothing.
+    """Return the files beside a checkpoint without which it is useless.
 
-    There are none if its manifest is damaged and it is worth nothing anyway.
+    The list is empty if the manifest is damaged, since the checkpoint is then useless anyway.
     """
     try:
         return list(_manifest(checkpoint)["needs"])
@@ -248,7 +248,7 @@ def _fault(checkpoint: Path, rank: int, ranks: int) -> str | None:
 
 
 def load_newest(
-    folder: Path, engine: Engine, comm: Comm, *, history: bool, belongs: Mapping[str, str] | None = None
+    folder: Path, engine: Engine, comm: Comm, *, history: bool, run_identity: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:
     """Load the newest checkpoint that is whole on all ranks, and return its `state`; None for a new run.
 
@@ -257,7 +257,7 @@ def load_newest(
         engine: takes its own files back.
         comm: the ranks.
         history: whether the run has made steps before.
-        belongs: values of the state that must be the same now, such as the data's fingerprint.
+        run_identity: values of the state that must be the same now, such as the data's fingerprint.
 
     Raises:
         CheckpointError: there is history but no whole checkpoint, or it is another run's.
@@ -280,7 +280,7 @@ def load_newest(
                 f"optim.zero={engine.zero}: start it as it was"
             )
         state = torch.load(folder / name / "suite.pt", map_location="cpu", weights_only=True)
-        for what, now in (belongs or {}).items():
+        for what, now in (run_identity or {}).items():
             before = state.get(what, "not recorded")  # older code's checkpoints say less
             if before != now:
                 words = what.replace("_", " ")

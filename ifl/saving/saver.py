@@ -28,7 +28,7 @@ class Saver:
         log_offset: bytes of metrics.jsonl so far, made durable.
         identity: what a checkpoint must say of its run (`Setup.identity`).
         fence: rank 0's claim on the run; None on other ranks.
-        refuse_pollution: stops the run, before anything is kept, if numbers are no longer finite.
+        refuse_pollution: stops the run, before anything is kept, if numbers are not finite any more.
         heartbeat: told what comes next.
     """
 

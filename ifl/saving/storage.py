@@ -1,4 +1,4 @@
-"""What the disk of a run folder refuses, as a sentence for the user, and arrays in whole files."""
+"""Errors of a run folder's disk as sentences for the user, and arrays written as whole files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class StorageError(RunError):
 
 
 def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageError:
-    """Say in a sentence what the disk refuses.
+    """Return the disk's error as a sentence for the user.
 
     Args:
         error: what the system raised.
         folder: the run folder, or the one inside it that was to be written.
-        lacking: bytes for which there is no room, where that is known.
+        lacking: bytes that did not fit on the disk, where that is known.
     """
     run = folder.parent if folder.name == "ckpt" else folder
     newest = max((manifest.parent.name for manifest in run.glob("ckpt/step-*/MANIFEST.json")), default=None)
@@ -44,7 +44,7 @@ def storage_error(error: OSError, folder: Path, lacking: int = 0) -> StorageErro
 
 @contextlib.contextmanager
 def disk_of(folder: Path) -> Iterator[None]:
-    """Turn what the disk of a run folder refuses inside into a `StorageError`."""
+    """Turn an error of the run folder's disk inside the block into a `StorageError`."""
     try:
         yield
     except OSError as error:

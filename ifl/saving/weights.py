@@ -1,4 +1,7 @@
-"""A finished run's weights, as one file each: what second stages, later evaluations and exports start from."""
+"""A finished run's weights, one file each for the last and the best epoch.
+
+Second stages, later evaluations and exports start from them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def write_weights(path: Path, engine: Engine) -> str:
-    """Write the network, parameters and buffers; returns the file's sha256."""
+    """Write the network, parameters and buffers, and return the file's sha256."""
     buffer = io.BytesIO()
     torch.save(engine.network.state_dict(), buffer)
     data = buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Addresses: where data come from other than a folder, and ports of this machine. Standard library only."""
+"""Addresses: data roots that are not folders, and ports of this machine. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ PIPE = "pipe:"
 """The data root that means the site file's command; only in the site file does the command follow."""
 
 COMMAND = "GLT_PIPE"
-"""Environment variable in which a launcher hands the site file's command to a process that it starts, which asks for it
-once, with `command_of_process`; inside a process it is an argument. It is no word of the process's own command line,
-for those can be read by every user of the node."""
+"""Environment variable by which a launcher hands the site file's command to a process that it starts.
+
+The process asks for it once, with `command_of_process`; inside a process it is an argument. It is not part of the
+process's command line, because every user of the node can read that.
+"""
 
 
-def is_afar(root: object) -> bool:
+def is_remote(root: object) -> bool:
     """Say whether a data root is an address (http, https, or the site file's pipe: command) and not a folder."""
     return str(root).startswith(("http://", "https://", PIPE))
 
 
 def root_fault(root: object) -> str:
-    """Return what is wrong with a data root that is an address of another kind; empty where it is none."""
-    if "://" not in str(root) or is_afar(root):
+    """Return what is wrong with a data root that is an address of another kind; empty where nothing is."""
+    if "://" not in str(root) or is_remote(root):
         return ""
     return (
         "http:// and https:// (in small letters) are the addresses that can be read; any other store is read by a "
@@ -31,7 +33,7 @@ def root_fault(root: object) -> str:
 
 
 def path_fault(text: object) -> str:
-    """Return what is wrong with an address where a folder or file is wanted; empty where it is none."""
+    """Return what is wrong with an address where a folder or file is wanted; empty where it is not an address."""
     return "it is an address, and a folder or file that this machine sees is legal" if "://" in str(text) else ""
 
 

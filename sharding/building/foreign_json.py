@@ -1,4 +1,4 @@
-"""JSON that others wrote: every value is checked where it is read, and what is wrong is named with its file and place.
+"""JSON that others wrote: every value is checked where it is read, and errors name the file and the place in it.
 
 A place is written as in `annotations[17]`, counted from 0.
 """
@@ -14,9 +14,9 @@ from recipes.common.json_text import NotJson, parse_json
 
 Value = TypeVar("Value")
 LARGEST = 2**63 - 1
-"""The largest id: what the arrays of ids hold."""
-FAR = 1e9
-"""No coordinate or score is beyond it."""
+"""The largest id: ids are kept as int64."""
+LARGEST_REAL = 1e9
+"""The largest magnitude of a coordinate or score."""
 
 
 def read_foreign(path: Path, legal: str, each: Callable[[dict[str, Any]], Any] = lambda entry: entry) -> Any:
@@ -24,8 +24,8 @@ def read_foreign(path: Path, legal: str, each: Callable[[dict[str, Any]], Any] =
 
     Args:
         path: the file.
-        legal: which file would be legal, for the end of the sentence where this one cannot be read.
-        each: is given every object of it, and returns what to keep of it.
+        legal: which file would be legal; ends the sentence of an error.
+        each: called with every object of the file; returns what to keep of it.
 
     Raises:
         DataError: it cannot be read, is not whole, or an object in it has a key twice.
@@ -39,10 +39,10 @@ def read_foreign(path: Path, legal: str, each: Callable[[dict[str, Any]], Any] =
 
 
 def whole_number(value: Any, low: int = 0, high: int = LARGEST) -> int:
-    """Return a whole number; 640.0 and the text "640" mean 640, as some writers of JSON put it.
+    """Return a whole number; 640.0 and the text "640" mean 640, as some programs write it.
 
     Raises:
-        ValueError: it is none from `low` to `high`.
+        ValueError: it is not a whole number from `low` to `high`.
     """
     digits = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(LARGEST))
     number = int(value) if digits or (isinstance(value, float) and value.is_integer()) else value
@@ -51,15 +51,15 @@ def whole_number(value: Any, low: int = 0, high: int = LARGEST) -> int:
     return number
 
 
-def real_number(value: Any, low: float = -FAR, high: float = FAR) -> float:
+def real_number(value: Any, low: float = -LARGEST_REAL, high: float = LARGEST_REAL) -> float:
     """Return a number.
 
     Raises:
-        ValueError: it is none from `low` to `high`.
+        ValueError: it is not a number from `low` to `high`.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{_shown(value)}, not a number")
-    if not low <= value <= high:  # nan is not, either
+    if not low <= value <= high:  # false for nan, too
         raise ValueError(f"{_shown(value)}, not a number from {low:g} to {high:g}")
     return float(value)
 
@@ -68,7 +68,7 @@ def text(value: Any) -> str:
     """Return a text that is not empty.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a text, or is empty.
     """
     if not isinstance(value, str) or not value:
         raise ValueError(f"{_shown(value)}, not a text")
@@ -79,7 +79,7 @@ def listed(value: Any) -> list[Any]:
     """Return a list.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a list.
     """
     if not isinstance(value, list):
         raise ValueError(f"{_shown(value)}, not a list")
@@ -90,7 +90,7 @@ def mapping(value: Any) -> dict[str, Any]:
     """Return an object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an object.
     """
     if not isinstance(value, dict):
         raise ValueError(f"{_shown(value)}, not an object")
@@ -98,7 +98,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    """A value as a sentence shows it: containers by their kind alone."""
+    """Return a value as messages show it: containers only by their kind."""
     return type(value).__name__ if isinstance(value, dict | list) else repr(value)
 
 

@@ -1,4 +1,4 @@
-"""Keys of samples from the names of their files, told apart where two files would have the same."""
+"""Keys of samples, made from the names of their files and different for different files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def plain_key(source: str) -> str:
-    """Return the key that a file's name gives: without folders and extension, `_` for all but letters, digits, _, -."""
+    """Return a file's name without folders and extension; `_` replaces all but letters, digits, _ and -."""
     return _ILLEGAL.sub("_", source.rpartition("/")[2].rpartition(".")[0])
 
 
 def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, str]:
     """Choose a key for each source of a data set: the plain one, or that and a digest of the source.
 
-    A digest is added to all sources of one key in one split, which no shards can hold, and to all whose keys are the
-    same but for case in two splits of an edition, which sharding.verify takes for one image in both. Every other key is
-    plain, so that data sets that were whole without digests keep their bytes.
+    A digest is added where several sources of a split have the same key, which shards cannot hold. It is also added
+    where keys in two splits of an edition differ only in case, which sharding.verify takes for one image in both. All
+    other keys are plain, so data sets that need no digests keep their bytes.
 
     Args:
         editions: edition -> split -> its sources, each unique in the edition.

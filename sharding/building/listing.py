@@ -1,8 +1,8 @@
-"""What lies in a folder or a tar: each plain file with its place, and what else is there, by name and reason.
+"""Lists a folder or a tar: each plain file with its place, and everything else by name and reason.
 
-A source is listed before anything is made of it, so all of it must be accounted for: a tar is followed from its first
-header to the two blocks of zeros that end it, and one that is damaged, cut or sparse is refused. Whoever lists a source
-says of each file whether it takes it; `Notices` count the rest.
+A source is listed before it is used, and nothing in it may be overlooked. A tar is followed from its first header to
+the two blocks of zeros that end it; a damaged, truncated or sparse tar is refused. The caller decides for each file
+whether to take it; `Notices` count the rest.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ FOLDERS = "folders inside folders"
 DEAD_LINKS = "links that lead to nothing"
 NOT_PLAIN = "pipes, sockets, devices and other things that are no plain files"
 MOST_ZEROS = 1 << 16
-"""The longest stretch of zeros at a tar's end; more are a download that was given its room and not finished. Programs
-fill up to 10 KiB."""
+"""The longest run of zeros at a tar's end, in bytes; a longer one is an unfinished download into a preallocated file.
+Programs fill up to 10 KiB."""
 
 
 class File(NamedTuple):
     """A plain file, or a link to one.
 
     Attributes:
-        name: in its folder, or in its tar with the folders before it; bytes that are not UTF-8 as surrogates.
-        offset: in a tar, where its bytes begin in the file that is read, in bytes.
-        size: in a tar, how many bytes it has; -1 for a file of a folder, which is not opened.
+        name: its name in the folder, or its path in the tar; bytes that are not UTF-8 are surrogates.
+        offset: in a tar, where its data begin, in bytes from the start of the file that is read.
+        size: in a tar, its bytes; -1 in a folder, where files are not opened.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Listing:
 
     Attributes:
         files: plain files, in the order of their names.
-        others: name and reason of each thing that is none, in the order of their names.
+        others: name and reason of everything else, in the order of their names.
     """
 
     files: list[File] = field(default_factory=list)
     others: list[tuple[str, str]] = field(default_factory=list)
 
     def sorted(self) -> Listing:
-        """Return the same in the order of the names."""
+        """Return a copy in the order of the names."""
         return Listing(sorted(self.files), sorted(self.others))
 
 
 def shown(name: str) -> str:
-    """Return a file's name as it can be printed and kept in JSON: what is not UTF-8 or not printable is written out."""
+    """Return a file's name for messages and JSON: bytes that are not UTF-8 or not printable are escaped."""
     return name if name.isprintable() else "".join(map(_printable, name))
 
 
@@ -76,13 +76,13 @@ def _printable(letter: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Return whether a file's name is UTF-8, as index, JSON and tar headers of a data set need it."""
+    """Return whether a file's name is UTF-8, which the index, the JSON and the tar headers of a data set need."""
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 # ------------------------------------------------------------------------------------------------------------- folders
 def list_folder(path: Path | str) -> Listing:
-    """List one folder, without those inside; links count as what they lead to.
+    """List one folder without its subfolders; links count as what they point to.
 
     Raises:
         DataError: it cannot be read.
@@ -101,7 +101,7 @@ def list_folder(path: Path | str) -> Listing:
 
 
 def _reason(entry: os.DirEntry[str]) -> str:
-    """Say why an entry of a folder is no plain file; empty where it is one."""
+    """Return why an entry of a folder is not a plain file; empty if it is one."""
     try:
         if entry.is_file():
             return ""
@@ -115,16 +115,16 @@ def _reason(entry: os.DirEntry[str]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- tars
 def list_tar(path: Path | str, what: str, offset: int = 0, size: int | None = None) -> Listing:
-    """List a tar that is not compressed; hard and symbolic links to its files count as these, folders are passed over.
+    """List an uncompressed tar; hard and symbolic links count as the files they point to, folders are skipped.
 
     Args:
         path: the file that holds it.
         what: the tar's name, for messages.
-        offset: where it begins in that file, in bytes.
-        size: how many bytes it has; None is all there are.
+        offset: where the tar begins in that file, in bytes.
+        size: the tar's bytes; None: all to the end of the file.
 
     Raises:
-        DataError: it is not a tar, is damaged, ends early, goes on behind its end mark or has a sparse member; the
+        DataError: it is not a tar, is damaged, ends early, continues after its end mark or has a sparse member; the
             sentence names the byte of the file.
     """
     found, links = Listing(), list[tuple[str, str]]()
@@ -154,12 +154,12 @@ class _Damage(Exception):
 
 
 def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
-    """Yield a tar's members; behind the last, check that it ends as a tar does.
+    """Yield a tar's members, then check that it ends as a tar does.
 
-    Python's tarfile takes a damaged header, but for the first, for the end.
+    Python's tarfile takes any damaged header but the first one for the end.
 
     Raises:
-        _Damage: it does not, or a member cannot be read as one stretch.
+        _Damage: it does not end so, or a member cannot be read as one stretch.
     """
     last = ""
     try:
@@ -175,7 +175,7 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
                         f"{shown(last)} is sparse, {stretch.byte(member.offset)}; tar without --sparse is needed"
                     )
                 yield member
-                tar.members.clear()  # tarfile remembers every member, and nobody asks
+                tar.members.clear()  # else tarfile keeps every member in memory
             end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         at = stretch.tell()
@@ -186,7 +186,7 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(stretch: _Stretch, end: int, last: str) -> None:
-    """Check that nothing but zeros, two blocks or more, follows from byte `end` on, where tarfile saw no header."""
+    """Check that only zeros, at least two blocks, follow from byte `end` on, where tarfile found no header."""
     stretch.seek(end)
     tail, behind = stretch.read(MOST_ZEROS + 1), shown(last) or "its beginning"
     if 0 < len(tail) < BLOCK:
@@ -205,7 +205,7 @@ def _check_end(stretch: _Stretch, end: int, last: str) -> None:
 
 
 def _resolve(links: Sequence[tuple[str, str]], found: Listing) -> None:
-    """Enter the links of a tar, (name, name of what it leads to), as the files that they lead to in the end."""
+    """Add the links of a tar, (name, name of the target), as the files that they finally point to."""
     if not links:
         return
     files = {posixpath.normpath(file.name): file for file in found.files}
@@ -222,14 +222,14 @@ def _resolve(links: Sequence[tuple[str, str]], found: Listing) -> None:
 
 
 class _Stretch(io.RawIOBase):
-    """A stretch of an open file, as a file of `size` bytes."""
+    """A stretch of an open file, which reads like a file of `size` bytes."""
 
     def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
         self.size = size
         self._file, self._offset, self._at = file, offset, 0
 
     def byte(self, at: int) -> str:
-        """Name a place of the stretch by its byte in the file."""
+        """Return the name of a place in the stretch: its byte in the file."""
         return f"at byte {self._offset + at}"
 
     def readable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Counts what a build left out of its source, and what it took although it looks damaged: nothing goes silently.
+"""Counts what a build left out of its source, and what it took although it looks damaged.
 
 The build prints the counts at its end and keeps them in dataset.json under `notes`; sharding.verify repeats them as
 warnings for as long as the data set lives.
@@ -19,7 +19,7 @@ _SAID = {LEFT_OUT: "left out", DOUBTFUL: "taken, but doubtful"}
 
 @dataclass
 class Notices:
-    """What a build has to say about its source: by entry and reason the names of the first, and how many there are.
+    """What a build has to say about its source: for each entry and reason a count and the first names.
 
     A reason is a few words in the plural that continue "12 left out: ", such as "hard links in class tars". What is
     added in the order of the plan does not depend on the number of processes.
@@ -42,7 +42,7 @@ class Notices:
                 self._add(entry, reason, one["count"], one["first"])
 
     def notes(self) -> dict[str, Any]:
-        """Return the entries for dataset.json's notes; an entry without content is not there."""
+        """Return the entries for dataset.json's notes; empty ones are left out."""
         return {
             entry: {reason: {"count": count, "first": first} for reason, (count, first) in sorted(reasons.items())}
             for entry, reasons in sorted(self._found.items())
@@ -59,7 +59,7 @@ class Notices:
 
 
 def sentences(notes: dict[str, Any]) -> Iterator[str]:
-    """Yield one sentence for each reason in dataset.json's notes; what other notes say is passed over."""
+    """Yield one sentence for each reason in dataset.json's notes; other notes are skipped."""
     for entry, said in _SAID.items():
         for reason, one in notes.get(entry, {}).items():
             more = one["count"] - len(one["first"])

@@ -1,10 +1,10 @@
-"""Packs a planned data set into shards: by any number of processes and machines, resumable, the same bytes always.
+"""Packs a planned data set into shards, on any number of processes and machines: resumable, always the same bytes.
 
 A shard is a pure function of its slice of the plan, of the build's options and of the raw images. It is written under
-another name, made durable and renamed, and a record of what it was made from and of its digest is laid down in
-NAME/.work/shards. A later start reads every recorded shard through, keeps those that are whole, of the same plan and of
-the same raw images, and writes the others: so does the last stage, which finds all there after parts have worked side
-by side. The index comes from the tars themselves, and index.npz and dataset.json are written when everything is.
+another name, made durable and renamed. Its digest and a record of what it was made from go to NAME/.work/shards. A
+later start reads every recorded shard, keeps those that are whole and made from the same plan and raw images, and
+writes the others. The last stage does the same after all parts are done. The index is read from the tars themselves;
+index.npz and dataset.json are written last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sharding.images.encoding import StoredSize
 from sharding.progress import ProgressBar
 
 WORK = ".work"
-"""Folder beside the splits that holds what a build's stages hand on."""
+"""Folder beside the splits, for what a build's stages leave for each other."""
 SHARD_SAMPLES = 1000
 STATISTICS_IMAGES = 10_000
 
@@ -66,7 +66,7 @@ raises ValueError or OSError with a sentence about what is wrong with the image.
 
 @dataclass(frozen=True)
 class Copies:
-    """A `Render` that keeps the source's bytes, or makes of them what the stored size says."""
+    """A `Render` that keeps the source's bytes, or encodes them again as the stored size says."""
 
     stored: StoredSize
 
@@ -96,7 +96,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Made:
-    """A shard that is there: its index, how it came to be, and what is odd about its images (words -> their names)."""
+    """A finished shard: its index, whether it was kept or made, and what is odd about its images (words -> names)."""
 
     index: Index
     state: str
@@ -131,8 +131,8 @@ def pack(
         options: everything besides the plan that the bytes depend on.
         workers: number of processes.
         shard_samples: number of images in a shard.
-        part: (I, N), write only every N-th shard, from the I-th on; the indices then hold these alone.
-        notices: takes in which images are odd, in the shards that were there already, too.
+        part: (I, N): write only every N-th shard, from the I-th on; the indices then hold only these.
+        notices: collects which images are odd, also those in shards that were there already.
 
     Returns:
         Relative folder -> index of its shards.
@@ -172,14 +172,14 @@ def pack(
 
 
 def source_changed(folder: Path, source: Path | None) -> bool:
-    """Return whether what the finished shards in `folder` were made from may be different by now, and say so.
+    """Return whether the raw images of the finished shards in `folder` may have changed, and print it.
 
-    Only sizes and times of files are looked at; packing again finds out by the bytes. Files that are gone are passed
-    over: a finished data set does not need them.
+    Only sizes and times of files are compared; packing again compares the bytes. Missing files are skipped: a finished
+    data set does not need them.
 
     Args:
         folder: the data set's folder.
-        source: where its source lies now; None where it has none.
+        source: where its source is now; None for a data set without one.
     """
     origins: list[Origin] = []
     unrecorded = False
@@ -209,8 +209,8 @@ def finish(folder: Path, indices: Mapping[str, Index]) -> None:
 def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[str, list[list[int]]]:
     """Count a plan's images by class and attribute group: relative folder -> [K][3].
 
-    dataset.json keeps the counts under `notes`: by them sharding.verify sees that the splits hold what was meant,
-    whatever their index says.
+    dataset.json keeps the counts under `notes`. With them sharding.verify checks that the splits hold what was planned,
+    independently of their index.
     """
     counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
     for relative, images in plan.items():
@@ -223,7 +223,7 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
 def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, list[float]]:
     """Compute the `mean` and `std` of the stored images' RGB channels in 0..1, [3] each, by exact integer sums.
 
-    All images are read from the split's shards, or STATISTICS_IMAGES at equal steps where there are more.
+    All images of the split are read, or STATISTICS_IMAGES of them at equal steps if there are more.
 
     Raises:
         DataError: an image, which the sentence names, is damaged.
@@ -297,7 +297,7 @@ def _made(render: Render, shard: _Shard) -> _Made:
         sync_folder(shard.folder)
         _keep_record(shard, digest, origins, doubtful)
         index = index_of_shard(shard.path)
-    except OSError as error:  # of the disk that is written to; those of raw images are DataErrors by now
+    except OSError as error:  # of the output disk; errors of raw images are already DataErrors
         raise DataError(f"shard {shard.path} cannot be written: {disk_refusal(error).lower()}") from None
     if index.shard_sha256[0].tobytes().hex() != digest or len(index) != len(shard.images):
         raise DataError(
@@ -307,7 +307,7 @@ def _made(render: Render, shard: _Shard) -> _Made:
 
 
 def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, list[str]]]:
-    """Write the shard's tar; return its digest, what its images were made from, which are odd (words -> names)."""
+    """Write the shard's tar; return its digest, what its images were made from, and odd ones (words -> names)."""
     origins: list[Origin] = []
     doubtful: dict[str, list[str]] = {}
 
@@ -330,7 +330,7 @@ def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, 
         write_shard(temporary, samples(), shard.first)
         digest = file_digest(temporary)  # read back from the file
         for old in (shard.root / DATASET_FILE, shard.folder / INDEX_FILE):
-            old.unlink(missing_ok=True)  # it would vouch for a mixture of old and new shards
+            old.unlink(missing_ok=True)  # it would seem to describe a mixture of old and new shards
     return digest, origins, doubtful
 
 
@@ -345,13 +345,13 @@ def _record(path: Path) -> dict[str, Any]:
     """Read the record of a shard; empty where there is none."""
     try:
         record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # none, or half a one after a crash of the machine
+    except (FileNotFoundError, ValueError):  # missing, or incomplete after a crash of the machine
         return {}
     return record if isinstance(record, dict) else {}
 
 
 def _origins(record: Mapping[str, Any]) -> list[Origin] | None:
-    """Return what a shard was made from; None where its record does not say, or not what `_keep_record` writes."""
+    """Return what a shard was made from; None if its record does not hold what `_keep_record` writes."""
     rows, doubtful = record.get("sources"), record.get("doubtful")
     if not isinstance(rows, list) or not isinstance(doubtful, dict):
         return None
@@ -361,7 +361,7 @@ def _origins(record: Mapping[str, Any]) -> list[Origin] | None:
 
 
 def _state(shard: _Shard) -> tuple[str, dict[str, Any]]:
-    """Return how the shard on the disk stands, and its record."""
+    """Return the state of the shard on the disk, and its record."""
     record = _record(shard.record)
     if record.get("plan") != shard.plan or not shard.path.exists():
         return _NEW, {}

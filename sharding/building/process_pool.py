@@ -1,6 +1,4 @@
-"""Work spread over processes, with results in the order of the jobs, so that nothing depends on the number of
-workers.
-"""
+"""Spreads work over processes; results come in the order of the jobs and do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -30,14 +28,14 @@ def in_order(
     """Yield `function(state, job)` for each job, in order; at most 2 x `workers` jobs and results are held at a time.
 
     Args:
-        function: lies at the top of a module, so that a process can import it.
+        function: defined at the top of a module, so that a process can import it.
         state: sent to each process once, as a pickle.
         jobs: sent as pickles, as the results are.
         workers: number of processes; with one all is done in this process.
 
     Raises:
-        DataError: a worker was killed, most often by the kernel for want of memory.
-        Exception: whatever `function` raised in a worker.
+        DataError: a worker was killed, most often by the kernel because memory ran out.
+        Exception: what `function` raised in a worker.
     """
     if workers == 1:
         yield from (function(state, job) for job in jobs)
@@ -68,8 +66,8 @@ def _begin(state: Any) -> None:
     # they mean.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
-    # When the parent is killed the queue of jobs does not close, because every worker holds its other end. The workers
-    # would do the jobs that wait there, perhaps beside a new build with other words, and then wait for ever.
+    # When the parent is killed, the queue of jobs stays open, because every worker holds its other end. The workers
+    # would do the jobs left in it, perhaps beside a new build with other options, and then wait for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a raw image lie: a separate file, or a stretch of an archive that is never unpacked."""
+"""Where a raw image's bytes are: a separate file, or a stretch of an archive that is never unpacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Place:
         offset: where the image begins in it, in bytes.
         size: number of bytes; -1 is the whole file.
         name: the image's name inside an archive, for messages.
-        root: the source that the file belongs to: a folder above it, or the file itself; empty without a source.
+        root: the source of the file: a folder above it, or the file itself; empty without a source.
     """
 
     path: str
@@ -36,19 +36,19 @@ class Place:
 
     @property
     def short(self) -> str:
-        """The image's name without the folders that the source lies in."""
+        """The image's name without the folders above the source."""
         return self.name or (os.path.relpath(self.path, self.root) if self.root else os.path.basename(self.path))
 
     def read(self) -> bytes:
         """Read the raw bytes.
 
         Raises:
-            DataError: the file, which the sentence names, is missing, unreadable, too short or no plain file.
+            DataError: the file, which the sentence names, is missing, unreadable, too short or not a plain file.
         """
         return self.traced()[0]
 
     def traced(self) -> tuple[bytes, Origin]:
-        """Read the raw bytes, and tell what they come from.
+        """Read the raw bytes, and return them with what they come from.
 
         Raises:
             DataError: as for `read`.
@@ -64,7 +64,7 @@ class Place:
 
     def _bytes(self) -> tuple[bytes, os.stat_result]:
         with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
-            stamp = os.fstat(file.fileno())  # before the bytes: a change while they are read is seen later
+            stamp = os.fstat(file.fileno())  # before the bytes, so that a change during reading is noticed later
             if not stat.S_ISREG(stamp.st_mode):
                 raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
             data = file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)
@@ -72,5 +72,5 @@ class Place:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file for `open`; a pipe would make an ordinary open wait for a writer, perhaps for ever."""
+    """Open a file for `open`. An ordinary open of a pipe would wait for a writer, perhaps for ever."""
     return os.open(path, flags | os.O_NONBLOCK)

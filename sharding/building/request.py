@@ -1,11 +1,11 @@
-"""What a user asks a builder for: the words of `python -m sharding.build` as one checked value. Standard library only.
+"""What a user asks a builder for: the options of `python -m sharding.build`, checked. Standard library only.
 
-A builder, sharding/datasets/NAME/build.py, says in literals that are read without running it which words it takes and
-in which stages it works; a stage with True may be done in parts, by as many processes or machines as one likes:
+A builder, sharding/datasets/NAME/build.py, says in literals which options it takes and which stages it has. They are
+read without running it. A stage with True may be done in parts by any number of processes or machines:
 
     TAKES = ("source", "seed", "workers")
     STAGES = {"features": True, "split": False, "pack": True, "finish": False}
-    WITHOUT = {"annotation": ("features",)}         stages that a word makes needless
+    WITHOUT = {"annotation": ("features",)}         stages that an option makes unnecessary
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ALWAYS = ("data", "out")
 
 @dataclass(frozen=True)
 class Request:
-    """One build: each field is the word of the same name, see `HELP`, with the default that a word not given has."""
+    """One build: each field is the option of the same name (see `HELP`), with its default."""
 
     out: Path
     source: Path | None = None
@@ -146,22 +146,20 @@ assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"
 
 
 def builders() -> list[str]:
-    """Name of the data sets that can be built: those of sharding/datasets/NAME/build.py that define
-    `build(request)`.
-    """
+    """List the data sets that can be built: those whose sharding/datasets/NAME/build.py defines `build(request)`."""
     return sorted(
         path.parent.name for path in DATASETS.glob("*/build.py") if _BUILDER.search(path.read_text(encoding="utf-8"))
     )
 
 
 def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
-    """Return the words that builder `name` takes besides data= and out=, and its stages in their order."""
+    """Return the options that builder `name` takes besides data= and out=, and its stages in their order."""
     literals = _literals(name)
     return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
 
 
 def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
-    """Return the stages of a whole build with these (checked) words, and whether each may be done in parts."""
+    """Return the stages of a whole build with these checked arguments, and whether each may be done in parts."""
     words = dict(argument.split("=", 1) for argument in arguments)
     literals = _literals(words["data"])
     needless = {stage for word, without in literals["WITHOUT"].items() if word in words for stage in without}

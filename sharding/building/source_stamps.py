@@ -1,8 +1,8 @@
-"""What a build's results were made from: digests of raw images' bytes, and the size and time of the files they lie in.
+"""What a build's results were made from: digests of raw images, and sizes and times of their files.
 
-Size and time only say which images to read again. The digest decides whether what was made from an image still holds,
-so a source that was moved, copied or touched costs one reading and makes nothing again. None of this enters the shards,
-the index or dataset.json.
+Sizes and times only say which images to read again. The digest decides whether what was made from an image is still
+valid. So a source that was moved, copied or touched is read once, and nothing is made again. None of this is in the
+shards, the index or dataset.json.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from recipes.common.errors import DataError
 
 _THREADS = 8
-"""How many files are asked for their size and time at once: on a shared file system each answer takes its time."""
+"""Threads that ask for sizes and times: on a shared file system each answer takes a while."""
 _FEW = 64
-"""So many files are asked one after the other, by one thread."""
+"""Up to so many files are asked for by a single thread."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Origin:
     """One raw image as it was when something was made from it.
 
     Attributes:
-        file: the file that it lies in, relative to the source; the whole path where there is no source.
-        size: number of bytes of that file: of the archive, where it lies in one.
-        mtime_ns: when that file was changed last, in nanoseconds since 1970.
+        file: its file, relative to the source; the whole path where no source is given.
+        size: number of bytes of that file (of the whole archive, if the image is in one).
+        mtime_ns: when that file was last changed, in nanoseconds since 1970.
         sha256: hex, of the image's own bytes.
     """
 
@@ -53,24 +53,24 @@ class Raw(Protocol):
 
     @property
     def path(self) -> str:
-        """The file that it lies in."""
+        """The file that holds it."""
         ...
 
     @property
     def short(self) -> str:
-        """Its name without the folders that the source lies in."""
+        """Its name without the folders above the source."""
         ...
 
     def traced(self) -> tuple[bytes, Origin]:
-        """Read its bytes, and tell what they come from."""
+        """Read its bytes, and return them with what they come from."""
         ...
 
 
 def stamps_of(paths: Collection[str]) -> dict[str, tuple[int, int] | None]:
-    """Return size and mtime_ns of each file; None for one that is not there.
+    """Return size and mtime_ns of each file; None for a missing one.
 
     Raises:
-        DataError: a file, which the sentence names, cannot be asked.
+        DataError: the system does not give them for a file, which the sentence names.
     """
     if len(paths) <= _FEW:
         return _stamps(paths)
@@ -95,10 +95,9 @@ def _stamp(path: str) -> tuple[int, int] | None:
 
 
 def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | None:
-    """Return the origins with the sizes and times of today; None where the bytes of an image are others now.
+    """Return the origins with today's sizes and times; None if the bytes of an image have changed.
 
-    Only images are read whose file has another size or time than recorded. A file that is gone cannot contradict what
-    was made from it.
+    Only images whose file has another size or time than recorded are read. A missing file counts as unchanged.
 
     Raises:
         DataError: an image, which the sentence names, cannot be read.
@@ -117,7 +116,7 @@ def refreshed(images: Sequence[Raw], known: Sequence[Origin]) -> list[Origin] | 
 
 
 def any_changed(source: Path | None, known: Iterable[Origin]) -> bool:
-    """Return whether a file of the source that is still there has another size or time than recorded."""
+    """Return whether an existing file of the source has another size or time than recorded."""
     root = "" if source is None else str(source.absolute())
     recorded = {(os.path.normpath(os.path.join(root, origin.file)), origin.stamp) for origin in known}
     stamps = stamps_of({path for path, _ in recorded})

@@ -1,1 +1,1 @@
-"""What a node keeps: decoded images, and shards of a remote data set."""
+"""A node's caches: decoded images, and shards of a remote data set."""

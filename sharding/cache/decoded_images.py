@@ -1,13 +1,13 @@
-"""Decoded images that a node keeps: memory-mapped, shared by all its processes, filled as they are first read.
+"""A node's cache of decoded images: memory-mapped, shared by all processes, filled as images are first read.
 
-A kind of view has a folder. It holds `pixels` (uint8 [H, W, 3] images one after the other, in the order in which they
-came), `entries` (for each sample where its pixels begin, their height and width), `end` (how much of `pixels` is given
-away) and `allowed` (how much may be). A process claims a sample, reserves a place, writes the pixels, then the entry;
-so whatever has an entry is whole, and a process killed in between leaves a gap and no more. What the machine wrote
-before it was last started is not trusted, for its pages may not have reached the disk, and is removed.
+Each kind of view has a folder with four files: `pixels` (uint8 [H, W, 3] images one after the other, in the order in
+which they came), `entries` (for each sample where its pixels begin, their height and width), `end` (bytes of `pixels`
+that are reserved) and `allowed` (bytes that may be). A process claims a sample, reserves a place, writes the pixels,
+then the entry. So an image with an entry is whole, and a process killed in between only leaves a gap. Files from before
+the machine's last start are removed, since some of their pages may not have reached the disk.
 
-All kinds of a node share the bytes that it may hold: each is allowed a step more when it needs it, and kinds that no
-process has open make room. Once they are used up, or the disk is full, the rest is decoded each time. numpy only.
+All kinds of a node share the bytes that it may keep. A kind is allowed more in steps, and kinds that no process has
+open make room. When the bytes are used up, or the disk is full, the rest is decoded each time. numpy only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from recipes.common.files import FULL
 from recipes.common.locks import acquire, is_free, locked
 from sharding.cache.disk_budget import PIXELS, bytes_of_a_node
 
-# The place is the first byte's number plus 1; 0: not there.
+# The place is the first byte's number plus 1; 0: the sample is not here.
 _ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])
 STEP = 1 << 26
 """Bytes by which a kind's allowance grows."""
@@ -40,15 +40,15 @@ class PixelCache:
     """The pixels of one split's samples, as one `kind` of view.
 
     Args:
-        folder: the node's cache folder; `kind`'s own is made in it.
-        kind: says what the pixels are made from and how; other pixels have another kind.
+        folder: the node's cache folder; a folder for `kind` is made in it.
+        kind: says what the pixels are made from and how.
         samples: N, the split's size.
-        most_bytes: of pixels of all kinds that this node keeps in `folder`; see `bytes_of_a_node`.
+        most_bytes: limit for the pixels of all kinds in `folder`; see `bytes_of_a_node`.
         share: the part of these bytes that is for pixels.
-        set_aside: bytes of them that this kind is to have whatever others need.
+        set_aside: bytes that are reserved for this kind.
 
     Raises:
-        DataError: the folder's file system does not do for it.
+        DataError: the folder's file system cannot hold such a cache.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class PixelCache:
                 acquire(self._files["allowed"], shared=True)
                 os.utime(self._files["allowed"])
                 self.most_bytes = bytes_of_a_node(folder, PIXELS, most_bytes, share)
-                # All of `entries`, for a page that is not there could not be read once the disk is full.
+                # Allocate all of `entries`: on a full disk, reading a page that is not allocated would fail.
                 os.posix_fallocate(self._files["entries"], 0, max(samples, 1) * _ENTRY.itemsize)
                 with self._locked():  # a file system without record locks is refused now, and not in the midst of a run
                     pass
                 if os.fstat(self._files["pixels"]).st_size < (most := max(self.most_bytes, mmap.PAGESIZE)):
-                    # Longer than what is in it: the pages in between take no room until they are written.
+                    # The file is longer than its content: pages take room only once they are written.
                     os.ftruncate(self._files["pixels"], most)
             self._allow(set_aside)
             self._entries = np.frombuffer(mmap.mmap(self._files["entries"], 0, prot=mmap.PROT_READ), dtype=_ENTRY)
@@ -105,29 +105,29 @@ class PixelCache:
 
     @property
     def takes_more(self) -> bool:
-        """Whether this process has not found it full yet."""
+        """False once this process has found the cache full."""
         return not self._full
 
     def get(self, sample: int) -> np.ndarray | None:
-        """uint8 [H, W, 3] of a sample, read-only and not copied; None if it is not here (yet)."""
+        """Return uint8 [H, W, 3] of a sample, read-only and not copied; None if it is not here (yet)."""
         place, height, width = self._entries[sample].item()
         size = height * width * 3
-        # No size: its entry is being written. Beyond the end: another process, allowed more, has put it where this one
-        # does not look.
+        # No size: its entry is being written. Beyond the end: another process was allowed more bytes and has put the
+        # sample outside of this process's map.
         if not place or not size or place - 1 + size > len(self._pixels):
             return None
         return self._pixels[place - 1 : place - 1 + size].reshape(height, width, 3)
 
     def put(self, sample: int, pixels: np.ndarray) -> None:
-        """Keep uint8 [H, W, 3] for a sample, unless there is no room or another process keeps it."""
+        """Keep uint8 [H, W, 3] for a sample, unless the cache is full or another process is doing it."""
         if self._full:
             return
         try:
             with self._claimed(sample) as mine:
-                if mine and (begin := self._reserved(pixels.nbytes)) is not None:
+                if mine and (begin := self._reserve(pixels.nbytes)) is not None:
                     _write(self._files["pixels"], np.ascontiguousarray(pixels).data, begin)
                     entry = np.array((begin + 1, *pixels.shape[:2]), dtype=_ENTRY).tobytes()
-                    for first, last in ((8, 16), (0, 8)):  # the place last, for it says that the entry is there
+                    for first, last in ((8, 16), (0, 8)):  # the place last: it makes the entry valid
                         os.pwrite(self._files["entries"], entry[first:last], sample * _ENTRY.itemsize + first)
         except OSError as error:
             self._stop(error)
@@ -141,12 +141,12 @@ class PixelCache:
         )
 
     def __len__(self) -> int:
-        """How many samples are here."""
+        """Return how many samples are here."""
         return int(np.count_nonzero(self._entries["place"]))
 
     # ------------------------------------------------------------------------------------------------------------- room
-    def _reserved(self, size: int) -> int | None:
-        """Where the next `size` bytes may be written; None where there is no room."""
+    def _reserve(self, size: int) -> int | None:
+        """Return where the next `size` bytes may be written; None when the cache is full."""
         with self._locked():
             begin = _number(self._files["end"])
             self._full = not self._allow(begin + size)
@@ -156,9 +156,9 @@ class PixelCache:
         return begin
 
     def _allow(self, needed: int) -> bool:
-        """Whether this kind may use so many bytes, once others have made room.
+        """Return whether this kind may use so many bytes, after other kinds have made room.
 
-        Those make room that no process has open; the one that was opened longest ago goes first.
+        Only kinds that no process has open are removed, first the one that was opened longest ago.
         """
         if needed <= _number(self._files["allowed"]):
             return True
@@ -180,8 +180,8 @@ class PixelCache:
 
     @staticmethod
     def _allowed(kind: Path) -> int:
-        """The bytes that a kind may use."""
-        # Read by path, which `end` must not be: closing a file drops all record locks that this process has on it.
+        """Return the bytes that a kind may use."""
+        # `allowed` may be read by its path, `end` may not: closing a file drops this process's record locks on it.
         try:
             return int.from_bytes((kind / "allowed").read_bytes(), "little")
         except FileNotFoundError:
@@ -189,7 +189,7 @@ class PixelCache:
 
     @contextmanager
     def _claimed(self, sample: int) -> Iterator[bool]:
-        """Whether this process is the one that puts a sample: it is not there, and no other is at it."""
+        """Yield whether this process may write a sample: it is not here, and no other process is writing it."""
         span = (_ENTRY.itemsize, sample * _ENTRY.itemsize)
         try:
             fcntl.lockf(self._files["entries"], fcntl.LOCK_EX | fcntl.LOCK_NB, *span)
@@ -203,7 +203,7 @@ class PixelCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A record lock belongs to one process; any other lock would be shared by the workers that inherit it.
+        # A record lock belongs to one process. Forked workers would share any other kind of lock.
         fcntl.lockf(self._files["end"], fcntl.LOCK_EX)
         try:
             yield

@@ -11,19 +11,19 @@ from pathlib import Path
 from recipes.common.errors import DataError
 
 SHARDS, PIXELS = "shards/**/*.tar", "pixels-*/pixels"
-"""What a node keeps in its cache folder, by sort."""
+"""The two sorts of files in a node's cache folder, as patterns."""
 SHARE_OF_FREE = 0.9
-"""The part of the free disk that is used where no number of bytes is given."""
+"""The share of the free disk that is used when no number of bytes is given."""
 
 
 def cache_folder(folder: str | None) -> Path:
-    """The node's folder for what was decoded or fetched; made if it is not there.
+    """Return the node's folder for decoded images and fetched shards; make it if it does not exist.
 
     Args:
-        folder: the user's choice; without, it is glt-cache-UID in the temporary folder.
+        folder: the user's choice; None: glt-cache-UID in the temporary folder.
 
     Raises:
-        DataError: it cannot be made, or is somebody else's.
+        DataError: it cannot be made, or belongs to another user.
     """
     path = Path(folder) if folder else Path(tempfile.gettempdir()) / f"glt-cache-{os.getuid()}"
     try:
@@ -40,18 +40,18 @@ def cache_folder(folder: str | None) -> Path:
 
 
 def bytes_of_a_node(folder: Path, sort: str, most_bytes: float | None, share: float) -> int:
-    """The bytes that a node may keep of one sort in its cache folder.
+    """Return how many bytes of one sort a node may keep in its cache folder.
 
     Args:
         folder: the node's cache folder.
         sort: `SHARDS` or `PIXELS`.
-        most_bytes: of both sorts together; None for nine tenths of what is free, or was until they were kept.
-        share: the part of these bytes for this sort; 1 where the other sort is not kept.
+        most_bytes: of both sorts together; None: nine tenths of the disk that is free or taken by them.
+        share: the share of these bytes for this sort; 1 if the other sort is not kept.
     """
     if most_bytes is not None:
         return round(share * most_bytes)
     kept = 0
     for path in (path for each in ((sort,) if share == 1 else (SHARDS, PIXELS)) for path in folder.glob(each)):
-        with suppress(FileNotFoundError):  # another run's may make room in this moment
+        with suppress(FileNotFoundError):  # another run may remove it at this moment
             kept += path.stat().st_blocks * 512
     return round(share * SHARE_OF_FREE * (kept + shutil.disk_usage(folder).free))

@@ -1,8 +1,8 @@
-"""Files of a remote data set: behind http(s), or behind a command of the user's (`pipe:`). Standard library only.
+"""Files of a remote data set, fetched by http(s) or by a command of the user (`pipe:`). Standard library only.
 
-`https://host/glt` holds NAME/dataset.json and the shards under it, as a folder would. `pipe:` runs the command of the
-user's site file, with {path} replaced by such a relative path, and takes what it prints; a root cannot bring a command
-with it.
+`https://host/glt` holds NAME/dataset.json and the shards, as a folder would. `pipe:` runs the command of the user's
+site file, with {path} replaced by a relative path, and takes what it prints. The command comes only from the site file,
+never from a data root.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from recipes.common.addresses import PIPE
 from recipes.common.errors import DataError
 
 STALL_S = 30.0
-"""Seconds; a source that sends nothing for so long, or less than LEAST, has failed."""
+"""Seconds; a source that sends less than LEAST bytes in this time has failed."""
 PAUSES_S = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between two tries; after the last try comes the error."""
+"""Seconds between two tries. When the last try fails, the error is raised."""
 CHUNK = 1 << 20
 """Bytes read at a time."""
 LEAST = 1 << 16
 """Bytes that must come within STALL_S."""
 LARGEST_SMALL = 1 << 33
-"""Most bytes of a file whose size nobody recorded."""
+"""Most bytes of a file whose size is not recorded."""
 
 
 class Failed(Exception):
@@ -39,7 +39,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class RemoteOrigin:
-    """Where the files of a data set come from.
+    """Where the files of a remote data set come from.
 
     Attributes:
         root: an http(s) address or `pipe:`.
@@ -50,13 +50,17 @@ class RemoteOrigin:
     command: str | None = None
 
     def named(self, relative: str) -> str:
-        """What a file is called in a sentence."""
+        """Return a file's name for messages."""
         if self.root == PIPE:
             return f"{relative}, by the site file's pipe: command,"
         return f"{self.root.rstrip('/')}/{relative}"
 
     def pieces(self, relative: str) -> Iterator[bytes]:
-        """The bytes of a file, as they come; raises Failed."""
+        """Return the pieces of a file as they arrive.
+
+        Raises:
+            Failed: this try failed.
+        """
         if self.root == PIPE:
             return _printed((self.command or "").replace("{path}", relative))
         return _downloaded(f"{self.root.rstrip('/')}/{relative}")
@@ -66,7 +70,7 @@ def check_origin(origin: RemoteOrigin) -> None:
     """Check that an origin can be used.
 
     Raises:
-        DataError: its address has a password in it, `?` or `#`, or is `pipe:` where the site file has no command.
+        DataError: its address contains a password, `?` or `#`; or it is `pipe:` and the site file has no command.
     """
     root = origin.root
     if root.startswith(PIPE):
@@ -89,12 +93,12 @@ def check_origin(origin: RemoteOrigin) -> None:
 
 
 def plain(relative: str) -> str:
-    """The relative path, checked to be of plain names.
+    """Return the relative path after checking that it consists of plain names.
 
-    What a remote says is put into addresses, commands and the node's paths.
+    Names that a remote source sends become part of addresses, commands and paths on the node.
 
     Raises:
-        DataError: the path has other names.
+        DataError: a name in the path is not plain.
     """
     parts = PurePosixPath(relative).parts
     if (
@@ -121,12 +125,12 @@ def fetch(
     Args:
         origin: where it comes from.
         relative: the file's path there.
-        begin: called before each try; what it returns is called with each piece of the file, and may raise Failed.
-        check: called after the last piece; says what is wrong with the file, or nothing.
-        tries: how often the source is asked.
+        begin: called before each try; returns a function that takes each piece of the file and may raise Failed.
+        check: called after the last piece; returns what is wrong with the file, or nothing.
+        tries: how many tries are made.
 
     Raises:
-        DataError: all tries failed; names the file and the last cause.
+        DataError: all tries failed; the sentence names the file and the last cause.
     """
     check_origin(origin)
     cause = ""
@@ -147,13 +151,13 @@ def fetch(
 def fetch_small(
     origin: RemoteOrigin, relative: str, wrong: Callable[[bytes], str] = lambda data: "", tries: int = len(PAUSES_S) + 1
 ) -> bytes:
-    """The bytes of a small file.
+    """Return the bytes of a small file.
 
     Args:
         origin: where it comes from.
         relative: the file's path there.
-        wrong: called with the whole file; says what is wrong with it, or nothing.
-        tries: how often the source is asked.
+        wrong: called with the whole file; returns what is wrong with it, or nothing.
+        tries: how many tries are made.
 
     Raises:
         DataError: as for `fetch`.
@@ -175,7 +179,7 @@ def fetch_small(
 
 
 def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces, as long as they are not a trickle."""
+    """Yield the pieces, and fail when they come too slowly (see `STALL_S`)."""
     since, came = time.monotonic(), 0
     for piece in pieces:
         yield piece
@@ -187,7 +191,7 @@ def _flowing(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _downloaded(url: str) -> Iterator[bytes]:
-    import urllib.error  # here, for the launcher need not wait for them
+    import urllib.error  # imported here, so that the launcher starts faster
     import urllib.request
 
     try:
@@ -195,7 +199,7 @@ def _downloaded(url: str) -> Iterator[bytes]:
             if (packed := answer.headers.get("Content-Encoding", "identity")) != "identity":
                 raise Failed(f"the server sends it packed by {packed}, for which it was not asked")
             said, got = answer.headers.get("Content-Length"), 0
-            while piece := answer.read1(CHUNK):  # what is there, not when all of it is
+            while piece := answer.read1(CHUNK):  # what has arrived, without waiting for a whole chunk
                 got += len(piece)
                 yield piece
             if said is not None and got != int(said):
@@ -236,4 +240,4 @@ def _printed(command: str) -> Iterator[bytes]:
             raise Failed(f"the command did not end within {STALL_S:g} s of its last byte") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it left in the background, too
+                os.killpg(process.pid, signal.SIGKILL)  # its background processes, too

@@ -1,9 +1,9 @@
-"""What a node keeps of a remote data set: whole shards, each fetched once for all its processes, verified before use.
+"""A node's cache of a remote data set: whole shards, fetched once for all processes and verified before use.
 
-Whoever needs a shard that is not there takes its lock, looks again, fetches it beside its place, compares its sha256
-with the index's, and moves it there. A lock ends with its process: a kill at any moment leaves a part that the next one
-writes over. sharding/cache/prefetcher.py does the same before the readers ask, in the order of the epoch's plan. Shards
-that were read or fetched longest ago make room for others. numpy and the standard library only.
+A process that needs a missing shard takes its lock, looks again, fetches it to a file beside its place, compares its
+sha256 with the index's, and renames it. A lock ends with its process, so after a kill at any moment the next process
+overwrites the incomplete file. sharding/cache/prefetcher.py does the same ahead of the readers, in the order of the
+epoch's plan. Shards that were not used for longest are evicted first. numpy and the standard library only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sharding.format.dataset import FetchAhead
 from sharding.format.index import INDEX_FILE, Index, load_index
 
 LOOK_S = 0.02
-"""Seconds between two looks for room, for a reader that needs a shard now."""
+"""Seconds between two checks for room, for a reader that needs a shard now."""
 _NOTHING: dict[str, float] = {"shards": 0, "bytes": 0, "waited_s": 0.0}
 
 
@@ -43,8 +43,8 @@ class NodeCache:
     Attributes:
         origin: where the data set comes from.
         name: the data set's.
-        folder: mirrors what lies there.
-        most_bytes: bytes of shards of all data sets that the node keeps, those on their way included.
+        folder: mirrors the data set's folder at the origin.
+        most_bytes: limit for the shards of all data sets on the node, including those being fetched.
     """
 
     origin: RemoteOrigin
@@ -62,12 +62,12 @@ class NodeCache:
         most_bytes: float | None,
         share: float = 1.0,
     ) -> NodeCache:
-        """The cache of the data set with this fingerprint; other data have another place.
+        """Return the cache of the data set with this fingerprint; each fingerprint has a separate folder.
 
         Args:
             origin: where the data set comes from.
             name: the data set's.
-            fingerprint: the data set's.
+            fingerprint: the data set's, hex.
             folder: the node's cache folder.
             most_bytes: as for `bytes_of_a_node`.
             share: as for `bytes_of_a_node`.
@@ -75,10 +75,11 @@ class NodeCache:
         Raises:
             DataError: it cannot be made there.
         """
-        mine = folder / "shards" / f"{remote_files.plain(name)}-{hashlib.sha256(fingerprint.encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:12]
+        own_folder = folder / "shards" / f"{remote_files.plain(name)}-{digest}"
         try:
-            mine.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return cls(origin, name, mine, bytes_of_a_node(folder, SHARDS, most_bytes, share))
+            own_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return cls(origin, name, own_folder, bytes_of_a_node(folder, SHARDS, most_bytes, share))
         except OSError as error:
             raise DataError(
                 f"data.cache_folder={folder} cannot hold what is fetched ({error.strerror}): another folder is legal"
@@ -86,10 +87,10 @@ class NodeCache:
 
     # ----------------------------------------------------------------------------------------------------------- a file
     def index(self, relative: str, fingerprint: str) -> Index:
-        """The index of the split `relative`, which must have this fingerprint.
+        """Return the index of the split `relative`, which must have this fingerprint.
 
         Raises:
-            DataError: none of five tries brings it, or the disk does not take it.
+            DataError: five tries have failed, or the disk cannot take it.
         """
         folder = self.folder / remote_files.plain(relative)
         while True:
@@ -124,27 +125,27 @@ class NodeCache:
         os.replace(part, folder / INDEX_FILE)
 
     def shard(self, relative: str, index: Index, shard: int) -> Path:
-        """The verified file of a shard of the split `relative`, fetched if it is not here.
+        """Return the verified file of a shard of the split `relative`; fetch it if it is not here.
 
         Raises:
-            DataError: it cannot be fetched, or is another file than the index records.
+            DataError: it cannot be fetched, or is not the file that the index records.
         """
         path = self._path(relative, index, shard)
         if not path.exists():
             asked = time.time()
-            self._bring(relative, index, shard, None)
+            self._ensure(relative, index, shard, None)
             self._note(waited_s=time.time() - asked)
         _touch(path)
         return path
 
     def fetch_ahead(self, relative: str, index: Index, shard: int, ahead: FetchAhead) -> bool:
-        """Fetch a shard of the split `relative` before it is needed; whether there was room for it.
+        """Fetch a shard of the split `relative` before it is needed; return False if there was no room for it.
 
         Raises:
             DataError: as for `shard`.
         """
         path = self._path(relative, index, shard)
-        if not path.exists() and not self._bring(relative, index, shard, ahead):
+        if not path.exists() and not self._ensure(relative, index, shard, ahead):
             return False
         _touch(path)
         return True
@@ -152,8 +153,8 @@ class NodeCache:
     def _path(self, relative: str, index: Index, shard: int) -> Path:
         return self.folder / relative / str(index.shard_name[shard])
 
-    def _bring(self, relative: str, index: Index, shard: int, ahead: FetchAhead | None) -> bool:
-        """Fetch a shard that is not here; whether it is here now. Whoever needs it at once (no `ahead`) waits."""
+    def _ensure(self, relative: str, index: Index, shard: int, ahead: FetchAhead | None) -> bool:
+        """Fetch a shard; return whether it is here now. Without `ahead`, it is needed at once: wait for room."""
         path, granted = self._path(relative, index, shard), ahead.granted if ahead else lambda: None
         asked, size, failed = time.time(), int(index.shard_size[shard]), path.with_suffix(".failed")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,11 +162,11 @@ class NodeCache:
             if path.exists():
                 return True
             if failed.exists() and failed.stat().st_mtime >= asked:
-                raise DataError(failed.read_text())  # while this one waited for its turn
+                raise DataError(failed.read_text())  # another process failed while this one waited
             while not self._make_room(size, path, ahead):
                 if ahead:
                     return False
-                time.sleep(LOOK_S)  # for what is on its way
+                time.sleep(LOOK_S)  # for shards that are being fetched
             granted()
             try:
                 self._fetch(relative, path, size, index.shard_sha256[shard].tobytes())
@@ -188,9 +189,9 @@ class NodeCache:
 
     # ------------------------------------------------------------------------------------------------------------- room
     def _make_room(self, size: int, path: Path, ahead: FetchAhead | None) -> bool:
-        """Take `size` bytes for a shard on its way, evicting others; whether there is room.
+        """Reserve `size` bytes for a shard, evicting others if needed; return whether there is room.
 
-        Without `ahead` the shards that were read longest ago make room, else those that `FetchAhead` names.
+        Without `ahead` the shards that were read longest ago are evicted, else those that `FetchAhead` names.
         """
         if size > self.most_bytes:
             raise DataError(
@@ -201,7 +202,7 @@ class NodeCache:
         with locked(all_sets / "room.lock"):
             part.unlink(missing_ok=True)
             on_their_way = 0
-            # Before those that are there: a shard that arrives now counts twice, not never.
+            # Counted before the finished shards: one that arrives meanwhile counts twice, which is safe.
             for other in all_sets.rglob("*.part"):
                 if is_free(other.with_suffix(".lock")):  # it has arrived, or its process was killed
                     other.unlink(missing_ok=True)
@@ -210,7 +211,7 @@ class NodeCache:
             there = {shard: stat for shard in all_sets.rglob("*.tar") if (stat := _stat(shard))}
             used = on_their_way + sum(stat.st_size for stat in there.values())
             victims = _evictable(there, path, ahead)
-            while used + size > self.most_bytes or not self._allocated(
+            while used + size > self.most_bytes or not self._allocate(
                 part, size, patient=bool(ahead or victims or on_their_way)
             ):
                 if not victims:
@@ -220,13 +221,13 @@ class NodeCache:
                 used -= there[victim].st_size
             return True
 
-    def _allocated(self, part: Path, size: int, patient: bool) -> bool:
-        """Take `size` bytes of the disk, of which less may be left than when the run began; whether there were so many.
+    def _allocate(self, part: Path, size: int, patient: bool) -> bool:
+        """Allocate `size` bytes on the disk, which may be fuller than when the run began; return whether it worked.
 
         Args:
-            part: the file that is to have them.
+            part: the file that gets them.
             size: in bytes.
-            patient: whether to wait where there are fewer; else that is an error.
+            patient: whether to return False when the disk is full; else that is an error.
         """
         try:
             with open(part, "wb") as file:
@@ -242,7 +243,7 @@ class NodeCache:
             ) from None
 
     def _evict_one(self) -> bool:
-        """Give the disk the bytes of the shard that was read longest ago; whether there was one."""
+        """Delete the shard that was read longest ago; return whether there was one."""
         with locked(self.folder.parent / "room.lock"):
             there = {shard: stat.st_mtime_ns for shard in self.folder.parent.rglob("*.tar") if (stat := _stat(shard))}
             if there:
@@ -251,7 +252,7 @@ class NodeCache:
 
     # ----------------------------------------------------------------------------------------------------------- counts
     def _note(self, **more: float) -> None:
-        # A disk that is full loses counts, but ends no run.
+        # A full disk loses counts, but does not end the run.
         with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):
             path = self.folder / "counts.json"
             counts = _counts(path)
@@ -261,32 +262,32 @@ class NodeCache:
                 )
 
     def counts(self) -> dict[str, float]:
-        """What this node has fetched since the cache was made: `shards`, `bytes`, and `waited_s`.
+        """Return what this node has fetched since the cache was made: `shards`, `bytes`, and `waited_s`.
 
-        The last is the seconds for which readers waited, all processes added up.
+        `waited_s` is how long readers waited, in seconds, summed over all processes.
         """
-        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # whoever tidies up ends no run
+        with contextlib.suppress(OSError), locked(self.folder / "counts.lock"):  # the folder may have been deleted
             return _counts(self.folder / "counts.json")
         return dict(_NOTHING)
 
     def check_budget(self, index: Index, window: int, draws: int) -> None:
         """Check that the shards which an epoch of one stream needs at the same time fit.
 
-        Streams with other weights are in the same windows but for their ends; what does not fit is fetched more than
-        once.
+        Streams with other weights use the same windows, except near the windows' ends. A shard that does not fit is
+        fetched more than once.
 
         Args:
             index: the split's.
             window: shards in a window of the shuffle; 0 where the epoch is shuffled as a whole.
-            draws: the stream's in a global batch, which the node's ranks read at the same time.
+            draws: the stream's rows in a global batch, which the node's ranks read at the same time.
 
         Raises:
-            DataError: they do not fit; says what would be legal.
+            DataError: they do not fit; the sentence says what would be legal.
         """
         sizes, windows = np.sort(index.shard_size)[::-1], 0
         if window:
-            # Those of a step and the next one, and at the last step the first window: a last batch that is not full is
-            # completed from it.
+            # The shards of a step and of the next one, and at the last step also the first window: an incomplete last
+            # batch is filled from it.
             windows = 2 + math.ceil(draws / (window * len(index) / len(sizes)))
         needed = int(sizes[: windows * window or None].sum())
         if needed > self.most_bytes:
@@ -303,14 +304,14 @@ class NodeCache:
 
 
 class _Download:
-    """A shard on its way into a file, which begins again with each try."""
+    """Writes a shard into a file while it is fetched; begins again with each try."""
 
     def __init__(self, file: BinaryIO, size: int, sha256: bytes) -> None:
         self._file, self._size, self._sha256 = file, size, sha256
         self._digest, self._got = hashlib.sha256(), 0
 
     def begin(self) -> Callable[[bytes], None]:
-        """Begin a try; what it returns takes the pieces."""
+        """Begin a try, and return the function that takes the pieces."""
         self._file.seek(0)
         self._digest, self._got = hashlib.sha256(), 0
         return self._take
@@ -323,14 +324,14 @@ class _Download:
         self._file.write(piece)
 
     def problem(self) -> str:
-        """What is wrong with what came, empty if nothing is."""
+        """Return what is wrong with the fetched file; empty if nothing is."""
         if self._got != self._size:
             return f"it has {self._got} bytes and the index records {self._size}"
         return "" if self._digest.digest() == self._sha256 else "its bytes do not have the recorded sha256"
 
 
 def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhead | None) -> list[Path]:
-    """Which of the shards on the disk may make room for the shard `path`, the first to go first."""
+    """Return the shards that may be evicted for the shard `path`, in the order in which to evict them."""
     if ahead is None:
         return sorted(there, key=lambda shard: there[shard].st_mtime_ns)
     turn = {shard: ahead.turns.get(shard, math.inf) for shard in there}  # inf: not needed any more
@@ -343,7 +344,7 @@ def _evictable(there: Mapping[Path, os.stat_result], path: Path, ahead: FetchAhe
 
 
 def _counts(path: Path) -> dict[str, float]:
-    """The counts in a file: nothing where nobody noted any, or the note is damaged."""
+    """Return the counts in a file; empty if it is missing or damaged."""
     with contextlib.suppress(DataError):
         found = read_object(path, {})
         return {key: found[key] if isinstance(found.get(key), int | float) else no for key, no in _NOTHING.items()}
@@ -351,7 +352,7 @@ def _counts(path: Path) -> dict[str, float]:
 
 
 def _what_is_wrong(file: Path, fingerprint: str) -> str:
-    """What is wrong with the index in `file`, empty if nothing is."""
+    """Return what is wrong with the index in `file`; empty if nothing is."""
     try:
         index = load_index(file.parent, file.name)
     except DataError:
@@ -363,7 +364,7 @@ def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except FileNotFoundError:
-        return None  # it has arrived in this moment, made room, or is given up
+        return None  # it arrived at this moment, was evicted, or was given up
 
 
 def _size(path: Path) -> int:
@@ -371,5 +372,5 @@ def _size(path: Path) -> int:
 
 
 def _touch(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):  # evicted in this moment; who opens it asks again
+    with contextlib.suppress(FileNotFoundError):  # evicted at this moment; the reader that opens it fetches it again
         os.utime(path)

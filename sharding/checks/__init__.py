@@ -1,1 +1,1 @@
-"""Whether a built data set is whole, and what it holds."""
+"""Checks of a built data set, and numbers and pictures of what it holds."""

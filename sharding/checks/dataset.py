@@ -1,6 +1,4 @@
-"""Checks what a data set's parts say about each other: dataset.json, the indices, the files in the folders, and
-samples across splits.
-"""
+"""Checks that a data set's parts agree: dataset.json, indices, files in the folders, and samples across splits."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ import numpy as np
 from recipes.common.errors import DataError, one_line
 from recipes.common.json_text import NotJson, parse_json
 from sharding.building.notices import DOUBTFUL, LEFT_OUT, sentences
-from sharding.checks.report import Findings
+from sharding.checks.report import Findings, first_difference
 from sharding.format.dataset import DATASET_FILE, changed, digest_of, misshapen
 from sharding.format.index import INDEX_FILE, Index, load_index, save_index
 from sharding.format.shards import index_of_shards
@@ -28,7 +26,7 @@ _EXTENSION = re.compile(r"\.(jpe?g|png)$")
 
 
 def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
-    """Read `folder/dataset.json`; None, with a finding, where it cannot be used."""
+    """Read `folder/dataset.json`; None, with a finding, if it cannot be used."""
     try:
         data = (folder / DATASET_FILE).read_bytes()
     except FileNotFoundError:
@@ -48,9 +46,7 @@ def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
     meta: dict[str, Any] = content
     written = (json.dumps(meta, indent=1, sort_keys=True) + "\n").encode()
     if data != written:
-        position = next(
-            (i for i, (a, b) in enumerate(zip(data, written, strict=False)) if a != b), min(len(data), len(written))
-        )
+        position = first_difference(data, written)
         found.add(
             DATASET_FILE,
             f"the file's text is not the one that a build writes, from byte offset {position} on",
@@ -64,12 +60,12 @@ def check_notices(notes: Any, warnings: Findings) -> None:
     try:
         for sentence in sentences(notes or {}):
             warnings.add(DATASET_FILE, f"by the build, {sentence}")
-    except (AttributeError, KeyError, TypeError):  # written by something else, whose notes mean something else
+    except (AttributeError, KeyError, TypeError):  # written by another program, whose notes have another form
         warnings.add(DATASET_FILE, f"notes.{LEFT_OUT} or notes.{DOUBTFUL} is not what a build writes")
 
 
 def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
-    """List the splits' folders relative to `folder`, sorted: those that dataset.json names, or those that are there."""
+    """List the splits' folders relative to `folder`, sorted: those named by dataset.json, else those that exist."""
     if meta is not None:
         return sorted(meta["splits"])
     return sorted(
@@ -84,8 +80,8 @@ def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:
 def read_index(folder: Path, relative: str, recorded: str | None, found: Findings) -> Index | None:
     """Read a split's index and check it against its recorded fingerprint.
 
-    A damaged index is named to the byte and, where the shards allow, replaced by what they say. None, with findings,
-    where nothing can be made of the shards either.
+    A damaged index is named to the byte and, if the shards can be read, replaced by an index made from them. Otherwise
+    the result is None, with findings.
     """
     place, path = f"{relative}/{INDEX_FILE}", folder / relative / INDEX_FILE
     try:
@@ -179,14 +175,14 @@ def check_meta(folder: Path, meta: Mapping[str, Any], indices: Mapping[str, Inde
 
 
 def _recorded_plan(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the build recorded of its plan, relative folder -> images; empty where it recorded nothing usable."""
+    """Return the recorded plan of the build, relative folder -> images; empty if nothing usable is recorded."""
     notes = meta.get("notes")
     plan = meta["build"].get("plan") or (notes.get("plan") if isinstance(notes, dict) else None)
     return plan if isinstance(plan, dict) else {}
 
 
 def _check_names(folder: Path, meta: Mapping[str, Any], plan: Mapping[str, Any], found: Findings) -> None:
-    """Check the file's digests, the data set's name, and that editions, splits and plan name the same folders."""
+    """Check the digests, the data set's name, and that editions, splits and plan name the same folders."""
     if wrong := changed(meta):
         found.add(DATASET_FILE, wrong)
     if meta["name"] != folder.name:
@@ -218,7 +214,7 @@ def _check_labels(relative: str, index: Index, groups: np.ndarray, found: Findin
 
 
 def _counts(index: Index, classes: int) -> dict[str, Any]:
-    """Count what dataset.json says of a split, under its keys; samples with a label beyond the classes are left out."""
+    """Count what dataset.json says of a split, under its keys; skip labels that are not classes."""
     inside = index.label < classes
     table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
     np.add.at(table, (index.label[inside], index.attribute[inside]), 1)
@@ -242,7 +238,7 @@ def _check_planned(relative: str, planned: Any, counted: Mapping[str, Any], foun
 
 
 def _check_statistics(meta: Mapping[str, Any], found: Findings) -> None:
-    """Check that every edition has the mean and standard deviation of its three channels, and nothing else has."""
+    """Check that every edition, and nothing else, has the mean and standard deviation of three channels."""
     for edition in sorted(meta["editions"].keys() | meta["statistics"].keys()):
         entry = meta["statistics"].get(edition, {})
         for key in ("mean", "std"):
@@ -264,9 +260,9 @@ def _is_three_shares(values: Any) -> bool:
 
 
 def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> None:
-    """Add a finding where the counts differ: `sentence`, in whose two gaps the counts go.
+    """Add a finding if the counts differ: `sentence`, with the two counts filled in.
 
-    Where both are lists of one length, the first class that differs is named, and how many more do.
+    If both are lists of equal length, it names the first class that differs and how many more differ.
     """
     if recorded == counted and not isinstance(recorded, bool):
         return
@@ -286,7 +282,7 @@ def _compare(recorded: Any, counted: Any, sentence: str, found: Findings) -> Non
 
 
 def check_files(folder: Path, relative: str, index: Index | None, found: Findings, doubts: Findings) -> None:
-    """Find files that do not belong in a split's folder: shards that the index does not name, and (doubts) others."""
+    """Find files that do not belong in a split's folder: shards not in the index, and (as doubts) others."""
     known = {INDEX_FILE, *(index.shard_name.tolist() if index is not None else ())}
     for path in sorted((folder / relative).iterdir()) if (folder / relative).is_dir() else ():
         if index is not None and path.name not in known and path.suffix == ".tar":
@@ -296,7 +292,7 @@ def check_files(folder: Path, relative: str, index: Index | None, found: Finding
 
 
 def check_folders(folder: Path, relatives: list[str], doubts: Findings) -> None:
-    """Find folders with shards that dataset.json does not name: doubts, since no one reads them."""
+    """Find folders with shards that dataset.json does not name; these are doubts, since nothing reads them."""
     for other in split_folders(folder, None):
         if other not in relatives:
             doubts.add(other, f"the folder holds a split that {DATASET_FILE} does not name")
@@ -316,8 +312,8 @@ def check_across(
 ) -> None:
     """Find samples that are in two splits of an edition.
 
-    That is the same source, key or image bytes; or a source or key that is the same but for case, an image's extension
-    or leading folders. Same bytes under another source go to `duplicates`: the raw data may hold an image twice.
+    They have the same source, key or image bytes, or a source or key that differs only in case, in an image's extension
+    or in leading folders. Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
     """
     pairs = folder_pairs(editions)
     shared: set[tuple[str, int, str, int]] = set()
@@ -354,10 +350,10 @@ def check_across(
 
 
 def _names(names: list[str]) -> dict[str, int]:
-    """Map each name, as it is compared, to its first row.
+    """Map each name, in the form in which it is compared, to its first row.
 
-    Leading folders are left off one by one, and all shorter forms are keys too. Their row r is stored as -1 - r,
-    because a shortened name counts only against a whole one.
+    The names without one, two, ... leading folders are keys, too. Their row r is stored as -1 - r, because a shortened
+    name is only compared with whole ones.
     """
     table: dict[str, int] = {}
     for row, name in enumerate(names):

@@ -1,6 +1,6 @@
-"""The pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets.
+"""Draws the pictures of a data set: its long tail, its attributes, its images' sizes, and contact sheets.
 
-What they show is computed elsewhere.
+The numbers come from sharding/checks/statistics.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # the backend comes before the modules that ask for it
+matplotlib.use("Agg")  # the backend must be chosen before the imports below
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,15 +27,15 @@ from PIL import Image
 from sharding.format.dataset import Split
 from sharding.images.decoders import decode
 
-# Okabe and Ito, "Color Universal Design" (2008); the three also differ in lightness, and hatches tell them apart in
-# grey print
+# Okabe and Ito, "Color Universal Design" (2008). The three colours also differ in lightness, and hatches keep them
+# apart in grey print.
 GROUPS = ("#0072B2", "#E69F00", "#CC79A7")
 HATCHES = ("", "////", "....")
 LINES = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":", "-.")
 CLASS_WORDS, ATTRIBUTE_WORDS = ("Many", "Medium", "Few"), ("Many_A", "Medium_A", "Few_A")
 WIDTH = 7.2
-BARS = 40  # up to so many classes have a bar and a name each
+BARS = 40  # up to so many classes, each has a bar and a name
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
     "axes.spines.top": False,
@@ -54,7 +54,7 @@ CELL = 102  # pixels of a contact sheet's image with its frame
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.pdf and NAME.png (200 dpi) to `out` and return their paths.
 
-    No date or version goes in, so the same figure gives the same bytes.
+    No date or version is written, so the same figure gives the same bytes.
     """
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in a class's name is a dollar
@@ -65,7 +65,7 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
 
 
 def class_histogram(said: Mapping[str, Any]) -> Figure:
-    """Draw the images of each class, one panel for each training split, with lines for the splits judged with it.
+    """Draw the images of each class: a panel for each training split, with lines for the splits it is tested on.
 
     `said`: what `statistics.numbers` gives, here and below.
     """
@@ -89,7 +89,7 @@ def class_histogram(said: Mapping[str, Any]) -> Figure:
 
 
 def _judged_with(said: Mapping[str, Any], train: str) -> dict[tuple[int, ...], list[str]]:
-    """Map images by class to the splits of the edition that have them: equal counts are one line."""
+    """Map counts by class to the splits of the edition that have them; splits with equal counts share a line."""
     alike: dict[tuple[int, ...], list[str]] = {}
     for split, relative in said["editions"].get(train.partition("/")[0], {}).items():
         if relative != train and relative in said["splits"]:
@@ -211,7 +211,7 @@ def _group_shares(axis: Axes, splits: Mapping[str, Any]) -> None:
 
 
 def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
-    """Draw one line a split over the values, sorted by the first split that has them."""
+    """Draw a line for each split over the values, sorted by the first split that has them."""
     splits = {
         relative: split["entries"][entry] for relative, split in said["splits"].items() if split["entries"].get(entry)
     }
@@ -253,7 +253,7 @@ def _entry_shares(axis: Axes, said: Mapping[str, Any], entry: str) -> None:
 
 
 def size_histograms(splits: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw the shares of images by shorter side and by bytes, one line a split; one size alone is said in words.
+    """Draw the shares of images by shorter side and by bytes, a line for each split; a single size becomes text.
 
     `splits`: relative folder -> what `statistics.measures` gives.
     """
@@ -354,7 +354,7 @@ def contact_sheet(split: Split, said: Mapping[str, Any], relative: str, classes:
 
 
 def _tile(data: bytes, colour: str) -> Image.Image:
-    """Return the image, whole, in a square with a frame; small ones enlarged by whole factors, without smoothing."""
+    """Return the whole image in a framed square; small images are enlarged by integer factors, unsmoothed."""
     image, room = decode(data), CELL - 6
     if max(image.size) * 2 <= room:
         factor = room // max(image.size)
@@ -371,7 +371,7 @@ def _tile(data: bytes, colour: str) -> Image.Image:
 
 
 def _named_ticks(axis: Axes, names: Sequence[str]) -> None:
-    """Write a name under each place: level, slanted or upright, as there is space."""
+    """Write a name under each tick: horizontal, slanted or vertical, depending on the space."""
     turn = 0 if len(names) * max(len(name) for name in names) < 60 else 45 if len(names) <= 15 else 90
     axis.set_xticks(
         range(len(names)),

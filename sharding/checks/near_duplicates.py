@@ -1,8 +1,8 @@
 """Images that look alike: a cheap signature of the decoded pixels, and the pairs of nearly equal ones among many.
 
-A pair differs in at most `BITS` of the signature's 256 and, in the mean over the 8x8 thumbnails' values, by at most
-`LEVELS` of 255. That finds copies that were encoded again or scaled, not crops or mirror images. Images with hardly any
-contrast have no signature.
+The images of a pair differ in at most `BITS` of the signature's 256 bits, and by at most `LEVELS` of 255 in the mean
+over the 8x8 thumbnails' values. This finds copies that were encoded again or scaled, not crops or mirror images. Images
+with hardly any contrast are left out.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from PIL import Image
 
 SIDE = 8
 BANDS = 8
-BITS = BANDS - 1  # two signatures that differ in fewer bits than there are bands agree in one of them
+BITS = BANDS - 1  # signatures that differ in fewer bits than there are bands are equal in at least one band
 LEVELS = 3.0
 STEP = 3  # a smaller step is noise
 LEAST = 24  # of the 256 bits; an image with fewer is featureless
-LARGEST = 4096  # of one bucket: a bound on the time, which is quadratic inside buckets
+LARGEST = 4096  # images in a bucket; bounds the time, which is quadratic in it
 
-# neighbouring bits are alike, and a band should hold bits from all over the image
+# neighbouring bits are similar, so each band takes bits from all over the image
 _ORDER = np.argsort(np.random.Philox(key=np.uint64(0)).random_raw(4 * SIDE * SIDE), kind="stable")
 
 

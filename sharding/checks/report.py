@@ -1,8 +1,9 @@
-"""What a check found: places and sentences, in an order that does not depend on who found them first."""
+"""The findings of a check: places and sentences, in an order that does not depend on the workers."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,7 +22,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class Findings:
-    """The first `limit` findings by their order, and how many there were: a ruined disk must not fill the memory."""
+    """The first `limit` findings in sorted order, and their number: a broken disk must not fill the memory."""
 
     limit: int
     count: int = 0
@@ -32,7 +33,7 @@ class Findings:
         self.merge([Finding(place, offset, text)], 1)
 
     def merge(self, found: Iterable[Finding], count: int) -> None:
-        """Add the findings that another one kept of the `count` that it had."""
+        """Add the findings that another `Findings` kept, and its `count`."""
         self._kept.extend(found)
         self.count += count
         if len(self._kept) > 2 * self.limit:
@@ -41,3 +42,9 @@ class Findings:
     def first(self) -> list[Finding]:
         """Return the first `limit` findings, sorted."""
         return heapq.nsmallest(self.limit, self._kept)
+
+
+def first_difference(one: bytes, two: bytes) -> int:
+    """Return the first position at which two byte strings differ; the length of the shorter if it begins the other."""
+    pairs = enumerate(itertools.zip_longest(one, two))
+    return next((position for position, (a, b) in pairs if a != b), len(one))

@@ -1,9 +1,9 @@
 """Checks one shard, byte by byte, against the index: the part of `python -m sharding.verify` that runs in parallel.
 
-Every byte of a shard is accounted for. Image bytes have a digest in the index. What a tar header, a KEY.cls, a KEY.json
-and the padding must hold follows from the index, so damage there is named to the byte. Only what KEY.json says beyond
-the index (a look, an attribute list) has no second record: there the shard's digest tells that something changed, and
-the values that look out of place are named as suspects.
+Every byte of a shard is checked. Image bytes have a digest in the index. The content of tar headers, KEY.cls, KEY.json
+and padding follows from the index, so damage there is named to the byte. Only the entries of KEY.json beyond the index
+(a look, an attribute list) are not recorded twice. There the shard's digest shows that something changed, and unusual
+values are named as suspects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from PIL import Image
 
 from recipes.common.files import pread
 from sharding.checks.near_duplicates import SIDE, thumbnail
-from sharding.checks.report import Finding, Findings
+from sharding.checks.report import Finding, Findings, first_difference
 from sharding.format.index import Index
 from sharding.images.damage import pixels_and_doubts
 from sharding.images.decoders import decode
@@ -42,9 +42,9 @@ class Task:
 
     Attributes:
         path: the shard.
-        place: its name in sentences.
-        ids: int64 [n], the numbers in the split of the shard's samples.
-        rows: the index of these n samples only.
+        place: its name in messages.
+        ids: int64 [n], the samples' numbers in the split.
+        rows: the index of only these n samples.
         limit: how many findings to keep.
     """
 
@@ -63,7 +63,7 @@ class Report:
         found: the first findings, at most the task's limit.
         count: how many findings there were.
         doubts: the first images that look damaged although their bytes are as recorded, at most the task's limit.
-        doubtful: how many such there were.
+        doubtful: how many such images there were.
         images: number of images decoded.
         size: number of bytes read.
         thumbs: uint8 [n, SIDE, SIDE, 3], thumbnails for the search for look-alikes.
@@ -108,7 +108,7 @@ def check_shard(task: Task) -> Report:
             if size != recorded:
                 what = "truncated" if size < recorded else "too long"
                 found.add(task.place, f"the shard is {what}: it has {size} bytes, the index records {recorded}")
-            # one pass in order: what follows finds the bytes in the page cache
+            # read the file once in order: later reads find it in the page cache
             digest = hashlib.file_digest(file, "sha256").digest()
             check = _Check(task, file.fileno(), size, _Results(found, doubts, thumbs, decoded))
             check.run(digest == rows.shard_sha256[0].tobytes())
@@ -122,7 +122,7 @@ def check_shard(task: Task) -> Report:
 
 
 class _Extra(NamedTuple):
-    """What a KEY.json says beyond the index: its sample's number, its offset and text, and the entries."""
+    """A KEY.json's entries beyond the index, with its sample's number, its offset and its text."""
 
     number: int
     start: int
@@ -174,7 +174,7 @@ class _Check:
             )
 
     def _parts(self, key: str, members: Iterator[Member]) -> dict[str, Member]:
-        """Sort out a sample's members: part of `PARTS` -> the first member that is one."""
+        """Map each of `PARTS` to the first of a sample's members that is one."""
         parts: dict[str, Member] = {}
         for member in members:
             part = member.name.partition(".")[2]
@@ -188,7 +188,7 @@ class _Check:
     def _members(self) -> Iterator[Member]:
         """Yield the tar's files in order.
 
-        After a damaged header the walk goes on at the next good one, because the index says what was there.
+        After a damaged header the walk continues at the next good one; the index says what was in between.
         """
         expected = [f"{key}.{part}" for key in self.keys for part in PARTS]
         place_of = {name: number for number, name in enumerate(expected)}
@@ -208,7 +208,7 @@ class _Check:
                     self.found.add(self.task.place, f"the tar header at byte offset {position} is damaged", position)
                     position = following
                     continue
-                where = position + _first_difference(block, info.block)
+                where = position + first_difference(block, info.block)
                 self._say(info.name.partition(".")[0], where, f"has a damaged tar header before {info.name}")
             position += BLOCK
             if position + info.size > self.end:
@@ -223,7 +223,7 @@ class _Check:
             if padding.strip(b"\0"):
                 self._say(
                     info.name.partition(".")[0],
-                    position + info.size + _first_difference(padding, bytes(len(padding))),
+                    position + info.size + first_difference(padding, bytes(len(padding))),
                     f"has damaged padding behind {info.name}",
                 )
             if info.block[156:157] == tarfile.XHDTYPE:  # the long name of the next member
@@ -259,7 +259,7 @@ class _Check:
         while position < self.end:
             part = pread(self.fd, min(1 << 20, self.end - position), position)
             if part.strip(b"\0"):
-                return position + _first_difference(part, bytes(len(part)))
+                return position + first_difference(part, bytes(len(part)))
             position += len(part)
         return None
 
@@ -275,9 +275,9 @@ class _Check:
         return self.end
 
     def _inferred(self, name: str | None, position: int, following: int, model: bytes | None) -> Header | None:
-        """Return the header that must have been at `position`: of the file `name` that the index expects there.
+        """Return the header that must have been at `position`, where the index expects the file `name`.
 
-        None where the file would not fill the bytes up to the next good header, `following`.
+        None if that file would not fill the bytes up to the next good header, `following`.
         """
         after = pread(self.fd, BLOCK, following)
         model = model or (after if _header(after, None) else None)
@@ -305,7 +305,7 @@ class _Check:
             if written != meant:
                 self._say(
                     key,
-                    parts["cls"].start + _first_difference(written, meant),
+                    parts["cls"].start + first_difference(written, meant),
                     f"has {_shown(written)} in its .cls; the index says {meant.decode()}",
                 )
         if "json" in parts:
@@ -369,7 +369,7 @@ class _Check:
             ]
             self._say(
                 key,
-                member.start + _first_difference(data, meant),
+                member.start + first_difference(data, meant),
                 f"has a .json with {', '.join(wrong) or 'bytes that its canonical form has not'}",
             )
         beyond = {name: value for name, value in entry.items() if name not in known}
@@ -389,7 +389,7 @@ class _Check:
             self._say(self.keys[number], int(self.rows.offset[number]), last.strip() + " not in the tar", recorded=True)
 
     def _suspects(self) -> str:
-        """Return the end of a sentence: which entries beyond the index differ from the shard's other samples'."""
+        """Return which entries beyond the index differ from the other samples', as the end of a sentence."""
         shapes = Counter(_shape(extra.entries) for extra in self.extras)
         usual = shapes.most_common(1)[0][0] if shapes else None
         words = Counter(
@@ -424,8 +424,8 @@ class _Check:
 def _header(block: bytes, model: bytes | None) -> Header | None:
     """Parse a tar header of 512 bytes; None unless they are exactly what a writer makes of name, size and so on.
 
-    `model`: a good header of the same tar; nearly all are like it but for name and size, which is a tenth of a parser's
-    work.
+    `model`: a good header of the same tar. Nearly all headers equal it except for name and size, and comparing takes a
+    tenth of a parser's time.
     """
     name, digits = block[:100].rstrip(b"\0"), block[124:135]
     if (
@@ -450,13 +450,13 @@ def _rendered(model: bytes, name: bytes, size: int) -> bytes:
 
 
 def _read_plainly(task: Task, found: Findings) -> None:
-    """Read the shard with a plain `webdataset.WebDataset`, as anybody would, and compare the samples with the index."""
+    """Read the shard with a plain `webdataset.WebDataset`, and compare the samples with the index."""
     import webdataset  # slow to import
 
     keys, sizes = task.rows.key.tolist(), task.rows.size.tolist()
     number = 0
     try:
-        # all of the shard, wherever this runs: by default webdataset refuses on a job of several nodes
+        # read the whole shard; by default webdataset refuses to do so in a job of several nodes
         samples = webdataset.WebDataset(
             [str(task.path)], shardshuffle=False, nodesplitter=lambda shards: shards, empty_check=False
         )
@@ -474,7 +474,7 @@ def _read_plainly(task: Task, found: Findings) -> None:
                     "unlike the index",
                 )
                 return
-    except Exception as error:  # whatever a reader's reader raises
+    except Exception as error:  # webdataset passes on exceptions of any type
         found.add(
             task.place,
             f"plain webdataset stops behind sample {number} of {len(keys)}: {type(error).__name__}: "
@@ -496,27 +496,20 @@ def _shape(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _first_difference(one: Sequence[int], two: Sequence[int]) -> int:
-    """Return the first position at which two byte strings differ; the shorter's length where one begins the other."""
-    return next(
-        (position for position, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two))
-    )
-
-
 def _position(error: Exception) -> int:
-    """Return where a JSON text cannot be read, as its reader says; 0 where it does not say."""
+    """Return the position of a JSON error; 0 if the error does not say it."""
     if isinstance(error, UnicodeDecodeError):
         return error.start
     return error.pos if isinstance(error, json.JSONDecodeError) else 0
 
 
 def _torn(data: bytes, known: Mapping[str, Any]) -> int | None:
-    """Find where in a .json that cannot be read an entry is wrong; None where all of the known ones are right."""
+    """Find the first wrong byte of a known entry in an unreadable .json; None if all known entries are right."""
     for name, value in known.items():
         entry = json.dumps({name: value}, separators=(",", ":"))[1:-1].encode()
         start = data.find(f'"{name}":'.encode())
         if start >= 0 and entry not in data:
-            return start + _first_difference(data[start:], entry)
+            return start + first_difference(data[start:], entry)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a built data set holds: counts, sizes and entries of its splits, as numbers and as CSV rows."""
+"""Counts, sizes and entries of a built data set's splits, as numbers and as CSV rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sharding.progress import ProgressBar
 GROUP_NAMES = ("many", "medium", "few")
 OWN = frozenset(("id", "source", "label", "group", "attribute"))
 LIST = "attributes"  # the entry that lists an image's attributes
-DISTINCT = 1000  # an entry with more values is a name or a number for each image, not an attribute
+DISTINCT = 1000  # an entry with more values is an identifier, not an attribute
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
@@ -32,8 +32,8 @@ class Contents:
         counts: int64 [K, 4], images by class and attribute group; the last column: no attribute.
         sizes: int32 [N, 2], width and height in pixels as the images' headers say.
         bytes: int64 [N].
-        entries: name of a KEY.json entry beyond the index that says what kind of image it is (`look`, `cluster`, the
-            items of `attributes`) -> value -> number of images that have it.
+        entries: name of a KEY.json entry that describes the image (`look`, `cluster`, the items of `attributes`) ->
+            value -> number of images that have it.
     """
 
     counts: np.ndarray
@@ -49,10 +49,10 @@ class Contents:
 
 
 def contents(split: Split, num_classes: int, bar: tqdm) -> Contents:
-    """Read a split's tars once: headers of tar and images, and every KEY.json; not the pixels.
+    """Read a split's tars once: the headers of tars and images, and every KEY.json, but no pixels.
 
     Raises:
-        DataError: an image has no readable header, or a member is not a file.
+        DataError: an image's header cannot be read, or a member is not a file.
     """
     index = split.index
     counts, sizes = np.zeros((num_classes, 4), np.int64), np.zeros((len(index), 2), np.int32)
@@ -127,9 +127,9 @@ def share_std(counts: Sequence[int] | np.ndarray) -> float:
 def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
     """Describe a data set as JSON values: names, and for each split counts, shares, the attributes' std, sizes.
 
-    The std is taken over a list's attributes where the samples have lists (all that dataset.json names, else all that
-    occur anywhere in the data set: the same number for every split), over the three attribute groups' shares where not;
-    `of` says over what.
+    If the samples have attribute lists, the std is taken over the attributes: all that dataset.json names, else all
+    that occur in the data set, so that their number is the same for every split. Otherwise it is taken over the shares
+    of the three attribute groups. `of` says which.
     """
     values = attribute_values(dataset, splits)
     described = {}
@@ -164,7 +164,7 @@ def numbers(dataset: Dataset, splits: dict[str, Contents]) -> dict[str, Any]:
 
 
 def attribute_values(dataset: Dataset, splits: dict[str, Contents]) -> list[Any]:
-    """List the attributes that samples may have: 0 to A - 1 where dataset.json names A, else those that occur."""
+    """List the attributes that samples may have: 0 to A - 1 if dataset.json names A, else those that occur."""
     named = dataset.meta.get("notes", {}).get("attribute_names")
     return (
         list(range(len(named)))
@@ -238,7 +238,7 @@ def _listed_name(names: Sequence[str], entry: str, value: str) -> str:
 def spread(counts: Sequence[int] | np.ndarray, wanted: int) -> list[int]:
     """Choose at most `wanted` class ids, evenly spaced from the most to the least frequent, both ends among them.
 
-    Classes with as many images come in the order of their ids.
+    Classes with equal counts come in the order of their ids.
     """
     order = np.argsort(-np.asarray(counts), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(wanted, len(order))).round().astype(int))

@@ -1,1 +1,1 @@
-"""One folder a data set; its `build.py` defines `build(request)`."""
+"""Builders, one folder for each data set; its `build.py` defines `build(request)`."""

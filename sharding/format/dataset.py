@@ -1,9 +1,9 @@
-"""A built data set: which splits there are, where they lie, and the bytes of any image in them.
+"""A built data set: its splits, and the bytes of any image in them.
 
-The shards of a remote data set come from a `ShardSource`, which sharding/open.py gives it; nothing here knows of
-networks.
+The shards of a remote data set come from a `ShardSource`, which sharding/open.py passes in; there is no network code
+here.
 
-Needs numpy alone (no torch, no webdataset). Everything that is wrong on disk is a `DataError` of one sentence.
+Needs only numpy (no torch, no webdataset). Every fault on disk is a `DataError` of one sentence.
 """
 
 from __future__ import annotations
@@ -38,47 +38,51 @@ _KINDS = {
     "name": str,
     "format": str,
 }
-"""What a dataset.json holds at least."""
+"""The keys that every dataset.json has, with the types of their values."""
 
 
 class ShardSource(Protocol):
-    """Where the index and the shards of a remote data set come from: the node's cache of it."""
+    """The source of a remote data set's index and shards: the node's cache."""
 
     @property
     def folder(self) -> Path:
-        """Where what is fetched lies; it mirrors the data set."""
+        """The folder of the fetched files, which mirrors the data set's."""
         ...
 
     def index(self, relative: str, fingerprint: str) -> Index:
-        """The index of the split `relative`, which must have this fingerprint."""
+        """Return the index of the split `relative`, which must have this fingerprint."""
         ...
 
     def shard(self, relative: str, index: Index, shard: int) -> Path:
-        """The verified file of a shard of the split `relative`, fetched if it is not here."""
+        """Return the verified file of a shard of the split `relative`; fetch it if it is not here."""
         ...
 
     def fetch_ahead(self, relative: str, index: Index, shard: int, ahead: FetchAhead) -> bool:
-        """Fetch a shard before it is needed; whether there was room for it."""
+        """Fetch a shard before it is needed; return False if there was no room for it."""
         ...
 
     def check_budget(self, index: Index, window: int, draws: int) -> None:
-        """Check that the shards which an epoch of one stream needs at the same time fit, else raise DataError."""
+        """Check that the shards which an epoch of one stream needs at the same time fit.
+
+        Raises:
+            DataError: they do not fit.
+        """
         ...
 
     def counts(self) -> dict[str, float]:
-        """Shards and bytes that this node has fetched, and the seconds for which readers waited."""
+        """Return how many shards and bytes this node has fetched, and how many seconds readers waited."""
         ...
 
 
 @dataclass(frozen=True)
 class FetchAhead:
-    """Who may make room for a shard that is fetched before it is needed.
+    """Which shards may be evicted for a shard that is fetched before it is needed.
 
     Attributes:
-        turns: when each shard's turn comes, of those that are still needed in this epoch. Room is made by shards that
-            are not needed any more, and by those whose turn comes later and which were not touched since `began`.
-        began: when the epoch did, in seconds since 1970.
-        granted: called once there is room, before anything is fetched; or before a wait for a process that fetches it.
+        turns: for each shard that this epoch still needs, its place in the order. Shards that are not needed any more
+            may be evicted, and shards with a later place that were not touched since `began`.
+        began: when the epoch began, in seconds since 1970.
+        granted: called once there is room, before the fetch; or before waiting for another process that fetches it.
     """
 
     turns: Mapping[Path, int]
@@ -88,7 +92,7 @@ class FetchAhead:
 
 @dataclass(frozen=True)
 class RemoteShards:
-    """Where the shards of a remote split come from.
+    """The source of a remote split's shards.
 
     Attributes:
         source: the node's cache of the data set.
@@ -104,9 +108,9 @@ class Split:
     """One split of a data set.
 
     Attributes:
-        folder: holds the shards; those of a remote split come here when they are needed.
-        index: what lies where in the shards.
-        remote: where a remote split's shards come from; None where all lie in `folder`.
+        folder: holds the shards; those of a remote split are fetched into it when they are needed.
+        index: where each image is in the shards.
+        remote: the source of a remote split's shards; None for a split in a folder.
     """
 
     folder: Path
@@ -115,18 +119,18 @@ class Split:
     _files: dict[int, dict[int, int]] = field(default_factory=dict, init=False, repr=False)  # pid -> shard -> fd
 
     def __len__(self) -> int:
-        """Number of samples N."""
+        """Return the number of samples N."""
         return len(self.index)
 
     def read(self, i: int) -> bytes:
-        """The JPEG bytes of sample `i` (0 <= i < N), checked against their sha256.
+        """Return the JPEG bytes of sample `i` (0 <= i < N), checked against their sha256.
 
         Safe after fork, in threads and when pickled to another process.
 
         Raises:
-            IndexError: there is no such sample.
-            DataError: the bytes are not the recorded ones, or cannot be read for longer than a shared file system's
-                troubles last; names shard and byte offset, and the key or the error.
+            IndexError: `i` is out of range.
+            DataError: the bytes are not the recorded ones, or could not be read for a minute; the sentence names shard,
+                byte offset, and the key or the error.
         """
         index = self.index
         if not 0 <= i < len(index):
@@ -135,7 +139,7 @@ class Split:
         recorded = index.sha256[i].tobytes()
         data = self._bytes(shard, size, offset)
         if self.remote is not None and hashlib.sha256(data).digest() != recorded:
-            # What the node kept went bad. What is fetched again is verified as a whole.
+            # The node's copy is damaged. Fetch the shard again; it is then verified as a whole.
             (self.folder / str(index.shard_name[shard])).unlink(missing_ok=True)
             data = self._bytes(shard, size, offset)
         if hashlib.sha256(data).digest() != recorded:
@@ -149,7 +153,7 @@ class Split:
         """Check that every shard is there with its recorded size.
 
         Raises:
-            DataError: one is not; names the shard.
+            DataError: a shard is missing or has another size; the sentence names it.
         """
         for name, size in zip(self.index.shard_name.tolist(), self.index.shard_size.tolist(), strict=True):
             path = self.folder / name
@@ -169,29 +173,29 @@ class Split:
             os.close(fd)
 
     def _bytes(self, shard: int, size: int, offset: int) -> bytes:
-        """The `size` bytes at `offset` of a shard, tried again for a while where they cannot be read."""
-        path, tries = self.folder / str(self.index.shard_name[shard]), itertools.count()
+        """Return the `size` bytes at `offset` of a shard; if they cannot be read, try again for a while."""
+        path, tries = f"{self.folder}/{self.index.shard_name[shard]}", itertools.count()  # Path's `/` costs half a read
 
         def read() -> bytes:
             if self.remote is not None:
                 return self._read_remote(self.remote, shard, size, offset)
-            return pread(self._open(shard, anew=next(tries) > 0), size, offset)
+            return pread(self._open(shard, reopen=next(tries) > 0), size, offset)
 
         try:
-            return retried(read, f"shard {path}", was_there=True)  # it was, when the split was opened
+            return retried(read, f"shard {path}", was_there=True)  # it was there when the split was opened
         except OSError as error:
             what = "is missing" if error.errno == errno.ENOENT else "cannot be read"
             raise DataError(f"shard {path} {what}: {errno_words(error)} at byte offset {offset}") from None
 
-    def _open(self, shard: int, anew: bool) -> int:
+    def _open(self, shard: int, reopen: bool) -> int:
         files = self._files.get(os.getpid())
-        if files is None:  # a fresh process: what a fork brought along belongs to the parent
+        if files is None:  # a new process: descriptors inherited by a fork belong to the parent
             files = self._files.setdefault(os.getpid(), {})
         if shard not in files:
             fd = self._opened(shard)
             if files.setdefault(shard, fd) != fd:  # another thread was first
                 os.close(fd)
-        elif anew:  # under the old number, by which other threads may be reading
+        elif reopen:  # keep the old number, which other threads may be using
             fd = self._opened(shard)
             os.dup2(fd, files[shard], inheritable=False)
             os.close(fd)
@@ -201,16 +205,16 @@ class Split:
         return os.open(self.folder / str(self.index.shard_name[shard]), os.O_RDONLY | os.O_CLOEXEC)
 
     def _read_remote(self, remote: RemoteShards, shard: int, size: int, offset: int) -> bytes:
-        # Opened for each sample: what a process keeps open takes room on the node's disk after it was evicted.
+        # Opened for each sample: an evicted file takes disk space as long as a process has it open.
         path = f"{self.folder}/{self.index.shard_name[shard]}"
         while True:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                remote.source.shard(remote.relative, self.index, shard)  # and perhaps evicted before it is opened
+                remote.source.shard(remote.relative, self.index, shard)  # may be evicted again before it is opened
                 continue
             try:
-                os.utime(file)  # what was read longest ago makes room
+                os.utime(file)  # shards that were read longest ago are evicted first
                 return pread(file, size, offset)
             finally:
                 os.close(file)
@@ -232,11 +236,11 @@ class Dataset:
     """A built data set.
 
     Attributes:
-        root: DATA_ROOT, a folder or an address; the data lie in `root/name`.
+        root: DATA_ROOT, a folder or an address; the data are in `root/name`.
         name: the data set's.
         meta: the parsed dataset.json.
         rebuild: the command that builds it, for messages.
-        source: for a remote data set, makes the node's cache of it.
+        source: for a remote data set, a function that makes the node's cache.
     """
 
     root: Path | str
@@ -255,7 +259,7 @@ class Dataset:
         """The node's cache of a remote data set, None for a data set in a folder.
 
         Raises:
-            DataError: the cache has no folder.
+            DataError: the cache's folder cannot be used.
         """
         return None if self.source is None else self.source()
 
@@ -276,7 +280,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Hex sha256 over all splits and the classes: equal if and only if the data are."""
+        """Hex sha256 over all splits and the classes: equal if and only if the data are equal."""
         return str(self.meta["fingerprint"])
 
     @property
@@ -285,7 +289,7 @@ class Dataset:
         return {edition: dict(splits) for edition, splits in self.meta["editions"].items()}
 
     def split(self, edition: str, split: str) -> Split:
-        """Open a split, with all its shards present in their recorded sizes and its index the recorded one.
+        """Open a split, after checking that its index and the sizes of its shards are the recorded ones.
 
         Raises:
             DataError: an unknown edition or split, a missing or truncated shard, a foreign or damaged index.
@@ -303,17 +307,17 @@ class Dataset:
                 f"{DATASET_FILE} records {recorded[:12]}; run: {self.rebuild}"
             )
         if self.cache is None:
-            opened.check_shards()  # what is fetched is checked as it comes
+            opened.check_shards()  # remote shards are checked when they are fetched
         return opened
 
     def samples(self, edition: str, split: str) -> int:
-        """Number of samples of a split, as recorded: its index is not opened."""
+        """Return the recorded number of samples of a split, without opening its index."""
         return int(self.meta["splits"][self._relative(edition, split)]["samples"])
 
     def fingerprint_of(self, edition: str, splits: Iterable[str]) -> str:
-        """Hex sha256 over the named splits' indices and the classes, whatever the order of the names.
+        """Return the hex sha256 over the named splits' indices and the classes; the order of the names does not count.
 
-        Reads nothing: `split` proves that an index is the one recorded.
+        It reads only dataset.json. `split` checks that an index is the recorded one.
         """
         names = sorted(set(splits))
         used = {name: self.meta["splits"][self._relative(edition, name)]["fingerprint"] for name in names}
@@ -334,7 +338,7 @@ def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
         rebuild: the command that builds it, for messages.
 
     Raises:
-        DataError: it is not there or damaged; with `rebuild`.
+        DataError: it is missing or damaged; the sentence names `rebuild`.
     """
     path = root / name / DATASET_FILE
     try:
@@ -348,15 +352,15 @@ def read_dataset(root: Path, name: str, rebuild: str = "") -> Dataset:
 
 
 def parse_meta(data: bytes, path: Path | str, rebuild: str) -> dict[str, Any]:
-    """The contents of a dataset.json.
+    """Return the contents of a dataset.json.
 
     Args:
-        data: the file's.
-        path: where it lies, for messages.
+        data: the bytes of the file.
+        path: the file, for messages.
         rebuild: the command that builds the data set, for messages.
 
     Raises:
-        DataError: something is missing, has another type or is not what was written.
+        DataError: something is missing, has a wrong type or is not what was written.
     """
     try:
         meta: dict[str, Any] = parse_json(data)
@@ -368,7 +372,7 @@ def parse_meta(data: bytes, path: Path | str, rebuild: str) -> dict[str, Any]:
 
 
 def misshapen(meta: Any) -> str:
-    """Say what keeps `meta` from being the contents of a dataset.json; empty where nothing does."""
+    """Return why `meta` cannot be the contents of a dataset.json; empty if it can."""
     if wrong := wrong_kinds(meta, _KINDS):
         return wrong
     names, groups = meta["class_names"], meta["class_groups"]
@@ -390,14 +394,14 @@ def misshapen(meta: Any) -> str:
 
 
 def changed(meta: Mapping[str, Any]) -> str:
-    """Say that the contents of a dataset.json do not have the digest that stands among them; empty where they do."""
+    """Return a sentence if the contents of a dataset.json do not match their recorded digest; empty if they do."""
     if "digest" not in meta or meta["digest"] == digest_of({key: meta[key] for key in meta if key != "digest"}):
         return ""
     return "it does not have its own digest: something in it was changed"
 
 
 def digest_of(value: Any) -> str:
-    """Hex sha256 of the canonical JSON of `value`."""
+    """Return the hex sha256 of the canonical JSON of `value`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

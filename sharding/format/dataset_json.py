@@ -1,4 +1,4 @@
-"""Writes `dataset.json`, which makes a folder of splits a data set, and tells whether a build is there already."""
+"""Writes `dataset.json`, which turns a folder of splits into a data set, and says whether a build exists already."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sharding.format.index import FORMAT, Index, load_index
 
 
 def begin_dataset(root: Path, name: str) -> Path:
-    """Make `root/name` ready for a (re)build and return it; from now on it does not open until `finish_dataset`."""
+    """Prepare `root/name` for a (re)build and return it; it cannot be opened until `finish_dataset`."""
     folder = Path(root) / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would vouch for a mixture of old and new splits
+    (folder / DATASET_FILE).unlink(missing_ok=True)  # an old one would seem to describe a mixture of old and new splits
     return folder
 
 
@@ -44,7 +44,7 @@ def finish_dataset(
         editions: edition -> split -> folder relative to `root/name`.
         statistics: edition -> {"mean": [3], "std": [3]} of RGB in 0 to 1.
         options: what the build depends on (builder, version, seed ...).
-        notes: what it found out, for people and for pictures of the data; JSON values, not part of the fingerprint.
+        notes: findings of the build, for people and for pictures; JSON values, not part of the fingerprint.
 
     Raises:
         DataError: a source occurs in two splits of an edition, or labels or groups do not fit the classes.
@@ -71,7 +71,7 @@ def finish_dataset(
             "splits": {key: entry["fingerprint"] for key, entry in splits.items()},
         }
     )
-    meta["digest"] = digest_of(meta)  # of all the above: a damaged byte of this very file is seen
+    meta["digest"] = digest_of(meta)  # of all of the above, so that a damaged byte of this file is noticed
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)
@@ -79,7 +79,7 @@ def finish_dataset(
 
 
 def _recorded(index: Index, classes: int) -> dict[str, Any]:
-    """What dataset.json says of a split."""
+    """Return what dataset.json says of a split."""
     table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
     np.add.at(table, (index.label, index.attribute), 1)
     return {
@@ -112,7 +112,7 @@ def _check_splits(
 
 
 def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:
-    """Whether `root/name` is a finished build with these options, every file there in its recorded size."""
+    """Return whether `root/name` is a finished build with these options, and all files have their recorded sizes."""
     try:
         dataset = read_dataset(Path(root), name)
         if dataset.meta["build"] != dict(options):

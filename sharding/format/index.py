@@ -1,7 +1,7 @@
 """The index of a split: where each image lies in the split's tar shards, and what is known about it.
 
-`index.npz` lies beside the shards. With it a reader fetches any image by one positioned read in an ordinary tar,
-in any order, and proves by its digest that it got the right bytes. Needs numpy alone (no torch, no webdataset).
+`index.npz` is beside the shards. With it a reader gets any image by one positioned read in an ordinary tar, in any
+order, and checks the bytes by their digest. Needs only numpy (no torch, no webdataset).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Index:
 
     @classmethod
     def of_columns(cls, **columns: ArrayLike) -> Index:
-        """The index of columns that are arrays or other sequences.
+        """Make an index from columns that are arrays or other sequences.
 
         Args:
             **columns: each attribute by its name.
@@ -111,16 +111,16 @@ class Index:
         return cls(**{name: _column(name, values) for name, values in columns.items()})
 
     def __len__(self) -> int:
-        """Number of samples N."""
+        """Return the number of samples N."""
         return len(self.key)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 of all arrays' contents (names, shapes, values), whatever file format they were stored in."""
+        """Hex sha256 of the arrays' contents (names, shapes, values), independent of the file format."""
         digest = hashlib.sha256(FORMAT.encode())
         for name, (dtype, _, _) in _LAYOUT.items():
             array = getattr(self, name)
-            # text as UTF-8 with its length in front: numpy's own bytes would depend on the longest entry
+            # text as UTF-8 after its length: numpy's bytes would depend on the longest entry
             data = (
                 b"".join(b"%d:%s" % (len(t), t) for t in (s.encode() for s in array.tolist()))
                 if dtype == "U"
@@ -145,7 +145,7 @@ def save_index(folder: Path, index: Index) -> Path:
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` as an .npz that numpy loads without pickle: atomically, the same bytes for the same arrays."""
-    # stored, not deflated: compressed bytes would depend on the zlib at hand
+    # stored, not deflated: compressed bytes would depend on the version of zlib
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
@@ -156,7 +156,7 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
     """Read the index in `folder/name`.
 
     Raises:
-        DataError: the file is missing, damaged or incomplete; names it.
+        DataError: the file, which the sentence names, is missing, damaged or incomplete.
     """
     path = Path(folder) / name
     try:
@@ -167,7 +167,7 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
         return Index(**{name: arrays[name] for name in _LAYOUT})
     except FileNotFoundError:
         raise DataError(f"{path} is missing, so {Path(folder)} is not a finished split") from None
-    except (ValueError, TypeError, OverflowError) as error:  # DataErrors, and what numpy cannot make an array of
+    except (ValueError, TypeError, OverflowError) as error:  # DataErrors, and values that numpy cannot make an array of
         raise DataError(one_line(f"{path} cannot be used as an index: {error}")) from error
 
 
@@ -175,8 +175,8 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz, none of which may be of objects.
 
     Raises:
-        FileNotFoundError: there is none.
-        DataError: it is damaged or something else; says how, but not which file.
+        FileNotFoundError: it does not exist.
+        DataError: it is damaged or not such a file; the sentence says how, but does not name the file.
     """
     try:
         return retried(lambda: _arrays_of(path), str(path))

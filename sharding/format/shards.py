@@ -1,7 +1,8 @@
 """Writes the splits of a data set: shards that plain webdataset reads, and their index.
 
-The bytes depend on the samples alone: tar times, owners and modes are fixed, JSON is canonical. Nothing that a killed
-build leaves behind opens: a split's folder appears by one rename when it is whole, dataset.json is written last.
+The bytes depend only on the samples: tar times, owners and modes are fixed, JSON is canonical. What a killed build
+leaves behind cannot be opened: a split's folder appears by one rename when it is whole, and dataset.json is written
+last.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ class Sample:
 def write_split(folder: Path, samples: Iterable[Sample], shard_samples: int = 1000) -> Index:
     """Write `samples` in their order as shards of `shard_samples` images, with index.npz, and return the index.
 
-    Holds one sample at a time (and the keys and sources). The folder is built beside its place and moved there when it
-    is whole; an older folder of that name is replaced.
+    It holds one sample in memory at a time, and all keys and sources. The folder is built beside its place and renamed
+    when it is whole; an older folder of that name is replaced.
 
     Raises:
         DataError: an illegal or repeated key, an image that is not a JPEG, an `extra` entry that would hide a fixed
-            one, or no samples at all; `folder` is as it was.
+            one, or no samples at all; `folder` is then unchanged.
     """
     if shard_samples < 1:
         raise DataError(f"shard_samples is {shard_samples}; at least 1 would be legal")
@@ -106,17 +107,17 @@ def _unique(samples: Iterable[Sample]) -> Iterator[Sample]:
 
 
 def shard_name(number: int) -> str:
-    """File name of a split's shard, counted from 0."""
+    """Return the file name of a split's shard, counted from 0."""
     return f"shard-{number:06d}.tar"
 
 
 def write_shard(path: Path, samples: Iterable[Sample], first: int) -> None:
-    """Write one shard, which is on the disk when this returns.
+    """Write one shard; it is durable on the disk when this returns.
 
     Args:
         path: the tar.
-        samples: in the order in which it is to hold them.
-        first: id of its first sample in the split.
+        samples: in the order in which the shard holds them.
+        first: id, in the split, of the shard's first sample.
 
     Raises:
         DataError: an illegal key, an image that is not a JPEG, or an `extra` entry that would hide a fixed one.
@@ -159,10 +160,10 @@ def _check(sample: Sample) -> None:
 
 
 def index_of_shards(folder: Path, names: Sequence[str]) -> Index:
-    """The index of finished shards `folder/names`, read from the tars themselves.
+    """Return the index of finished shards `folder/names`, read from the tars themselves.
 
     Raises:
-        DataError: a sample lacks one of KEY.jpg, KEY.cls, KEY.json, or they disagree; names shard and key.
+        DataError: a sample lacks one of KEY.jpg, KEY.cls, KEY.json, or they disagree; the sentence names shard and key.
     """
     return joined([index_of_shard(Path(folder) / name) for name in names])
 
@@ -171,11 +172,11 @@ class Tar(tarfile.TarFile):
     """A tar whose `members` can be cleared while it is read."""
 
     members: list[tarfile.TarInfo]
-    """What was read so far; missing from the types of the standard library."""
+    """The members read so far; missing from the standard library's types."""
 
 
 def index_of_shard(path: Path) -> Index:
-    """The index of a split that has this shard alone.
+    """Return the index of a split that consists of this shard.
 
     Raises:
         DataError: as for `index_of_shards`.
@@ -192,7 +193,7 @@ def index_of_shard(path: Path) -> Index:
                 parts.setdefault(key, {})["jpg"] = (member.offset_data, len(data), hashlib.sha256(data).digest())
             elif extension in ("cls", "json"):
                 parts.setdefault(key, {})[extension] = json.loads(data)
-            tar.members.clear()  # tarfile remembers every member, and nobody asks
+            tar.members.clear()  # else tarfile keeps every member in memory
     rows: list[tuple[Any, ...]] = []
     for key, part in parts.items():
         entry = part.get("json", {})
@@ -218,10 +219,10 @@ def index_of_shard(path: Path) -> Index:
 
 
 def joined(shards: Sequence[Index]) -> Index:
-    """The index of a split from those of its shards, in their order."""
+    """Join the indices of a split's shards, in their order, into the split's index."""
     first = np.cumsum([0, *(len(index.shard_name) for index in shards)])
     columns = {field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)}
-    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first, strict=False)])
+    columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first[:-1], strict=True)])
     return Index(**columns)
 
 

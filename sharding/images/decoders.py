@@ -1,11 +1,11 @@
 """From the bytes of an image to its RGB pixels, all of them or those of a box.
 
-One decoder is chosen for a run, the fastest that all its ranks have.
+A run uses one decoder, the fastest that all its ranks have.
 
-All decoders are libjpeg-turbo's code with its exact settings (slow integer DCT, smooth chroma), so they give the same
-pixels, to the bit where the library is of the same generation. What a fast decoder does not take (PNG, CMYK, damaged
-but legal files) goes to Pillow, which decides for all of them what is an image. Needs numpy and Pillow; the others are
-used where they are found.
+All decoders are built on libjpeg-turbo, with its exact settings (slow integer DCT, smooth chroma), so they give the
+same pixels, to the bit if the libraries are of the same generation. Files that a fast decoder does not support (PNG,
+CMYK, damaged but legal files) go to Pillow, which alone decides whether a file is an image. Needs numpy and Pillow; the
+other libraries are optional.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from sharding.images.turbojpeg import Box, TurboJpeg, find_turbojpeg
 
 MAX_PIXELS = 64_000_000
 """Images of more pixels than this are refused before they are decoded (192 MB as RGB)."""
-# Pillow warns of what does not touch the pixels (EXIF data, which nobody here reads, and large sizes, which are refused
-# here), through the progress bar and for one image in many. What it cannot decode it raises.
+# Pillow warns about things that do not change the pixels: EXIF data, which are not read here, and large sizes, which
+# are refused here. The warnings break the progress bar. What Pillow cannot decode raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Picture(Protocol):
-    """An image, decoded or not, that gives the pixels that it is asked for."""
+    """An image, decoded or not, that returns the pixels of a region."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,7 +43,7 @@ class Picture(Protocol):
         ...
 
     def region(self, box: Box) -> np.ndarray:
-        """uint8 [bottom - top, right - left, 3], RGB; perhaps a read-only view."""
+        """Return the RGB pixels of a box, uint8 [bottom - top, right - left, 3]; may be a read-only view."""
         ...
 
 
@@ -63,18 +63,18 @@ class Pixels:
         return self.array.shape[1], self.array.shape[0]
 
     def region(self, box: Box) -> np.ndarray:
-        """A view of a box: uint8 [bottom - top, right - left, 3]."""
+        """Return a view of a box: uint8 [bottom - top, right - left, 3]."""
         left, top, right, bottom = box
         return self.array[top:bottom, left:right]
 
 
 def picture_of(image: Image.Image) -> Pixels:
-    """The picture in a Pillow image of any mode."""
+    """Return the picture of a Pillow image of any mode."""
     return Pixels(np.asarray(image.convert("RGB")))
 
 
 def whole(picture: Picture) -> np.ndarray:
-    """All pixels, uint8 [H, W, 3]."""
+    """Return all pixels, uint8 [H, W, 3]."""
     return picture.region((0, 0, *picture.size))
 
 
@@ -84,8 +84,8 @@ class Decoder:
 
     Attributes:
         name: one of `ORDER`.
-        version: of the library, or its digest; another one may give other pixels.
-        opened: gives the picture in the bytes of a JPEG or PNG file, or raises ValueError, in one sentence.
+        version: of the library, or its digest; another version may give other pixels.
+        opened: makes a picture from the bytes of a JPEG or PNG file; raises ValueError with one sentence.
     """
 
     name: str
@@ -103,8 +103,8 @@ def decode(data: bytes) -> Image.Image:
         ValueError: in one sentence, another format, data that are visibly damaged or end before the last pixel, or
             more than MAX_PIXELS pixels. (A flipped byte can leave a legal JPEG: the shard index's digests find it.)
     """
-    # A process-wide switch of Pillow's that any library may have thrown; with it, half an image would pass for a
-    # whole one.
+    # This is a process-wide switch of Pillow, which any library may have set. With it a truncated image would pass as
+    # a whole one.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
@@ -119,9 +119,9 @@ def decode(data: bytes) -> Image.Image:
 
 
 def not_whole(data: bytes, error: Exception) -> ValueError:
-    """Return what to raise for bytes of which Pillow makes no image, in one sentence with Pillow's reason."""
+    """Return the error for bytes that Pillow cannot decode: one sentence with Pillow's reason."""
     cause = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UnidentifiedImageError):  # Pillow names the file, and there is none
+    if isinstance(error, UnidentifiedImageError):  # Pillow's text names a file object, which says nothing
         cause = f"it begins with {data[:8]!r}"
     return ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}")
 
@@ -156,7 +156,7 @@ def _torchvision() -> Decoder:
 
     if (installed := find_spec("torchvision")) is None or installed.origin is None:
         raise ImportError("torchvision is not installed")
-    for library in Path(installed.origin).parent.glob("image*.so"):  # a second saved where it does not load
+    for library in Path(installed.origin).parent.glob("image*.so"):  # saves a second if it does not load
         ctypes.CDLL(str(library))
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -174,7 +174,7 @@ def _torchvision() -> Decoder:
                     .permute(1, 2, 0)
                     .numpy()
                 )
-        except Exception:  # as with Pillow, of many types; Pillow says what it is
+        except Exception:  # of many types, as with Pillow; Pillow's error says what it is
             pass
         return _pillow_opened(data)
 
@@ -190,7 +190,7 @@ def _tiny_jpeg() -> bytes:
 # -------------------------------------------------------------------------------------------------------- TurboJPEG 3
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A JPEG of which only what is asked for is decoded."""
+    """A JPEG of which only the requested region is decoded."""
 
     turbo: TurboJpeg
     data: bytes
@@ -199,8 +199,8 @@ class _Encoded:
 
     def region(self, box: Box) -> np.ndarray:
         left, top, right, bottom = box
-        # A block more on the left and two columns on the right: chroma is interpolated from its neighbours, and the
-        # pixels must be those of the whole image. (Above and below the library looks by itself.)
+        # Decode one more block on the left and two more columns on the right: chroma is interpolated from neighbours,
+        # and the pixels must equal those of the whole image. (The library itself handles the rows above and below.)
         start, end = max(0, left // self.block - 1) * self.block, min(self.size[0], right + 2)
         pixels = self.turbo.region(self.data, (start, top, end, bottom))
         if pixels is None:
@@ -228,12 +228,12 @@ _MAKERS: dict[str, Callable[[], Decoder]] = {
     "pillow": _pillow,
 }
 ORDER = tuple(_MAKERS)
-"""From the fastest to the one that is always there."""
+"""From the fastest to Pillow, which is always installed."""
 
 
 @cache
 def _made(name: str) -> Decoder | str:
-    """The decoder, or why it is not here."""
+    """Return the decoder, or the reason why it is not available."""
     try:
         return _MAKERS[name]()
     except (ImportError, OSError, RuntimeError) as error:
@@ -241,10 +241,10 @@ def _made(name: str) -> Decoder | str:
 
 
 def decoder(name: str) -> Decoder:
-    """The decoder of that name.
+    """Return the decoder of that name.
 
     Raises:
-        DataError: it is not on this machine; gives the reason.
+        DataError: it is not on this machine; the sentence gives the reason.
     """
     made = _made(name)
     if isinstance(made, str):
@@ -253,17 +253,17 @@ def decoder(name: str) -> Decoder:
 
 
 def available() -> list[str]:
-    """The names of the decoders on this machine, fastest first."""
+    """Return the names of the decoders on this machine, fastest first."""
     return [name for name in ORDER if isinstance(_made(name), Decoder)]
 
 
 def agreed(offers: Sequence[Sequence[str]], wanted: str | None, why: str) -> str:
-    """The decoder of a run, the same on all ranks.
+    """Return the name of a run's decoder, the same on all ranks.
 
     Args:
-        offers: what each rank has, by rank.
-        wanted: the one that it must be, if any.
-        why: who wants it, for the message.
+        offers: the decoders of each rank.
+        wanted: the required decoder, if any.
+        why: what requires it, for the message.
 
     Raises:
         DataError: a rank lacks the wanted one.

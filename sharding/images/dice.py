@@ -1,15 +1,15 @@
 """The random numbers of a draw. numpy only.
 
-Whatever is random is a function of (seed, epoch, draw) alone, draw being the position in the epoch's plan, so that
-neither workers, ranks, prefetching nor a resume can change a pixel.
+Everything random is a function of (seed, epoch, draw), where draw is the position in the epoch's plan. So the pixels do
+not depend on workers, ranks, prefetching or a resume.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# Topmost word of the Philox counter, so that other users of a (seed, epoch) key, such as the plan, never meet this
-# stream.
+# The top word of the Philox counter. Others that use the same (seed, epoch) key, such as the plan, never get the words
+# of this stream.
 _DOMAIN = int.from_bytes(b"augment", "big")
 
 
@@ -26,15 +26,15 @@ class Dice:
         self._next_word = bits.random_raw
 
     def word(self) -> int:
-        """The next raw word, 0 <= word < 2**64."""
+        """Return the next raw word, 0 <= word < 2**64."""
         return int(self._next_word())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A float in [low, high), in steps of (high - low) / 2**53."""
+        """Return a float in [low, high), in steps of (high - low) / 2**53."""
         return low + (high - low) * ((self.word() >> 11) * 2.0**-53)
 
     def integer(self, n: int) -> int:
-        """An integer in 0 .. n-1; its bias, below n / 2**64, is beyond measuring.
+        """Return an integer in 0 .. n-1; its bias, below n / 2**64, is too small to measure.
 
         Raises:
             ValueError: n is less than 1.
@@ -44,12 +44,12 @@ class Dice:
         return (self.word() * n) >> 64
 
     def coin(self, p: float = 0.5) -> bool:
-        """True with probability p."""
+        """Return True with probability p."""
         return self.uniform() < p
 
 
 def draw_rng(seed: int, epoch: int, draw: int) -> Dice:
-    """The random numbers of one draw: counter-based (Philox 4x64), so no draw depends on another.
+    """Return the random numbers of one draw: counter-based (Philox 4x64), so no draw depends on another.
 
     Different triples have different Philox keys. Costs about 10 microseconds.
 

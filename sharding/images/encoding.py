@@ -1,4 +1,4 @@
-"""The bytes under which a raw image is stored in a shard: its own where possible, else a new JPEG."""
+"""The bytes of an image in a shard: the source's own if possible, else a new JPEG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sharding.images.damage import is_sound
 from sharding.images.decoders import MAX_PIXELS, not_whole
 
 QUALITY = 90
-"""JPEG quality of images that are encoded again, unless the user says another."""
+"""JPEG quality of images that are encoded again, unless the user gives another."""
 TRANSCODED = 95
 """JPEG quality of an image that is not a JPEG and would otherwise be stored as it is."""
 
@@ -24,7 +24,7 @@ class StoredSize:
 
     Attributes:
         resize_short: most pixels of the shorter side (bilinear, antialiased; a smaller image keeps its size).
-        quality: JPEG quality of what is encoded again; given alone, all is encoded again.
+        quality: JPEG quality of images that are encoded again; given alone, all images are.
     """
 
     resize_short: int | None = None
@@ -32,7 +32,7 @@ class StoredSize:
 
     @property
     def options(self) -> dict[str, int]:
-        """What the user chose, for the recorded options of a build."""
+        """Return what the user chose, for the recorded options of a build."""
         return {
             name: value
             for name, value in (("resize_short", self.resize_short), ("quality", self.quality))
@@ -40,19 +40,19 @@ class StoredSize:
         }
 
     def __call__(self, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
-        """The bytes to store for the raw image `data`, and entries for KEY.json that say what was done to it.
+        """Return the bytes to store for the raw image `data`, and entries for KEY.json that say what was done to it.
 
-        Every image is decoded once, to its last byte. JPEGs stay as they are where no option asks for more, with any
-        colour space that Pillow turns into RGB (grayscale, CMYK, YCCK) and any EXIF orientation, which training
-        ignores.
+        Every image is decoded once, to its last byte. JPEGs stay as they are unless an option says otherwise. They may
+        have any colour space that Pillow turns into RGB (grayscale, CMYK, YCCK) and any EXIF orientation, which
+        training ignores.
 
         Raises:
-            ValueError: in one sentence, it is not a whole 8-bit JPEG or PNG.
+            ValueError: it is not a whole 8-bit JPEG or PNG; one sentence.
         """
         again = self.resize_short is not None or self.quality is not None
         image = opened(data, whole=again)
         if not again:
-            if image.format == "PNG":  # ILSVRC has one under a JPEG's name
+            if image.format == "PNG":  # ILSVRC has one whose name ends in .JPEG
                 return encoded(image.convert("RGB"), TRANSCODED), {
                     "stored": f"PNG encoded as JPEG of quality {TRANSCODED}"
                 }
@@ -70,15 +70,15 @@ class StoredSize:
 
 
 def opened(data: bytes, whole: bool = True) -> Image.Image:
-    """The decoded image, checked to be a whole 8-bit JPEG or PNG of at most MAX_PIXELS pixels.
+    """Return the decoded image after checking that it is a whole 8-bit JPEG or PNG of at most MAX_PIXELS pixels.
 
     Args:
-        data: the file.
-        whole: without, a JPEG is decoded to an eighth of its width and height, which still reads all its bytes and
-            takes a fraction of the time, and what comes back may not be loaded yet.
+        data: the bytes of the file.
+        whole: False decodes a JPEG to an eighth of its width and height. That still reads all its bytes, in a fraction
+            of the time; the returned image may not be loaded yet.
 
     Raises:
-        ValueError: in one sentence, it is not such an image.
+        ValueError: it is not such an image; one sentence.
     """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # see decoders.decode
     try:
@@ -103,7 +103,7 @@ def opened(data: bytes, whole: bool = True) -> Image.Image:
 
 
 def encoded(image: Image.Image, quality: int) -> bytes:
-    """The JPEG file of an RGB image, baseline, colours at half resolution, no metadata."""
+    """Encode an RGB image as a JPEG file: baseline, colours at half resolution, no metadata."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, progressive=False)
     return buffer.getvalue()

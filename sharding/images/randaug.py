@@ -23,7 +23,7 @@ Sharpness     0 .. 0.9        factor 1 +- level/10                              
 Posterize     8 .. 4          round(8 - level * 4/9) bits; level 1 is 8 bits,   [A], [G]
                               that is, the image itself
 Solarize      256 .. 0        values >= 256 - level * 256/9 are inverted        [A]
-Cutout        0 .. 20         square of round(level * 20/9) px, whatever the    [G]
+Cutout        0 .. 20         square of round(level * 20/9) px for any          [G]
                               image size; centre uniform, clipped at the edge
 AutoContrast  none            no strength: the same at all levels               [A]
 Equalize      none            no strength                                       [A]
@@ -74,7 +74,7 @@ class Operation(NamedTuple):
     apply: Callable[[Image.Image, float, Dice], Image.Image]
 
     def magnitude(self, level: int) -> float:
-        """The unsigned value at ``level`` (0..9), in the unit that the table names."""
+        """Return the unsigned value at ``level`` (0..9), in the unit that the table names."""
         return self.start + (self.stop - self.start) * (level / LEVELS[-1])
 
 
@@ -90,10 +90,10 @@ class Details(NamedTuple):
     """A column of the second table above.
 
     Attributes:
-        shear: how the pixels between the image's own are made.
+        shear: how pixels are interpolated.
         rotation: likewise.
-        hidden: what Cutout paints.
-        side_step: Cutout's side is a multiple of it, pixels.
+        hidden: the colour of Cutout's square, RGB.
+        side_step: Cutout's side is a multiple of it, in pixels.
     """
 
     shear: Image.Resampling
@@ -130,7 +130,7 @@ def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance]
 
 
 def _operations(details: Details) -> tuple[Operation, ...]:
-    """All rows of the table; their order is part of what a seed means: operation k of a drawn pair is row k."""
+    """Return all rows of the table. Their order is part of what a seed means: operation k of a pair is row k."""
     return (
         Operation("ShearX", 0, 0.3, True, lambda im, v, _: details.sheared(im, v, 0)),
         Operation("ShearY", 0, 0.3, True, lambda im, v, _: details.sheared(im, 0, v)),
@@ -160,7 +160,7 @@ POLICIES: dict[str, tuple[Operation, ...]] = {"own": _operations(_OWN), "package
 
 
 def apply_operation(image: Image.Image, operation: Operation, level: int, dice: Dice) -> Image.Image:
-    """Apply one operation at ``level`` (0..9) to an RGB image; a new RGB image of equal size.
+    """Apply one operation at ``level`` (0..9) to an RGB image, and return a new RGB image of equal size.
 
     ``dice`` gives the sign of a mirrored operation and the place of Cutout.
     """
@@ -185,8 +185,8 @@ def draw_pair(dice: Dice, operations: Sequence[Operation] = POLICIES["own"]) -> 
 def apply_policy(image: Image.Image, dice: Dice, pixels: str = "own") -> Image.Image:
     """Apply a freshly drawn pair to an RGB image of any size; mode and size stay.
 
-    All randomness comes from ``dice``; ``image`` itself is never changed, but is returned as it is where neither half
-    was applied. ``pixels`` is a key of POLICIES.
+    All randomness comes from ``dice``. ``image`` itself is never changed; it is returned if neither half is applied.
+    ``pixels`` is a key of POLICIES.
     """
     for operation, level, applied in draw_pair(dice, POLICIES[pixels]):
         if applied:

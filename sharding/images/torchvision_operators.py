@@ -37,7 +37,7 @@ def define_missing() -> None:
 
 
 def _library_loads() -> bool:
-    """Whether torchvision's operators load, as those of a wheel for the CPU do; schemas of ours would clash there."""
+    """Return whether torchvision's operators load, as a CPU wheel's do; then our schemas would clash with them."""
     load: Callable[[str], None] = torch.ops.load_library  # which comes without types
     installed = find_spec("torchvision")
     if installed is None or installed.origin is None:

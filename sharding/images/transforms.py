@@ -24,9 +24,9 @@ from sharding.images.randaug import apply_policy
 
 
 def origin(decoder: str) -> str:
-    """What makes the pixels of a test view or of a whole picture, in words: whoever keeps pixels keeps them under it.
+    """Return a text that says what the pixels of a test view or a whole picture depend on; caches use it as a key.
 
-    That is this code, the decoder (Pillow takes what others do not) and torch.
+    It names this code, the decoder, Pillow (which decodes what other decoders do not) and torch.
     """
     code = b"".join(Path(file).read_bytes() for file in (__file__, decoders.__file__, turbojpeg.__file__))
     made_by = f"{decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
@@ -40,13 +40,13 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """
     if pixels.shape[:2] == (height, width):
         return pixels
-    # channels last, which torch has a vectorised kernel for
+    # channels last, for which torch has a vectorised kernel
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
     return F.interpolate(image, size=(height, width), mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
 
 
 def shrunk(picture: Picture, short: int) -> Picture:
-    """The picture with a shorter side of at most `short` pixels."""
+    """Return the picture with a shorter side of at most `short` pixels."""
     side = min(picture.size)
     if side <= short:
         return picture
@@ -64,27 +64,27 @@ def train_pixels(
     randaug: bool,
     randaug_pixels: str = "own",
 ) -> np.ndarray:
-    """One training view: uint8 [size, size, 3], RGB.
+    """Return a training view: uint8 [size, size, 3], RGB.
 
-    Only the crop's pixels are asked for. Crop and flip of a draw are the same with and without RandAug.
+    Only the crop's pixels are decoded. Crop and flip of a draw are the same with and without RandAug.
 
     Args:
-        picture: what is seen.
+        picture: the image.
         rng: the draw's random numbers.
         size: pixels of the square view's side.
         crop_scale: the range of the crop's share of the area, 0 < low <= high <= 1.
         hflip: whether half of the views are mirrored.
         randaug: whether RandAug comes last.
-        randaug_pixels: how it draws its operations, a key of `sharding.images.randaug.POLICIES`.
+        randaug_pixels: the pixels of its operations, a key of `sharding.images.randaug.POLICIES`.
 
     Raises:
         ValueError: `crop_scale` is not such a range.
     """
     if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         raise ValueError(f"crop_scale {crop_scale} is not within 0 < low <= high <= 1")
-    # Cropped first and then resized: no pixel from outside the box is blended in.
+    # Crop first, then resize: no pixel from outside of the box is blended in.
     pixels = resized(picture.region(crop_box(*picture.size, rng, crop_scale)), size, size)
-    # The coin falls even when nobody asks, so that switching flips changes nothing else.
+    # Draw the coin even without flips, so that switching flips on changes nothing else.
     if rng.coin() and hflip:
         pixels = torch.from_numpy(np.array(pixels)).flip(1).numpy()  # twenty times as fast as numpy's reversed copy
     if randaug:
@@ -93,16 +93,16 @@ def train_pixels(
 
 
 def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
-    """The test view: uint8 [size, size, 3], RGB.
+    """Return the test view: uint8 [size, size, 3], RGB.
 
-    The shorter side becomes `resize` pixels (bilinear, antialiased; no pixel is resampled where it has them already),
-    of which the central crop is taken. Of a picture longer than `LONGEST` its middle alone is resized, so that the
-    view's size bounds the memory: at most about `resize` x `LONGEST` * `resize` pixels are made. Its crop is that of
-    the whole picture to within a pixel's shift, for the grid on which it is resampled is another. That is why there is
-    a limit, and not every picture is cropped first: below it pixels are as they always were, to the bit.
+    The shorter side becomes `resize` pixels (bilinear, antialiased; not resampled if it has that size already), and the
+    central crop is taken. If a picture is longer than `LONGEST`, only its middle is resized, so that the view's size
+    bounds the memory: at most about `resize` x `LONGEST` * `resize` pixels are made. Such a crop may be shifted by up
+    to a pixel, because the sampling grid differs. So only long pictures are cropped first, and the pixels of all others
+    stay the same to the bit.
 
     Args:
-        picture: what is seen.
+        picture: the image.
         size: pixels of the square crop's side.
         resize: pixels of the shorter side, at least `size`.
 
@@ -121,14 +121,14 @@ def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
 
 
 LONGEST = 64
-"""The most that a test view looks at of a picture's longer side, in lengths of the shorter one.
+"""The largest part of a picture's longer side that a test view resizes, in lengths of the shorter side.
 
-Photos end well below it. A 65500x1 image in a file of 17 kB would take gigabytes.
+Photos are far below it. Without it a 65500x1 image, a file of 17 kB, would take gigabytes.
 """
 
 
 def middle(picture: Picture) -> Picture:
-    """The picture, or of one longer than `LONGEST` the part of that length, or a pixel more, about its centre."""
+    """Return the picture; if it is longer than `LONGEST`, its central part of that length (or one pixel more)."""
     width, height = picture.size
     x, y = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
     return Pixels(picture.region((x, y, width - x, height - y))) if x or y else picture
@@ -143,7 +143,7 @@ def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> 
 
     The area is uniform in `scale` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3, the place uniform. A
     shape that does not fit is drawn again; after 10 failures the largest central box of a legal aspect ratio is taken.
-    Semantics: torchvision's RandomResizedCrop.
+    This is what torchvision's RandomResizedCrop does.
     """
     for _ in range(CROP_ATTEMPTS):
         area = width * height * rng.uniform(*scale)

@@ -1,8 +1,8 @@
 """TurboJPEG 3 of libjpeg-turbo through ctypes: decodes a region of a JPEG and skips the rest.
 
-No wheel brings this library. It is looked for in the environment's lib/ (conda's libjpeg-turbo 3), where the system's
-loader finds it (a module, a package; Debian 12's is older), and at the path that the environment variable
-GLT_TURBOJPEG names.
+The library is not available as a wheel. It is searched in the environment's lib/ (conda's libjpeg-turbo 3), by the
+system's loader (a module or package; Debian 12's is too old), and at the path in the environment variable
+GLT_TURBOJPEG.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Region(ctypes.Structure):
 
 
 class TurboJpeg:
-    """The few functions used of TurboJPEG 3's C interface (turbojpeg.h of libjpeg-turbo 3)."""
+    """The functions of TurboJPEG 3's C interface that are used here (turbojpeg.h of libjpeg-turbo 3)."""
 
     DECOMPRESS, STOPONWARNING, JPEGWIDTH, JPEGHEIGHT, SUBSAMP, COLORSPACE, RGB = 1, 0, 5, 6, 4, 8, 0
     COLOURS = (0, 1, 2)  # RGB, YCbCr, grey; not CMYK, YCCK
@@ -56,7 +56,7 @@ class TurboJpeg:
         self._library.tj3Set(self._handle, self.STOPONWARNING, 1)
 
     def header(self, data: bytes) -> tuple[int, int, int] | None:
-        """(width, height, width of an iMCU) in pixels, or None where the file is not for this decoder."""
+        """Return (width, height, width of an iMCU) in pixels, or None if this decoder does not support it."""
         tj, handle = self._library, self._handle
         if tj.tj3DecompressHeader(handle, data, len(data)):
             return None
@@ -66,9 +66,9 @@ class TurboJpeg:
         return tj.tj3Get(handle, self.JPEGWIDTH), tj.tj3Get(handle, self.JPEGHEIGHT), self.BLOCK_WIDTHS[subsampling]
 
     def region(self, data: bytes, box: Box) -> np.ndarray | None:
-        """The pixels of a box, uint8 [h, w, 3]; None where that fails.
+        """Return the pixels of a box, uint8 [h, w, 3]; None if that fails.
 
-        The box's left edge is a multiple of the iMCU's width.
+        The box's left edge must be a multiple of the iMCU's width.
         """
         tj, handle = self._library, self._handle
         left, top, right, bottom = box
@@ -82,10 +82,10 @@ class TurboJpeg:
 
 
 def find_turbojpeg() -> tuple[TurboJpeg, str]:
-    """The library and its version.
+    """Find the library, and return it with its version.
 
     Raises:
-        ImportError: there is none; gives the reason.
+        ImportError: it was not found; the text gives the reason.
     """
     if named := os.environ.get("GLT_TURBOJPEG"):
         places = [named]
@@ -103,9 +103,9 @@ def find_turbojpeg() -> tuple[TurboJpeg, str]:
 
 
 def _version(place: str) -> str:
-    """The version of a library that was loaded from a path or by its name.
+    """Return the digest of a library's file, since the library does not tell its version.
 
-    The library does not tell its version, so it is the digest of its bytes.
+    `place`: the path or the name by which it was loaded.
     """
     if "/" not in place:
         mapped = [

@@ -1,13 +1,13 @@
 """The epoch plan: which sample is drawn where, as a pure function of (weights, seed, epoch).
 
 Every rank computes the same plan without communication. Step t of an epoch is the same global batch on any number of
-ranks and with any number of loader workers, every rank takes the same number of steps, and resuming is `start=t`.
+ranks and loader workers. Every rank takes the same number of steps, and resuming is `start=t`.
 
 Axes: N samples, S streams, B global batch, T steps, R ranks, G batch-normalisation groups of B/G rows.
 
 A global batch has a canonical row order: group after group, and inside a group stream after stream, so that each group
-holds the same mix of streams (or, if asked for, a single one). `draw = t * B + row` numbers the draws of an epoch;
-augmentation is keyed by it.
+holds the same mix of streams (or, if asked for, a single one). `draw = t * B + row` numbers the draws of an epoch; it
+is part of the augmentation's random key.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class BatchShape:
 
     Attributes:
         size: B rows, of which each stream gets B/S.
-        group: rows of a batch-normalisation group; 0 where nothing is normalised, and the batch is one group.
+        group: rows of a batch-normalisation group; 0 without batch normalisation, where the batch is one group.
         streams: S.
-        by_stream: each group holds rows of one stream only, instead of the same mix as all others.
+        by_stream: each group holds rows of a single stream, instead of the same mix in all groups.
     """
 
     size: int
@@ -50,10 +50,10 @@ class BatchShape:
         return 1 if self.by_stream else self.streams
 
     def check(self) -> None:
-        """Check that the batch can be shared out among the streams and the groups.
+        """Check that the batch can be divided among the streams and the groups.
 
         Raises:
-            PlanError: it cannot; says which multiples are legal.
+            PlanError: it cannot; the sentence says which multiples are legal.
         """
         group = self.group or self.size
         uneven = self.share % group if self.by_stream else group % self.streams
@@ -69,7 +69,7 @@ class BatchShape:
             )
 
     def row_streams(self) -> np.ndarray:
-        """int64 [B]: the stream of each row, in canonical row order."""
+        """Return the stream of each row, int64 [B], in canonical row order."""
         group = self.group or self.size
         if self.by_stream:
             return np.repeat(np.arange(self.streams), self.share)
@@ -78,14 +78,14 @@ class BatchShape:
 
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """An epoch's global batches, each made when it is asked for.
+    """An epoch's global batches, each computed when it is asked for.
 
     Attributes:
         steps: T.
         streams: int64 [B], the stream of each row; the same in every step.
-        epoch: the epoch, which keys the augmentation.
-        orders: the order in which each stream draws, by stream.
-        cuts: parts into which each stream's share of a batch is cut, one for each group that holds some of it.
+        epoch: the epoch, part of the augmentation's random key.
+        orders: each stream's order of draws.
+        cuts: parts into which each stream's share of a batch is cut: one for each group that holds some of it.
     """
 
     steps: int
@@ -100,14 +100,14 @@ class EpochPlan:
         return len(self.streams) // len(self.orders)
 
     def batch(self, step: int) -> np.ndarray:
-        """The sample ids of a step, int64 [B], in canonical row order. All steps cost the same, in any order."""
+        """Return the sample ids of a step, int64 [B], in canonical row order. All steps cost the same, in any order."""
         share = self.share
         rows = [_taken(order, step * share, (step + 1) * share).reshape(self.cuts, -1) for order in self.orders]
         return np.concatenate(rows, axis=1).reshape(-1)
 
     @property
     def ids(self) -> np.ndarray:
-        """int64 [T, B]: all of them, in memory."""
+        """Return the sample ids of all steps, int64 [T, B]; they are all in memory."""
         return np.stack([self.batch(step) for step in range(self.steps)])
 
 
@@ -119,13 +119,13 @@ def stream_draws(
     matched: bool = False,
     replacement: bool = False,
 ) -> tuple[StreamDraw, ...]:
-    """What each stream draws in an epoch.
+    """Return what each stream draws in an epoch.
 
     Args:
-        weights: S entries, float64 [N] or None for uniform; they must not change while a plan uses them.
+        weights: for each of the S streams float64 [N], or None for uniform; not to be changed while a plan uses them.
         samples: N.
         draws_per_epoch: draws in units of N, for each stream; with `matched` for all streams together.
-        matched: whether all streams together cost what a single one does.
+        matched: whether all streams together draw as much as a single one would.
         replacement: whether the draws are independent.
     """
     draws = max(1, round(draws_per_epoch * samples / (len(weights) if matched else 1)))
@@ -137,17 +137,17 @@ def plan_epoch(
 ) -> EpochPlan:
     """Plan one epoch.
 
-    A last batch that is not full is completed from the front of the same order: without replacement every id occurs
-    once, plus fewer than B repeats.
+    An incomplete last batch is filled from the front of the same order. So without replacement every id occurs once,
+    plus fewer than B repeats.
 
     Args:
-        draws: what each of the S streams draws; equally many draws each.
+        draws: what each of the S streams draws, all the same number.
         shape: the global batch.
-        key: the run's seed and the epoch; each stream has its own random words under it.
-        window: None shuffles the whole epoch, with O(N) of state; a window has O(shards), and one window's ids.
+        key: the run's seed and the epoch; the stream's number is added to it.
+        window: None shuffles the whole epoch and keeps O(N) ids; a window keeps O(shards) and the ids of one window.
 
     Raises:
-        PlanError: the batch cannot be shared out among the streams, or weights are not legal.
+        PlanError: the batch cannot be divided among the streams, or weights are not legal.
     """
     shape.check()
     number = draws[0].draws
@@ -158,7 +158,7 @@ def plan_epoch(
 
 
 def draw_ids(draw: StreamDraw, key: DrawKey, window: ShardWindow | None = None) -> np.ndarray:
-    """The ids that one stream draws in one epoch, in order: int64 [draws].
+    """Return the ids that one stream draws in one epoch, in order: int64 [draws].
 
     Args:
         draw: what the stream draws.
@@ -176,7 +176,7 @@ def _order(draw: StreamDraw, key: DrawKey, window: ShardWindow | None) -> Order:
 
 
 def _taken(order: Order, first: int, last: int) -> np.ndarray:
-    """int64 [last - first]: the ids at these places of the order, which begins again where it ends."""
+    """Return the ids at these places of the order, int64 [last - first]; after its end it begins again."""
     parts, draws = [], int(order.ends[-1])
     while first < last:
         place = first % draws

@@ -1,4 +1,4 @@
-"""Which rows of every global batch a rank takes, and its draws in their order."""
+"""The rows of every global batch that a rank takes, and its draws in order."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sharding.plan.epoch import BatchShape, EpochPlan
 
 
 def micro_batches(shape: BatchShape, rank: int, ranks: int, *, synchronised: bool = False) -> list[np.ndarray]:
-    """The canonical rows that one rank takes of every global batch: int64, one array for each micro-batch.
+    """Return the canonical rows that one rank takes of every global batch: int64, one array for each micro-batch.
 
-    With batch normalisation (`shape.group` > 0) a micro-batch is one group; where there are more ranks than groups,
-    the ranks of a group share it, each of its streams in the same way, and must synchronise its statistics. Without,
-    a rank takes one slice, and the slices may differ by one row.
+    With batch normalisation (`shape.group` > 0) a micro-batch is one group. If there are more ranks than groups,
+    several ranks share a group, each of its streams in the same way, and must synchronise its statistics. Without
+    batch normalisation a rank takes one slice, and the slices may differ by one row.
 
     Args:
         shape: the global batch.
@@ -25,7 +25,7 @@ def micro_batches(shape: BatchShape, rank: int, ranks: int, *, synchronised: boo
         synchronised: whether several ranks can take a group's statistics together.
 
     Raises:
-        PlanError: the ranks cannot share the batch; names the legal numbers of ranks.
+        PlanError: the ranks cannot share the batch; the sentence names the legal numbers of ranks.
     """
     rows = np.arange(shape.size)
     if not shape.group:
@@ -62,7 +62,7 @@ class Draws:
         ids: int64 [M], sample ids.
         draws: int64 [M], their numbers within the epoch.
         streams: int64 [M].
-        seed: the run's, which with `epoch` and `draws` keys the augmentation.
+        seed: the run's; with `epoch` and `draws` it is the augmentation's random key.
         epoch: the epoch, or -1 for evaluation, where nothing is random.
     """
 
@@ -74,7 +74,7 @@ class Draws:
 
 
 def rank_draws(plan: EpochPlan, rows: Sequence[np.ndarray], seed: int, start: int = 0) -> Iterator[Draws]:
-    """One rank's micro-batches from step `start` to the end of the epoch, `len(rows)` of them a step."""
+    """Yield one rank's micro-batches from step `start` to the end of the epoch, `len(rows)` for each step."""
     for step in range(start, plan.steps):
         ids = plan.batch(step)
         for mine in rows:

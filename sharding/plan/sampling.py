@@ -16,8 +16,8 @@ from sharding.plan.philox import DrawKey
 class StreamDraw:
     """What one stream draws in one epoch.
 
-    Without replacement every id occurs the floor or the ceiling of its expected number of times (systematic sampling):
-    for a uniform stream of N draws that is a permutation. With replacement the draws are independent.
+    Without replacement the number of times that an id occurs is its expected number, rounded up or down (systematic
+    sampling). For a uniform stream of N draws that is a permutation. With replacement the draws are independent.
 
     Attributes:
         weights: float64 [N], not negative, or None for the uniform stream; they must not change while a plan uses them.
@@ -37,21 +37,21 @@ class Order(Protocol):
 
     @property
     def ends(self) -> np.ndarray:
-        """int64 [blocks]: the draws up to the end of each block."""
+        """The number of draws up to the end of each block, int64 [blocks]."""
         ...
 
     @property
     def shards(self) -> list[np.ndarray] | None:
-        """int64 [blocks][]: the shards of each block; None where one block holds them all."""
+        """The shards of each block, int64 [blocks][]; None if a single block holds all shards."""
         ...
 
     def block(self, number: int) -> np.ndarray:
-        """int64: the ids of a block, in order."""
+        """Return the ids of a block in order, int64."""
         ...
 
 
 class FullShuffle:
-    """The order of an epoch that is shuffled as a whole: O(N) of state.
+    """The order of an epoch that is shuffled as a whole; it keeps O(N) ids in memory.
 
     Raises:
         PlanError: the weights are not legal.
@@ -69,36 +69,36 @@ class FullShuffle:
         )
 
     def block(self, number: int) -> np.ndarray:
-        """int64 [draws]: all ids; `number` is 0."""
+        """Return all ids, int64 [draws]; `number` is 0."""
         assert number == 0
         return self._ids
 
 
 def bad_weights(samples: int) -> PlanError:
-    """The error for weights that are not `samples` legal numbers."""
+    """Return the error for weights that are not `samples` legal numbers."""
     return PlanError(f"weights must be {samples} finite numbers, none negative and not all 0")
 
 
 def check_length(weights: np.ndarray, samples: int) -> None:
-    """Check that there is one weight for each sample, else raise PlanError."""
+    """Raise PlanError unless there is one weight for each sample."""
     if len(weights) != samples:
         raise bad_weights(samples)
 
 
 def check_values(weights: np.ndarray, samples: int) -> None:
-    """Check some of the weights: finite and not negative, else raise PlanError."""
+    """Raise PlanError unless these weights are finite and not negative."""
     if not np.all(np.isfinite(weights)) or (len(weights) and weights.min() < 0):
         raise bad_weights(samples)
 
 
 def check_sum(total: float) -> None:
-    """Check that the weights add up to a finite number, else raise PlanError."""
+    """Raise PlanError unless the weights add up to a finite number."""
     if not np.isfinite(total):
         raise PlanError("weights must add up to a finite number")
 
 
 def draw_counts(draw: StreamDraw, uniforms: np.ndarray) -> np.ndarray:
-    """How often each id is drawn: int64 [N], whose sum is `draw.draws`.
+    """Return how often each id is drawn: int64 [N], whose sum is `draw.draws`.
 
     Args:
         draw: what the stream draws.
@@ -116,7 +116,7 @@ def draw_counts(draw: StreamDraw, uniforms: np.ndarray) -> np.ndarray:
     edges = np.cumsum(weights, dtype=np.float64)
     check_sum(edges[-1])
     if draw.replacement:
-        # The number of draws below each edge. Sorted first: a search for each draw in turn would miss the caches.
+        # Count the draws below each edge. They are sorted first, because searching for each one would miss the caches.
         points = np.searchsorted(np.sort(uniforms * edges[-1]), edges, side="left")
         points[np.flatnonzero(weights)[-1] :] = draw.draws  # u * total may round up to the total itself
         return np.diff(points, prepend=0)
@@ -132,6 +132,6 @@ def draw_counts(draw: StreamDraw, uniforms: np.ndarray) -> np.ndarray:
 
 
 def _extra(samples: int, rest: int, uniforms: np.ndarray) -> np.ndarray:
-    """`rest` of the ids at random: those with the smallest words of a generator that the one uniform seeds."""
+    """Choose `rest` ids at random: those with the smallest words of a generator that the uniform seeds."""
     words = np.random.Philox(key=int(uniforms[0] * 2**53)).random_raw(samples)
     return np.argsort(words, kind="stable")[:rest]

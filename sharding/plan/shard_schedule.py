@@ -1,4 +1,4 @@
-"""Which step of an epoch needs which shard."""
+"""Which steps of an epoch need which shards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sharding.plan.epoch import EpochPlan
 
 @dataclass(frozen=True, eq=False)
 class ShardUse:
-    """The steps that may need each shard, as far as the places of the blocks tell.
+    """The steps that may need each shard, judged by the places of the blocks.
 
     Attributes:
         first: int64 [shards], the first such step; T where no step needs the shard.
         last: int64 [shards], the last such step; -1 where no step needs the shard.
-        refill: int64 [shards], T - 1 for the shards from which the epoch's last batch is completed, T for the others.
+        refill: int64 [shards], T - 1 for the shards from which the epoch's last batch is filled, T for the others.
     """
 
     first: np.ndarray
@@ -26,15 +26,15 @@ class ShardUse:
 
 
 def shard_arrivals(plan: EpochPlan, shards: np.ndarray, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """The shards in the order in which an epoch needs them.
+    """Yield the shards in the order in which an epoch needs them.
 
     Args:
-        plan: the epoch's.
+        plan: the epoch's plan.
         shards: int [N], the shard of each id, ascending.
         start: the first step that is still to come.
 
     Yields:
-        A step from `start` on, and the shards that it, or a step after it, may be the first to need.
+        A step from `start` on, and the shards that may first be needed in it or later.
     """
     use = _shard_use(plan, shards)
     over = use.last < start  # not needed any more, but perhaps for the last batch
@@ -47,10 +47,10 @@ def shard_arrivals(plan: EpochPlan, shards: np.ndarray, start: int = 0) -> Itera
 
 
 def last_use(plan: EpochPlan, shards: np.ndarray) -> np.ndarray:
-    """The last step that may need each shard, int64 [shards]; -1 where no step does.
+    """Return the last step that may need each shard, int64 [shards]; -1 if no step does.
 
     Args:
-        plan: the epoch's.
+        plan: the epoch's plan.
         shards: int [N], the shard of each id, ascending.
     """
     use = _shard_use(plan, shards)

@@ -14,7 +14,7 @@ from sharding.plan.sampling import StreamDraw, bad_weights, check_length, check_
 
 @dataclass(frozen=True, eq=False)
 class ShardWindow:
-    """Shuffling inside windows, so that reads stay nearly sequential and an epoch starts before all shards are there.
+    """Shuffling inside windows: reads stay nearly sequential, and an epoch can start before all shards are fetched.
 
     Attributes:
         shards: int [N], the shard of each id, ascending.
@@ -41,13 +41,13 @@ class _ShardWeights:
 
 
 class WindowedShuffle:
-    """The order in which shards are permuted, and samples are shuffled inside windows of some of them.
+    """An order in which shards are permuted, and samples are shuffled inside windows of some shards.
 
-    Besides the weights, which are given, the state is O(shards), and a window's ids are made when they are asked for.
+    Besides the weights it keeps O(shards) numbers; a window's ids are computed when they are asked for.
 
-    The draws are first shared out among the shards by their weight, as a whole epoch's are among samples, and then
-    inside each shard. So samples of a weighted stream without replacement occur exactly as often as in a full shuffle;
-    independent draws are independent.
+    The draws are first divided among the shards by their weight, as a full shuffle divides them among samples, and then
+    inside each shard. So without replacement the samples of a weighted stream occur exactly as often as in a full
+    shuffle. With replacement draws are independent.
 
     Raises:
         PlanError: the weights are not legal.
@@ -70,7 +70,7 @@ class WindowedShuffle:
         self.shards = self._windows
         uniform = _ShardWeights(bounds[1:].astype(np.float64), draw.samples - 1, True)
         summed = uniform if draw.weights is None else _summed_by_shard(draw.weights, draw.samples, bounds)
-        # Equal weights are the uniform stream, which is exact in integers.
+        # Equal weights are the uniform stream, which integers represent exactly.
         self._weights = None if summed.equal and not draw.replacement else draw.weights
         self._summed = uniform if self._weights is None else summed
         if draw.replacement:
@@ -83,7 +83,7 @@ class WindowedShuffle:
         self.ends = np.cumsum([self._drawn[shards].sum() for shards in self._windows])
 
     def block(self, number: int) -> np.ndarray:
-        """int64: the ids of a window, in order. Three windows are kept."""
+        """Return the ids of a window in order, int64. Three windows are kept."""
         if number not in self._made:
             while len(self._made) > 2:  # this one, the next, and at an epoch's end the first
                 del self._made[next(iter(self._made))]
@@ -99,7 +99,7 @@ class WindowedShuffle:
         return philox.shuffled(ids, philox.random_words(len(ids), self._key, philox.ORDER, number * self._window + 1))
 
     def _drawn_with_replacement(self) -> np.ndarray:
-        """int64 [shards]: how many of the independent draws fall into each shard."""
+        """Return how many of the independent draws fall into each shard, int64 [shards]."""
         number, edges = len(self._bounds) - 1, self._summed.edges
         last = int(np.searchsorted(self._bounds, self._summed.last, side="right")) - 1  # the shard of that sample
         drawn = np.zeros(number, dtype=np.int64)
@@ -115,10 +115,10 @@ class WindowedShuffle:
             left -= min(left, self.BLOCK)
 
     def _points_at(self, edges: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """int64: the draws without replacement up to these edges of the weights, which lie after so many samples."""
+        """Return the draws without replacement up to these edges of the weights, int64; `after`: samples before."""
         draws = self._draw.draws
         if self._weights is None:
-            # In integers: N draws are the whole part for each sample, and the rest is spread evenly.
+            # In integers: every sample gets the whole part of draws / N, and the rest is spread evenly.
             samples = int(self._bounds[-1])
             whole, rest = divmod(draws, samples)
             even: np.ndarray = after * whole + (after * rest + int(self._uniform * samples)) // samples
@@ -128,7 +128,7 @@ class WindowedShuffle:
         return points.clip(0, draws)
 
     def _counts_in(self, shard: int) -> np.ndarray:
-        """int64: how often each sample of a shard is drawn."""
+        """Return how often each sample of a shard is drawn, int64."""
         begin, end, drawn = int(self._bounds[shard]), int(self._bounds[shard + 1]), int(self._drawn[shard])
         before = self._summed.edges[shard - 1] if shard else 0.0
         edges = (

@@ -1,1 +1,1 @@
-"""What tests share: data, processes, clusters, servers."""
+"""Helpers that tests share: data, processes, clusters, servers."""

@@ -102,13 +102,13 @@ class Page:
             time.sleep(0.05)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression is, as JSON can hold it."""
+        """Return the value of a JavaScript expression, as JSON."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def click(self, selector: str) -> None:
-        """A mouse click at the middle of an element, as a hand makes it: whatever lies over it gets the click."""
+        """Click at the middle of an element with the mouse: an element that covers it gets the click."""
         x, y = self.value(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: "
             f"'center', inline: 'center'}}); "
@@ -118,7 +118,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
-        """A key on the keyboard: Tab, Enter, Escape, or a space."""
+        """Press a key on the keyboard: Tab, Enter, Escape, or a space."""
         code, text = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), " ": (32, " ")}[key]
         for kind in ("keyDown", "keyUp"):
             self.call(
@@ -143,7 +143,7 @@ class Page:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A fresh Chromium with one empty tab; `profile` is a folder of its own."""
+    """Start a fresh Chromium with one empty tab; `profile`: a folder that only it uses."""
     assert CHROMIUM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()

@@ -1,5 +1,4 @@
-"""A private SLURM whose nodes have cables to cut: each has a network of its own (a namespace) with its address and host
-name.
+"""A private SLURM whose nodes have cables to cut: each has a separate network (a namespace), address and host name.
 
 One bridge on this machine is the switch, a pair of virtual cards is a node's cable, and each slurmd sees its own host
 name and /etc/hosts. The file system is shared, as on a cluster. Needs root and Linux namespaces. Nothing outlives
@@ -23,7 +22,7 @@ NETWORKS = Path("/run/netns")
 
 
 def refused() -> str | None:
-    """Why such a cluster cannot be had here, in a few words; None where it can."""
+    """Return why such a cluster cannot run here, in a few words; None if it can."""
     package = clusters.missing_package() or next(
         (p for program, p in {"ip": "iproute2", "nsenter": "util-linux"}.items() if shutil.which(program) is None), None
     )
@@ -89,11 +88,11 @@ class Cables(clusters.Cluster):
         self._daemon("slurmd", "-N", f"r{node}", inside=inside)
 
     def processes(self, node: int) -> list[int]:
-        """Everything that runs on a node."""
+        """Return the ids of all processes on a node."""
         return _processes(self._network(node))
 
     def reaches(self, node: int) -> bool:
-        """Whether the node's slurmd answers within a second."""
+        """Return whether the node's slurmd answers within a second."""
         try:
             with socket.create_connection((f"{self.network}.{node}", self.port), timeout=1):
                 return True
@@ -105,14 +104,12 @@ class Cables(clusters.Cluster):
         _ip("link", "set", self._network(node), "down")
 
     def heal(self, node: int) -> None:
-        """Plug it in again. What this machine asked meanwhile and nobody answered is forgotten, or it would ask again
-        only a second later.
-        """
+        """Plug it in again, and forget unanswered requests: this machine would retry them only a second later."""
         _ip("link", "set", self._network(node), "up")
         _ip("neigh", "flush", "to", f"{self.network}.{node}", "dev", self.name)
 
     def kill(self, node: int) -> None:
-        """The node dies: its slurmd, its steps and their tasks end at once, without a word. `boot` brings it back."""
+        """Let the node die: its slurmd, its steps and their tasks end at once and silently. `boot` brings it back."""
         while alive := self.processes(node):
             clusters.send(alive, signal.SIGKILL)
 
@@ -122,7 +119,7 @@ class Cables(clusters.Cluster):
 
 
 def remove_leftovers() -> None:
-    """End and remove what owners left that are no longer alive."""
+    """End and remove what dead owners left behind."""
     for name in {match[1] for path in Path("/sys/class/net").iterdir() if (match := re.match(r"(glt\d+)", path.name))}:
         owner = name.removeprefix("glt")
         if not Path(f"/proc/{owner}").exists():

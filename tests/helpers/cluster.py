@@ -61,7 +61,7 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 
 
 def missing_package() -> str | None:
-    """The Debian package that this machine lacks, or 'root' where the user is not root; None if all is there."""
+    """Return the Debian package that this machine lacks, or 'root' if the user is not root; None if all is there."""
     if os.geteuid() != 0:
         return "root"
     return next((package for program, package in PROGRAMS.items() if not _program(program)), None)
@@ -91,7 +91,7 @@ class Cluster:
         self.folder, self.nodes = folder, nodes
         self.marks = {
             MARK: str(folder)
-        }  # in the daemons' environment alone: a user's shell, which has SLURM_CONF too, is none of ours
+        }  # only in the daemons' environment: a user's shell, which has SLURM_CONF too, is not ours
         self.environment = {
             "SLURM_CONF": str(folder / "slurm.conf"),
             "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
@@ -131,7 +131,7 @@ class Cluster:
         return self
 
     def _machines(self) -> str:
-        """slurm.conf's words for the nodes: here all are this machine, told apart by their ports."""
+        """Return slurm.conf's lines for the nodes: all are this machine, with different ports."""
         first = _consecutive_ports(self.nodes)
         return (
             f"NodeName=r[1-{self.nodes}] NodeHostname=localhost NodeAddr={self.address} "
@@ -152,13 +152,13 @@ class Cluster:
         )
 
     def run(self, *command: str, timeout: float = 30) -> subprocess.CompletedProcess:
-        """A SLURM command against this cluster."""
+        """Run a SLURM command on this cluster."""
         return subprocess.run(
             command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=timeout
         )
 
     def stop(self) -> None:
-        """End jobs and daemons, whatever state they are in, and remove the folder."""
+        """End jobs and daemons in any state, and remove the folder."""
         try:
             self.run("scancel", "--full", "-u", "root", timeout=10)
             time.sleep(1)
@@ -172,12 +172,12 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _processes(self) -> list[int]:
-        """The daemons, which carry the mark, and all that descends from them: steps and their tasks."""
+        """Return the ids of the daemons, which carry the mark, and of their descendants: steps and their tasks."""
         return marked(f"{MARK}={self.folder}")
 
 
 def marked(variable: str) -> list[int]:
-    """Ids of the live processes with this NAME=VALUE in their environment, and of all that descend from them."""
+    """Return the ids of live processes with this NAME=VALUE in their environment, and of their descendants."""
     parents, ours = {}, set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -199,7 +199,7 @@ def marked(variable: str) -> list[int]:
 
 
 def send(pids: Iterable[int], sign: signal.Signals) -> None:
-    """A signal to those of the processes that still live."""
+    """Send a signal to those of the processes that are still alive."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sign)

@@ -1,5 +1,6 @@
 """Sources for the tests of mscoco_glt in COCO's own formats: images, instances JSON, COCO-Attributes' joblib pickle.
-And: plain vectors.
+
+Also plain attribute vectors.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ ATTRIBUTES = 204
 
 
 def vectors(classes: Sequence[int], seed: int) -> np.ndarray:
-    """Attribute values [N, 204] float64 in 0 to 1 for objects of `classes` [N]: sparse, long-tailed in every class,
-    some attributes frequent in most classes and some in few. About 8 attributes an object on average, some objects with
-    none.
+    """Make attribute values float64 [N, 204] in 0 to 1 for objects of `classes` [N].
+
+    They are sparse and long-tailed in every class; some attributes are frequent in most classes, some in few. An object
+    has about 8 attributes on average, some objects have none.
     """
     rng = np.random.default_rng(seed)
     classes = np.asarray(classes)
@@ -69,8 +71,9 @@ def vectors(classes: Sequence[int], seed: int) -> np.ndarray:
 
 
 def write(root: Path, per_class: Sequence[int] | dict[str, int], seed: int = 0, per_image: int = 3) -> Path:
-    """Fills `root` with train2014/, val2014/, annotations/ and cocottributes_py3.jbl, `per_class` objects of each of
-    the 29 classes; returns the latter.
+    """Fill `root` with train2014/, val2014/, annotations/ and cocottributes_py3.jbl; return the path of the latter.
+
+    Each of the 29 classes has `per_class` objects.
 
     Images hold up to `per_image` objects of any classes at random places; some are grayscale. Patch ids are not
     annotation ids; every image has one more annotation that has no patch, and there is a category without any.
@@ -134,8 +137,9 @@ def write(root: Path, per_class: Sequence[int] | dict[str, int], seed: int = 0, 
 
 
 def attribute_file(path: Path, patches: dict[int, int], values: np.ndarray) -> Path:
-    """Writes COCO-Attributes' dictionary with the original's keys: `patches` maps patch to annotation id, `values` [N,
-    204] are their vectors in this order.
+    """Write COCO-Attributes' dictionary with the original's keys.
+
+    `patches` maps patch to annotation id; `values` [N, 204] are their vectors in this order.
     """
     joblib.dump(
         {

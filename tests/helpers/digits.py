@@ -21,8 +21,10 @@ def digits(root: Path) -> Path:
 
 
 def twentieth(digits_root: Path, root: Path, shard_samples: int = 64) -> Path:
-    """Fill `root` with the same editions, splits and classes, and at least three samples a class of each split: enough
-    to train some steps and evaluate in a second."""
+    """Fill `root` with a twentieth of the samples, at least three of each class and split.
+
+    That is enough to train some steps and evaluate in a second.
+    """
     whole = open_dataset(digits_root, "digits_glt")
     folder = begin_dataset(root, "digits_glt")
     for relative in sorted({relative for splits in whole.editions.values() for relative in splits.values()}):

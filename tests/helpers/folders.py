@@ -28,18 +28,19 @@ def write_rich_run(
     names: tuple[str, ...] = NAMES,
     boots: tuple[tuple[int, int], ...] = ((0, 0),),
 ) -> Path:
-    """A finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail; an IFL
-    recipe also has environments at `REBUILDS` and lines about its centers.
+    """Write a finished run of digits_glt whose predictions are right with probability `skill`, less towards the tail.
+
+    An IFL recipe also has environments at `REBUILDS` and lines about its centers.
 
     Args:
-        folder: The folder of run folders.
-        recipe: Its name.
-        train: The edition that it trains on.
-        seed: Of the recipe, and of the drawn predictions.
-        skill: In [0, 1].
-        words: More words of the recipe.
-        names: Of the classes.
-        boots: (epoch, step in all) of each start.
+        folder: the folder of run folders.
+        recipe: its name.
+        train: the edition that it trains on.
+        seed: the recipe's, also used to draw the predictions.
+        skill: in [0, 1].
+        words: more words of the recipe.
+        names: the classes' names.
+        boots: (epoch, total steps) of each start.
     """
     resolved = resolve([f"recipe={recipe}", "data=digits_glt", f"train={train}", f"seed={seed}", *words])
     path = folder / resolved.run_name
@@ -88,7 +89,7 @@ def write_rich_run(
 
 
 def metric_lines(ifl: bool, skill: float, boots: tuple[tuple[int, int], ...] = ((0, 0),)) -> list[dict[str, Any]]:
-    """What such a run has written; losses fall, accuracies rise, alpha begins after the first rebuild."""
+    """Return the log of such a run: losses fall, accuracies rise, alpha begins after the first rebuild."""
     lines: list[dict[str, Any]] = []
     for epoch in range(EPOCHS):
         alpha = 0.0 if not ifl or epoch <= REBUILDS[0] else 0.001
@@ -136,7 +137,7 @@ def metric_lines(ifl: bool, skill: float, boots: tuple[tuple[int, int], ...] = (
 
 
 def write_environments(path: Path, rng: np.random.Generator, classes: int = 10) -> None:
-    """Weights that favour attribute 2 three to one inside each class, and thumbnails of one grey each."""
+    """Write weights that favour attribute 2 three to one inside each class, and thumbnails of plain grey."""
     labels = np.repeat(np.arange(classes), np.resize(COUNTS, classes))
     attributes = np.arange(len(labels)) % 3
     second = np.where(attributes == 2, 3.0, 1.0)

@@ -18,8 +18,9 @@ SCALE = 0.2
 
 
 def planted_source(folder: Path) -> Path:
-    """tree/ and train.tar with the same images, CMYK, grayscale, turned ones and a PNG among them, and a file beside
-    the classes; a file for the weights.
+    """Write tree/ and train.tar with the same images, a file beside the classes, and a file for the weights.
+
+    CMYK, grayscale and turned images and a PNG are among the images.
     """
     images = sources.images_of(SIZES)
     sources.tree(folder / "tree", images)
@@ -42,7 +43,7 @@ def words(raw: Path, out: Path, source: str = "tree", *more: str) -> list[str]:
 
 
 def plant(raw: Path, out: Path, source: str = "tree") -> None:
-    """Lays planted features of every class where the features stage would."""
+    """Write planted features of every class to the place of the features stage."""
     work = out / "imagenet_glt" / ".work"
     work.mkdir(parents=True, exist_ok=True)
     for number, images in enumerate(list_classes(raw / source, work, 1).values()):
@@ -56,7 +57,7 @@ def built(raw: Path, out: Path, source: str = "tree", *more: str) -> Path:
 
 
 def authors_files(root: Path, folder: Path) -> list[Path]:
-    """Split files as the authors publish them: absolute paths of their machine, nothing but their entries."""
+    """Write split files as the authors publish them: absolute paths of their machine, and only their entries."""
     files = []
     for edition in ("glt", "cbl"):
         found = json.loads((root / "imagenet_glt" / ".work" / f"{edition}.json").read_text())
@@ -83,7 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 def content(out: Path) -> dict[str, str]:
-    """Digest of every file of the data set; the build's own folder is none of it."""
+    """Return a digest of every file of the data set, without the build's own folder."""
     folder = out / "imagenet_glt"
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()

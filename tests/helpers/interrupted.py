@@ -1,4 +1,4 @@
-"""Runs that are interrupted: the command under way, a run's ending bit by bit, an engine for checkpoints."""
+"""Interrupted runs: the command under way, all bits of a run's ending, an engine for checkpoints."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WORDS = (
 
 
 class Launch:
-    """The command under way, in a session of its own so that nothing of it outlives the test."""
+    """The command under way, in a separate session, so that none of its processes outlives the test."""
 
     def __init__(self, root: Path, runs: Path, *words: str) -> None:
         runs.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class Launch:
         return next(self.runs.glob("glt_randaug_ifl-*"))
 
     def ranks(self) -> dict[int, int]:
-        """Process ids of the ranks that run now, by rank."""
+        """Return the process ids of the running ranks, by rank."""
         result = {}
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -85,7 +85,7 @@ class Launch:
         return result
 
     def wait_for_step(self, step: int) -> None:
-        """Until metrics.jsonl has a training line of `step` or later."""
+        """Wait until metrics.jsonl has a training line of `step` or later."""
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(StopIteration, OSError):
@@ -96,7 +96,7 @@ class Launch:
         raise AssertionError(f"the run never came to step {step}:\n{self._text()}")
 
     def finish(self) -> int:
-        """The exit code; fails if it takes too long or leaves a rank behind."""
+        """Return the exit code; fail if it takes too long or leaves a rank behind."""
         try:
             code = self.process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -108,7 +108,7 @@ class Launch:
         return code
 
     def _mine(self) -> list[int]:
-        """Processes that name this test's folder in their command and still run."""
+        """Return the ids of running processes that name this test's folder in their command."""
         result = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -138,8 +138,10 @@ GoOn = Callable[..., tuple[bool, str]]
 
 
 def in_ranks(root: Path, runs: Path) -> tuple[bool, str]:
-    """Go on with the run of `WORDS` without the command, in two ranks that are there already: a command spends most of
-    its time on imports. Whether the run is finished, and what was said.
+    """Go on with the run of `WORDS` in two ranks that exist already: a command spends most of its time on imports.
+
+    Returns:
+        Whether the run is finished, and what was printed.
     """
     recipe = resolve([*WORDS, f"data.root={root}", f"runs={runs}"])
     prepare(recipe, recipe.run_folder)
@@ -157,7 +159,7 @@ def sha(value: np.ndarray | torch.Tensor) -> str:
 
 
 def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    """Digests of tensors, and plain values, by dotted name."""
+    """Return digests of tensors, and plain values, by dotted name."""
     if isinstance(value, dict):
         return {key: v for name, inner in value.items() for key, v in _flat(f"{prefix}.{name}", inner).items()}
     if isinstance(value, list | tuple):
@@ -166,9 +168,11 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def ending(folder: Path) -> dict[str, Any]:
-    """All of a finished run that must not depend on what happened to it: the last checkpoint's parameters, buffers,
-    optimizer state, centers, weights, confidence and numbers; environments; predictions; the best epoch's weights; and
-    the training and evaluation lines without their times."""
+    """Return all of a finished run that must not depend on what happened to it.
+
+    That is the last checkpoint's parameters, buffers, optimizer state, centers, weights, confidence and numbers;
+    environments; predictions; the best epoch's weights; and the training and evaluation lines without their times.
+    """
     assert (folder / "done").exists()
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
     suite = torch.load(newest / "suite.pt", weights_only=True)
@@ -189,12 +193,12 @@ def ending(folder: Path) -> dict[str, Any]:
         {k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["kind"] in ("train", "eval")
     ]
     steps = [(line["kind"], line.get("split"), line["step"]) for line in kept]
-    assert len(steps) == len(set(steps)), "a step stands twice in metrics.jsonl"
+    assert len(steps) == len(set(steps)), "a step is twice in metrics.jsonl"
     return result | {f"line {kind} {split} {step}": line for (kind, split, step), line in zip(steps, kept, strict=True)}
 
 
 def copy_of_killed(killed: Path, runs: Path) -> Path:
-    """A copy of the killed run; its run folder."""
+    """Copy the killed run, and return the copy's run folder."""
     shutil.copytree(killed, runs)
     return next(runs.glob("glt_randaug_ifl-*"))
 

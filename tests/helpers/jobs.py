@@ -41,7 +41,7 @@ def wait(condition, seconds: float, what: str, cluster: clusters.Cluster, folder
 
 
 def result_of(folder: Path) -> dict[str, object]:
-    """Everything a run's numbers are made of: the last checkpoint's tensors, predictions and environments."""
+    """Return everything a run's numbers are made of: the last checkpoint's tensors, predictions, environments."""
     import torch
 
     last = max(folder.glob("ckpt/step-*"))

@@ -1,4 +1,4 @@
-"""The launcher as a user calls it, what it says, and a stand-in for a program that it calls."""
+"""The launcher as a user calls it, its output, and a fake of a program that it calls."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def launch(
 
 
 def refused(*words: str, **options: str) -> str:
-    """The one sentence on stderr with which the launcher refuses a command, exit code 2, nothing on stdout, no
-    traceback.
+    """Return the one sentence on stderr with which the launcher refuses a command.
+
+    The exit code must be 2, stdout empty, and no traceback printed.
     """
     result = launch(*words, **options)
     assert result.returncode == 2, result.stdout + result.stderr
@@ -45,7 +46,7 @@ def batch_part(output: str) -> str:
 
 
 def flags(text: str) -> dict[str, str | None]:
-    """The #SBATCH lines as sbatch reads them."""
+    """Return the #SBATCH lines as sbatch reads them."""
     found = {}
     for line in text.splitlines():
         if line.startswith("#SBATCH"):

@@ -38,9 +38,7 @@ WORDS = (
 
 
 def build(digits_root: Path, root: Path) -> Path:
-    """Fill `root` with a data set of the name digits_glt: the first four of its classes, `COUNTS` of them for training,
-    three of each elsewhere.
-    """
+    """Fill `root` with a small digits_glt: four classes, `COUNTS` images for training, three each elsewhere."""
     whole = open_dataset(digits_root, "digits_glt")
     folder = begin_dataset(root, "digits_glt")
     for relative in sorted({relative for splits in whole.editions.values() for relative in splits.values()}):
@@ -77,7 +75,7 @@ def build(digits_root: Path, root: Path) -> Path:
 
 
 def recipe_of(root: Path, runs: Path, *words: str) -> Recipe:
-    """A recipe of 5 epochs of 2 steps, in two groups a step; its run folder is made."""
+    """Return a recipe of 5 epochs of 2 steps, with two groups a step, and make its run folder."""
     given = {word.partition("=")[0] for word in words}
     recipe = resolve(
         [
@@ -94,10 +92,9 @@ def recipe_of(root: Path, runs: Path, *words: str) -> Recipe:
 
 # --------------------------------------------------------------------------------------------------- in the processes
 def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | None = None) -> bool | str:
-    """In a rank: train the recipe of a prepared run folder; at step `stop_at` the last rank wishes to stop. The error's
-    sentence if there was one.
+    """Train the recipe of a prepared run folder, in a rank; return the error's sentence if it fails.
 
-    `method` is (name, file) of a method that stands elsewhere: what a file in `ifl/methods` would be.
+    At step `stop_at` the last rank asks to stop. `method` is (name, file) of a method that is not in `ifl/methods`.
     """
     import importlib.util
     import sys
@@ -122,8 +119,9 @@ def trained(folder: str, stop_at: int | None = None, method: tuple[str, str] | N
 
 
 def two_steps(root: Path, data: str, runs: Path) -> Recipe:
-    """Train glt_randaug_ifl, the paper's network at 112 x 112, for two epochs of a step on a built data set, IFL in the
-    second; the recipe that was run.
+    """Train glt_randaug_ifl, the paper's network at 112 x 112, for two epochs of one step, the second with IFL.
+
+    It trains on a data set built in `root`, and returns the recipe.
     """
     samples = len(open_dataset(root, data).split("glt", "train"))
     recipe = resolve(
@@ -158,7 +156,7 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def final(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of the newest checkpoint: network, optimizer, centers, weights, memory; and the predictions."""
+    """Return all tensors of the newest checkpoint (network, optimizer, centers, weights, memory) and predictions."""
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
     stored = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", weights_only=False)
     found = _tensors(
@@ -188,7 +186,7 @@ def _tensors(value: Any, path: str = "") -> dict[str, np.ndarray]:
 
 
 def same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[str]:
-    """The names of what is not equal to the last bit."""
+    """Return the names of arrays that are not equal to the last bit."""
     return sorted(
         key
         for key in one.keys() | two.keys()

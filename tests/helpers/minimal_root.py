@@ -26,16 +26,14 @@ SYSTEM_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificate
 
 
 def lacking() -> str | None:
-    """Why such a machine cannot be made here, in a few words; None where it can."""
+    """Return why such a machine cannot be made here, in a few words; None if it can."""
     if os.geteuid() != 0:
         return "needs root (make system, as root)"
     return None if shutil.which("debootstrap") else "needs debootstrap (make system, as root)"
 
 
 def packages(readme: str | None = None) -> list[str]:
-    """The Debian packages that README tells a newcomer to install: all there are on the first `apt-get install`
-    line.
-    """
+    """Return the Debian packages of the first `apt-get install` line in README, which newcomers install."""
     text = (PROJECT / "README.md").read_text() if readme is None else readme
     line = re.search(r"apt-get install ([a-z0-9.+ -]+)", text)
     assert line, "README names no packages"
@@ -88,7 +86,7 @@ class MinimalRoot:
         Args:
             command: a line for bash inside.
             before: a line for sh outside, in the same namespaces, once all is mounted; `$ROOT` is the folder.
-            unshare: the namespaces that are its own: `--mount --net` has no network.
+            unshare: the namespaces that it does not share with this machine: `--mount --net` is without a network.
             timeout: seconds.
             variables: of the environment, beside HOME, PATH and pip's, which are all there is.
         """
@@ -123,7 +121,7 @@ class MinimalRoot:
 
 
 def _mirror() -> str:
-    """Where this machine has its Debian packages from."""
+    """Return the address from which this machine gets its Debian packages."""
     for file in sorted([*Path("/etc/apt/sources.list.d").glob("*.sources"), *Path("/etc/apt").rglob("*.list")]):
         if found := re.search(r"^(?:URIs:|deb(?: \[[^]]*\])?)\s+(\S+)", file.read_text(), re.M):
             return found[1]
@@ -131,7 +129,7 @@ def _mirror() -> str:
 
 
 def _pip_folders() -> list[str]:
-    """Folders of this machine that pip's settings name (wheels, an index in files)."""
+    """Return the folders of this machine that pip's settings name (wheels, an index in files)."""
     shown = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     words = re.split(
         r"[\s='\"]+", shown + " ".join(value for name, value in os.environ.items() if name.startswith("PIP_"))

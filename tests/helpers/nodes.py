@@ -1,4 +1,4 @@
-"""What tests of a node's caches share: processes that come and go, and batches that must be the same."""
+"""Helpers for tests of a node's caches: processes that come and go, and batches that must be equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.paths import PROJECT
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
-    """Bit for bit, and some are there."""
+    """Assert that the batches are equal bit for bit, and that there are some."""
     assert len(found) == len(expected) > 0
     assert all(
         torch.equal(mine, theirs)
@@ -27,7 +27,7 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
 
 
 def children(number: int, work: Callable[[int], object]) -> list[int]:
-    """The pids of processes that do `work(k)` and leave without cleaning up, with 1 after an error."""
+    """Fork processes that do `work(k)` and exit without cleaning up, with 1 after an error; return their pids."""
     pids = []
     for k in range(number):
         if (pid := os.fork()) == 0:
@@ -43,8 +43,9 @@ def children(number: int, work: Callable[[int], object]) -> list[int]:
 
 
 def on_a_disk_of(megabytes: float, folder: Path, script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Run a Python script, which can import the tests' modules, while a file system of so many MB is mounted for it
-    alone on `folder`, its first word.
+    """Run a Python script while a file system of so many MB is mounted on `folder`, visible only to the script.
+
+    The script can import the tests' modules; its first argument is `folder`.
     """
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("a process may not mount a file system for itself here")

@@ -1,4 +1,4 @@
-"""Where the project, its tests and what they keep lie."""
+"""Paths of the project, its tests and their files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def plan_epoch(  # noqa: PLR0913 -- a test names each number, and most leave mos
     window: int = 0,
     **draws: Any,
 ) -> EpochPlan:
-    """`sharding.plan.epoch.plan_epoch`; `draws` as for `stream_draws`, a window of 0 for none."""
+    """Call `sharding.plan.epoch.plan_epoch`; `draws` as for `stream_draws`, a window of 0 for none."""
     return plans.plan_epoch(
         stream_draws(weights, samples, **draws),
         BatchShape(batch, group, len(weights), by_stream),
@@ -49,7 +49,7 @@ def draw_ids(  # noqa: PLR0913 -- as above
     shards: np.ndarray | None = None,
     window: int = 0,
 ) -> np.ndarray:
-    """`sharding.plan.epoch.draw_ids`."""
+    """Call `sharding.plan.epoch.draw_ids`."""
     draw = StreamDraw(weights, samples, draws, replacement)
     return plans.draw_ids(draw, DrawKey(seed, epoch, stream), _window(shards, window))
 
@@ -57,7 +57,7 @@ def draw_ids(  # noqa: PLR0913 -- as above
 def micro_batches(
     batch: int, group: int, rank: int, ranks: int, *, synchronised: bool = False, streams: int = 1
 ) -> list[np.ndarray]:
-    """`sharding.plan.ranks.micro_batches`."""
+    """Call `sharding.plan.ranks.micro_batches`."""
     return rows.micro_batches(BatchShape(batch, group, streams), rank, ranks, synchronised=synchronised)
 
 

@@ -10,7 +10,7 @@ from slurm import code_snapshot
 
 
 def copy_of_the_project(folder: Path) -> Path:
-    """The suite's rooms in another folder, for a test that changes code."""
+    """Copy the suite's rooms to another folder, for a test that changes code."""
     for room in code_snapshot.ROOMS:
         shutil.copytree(PROJECT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     return folder

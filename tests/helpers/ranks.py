@@ -3,7 +3,7 @@
 `started(4)` gives a group of 4 processes joined by the five plain variables, forked from one that has done the imports;
 `.run(function, ...)` calls a function of a test module in all of them and returns each rank's result. Inside,
 `comm_of(2)` is a `Comm` of ranks 0 and 1, so that one started group serves checks on 1, 2, 3 and 4 ranks. A call that
-takes too long ends the group, and the error shows where every rank stood.
+takes too long ends the group, and the error shows where every rank was.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def _environment() -> dict[str, str]:
 
 
 class _Nursery:
-    """A process that has imported what ranks need, and forks them: importing torch and DeepSpeed takes seconds of a
-    core, a fork takes none. It answers requests over a socket, one at a time.
+    """A process that has imported what ranks need, and forks them.
+
+    Importing torch and DeepSpeed takes seconds of a core, a fork takes almost nothing. It answers requests over a
+    socket, one at a time.
     """
 
     def __init__(self) -> None:
@@ -66,7 +68,7 @@ class _Nursery:
         theirs.close()
 
     def fork(self, variables: dict[str, str], *files: int) -> _Process:
-        """A rank with these variables on top of today's environment; `files`: what it reads, writes and logs to."""
+        """Fork a rank with these environment variables added; `files`: what it reads, writes and logs to."""
         return _Process(self.ask("fork", {**_environment(), **variables}, files=files))
 
     def ask(self, *request: Any, files: Sequence[int] = ()) -> Any:
@@ -77,7 +79,7 @@ class _Nursery:
 
 
 class _Process:
-    """A forked rank: what is used of `subprocess.Popen`. The nursery is its parent and knows how it ended."""
+    """A forked rank with the used part of `subprocess.Popen`. The nursery is its parent and knows how it ended."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -90,7 +92,7 @@ class _Process:
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float = 60) -> int | None:
-        """Its exit code once it has ended (negative: a signal's number); None if not within `timeout` seconds."""
+        """Return its exit code once it has ended (negative: a signal); None if not within `timeout` seconds."""
         return _nursery().ask("wait", self.pid, timeout)
 
 
@@ -130,7 +132,7 @@ class Ranks:
         self._collect(BOOT_S, "the start")
 
     def run(self, function: Callable[..., Any], *args: Any, timeout: float = 120.0, **kwargs: Any) -> list[Any]:
-        """Each rank's `function(*args, **kwargs)`; the function is found by its name in its module.
+        """Call `function(*args, **kwargs)` in each rank, which finds it by its name in its module; return the results.
 
         Raises:
             RankFailure: a rank raised (the group lives on if all ranks answered), died or took longer than `timeout`.
@@ -152,7 +154,7 @@ class Ranks:
                 file.close()
 
     def _collect(self, timeout: float, what: str) -> list[Any]:
-        """One answer of every rank; all that failed are told together, the group ends unless all have answered."""
+        """Return one answer of every rank; report all failures together, and end the group unless all answered."""
         deadline, answers = time.monotonic() + timeout, {}
         grace = None  # a rank that raised leaves others in a collective: they get 5 s to answer
         while len(answers) < self.size:
@@ -169,9 +171,7 @@ class Ranks:
         complaints = []
         for rank in range(self.size):
             if rank not in answers:
-                complaints.append(
-                    f"rank {rank} gave no answer within {timeout:.0f} s; it stood at\n{self._where(rank)}"
-                )
+                complaints.append(f"rank {rank} gave no answer within {timeout:.0f} s; it was at\n{self._where(rank)}")
             elif answers[rank] is None:
                 complaints.append(f"rank {rank} died with code {self._processes[rank].wait()}\n{self.said(rank)}")
             elif not answers[rank][0]:
@@ -183,14 +183,14 @@ class Ranks:
         return [answers[rank][1] for rank in range(self.size)]
 
     def _where(self, rank: int) -> str:
-        """The stacks of a rank that hangs."""
+        """Return the stacks of a rank that hangs."""
         with contextlib.suppress(ProcessLookupError):
             self._processes[rank].send_signal(signal.SIGABRT)  # faulthandler prints the stacks
             self._processes[rank].wait(5)
         return self.said(rank)
 
     def said(self, rank: int) -> str:
-        """The end of what a rank has printed."""
+        """Return the end of a rank's output."""
         self._logs[rank].seek(0)
         return self._logs[rank].read().decode(errors="replace")[-4000:]
 
@@ -201,7 +201,7 @@ def _kept(size: int) -> list[Ranks]:
 
 
 def started(size: int) -> Ranks:
-    """The group of `size` ranks of this test session; a new one if the last has ended."""
+    """Return the group of `size` ranks of this test session; start a new one if the last has ended."""
     kept = _kept(size)
     if not kept or not kept[-1].alive:
         kept.append(Ranks(size))
@@ -212,7 +212,7 @@ def started(size: int) -> Ranks:
 # -------------------------------------------------------------------------------------------------- inside a process
 @functools.cache
 def comms() -> dict[int, Any]:
-    """`Comm`s of the first 1, 2, ... ranks; None where this rank is not among them. A collective when first called."""
+    """Return `Comm`s of the first 1, 2, ... ranks, None for those without this rank. At first a collective."""
     import torch.distributed as dist
 
     from ifl.distributed.comm import Comm
@@ -236,15 +236,15 @@ def _send(pipe: BinaryIO, data: bytes) -> None:
 
 
 def _receive(pipe: BinaryIO) -> Any:
-    """The next value, or None where the other side is gone."""
+    """Return the next value, or None if the other side is gone."""
     head = pipe.read(8)
     data = pipe.read(struct.unpack("<Q", head)[0]) if len(head) == 8 else b""
     return pickle.loads(data) if data else None
 
 
 def _bring_up(requests: socket.socket) -> None:
-    """In the nursery: fork ranks and tell how they ended, until the tests are gone."""
-    sys.modules["tests.helpers.ranks"] = sys.modules["__main__"]  # one module, whatever its name
+    """Fork ranks and report how they ended, until the tests are gone; runs in the nursery."""
+    sys.modules["tests.helpers.ranks"] = sys.modules["__main__"]  # one module under both names
     import deepspeed  # noqa: F401 (what ranks need)
     import torch._dynamo  # noqa: F401 (torch.optim imports it at the first step)
 
@@ -278,7 +278,7 @@ def _bring_up(requests: socket.socket) -> None:
 
 
 def _code(pid: int, timeout: float) -> int | None:
-    """How the fork ended; None if it has not within `timeout` seconds."""
+    """Return how the fork ended; None if it has not within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -288,16 +288,16 @@ def _code(pid: int, timeout: float) -> int | None:
 
 
 def _groups() -> set[Any]:
-    """Every process group of this rank."""
+    """Return every process group of this rank."""
     from torch.distributed import distributed_c10d
 
     return set(distributed_c10d._world.pg_map)
 
 
 def _kept_groups() -> set[Any]:
-    """Those that later calls use again: of `comm_of`, and the one that DeepSpeed makes once.
+    """Return the groups that later calls use again: those of `comm_of`, and the one that DeepSpeed makes once.
 
-    All others are a call's own, and their threads would wake up a hundred times a second until the tests end.
+    All others belong to a single call; their threads would wake up a hundred times a second until the tests end.
     """
     from deepspeed.utils import groups
 

@@ -1,4 +1,4 @@
-"""What is made once for all tests of a session, also where they run in several workers (pytest-xdist)."""
+"""Files that are made once for all tests of a session, also with several workers (pytest-xdist)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.common.locks import locked
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder `name` of the session, filled by `make`: the first worker that asks makes it, others wait."""
+    """Return the session's folder `name`, filled by `make`: the first worker makes it, others wait."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent

@@ -17,7 +17,7 @@ from sharding.datasets.imagenet_glt.archive import ClassImages
 
 
 def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options) -> bytes:
-    """A JPEG file of a random picture, smooth, so that it survives the encoder."""
+    """Make a JPEG file of a random picture, smooth, so that it survives the encoder."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 4, 3), np.uint8))
     buffer = io.BytesIO()
@@ -26,7 +26,7 @@ def jpeg(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30), **optio
 
 
 def png(seed: int, mode: str = "RGB") -> bytes:
-    """A PNG file; mode I;16 has 16 bits a pixel."""
+    """Make a PNG file; mode I;16 has 16 bits a pixel."""
     rng = np.random.default_rng(seed)
     array = (
         rng.integers(0, 2**16, (30, 40), np.uint16) if mode == "I;16" else rng.integers(0, 256, (30, 40, 3), np.uint8)
@@ -37,19 +37,19 @@ def png(seed: int, mode: str = "RGB") -> bytes:
 
 
 def rotated(seed: int) -> bytes:
-    """A JPEG whose EXIF data say that it is to be shown turned."""
+    """Make a JPEG whose EXIF data say that it is to be shown turned."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return jpeg(seed, exif=exif)
 
 
 def odd(seed: int) -> dict[str, bytes]:
-    """The legal oddities of ILSVRC, by what they are."""
+    """Make the legal oddities of ILSVRC, by their names."""
     return {"cmyk": jpeg(seed, "CMYK"), "gray": jpeg(seed + 1, "L"), "png": png(seed + 2), "rotated": rotated(seed + 3)}
 
 
 def images_of(sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
-    """class -> file name -> bytes, with the odd files as the first ones of the first class."""
+    """Make class -> file name -> bytes; the first files of the first class are the odd ones."""
     found = {}
     for number, (name, size) in enumerate(sizes.items()):
         files = [jpeg(1000 * number + i) for i in range(size)]
@@ -60,7 +60,7 @@ def images_of(sizes: Mapping[str, int]) -> dict[str, dict[str, bytes]]:
 
 
 def tree(folder: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
-    """As class folders."""
+    """Write the images as class folders."""
     for name, files in images.items():
         (folder / name).mkdir(parents=True)
         for file, data in files.items():
@@ -71,7 +71,7 @@ def tree(folder: Path, images: Mapping[str, Mapping[str, bytes]]) -> Path:
 def tar_of_tars(
     path: Path, images: Mapping[str, Mapping[str, bytes]], beside: Mapping[str, bytes] | None = None
 ) -> Path:
-    """As ILSVRC2012_img_train.tar; `beside` are more files in it."""
+    """Write the images as ILSVRC2012_img_train.tar; `beside` are more files in it."""
     with tarfile.open(path, "w") as outer:
         for name, files in images.items():
             _add(outer, f"{name}.tar", inner_tar(files))
@@ -96,13 +96,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- planted
 SHARES = (0.27, 0.19, 0.17, 0.15, 0.12, 0.10)
-"""Of the six planted attributes of a class."""
+"""Shares of the six planted attributes in a class."""
 
 
 def planted(seed: int, number: int, size: int, width: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Features float16 [n, width] of one class in six well parted clusters, and the rank of each image's cluster int64
-    [n].
-    """
+    """Make features float16 [n, width] of one class in six well separated clusters, and their ranks int64 [n]."""
     rng = np.random.default_rng([seed, number])
     ends = np.rint(np.cumsum(SHARES) * size).astype(int)
     ranks = rng.permutation(np.repeat(np.arange(6), np.diff(np.r_[0, ends])))
@@ -112,7 +110,7 @@ def planted(seed: int, number: int, size: int, width: int = 24) -> tuple[np.ndar
 
 
 def plant(work: Path, images: ClassImages, number: int, weights: str, seed: int = 0) -> np.ndarray:
-    """Lays planted features down as the features stage would; returns the ranks."""
+    """Write planted features as the features stage would, and return the clusters' ranks."""
     found, ranks = planted(seed, number, len(images))
     (work / "features").mkdir(parents=True, exist_ok=True)
     origins = [images.place(i).traced()[1] for i in range(len(images))]

@@ -63,7 +63,7 @@ class Written:
 
 
 def write_run(folder: Path, recipe: str = "plain", seed: int = 0, **change: Any) -> Path:
-    """A run folder as training writes it; `change` is of the fields of `Written`."""
+    """Write a run folder as training does; `change` replaces fields of `Written`."""
     run = Written(**change)
     path = folder / (run.name or f"{recipe}-{run.data}-{run.train}-s{seed}-{run.hash_}")
     resolved = {

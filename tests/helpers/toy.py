@@ -28,9 +28,7 @@ EDITIONS = {
 
 
 def picture(number: int, label: int, attribute: int, size: tuple[int, int] = (48, 36)) -> Image.Image:
-    """A photograph's likeness that no other number gives: a smooth ground, tinted by attribute, and the class as so
-    many discs.
-    """
+    """Draw a picture that is different for every number: a smooth ground, tinted by attribute, with discs by class."""
     rng = np.random.default_rng(number)
     ground = Image.fromarray(rng.integers(40, 216, (4, 5, 3)).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(ground)
@@ -58,8 +56,9 @@ def samples(
     first: int,
     size: tuple[int, int],
 ) -> Iterator[Sample]:
-    """Of each class its number of images, attribute groups 7:2:1 (equal in Test-GBL); `first` numbers the sources over
-    all splits.
+    """Yield the samples of a split: attribute groups 7:2:1 (equal in Test-GBL).
+
+    `first` numbers the sources over all splits.
     """
     number = first
     for label, count in enumerate(per_class):
@@ -79,12 +78,12 @@ def samples(
 
 
 def clusters(number: int, label: int, attribute: int) -> dict[str, Any]:
-    """What ImageNet-GLT's samples say beyond the index."""
+    """Return the extra entries of ImageNet-GLT's samples."""
     return {"cluster": 2 * attribute + number % 2}
 
 
 def attribute_lists(number: int, label: int, attribute: int) -> dict[str, Any]:
-    """What MSCOCO-GLT's say: which of 12 attributes an object has."""
+    """Return the extra entries of MSCOCO-GLT's samples: which of 12 attributes an object has."""
     rng = np.random.default_rng([number, 7])
     return {"attributes": np.flatnonzero(rng.random(12) < 0.6 / (1 + np.arange(12)) + 0.1 * attribute).tolist()}
 
@@ -100,7 +99,7 @@ def build(  # noqa: PLR0913 -- each test changes one or two of them
     options: dict[str, Any] | None = None,
     size: tuple[int, int] = (48, 36),
 ) -> Path:
-    """Builds `root/name` and returns it. `change(relative, samples)` may put others in a split's place."""
+    """Build `root/name` and return it; `change(relative, samples)` may replace a split's samples."""
     folder = begin_dataset(root, name)
     for place, relative in enumerate(SPLITS):
         counts = (

@@ -63,8 +63,10 @@ def offer(name: str, **options: Any) -> None:
 def trained(
     recipe: str, folder: str, nan: dict[str, Any] | None = None, flip: tuple[int, str, int] | None = None
 ) -> dict[str, Any]:
-    """In a rank: train; returns the error if there was one, and the ranks' own final tensors. `flip` names a rank, what
-    of it gets one bit flipped (parameters, centers or weights), and the step after which."""
+    """Train in a rank; return the error if there was one, and the rank's final tensors.
+
+    `flip` names a rank, what gets one bit flipped (parameters, centers or weights), and the step after which.
+    """
     from ifl import setup
     from ifl import train as loop
     from ifl.distributed.consistency import RankMismatch
@@ -116,7 +118,7 @@ IFL = ("ifl.environments=1", "ifl.milestones=[0]", "ifl.alpha=[0.02]")
 def loop_recipe(
     root: Path, name: str, *words: str, epochs: int = 1, model: str | None = None, draws: float | None = None
 ) -> Recipe:
-    """A recipe of five steps an epoch on the tiny data set."""
+    """Return a recipe of five steps an epoch on the tiny data set."""
     recipe = resolve(
         [
             f"recipe={name}",
@@ -137,7 +139,7 @@ def loop_recipe(
 
 
 def final_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of the newest checkpoint (centers, weights, the network's of DeepSpeed's file)."""
+    """Return all tensors of the newest checkpoint (centers, weights, and the network's of DeepSpeed's file)."""
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
     suite = torch.load(newest / "suite.pt", weights_only=True)
     network = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", weights_only=False)["module"]

@@ -317,9 +317,9 @@ def test_an_evaluation_s_shards_come_though_few_batches_are_left(server: Server,
     while len(server.shards()) < len(split.index.shard_name) and time.monotonic() < until:
         time.sleep(0.01)
     assert set(server.shards().values()) == {1} and len(server.shards()) == len(split.index.shard_name)
-    turn = ahead._turn
+    turn = ahead._generation
     list(batches)
-    assert ahead._turn == turn + 1, "stopped"
+    assert ahead._generation == turn + 1, "stopped"
 
 
 def test_a_body_without_end_is_given_up(tiny_root: Path, tmp_path: Path) -> None:

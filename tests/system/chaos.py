@@ -29,7 +29,10 @@ from slurm.monitoring import events, failure, run_state
 from tests.helpers import cables
 from tests.helpers import cluster as clusters
 from tests.helpers.jobs import launched, result_of
+from tests.system import chaos_shell
 from tests.system.chaos_kinds import KINDS, Missed, Target, legal_kinds
+from tests.system.chaos_local import LOCAL
+from tests.system.chaos_local import strike as strike_here
 
 WORDS = [
     "recipe=glt_randaug_ifl",
@@ -121,14 +124,41 @@ class Chaos:
     def faults(self) -> int:
         return sum(map(len, self.seconds.values()))
 
-    def next_kind(self) -> str:
-        """All kinds in random order, then again."""
-        if not self.order:
-            self.order = self.dice.sample(self.kinds, len(self.kinds))
-        return self.order.pop()
+    def next_kind(self, local: bool = False) -> str | None:
+        """All kinds in random order, then again; None where none of the kinds is `local`, or all are."""
+        for _ in range(2):
+            fitting = [kind for kind in self.order if (kind in LOCAL) == local]
+            if fitting or local:
+                break
+            self.order += self.dice.sample(self.kinds, len(self.kinds))
+        if fitting:
+            self.order.remove(fitting[-1])
+        return fitting[-1] if fitting else None
+
+    def run_here(self, kind: str, number: int) -> None:
+        """Strike a run on this machine once, and compare what it ends with."""
+        words = [*self.base, f"runs={self.place}/local/run-{number}", "cluster=local"]
+        folder, took, problem = strike_here(kind, words, self.dice.uniform(0, 5))
+        if took is None:
+            self.order.insert(0, kind)
+            self.totals["missed"] += 1
+        else:
+            self.seconds[kind].append(took)
+            self.restarts[kind] += 1
+        same = result_of(folder) == self.wanted
+        self.totals["equal"] += same
+        self.problems += [
+            f"run {number}: {said}" for said in (problem, "" if same else "ended with other bits") if said
+        ]
+        print(f"{self.faults:3d} run {number} {kind}: {'same bits' if same else 'OTHER BITS'}", flush=True)
 
     def run(self, hits: int) -> None:
+        if not self.order:
+            self.order = self.dice.sample(self.kinds, len(self.kinds))
         number = self.totals["runs"] = self.totals["runs"] + 1
+        if here := self.next_kind(local=True):
+            self.run_here(here, number)
+            return
         partition = self.dice.choice(["low", "lowgrace"])
         target = Target(
             self.cluster,
@@ -145,7 +175,8 @@ class Chaos:
             time.sleep(self.dice.uniform(0, 9))  # boot, training and saves all lie in these seconds
             if target.state() != "running":
                 break
-            hit += self.strike(target, self.next_kind(), number)
+            if kind := self.next_kind():
+                hit += self.strike(target, kind, number)
         while (
             self.until(lambda: target.state() not in run_state.LIVE, "the end", target) and target.state() != "finished"
         ):
@@ -286,7 +317,8 @@ def main(faults: int, seed: int, hits: int, kinds: str) -> int:
     with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk"):
         place = Path(name)
         cluster = clusters.Cluster(place / "slurm") if reason else cables.Cables(place / "slurm")
-        legal = legal_kinds(cluster)
+        chaos_shell.register()
+        legal = [*legal_kinds(cluster), *LOCAL]
         if unknown := [kind for kind in kinds.split(",") if kind and kind not in legal]:
             print(
                 f"kinds={','.join(unknown)}: no fault here; these are: {','.join(legal)}"

@@ -31,12 +31,14 @@ class Target:
     def __init__(self, cluster: clusters.Cluster, words: list[str], disk: Path) -> None:
         self.cluster, self.words, self.disk, self.folder = cluster, words, disk, resolve(words).run_folder
         self.fault = disk.parent / "fault"
+        self.path = {**os.environ, **cluster.environment}["PATH"]
+        self.next_environment: dict[str, str] = {}  # variables of the shell of the next submission alone
         self.submit()
 
     def submit(self) -> None:
-        said = launched(
-            self.words, {**self.cluster.environment, "PYTHONPATH": str(FAULTS), "GLT_FAULT": str(self.fault)}
-        )
+        own = {**self.cluster.environment, "PYTHONPATH": str(FAULTS), "GLT_FAULT": str(self.fault)}
+        said = launched(self.words, {**own, **self.next_environment})
+        self.next_environment = {}
         self.job = re.search(r"job: (\d+)", said)[1]
 
     def ranks(self) -> dict[int, int]:
@@ -163,6 +165,19 @@ def kill_in_a_boot(target: Target, dice: random.Random) -> Blow:
         lambda: not booting & set(target.ranks().values()), 60
     )  # until then the other rank may still note their start
     return Blow(why=why, starts=target.starts())
+
+
+@kind("worker")
+def kill_a_loader_worker(target: Target, dice: random.Random) -> Blow:
+    """kill -9 of a loader worker of a rank, as the kernel does for want of memory."""
+    _trains(target)
+    rank, pid = _one(target, dice)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    workers = [int(child) for child in children if b"submitit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    if not workers:
+        raise Missed
+    clusters.send([dice.choice(workers)], signal.SIGKILL)
+    return Blow(why=rf"rank {rank} .*loader worker \d+ of \d+ .*killed by SIGKILL")
 
 
 @kind("stuck")

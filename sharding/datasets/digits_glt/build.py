@@ -3,7 +3,8 @@
 Made from the 1,797 scans of 8x8 pixels that scikit-learn brings along, so the generalised long tail exists for real on
 a laptop without any download. An image shows one scan, enlarged and moved a little, under one of 6 looks. Each class
 ranks the looks differently; the ranks (1,2), (3,4), (5,6) are the attribute groups 0 (many), 1 (medium), 2 (few), in
-the proportion 7:2:1 everywhere but in Test-GBL, where they are equal. So looks tell classes in training, not there.
+the proportion 7:2:1 everywhere except in Test-GBL, where they are equal. So looks reveal the class in training, but not
+in Test-GBL.
 
 The same seed gives the same bytes on any machine: everything up to the JPEG encoder is integer arithmetic on numpy's
 raw Philox stream (no BLAS, no libm, no float sums), and the encoder's settings are fixed.
@@ -18,8 +19,8 @@ seeds; `python slurm/launch.py recipe=glt_baseline data=digits_glt cluster=local
     Train-GLT: Test-GBL is 10.5 points under Test-CBL (11.1, 10.3, 10.0).
     Train-CBL: Few_A is 23.9 points under Many_A (25.1, 22.4, 24.1).
 
-The difficulty was chosen by these two figures (8 and 15 points or more) and the run time alone, before any run with
-IFL, and is frozen: VERSION, and a fingerprint recorded in the tests.
+The difficulty was chosen only by these two figures (at least 8 and 15 points) and the run time, before any run with
+IFL. It is frozen by VERSION, and by a fingerprint in the tests.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from sharding.format.shards import Sample, write_split
 from sharding.progress import ProgressBar
 
 NAME = "digits_glt"
-TAKES = ("seed", "preview")  # words of the build command, besides data= and out=
+TAKES = ("seed", "preview")  # options of the build command, besides data= and out=
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
-# class id -> digit: the easy shapes last, so that the few classes are not the hardest ones as well
+# class id -> digit: easy shapes come last, so that the few classes are not also the hardest ones
 DIGITS = (9, 3, 8, 1, 5, 7, 2, 4, 6, 0)
 GROUPS = (0, 0, 0, 0, 1, 1, 1, 1, 2, 2)  # class id -> frequency group
-# class id -> looks by rank. Digits that are easily confused (3 and 8, 1 and 9, 4 and 9) have different frequent looks,
-# and each has its rare ones where the other is frequent: what the look suggests there is wrong.
+# class id -> looks by rank. Digits that are easily confused (3 and 8, 1 and 9, 4 and 9) have different frequent looks.
+# The rare looks of one are frequent for the other, so there the look suggests the wrong digit.
 RANKS = (
     (0, 3, 5, 4, 2, 1),
     (4, 1, 0, 3, 5, 2),
@@ -87,7 +88,7 @@ EDITIONS = {
 
 
 def build(request: Request) -> None:
-    """Build `out/digits_glt`; where the same build is there already, say so and do nothing.
+    """Build `out/digits_glt`; if the same build exists already, say so and do nothing.
 
     With `preview` a contact sheet of classes x looks is drawn to that PNG, too.
 
@@ -127,7 +128,7 @@ def build(request: Request) -> None:
 
 
 def apportion(count: int, proportion: Sequence[int]) -> list[int]:
-    """Split `count` in whole numbers by `proportion`, largest remainders first, earlier parts first on ties."""
+    """Split `count` into whole numbers by `proportion`: largest remainders first, on ties earlier parts first."""
     whole = sum(proportion)
     parts = [count * p // whole for p in proportion]
     rest = sorted(range(len(parts)), key=lambda i: (-(count * proportion[i] % whole), i))
@@ -172,7 +173,7 @@ def _samples(
             rows.append(np.stack([np.full(wanted, label), np.full(wanted, attribute), look, scan], 1))
     table = np.concatenate(rows)
     table = table[dice.permutation(len(table))]
-    for start in range(0, len(table), 256):  # whole arrays are fast, a part at a time bounds the memory
+    for start in range(0, len(table), 256):  # whole arrays are fast; a part at a time limits the memory
         part = table[start : start + 256]
         images = render(scans[part[:, 3]], part[:, 2], dice)
         for i, (label, attribute, look, scan) in enumerate(part.tolist()):
@@ -200,7 +201,7 @@ def _counted(samples: Iterator[Sample], bar: ProgressBar) -> Iterator[Sample]:
 
 
 def _statistics(folder: Path) -> dict[str, list[float]]:
-    """Mean and standard deviation of the RGB channels in 0..1 over a written split, from exact integer sums."""
+    """Compute mean and std of the RGB channels in 0..1 over a written split, by exact integer sums."""
     split = Split(folder, load_index(folder))
     total, squares, pixels = np.zeros(3, np.int64), np.zeros(3, np.int64), 0
     for i in range(len(split)):

@@ -1,9 +1,8 @@
-"""The split files of ImageNet-GLT in the format that the paper's authors publish; ours are written in it too.
+"""The split files of ImageNet-GLT, in the format of the paper's authors; ours are written in it, too.
 
 One JSON file an edition: `cat2id` {WordNet id: "i"}, `id2cat` {"i": WordNet id}, and `train`, `val`, `test_lt`,
-`test_bl`, `test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. In the balanced
-edition test_lt is empty, by which the editions are told apart. Ours add `cluster` {path: 0-5} to each split, and
-`build`, what they depend on.
+`test_bl`, `test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. An empty test_lt
+marks the balanced edition. Our files add `cluster` {path: 0-5} to each split, and `build`: what they depend on.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from recipes.common.files import whole_file
 from sharding.building.foreign_json import read_foreign, whole_number
 
 SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
-"""Their names of the splits and ours."""
+"""The authors' names of the splits -> ours."""
 _OF_AN_IMAGE = ("label", "frequency", "attribute")
 
 
@@ -45,7 +44,7 @@ class Rows:
         return len(self.source)
 
     def same(self, other: Rows) -> bool:
-        """Return whether both hold the same images with the same labels and attributes."""
+        """Return whether both have the same images with the same labels and attributes."""
         return all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in ("source", "label", "attribute")
         )
@@ -73,11 +72,11 @@ class Annotation:
 def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     """Read a split file; each split's rows come in the order of their sources.
 
-    A path counts by its last two parts, CLASS/FILE. With `prefixes` each path must begin with one's OLD, which becomes
-    NEW, and what comes out must be CLASS/FILE, relative to the source.
+    Only the last two parts of a path count, CLASS/FILE. With `prefixes`, (OLD, NEW) pairs, each path must begin with an
+    OLD, which is replaced by NEW; the result must be CLASS/FILE, relative to the source.
 
     Raises:
-        DataError: the file, which the sentence names, is missing, damaged or something else.
+        DataError: the file, which the sentence names, is missing, damaged or not a split file.
     """
     found = read_foreign(path, "annotation= names the authors' split files")
     needed = ("cat2id", "id2cat", *SPLITS)
@@ -107,7 +106,7 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
     owner: dict[str, str] = {}
     for name, rows in splits.items():
         for source in rows.source.tolist():
-            if source in owner:  # seen here: the last check of a build would refuse it too, hours later
+            if source in owner:  # checked here, since the last check of a build would refuse it only hours later
                 raise DataError(
                     f"annotation={path}: image {source} is in {owner[source]} and in {name}; it may be in one split "
                     "of an edition, and once"
@@ -131,7 +130,7 @@ def _rows(
     classes: Sequence[str],
     groups: np.ndarray,
 ) -> Rows:
-    """Read a split's rows; enter the classes' frequency groups into `groups` [K]."""
+    """Read a split's rows, and write the classes' frequency groups into `groups` [K]."""
     names = sorted(found["label"])
     clusters = found.get("cluster", {})
     for field in _OF_AN_IMAGE:
@@ -170,10 +169,10 @@ def _rows(
 
 
 def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
-    """Return CLASS/FILE of a path in a split file (see `read`).
+    """Return CLASS/FILE for a path in a split file (see `read`).
 
     Raises:
-        DataError: the path begins with no OLD of the prefixes, or does not become CLASS/FILE.
+        DataError: the path does not begin with any prefix's OLD, or does not become CLASS/FILE.
     """
     if prefixes:
         fitting = [(old, new) for old, new in prefixes if name.startswith(old)]
@@ -193,7 +192,7 @@ def mapped(name: str, prefixes: Sequence[tuple[str, str]], file: Path) -> str:
 
 
 def write(path: Path, annotation: Annotation) -> None:
-    """Write a split file that `read` gives back."""
+    """Write a split file, which `read` can read."""
     theirs = {ours: name for name, ours in SPLITS.items()}
     content: dict[str, Any] = {
         "cat2id": {name: str(k) for k, name in enumerate(annotation.classes)},

@@ -1,9 +1,9 @@
-"""The images of ILSVRC's training set where they lie: in class folders, or in the tar of tars as it is downloaded.
+"""Finds the images of ILSVRC's training set in class folders, or in the tar of tars as it is downloaded.
 
 `ILSVRC2012_img_train.tar` holds one tar a class, n01440764.tar and so on, and is never unpacked: the headers of all
-inner tars are read once, in parallel, and every image is then a stretch of the one large file. What was found is kept
-in the build's work folder, a file a class, and used again as long as the source did not change. What is found and not
-taken is kept, too, by name and reason.
+inner tars are read once, in parallel, and every image is then a stretch of the large file. The result is kept in the
+build's work folder, one file for each class, and used again until the source changes. Things that are not taken are
+kept, too, by name and reason.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class ClassImages:
         name: the class's WordNet id.
         path: the class's folder, or the archive.
         names: file names [n], without folders.
-        offsets: in an archive, where each image begins, in bytes, int64 [n].
+        offsets: in an archive, the byte at which each image begins, int64 [n].
         sizes: in an archive, number of bytes of each image, int64 [n].
-        left_out: what else lies in the class: CLASS/FILE and why it is not taken.
+        left_out: what else the class holds: CLASS/FILE and why it is not taken.
     """
 
     name: str
@@ -55,13 +55,13 @@ class ClassImages:
         return len(self.names)
 
     def place(self, i: int) -> Place:
-        """Return where the bytes of image i are."""
+        """Return the place of image i's bytes."""
         if self.offsets is None or self.sizes is None:
             return Place(os.path.join(self.path, self.names[i]), root=os.path.dirname(self.path))
         return Place(self.path, int(self.offsets[i]), int(self.sizes[i]), f"{self.name}/{self.names[i]}", self.path)
 
     def alike(self) -> list[str]:
-        """List CLASS/FILE of the images whose names differ from another's in case or extension alone."""
+        """List CLASS/FILE of images whose names differ from another's only in case or extension."""
         stems: dict[str, list[str]] = {}
         for name in self.names:
             stems.setdefault(name.rpartition(".")[0].casefold(), []).append(f"{self.name}/{name}")
@@ -74,7 +74,7 @@ class Classes(Mapping[str, ClassImages]):
 
     Attributes:
         found: the classes.
-        beside: what lies beside them: its name and why it is not taken.
+        beside: what else is beside the classes: its name and why it is not taken.
     """
 
     found: dict[str, ClassImages]
@@ -90,7 +90,7 @@ class Classes(Mapping[str, ClassImages]):
         return len(self.found)
 
     def notices(self) -> Notices:
-        """Return what the source holds that no data set of it will, and names that look like one image twice."""
+        """Return what the source holds but no data set takes, and names that look like the same image twice."""
         notices = Notices()
         for name, reason in (*self.beside, *(one for images in self.values() for one in images.left_out)):
             notices.leave_out(reason, name)
@@ -99,7 +99,7 @@ class Classes(Mapping[str, ClassImages]):
         return notices
 
     def why_left_out(self, source: str) -> str:
-        """Say why an image, CLASS/FILE, is not taken though its name is there; empty where it is not."""
+        """Return why an existing image, CLASS/FILE, is not taken; empty if it does not exist."""
         name = source.partition("/")[0]
         if name in self:
             found = [one for one in self[name].left_out if one[0] == shown(source)]
@@ -166,7 +166,7 @@ class _Job:
 
 
 _Found = tuple[list[_Job], tuple[tuple[str, str], ...]]
-"""The classes to list, and what lies beside them."""
+"""The classes to list, and what else is beside them."""
 
 
 def _class_folders(source: Path) -> _Found:
@@ -230,10 +230,10 @@ def _listed(_: None, job: _Job) -> ClassImages:
 
 
 def _images(listing: Listing, where: str) -> tuple[list[File], list[tuple[str, str]]]:
-    """Choose a class's images, by the last part of their names and in the order of these; and what is none.
+    """Return a class's images, sorted by the last part of their names, and what is not an image.
 
     Raises:
-        DataError: two have one name, or a name is not UTF-8.
+        DataError: two images have the same name, or a name is not UTF-8.
     """
     taken: dict[str, File] = {}
     others = list(listing.others)
@@ -264,7 +264,7 @@ def _tail(name: str) -> str:
 
 
 def _left_out(folder: str, others: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Name what is not taken as the source's images are named, `folder` being CLASS/ or nothing."""
+    """Name what is not taken in the form of the images' names; `folder` is CLASS/ or empty."""
     return tuple(sorted((folder + shown(_tail(name)), reason) for name, reason in others))
 
 
@@ -281,10 +281,10 @@ def _keep(path: Path, images: ClassImages, stamp: str) -> None:
 
 
 def _known(path: Path, job: _Job) -> ClassImages | None:
-    """Read what an earlier start found, if the source is as it was.
+    """Read what an earlier start found, if the source has not changed.
 
-    A folder of which something was left out is listed again: a link that led nowhere may do now, and the folder's time
-    does not tell.
+    A folder of which something was left out is listed again: a broken link may work now, which the folder's time does
+    not show.
     """
     try:
         with np.load(path) as kept:
@@ -293,5 +293,5 @@ def _known(path: Path, job: _Job) -> ClassImages | None:
                 return None
             offsets, sizes = (kept[name] if name in kept.files else None for name in ("offsets", "sizes"))
             return ClassImages(job.name, str(kept["path"]), tuple(kept["names"].tolist()), offsets, sizes, left_out)
-    except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
+    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
         return None

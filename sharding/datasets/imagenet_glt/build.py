@@ -7,13 +7,12 @@ It has 1,000 classes and three attribute groups in each.
     python -m sharding.build data=imagenet_glt source=DIR annotation=LT.json,BL.json out=DIR [prefix=OLD=NEW]
                              the authors' splits
 
-`source` is the downloaded archive, which is read where it lies, or a folder of class folders. Attributes are clusters
-of a ResNet-50's features, as in the paper; the counts and the long tail are in splits.py. Where the paper depends on
-the order of folders and on an unseeded k-means, a seed decides here; for comparison image by image there is
-annotation=.
+`source` is the downloaded archive, which is not unpacked, or a folder of class folders. Attributes are clusters of a
+ResNet-50's features, as in the paper; the counts and the long tail are in splits.py. The paper depends on the order of
+folders and on an unseeded k-means; here a seed decides. Use annotation= for a comparison image by image.
 
-Stages: `index` (what lies where), `features` (a GPU where there is one), `clusters`, `split`, `pack`, `finish`. Splits
-are kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
+Stages: `index` (finds the images), `features` (on a GPU if possible), `clusters`, `split`, `pack`, `finish`. Splits are
+kept in DIR/imagenet_glt/.work/{glt,cbl}.json, in the authors' format.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ STAGES = {"index": False, "features": True, "clusters": True, "split": False, "p
 WITHOUT = {"annotation": ("features", "clusters")}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 IMAGES = 1_281_167
-"""How many images ILSVRC2012's training set has."""
+"""Number of images in ILSVRC2012's training set."""
 
 
 def build(request: Request) -> None:
-    """Build `out/imagenet_glt`, or the stage of it that is asked for; nothing where the same build is there already.
+    """Build `out/imagenet_glt`, or the requested stage of it; do nothing if the same build exists already.
 
     Raises:
         DataError: something is wrong with the source, the weights or the split files; one sentence.
@@ -75,7 +74,7 @@ def build(request: Request) -> None:
         print(f"{NAME} is already in {folder}: nothing to do")
         return
     classes = list_classes(source, work, request.processes)
-    if not request.annotation and request.scale == 1:  # else the split files, or what there is, say what is needed
+    if not request.annotation and request.scale == 1:  # else the split files, or the source itself, say what is needed
         _check_classes(classes, source)
     if request.stage == "index":
         print("".join(f"{line}\n" for line in classes.notices().lines()), end="")
@@ -97,7 +96,7 @@ def build(request: Request) -> None:
 
 
 def _checked_source(request: Request) -> Path:
-    """Check that the words go together, and return the source."""
+    """Check that the options go together, and return the source."""
     if request.source is None:
         raise DataError("source= is missing; legal is ILSVRC2012_img_train.tar, or the folder of its class folders")
     if request.annotation and (request.weights or request.scale != 1):
@@ -108,7 +107,7 @@ def _checked_source(request: Request) -> Path:
 
 
 def _source_changed(request: Request, source: Path) -> bool:
-    """Return whether the finished data set may have been made from other bytes than the source has now."""
+    """Return whether the source may have changed since the finished data set was made from it."""
     folder = request.out / NAME
     return source_changed(folder, source) or (
         not request.annotation and features.source_changed(source, folder / WORK, request.processes)
@@ -116,7 +115,7 @@ def _source_changed(request: Request, source: Path) -> bool:
 
 
 def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
-    """Record what the splits depend on, so that no stage takes over another build's."""
+    """Return what the splits depend on, so that a stage does not use another build's splits."""
     chosen: dict[str, Any] = {"builder": NAME, "version": VERSION, "seed": request.seed}
     if weights is None:
         for path in request.annotation:
@@ -129,7 +128,7 @@ def _splitting(request: Request, weights: Path | None) -> dict[str, Any]:
 
 
 def _check_classes(classes: Classes, source: Path) -> None:
-    """Check that the source is the whole of ILSVRC2012's training set."""
+    """Check that the source is all of ILSVRC2012's training set."""
     if len(classes) != CLASSES:
         what = "class folders" if source.is_dir() else "inner class tars"
         raise DataError(
@@ -145,7 +144,7 @@ def _check_classes(classes: Classes, source: Path) -> None:
 def _attributes(
     request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]
 ) -> None:
-    """Run the stages `features` and `clusters`: every N-th class of a part."""
+    """Run the stages `features` and `clusters`; a part takes every N-th class."""
     numbers = range(request.part[0] - 1, len(classes), request.part[1])
     mine = [classes[number] for number in numbers]
     if request.does("features"):
@@ -193,10 +192,10 @@ def _rows(parts: Sequence[Part], classes: Sequence[ClassImages], ranks: Sequence
 def _clusters(
     request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the digest of the clusters that our own splits are made from; empty where there are none.
+    """Return the digest of the clusters that our own splits are made from; empty without clusters.
 
     Raises:
-        DataError: stage `split` alone is asked for, and the source changed since stage `features`.
+        DataError: only stage `split` is asked for, and the source changed since stage `features`.
     """
     if request.annotation:
         return {}
@@ -215,16 +214,16 @@ def _clusters(
 def _splits(
     work: Path, request: Request, splitting: Mapping[str, Any], made_from: Mapping[str, Any]
 ) -> dict[str, Annotation]:
-    """Read what stage `split` left.
+    """Read the result of stage `split`.
 
     Args:
         work: the build's work folder.
         request: what is asked for.
         splitting: what the splits depend on.
-        made_from: the same with the digest of today's clusters.
+        made_from: the same, and the digest of today's clusters.
 
     Raises:
-        DataError: the stage has not run, or with other words, or the clusters are others now.
+        DataError: the stage has not run, or ran with other options, or the clusters changed since.
     """
     expected = (
         {"glt", "cbl"}
@@ -295,7 +294,7 @@ def _plan(
     """Plan the images of each split's folder, in the order in which they are packed.
 
     Raises:
-        DataError: the source lacks one.
+        DataError: the source lacks an image.
     """
     numbers = {f"{name}/{file}": (images, i) for name, images in classes.items() for i, file in enumerate(images.names)}
     sources: dict[str, list[str]] = {relative: mine.source.tolist() for relative, mine in rows.items()}

@@ -1,4 +1,4 @@
-"""Attributes as the paper finds them: clusters of a class's features, by size, in three frequency groups."""
+"""Attributes as in the paper: clusters of a class's features, sorted by size into three frequency groups."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sharding.progress import ProgressBar
 
 CLUSTERS = 6
 STARTS = 10
-"""How often k-means is begun; the tightest result is taken."""
+"""Number of random starts of k-means; the tightest result is taken."""
 _DOMAIN = int.from_bytes(b"k-means", "big")
 
 
 def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
     """Rank each image's cluster by size, 0 for the largest of the 6.
 
-    Ranks (0, 1), (2, 3), (4, 5) are the attribute groups 0, 1, 2. The result does not depend on the number of threads
-    (one is used) and processes; other processors may round otherwise, and so part clusters otherwise.
+    Ranks (0, 1), (2, 3), (4, 5) are the attribute groups 0, 1, 2. The result does not depend on the number of
+    processes or threads (it uses one). Other processors may round differently, and so find other clusters.
 
     Args:
         found: features [n, D].
         seed: the build's seed.
-        number: the class's number, which gives each class a random stream.
+        number: the class's number; each class has a separate random stream.
 
     Returns:
         int64 [n].
@@ -60,11 +60,11 @@ class _State:
 def cluster_all(
     classes: Sequence[ClassImages], numbers: Sequence[int], work: Path, weights: str, seed: int, workers: int
 ) -> None:
-    """Write `work/clusters/CLASS.npz` for each class that has none yet.
+    """Write `work/clusters/CLASS.npz` for each class that does not have one yet.
 
     Args:
         classes: the classes to work on.
-        numbers: the number of each of them among all classes.
+        numbers: their numbers among all classes.
         work: the build's work folder, with the features.
         weights: sha256 of the network's weights, hex.
         seed: the build's seed.
@@ -109,9 +109,9 @@ def _write(state: _State, job: tuple[int, ClassImages]) -> None:
 def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray | None:
     """Read the rank of each image's cluster, int64 [n].
 
-    None where it was not found yet with these images, weights and seed, or other features were made since.
+    None if the file was not made from these images, weights and seed, or if the features were made again since.
     """
-    now = features.made_from(work / "features", images.name)  # None: they may be deleted by now
+    now = features.made_from(work / "features", images.name)  # None: they may have been deleted
     try:
         with np.load(work / "clusters" / f"{images.name}.npz") as kept:
             if (
@@ -121,7 +121,7 @@ def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray
             ):
                 ranks: np.ndarray = kept["ranks"].astype(np.int64)
                 return ranks
-    except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
+    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
         pass
     return None
 
@@ -130,7 +130,7 @@ def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int
     """Yield the ranks of every class, int64 [n] each.
 
     Raises:
-        DataError: one is missing.
+        DataError: a class's ranks are missing.
     """
     for images in classes:
         ranks = read(work, images, weights, seed)
@@ -143,7 +143,7 @@ def read_all(classes: Sequence[ClassImages], work: Path, weights: str, seed: int
 
 
 def digest(classes: Sequence[ClassImages], work: Path, weights: str, seed: int) -> str:
-    """Return a digest of all classes' ranks; empty where some are gone, "outdated" where features changed since."""
+    """Return a digest of all classes' ranks; empty if some are missing, "outdated" if features changed since."""
     sha256 = hashlib.sha256()
     for images in classes:
         ranks = read(work, images, weights, seed)

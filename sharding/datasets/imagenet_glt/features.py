@@ -1,8 +1,8 @@
-"""What a pretrained ResNet-50 sees in each image of ILSVRC: 2,048 numbers, float16, a file a class.
+"""Features of ILSVRC's images by a pretrained ResNet-50: float16 [n, 2048] for each class, in a file.
 
-They are the network's last average pooling, after its ReLU, on Resize(260) + CenterCrop(256) pixels in 0..1, from which
-mean and standard deviation are not subtracted: that is how the paper's attributes were found. A batch holds one class
-only, so that a class's features do not depend on which other classes the same process works on.
+They are the output of the network's last average pooling, for Resize(260) + CenterCrop(256) pixels in 0..1. Mean and
+standard deviation are not subtracted: the paper's attributes were found so. A batch holds a
+single class, so that a class's features do not depend on the other classes of the process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def weights_file(given: Path | None) -> Path:
     """Return the file of weights to use; nothing is downloaded.
 
     Raises:
-        DataError: it is not there.
+        DataError: it does not exist.
     """
     if given is not None:
         if not given.is_file():
@@ -63,11 +63,11 @@ def weights_file(given: Path | None) -> Path:
 
 
 def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers: int) -> None:
-    """Write `folder/CLASS.npz` for each class that has none yet from the same images and weights.
+    """Write `folder/CLASS.npz` for each class, unless it was already made from the same images and weights.
 
     Args:
         classes: the classes to work on.
-        folder: where the features go; it is made.
+        folder: for the features; it is made.
         weights: state dict of torchvision's ResNet-50.
         workers: number of processes that decode.
 
@@ -88,7 +88,7 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
         tuple(images.place(i) for i in range(start, min(start + BATCH, len(images))))
         for images in todo
         for start in range(0, len(images), BATCH)
-    )  # made as they are needed
+    )  # a generator: made as they are needed
     decoded = in_order(_pixels, None, jobs, workers)
     with ProgressBar(sum(map(len, todo)), "features", "img", smoothing=0.05) as bar:
         for images in todo:
@@ -103,7 +103,7 @@ def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers
 
 
 def save(folder: Path, images: ClassImages, features: np.ndarray, weights: str, origins: Sequence[Origin]) -> None:
-    """Write the features of a class, [n, D], and what they were made from; `weights`: their sha256, hex."""
+    """Write the features of a class, [n, D], and what they were made from; `weights`: hex sha256."""
     with whole_file(folder / f"{images.name}.npz") as file:
         np.savez(
             file,
@@ -118,16 +118,17 @@ def save(folder: Path, images: ClassImages, features: np.ndarray, weights: str, 
 def read(folder: Path, images: ClassImages, weights: str) -> np.ndarray | None:
     """Read the features of a class, float16 [n, 2048].
 
-    `weights`: their sha256, hex. None where there are no features of these images, as they are now, by these weights.
+    `weights`: hex sha256. The result is None if the features were not made from these images, unchanged, and these
+    weights.
     """
     there = _state((folder, weights), images) == THERE
     return _kept(folder, images.name, "features").get("features") if there else None
 
 
 def states(classes: Sequence[ClassImages], folder: Path, weights: str, workers: int) -> list[str]:
-    """Return for each class whether its features are THERE, or why they are of no use.
+    """Return THERE for each class with usable features, else why they are not usable.
 
-    Images are read whose files have another size or time than recorded.
+    Images whose files have another size or time than recorded are read again.
     """
     return list(in_order(_state, (folder, weights), classes, 1 if len(classes) < 100 else workers))
 
@@ -147,16 +148,16 @@ def _state(state: tuple[Path, str], images: ClassImages) -> str:
 
 
 def _kept(folder: Path, name: str, *arrays: str) -> dict[str, Any]:
-    """Read some arrays of a class's features; empty where not all of them are there."""
+    """Read some arrays of a class's features; empty unless all of them are there."""
     try:
         with np.load(folder / f"{name}.npz") as kept:
             return {array: kept[array] for array in arrays}
-    except Exception:  # none, or damaged in one of numpy's and zipfile's many ways
+    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
         return {}
 
 
 def _origins(folder: Path, images: ClassImages) -> list[Origin] | None:
-    """Return what a class's features were made from; None where that is not on record."""
+    """Return what a class's features were made from; None if that is not recorded."""
     kept = _kept(folder, images.name, "stamps", "digests")
     if not kept or len(kept["stamps"]) != len(images):
         return None
@@ -167,7 +168,7 @@ def _origins(folder: Path, images: ClassImages) -> list[Origin] | None:
 
 
 def made_from(folder: Path, name: str) -> str | None:
-    """Return a digest of the images that a class's features were made from; None where that is not on record."""
+    """Return a digest of the images that a class's features were made from; None if that is not recorded."""
     kept = _kept(folder, name, "names", "digests")
     if not kept:
         return None
@@ -175,9 +176,9 @@ def made_from(folder: Path, name: str) -> str | None:
 
 
 def source_changed(source: Path, work: Path, workers: int) -> bool:
-    """Return whether a class has other images, sizes or times than its features were made from, and say so.
+    """Return whether images, sizes or times of a class changed since its features were made, and print it.
 
-    A source that is gone and features that are gone are passed over: a finished data set needs neither.
+    A missing source and missing features are skipped: a finished data set needs neither.
     """
     folder = work / "features"
     there = {path.stem for path in folder.glob("*.npz")}
@@ -185,7 +186,7 @@ def source_changed(source: Path, work: Path, workers: int) -> bool:
         return False
     try:
         classes = list_classes(source, work, workers)
-    except DataError:  # an empty mount point, say
+    except DataError:  # for example an empty mount point
         return False
     changed = not there.issuperset(classes) or any(_differs(source, folder, images) for images in classes.values())
     if changed:
@@ -208,7 +209,7 @@ def _pixels(_: None, places: tuple[Place, ...]) -> tuple[np.ndarray, list[Origin
             images.append(eval_pixels(picture_of(opened(data)), size=256, resize=260))
             origins.append(origin)
         except DataError:
-            raise  # it names the file
+            raise  # the error names the file
         except ValueError as error:
             raise DataError(f"{place}: {error}") from None
     return np.stack(images), origins
@@ -225,7 +226,7 @@ def _network(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     try:
         state: Mapping[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
-    except Exception as error:  # a foreign file fails in any of torch's ways
+    except Exception as error:  # for a wrong file torch raises errors of many types
         raise DataError(
             f"weights={weights} are not those of torchvision's ResNet-50: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"

@@ -1,14 +1,14 @@
-"""How ImageNet-GLT is cut from clustered classes: the tests first, then the long tail. Needs numpy only.
+"""Splits clustered classes into ImageNet-GLT: first the tests, then the long tail. Needs only numpy.
 
-In each class and attribute group, after a seeded shuffle (where the paper's cut follows the order of folders), Test-GBL
-comes first, then Test-CBL. What is left is cut twice, for Train-GLT's long tail and for Train-CBL's balance: these two
-editions share images and are never mixed. Test-GLT and val are drawn at random from the long tail's pool.
+Each class and attribute group is shuffled by the seed (the paper follows the order of folders). Test-GBL comes first,
+then Test-CBL. The rest is used twice, for the long-tailed Train-GLT and the balanced Train-CBL: the two editions share
+images and are never mixed. Test-GLT and val are drawn at random from the long tail's pool.
 
 The long tail. The paper's targets n(c) are known at classes 0 to 4 (1500), 399 (181), 849 (46), 999 (18) and in sum
-(214,005; 203,460 once each attribute group gives no more than it has). Ours is the curve through these points that is
+(214,005; 203,460 once each attribute group gives no more than it has). Ours is the curve through these points: it is
 1500 up to class 4, then 1500 (181 / 1500)^(t^p) with t = (c - a) / (399 - a), 0 at least, then log-linear between 399,
-849 and 999. p is what makes the sum the published one. a is what makes the sum after the cap the published one, with
-the clusters at hand: beyond 4 the flat beginning is longer, below 4 there is a step after it.
+849 and 999. p is chosen so that the sum is the published one. a is chosen so that, with the given clusters, the sum
+after the cap is the published one. If a is above 4, the flat beginning is longer; if it is below 4, a step follows it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sharding.building.dice import Dice
 
 CLASSES = 1000
 GROUPS_END = (400, 850)
-"""The first classes are Many, those from 400 on Medium, from 850 on Few."""
+"""The first classes are Many; classes from 400 on are Medium, from 850 on Few."""
 ANCHORS = ((4, 1500), (399, 181), (849, 46), (999, 18))
 TARGETS, POOL = 214_005, 203_460
 SHARES = (7, 2, 1)
@@ -34,7 +34,7 @@ BEGIN = (-400, 150)
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images of a class go where; three numbers are by attribute group."""
+    """How many images of a class each split gets; three numbers are by attribute group."""
 
     test_gbl: int = 20  # of each attribute group
     test_cbl: tuple[int, int, int] = (42, 12, 6)
@@ -45,7 +45,7 @@ class Counts:
     least: int = 18  # of a class in the long tail
 
     def times(self, scale: float) -> Counts:
-        """Return the counts of a smaller data set by the same rules: at least one image where there is one here."""
+        """Return the counts of a smaller data set by the same rules; a count above 0 stays at least 1."""
         if scale == 1:
             return self
 
@@ -93,7 +93,7 @@ def class_group(label: int, classes: int = CLASSES) -> int:
 def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
     """Order the classes by number of images, descending: int64 [K].
 
-    Equal ones (895 of ILSVRC's classes have 1,300 images) come in a random order.
+    Classes of equal size (895 of ILSVRC's have 1,300 images) come in a random order.
     """
     shuffled = Dice(seed, 1).permutation(len(sizes))
     order: np.ndarray = shuffled[np.argsort(-np.asarray(sizes)[shuffled], kind="stable")]
@@ -103,7 +103,7 @@ def class_order(sizes: Sequence[int], seed: int) -> np.ndarray:
 def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
     """Return the long tail's targets with these p and a (see above), not rounded: float64 [K].
 
-    Other numbers of classes stretch the curve.
+    For another number of classes the curve is stretched.
     """
     at = np.arange(classes) * ((CLASSES - 1) / max(1, classes - 1))
     (plateau, top), (knee, knee_count), *rest = ANCHORS
@@ -114,7 +114,7 @@ def curve(power: float, begin: float, classes: int = CLASSES) -> np.ndarray:
 
 
 def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np.ndarray, np.ndarray]:
-    """Find the long tail that the paper's sums give, for this number of classes.
+    """Fit the long tail to the paper's sums, for this number of classes.
 
     Args:
         room: int64 [K, 3], how many images each class and attribute group can give.
@@ -143,7 +143,7 @@ def long_tail(room: np.ndarray, scale: float = 1.0, least: int = 18) -> tuple[np
 
 
 def _bisect(falling: Callable[[float], float], wanted: float, low: float, high: float) -> float:
-    """Find where the falling function comes to `wanted` at the latest, or the end that is nearer to it."""
+    """Find the first point in low..high at which the falling function is at most `wanted`, else `high`."""
     if falling(low) <= wanted:
         return low
     for _ in range(50):
@@ -155,7 +155,7 @@ def _bisect(falling: Callable[[float], float], wanted: float, low: float, high: 
 def split(
     ranks: Sequence[np.ndarray], seed: int, scale: float = 1.0, names: Sequence[str] | None = None
 ) -> tuple[Splits, list[str]]:
-    """Cut the classes into the splits of both editions.
+    """Divide the classes' images among the splits of both editions.
 
     Args:
         ranks: for each class, in the order of ids, the cluster ranks (0..5) of its images, int64 [n].
@@ -165,10 +165,10 @@ def split(
 
     Returns:
         The splits, and a sentence for each class and attribute group that has fewer images than the paper's counts
-        need: it gives what it has, as in the paper.
+        need; it then gives all it has, as in the paper.
 
     Raises:
-        DataError: an attribute group of a class has no images for a test, or the long tail is too small.
+        DataError: an attribute group of a class has no images left for a test, or the long tail is too small.
     """
     counts, short = Counts().times(scale), []
     names = names or [str(k) for k in range(len(ranks))]
@@ -217,7 +217,7 @@ def _part(groups: Sequence[np.ndarray]) -> Part:
 
 
 def _drawn(pool: Sequence[Part], wanted: dict[str, int], seed: int) -> dict[str, list[Part]]:
-    """Draw `wanted` images from all classes together, without replacement; train is what is left."""
+    """Draw `wanted` images from all classes together, without replacement; the rest is train."""
     labels = np.repeat(np.arange(len(pool)), [len(part.rows) for part in pool])
     rows, attributes = np.concatenate([part.rows for part in pool]), np.concatenate([part.attribute for part in pool])
     if sum(wanted.values()) >= len(rows):

@@ -18,7 +18,7 @@ SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "tes
 """The file's names of the splits -> ours. test_lt is empty in the balanced edition's file."""
 _FIELDS = ("label", "frequency", "attribute", "path")
 _SCORE = "attribute_score"
-"""The one that not every file has."""
+"""The only entry that may be missing from a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Authors:
         names: classes by id [K].
         split: int64 [N], row in `relatives`.
         key: patch ids, text [N].
-        path: where the crops are, text [N].
+        path: the crops' files, text [N].
         label: class ids, int64 [N].
         attribute: attribute groups, int64 [N].
         score: attribute_score, float64 [N].
@@ -59,7 +59,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Edition:
-    """One annotation file: class names by id, and our name of each split that has samples -> them, in file order."""
+    """One annotation file: class names by id, and our name of each split with samples -> its samples, in file order."""
 
     file: Path
     names: list[str]
@@ -75,12 +75,12 @@ def read_authors(files: Sequence[Path], prefix: Sequence[tuple[str, str]] = ()) 
 
     Args:
         files: the annotation files.
-        prefix: (old, new) beginnings of paths; in each path the first that fits is replaced.
+        prefix: (old, new) beginnings of paths; in each path the first `old` that matches is replaced.
 
     Raises:
-        DataError: a file is missing, damaged, of another data set or of an edition that was there already; the files
+        DataError: a file is missing, damaged, of another data set or of the same edition as another file; the files
             have different classes; an id occurs twice, is in two splits or has two classes; a group does not follow
-            from the class; or a path begins with no `old`. One sentence.
+            from the class; or a path does not begin with any `old`. One sentence.
     """
     editions: dict[str, _Edition] = {}
     for file in files:
@@ -158,7 +158,7 @@ def _check(edition: _Edition) -> None:
 
 
 def _check_across(editions: Iterable[_Edition]) -> None:
-    """Check that an id which two editions share is of one class."""
+    """Check that an id in two editions has the same class in both."""
     first: dict[str, tuple[int, Path]] = {}
     for edition in editions:
         for sample in (sample for samples in edition.splits.values() for sample in samples):

@@ -1,7 +1,7 @@
 """COCO-Attributes as plain arrays: `python -m sharding.datasets.mscoco_glt.attributes FILE.jbl ARRAYS.npz`.
 
-The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs whatever a file asks for. So
-it is read once, here, in a separate process, and becomes an .npz without objects that every later step loads instead.
+The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs any code in a file. So it is
+read once, here, in a separate process, and becomes an .npz without objects, which every later step loads instead.
 
 What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin
 containers, and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called:
@@ -49,7 +49,7 @@ _PACKED = {
     "an old joblib": b"ZF",
     "zlib": b"\x78",
 }
-"""How the files begin that joblib or a person has compressed; no pickle begins so."""
+"""First bytes of files compressed by joblib or by a person; a pickle never begins like this."""
 
 _FIELDS = ("patch", "annotation", "present", "name", "sha256")
 
@@ -60,10 +60,10 @@ class Attributes:
 
     Attributes:
         patch: ids, unique, int64 [N].
-        annotation: id of the COCO instance that the patch shows, int64 [N]; -1 where the file names none.
+        annotation: id of the COCO instance that the patch shows, int64 [N]; -1 if the file does not name it.
         present: whether annotators agreed on the attribute (its value is > 0.5), bool [N, A].
         name: the attributes' names, text [A].
-        sha256: hex, of the file they came from.
+        sha256: hex, of the file that they were read from.
     """
 
     patch: np.ndarray
@@ -82,7 +82,7 @@ def load_arrays(path: Path) -> Attributes:
     """Read an .npz of `save_arrays`.
 
     Raises:
-        DataError: the file, which the sentence names, is missing, damaged or something else.
+        DataError: the file, which the sentence names, is missing, damaged or not such an .npz.
     """
     try:
         arrays = load_npz(path)
@@ -128,8 +128,8 @@ def save_arrays(path: Path, attributes: Attributes) -> None:
 def plain_arrays(path: Path, arrays: Path) -> Attributes:
     """Load the attributes in `path`.
 
-    An .npz is loaded as it is. Anything else is read as the joblib pickle, by a separate process that writes `arrays`;
-    these are not made again where they were made from this very file.
+    An .npz is loaded directly. Any other file is read as the joblib pickle, by a separate process that writes `arrays`,
+    unless `arrays` were already made from this file.
 
     Raises:
         DataError: the file is missing, cut off, asks for code to be run, or holds something else; one sentence.
@@ -142,7 +142,7 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
         if found.sha256 == digest:
             return found
     except DataError:
-        pass  # none yet, or one of a format gone by
+        pass  # missing, or in an old format
     print(f"attributes: reading {path.name} once, in a process of its own, to {arrays}")
     if digest != ORIGINAL:
         print(
@@ -150,8 +150,7 @@ def plain_arrays(path: Path, arrays: Path) -> Attributes:
             f"{ORIGINAL[:12]}): "
             f"counts may differ from the paper's"
         )
-    # -I: no module is found in the current folder or by PYTHONPATH; one BLAS thread, because each reserves address
-    # space
+    # -I: do not import from the current folder or PYTHONPATH. One BLAS thread: each reserves address space.
     project = str(Path(__file__).resolve().parents[3])
     start = (
         f"import sys; sys.path.insert(0, {project!r}); from sharding.datasets.mscoco_glt.attributes import "
@@ -185,7 +184,7 @@ def _digest(path: Path) -> str:
     """Return the file's sha256, hex.
 
     Raises:
-        DataError: the file is missing, or only the stand-in that git leaves for a large file.
+        DataError: the file is missing, or is only the pointer that git leaves for a large file.
     """
     try:
         with open(path, "rb") as file:
@@ -209,11 +208,11 @@ class Refused(Exception):
 
 
 class _Header:
-    """Takes the place of joblib's NumpyArrayWrapper: what goes before the raw bytes of an array."""
+    """Stands in for joblib's NumpyArrayWrapper, the header before the raw bytes of an array."""
 
 
 class _Kind:
-    """Takes the place of numpy.dtype while its parts arrive; `dtype` is the plain type that they name."""
+    """Stands in for numpy.dtype while its parts are read; `dtype` is the plain type that they name."""
 
     def __init__(self, name: str, *_: Any) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[biufSU][0-9]{1,6}", name):
@@ -231,7 +230,7 @@ def _scalar(kind: _Kind, data: bytes) -> Any:
 
 
 def _mapping(*_: Any) -> dict[Any, Any]:
-    """Make a dictionary, in place of the constructor of ordered ones; what is in it arrives later."""
+    """Make a dictionary, in place of OrderedDict's constructor; its content is read later."""
     return {}
 
 
@@ -243,7 +242,7 @@ def _encode(text: str, codec: str) -> bytes:
 
 
 class _NDArray:
-    """Takes the place of numpy.ndarray where a header names the class of its array; it is never made."""
+    """Stands in for numpy.ndarray where a header names the class of its array; it is never instantiated."""
 
     def __new__(cls, *_: Any) -> Any:
         raise Refused("an array outside joblib's format")
@@ -251,7 +250,7 @@ class _NDArray:
 
 ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
-    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # where joblib was at that time
+    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # joblib's former place
     ("numpy", "ndarray"): _NDArray,
     ("numpy", "dtype"): _Kind,
     ("numpy.core.multiarray", "scalar"): _scalar,
@@ -263,13 +262,13 @@ ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): _mapping,
     ("_codecs", "encode"): _encode,
 }
-"""All names that a file may mention, and what is used in their place."""
+"""All names that a file may contain, and what is used in their place."""
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler without imports, calls and states of the file's choosing.
+    """Python's own unpickler without any imports, calls and states that the file chooses.
 
-    It is the one written in Python, because raw arrays lie between the opcodes.
+    It is the unpickler written in Python, because raw arrays are between the opcodes.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
@@ -319,8 +318,8 @@ def read_pickle(path: Path) -> Any:
     """Read a joblib pickle of plain data: numbers, text, bytes, builtin containers, arrays.
 
     Raises:
-        DataError: it is cut off, packed, not such a pickle, or mentions a name that is not in `ADMITTED`; nothing of
-            it has run then.
+        DataError: it is truncated, compressed, not such a pickle, or contains a name that is not in `ADMITTED`;
+            nothing in it has run then.
     """
     try:
         with open(path, "rb") as file:
@@ -397,7 +396,7 @@ def _ids(name: str, table: Mapping[Any, Any]) -> list[int]:
     """Return a table's keys as whole numbers.
 
     Raises:
-        ValueError: one is none, or two are the same number.
+        ValueError: one is not a whole number, or two are equal.
     """
     first: dict[int, int] = {}
     for number, key in enumerate(table):
@@ -443,8 +442,8 @@ def main(arguments: list[str]) -> int:
 
 
 def alone(arguments: list[str]) -> int:
-    """Run `main` as the whole of a process, whose memory is limited by the size of the file that it reads."""
-    with contextlib.suppress(OSError, IndexError):  # `main` says what is wrong with it
+    """Run `main` as a whole process, with its memory limited by the size of the file that it reads."""
+    with contextlib.suppress(OSError, IndexError):  # `main` reports what is wrong with it
         limit = max(4 << 30, MEMORY * Path(arguments[0]).stat().st_size)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return main(arguments)

@@ -9,13 +9,13 @@ It has crops of 188,426 objects, 29 classes and 204 attributes.
     python -m sharding.build data=mscoco_glt annotation=GLT.json,CBL.json source=COCO out=DIR
                              their splits, crops cut here
 
-COCO holds annotations/, train2014/ and val2014/; cocottributes_py3.jbl is looked for in it too, or given with
-attributes= (as the .npz made from it, too).
+COCO holds annotations/, train2014/ and val2014/. cocottributes_py3.jbl is expected there, too; otherwise give it, or
+the .npz made from it, with attributes=.
 
-Crops are cut and encoded as the paper's are: squares of the object and what is around it, JPEG of Pillow's default
-quality (`QUALITY`), with resize_short= made smaller. The paper splits objects, not images: `source` of a sample is its
-object (COCO-Attributes' patch), and an image can have objects in several splits. How many do is printed, and recorded
-in dataset.json under `notes`; KEY.json has each object's image.
+Crops are cut and encoded as in the paper: squares of the object and its surroundings, JPEG of Pillow's default quality
+(`QUALITY`); resize_short= makes them smaller. The paper splits objects, not images: `source` of a sample is its object
+(COCO-Attributes' patch), and an image can have objects in several splits. The build prints how many images do and
+records it in dataset.json under `notes`; KEY.json has each object's image.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ TAKES = ("source", "attributes", "annotation", "prefix", "seed", "resize_short",
 STAGES = {"attributes": False, "split": False, "pack": True, "finish": False}
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 QUALITY = 75
-"""JPEG quality of the crops where the user names none: Pillow's default, with which the paper's crops were written."""
+"""Default JPEG quality of the crops: Pillow's default, with which the paper's crops were written."""
 
 
 def build(request: Request) -> None:
-    """Build `out/mscoco_glt`, or the stage of it that is asked for; nothing where the same build is there already.
+    """Build `out/mscoco_glt`, or the requested stage of it; do nothing if the same build exists already.
 
-    Stages: `attributes` (the pickle becomes arrays), `split` (which object goes where), `pack` (crops into shards, in
-    parts), `finish` (index, statistics, dataset.json).
+    Stages: `attributes` (turns the pickle into arrays), `split` (assigns objects to splits), `pack` (crops into shards,
+    in parts), `finish` (index, statistics, dataset.json).
 
     Raises:
         DataError: something is wrong with the source, the attribute file or the authors' files; one sentence.
@@ -117,7 +117,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         **dealt.notes,
         **_notes(dealt),
         "plan": planned_counts(plan, len(dealt.names)),
-        # two large objects of a photo, clipped to it, have the same crop, and the paper splits objects
+        # two large objects of a photo can have the same crop once clipped to it, and the paper splits objects
         "duplicates": "warning",
         **notices.notes(),
     }
@@ -137,7 +137,7 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
 
 
 def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
-    """Print what was built, and in how many images the splits meet."""
+    """Print what was built, and how many images are in several splits."""
     for relative, rows in dealt.rows():
         print(f"{relative}: {len(rows)} objects")
     for edition, count in notes.get("images_in_several_splits", {}).items():
@@ -168,7 +168,7 @@ def _check(request: Request) -> None:
 
 
 def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
-    """Record all that the bytes depend on: the words that were given, and digests of the files that are read."""
+    """Return all that the bytes depend on: the given options, and digests of the files that are read."""
     return {
         **_words(request),
         "files": {name: _digest(path) for name, path in _files(request).items()},
@@ -177,7 +177,7 @@ def _options(request: Request, attributes: Attributes | None) -> dict[str, Any]:
 
 
 def _files(request: Request) -> dict[str, Path]:
-    """Return the files that say what goes where, by the names under which their digests are recorded."""
+    """Return the files that decide the splits, by the names under which their digests are recorded."""
     annotations = request.source / "annotations" if request.source else None
     files = [annotations / f"instances_{folder}.json" for folder in FOLDERS] if annotations else []
     return {path.name: path for path in files} | {f"annotation {n}": path for n, path in enumerate(request.annotation)}
@@ -213,9 +213,9 @@ def _digest_of_arrays(attributes: Attributes) -> str:
 # ----------------------------------------------------------------------------------------------------- what goes where
 @dataclass(frozen=True, eq=False)
 class Dealt:
-    """What stage `split` hands on: N samples of all splits, one split after the other, in the order of writing.
+    """The result of stage `split`: N samples of all splits, one split after the other, in the order of writing.
 
-    Where the crops come without COCO, `box` and `size` are 0, `annotation` and `image` -1, and A is 0.
+    For the authors' crops, without COCO, `box` and `size` are 0, `annotation` and `image` -1, and A is 0.
 
     Attributes:
         relatives: folder of each split, EDITION/SPLIT.
@@ -270,7 +270,7 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
         "patches_left_out": objects.left_out if objects is not None else 0,
         **(objects.notices.notes() if objects is not None else {}),
     }
-    if request.annotation or objects is None:  # `_check` saw to it that one of the two is there
+    if request.annotation or objects is None:  # `_check` made sure that one of the two is given
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
     editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
     found = split(objects.label, objects.present, objects.names, request.seed, editions)
@@ -293,15 +293,15 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
 
 
 def _of_objects(objects: Objects, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the fields of `Dealt` that come from COCO alone."""
+    """Return the fields of `Dealt` that come only from COCO."""
     return {name: getattr(objects, name)[rows] for name in ("file", "box", "size", "annotation", "image", "present")}
 
 
 def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]) -> Dealt:
     """Split as the authors did.
 
-    With `objects`, crops are cut here, of the objects that have the authors' ids; else crops are the files that the
-    authors' paths lead to.
+    With `objects`, crops are cut here from the objects with the authors' ids. Otherwise crops are the files at the
+    authors' paths.
     """
     count = len(authors.key)
     if objects is None:
@@ -342,7 +342,7 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
 
 
 def _doubt_twins(dealt: Dealt) -> None:
-    """Count in the notes objects that stand under two ids: the same box of an image file, or the same crop."""
+    """Count objects with two ids in the notes: the same box of an image file, or the same crop."""
     notices = Notices()
     first: dict[tuple[Any, ...], tuple[str, str]] = {}
     for i, (file, box) in enumerate(zip(dealt.file.tolist(), dealt.box.tolist(), strict=True)):
@@ -363,10 +363,10 @@ def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
-    """Read what stage `split` left, and the options that it was made with.
+    """Read the result of stage `split`, and the options with which it was made.
 
     Raises:
-        DataError: the stage has not run, or with other words.
+        DataError: the stage has not run, or ran with other options.
     """
     try:
         arrays = load_npz(path)
@@ -390,10 +390,10 @@ def _load(path: Path, request: Request) -> tuple[Dealt, dict[str, Any]]:
 
 
 def _check_made_from(request: Request, options: Mapping[str, Any], arrays: Path) -> None:
-    """Check that stage `split` used the files as they are now; what is gone by now is not needed any more.
+    """Check that the files have not changed since stage `split`; missing files are not needed any more.
 
     Raises:
-        DataError: one changed since.
+        DataError: a file changed.
     """
     now = {name: (path, _digest(path)) for name, path in _files(request).items() if path.exists()}
     changed = [path for name, (path, digest) in now.items() if options["files"].get(name, digest) != digest]
@@ -404,9 +404,9 @@ def _check_made_from(request: Request, options: Mapping[str, Any], arrays: Path)
 
 
 def _notes(dealt: Dealt) -> dict[str, Any]:
-    """Note what nobody should be surprised by; nothing where crops came without COCO.
+    """Return notes on the data: images with objects in several splits of an edition, and how even attributes are.
 
-    That is how many images have objects in several splits of an edition, and how even attributes are.
+    They are empty for the authors' crops, without COCO.
     """
     if not dealt.present.shape[1]:
         return {}
@@ -448,11 +448,11 @@ class Cut:
 
     @property
     def short(self) -> str:
-        """The image's name without the folders that the source lies in."""
+        """The image's name without the folders above the source."""
         return self.place.short
 
     def traced(self) -> tuple[bytes, Origin]:
-        """Read the image's raw bytes, and tell what they come from."""
+        """Read the image's raw bytes, and return them with what they come from."""
         return self.place.traced()
 
 
@@ -464,7 +464,7 @@ class Crops:
     quality: int
 
     def __call__(self, planned: Planned, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
-        """Return the JPEG bytes, and no more entries.
+        """Return the JPEG bytes, and an empty mapping: they have no more entries.
 
         Raises:
             ValueError: the image is bad; one sentence.
@@ -479,8 +479,8 @@ class Crops:
 def planned(dealt: Dealt, source: Path | None) -> dict[str, Sequence[Planned]]:
     """Plan the images of each split in their order: relative folder -> images.
 
-    Entries of KEY.json besides the fixed ones: attribute_score, and where crops are cut here image, annotation (COCO's
-    ids), box (left, top, width, height in the image), attributes (rows of `attribute_names` in dataset.json).
+    Entries of KEY.json besides the fixed ones: attribute_score, and for crops that are cut here image, annotation
+    (COCO's ids), box (left, top, width, height in the image), attributes (rows of `attribute_names` in dataset.json).
     """
     return {relative: [_planned(dealt, i, source) for i in rows.tolist()] for relative, rows in dealt.rows()}
 

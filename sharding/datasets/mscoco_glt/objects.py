@@ -27,7 +27,7 @@ LONGEST = 65_535
 """Pixels of the longest side that a JPEG can have."""
 LEGAL = "source= is a folder with annotations/, train2014/ and val2014/ of COCO 2014"
 LOST = 0.01
-"""The largest share of patches that may lack an annotation in COCO 2014 and are left out; where more do, the files do
+"""The largest share of patches without an annotation in COCO 2014, which are left out. If more lack one, the files do
 not belong together.
 """
 
@@ -47,7 +47,7 @@ class Objects:
         present: which attributes the object has, bool [N, A].
         names: classes from the largest, ties by name, text [K].
         left_out: how many patches of the attribute file have no annotation in COCO 2014.
-        notices: which ones, and what else is odd about the files.
+        notices: their names, and what else is odd about the files.
     """
 
     patch: np.ndarray
@@ -68,13 +68,13 @@ class Objects:
 
 
 def read_objects(source: Path, attributes: Attributes) -> Objects:
-    """Join the attributes with the annotations in `source`, and check that every image is there.
+    """Join the attributes with the annotations in `source`, and check that every image exists.
 
-    One instances file is read at a time and no segmentation is kept: about 1.5 GB of memory for COCO's.
+    It reads one instances file at a time and keeps no segmentations: about 1.5 GB of memory for COCO.
 
     Raises:
-        DataError: a file is missing or damaged, an id occurs twice, an annotation's image or category is not there, a
-            box has no size or lies outside its image, or the files do not belong together; one sentence.
+        DataError: a file is missing or damaged, an id occurs twice, an annotation's image or category is missing, a box
+            is empty or outside of its image, or the files do not belong together; one sentence.
     """
     wanted = frozenset(annotation for annotation in attributes.annotation.tolist() if annotation >= 0)
     found: dict[int, _Instance] = {}
@@ -132,7 +132,7 @@ class _Instance:
 
 @dataclass
 class _Ids:
-    """Where each id was given first, over both instances files: an id that joins two things names one."""
+    """The first place of each id in both instances files, to find ids that are given twice."""
 
     first: dict[tuple[str, Any, Path | None], tuple[Path, str]] = field(default_factory=dict)
     category: dict[int, tuple[str, Entry]] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class _Ids:
         """Note an id, which names one thing in the file `within`, or in both.
 
         Raises:
-            DataError: it was given before.
+            DataError: the id was given before.
         """
         path, place = self.first.setdefault((kind, value, within), (entry.path, entry.place))
         if (path, place) != (entry.path, entry.place):
@@ -150,7 +150,7 @@ class _Ids:
             )
 
     def add_category(self, number: int, name: str, entry: Entry) -> None:
-        """Note a category, which both files list.
+        """Note a category; both files list all categories.
 
         Raises:
             DataError: its file has its id or name twice, or the other file has another name for it.
@@ -211,7 +211,7 @@ def _instance(
     source: Path,
     there: Collection[str],
 ) -> _Instance:
-    """Join an annotation with its category and image, one of those that are `there`, and check its box."""
+    """Join an annotation with its category and its image, which must be among `there`, and check its box."""
     who = f"annotation {number} in {entry.path}"
     image, category = entry.get("image_id", whole_number), entry.get("category_id", whole_number)
     if image not in images:
@@ -233,7 +233,7 @@ def _instance(
 
 
 def _slim(entry: dict[str, Any]) -> dict[str, Any]:
-    """Leave off an annotation's segmentation: they make up most of the file."""
+    """Drop an annotation's segmentation; segmentations make up most of the file."""
     kept = ("id", "image_id", "category_id", "bbox")
     return {key: entry[key] for key in kept} if entry.keys() >= set(kept) else entry
 
@@ -241,7 +241,7 @@ def _slim(entry: dict[str, Any]) -> dict[str, Any]:
 def _listing(folder: Path) -> frozenset[str]:
     """List the names in a folder of images.
 
-    One listing is quick, where a look at each of 80,000 files takes minutes on a shared file system.
+    One listing is fast; checking each of 80,000 files takes minutes on a shared file system.
     """
     try:
         return frozenset(os.listdir(folder))
@@ -251,11 +251,11 @@ def _listing(folder: Path) -> frozenset[str]:
 
 # ----------------------------------------------------------------------------------------------------------- one crop
 def crop_box(box: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int, int]:
-    """Return the square to crop, (left, top, right, bottom) in whole pixels: the object's box with what is around it.
+    """Return the square to crop, (left, top, right, bottom) in whole pixels: the object's box with its surroundings.
 
-    On each axis 50 pixels are added on both sides of a box under 100 pixels, a fifth of its size on both sides of a
-    larger one. This is clipped to the image of `width` x `height`, rounded, and the shorter axis is extended on both
-    sides to the longer; that may lead outside the image, which is black.
+    Each axis grows on both sides, by 50 pixels if the box is under 100 pixels, else by a fifth of its size. The result
+    is clipped to the image of `width` x `height` and rounded. Then the shorter axis is extended on both sides to the
+    length of the longer one. This may reach outside of the image, where the crop is black.
     """
     left, right = _around(box[0], box[2], width)
     top, bottom = _around(box[1], box[3], height)
@@ -266,7 +266,7 @@ def crop_box(box: tuple[float, float, float, float], width: int, height: int) ->
 
 
 def _around(start: float, size: float, limit: int) -> tuple[int, int]:
-    """Return where a box with its surroundings begins and ends along one axis, in pixels; at least one pixel."""
+    """Return the begin and end of a box with its surroundings along one axis, in pixels, at least one pixel."""
     more = 50.0 if size < 100 else 0.2 * size
     low, high = round(max(0.0, start - more)), round(min(float(limit), start + size + more))
     low = min(low, limit - 1)
@@ -277,7 +277,7 @@ def crop(data: bytes, box: tuple[float, float, float, float], size: tuple[int, i
     """Cut the RGB image of one object from the bytes of its image, which must be of `size`; see `crop_box`.
 
     Raises:
-        ValueError: the image is bad or of another size, or the square is larger than any image may be; one sentence.
+        ValueError: the image is bad or of another size, or the square is larger than an image may be; one sentence.
     """
     left, top, right, bottom = square = crop_box(box, *size)
     if (right - left) * (bottom - top) > MAX_PIXELS:

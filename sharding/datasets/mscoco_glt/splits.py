@@ -1,9 +1,9 @@
-"""Which objects go where: MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. Needs numpy only.
+"""MSCOCO-GLT's splits as a pure function of classes, attributes and a seed. Needs only numpy.
 
-In each class Test-GBL comes first, N objects whose attributes together are as even as a greedy pick makes them; then
-Test-CBL, N at random of the rest; then the pool for training, from which Test-GLT and val are cut at random. Both
-editions start from all objects, so an object in a test split of one may be in the training split of the other: a model
-is judged by its own edition.
+In each class Test-GBL comes first: a greedy pick of N objects whose attributes together are as even as possible. Then
+comes Test-CBL, N random objects of the rest, then the pool for training, from which Test-GLT and val are drawn at
+random. Both editions start from all objects, so an object in a test split of one may be in the training split of the
+other: evaluate a model only on its own edition.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Sizes:
     """How many objects an edition takes.
 
     Attributes:
-        test: of each class for Test-GBL, and as many for Test-CBL.
-        pool: of class 0 for everything else.
+        test: objects of each class for Test-GBL, and as many for Test-CBL.
+        pool: objects of class 0 for everything else.
         tail: the last class's share of `pool` (1: balanced).
-        val: out of the pool at random, times the number of classes.
+        val: drawn from the pool at random, times the number of classes.
         test_glt: likewise.
     """
 
@@ -43,7 +43,7 @@ class Sizes:
     test_glt: int
 
     def times(self, scale: float) -> Sizes:
-        """Return the same edition `scale` times as large, 0 < scale <= 1; no count falls from above 0 to 0."""
+        """Return the same edition `scale` times as large, 0 < scale <= 1; a count above 0 stays at least 1."""
 
         def few(count: int) -> int:
             return min(count, max(1, int(count * scale + 1e-9)))
@@ -125,7 +125,7 @@ def greedy_pick(present: np.ndarray, count: int) -> np.ndarray:
 def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int:
     """Find the first row of the smallest spread / (sums + EPSILON)^2, exactly.
 
-    `ratio` is the same to within float64's rounding, inf where a row is out.
+    `ratio` is the same up to float64's rounding; inf excludes a row.
     """
     near = np.flatnonzero(ratio <= ratio.min() * (1 + 1e-12))
     pairs, first = np.unique(np.stack([spread[near], sums[near]], 1), axis=0, return_index=True)
@@ -138,7 +138,7 @@ def _first_least(ratio: np.ndarray, spread: np.ndarray, sums: np.ndarray) -> int
 def pool_sizes(sizes: Sizes, there: Sequence[int]) -> list[int]:
     """Return how many objects of each class an edition's pool takes [K]: pool * tail^(c / (K - 1)), rounded down.
 
-    A long-tailed edition takes at most what is `there` [K].
+    A long-tailed edition takes at most the available `there` [K].
     """
     wanted = [int(sizes.pool * sizes.tail ** (c / max(1, len(there) - 1))) for c in range(len(there))]
     return wanted if sizes.tail == 1 else [min(n, most) for n, most in zip(wanted, there, strict=True)]
@@ -149,8 +149,8 @@ def split(
 ) -> dict[str, dict[str, Part]]:
     """Split the objects.
 
-    Test-GBL depends on the objects' order alone, everything else on `seed` too. Inside a part the order is random, so
-    that a few shards show all classes.
+    Test-GBL depends only on the objects' order, everything else on `seed`, too. The order inside a part is random, so
+    that a few shards contain all classes.
 
     Args:
         labels: class ids of the objects, int64 [N].
@@ -224,8 +224,8 @@ def _scores(labels: np.ndarray, present: np.ndarray, train: np.ndarray, classes:
     """Compute attribute_score of every object, float64 [N]; 0 without attributes.
 
     It is the mean, over the object's attributes, of p(a | its class): attribute a's count in the class's training
-    objects, divided by the count of all attributes there. There is one division of whole numbers for each object, so
-    that the score is the same on any machine.
+    objects, divided by the count of all attributes there. Each score is a single division of whole numbers, so it is
+    the same on any machine.
     """
     counts = attribute_counts(labels[train], present[train], classes)
     ones, total = present.sum(1, dtype=np.int64), counts.sum(1)
