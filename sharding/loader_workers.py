@@ -128,16 +128,11 @@ class Fork(multiprocessing.context.ForkContext):
 def begun(loader: Iterable[Value]) -> Iterator[Value]:
     """Return the batches of a `DataLoader`, with its workers watched by `check_workers`.
 
-<<<<<<< HEAD
-    Torch would raise a worker's death out of a signal handler, in the midst of whatever the process is doing, such as
-    printing another traceback. Here the next batch is refused instead.
+    Torch would raise an error for a dead worker inside a signal handler, at any point of the program, such as while
+    another traceback is printed. Here getting the next batch fails instead.
 
     Raises:
         OSError: a worker cannot be started.
-=======
-    Torch would raise an error for a dead worker inside a signal handler, at any point of the program, such as while
-    another traceback is printed. Here getting the next batch fails instead.
->>>>>>> main
     """
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -162,13 +157,9 @@ def check_workers() -> None:
 
 
 def death(code: int) -> str:
-<<<<<<< HEAD
-    """Return how a worker ended, by its exit code (below 0: minus the signal's number), and what to change."""
+    """Return how a worker ended and what to change; an exit `code` below 0 is minus a signal's number."""
     if code == BROKEN:
         return f"ended because a thread of it failed, and what it printed before says why; {ENOUGH}"
-=======
-    """Return how a worker ended and what to change; an exit `code` below 0 is minus a signal's number."""
->>>>>>> main
     if code > 0:
         return f"ended with code {code}, and what it printed before may say why"
     by = signal.Signals(-code)

@@ -240,17 +240,12 @@ class Reader:
 
     def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = Handover()
-<<<<<<< HEAD
         self._dataset, self._pin_memory, self._persistent = dataset, pin_memory, persistent
         self._loader = self._with(workers)
 
     def _with(self, workers: int) -> DataLoader[Batch | Piped | UserError]:
         return DataLoader(
-            _Telling(self._dataset, Transport(workers)),
-=======
-        self._loader = DataLoader(
-            _ErrorsAsItems(dataset),
->>>>>>> main
+            _ErrorsAsItems(self._dataset, Transport(workers)),
             batch_size=None,
             sampler=self._handover,
             num_workers=workers,
@@ -268,7 +263,6 @@ class Reader:
 
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
-<<<<<<< HEAD
             RunError: a worker was killed, or could not hand over the next batch.
         """
         self._handover.draws = draws
@@ -278,21 +272,11 @@ class Reader:
             say(f"no loader worker can be started here ({error.strerror}): this process loads by itself, more slowly")
             self._loader = self._with(0)
             batches = begun(self._loader)
-        return _good(batches)
+        return _until_error(batches)
 
 
-class _Telling(torch.utils.data.Dataset[Batch | Piped | UserError]):
-    """Hands over what is wrong with the data instead of raising it.
-=======
-            RunError: a worker was killed, or ran out of memory.
-        """
-        self._handover.draws = draws
-        return _until_error(begun(self._loader))
-
-
-class _ErrorsAsItems(torch.utils.data.Dataset[Batch | UserError]):
+class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
     """Returns errors of the data instead of raising them.
->>>>>>> main
 
     An exception raised in a worker would reach its rank only as the text of a traceback.
     """
@@ -311,13 +295,8 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Batch | UserError]):
             return RunError(f"a batch of {len(draws.ids)} images found no memory ({error}): {memory_of_job()}; {LESS}")
 
 
-<<<<<<< HEAD
-def _good(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:
-    """The batches, up to the first that cannot be had."""
-=======
-def _until_error(batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
+def _until_error(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:
     """Yield the batches up to the first error, and raise that."""
->>>>>>> main
     while True:
         check_workers()
         try:
@@ -331,13 +310,8 @@ def _until_error(batches: Iterator[Batch | UserError]) -> Iterator[Batch]:
             try:
                 raise batch
             finally:
-<<<<<<< HEAD
-                del batch  # its traceback holds this frame: a cycle, which would hold the workers (see `Handover`)
-        yield Batch(*batch.tensors()) if isinstance(batch, Piped) else batch
-=======
                 del batch  # its traceback refers to this frame, a cycle that keeps the workers alive (see `Handover`)
-        yield batch
->>>>>>> main
+        yield Batch(*batch.tensors()) if isinstance(batch, Piped) else batch
 
 
 def _unchanged(value: Value) -> Value:

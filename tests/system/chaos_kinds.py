@@ -172,8 +172,11 @@ def kill_a_loader_worker(target: Target, dice: random.Random) -> Blow:
     """kill -9 of a loader worker of a rank, as the kernel does for want of memory."""
     _trains(target)
     rank, pid = _one(target, dice)
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    workers = [int(child) for child in children if b"submitit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        workers = [int(child) for child in children if b"submitit" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    except OSError:  # the rank has ended
+        raise Missed from None
     if not workers:
         raise Missed
     clusters.send([dice.choice(workers)], signal.SIGKILL)

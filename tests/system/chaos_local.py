@@ -1,4 +1,4 @@
-"""Faults of a run on this machine: what ends the launcher. Its ranks must save and leave, and the same command go on."""
+"""Faults of a run on this machine: what ends the launcher. Its ranks must save, and the same command go on."""
 
 from __future__ import annotations
 
