@@ -288,7 +288,7 @@ def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monk
     monkeypatch.setattr(subprocess, "run", Started)
     for pipe in (None, "cat {path}"):
         with open(tmp_path / "lock", "w") as lock:
-            process_group._start(Run(recipe, pipe=pipe), lock, 1)
+            process_group._start(Run(recipe, pipe=pipe), lock, lock.fileno(), 1)
     Reuse(("evaluate", "run", "last", "{}"), "cat {path}").run()
     monkeypatch.undo()
     assert seen == [*[None] * recipe.tasks, *["cat {path}"] * recipe.tasks, "cat {path}"]
