@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
+from slurm import environment
 from slurm.site_file import Site
 
 SELECTS = ("last", "best")
@@ -36,10 +36,8 @@ class Reuse:
 
     def run(self) -> int:
         """Run it; returns the exit code."""
-        # Without RANK the process is the only rank (ifl/engine.py).
-        environment = {key: value for key, value in os.environ.items() if key != "RANK"}
-        words = [sys.executable, "-m", "ifl.finished_run", *self.job]
-        return subprocess.run(words, cwd=PROJECT, env=environment).returncode
+        words = [sys.executable, "-m", "ifl.finished_run", *self.job]  # without RANK the only rank (ifl/engine.py)
+        return subprocess.run(words, cwd=PROJECT, env=environment.clean()).returncode
 
 
 def asks(words: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from slurm import environment
 from slurm.monitoring.events import append_event, incarnation, newest_step, read
 
 PATIENCE = 3
@@ -58,7 +59,9 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                ["scontrol", *words], env=environment.clean(), capture_output=True, text=True, timeout=60
+            )
             answer = done.returncode, done.stdout, done.stderr.strip()
         except FileNotFoundError:
             return 1, "", "this node has no scontrol"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from recipes.common.addresses import free_port
 from recipes.common.errors import RecipeError
 from recipes.common.locks import try_acquire
 from recipes.schema import PROJECT
+from slurm.environment import clean
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
@@ -166,7 +166,7 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
+            **clean(),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }

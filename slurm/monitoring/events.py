@@ -14,6 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+LAUNCHER = "local."
+"""What stands for a start where a command notes something from outside of the run's job, though perhaps in another."""
+
 
 def incarnation() -> str:
     """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""

@@ -7,9 +7,13 @@ import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.schema import PROJECT
+from recipes.schema import PROJECT, Recipe
+from slurm.cluster.batch_job import BatchJob
+from slurm.cluster.sbatch import parameters
+from slurm.job import TrainJob
 
 LAUNCH = PROJECT / "slurm" / "launch.py"
 
@@ -38,6 +42,11 @@ def refused(*words: str, **options: str) -> str:
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("launch.py: ")
     return lines[0].removeprefix("launch.py: ")
+
+
+def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = ()) -> str:
+    """The batch file of a run in any folder."""
+    return BatchJob(folder / "log", (TrainJob(str(folder)),), parameters(recipe, folder, code, setup)).text()
 
 
 def batch_part(output: str) -> str:

@@ -22,7 +22,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Recipe
 from recipes.table_layout import load_layout
-from slurm.cluster.sbatch import batch_file
+from tests.helpers.launching import batch_file
 
 BOMB = (
     "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d "
@@ -190,6 +190,7 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
             (tools / tool).chmod(stat.S_IRWXU)
     (tools / "calls").unlink(missing_ok=True)
     folder = recipe.run_folder
+    (folder / "log").mkdir(parents=True, exist_ok=True)
     text = batch_file(recipe, folder, tmp_path / "code")
     options = [option for line in text.splitlines() if line.startswith("#SBATCH ") for option in shlex.split(line[8:])]
     logs = {f"--output={folder}/log/%j_0_log.out", f"--error={folder}/log/%j_0_log.err"}

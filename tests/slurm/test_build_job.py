@@ -99,7 +99,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
     ]
     assert ["#SBATCH --gpus-per-node=1" in text for text in files] == [False, True, False, False, False, False]
     assert all("#SBATCH --partition=long" in text and "#SBATCH --requeue" in text for text in files)
-    assert ["afterok:JOB_OF_INDEX" in files[1], "afterok:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
+    assert ["afterany:JOB_OF_INDEX" in files[1], "afterany:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
         True,
         True,
         False,
@@ -183,7 +183,7 @@ def test_an_array_gives_the_bytes_of_one_process(
     asked = words(raw, tmp_path, "tasks=3", "slurm.cpus_per_task=1")
     first = launch(asked, cluster.environment)
     assert first.returncode == 0, first.stderr
-    assert "pack: job" in first.stdout and ", 3 parts (afterok:" in first.stdout
+    assert "pack: job" in first.stdout and ", 3 parts (afterany:" in first.stdout
     again = launch(asked, cluster.environment)
     assert "in the queue already" in again.stdout and again.returncode == 0
     pack = next(line.split()[2].strip(",") for line in first.stdout.splitlines() if line.startswith("pack: "))
