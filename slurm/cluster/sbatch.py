@@ -55,7 +55,7 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            f"[ ! -e {own}/done ] || exit 0  # SLURM may start a job again that has finished",
+            f"[ ! -e {own}/done ] || exit 0  # finished, though SLURM starts it again",
             *setup_lines(recipe.slurm.modules, setup, code),
             *(
                 f"[ -e {need}/done ] || {PYTHON} -m slurm.cluster.needs {own} {need} || exit 0"

@@ -186,11 +186,11 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
             f"> {shlex.quote(str(tools / 'words'))}\n"
         )
         (tools / "module").write_text("#!/bin/sh\n")  # a shell's function on a cluster
-        for tool in ("srun", "module"):
+        (tools / "ln").write_text("#!/bin/sh\n")  # the run folder is not made
+        for tool in ("srun", "module", "ln"):
             (tools / tool).chmod(stat.S_IRWXU)
     (tools / "calls").unlink(missing_ok=True)
     folder = recipe.run_folder
-    (folder / "log").mkdir(parents=True, exist_ok=True)
     text = batch_file(recipe, folder, tmp_path / "code")
     options = [option for line in text.splitlines() if line.startswith("#SBATCH ") for option in shlex.split(line[8:])]
     logs = {f"--output={folder}/log/%j_0_log.out", f"--error={folder}/log/%j_0_log.err"}

@@ -161,7 +161,7 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     assert given.pop("setup") == [
-        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # SLURM may start a job again that has finished",
+        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # finished, though SLURM starts it again",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
     assert given.pop("additional_parameters") == {"requeue": True}
@@ -235,7 +235,7 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     stub(
         bin_folder,
         "squeue",
-        f'[ ! -e {tmp_path}/file ] || echo "4711|PENDING|N/A|None|$(basename -s .sh $(cat {tmp_path}/file))|$(cat {tmp_path}/file)"',
+        f'f=$(cat {tmp_path}/file) || exit 0; echo "4711|PENDING|N/A|None|$(basename -s .sh $f)|$f"',
     )
     words = ["data=digits_glt", "recipe=glt_ifl", *FULL, "nodes=2", f"data.root={tiny_root}", f"runs={runs}"]
     result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other")

@@ -407,7 +407,7 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert (
         shown.splitlines()[1].split()
-        == ["a-run", "lost", "1.5/4", "15/40", "2", "64", "-", "50.0", str(run / "log" / "99_0_log.out")]
+        == ["a-run", "lost", "1.5/4", "15/40", "2", "-", "64", "-", "50.0", str(run / "log" / "99_0_log.out")]
         and ".code" not in shown
     )
     (run / "meta.json").write_text('{"wor')
