@@ -63,7 +63,7 @@ class BatchJob:
         parameters = dict(self.parameters)
         # submitit would take the signal from a variable of the shell, and writes a key of its own for the accounting.
         more = {**parameters.pop("additional_parameters"), "signal": f"USR2@{parameters['signal_delay_s']}"}
-        parameters |= {"wckey": None, "setup": [*parameters["setup"], self._pickle_line()]}
+        parameters |= {"wckey": None, "setup": [*parameters["setup"], *self._pickle_lines()]}
         return _make_sbatch_string(
             command=f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
             folder=self.folder,
@@ -102,12 +102,14 @@ class BatchJob:
     def _pickle(self, part: str) -> str:
         return f"{self.name}-{part}.pkl" if len(self.calls) > 1 else f"{self.name}.pkl"
 
-    def _pickle_line(self) -> str:
-        """Return the shell line that gives the pickle the name by which submitit looks for it."""
-        job = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if len(self.calls) > 1 else "$SLURM_JOB_ID"
-        log, target = shlex.quote(str(self.folder)), self._pickle("$SLURM_ARRAY_TASK_ID")
-        link = f'{log}/"{job}_submitted.pkl"'
-        return f'[ {link} -ef {log}/"{target}" ] || ln -sfn "{target}" {link} || exit 1'
+    def _pickle_lines(self) -> list[str]:
+        """Return the shell lines that give the pickle the name by which submitit looks for it."""
+        job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if len(self.calls) > 1 else "${SLURM_JOB_ID}"
+        link, target = f'"$log/{job}_submitted.pkl"', self._pickle("${SLURM_ARRAY_TASK_ID}")
+        return [
+            f"log={shlex.quote(str(self.folder))}",
+            f'[ {link} -ef "$log/{target}" ] || ln -sfn "{target}" {link} || exit 1',
+        ]
 
     def _id(self, before: dict[str, Job]) -> str | None:
         """Ask SLURM which new job has our name and a batch file in our folder.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,18 @@ def result_of(folder: Path) -> dict[str, object]:
         "centers": suite["centers"].numpy().tobytes(),
         "arrays": arrays,
     }
+
+
+@dataclass(frozen=True)
+class Place:
+    """A job that only tells which place each of its ranks finds itself in."""
+
+    folder: str
+
+    def __call__(self) -> None:
+        """Write rank-R.json: the place that was learned from SLURM, the cores, and the variables."""
+        from slurm.rendezvous import export_rank
+
+        export_rank()
+        told = {"cores": sorted(os.sched_getaffinity(0)), "variables": dict(os.environ)}
+        Path(self.folder, f"rank-{os.environ['RANK']}.json").write_text(json.dumps(told))
