@@ -15,6 +15,19 @@ import numpy as np
 from recipes.schema import PROJECT
 from tests.helpers import cluster as clusters
 
+POISON = {
+    **{"SBATCH_JOB_NAME": "train", "SBATCH_EXPORT": "NONE", "SBATCH_OUTPUT": "/dev/null", "SBATCH_TIMELIMIT": "1"},
+    **{"SBATCH_NO_REQUEUE": "1", "SBATCH_ARRAY_INX": "0-3", "SBATCH_SIGNAL": "B:KILL@9", "SBATCH_PARTITION": "none"},
+    **{"SBATCH_MEM_PER_CPU": "99999", "SBATCH_CPUS_PER_GPU": "2", "SBATCH_GET_USER_ENV": "1"},
+    **{"MASTER_ADDR": "nowhere", "MASTER_PORT": "x", "RANK": "7", "WORLD_SIZE": "9", "LOCAL_RANK": "3"},
+    **{"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "2", "SUBMITIT_PREEMPT_SIGNAL": "USR1"},
+    **{"SLURM_JOB_ID": "99", "SLURM_PROCID": "3", "SLURM_MEM_PER_CPU": "9", "SLURM_CPU_BIND": "map_cpu:0"},
+    **{"SLURM_NTASKS_PER_NODE": "9", "SLURM_HOSTFILE": "/none", "SRUN_CPUS_PER_TASK": "1", "SLURM_EXPORT_ENV": "NIL"},
+    **{"SLURM_TIME_FORMAT": "relative", "SQUEUE_PARTITION": "none", "SQUEUE_NAMES": "x", "SQUEUE_FORMAT": "%i"},
+    **{"SQUEUE_ACCOUNT": "x", "SQUEUE_QOS": "x", "SQUEUE_LICENSES": "x", "SCONTROL_ALL": "1"},
+}
+"""Variables of a shell that would spoil every command of SLURM, and every rank."""
+
 
 def launched(words: list[str], environment: dict[str, str] | None = None) -> str:
     result = subprocess.run(

@@ -238,13 +238,14 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
         f'f=$(cat {tmp_path}/file) || exit 0; echo "4711|PENDING|N/A|None|$(basename -s .sh $f)|$f"',
     )
     words = ["data=digits_glt", "recipe=glt_ifl", *FULL, "nodes=2", f"data.root={tiny_root}", f"runs={runs}"]
-    result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other")
+    result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other", SLURM_JOB_ID="5")
     assert result.returncode == 0, result.stderr
     recipe = resolve(words)
     assert result.stdout == f"run folder: {recipe.run_folder}\njob: 4711\n"
     assert stat.S_IMODE(recipe.run_folder.stat().st_mode) == 0o700
     assert resolve([f"recipe={recipe.run_folder / 'recipe.yaml'}"]) == recipe
     (event,) = events.read(recipe.run_folder)
+    assert event["incarnation"] == "local.", "the job that the shell is in has no part in it"
     assert (event["event"], event["job"], event["needs"]) == ("submitted", "4711", []) and (
         runs / ".code" / event["code"]
     ).is_dir()

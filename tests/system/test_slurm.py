@@ -16,7 +16,7 @@ import pytest
 from recipes.resolve import resolve
 from slurm.monitoring import events, run_state
 from tests.helpers import cluster as clusters
-from tests.helpers.jobs import launched, result_of, wait
+from tests.helpers.jobs import POISON, launched, result_of, wait
 from tests.helpers.project_copy import copy_of_the_project
 
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
@@ -67,14 +67,15 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
 ) -> None:
     """A run on a preemptible partition that a job of higher priority throws out is put back by itself, goes on from its
     checkpoint, and ends with the parameters, buffers, centers, environments and predictions of an undisturbed run on
-    this machine, bit for bit."""
+    this machine, bit for bit; whatever variables the submitting shell holds."""
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace"]
-    job = re.search(r"job: (\d+)", launched(words, cluster.environment))[1]
+    shell = {**cluster.environment, **POISON}
+    job = re.search(r"job: (\d+)", launched(words, shell))[1]
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
     assert run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
-    assert "is running: nothing to do" in launched(words, cluster.environment)
+    assert "is running: nothing to do" in launched(words, shell)
     assert (
         cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode
         == 0
