@@ -14,6 +14,7 @@ import pytest
 
 from recipes.common.errors import DataError, RecipeError
 from recipes.schema import PROJECT
+from sharding.build import run as build
 from sharding.building.request import HELP, _literals, builders, declared
 from slurm.cluster import build_job
 from slurm.cluster.build_job import BuildJob, stages
@@ -21,6 +22,7 @@ from slurm.site_file import Site
 from tests.helpers import cluster as clusters
 from tests.helpers.imagenet import built, content, plant, planted_source
 from tests.helpers.imagenet import words as build_words
+from tests.helpers.launching import stub
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,34 @@ def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
     shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert shown.returncode == 2 and "annotation=no.json does not exist" in shown.stderr
     assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))
+
+
+@pytest.mark.parametrize("stage", ["clusters", "split", "pack", "finish"])
+def test_a_stage_refuses_without_the_one_before(stage: str, raw: Path, tmp_path: Path) -> None:
+    """A stage that starts because the job before it has ended, and not because it went well, says what is missing."""
+    with pytest.raises(DataError, match=r"comes (first|before)"):
+        build(["data=imagenet_glt", *build_words(raw, tmp_path)[1:], f"stage={stage}"])
+
+
+def test_stages_wait_for_the_end_of_the_one_before(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever sbatch prints, each stage waits by `afterany` on the id that SLURM tells for the one before, arrays
+    included; while they wait, the same command submits nothing."""
+    stub(
+        tmp_path,
+        "sbatch",
+        f"""n=$(( $(cat {tmp_path}/n 2>/dev/null || echo 100) + 1 )); echo $n > {tmp_path}/n; echo job 1
+name=$(basename -s .sh "$1"); grep -q -- --array "$1" && id="${{n}}_[0-2%3]" || id=$n
+grep -oE 'afterany:.*' "$1" >> {tmp_path}/waits
+echo "$id|PENDING|N/A|None|$name|$1" >> {tmp_path}/queue""",
+    )
+    stub(tmp_path, "squeue", f"cat {tmp_path}/queue 2>/dev/null || true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    asked = build_job.parse_command(words(raw, tmp_path / "out", "tasks=3"), Site())
+    assert asked.run() == 0 and "pack: job 105, 3 parts (afterany:104)" in capsys.readouterr().out
+    assert (tmp_path / "waits").read_text().split() == [f"afterany:{job}" for job in range(101, 106)]
+    assert asked.run() == 0 and "(jobs 101, 102, 103, 104, 105, 106): nothing to do" in capsys.readouterr().out
 
 
 def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:

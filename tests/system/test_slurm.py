@@ -68,7 +68,7 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
     """A run on a preemptible partition that a job of higher priority throws out is put back by itself, goes on from its
     checkpoint, and ends with the parameters, buffers, centers, environments and predictions of an undisturbed run on
     this machine, bit for bit; whatever variables the submitting shell holds."""
-    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace"]
+    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace", "slurm.mem=512M"]
     shell = {**cluster.environment, **POISON}
     job = re.search(r"job: (\d+)", launched(words, shell))[1]
     folder = resolve(words).run_folder

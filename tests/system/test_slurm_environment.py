@@ -14,7 +14,7 @@ from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm.cluster.batch_job import BatchJob
 from slurm.cluster.sbatch import parameters
-from slurm.monitoring import run_state
+from slurm.monitoring import events, run_state
 from tests.helpers import cluster as clusters
 from tests.helpers.jobs import POISON, Place, wait
 from tests.helpers.launching import stub
@@ -68,6 +68,34 @@ def test_a_job_gets_what_recipe_and_command_say(
         assert told["variables"]["MASTER_ADDR"] in ("r1", "r2", "127.0.0.1")
         assert not {"TORCHELASTIC_RUN_ID", "GROUP_RANK", "SLURM_MEM_PER_CPU"} & set(told["variables"])
         assert len(told["cores"]) == min(2, os.cpu_count() or 1), "a rank and its loader workers share one core"
+
+
+@pytest.mark.full
+def test_a_start_leaves_at_once_where_it_has_nothing_to_do(cluster: clusters.Cluster, tmp_path: Path) -> None:
+    """A job of a finished run, and one whose first stage is not finished, end COMPLETED without a rank; the second is
+    noted as waiting."""
+    recipe = resolve(["data=digits_glt", "slurm.cpus_per_task=1", "slurm.partition=low"])
+    folders, jobs = [tmp_path / "finished", tmp_path / "second"], []
+    for folder in folders:
+        (folder / "log").mkdir(parents=True)
+    (folders[0] / "done").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        for folder in folders:
+            given = parameters(recipe, folder, PROJECT, needs=[tmp_path / "first"])
+            jobs.append(BatchJob(folder / "log", (Place(str(folder)),), given).submit())
+    for job, folder in zip(jobs, folders, strict=True):
+        wait(
+            lambda job=job: "COMPLETED" in cluster.run("scontrol", "show", "job", str(job)).stdout,
+            120,
+            "the job's end",
+            cluster,
+            folder,
+        )
+        assert not list(folder.glob("rank-*"))
+    assert [[event["event"] for event in events.read(folder)] for folder in folders] == [[], ["waiting"]]
+    assert run_state.state_of(folders[1], events.read(folders[1]), {}) == "waiting"
 
 
 def test_no_running_job_is_hidden(poisoned: clusters.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
