@@ -118,7 +118,8 @@ class BatchJob:
         """
         new = {job: said for job, said in (queue(self.name) or {}).items() if job not in before}
         own = [job for job, said in new.items() if is_in(self.folder, said)]
-        return max((job.partition("_")[0] for job in own or new), key=int, default=None)
+        wrapped = [job for job, said in new.items() if os.path.basename(said.batch_file) != f"{self.name}.sh"]
+        return max((job.partition("_")[0] for job in own or wrapped), key=int, default=None)
 
 
 def is_in(folder: Path, job: Job) -> bool:

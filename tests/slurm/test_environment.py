@@ -149,6 +149,7 @@ def test_a_wrapper_may_hand_over_another_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(jobs, "ID_S", 0.1)
     line = f"echo '7|PENDING|N/A|None|{job.name}|/tmp/wrapped.sh' >> {tmp_path}/queue"
+    line += f"; echo '8|PENDING|N/A|None|{job.name}|/other/log/{job.name}.sh' >> {tmp_path}/queue"
     for script, answer in ((line, "7"), (f"{line}; echo timed out >&2; exit 1", "7"), ("echo 12", None)):
         (tmp_path / "queue").write_text("")
         stub(tmp_path, "sbatch", script)
