@@ -69,7 +69,9 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
             answer = 1, "", "no answer for 60 s"
         if (
             answer[0] == 0
-            or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE)
+            or not re.search(
+                r"contact|connect|timed out|no answer|temporar|unexpected message", answer[2], re.IGNORECASE
+            )
             or time.monotonic() > deadline
         ):
             return answer

@@ -534,6 +534,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
     monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     for answers, verdict in (
         (["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"),
+        (["Unexpected message received for job 3", ""], "requeue"),
         (["Access/permission denied"], "requeue refused"),
     ):
         replies = iter(answers)
