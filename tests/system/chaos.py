@@ -147,6 +147,7 @@ class Chaos:
                 continue
             time.sleep(self.dice.uniform(0, 9))  # boot, training and saves all lie in these seconds
             if target.state() != "running":
+                self.misses += 1
                 break
             hit += self.strike(target, self.next_kind(), number)
         while (
