@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import stat
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from recipes.schema import PROJECT, Recipe
 from slurm.cluster.batch_job import BatchJob
 from slurm.cluster.sbatch import parameters
+from slurm.environment import clean
 from slurm.job import TrainJob
 
 LAUNCH = PROJECT / "slurm" / "launch.py"
@@ -24,7 +24,7 @@ def launch(
     return subprocess.run(
         [python, str(file), *words],
         cwd=cwd or PROJECT,
-        env={**os.environ, "GLT_SITE": "", **variables},
+        env={**clean(), "GLT_SITE": "", **variables},  # the tests may run in an allocation
         capture_output=True,
         text=True,
         timeout=60,

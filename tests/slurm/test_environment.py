@@ -75,6 +75,7 @@ def test_dry_names_what_the_shell_says(tmp_path: Path) -> None:
 
 def test_a_rank_learns_its_place_from_slurm_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """On SLURM a rank's variables of another launcher are replaced, and a rank of a local run keeps its own."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # more is set than a patch would take back
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID"):
         monkeypatch.setenv(name, "77")
     rendezvous.export_rank()
