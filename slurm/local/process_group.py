@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import try_acquire
 from recipes.schema import PROJECT
+from slurm.environment import clean
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
@@ -171,7 +171,7 @@ def _start(run: Run, lock: IO[str], threads: int) -> list[subprocess.Popen[bytes
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **with_command(os.environ, run.pipe),
+            **with_command(clean(), run.pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }
