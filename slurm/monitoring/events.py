@@ -26,7 +26,7 @@ OF: dict[str, dict[str, Kind]] = {
 }
 """What an event of a kind says besides, that others decide by."""
 LAUNCHER = "local."
-"""What is noted as the start where a command notes something from outside of the run's job, though perhaps in another."""
+"""The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 
 
 def incarnation() -> str:
