@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import os
+import platform
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import nn
 
 from ifl.method import Output
 from recipes.common.addresses import free_port
+from recipes.common.errors import RunError
 from recipes.common.output import go_on_unread
 from recipes.schema import Optim
 
@@ -33,12 +35,19 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
-def connect(patience_s: float) -> torch.device:
+def connect(patience_s: float, gpus: int = 0) -> torch.device:
     """Join the other ranks (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) and return this rank's device.
 
-    Without these variables the process is the only rank. `patience_s`: how long to wait for the others in any
-    collective, seconds.
+    Without these variables the process is the only rank.
+
+    Args:
+        patience_s: how long to wait for the others in any collective, seconds.
+        gpus: how many of a node the recipe asked SLURM for.
+
+    Raises:
+        RunError: there are fewer GPUs than that, or than the node's ranks need.
     """
+    refuse_missing_gpus(gpus)
     programs_of_the_environment_first()
     if "RANK" not in os.environ:
         os.environ.update(RENDEZVOUS, MASTER_PORT=str(free_port()))
@@ -52,6 +61,39 @@ def connect(patience_s: float) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def refuse_missing_gpus(asked: int) -> None:
+    """Refuse to train on the CPU where SLURM gave this node GPUs, and with two ranks on one GPU.
+
+    Args:
+        asked: how many GPUs of a node the recipe asked SLURM for.
+
+    Raises:
+        RunError: torch sees none, or fewer than the node's ranks need.
+    """
+    given = int(os.environ.get("SLURM_GPUS_ON_NODE") or asked)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # SLURM may show each rank its own GPUs alone.
+    wanted = min(given, ranks, ranks if visible is None else len(visible.split(",")))
+    if seen < wanted:
+        raise RunError(
+            f"{platform.node()} has {given} GPUs for this job and torch {torch.__version__} sees {seen}"
+            f" (CUDA_VISIBLE_DEVICES={visible}): look at its driver and at which torch is installed; "
+            "slurm.gpus_per_node=0 trains on CPUs"
+        )
+    if 0 < max(given, seen) < ranks:
+        raise RunError(
+            f"{ranks} ranks of {platform.node()} would share {max(given, seen)} GPUs, and a GPU takes one: "
+            f"{max(given, seen)} tasks on a node are legal"
+        )
+
+
+def name_of(device: torch.device) -> str:
+    """Return what a device is called in logs: `cpu`, or `cuda` and the GPU's name."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
 def is_first_on_node() -> bool:

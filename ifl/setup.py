@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ifl.distributed.comm import Comm
-from ifl.engine import Engine, is_first_on_node
+from ifl.engine import Engine, is_first_on_node, name_of
 from ifl.engine import connect as join_ranks
 from ifl.evaluator import Evaluator
 from ifl.invariance.centers import Centers
@@ -179,6 +179,7 @@ class Setup:
         """Return what meta.json says of the run itself; `steps`: of an epoch."""
         return {
             "world": self.ranks.comm.size,
+            "device": name_of(self.ranks.device),
             "hash": self.recipe.hash8,
             "data_fingerprint": self.data.fingerprint,
             "class_names": self.data.dataset.class_names,
@@ -223,7 +224,7 @@ def set_up(
         Fenced: a newer start of the same job has the run.
     """
     boot.part("connect")
-    ranks = connect(recipe, folder, boot)
+    ranks = connect(recipe, folder, boot, trains)
     data = open_data(recipe, pipe)
     boot.part("network")
     model = build_model(recipe, folder, ranks, data, fresh, parts)
@@ -231,11 +232,14 @@ def set_up(
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
 
-def connect(recipe: Recipe, folder: Path, boot: Boot) -> Ranks:
+def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool) -> Ranks:
     """Join the other ranks; rank 0 claims the run folder. A collective."""
     patience = patience_s(recipe.log.stuck_after_s)
-    device = join_ranks(patience)
+    # A finished run may be judged again on a machine without the GPUs that its job had.
+    gpus = (recipe.slurm.gpus_per_node or 0) if trains and recipe.cluster == "slurm" else 0
+    device = join_ranks(patience, gpus)
     comm = Comm(patience_s=patience)
+    print(f"rank {comm.rank} of {comm.size} runs on {name_of(device)}", flush=True)
     boot.part("data")
     return Ranks(device=device, comm=comm, fence=Fence(folder) if comm.rank == 0 else None, patience_s=patience)
 

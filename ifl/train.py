@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ifl.distributed.consistency import check_equal, digest
+from ifl.engine import name_of
 from ifl.evaluator import Predictions, accuracy, scores, write_predictions
 from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
@@ -87,7 +88,7 @@ def train(
     if packed is None:
         saver.save(state)  # from now on history without a checkpoint means that one was lost
     seconds = boot.over()
-    report.write(state, "boot", world=comm.size, seconds=round(seconds, 2), parts=boot.parts)
+    report.write(state, "boot", **on(run), seconds=round(seconds, 2), parts=boot.parts)
     state.spend("boot", seconds)
 
     while state.epoch < recipe.schedule.epochs:
@@ -156,6 +157,11 @@ def open_log(run: Setup, steps: int, packed: dict[str, Any] | None) -> RunLog:
     if packed is None:
         write_json(run.folder / "meta.json", provenance.meta(run.facts(steps)))
     return open_metrics(run.recipe, run.folder, packed["metrics_offset"] if packed else 0)
+
+
+def on(run: Setup) -> dict[str, Any]:
+    """Return what a start runs on."""
+    return {"world": run.ranks.comm.size, "device": name_of(run.ranks.device)}
 
 
 def compare_ranks(run: Setup, state: State, invariance: Invariance | Off, done: int) -> None:

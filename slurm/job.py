@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from slurm.monitoring.events import append_event
 
@@ -39,11 +39,11 @@ class TrainJob:
     folder: str
     command: tuple[str, ...] = ()
 
-    def __call__(self) -> int:
-        """Run one rank, and leave the process by `os._exit` unless the run is finished.
+    def __call__(self) -> NoReturn:
+        """Run one rank, and leave the process by `os._exit`.
 
         After an error or a stop other ranks may be in a collective, and an orderly shutdown could wait for them for
-        ever.
+        ever; after the end it would wait for loader workers and process groups, and may abort.
         """
         from ifl.supervision.signals import watch
 
@@ -87,12 +87,10 @@ class TrainJob:
                 rank=int(os.environ.get("RANK", "0")),
                 error=f"{type(error).__name__}: {error}",
             )
-        if code != FINISHED:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
-        return code
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
     def checkpoint(self) -> None:
         """Return nothing to submit, when submitit asks before it requeues: the loop saves on the same signal."""
@@ -110,7 +108,4 @@ def _watchdog(folder: Path, rank: int, stuck_after_s: float, stop_requested: Cal
 
 
 if __name__ == "__main__":
-    code = TrainJob(sys.argv[1], tuple(sys.argv[2:]))()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # without waiting for loader workers and process groups
+    TrainJob(sys.argv[1], tuple(sys.argv[2:]))()

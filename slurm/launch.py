@@ -146,11 +146,12 @@ def _show(command: Training) -> int:
     """Print what would be made, and what it would cost: `cluster=dry`."""
     from recipes.resolve import dump
     from slurm.cluster import submission
-    from slurm.cluster.sbatch import batch_file
+    from slurm.cluster.sbatch import batch_job
     from slurm.code_snapshot import place
 
     runs, site = command.runs, command.site
     estimates, site_line = _estimates(runs), f"# site file: {site.path or 'none'}"
+    estimates += submission.remarks(runs)
     if len(runs) > 1:
         comments = [f"# {line}" for line in (*estimates, *command.remarks)]
         print(site_line, *comments, submission.preview(runs, command.at_once), sep="\n")
@@ -158,7 +159,7 @@ def _show(command: Training) -> int:
     recipe, folder = runs[0].recipe, runs[0].folder
     comments = [f"# {line}" for line in (*estimates, *command.remarks)]
     print(f"# {folder}", site_line, *comments, dump(recipe), sep="\n")
-    print(batch_file(recipe, folder, place(folder.parent), site.setup))
+    print(batch_job(runs[0], place(folder.parent), site.setup).text())
     return 0
 
 
@@ -261,6 +262,12 @@ def _check_batch(recipe: "Recipe") -> None:
     from sharding.plan.epoch import BatchShape
     from sharding.plan.ranks import micro_batches
 
+    asked, here = recipe.slurm.gpus_per_node or 0, recipe.tasks // recipe.nodes
+    if recipe.cluster != "local" and 0 < asked < here:
+        raise RecipeError(
+            f"tasks_per_node={here} with slurm.gpus_per_node={asked} would put two processes on one GPU, which NCCL "
+            f"refuses: at most {asked} is legal, and the default"
+        )
     gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
         batch = recipe.batch

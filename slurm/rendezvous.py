@@ -8,13 +8,20 @@ import socket
 import subprocess
 import sys
 
+from slurm import environment
+
 
 def export_rank() -> None:
-    """Set the five variables from those of the SLURM job, unless they are set (as `cluster=local` does)."""
-    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
+    """Set the five variables from those of the SLURM job, whatever they were.
+
+    A rank of `cluster=local` is in no job: its launcher has set them.
+    """
+    if "SLURM_PROCID" not in os.environ:
         return
     import submitit
 
+    for name in environment.of_a_rank(os.environ):
+        del os.environ[name]
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     # Before torch is imported. Never more threads than cores, and none that spin while they wait: nodes may be shared.
     os.environ.setdefault(
@@ -47,7 +54,8 @@ def _reachable(node: str) -> str:
         socket.getaddrinfo(node, None)
         return node
     except socket.gaierror:
-        shown = subprocess.run(["scontrol", "show", "node", node], capture_output=True, text=True, check=True).stdout
+        words = ["scontrol", "show", "node", node]
+        shown = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, check=True).stdout
         if not (address := re.search(r"NodeAddr=(\S+)", shown)):
             raise RuntimeError(f"SLURM names no address of the node {node}") from None
         return address[1]

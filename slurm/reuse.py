@@ -7,7 +7,6 @@ run folder may come from another machine.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from recipes.common.cli import Fault, key_values, nearest, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import PROJECT
+from slurm import environment
 from slurm.monitoring.run_state import missing_weights
 from slurm.site_file import Site
 
@@ -43,10 +43,8 @@ class Reuse:
 
     def run(self) -> int:
         """Run it; returns the exit code."""
-        # Without RANK the process is the only rank (ifl/engine.py).
-        environment = with_command({key: value for key, value in os.environ.items() if key != "RANK"}, self.pipe)
-        words = [sys.executable, "-m", "ifl.finished_run", *self.job]
-        return subprocess.run(words, cwd=PROJECT, env=environment).returncode
+        words = [sys.executable, "-m", "ifl.finished_run", *self.job]  # without RANK the only rank (ifl/engine.py)
+        return subprocess.run(words, cwd=PROJECT, env=with_command(environment.clean(), self.pipe)).returncode
 
 
 def asks(words: Sequence[str]) -> bool:

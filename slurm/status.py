@@ -5,7 +5,7 @@
   why=RUN        the last error of a run, from the rank that met it first, or what became of a job that could not say
   cancel=RUN     cancel a run's SLURM job
 
-One line a run: state, epoch, step, restarts, images/s, time left, last validation accuracy, log. States:
+One line a run: state, epoch, step, restarts, device, images/s, time left, last validation accuracy, log. States:
 
   running     queued (waiting or requeued)     finished
   stuck       running, but nothing was written for so long that the ranks themselves should have ended it
@@ -13,6 +13,7 @@ One line a run: state, epoch, step, restarts, images/s, time left, last validati
   suspended   has nodes, and does not run until it is resumed
   held        in the queue, and stays there until it is released
   blocked     in the queue behind a job that can no longer succeed: it never starts
+  waiting     left the queue because its first stage had not finished when its turn came: launch it again
   stopped     saved on a signal                timed out    ended by the time limit
   failed      cancelled                        gave up      failed three times without progress
   superseded  a newer start of the run has replaced this one, and is gone too
@@ -39,11 +40,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.errors import StatusError, UserError, one_line
 from recipes.common.output import end_unread
+from slurm import environment
 from slurm.monitoring import run_state
 from slurm.monitoring.failure import why
 from slurm.monitoring.run_state import (
@@ -62,7 +64,7 @@ COLOURS = {
     "finished": 32,
     "running": 36,
     "queued": 33,
-    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "timed out", "unreadable"), 31),
+    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "waiting", "timed out", "unreadable"), 31),
 }
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 """What reading a file meets in which something is missing or is of another kind."""
@@ -84,6 +86,7 @@ class Status:
     epoch: str
     step: str
     restarts: int
+    device: str
     images_per_s: float | None
     left_s: float | None
     val: float | None
@@ -95,12 +98,12 @@ def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     try:
         return status_of(folder, jobs)
     except DAMAGE:
-        return Status(folder.name, "unreadable", "-", "-", 0, None, None, None, "-")
+        return Status(folder.name, "unreadable", "-", "-", 0, "-", None, None, None, "-")
 
 
 def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     """Return the run's line, from its files and the queue; notes an end that SLURM soon forgets."""
-    from slurm.monitoring.events import append_event, read
+    from slurm.monitoring.events import LAUNCHER, append_event, read
 
     events = read(folder)
     lines = metric_lines(folder)
@@ -115,7 +118,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     vals = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
     state = state_of(folder, events, jobs)
     if state in ("cancelled", "timed out") and not is_over(events):
-        append_event(folder, "verdict", verdict=state)  # SLURM forgets it in some minutes
+        append_event(folder, "verdict", incarnation=LAUNCHER, verdict=state)  # SLURM forgets it in some minutes
     starts = sum(event["event"] == "start" for event in events)
     logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]
     log = str(max(logs, key=lambda path: path.stat().st_mtime)) if logs else "-"
@@ -125,6 +128,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
         epoch,
         steps,
         max(0, starts - 1),
+        _device(lines),
         rate,
         left if state == "running" else None,
         vals[-1] if vals else None,
@@ -132,13 +136,19 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     )
 
 
+def _device(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the newest start trains on, `cpu` or `cuda`."""
+    boots = [str(line["device"]) for line in lines if line["kind"] == "boot" and "device" in line]
+    return boots[-1].split()[0] if boots else "-"
+
+
 def table(statuses: Sequence[Status], colour: bool) -> str:
     """Set the runs' lines as a table; `colour` marks the states for a terminal."""
-    rows = [("run", "state", "epoch", "step", "restarts", "img/s", "left", "val %", "log")]
+    rows = [("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %", "log")]
     for s in statuses:
         rate = "-" if s.images_per_s is None else f"{s.images_per_s:.0f}"
         val = "-" if s.val is None else f"{100 * s.val:.1f}"
-        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), rate, _left(s.left_s), val, s.log))
+        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), s.device, rate, _left(s.left_s), val, s.log))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     out = []
     for row in rows:
@@ -161,7 +171,7 @@ def cancel(folder: Path) -> str:
     Raises:
         StatusError: SLURM does not answer, or the run has no job in its queue.
     """
-    from slurm.monitoring.events import append_event, read
+    from slurm.monitoring.events import LAUNCHER, append_event, read
 
     jobs, events = run_state.queue(), read(folder)
     if jobs is None:
@@ -174,10 +184,10 @@ def cancel(folder: Path) -> str:
             f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends "
             "with Ctrl-C where it runs"
         )
-    done = subprocess.run(["scancel", job], capture_output=True, text=True)
+    done = subprocess.run(["scancel", job], env=environment.clean(), capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
-    append_event(folder, "verdict", verdict="cancelled")  # SLURM forgets it in some minutes
+    append_event(folder, "verdict", incarnation=LAUNCHER, verdict="cancelled")  # SLURM forgets it in some minutes
     return f"{folder.name}: job {job} is being cancelled"
 
 

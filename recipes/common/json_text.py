@@ -99,17 +99,25 @@ def read_object(path: Path, kinds: Mapping[str, type], remedy: str = OF_A_RUN) -
     return found
 
 
-def wrong_kinds(content: Any, kinds: Mapping[str, type]) -> str:
+Kind = type | tuple[type, ...]
+"""The type of a value, or several."""
+
+
+def wrong_kinds(content: Any, kinds: Mapping[str, Kind]) -> str:
     """Say which key an object lacks, or has with a value of another type; empty where all is as it should be."""
     if not isinstance(content, dict):
         return "it does not hold an object"
     if missing := [key for key in kinds if key not in content]:
         return f"it lacks {', '.join(missing)}"
     other = next((key for key, kind in kinds.items() if not _is_a(content[key], kind)), None)
-    return "" if other is None else f"{other} is {type(content[other]).__name__}, not {kinds[other].__name__}"
+    return "" if other is None else f"{other} is {type(content[other]).__name__}, not {_name(kinds[other])}"
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def _name(kind: Kind) -> str:
+    return " or ".join(one.__name__ for one in kind) if isinstance(kind, tuple) else kind.__name__
+
+
+def _is_a(value: Any, kind: Kind) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -2,10 +2,10 @@
 
     python slurm/launch.py build=imagenet_glt tasks=16 source=... out=...
 
-Each stage is a job that starts when all of the one before has ended well. The words are those of
-`python -m sharding.build`, and what comes out has the same bytes. A job that is preempted, killed or out of time starts
-again by itself and keeps what its shards' records vouch for. `cluster=local` does the same stages and parts here, one
-after another.
+Each stage is a job that starts when all of the one before has ended, and refuses where that one left something out.
+The words are those of `python -m sharding.build`, and what comes out has the same bytes. A job that is preempted,
+killed or out of time starts again by itself and keeps what its shards' records vouch for. `cluster=local` does the same
+stages and parts here, one after another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from typing import Any
 
 from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
-from recipes.common.files import write_json
-from recipes.common.json_text import read_object
 from recipes.resolve import resolve
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
 from sharding.building.request import parse, stages_of
-from slurm.cluster.sbatch import PYTHON, require_sbatch
+from slurm import environment
+from slurm.cluster.batch_job import BatchJob, is_in, require_sbatch, setup_lines
+from slurm.cluster.sbatch import asked
 from slurm.code_snapshot import place, snapshot_code
+from slurm.monitoring.run_state import ENDED, queue
 from slurm.site_file import Site
 
 CLUSTERS = ("slurm", "local", "dry")
@@ -41,7 +42,7 @@ class BuildJob:
     words: tuple[str, ...]
 
     def __call__(self) -> None:
-        """Run it, and leave the process with its exit code unless that is 0: a failed stage must not start the next."""
+        """Run it, and leave the process with its exit code unless that is 0: a failed stage is a failed job."""
         from sharding.build import main
 
         if code := main(self.words):
@@ -144,9 +145,10 @@ def parse_command(words: Sequence[str], site: Site) -> Build:
 def _show(build: Build) -> int:
     """Print each stage's command and batch file: `cluster=dry`."""
     after = None
+    print(*(f"# {line}\n" for line in _remarks(build)), sep="", end="")
     for stage in build.plan:
         print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
-        print(_batch_file(_parameters(build, stage, place(build.work), after), build.work, len(stage.parts)))
+        print(_job(build, stage, place(build.work), after).text())
         after = f"JOB_OF_{stage.name.upper()}"
     return 0
 
@@ -172,101 +174,75 @@ def _absolute(words: Sequence[str]) -> list[str]:
     return [one(word) for word in words]
 
 
-def _parameters(build: Build, stage: Stage, code: Path, after: str | None) -> dict[str, Any]:
-    """Return submitit's SLURM parameters; only a stage called features asks for a GPU, and for one."""
-    slurm = build.slurm
+def _job(build: Build, stage: Stage, code: Path, after: str | None) -> BatchJob:
+    """Return a stage's job; only a stage called features asks for a GPU, and for one."""
+    slurm, work = build.slurm, build.work
     optional = {
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "constraint": slurm.constraint,
-        "mem": slurm.mem,
         "gpus_per_node": 1 if stage.name == "features" and slurm.gpus_per_node else None,
-        "dependency": f"afterok:{after}" if after else None,
+        "dependency": f"afterany:{after}" if after else None,
     }
-    return {
+    parameters = {
+        **asked(slurm),
         "job_name": f"build-{build.name}-{stage.name}",
         "nodes": 1,
         "ntasks_per_node": 1,
-        "cpus_per_task": slurm.cpus_per_task,
-        "time": slurm.time,
-        "signal_delay_s": slurm.signal_delay_s,
-        "additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if after else {})},
-        "setup": [
-            *(f"module load {module} || exit 1" for module in slurm.modules),
-            *build.site.setup,
-            f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        ],
+        "setup": setup_lines(slurm.modules, build.site.setup, code),
         **{key: value for key, value in optional.items() if value is not None},
     }
-
-
-def _batch_file(parameters: dict[str, Any], work: Path, parts: int) -> str:
-    from submitit.slurm.slurm import _make_sbatch_string
-
-    command = f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(work / 'log'))}"
-    return _make_sbatch_string(
-        command=command, folder=work / "log", map_count=parts if parts > 1 else None, **parameters
-    )
+    decided = () if slurm.gpus_per_node is None else ("gpus_per_node",)
+    return BatchJob(work / "log", tuple(map(BuildJob, stage.parts)), parameters, decided)
 
 
 def _submit(build: Build) -> int:
     """Submit all stages, each after the one before, unless they are in the queue already: `cluster=slurm`."""
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedJobError
-
     require_sbatch()
     name, work = build.name, build.work
     work.mkdir(parents=True, exist_ok=True)
-    if live := _in_the_queue(work):
+    if live := _in_the_queue(build):
         print(f"build={name} is in the queue already (jobs {', '.join(live)}): nothing to do")
         return 0
     code = snapshot_code(work)
     (work / "log").mkdir(exist_ok=True)
-    print(f"logs: {work / 'log'}", flush=True)
+    print(*_remarks(build), f"logs: {work / 'log'}", sep="\n", flush=True)
     jobs: list[str] = []
     for stage in build.plan:
-        executor = SlurmExecutor(folder=work / "log", python=PYTHON, max_num_timeout=1000)
-        executor.update_parameters(**_parameters(build, stage, code, jobs[-1] if jobs else None))
+        before = f"the stages before it are in the queue: scancel {' '.join(jobs)}" if jobs else "nothing was submitted"
         try:
-            with executor.batch():
-                submitted = [executor.submit(BuildJob(part)) for part in stage.parts]
-            jobs.append(submitted[0].job_id.partition("_")[0])
-        except FailedJobError as error:
-            raise RecipeError(
-                f"sbatch refused stage {stage.name}: {str(error).strip().splitlines()[-1]} (the stages before it are "
-                f"in the queue: scancel {' '.join(jobs)})"
-            ) from None
-        finally:
-            write_json(work / "jobs.json", {"name": f"build-{name}-", "jobs": jobs})
+            job = _job(build, stage, code, jobs[-1] if jobs else None).submit()
+        except RecipeError as error:
+            raise RecipeError(f"{error} ({before})") from None
+        if job is None:
+            raise RecipeError(f"SLURM took stage {stage.name} and does not tell its id (squeue); {before}")
         parts = f", {len(stage.parts)} parts" if len(stage.parts) > 1 else ""
-        condition = f" (afterok:{jobs[-2]})" if len(jobs) > 1 else ""
-        print(f"{stage.name}: job {jobs[-1]}{parts}{condition}", flush=True)
+        condition = f" (afterany:{jobs[-1]})" if jobs else ""
+        jobs.append(job)
+        print(f"{stage.name}: job {job}{parts}{condition}", flush=True)
     return 0
 
 
-def _in_the_queue(work: Path) -> list[str]:
+def _remarks(build: Build) -> list[str]:
+    """Say which variables of this shell the jobs do not see, and which they do."""
+    return environment.remarks(_job(build, build.plan[0], Path(), None).decided)
+
+
+def _in_the_queue(build: Build) -> list[str]:
     """List the ids of an earlier command's jobs that have not ended.
 
     Raises:
         RecipeError: SLURM does not say.
         DataError: the file that names them is damaged.
     """
-    from slurm.monitoring.run_state import ENDED, queue
-
-    if not (work / "jobs.json").exists():
-        return []
-    remedy = "see in squeue that no job of this build is there, and remove the file"
-    earlier = read_object(work / "jobs.json", {"name": str, "jobs": list}, remedy)
     known = queue()
     if known is None:
+        if not (build.work / "log").exists():
+            return []  # nothing was ever submitted
         raise RecipeError(
             "SLURM does not answer (squeue), so nothing was submitted: an earlier build may be in its queue already"
         )
-    # An array's tasks are listed as 17_3 and 17_[4-15]. SLURM uses ids again, so the name decides too.
+    # An array's tasks are listed as 17_3 and 17_[4-15].
     live = {
         job.partition("_")[0]
         for job, said in known.items()
-        if said.name.startswith(earlier["name"]) and said.state not in ENDED
+        if said.name.startswith(f"build-{build.name}-") and said.state not in ENDED and is_in(build.work / "log", said)
     }
-    return sorted(live.intersection(map(str, earlier["jobs"])))
+    return sorted(live, key=int)

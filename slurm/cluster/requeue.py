@@ -18,11 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from slurm import environment
 from slurm.monitoring.events import append_event, incarnation, newest_step, read
 
 PATIENCE = 3
 ANSWER_S = 600
 """How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
+AWAY = "contact|connect|timed out|no answer|temporar|unexpected message"
+"""Complaints of a controller that is asked again; after the last, the requeue may be under way."""
 Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
@@ -58,17 +61,15 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                ["scontrol", *words], env=environment.clean(), capture_output=True, text=True, timeout=60
+            )
             answer = done.returncode, done.stdout, done.stderr.strip()
         except FileNotFoundError:
             return 1, "", "this node has no scontrol"
         except subprocess.TimeoutExpired:
             answer = 1, "", "no answer for 60 s"
-        if (
-            answer[0] == 0
-            or not re.search(r"contact|connect|timed out|no answer|temporar", answer[2], re.IGNORECASE)
-            or time.monotonic() > deadline
-        ):
+        if answer[0] == 0 or not re.search(AWAY, answer[2], re.IGNORECASE) or time.monotonic() > deadline:
             return answer
         time.sleep(5)
 

@@ -1,8 +1,9 @@
 """Several runs of one command: which starts after which, how many at once, and nothing twice.
 
-On SLURM the queue keeps the order: `afterok` for a run that another needs (a second stage needs its first), `afterany`
-along each of the `max_jobs` lanes. A job that is requeued has not ended, so a preemption meets neither condition. On
-this machine slurm/local/run_queue.py keeps the order.
+On SLURM the queue keeps the order, by `afterany`: along each of the `max_jobs` lanes, and behind a run that another
+needs (a second stage needs its first), which then looks itself whether that one is finished (slurm/cluster/needs.py). A
+job that is requeued has not ended, so a preemption does not meet the condition. On this machine
+slurm/local/run_queue.py keeps the order.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from recipes.common.errors import RecipeError
 from recipes.common.locks import locked
 from recipes.schema import Recipe
+from slurm import environment
 from slurm.monitoring.run_state import is_finished, nothing_to_do
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
@@ -35,7 +37,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
         RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
             or a need cannot be met.
     """
-    from slurm.cluster.sbatch import require_sbatch
+    from slurm.cluster.batch_job import require_sbatch
 
     for run in runs:
         if not is_finished(run.folder):
@@ -56,9 +58,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
-    from slurm.cluster.sbatch import submit
+    from slurm.cluster.sbatch import batch_job
     from slurm.code_snapshot import snapshot_code
-    from slurm.monitoring.events import append_event
+    from slurm.monitoring.events import LAUNCHER, append_event
     from slurm.run_folder import prepare
 
     plan = _plan(runs, at_once)
@@ -68,19 +70,41 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
             print(nothing_to_do(run.folder, settled[run.folder]))
     if any(step.run.recipe.slurm.gpus_per_node is None for step in steps):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
+    print(*(f"{line}\n" for line in remarks([step.run for step in steps])), sep="", end="", file=sys.stderr, flush=True)
     for step in steps:
         folder = step.run.folder
         code = snapshot_code(folder.parent)
         prepare(step.run.recipe, folder)
+        (folder / "log").mkdir(exist_ok=True)
         print(f"run folder: {folder}", flush=True)
-        conditions = [
-            f"{kind}:{':'.join(jobs[other] for other in others)}"
-            for kind, others in (("afterok", step.finished), ("afterany", step.left))
-            if others
-        ]
-        jobs[folder] = submit(step.run, code, site.setup, ",".join(conditions) or None)
-        append_event(folder, "submitted", job=jobs[folder], code=code.name, needs=[need.name for need in step.finished])
-        print(f"job: {jobs[folder]}" + (f" ({','.join(conditions)})" if conditions else ""), flush=True)
+        before = dict.fromkeys(jobs[other] for other in (*step.finished, *step.left))
+        condition = f"afterany:{':'.join(before)}" if before else None
+        job = batch_job(step.run, code, site.setup, condition).submit()
+        needs = [need.name for need in step.finished]
+        append_event(folder, "submitted", incarnation=LAUNCHER, job=job, code=code.name, needs=needs)
+        if job is None:
+            raise RecipeError(
+                f"SLURM took the job {folder.name} and does not tell its id (squeue): the same command goes on when it "
+                "does"
+            )
+        jobs[folder] = job
+        print(f"job: {job}" + (f" ({condition})" if condition else ""), flush=True)
+
+
+def remarks(runs: Sequence[Run]) -> list[str]:
+    """Say what the user should know of the jobs of these runs, each once: variables of the shell, GPUs that idle."""
+    from slurm.cluster.sbatch import batch_job
+
+    said = []
+    for run in runs:
+        said += environment.remarks(batch_job(run, Path()).decided)
+        gpus, tasks = run.recipe.slurm.gpus_per_node or 0, run.recipe.tasks // run.recipe.nodes
+        if tasks < gpus:
+            said.append(
+                f"{gpus - tasks} of slurm.gpus_per_node={gpus} stay idle on each node: tasks_per_node={tasks} uses one "
+                "each"
+            )
+    return list(dict.fromkeys(said))
 
 
 def preview(runs: Sequence[Run], at_once: int | None) -> str:

@@ -21,6 +21,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.json_text import read_object, whole_lines
 from recipes.common.locks import release, try_acquire
 from recipes.schema import PROJECT
+from slurm.environment import clean
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.monitoring.events import read
 from slurm.planning.schedule import Run
@@ -220,7 +221,7 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "OMP_WAIT_POLICY": "PASSIVE",
-            **with_command(os.environ, run.pipe),
+            **with_command(clean(), run.pipe),
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }

@@ -12,18 +12,21 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from recipes.common.json_text import whole_lines, wrong_kinds
+from recipes.common.json_text import Kind, whole_lines, wrong_kinds
 
 ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
-OF: dict[str, dict[str, type]] = {
-    "submitted": {"job": str},
+OF: dict[str, dict[str, Kind]] = {
+    "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
 }
 """What an event of a kind says besides, that others decide by."""
+LAUNCHER = "local."
+"""The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 
 
 def incarnation() -> str:

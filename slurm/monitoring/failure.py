@@ -40,7 +40,7 @@ def why(folder: Path) -> str:
     )
     if not events or newest is None or events[-1]["incarnation"] != newest["incarnation"]:
         state = state_of(folder, noted, run_state.queue())
-        if not events or state in ("gave up", "timed out", "cancelled", "blocked", "failed", "lost"):
+        if not events or state in ("gave up", "timed out", "cancelled", "blocked", "waiting", "failed", "lost"):
             return _without_words(folder, noted, state)
     events = [event for event in events if event["incarnation"] == events[-1]["incarnation"]]
     failures = [event for event in events if event["event"] == "failed"]

@@ -16,6 +16,7 @@ from recipes.common import leases
 from recipes.common.errors import DataError
 from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
+from slurm import environment
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -52,29 +53,42 @@ class Job(NamedTuple):
     batch_file: str = ""
 
 
-def queue() -> dict[str, Job] | None:
+def queue(name: str | None = None) -> dict[str, Job] | None:
     """Return the user's jobs that SLURM still knows, by id, with those that ended some minutes ago.
+
+    Those of partitions that are hidden are among them.
+
+    Args:
+        name: only jobs of this name.
 
     Returns:
         None if SLURM does not answer or is not on this machine.
     """
     if shutil.which("squeue") is None:
         return None
+    words = ["squeue", "-h", "-a", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"]
+    words += [] if name is None else [f"--name={name}"]
     try:
-        shown = subprocess.run(
-            ["squeue", "-h", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"], capture_output=True, text=True, timeout=30
-        )
+        shown = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, timeout=30)
     except subprocess.TimeoutExpired:
         return None
     jobs = {}
     for line in shown.stdout.splitlines():
-        job, state, began, reason, name, batch_file = line.split("|", 5)
+        if not re.match(r"\d+[^|]*(\|[^|]*){4}\|", line):
+            continue  # a notice of the site's
+        job, state, began, reason, own, batch_file = line.split("|", 5)
         if state == "PENDING" and (reason == "DependencyNeverSatisfied" or re.search(HELD, reason)):
             state = reason
-        jobs[job] = Job(
-            state, datetime.fromisoformat(began).timestamp() if began[:1].isdigit() else 0.0, name, batch_file
-        )
-    return None if shown.returncode else jobs
+        jobs[job] = Job(state, _seconds(began), own, batch_file)
+    return None if shown.returncode else {job: said for job, said in jobs.items() if name in (None, said.name)}
+
+
+def _seconds(moment: str) -> float:
+    """Return a moment as squeue writes it in seconds since 1970; 0 where it is none, such as N/A."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
@@ -96,6 +110,11 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
 def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the job that was submitted last, as the run folder knows it."""
     return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
+
+
+def _has_been_submitted(events: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether SLURM was ever handed a job of this run, whose id it may not have told."""
+    return any(event["event"] == "submitted" for event in events)
 
 
 def metric_lines(folder: Path) -> list[dict[str, Any]]:
@@ -160,7 +179,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return _moving(folder)
     cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
     said = "cancelled" if cancelled else _said(events[-1]) if events else "new"
-    if jobs is None and _noted(events):
+    if jobs is None and _has_been_submitted(events):
         return said if is_over(events) else "unknown"
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
@@ -188,9 +207,9 @@ def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]
 
 
 def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
-    """Say whether the last word is a verdict after which the job does not come back."""
+    """Say whether the last word is one after which the job does not come back."""
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
-    return bool(events) and events[-1].get("verdict") in final
+    return bool(events) and (events[-1].get("verdict") in final or events[-1]["event"] == "waiting")
 
 
 def _said(event: Mapping[str, Any]) -> str:

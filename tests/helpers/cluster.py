@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 NODES = 4
@@ -37,7 +37,7 @@ SlurmdLogFile={folder}/log/slurmd-%n.log
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SwitchType=switch/none
@@ -87,8 +87,8 @@ class Cluster:
 
     address = "127.0.0.1"
 
-    def __init__(self, folder: Path, nodes: int = NODES) -> None:
-        self.folder, self.nodes = folder, nodes
+    def __init__(self, folder: Path, nodes: int = NODES, task_plugin: str = "task/none") -> None:
+        self.folder, self.nodes, self.task_plugin = folder, nodes, task_plugin
         self.marks = {
             MARK: str(folder)
         }  # only in the daemons' environment: a user's shell, which has SLURM_CONF too, is not ours
@@ -106,7 +106,11 @@ class Cluster:
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
         conf = CONF.format(
-            folder=self.folder, controller=free_ports(1)[0], address=self.address, machines=self._machines()
+            folder=self.folder,
+            controller=free_ports(1)[0],
+            address=self.address,
+            machines=self._machines(),
+            task_plugin=self.task_plugin,
         )
         (self.folder / "slurm.conf").write_text(conf)
         self._daemon(
@@ -172,12 +176,38 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _processes(self) -> list[int]:
-        """Return the ids of the daemons, which carry the mark, and of their descendants: steps and their tasks."""
-        return marked(f"{MARK}={self.folder}")
+        """Return the ids of the daemons, which carry the mark, their descendants, the steps and their tasks."""
+        return sorted({*marked(f"{MARK}={self.folder}"), *of_steps(self.folder / "slurm.conf")})
 
 
 def marked(variable: str) -> list[int]:
     """Return the ids of live processes with this NAME=VALUE in their environment, and of their descendants."""
+    return _with_descendants(lambda variables: variable.encode() in variables)[0]
+
+
+def of_steps(conf: Path) -> list[int]:
+    """Return the ids of the live processes of a cluster's jobs, with the slurmstepd above them.
+
+    From 23.11 on a slurmstepd has neither the daemons' environment nor one of them as its parent.
+    """
+
+    def in_a_job(variables: list[bytes]) -> bool:
+        return f"SLURM_CONF={conf}".encode() in variables and any(v.startswith(b"SLURM_JOB_ID=") for v in variables)
+
+    found, parents = _with_descendants(in_a_job)
+    above = {parents[pid] for pid in found if pid in parents} - set(found)
+    return sorted({*found, *(pid for pid in above if _name(pid) == "slurmstepd")})
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _with_descendants(chosen: Callable[[list[bytes]], bool]) -> tuple[list[int], dict[int, int]]:
+    """Return the ids of live processes whose environment is chosen, and their descendants'; each process's parent."""
     parents, ours = {}, set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -186,7 +216,7 @@ def marked(variable: str) -> list[int]:
                 if state == "Z":
                     continue
                 parents[int(entry.name)] = int(parent)
-                if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                if chosen((entry / "environ").read_bytes().split(b"\0")):
                     ours.add(int(entry.name))
             except OSError:
                 continue
@@ -195,7 +225,7 @@ def marked(variable: str) -> list[int]:
         more = {pid for pid, parent in parents.items() if parent in ours and pid not in ours}
         ours |= more
         grown = bool(more)
-    return sorted(ours)
+    return sorted(ours), parents
 
 
 def send(pids: Iterable[int], sign: signal.Signals) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.schema import PROJECT
+from recipes.schema import PROJECT, Recipe
+from slurm.cluster.batch_job import BatchJob
+from slurm.cluster.sbatch import parameters
+from slurm.environment import clean
+from slurm.job import TrainJob
 
 LAUNCH = PROJECT / "slurm" / "launch.py"
 
@@ -20,7 +24,7 @@ def launch(
     return subprocess.run(
         [python, str(file), *words],
         cwd=cwd or PROJECT,
-        env={**os.environ, "GLT_SITE": "", **variables},
+        env={**clean(), "GLT_SITE": "", **variables},  # the tests may run in an allocation
         capture_output=True,
         text=True,
         timeout=60,
@@ -39,6 +43,11 @@ def refused(*words: str, **options: str) -> str:
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("launch.py: ")
     return lines[0].removeprefix("launch.py: ")
+
+
+def batch_file(recipe: Recipe, folder: Path, code: Path, setup: Sequence[str] = ()) -> str:
+    """The batch file of a run in any folder."""
+    return BatchJob(folder / "log", (TrainJob(str(folder)),), parameters(recipe, folder, code, setup)).text()
 
 
 def batch_part(output: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.resolve import resolve
 from recipes.schema import PROJECT, Optim
+from slurm.run_folder import prepare
 from tests.helpers.ranks import started
 
 
@@ -68,7 +71,11 @@ def test_two_ranks_train_where_no_program_can_be_found(tiny_root: Path, tmp_path
         timeout=200,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(list((tmp_path / "runs").glob("*/done"))) == 1
+    (done,) = (tmp_path / "runs").glob("*/done")
+    logged = (done.parent / "log" / "rank-0.log").read_text()
+    assert logged.startswith("rank 0 of 2 runs on cpu") or torch.cuda.is_available()
+    boot = json.loads((done.parent / "metrics.jsonl").read_text().splitlines()[0])
+    assert json.loads((done.parent / "meta.json").read_text())["device"] == boot["device"] != ""
     assert not (tmp_path / "extensions").exists() and not (tmp_path / "none").exists()
 
 
@@ -86,6 +93,67 @@ def test_the_environment_s_own_programs_come_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("PATH")
     programs_of_the_environment_first()
     assert os.environ["PATH"] == own
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "visible", "seen", "ranks", "sentence"),
+    [
+        (2, 0, "0,1", 0, 1, "has 2 GPUs for this job and torch .* sees 0 .CUDA_VISIBLE_DEVICES=0,1.*gpus_per_node=0"),
+        (None, 2, None, 0, 2, "has 2 GPUs for this job and torch .* sees 0"),
+        (4, 4, "0,1,2,3", 3, 4, "has 4 GPUs for this job and torch .* sees 3"),
+        (2, 2, "0,1", 2, 4, "4 ranks of .* would share 2 GPUs.* 2 tasks on a node are legal"),
+        (None, 0, None, 1, 2, "2 ranks of .* would share 1 GPUs"),
+        (None, 0, None, 0, 4, None),
+        (4, 4, "0,1,2,3", 4, 4, None),
+        (4, 4, "0", 1, 4, None),
+        (4, 0, "0,1,2,3", 4, 1, None),
+    ],
+)
+def test_gpus_that_cannot_be_used_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    given: int | None,
+    asked: int,
+    visible: str | None,
+    seen: int,
+    ranks: int,
+    sentence: str | None,
+) -> None:
+    """Where SLURM gave a node GPUs, or the recipe asked for some, and torch sees none, or fewer than the node's ranks
+    need, nothing is trained on the CPU: one sentence. A rank that is shown its own GPU alone needs no more."""
+    from ifl import engine
+    from recipes.common.errors import RunError
+
+    variables = {"SLURM_GPUS_ON_NODE": given, "CUDA_VISIBLE_DEVICES": visible, "LOCAL_WORLD_SIZE": ranks}
+    for name, value in variables.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    if sentence is None:
+        engine.refuse_missing_gpus(asked)
+    else:
+        with pytest.raises(RunError, match=sentence):
+            engine.refuse_missing_gpus(asked)
+
+
+def test_a_job_without_usable_gpus_ends_with_1(tiny_root: Path, tmp_path: Path) -> None:
+    """A rank of such a job prints the sentence, and no traceback, and trains nothing."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has GPUs")
+    words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.gpus_per_node=1"]
+    recipe = resolve(words)
+    prepare(recipe, recipe.run_folder)
+    result = subprocess.run(
+        [sys.executable, "-m", "slurm.job", str(recipe.run_folder)],
+        cwd=PROJECT,
+        env={**os.environ, "RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1 and "has 1 GPUs for this job and torch" in result.stderr
+    assert "Traceback" not in result.stderr and not (recipe.run_folder / "metrics.jsonl").exists()
 
 
 def looks(zero: int) -> dict[str, list[bool | int]]:

@@ -22,7 +22,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Recipe
 from recipes.table_layout import load_layout
-from slurm.cluster.sbatch import batch_file
+from tests.helpers.launching import batch_file
 
 BOMB = (
     "{a: &a [x,x,x,x,x,x,x,x,x], b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a], c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b], d: &d "
@@ -186,7 +186,8 @@ def _batch_is_inert(recipe: Recipe, tmp_path: Path) -> None:
             f"> {shlex.quote(str(tools / 'words'))}\n"
         )
         (tools / "module").write_text("#!/bin/sh\n")  # a shell's function on a cluster
-        for tool in ("srun", "module"):
+        (tools / "ln").write_text("#!/bin/sh\n")  # the run folder is not made
+        for tool in ("srun", "module", "ln"):
             (tools / tool).chmod(stat.S_IRWXU)
     (tools / "calls").unlink(missing_ok=True)
     folder = recipe.run_folder

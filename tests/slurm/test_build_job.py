@@ -14,6 +14,7 @@ import pytest
 
 from recipes.common.errors import DataError, RecipeError
 from recipes.schema import PROJECT
+from sharding.build import run as build
 from sharding.building.request import HELP, _literals, builders, declared
 from slurm.cluster import build_job
 from slurm.cluster.build_job import BuildJob, stages
@@ -21,16 +22,7 @@ from slurm.site_file import Site
 from tests.helpers import cluster as clusters
 from tests.helpers.imagenet import built, content, plant, planted_source
 from tests.helpers.imagenet import words as build_words
-
-
-def test_a_damaged_list_of_jobs_submits_nothing(tmp_path: Path) -> None:
-    """Whether an earlier command's jobs are in the queue cannot be told then: a sentence says how to find out."""
-    for torn in (b'{"name": "build-x-", "jobs": ["1', b"\xff", b'{"name": "build-x-", "jobs": 7}'):
-        (tmp_path / "jobs.json").write_bytes(torn)
-        with pytest.raises(
-            DataError, match=r"jobs.json is damaged .*; see in squeue that no job of this build is there"
-        ):
-            build_job._in_the_queue(tmp_path)
+from tests.helpers.launching import stub
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +101,7 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
     ]
     assert ["#SBATCH --gpus-per-node=1" in text for text in files] == [False, True, False, False, False, False]
     assert all("#SBATCH --partition=long" in text and "#SBATCH --requeue" in text for text in files)
-    assert ["afterok:JOB_OF_INDEX" in files[1], "afterok:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
+    assert ["afterany:JOB_OF_INDEX" in files[1], "afterany:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
         True,
         True,
         False,
@@ -163,6 +155,34 @@ def test_a_failed_stage_fails_the_job(tmp_path: Path) -> None:
     assert BuildJob(("a",)).checkpoint().function == BuildJob(("a",))
 
 
+@pytest.mark.parametrize("stage", ["clusters", "split", "pack", "finish"])
+def test_a_stage_refuses_without_the_one_before(stage: str, raw: Path, tmp_path: Path) -> None:
+    """A stage that starts because the job before it has ended, and not because it went well, says what is missing."""
+    with pytest.raises(DataError, match=r"comes (first|before)"):
+        build(["data=imagenet_glt", *build_words(raw, tmp_path)[1:], f"stage={stage}"])
+
+
+def test_stages_wait_for_the_end_of_the_one_before(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever sbatch prints, each stage waits by `afterany` on the id that SLURM tells for the one before, arrays
+    included; while they wait, the same command submits nothing."""
+    stub(
+        tmp_path,
+        "sbatch",
+        f"""n=$(( $(cat {tmp_path}/n 2>/dev/null || echo 100) + 1 )); echo $n > {tmp_path}/n; echo job 1
+name=$(basename -s .sh "$1"); grep -q -- --array "$1" && id="${{n}}_[0-2%3]" || id=$n
+grep -oE 'afterany:.*' "$1" >> {tmp_path}/waits
+echo "$id|PENDING|N/A|None|$name|$1" >> {tmp_path}/queue""",
+    )
+    stub(tmp_path, "squeue", f"cat {tmp_path}/queue 2>/dev/null || true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    asked = build_job.parse_command(words(raw, tmp_path / "out", "tasks=3"), Site())
+    assert asked.run() == 0 and "pack: job 105, 3 parts (afterany:104)" in capsys.readouterr().out
+    assert (tmp_path / "waits").read_text().split() == [f"afterany:{job}" for job in range(101, 106)]
+    assert asked.run() == 0 and "(jobs 101, 102, 103, 104, 105, 106): nothing to do" in capsys.readouterr().out
+
+
 def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:
     """cluster=local goes through the same stages and parts here."""
     plant(raw, tmp_path)
@@ -193,7 +213,7 @@ def test_an_array_gives_the_bytes_of_one_process(
     asked = words(raw, tmp_path, "tasks=3", "slurm.cpus_per_task=1")
     first = launch(asked, cluster.environment)
     assert first.returncode == 0, first.stderr
-    assert "pack: job" in first.stdout and ", 3 parts (afterok:" in first.stdout
+    assert "pack: job" in first.stdout and ", 3 parts (afterany:" in first.stdout
     again = launch(asked, cluster.environment)
     assert "in the queue already" in again.stdout and again.returncode == 0
     pack = next(line.split()[2].strip(",") for line in first.stdout.splitlines() if line.startswith("pack: "))

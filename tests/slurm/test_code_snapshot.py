@@ -18,7 +18,7 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm import code_snapshot
-from slurm.cluster.sbatch import batch_file
+from tests.helpers.launching import batch_file
 from tests.helpers.project_copy import copy_of_the_project
 
 

@@ -20,13 +20,13 @@ from submitit.core.utils import DelayedSubmission
 from ifl.saving import provenance
 from recipes.resolve import dump, resolve
 from recipes.schema import PROJECT
-from slurm.cluster.sbatch import batch_file, parameters
+from slurm.cluster.sbatch import parameters
 from slurm.code_snapshot import place
 from slurm.job import FAILED, TrainJob
 from slurm.local import process_group
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
-from tests.helpers.launching import LAUNCH, batch_part, flags, launch, refused, stub
+from tests.helpers.launching import LAUNCH, batch_file, batch_part, flags, launch, refused, stub
 
 DRY = ["data=digits_glt", "recipe=glt_ifl", "cluster=dry"]
 FULL = [
@@ -119,12 +119,12 @@ def test_batch_file_asks_for_what_the_run_needs() -> None:
         "gpus-per-node": "2",
         "requeue": None,
         "open-mode": "append",
-        "wckey": "submitit",
         "output": f"{folder}/log/%j_0_log.out",
         "error": f"{folder}/log/%j_0_log.err",
     }
     (run,) = [line for line in text.splitlines() if line.startswith("srun")]
-    assert "-K1" in shlex.split(run) and shlex.split(run)[-1] == str(folder / "log")
+    assert {"-K1", "--export=ALL", "--cpus-per-task=3"} <= set(shlex.split(run))
+    assert shlex.split(run)[-1] == str(folder / "log")
     plain = flags(batch_part(launch(*DRY).stdout))
     assert not {"partition", "account", "qos", "constraint", "mem", "gpus-per-node"} & set(plain)
     assert (plain["nodes"], plain["ntasks-per-node"], plain["signal"]) == ("1", "1", "USR2@120")
@@ -160,9 +160,11 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     assert given.pop("setup") == [
-        f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}"
+        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # finished, though SLURM starts it again",
+        f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
-    assert given.pop("additional_parameters") == {"requeue": True} and given.pop("srun_args") == ["-K1"]
+    assert given.pop("additional_parameters") == {"requeue": True}
+    assert given.pop("srun_args") == ["-K1", "--export=ALL", "--cpus-per-task=3"]
     for value in given.values():
         assert isinstance(value, int) or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:=/@+-]*", value)
 
@@ -195,6 +197,7 @@ def test_batch_file_runs_nothing_but_srun(tmp_path: Path, name: str) -> None:
     runs = tmp_path / name
     recipe = resolve([*DRY, f"runs={runs}"])
     text = batch_file(recipe, recipe.run_folder, place(runs))
+    (recipe.run_folder / "log").mkdir(parents=True)
     (tmp_path / "work").mkdir()
     subprocess.run(
         ["bash", "-c", text], cwd=tmp_path / "work", env={"PATH": f"{bin_folder}:/usr/bin:/bin"}, check=True, timeout=20
@@ -224,23 +227,31 @@ def test_slurm_submits_what_dry_shows(tiny_root: Path, tmp_path: Path) -> None:
     run's meta.json, and prints run folder and job id."""
     bin_folder, runs = tmp_path / "bin", tmp_path / "runs"
     bin_folder.mkdir()
-    stub(bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "Submitted batch job 4711"')
-    stub(bin_folder, "srun", "exit 1")
+    # It prints what a site's wrapper may print: no id that anybody could rely on.
+    stub(
+        bin_folder, "sbatch", f'cp "$1" {tmp_path}/batch.sh; echo "$1" > {tmp_path}/file; echo "job 2025 is not yours"'
+    )
+    stub(
+        bin_folder,
+        "squeue",
+        f'f=$(cat {tmp_path}/file) || exit 0; echo "4711|PENDING|N/A|None|$(basename -s .sh $f)|$f"',
+    )
     words = ["data=digits_glt", "recipe=glt_ifl", *FULL, "nodes=2", f"data.root={tiny_root}", f"runs={runs}"]
-    result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other")
+    result = launch(*words, cwd=tmp_path, PATH=f"{bin_folder}:/usr/bin:/bin", PYTHONPATH="/other", SLURM_JOB_ID="5")
     assert result.returncode == 0, result.stderr
     recipe = resolve(words)
     assert result.stdout == f"run folder: {recipe.run_folder}\njob: 4711\n"
     assert stat.S_IMODE(recipe.run_folder.stat().st_mode) == 0o700
     assert resolve([f"recipe={recipe.run_folder / 'recipe.yaml'}"]) == recipe
     (event,) = events.read(recipe.run_folder)
+    assert event["incarnation"] == "local.", "the job that the shell is in has no part in it"
     assert (event["event"], event["job"], event["needs"]) == ("submitted", "4711", []) and (
         runs / ".code" / event["code"]
     ).is_dir()
     shown = batch_part(launch(*words, "cluster=dry").stdout)
     assert f"/.code/{event['code']}" in shown
     assert (tmp_path / "batch.sh").read_text().strip() == shown.strip()
-    (pickled,) = (recipe.run_folder / "log").glob("*_submitted.pkl")
+    (pickled,) = (recipe.run_folder / "log").glob("*.pkl")
     assert DelayedSubmission.load(pickled).function == TrainJob(str(recipe.run_folder), (str(LAUNCH), *words))
 
 

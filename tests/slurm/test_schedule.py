@@ -216,14 +216,14 @@ def test_submitting_again_submits_nothing_twice(cluster: dict[str, str], tiny_ro
     assert submitted("seeds=0,1,2,3") == {
         "101": "",
         "102": "",
-        "103": "--dependency=afterany:101 --kill-on-invalid-dep=yes",
-        "104": "--dependency=afterany:102 --kill-on-invalid-dep=yes",
+        "103": "--dependency=afterany:101",
+        "104": "--dependency=afterany:102",
     }
     assert submitted("seeds=0,1,2,3") == {}
-    assert submitted("seeds=0,1,2,3,4") == {"105": "--dependency=afterany:101:102:103 --kill-on-invalid-dep=yes"}
+    assert submitted("seeds=0,1,2,3,4") == {"105": "--dependency=afterany:101:102:103"}
     (tmp_path / "queue").write_text("102\n104\n105\n")  # 101 and 103 have left
     (resolve([*words[:3], "seed=0"]).run_folder / "done").touch()
-    assert submitted("seeds=0,1,2,3,4") == {"106": "--dependency=afterany:102:104 --kill-on-invalid-dep=yes"}
+    assert submitted("seeds=0,1,2,3,4") == {"106": "--dependency=afterany:102:104"}
     folders = [resolve([*words[:3], f"seed={seed}"]).run_folder for seed in range(5)]
     jobs = {
         path.name: [event["job"] for event in events.read(path) if event["event"] == "submitted"] for path in folders
@@ -239,9 +239,9 @@ def test_a_second_stage_waits_for_the_first(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A run that needs another is submitted with afterok on its job, new or already in the queue, beside its lane's
-    afterany, and is cancelled by SLURM if that can never be; a need that is finished is no dependency. The event log
-    keeps what was needed."""
+    """A run that needs another is submitted to start after its job has left, new or already in the queue, beside those
+    of its lane, whatever SLURM will say of that job's end; its batch script looks for the first stage's `done`. A need
+    that is finished is no dependency. The event log keeps what was needed."""
     monkeypatch.setenv("PATH", cluster["PATH"])
     words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
     recipes = [resolve([*words, f"seed={seed}"]) for seed in range(3)]
@@ -251,12 +251,12 @@ def test_a_second_stage_waits_for_the_first(
         Run(recipes[2], (recipes[0].run_folder,)),
     )
     submission.submit_all([second, first], None, Site(), lambda recipe: None)
-    assert (tmp_path / "deps.102").read_text().strip() == "--dependency=afterok:101 --kill-on-invalid-dep=yes"
+    assert (tmp_path / "deps.102").read_text().strip() == "--dependency=afterany:101"
     assert events.read(recipes[1].run_folder)[-1]["needs"] == [recipes[0].run_folder.name]
     submission.submit_all([second, third], 1, Site(), lambda recipe: None)
-    assert (
-        tmp_path / "deps.103"
-    ).read_text().strip() == "--dependency=afterok:101,afterany:102 --kill-on-invalid-dep=yes"
+    assert (tmp_path / "deps.103").read_text().strip() == "--dependency=afterany:101:102"
+    for folder in (recipes[1].run_folder, recipes[2].run_folder):
+        assert f"[ -e {recipes[0].run_folder}/done ] || " in (folder / "log" / f"{folder.name}.sh").read_text()
     (tmp_path / "queue").write_text("")
     (recipes[0].run_folder / "done").touch()
     submission.submit_all([third], None, Site(), lambda recipe: None)
@@ -276,9 +276,9 @@ def test_a_refused_job_leaves_the_others(cluster: dict[str, str], tiny_root: Pat
     ]
     (tmp_path / "refuse").write_text("102")
     result = launch(*words, **cluster)
-    assert result.returncode == 2 and result.stderr.endswith(
-        "launch.py: sbatch refused the job: sbatch: error: QOS limit\n"
-    )
+    second = resolve([*words[:-1], "seed=1"]).run_name
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"launch.py: sbatch refused {second}: sbatch: error: QOS limit\n")
     again = launch(*words, **cluster)
     assert (
         again.returncode == 0

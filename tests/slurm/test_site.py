@@ -18,12 +18,11 @@ from recipes.resolve import dump, resolve, source_words
 from recipes.schema import PROJECT, Slurm
 from slurm import launch as launcher
 from slurm import site_file
-from slurm.cluster.sbatch import batch_file, parameters
 from slurm.local import process_group
 from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import Run
 from slurm.reuse import Reuse
-from tests.helpers.launching import batch_part, flags, launch, refused
+from tests.helpers.launching import batch_file, batch_part, flags, launch, refused
 
 DRY = ["data=digits_glt", "cluster=dry"]
 
@@ -81,9 +80,8 @@ def test_shell_lines_reach_the_batch_script_and_no_recipe(tmp_path: Path) -> Non
     output = dry(path)
     text = batch_part(output)
     body = text[text.index("# setup") : text.index("srun")].splitlines()
-    assert body[1:5] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1", *lines] and body[
-        5
-    ].startswith("export PYTHONPATH=")
+    assert body[2:4] == ["module load gcc/12.2 || exit 1", "module load cuda/12.4 || exit 1"]
+    assert [body[4], body[6]] == lines and body[8].startswith("export PYTHONPATH=")
     assert flags(text)["partition"] == "gpu"
     assert "NCCL" not in output[: output.index("#!/bin/bash")] and "cuda/12.4" in output[: output.index("#!/bin/bash")]
     assert output.splitlines()[1] == f"# site file: {path}"
@@ -149,6 +147,26 @@ def test_a_module_that_is_not_there_ends_the_job(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert ran.returncode == 1 and ran.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "goes_on"),
+    [
+        ("false  # of no use", False),
+        ("source /none", False),
+        ("false || true  # as many as allowed", True),
+        ("for x in a b; do false; done; true", True),
+    ],
+)
+def test_a_setup_line_that_fails_ends_the_job(tmp_path: Path, line: str, goes_on: bool) -> None:
+    """The ranks start after all lines of the site file have gone well, and else the log names the line."""
+    (tmp_path / "log").mkdir()
+    script = "srun() { echo went on; }\n" + batch_file(resolve(DRY), tmp_path, tmp_path, ["true", line])
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (ran.stdout == "went on\n") == goes_on
+    assert goes_on or (
+        ran.returncode == 1 and f"a setup line of the site file failed, so the job ends: {line}" in ran.stderr
+    )
 
 
 def test_a_site_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -358,11 +376,10 @@ def test_a_node_s_folder_is_not_looked_up_here(tmp_path: Path) -> None:
 def test_setup_lines_are_no_parameter_of_the_recipe(tmp_path: Path) -> None:
     """The same recipe with and without a site's lines makes batch files that differ in those lines alone."""
     recipe = resolve(DRY)
-    assert (
-        parameters(recipe, tmp_path, tmp_path)["setup"] == parameters(recipe, tmp_path, tmp_path, ["date"])["setup"][1:]
-    )
     with_line, without = (batch_file(recipe, tmp_path, tmp_path, lines).splitlines() for lines in (["date"], []))
-    assert [line for line in with_line if line != "date"] == without
+    own = with_line.index("date")
+    assert "setup line of the site file failed" in with_line[own + 1]
+    assert with_line[:own] + with_line[own + 2 :] == without
 
 
 def test_bad_text_is_a_recipe_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,9 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([START, STOPPED], None, False, "stopped"),
         ([START, _verdict("give up")], {}, False, "gave up"),
         ([START, _verdict("cancelled")], {}, False, "cancelled"),
+        ([SUBMITTED, ("waiting", {})], {"7": "COMPLETED"}, False, "waiting"),
+        ([SUBMITTED, ("waiting", {})], None, False, "waiting"),
+        ([("submitted", {"job": None})], None, False, "unknown"),
         ([SUBMITTED, START], {"7": "RUNNING"}, True, "finished"),
     ],
 )
@@ -177,6 +180,19 @@ def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
     assert run_state.queue()["7"].batch_file == "/a|b/x.sh"
 
 
+def test_squeue_is_asked_for_all_in_a_fixed_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's jobs of hidden partitions are among those asked for; no variable of the shell reaches squeue; a notice
+    of the site's and a moment in another form are no error."""
+    script = """case " $* " in *" -a "*) ;; *) exit 0;; esac
+echo "This cluster is down on | Monday"
+echo "7|RUNNING|in 3 minutes${SLURM_TIME_FORMAT}${SQUEUE_NAMES}${SLURM_CLUSTERS}|None|x|/a/x.sh" """
+    stub(tmp_path, "squeue", script)
+    for name in ("SLURM_TIME_FORMAT", "SQUEUE_NAMES", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "|wrong|")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run_state.queue() == {"7": run_state.Job("RUNNING", 0.0, "x", "/a/x.sh")}
+
+
 def test_without_squeue_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without squeue a submitted run that has not ended is unknown, and not lost."""
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -199,6 +215,7 @@ def test_what_slurm_forgets_stays_told(tmp_path: Path, word: str, state: str) ->
     [
         ([_verdict("give up")], "FAILED", "gave up, and no rank said why; the last verdict is `give up`"),
         ([START], "TIMEOUT", "timed out, and no rank said why"),
+        ([("waiting", {})], "COMPLETED", "waiting, and no rank said why; it needs first-run"),
         ([], "DependencyNeverSatisfied", "blocked, and no rank said why; it needs first-run"),
         ([], "FAILED", "failed, and no rank said why"),
     ],
@@ -213,7 +230,7 @@ def test_why_tells_what_is_known_of_a_silent_end(
         if earlier:
             events.append_event(tmp_path, "failed", rank=0, error="Old: from an earlier start")
         monkeypatch.setenv("SLURM_JOB_ID", "7")
-        events.append_event(tmp_path, "submitted", job="7", needs=["first-run"] if "Never" in word else [])
+        events.append_event(tmp_path, "submitted", job="7", needs=["first-run"] if word[0] in "CD" else [])
         for event, values in noted:
             events.append_event(tmp_path, event, **values)
         for age, job in ((20, 6), (0, 7)):
@@ -392,14 +409,15 @@ def test_why_names_the_rank_it_began_with(
 
 
 def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run's line has its epoch, step, restarts, images/s, last validation accuracy and newest log; a torn file does
-    not stop the view; folders of the suite's own are no runs."""
+    """A run's line has its epoch, step, restarts, what its newest start runs on, images/s, last validation accuracy
+    and newest log; a torn file does not stop the view; folders of the suite's own are no runs."""
     for name in ("a-run", ".code"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
     run = tmp_path / "a-run"
     (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 10}')
     (run / "metrics.jsonl").write_text(
+        '{"kind": "boot", "device": "cuda NVIDIA A100"}\n{"kind": "boot", "device": "cpu"}\n'
         '{"kind": "train", "step": 15, "images_per_s": 64.0}\n{"kind": "eval", "split": "val", "accuracy": '
         '{"overall": 0.5}}\n{"kind": "tr'
     )
@@ -412,7 +430,7 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert (
         shown.splitlines()[1].split()
-        == ["a-run", "lost", "1.5/4", "15/40", "2", "64", "-", "50.0", str(run / "log" / "99_0_log.out")]
+        == ["a-run", "lost", "1.5/4", "15/40", "2", "cpu", "64", "-", "50.0", str(run / "log" / "99_0_log.out")]
         and ".code" not in shown
     )
     (run / "meta.json").write_text('{"wor')
@@ -521,6 +539,7 @@ def test_a_controller_that_is_away_for_a_moment_is_asked_again(
     monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     for answers, verdict in (
         (["Unable to contact slurm controller", "Unable to contact slurm controller", ""], "requeue"),
+        (["Unexpected message received for job 3", ""], "requeue"),
         (["Access/permission denied"], "requeue refused"),
     ):
         replies = iter(answers)

@@ -50,6 +50,8 @@ WORDS = [
     "slurm.signal_delay_s=50",
 ]
 PATIENCE_S = 240
+MISSES = 40
+"""So many blows in a row that found nothing to hit end it: nothing more would be learned."""
 PERIOD_S = 0.7
 STATES = {  # scontrol's word, and the status command's that say the same
     "PENDING": {"queued"},
@@ -119,6 +121,7 @@ class Chaos:
         self.wanted = result_of(folder)
         self.wanted_lines = dict(train_lines(iter((folder / "metrics.jsonl").read_text().splitlines())))
         self.order: list[str] = []
+        self.misses = 0
 
     @property
     def faults(self) -> int:
@@ -174,6 +177,7 @@ class Chaos:
                 continue
             time.sleep(self.dice.uniform(0, 9))  # boot, training and saves all lie in these seconds
             if target.state() != "running":
+                self.misses += 1
                 break
             if kind := self.next_kind():
                 hit += self.strike(target, kind, number)
@@ -192,8 +196,7 @@ class Chaos:
         try:
             blow = KINDS[kind](target, self.dice)
         except Missed:
-            self.order.insert(0, kind)
-            self.totals["missed"] += 1
+            self.miss(kind)
             return False
         struck, struck_at = time.monotonic(), before if blow.starts is None else blow.starts
 
@@ -218,9 +221,9 @@ class Chaos:
             self.until(lambda: target.starts() > stopped, f"a start after {kind}", target)
         took = time.monotonic() - struck
         if state == "finished":  # it was too late for this one
-            self.order.insert(0, kind)
-            self.totals["missed"] += 1
+            self.miss(kind)
         else:
+            self.misses = 0
             self.seconds[kind].append(took)
             self.restarts[kind] += target.starts() - before
             if blow.why and not re.search(blow.why, told):
@@ -232,6 +235,12 @@ class Chaos:
             flush=True,
         )
         return True
+
+    def miss(self, kind: str) -> None:
+        """Keep a kind that found nothing to hit, or came too late, for later."""
+        self.order.insert(0, kind)
+        self.totals["missed"] += 1
+        self.misses += 1
 
     def relaunch(self, target: Target) -> None:
         self.totals["relaunched"] += 1
@@ -330,8 +339,13 @@ def main(faults: int, seed: int, hits: int, kinds: str) -> int:
         try:
             cluster.start()
             chaos = Chaos(place, cluster, seed, kinds.split(",") if kinds else legal)
-            while chaos.faults < faults:
+            while chaos.faults < faults and chaos.misses < MISSES:
                 chaos.run(min(hits, faults - chaos.faults))
+            if chaos.faults < faults:
+                chaos.problems.append(
+                    f"{MISSES} blows in a row found nothing to hit (waiting: {', '.join(chaos.order)}): the runs are "
+                    "too short here, or the ranks are not found"
+                )
             return chaos.report()
         finally:
             cluster.stop()

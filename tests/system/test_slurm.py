@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from recipes.resolve import resolve
 from slurm.monitoring import events, run_state
 from tests.helpers import cluster as clusters
-from tests.helpers.jobs import launched, result_of, wait
+from tests.helpers.jobs import POISON, launched, result_of, wait
 from tests.helpers.project_copy import copy_of_the_project
 
 # Small and slow enough to be hit: 12 epochs of 14 steps, environments and centers from the first epoch on.
@@ -66,14 +67,15 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
 ) -> None:
     """A run on a preemptible partition that a job of higher priority throws out is put back by itself, goes on from its
     checkpoint, and ends with the parameters, buffers, centers, environments and predictions of an undisturbed run on
-    this machine, bit for bit."""
-    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace"]
-    job = re.search(r"job: (\d+)", launched(words, cluster.environment))[1]
+    this machine, bit for bit; whatever variables the submitting shell holds."""
+    words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace", "slurm.mem=512M"]
+    shell = {**cluster.environment, **POISON}
+    job = re.search(r"job: (\d+)", launched(words, shell))[1]
     folder = resolve(words).run_folder
     metrics = folder / "metrics.jsonl"
     wait(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 5, 90, "the fifth step", cluster, folder)
     assert run_state.state_of(folder, events.read(folder), queue_of(cluster)) == "running"
-    assert "is running: nothing to do" in launched(words, cluster.environment)
+    assert "is running: nothing to do" in launched(words, shell)
     assert (
         cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2").returncode
         == 0
@@ -85,9 +87,13 @@ def test_preempted_by_a_real_job_the_run_ends_with_the_same_bits(
         cluster,
         folder,
     )
-    wait((folder / "done").exists, 150, "the end of the run", cluster, folder)
-    kinds = [event["event"] for event in events.read(folder)]
-    assert kinds.count("start") == 2 and kinds[-1] in ("finished", "verdict"), kinds
+
+    def kinds() -> list[str]:
+        return [event["event"] for event in events.read(folder)]
+
+    wait(lambda: "finished" in kinds(), 150, "the end of the run", cluster, folder)
+    assert (folder / "done").exists()
+    assert kinds().count("start") == 2 and kinds()[-1] in ("finished", "verdict"), kinds()
     steps = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "train"]
     assert steps == list(range(1, len(steps) + 1))
     assert result_of(folder) == undisturbed
@@ -207,3 +213,19 @@ def test_a_cluster_leaves_nothing_behind(tmp_path: Path) -> None:
     bystander.kill()
     bystander.wait()
     assert not running._processes() and not running.folder.exists()
+
+
+def test_a_step_is_found_without_the_daemons_mark(tmp_path: Path) -> None:
+    """A job's processes are the cluster's by SLURM_CONF and a job's id, with the slurmstepd above them; a shell that
+    only talks to the cluster is not."""
+    conf, stepd = tmp_path / "slurm.conf", tmp_path / "slurmstepd"
+    stepd.symlink_to("/bin/bash")
+    clean = {"PATH": os.environ["PATH"], "GLT_NO_MARK": "1"}
+    step = subprocess.Popen([stepd, "-c", f"SLURM_CONF={conf} SLURM_JOB_ID=7 sleep 60 & wait"], env=clean)
+    shell = subprocess.Popen(["sleep", "60"], env={**clean, "SLURM_CONF": str(conf)})
+    try:
+        wait(lambda: len(clusters.of_steps(conf)) == 2, 10, "the step", clusters.Cluster(tmp_path), tmp_path)
+        assert step.pid in clusters.of_steps(conf) and shell.pid not in clusters.of_steps(conf)
+    finally:
+        clusters.send([shell.pid, *clusters.of_steps(conf)], signal.SIGKILL)
+        step.wait(), shell.wait()

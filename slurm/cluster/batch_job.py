@@ -1,0 +1,157 @@
+"""A job as sbatch gets it, from a run or from a stage of a build: its file, its pickles, and the id that SLURM gave it.
+
+All files of a job are in its folder before SLURM hears of it, under names that hold no id, and the batch script finds
+them there. Nothing is read out of what sbatch prints, which sites wrap and decorate: SLURM itself is asked for the
+id, by the job's name and the folder of its batch file.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.common.errors import RecipeError
+from recipes.common.files import replacing, write_whole
+from slurm import environment
+from slurm.monitoring.run_state import Job, queue
+
+PYTHON = f"{shlex.quote(sys.executable)} -P"
+"""This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
+ID_S = 30.0
+"""How long SLURM is asked for the id of a job that it took."""
+TIMEOUTS = 1000
+"""How often submitit puts a job back that met its time limit; a run's own batch script decides about that itself."""
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """A job for sbatch.
+
+    Attributes:
+        folder: where its files and logs lie; jobs with other folders may have the same name.
+        calls: what it calls; several make an array.
+        parameters: submitit's.
+        options: those of sbatch that are decided, beside the parameters.
+    """
+
+    folder: Path
+    calls: Sequence[Callable[[], Any]]
+    parameters: dict[str, Any]
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return str(self.parameters["job_name"])
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """The options of sbatch that a shell's variables must not decide."""
+        return (*self.parameters, *self.options)
+
+    def text(self) -> str:
+        """Return the batch file."""
+        from submitit.slurm.slurm import _make_sbatch_string
+
+        parameters = dict(self.parameters)
+        # submitit would take the signal from a variable of the shell, and writes a key of its own for the accounting.
+        more = {**parameters.pop("additional_parameters"), "signal": f"USR2@{parameters['signal_delay_s']}"}
+        parameters |= {"wckey": None, "setup": [*parameters["setup"], *self._pickle_lines()]}
+        return _make_sbatch_string(
+            command=f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
+            folder=self.folder,
+            map_count=len(self.calls) if len(self.calls) > 1 else None,
+            additional_parameters=more,
+            **parameters,
+        )
+
+    def submit(self) -> str | None:
+        """Hand it to SLURM, and return its id; None where SLURM took it and does not tell.
+
+        Raises:
+            RecipeError: SLURM refuses the job.
+        """
+        from submitit.core.utils import DelayedSubmission
+
+        for number, call in enumerate(self.calls):
+            delayed = DelayedSubmission(call)
+            delayed.set_timeout(self.parameters["time"], TIMEOUTS)
+            with replacing(self.folder / self._pickle(str(number))) as path:
+                delayed.dump(path)
+        file = self.folder / f"{self.name}.sh"
+        write_whole(file, self.text())
+        before = queue(self.name) or {}
+        said = subprocess.run(
+            ["sbatch", str(file)], env=environment.for_sbatch(self.decided), capture_output=True, text=True
+        )
+        deadline = time.monotonic() + (0 if said.returncode else ID_S)  # one that was refused may be there all the same
+        while (job := self._id(before)) is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if said.returncode and job is None:
+            words = (said.stderr.strip() or said.stdout.strip() or f"code {said.returncode}").splitlines()
+            raise RecipeError(f"sbatch refused {self.name}: {words[-1]}")
+        return job
+
+    def _pickle(self, part: str) -> str:
+        return f"{self.name}-{part}.pkl" if len(self.calls) > 1 else f"{self.name}.pkl"
+
+    def _pickle_lines(self) -> list[str]:
+        """Return the shell lines that give the pickle the name by which submitit looks for it."""
+        job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if len(self.calls) > 1 else "${SLURM_JOB_ID}"
+        link, target = f'"$log/{job}_submitted.pkl"', self._pickle("${SLURM_ARRAY_TASK_ID}")
+        return [
+            f"log={shlex.quote(str(self.folder))}",
+            f'[ {link} -ef "$log/{target}" ] || ln -sfn "{target}" {link} || exit 1',
+        ]
+
+    def _id(self, before: dict[str, Job]) -> str | None:
+        """Ask SLURM which new job has our name and a batch file in our folder.
+
+        A site's wrapper may hand over another file than ours; then the name alone decides.
+        """
+        new = {job: said for job, said in (queue(self.name) or {}).items() if job not in before}
+        own = [job for job, said in new.items() if is_in(self.folder, said)]
+        wrapped = [job for job, said in new.items() if os.path.basename(said.batch_file) != f"{self.name}.sh"]
+        return max((job.partition("_")[0] for job in own or wrapped), key=int, default=None)
+
+
+def is_in(folder: Path, job: Job) -> bool:
+    """Say whether a job's batch file lies in the folder."""
+    return os.path.realpath(os.path.dirname(job.batch_file)) == os.path.realpath(folder)
+
+
+def require_sbatch() -> None:
+    """Refuse to submit from a machine that has no SLURM.
+
+    Raises:
+        RecipeError: there is no sbatch.
+    """
+    if shutil.which("sbatch") is None:
+        raise RecipeError(
+            "this machine has no sbatch: use cluster=local to run here, or cluster=dry to see the batch file"
+        )
+
+
+def setup_lines(modules: Sequence[str], lines: Sequence[str], code: Path) -> list[str]:
+    """Return what the batch script does before its ranks start: a module or line that fails ends the job.
+
+    The suite's copy comes last, so that it is first on the path whatever modules and the site put there.
+    """
+    return [
+        *(f"module load {name} || exit 1" for name in modules),
+        *(part for line in lines for part in (line, _refusal(line))),
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+
+
+def _refusal(line: str) -> str:
+    """Return the line after one of the site's: on its own, for that one may end with a comment."""
+    words = shlex.quote(f"a setup line of the site file failed, so the job ends: {line}")
+    return f"[ $? = 0 ] || {{ echo {words} >&2; exit 1; }}"

@@ -1,0 +1,74 @@
+"""What a shell's variables may say to SLURM's commands and to ranks: as little as possible. Standard library only.
+
+sbatch believes the variables of the shell before the file that it is handed, and squeue and the others take options
+from theirs. A shell in an allocation holds that job's variables, a shell of torchrun or a notebook those of a rank.
+What recipe, command and site file say must hold in all of them, and a job learns its place from SLURM alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+REACHING = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+"""Where SLURM is, and who asks: the only variables of its own that stay."""
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+OF_A_QUESTION = ("SQUEUE_", "SACCT_", "SINFO_", "SCONTROL_", "SCANCEL_")
+OF_A_RANK = (
+    *("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+)
+"""Besides all that begin with TORCHELASTIC_."""
+OURS = (
+    *("ARRAY_INX", "CLUSTERS", "DEPENDENCY", "ERROR", "EXPORT", "EXPORT_FILE", "GET_USER_ENV", "INPUT", "JOB_NAME"),
+    *("NODELIST", "NODES", "NO_KILL", "NO_REQUEUE", "NTASKS", "NTASKS_PER_NODE", "OPEN_MODE", "OUTPUT", "REQUEUE"),
+    *("SIGNAL", "WAIT"),
+)
+"""Options of SBATCH_ variables that the launcher must own: a run is found, stopped and put back by them."""
+BESIDE = {
+    "time": ("TIMELIMIT",),
+    "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
+    "cpus_per_task": ("CPUS_PER_TASK", "CPUS_PER_GPU"),
+    "gpus_per_node": ("GPUS_PER_NODE", "GPUS", "GPUS_PER_TASK", "GRES"),
+}
+"""Options of ours whose variables have other names, or that SLURM refuses beside others."""
+
+
+def of_a_rank(variables: Mapping[str, str]) -> list[str]:
+    """Name the variables by which a rank would learn a place that is not its own."""
+    return [name for name in variables if name in OF_A_RANK or name.startswith("TORCHELASTIC_")]
+
+
+def of_a_job(variables: Mapping[str, str]) -> list[str]:
+    """Name the variables of a job that the shell is in."""
+    return [name for name in variables if name.startswith(OF_A_JOB) and name not in REACHING]
+
+
+def clean() -> dict[str, str]:
+    """Return this process's variables for a command that asks SLURM, or for what runs outside of any job."""
+    variables = dict(os.environ)
+    away = {*of_a_rank(variables), *of_a_job(variables)}
+    return {name: value for name, value in variables.items() if name not in away and not name.startswith(OF_A_QUESTION)}
+
+
+def for_sbatch(options: Collection[str]) -> dict[str, str]:
+    """Return this process's variables for sbatch; `options`: those that its file sets, such as `gpus_per_node`."""
+    away = overriding(options)
+    return {name: value for name, value in clean().items() if name not in away}
+
+
+def overriding(options: Collection[str]) -> list[str]:
+    """Name the SBATCH_ variables that would beat the file, or that the launcher must own."""
+    names = {*OURS, *(name for option in options for name in BESIDE.get(option, (option.upper(),)))}
+    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name.removeprefix("SBATCH_") in names)
+
+
+def remarks(options: Collection[str]) -> list[str]:
+    """Say in a sentence each which variables of this shell are set aside, and which reach sbatch."""
+    job = of_a_job(os.environ)
+    aside = [*overriding(options), *sorted(of_a_rank(os.environ)), *([f"{len(job)} of a job or step"] if job else [])]
+    passed = sorted(f"{name}={os.environ[name]}" for name in for_sbatch(options) if name.startswith("SBATCH_"))
+    return [
+        *([f"variables of this shell that are set aside: {', '.join(aside)}"] if aside else []),
+        *([f"variables of this shell that sbatch gets, below the recipe: {', '.join(passed)}"] if passed else []),
+    ]
