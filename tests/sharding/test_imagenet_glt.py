@@ -155,21 +155,24 @@ def test_building_again_does_nothing(root: Path, raw: Path, capsys: pytest.Captu
 def test_a_stage_refuses_what_another_made_of_other_bytes(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An image is replaced between the stages: neither the split nor the shards are made from outdated features and
-    clusters; once these are made again, both stages go on.
+    """An image is replaced between the stages: no stage goes on from outdated features and clusters, in parts neither
+    where the part has the class; once these are made again, all go on.
     """
     shutil.copytree(raw / "tree", tmp_path / "raw" / "tree")
     shutil.copy(raw / "weights.pth", tmp_path / "raw")
 
-    def stage(name: str) -> str:
-        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}"))
+    def stage(name: str, *part: str) -> str:
+        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}", *part))
         said = capsys.readouterr()
         return "" if status == 0 else said.out + said.err
 
     plant(tmp_path / "raw", tmp_path / "out")
     assert not any(map(stage, ("clusters", "split", "pack")))
     (tmp_path / "raw" / "tree" / "n00000011" / "n00000011_5.JPEG").write_bytes(sources.jpeg(4242))
-    assert "images of class n00000011 changed since stage=features" in stage("split")
+    changed = "images of class n00000011 changed since stage=features: run it again, and then the stages up to stage="
+    for name in ("clusters", "split", "pack", "finish"):
+        assert changed + name in stage(name)
+    assert not stage("pack", "part=1/2") and changed in stage("pack", "part=2/2")
     plant(tmp_path / "raw", tmp_path / "out")
     assert "glt.json was made from other clusters: stage=split comes before stage=pack" in stage("pack")
     assert not any(map(stage, ("clusters", "split", "pack")))

@@ -15,9 +15,10 @@ import pytest
 from recipes.common.errors import DataError
 from sharding import build
 from sharding.building.listing import DEAD_LINKS, FOLDERS, NOT_PLAIN
+from sharding.building.notices import ALIKE
 from sharding.checks.dataset import check_across, check_notices
 from sharding.checks.report import Findings
-from sharding.datasets.imagenet_glt.archive import ALIKE, BESIDE, NO_IMAGES, list_classes
+from sharding.datasets.imagenet_glt.archive import BESIDE, NO_IMAGES, list_classes
 from sharding.open import open_dataset
 from tests.helpers import sources
 from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.keys import alike
 from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_folder, list_tar, shown
-from sharding.building.notices import Notices
+from sharding.building.notices import ALIKE, Notices
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.format.index import save_npz
@@ -28,7 +29,6 @@ CLASS = re.compile(r"n[0-9]{8}")
 IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
 BESIDE = "files and folders beside the classes, which are named as n01440764 or n01440764.tar is"
 NO_IMAGES = "files in classes that are hidden or not .JPEG, .jpg or .png by name"
-ALIKE = "images of a class whose names differ in case or extension alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class ClassImages:
         """List CLASS/FILE of the images whose names differ from another's in case or extension alone."""
         stems: dict[str, list[str]] = {}
         for name in self.names:
-            stems.setdefault(name.rpartition(".")[0].casefold(), []).append(f"{self.name}/{name}")
+            stems.setdefault(alike(name), []).append(f"{self.name}/{name}")
         return [name for names in stems.values() if len(names) > 1 for name in names]
 
 
