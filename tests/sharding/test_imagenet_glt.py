@@ -447,6 +447,27 @@ def test_split_files_come_back(root: Path, tmp_path: Path) -> None:
     )
 
 
+def test_our_own_split_files_vouch_for_themselves(
+    root: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bit of a kept split file, an attribute "0" that becomes "1": stage pack packs nothing and says what makes the
+    file again. A file of an earlier version, without a digest, is taken.
+    """
+    shutil.copytree(root / "imagenet_glt" / ".work", tmp_path / "imagenet_glt" / ".work")
+    file = tmp_path / "imagenet_glt" / ".work" / "glt.json"
+    before, _, attributes = file.read_text().partition('"attribute": {')
+    file.write_text(before + '"attribute": {' + attributes.replace('": 0', '": 1', 1))
+    said = refused(capsys, words(raw, tmp_path, "tree", "stage=pack"))
+    assert f"{file} is not as it was written, by its own digest" in said and said.endswith(
+        "stage=split writes it again"
+    )
+    assert not list(tmp_path.rglob("shard-*.tar"))
+    content = json.loads(file.read_text())
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert read(file).edition == "glt"
+
+
 # ---------------------------------------------------------------------------------------------------------- bad sources
 def test_bad_sources_are_one_sentence(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Missing, foreign, incomplete and damaged sources are named with what would be legal."""

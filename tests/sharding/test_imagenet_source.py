@@ -264,5 +264,5 @@ def test_equal_file_names_in_all_classes_make_a_whole_data_set(raw: Path, tmp_pa
         for name, relative in splits.items()
     }
     found = Findings(1000)
-    check_across(dataset.editions, indices, found, Findings(1))
+    check_across(dataset.meta, indices, found, Findings(1), Findings(1))
     assert not [finding for finding in found.first() if finding.text.startswith("key ")]

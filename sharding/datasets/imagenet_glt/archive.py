@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
-from sharding.building.keys import alike
+from sharding.building.keys import loose_name
 from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_folder, list_tar, shown
 from sharding.building.notices import ALIKE, Notices
 from sharding.building.process_pool import in_order
@@ -64,7 +64,7 @@ class ClassImages:
         """List CLASS/FILE of the images whose names differ from another's in case or extension alone."""
         stems: dict[str, list[str]] = {}
         for name in self.names:
-            stems.setdefault(alike(name), []).append(f"{self.name}/{name}")
+            stems.setdefault(loose_name(name), []).append(f"{self.name}/{name}")
         return [name for names in stems.values() if len(names) > 1 for name in names]
 
 

@@ -235,7 +235,7 @@ def _splits(
         made_from: the same with the digest of today's clusters.
 
     Raises:
-        DataError: the stage has not run, or with other words, or the clusters are others now.
+        DataError: the stage has not run, or with other words, its file is damaged, or the clusters are others now.
     """
     expected = (
         {"glt", "cbl"}
@@ -247,7 +247,11 @@ def _splits(
     found = {}
     for edition in ("glt", "cbl"):
         path = work / f"{edition}.json"
-        if not path.is_file() or {**(annotation := read(path)).build, "clusters": ""} != {**splitting, "clusters": ""}:
+        try:
+            annotation = read(path) if path.is_file() else None
+        except DataError as error:
+            raise DataError(f"{error}; stage=split writes it again") from None
+        if annotation is None or {**annotation.build, "clusters": ""} != {**splitting, "clusters": ""}:
             continue
         if "clusters" in annotation.build and "clusters" in made_from and annotation.build != made_from:
             raise DataError(f"{path} was made from other clusters: stage=split comes before stage={request.stage}")
