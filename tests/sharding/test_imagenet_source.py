@@ -141,14 +141,16 @@ def test_a_link_that_is_mended_is_seen(littered: Path, tmp_path: Path) -> None:
 
 
 def test_links_in_class_tars_are_images(tmp_path: Path) -> None:
-    """Hard and symbolic links are the images that they lead to, in the inner tars and between these; what leads nowhere
-    is left out by name.
+    """Hard and symbolic links are the images that they lead to, in the inner tars and between these; an image or class
+    tar that tar was told twice, which is a link to itself, is one; what leads nowhere is left out by name.
     """
     jpeg = sources.jpeg(3)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as inner:
         sources._add(inner, "0.JPEG", jpeg)
         for name, kind, target in (
+            ("0.JPEG", tarfile.LNKTYPE, "0.JPEG"),
+            ("x/0.JPEG", tarfile.LNKTYPE, "0.JPEG"),
             ("1.JPEG", tarfile.LNKTYPE, "0.JPEG"),
             ("2.JPEG", tarfile.SYMTYPE, "1.JPEG"),
             ("3.JPEG", tarfile.SYMTYPE, "../0.JPEG"),
@@ -158,9 +160,10 @@ def test_links_in_class_tars_are_images(tmp_path: Path) -> None:
             inner.addfile(link)
     with tarfile.open(tmp_path / "train.tar", "w") as outer:
         sources._add(outer, "n00000001.tar", buffer.getvalue())
-        link = tarfile.TarInfo("n00000002.tar")
-        link.type, link.linkname = tarfile.SYMTYPE, "n00000001.tar"
-        outer.addfile(link)
+        for name, kind in (("n00000002.tar", tarfile.SYMTYPE), ("n00000001.tar", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "n00000001.tar"
+            outer.addfile(link)
     classes = list_classes(tmp_path / "train.tar", tmp_path, 1)
     for name in ("n00000001", "n00000002"):
         assert classes[name].names == ("0.JPEG", "1.JPEG", "2.JPEG")

@@ -554,7 +554,7 @@ def test_two_files_whose_names_are_alike(
 
 def test_an_equal_source_is_found_beside_one_that_is_alike(tmp_path: Path) -> None:
     """A training image that is in val, too, and stands there behind another file whose name is alike."""
-    samples = list(toy.samples("glt/train", [3], (0,), toy.clusters, 1))
+    samples = list(toy.samples("glt/train", [3], (0,), toy.clusters, 1, (48, 36)))
     a, b, c = (replace(samples[i], source=f"n00000000/{name}") for i, name in enumerate(("a.jpg", "A.jpg", "a.png")))
     indices = {
         relative: write_split(tmp_path / relative, several)

@@ -195,10 +195,8 @@ def _class_tars(source: Path) -> _Found:
         name, extension = os.path.splitext(_tail(file.name))
         if extension != ".tar" or not CLASS.fullmatch(name):
             others.append((file.name, BESIDE))
-        elif name in tars:
+        elif tars.setdefault(name, file)[1:] != file[1:]:
             raise DataError(f"source={source} has two tars of class {name}, {_both(tars[name], file)}; one is legal")
-        else:
-            tars[name] = file
     if not tars:
         raise DataError(
             f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for"
@@ -246,10 +244,8 @@ def _images(listing: Listing, where: str) -> tuple[list[File], list[tuple[str, s
                 f"{where} has an image named {shown(name)}, which is not UTF-8; renamed it would be legal (convmv "
                 "renames whole folders; a tar is unpacked first)"
             )
-        elif name in taken:
+        elif taken.setdefault(name, file)[1:] != file[1:]:  # a file that tar was told twice is a link to itself
             raise DataError(f"{where} has two images of one name, {_both(taken[name], file)}; one is legal")
-        else:
-            taken[name] = file
     return [File(name, *taken[name][1:]) for name in sorted(taken)], others
 
 
