@@ -378,7 +378,7 @@ def _are_two_files(one: str, other: str, notes: Any) -> bool:
     """
     try:
         seen = notes[DOUBTFUL][ALIKE]
-        counted = seen["count"] > len(seen["first"]) or {one, other} <= set(seen["first"])
+        counted = bool(seen["count"] > len(seen["first"]) or {one, other} <= set(seen["first"]))
     except (KeyError, TypeError):
         return False
     return counted and one.rpartition("/")[0] == other.rpartition("/")[0]
