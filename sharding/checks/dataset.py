@@ -378,15 +378,15 @@ def _are_two_files(one: str, other: str, notes: Any) -> bool:
     """
     try:
         seen = notes[DOUBTFUL][ALIKE]
-        counted = bool(seen["count"] > len(seen["first"]) or {one, other} <= set(seen["first"]))
+        counted: bool = seen["count"] > len(seen["first"]) or {one, other} <= set(seen["first"])
     except (KeyError, TypeError):
         return False
     return counted and one.rpartition("/")[0] == other.rpartition("/")[0]
 
 
 def _differ(indices: Mapping[str, Index], one: tuple[str, int], other: tuple[str, int]) -> bool:
-    digests = [indices[relative].sha256[row].tobytes() for relative, row in (one, other)]
-    return digests[0] != digests[1]
+    digests: set[bytes] = {indices[relative].sha256[row].tobytes() for relative, row in (one, other)}
+    return len(digests) > 1
 
 
 def _equal_names(names: list[str]) -> dict[str, int]:
