@@ -10,9 +10,10 @@ Problems: a byte that is not as it was written, in a shard (image, tar header, p
 dataset.json; an image that does not decode; labels, groups and counts that do not fit; missing and foreign shards; a
 shard that plain webdataset reads otherwise; a source, a key (also in other case or with other folders in front) or the
 same image in two splits of an edition.
-Warnings: images that look alike in two splits of an edition, images that look damaged although their bytes are those
-that were packed, files that do not belong there, and what the build left out of its source or took although it looks
-damaged.
+Warnings: images that look alike in two splits of an edition; sources there that differ in case or extension alone, of
+which the build saw both (images with such names that look alike are a problem); images that look damaged although their
+bytes are those that were packed; files that do not belong there; and what the build left out of its source or took
+although it looks damaged.
 
 The report goes to standard output, the progress and the speed to standard error. Exit status: 0 all is well, 1 there
 are problems, 2 the check could not run.
@@ -28,7 +29,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from recipes.common.errors import DataError, one_line
 from recipes.common.memory import memory_of_job
 from recipes.common.output import go_on_unread
 from sharding.checks.dataset import (
+    Meeting,
     check_across,
     check_files,
     check_folders,
@@ -152,7 +154,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     check_notices(notes, warnings)
     if strict is None:
         strict = not (isinstance(notes, dict) and notes.get("duplicates") == "warning")
-    check_across(editions, indices, problems, problems if strict else warnings)
+    doubted = check_across(meta or {}, indices, problems, problems if strict else warnings, warnings)
 
     tasks = [task for relative, index in indices.items() for task in shard_tasks(folder, relative, index, limit)]
     thumbs = {relative: np.zeros((len(index), SIDE, SIDE, 3), np.uint8) for relative, index in indices.items()}
@@ -167,7 +169,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
             thumbs[relative][task.ids], decoded[relative][task.ids] = report.thumbs, report.decoded
             images, size = images + report.images, size + report.size
             bar.update(int(task.rows.shard_size[0]))
-    _look_alikes(editions, indices, thumbs, decoded, warnings)
+    _look_alikes(editions, indices, (thumbs, decoded), doubted, problems, warnings)
     return Verdict(
         folder.name, problems, warnings, images, len(tasks), size, meta["fingerprint"] if meta else "unknown"
     )
@@ -225,10 +227,22 @@ def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
 def _look_alikes(
     editions: Mapping[str, Mapping[str, str]],
     indices: Mapping[str, Index],
-    thumbs: Mapping[str, np.ndarray],
-    decoded: Mapping[str, np.ndarray],
+    seen: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
+    doubted: Set[Meeting],
+    problems: Findings,
     warnings: Findings,
 ) -> None:
+    """Find pictures in two splits of an edition that look alike: warnings, or problems where their names do, too.
+
+    Args:
+        editions: edition -> split -> folder.
+        indices: folder of each split -> its index of N samples.
+        seen: folder -> thumbnails, uint8 [N, 8, 8, 3]; folder -> which samples have one, bool [N].
+        doubted: the pairs whose names are alike.
+        problems: takes pairs of `doubted`.
+        warnings: takes the others.
+    """
+    thumbs, decoded = seen
     pairs = folder_pairs(editions)
     for edition in sorted(editions):
         used = [relative for relative in sorted(set(editions[edition].values())) if relative in indices]
@@ -256,7 +270,8 @@ def _look_alikes(
                     f"the image of key {str(indices[one].key[row[a]])!r} looks like that of key "
                     f"{str(indices[two].key[row[b]])!r} in {two}"
                 )
-                warnings.add(
+                pair = (one, int(row[a])), (two, int(row[b]))
+                (problems if pair in doubted else warnings).add(
                     one,
                     f"{text} (at most {BITS} of {4 * SIDE * SIDE} steps of brightness and colour, and {LEVELS:g} of "
                     "255 levels apart)",

@@ -7,11 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_-]")
+_EXTENSION = re.compile(r"\.(jpe?g|png)$")
 
 
 def plain_key(source: str) -> str:
     """Return a file's name without folders and extension; `_` replaces all but letters, digits, _ and -."""
     return _ILLEGAL.sub("_", source.rpartition("/")[2].rpartition(".")[0])
+
+
+def loose_name(name: str) -> str:
+    """Return what names have in common that differ in case or an image's extension alone: the name without either.
+
+    By it a builder counts such files of its source, and sharding.verify finds samples that may be one image twice.
+    """
+    return _EXTENSION.sub("", name.casefold())
 
 
 def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, str]:
@@ -35,7 +44,7 @@ def unique_keys(editions: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str
         met: dict[str, list[tuple[str, str]]] = {}
         for split, sources in splits.items():
             for source in sources:
-                met.setdefault(keys[source].casefold(), []).append((split, source))
+                met.setdefault(loose_name(keys[source]), []).append((split, source))
         for found in met.values():
             if len({split for split, _ in found}) > 1 or len({keys[source] for _, source in found}) < len(found):
                 alike.update(source for _, source in found)

@@ -1,8 +1,8 @@
 """Lists a folder or a tar: each plain file with its place, and everything else by name and reason.
 
 A source is listed before it is used, and nothing in it may be overlooked. A tar is followed from its first header to
-the two blocks of zeros that end it; a damaged, truncated or sparse tar is refused. The caller decides for each file
-whether to take it; `Notices` count the rest.
+the two blocks of zeros that end it; a damaged, truncated, compressed or sparse tar is refused. The caller decides for
+each file whether to take it; `Notices` count the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import posixpath
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +29,18 @@ BLOCK = tarfile.BLOCKSIZE
 FOLDERS = "folders inside folders"
 DEAD_LINKS = "links that lead to nothing"
 NOT_PLAIN = "pipes, sockets, devices and other things that are no plain files"
-MOST_ZEROS = 1 << 16
-"""The longest run of zeros at a tar's end, in bytes; a longer one is an unfinished download into a preallocated file.
-Programs fill up to 10 KiB."""
+MOST_ZEROS = (1 << 20) + BLOCK
+"""The longest stretch of zeros at a tar's end; more are a download that was given its room and not finished. Programs
+fill the last record, which has 10 KiB and with the largest `-b` in use, 2048 blocks, 1 MiB: one block of the end mark
+may lie before it."""
+PASSED_OVER = (b"V", b"D")
+"""Kinds of members that hold no file: a volume's label, and a folder of an incremental backup."""
+REST = b"M"
+"""The kind of a member that began in an earlier volume."""
+COMPRESSED = re.compile(
+    rb"(?P<gzip>\x1f\x8b)|(?P<xz>\xfd7zXZ\0)|(?P<bzip2>BZh[1-9]1AY&SY)|(?P<zip>PK\x03\x04)|(?P<zstd>\x28\xb5\x2f\xfd)"
+)
+"""How compressed files begin."""
 
 
 class File(NamedTuple):
@@ -124,8 +134,8 @@ def list_tar(path: Path | str, what: str, offset: int = 0, size: int | None = No
         size: the tar's bytes; None: all to the end of the file.
 
     Raises:
-        DataError: it is not a tar, is damaged, ends early, continues after its end mark or has a sparse member; the
-            sentence names the byte of the file.
+        DataError: it is not a tar, is damaged, ends early, continues after its end mark, is one volume of several or
+            has a sparse member; the sentence names the byte of the file.
     """
     found, links = Listing(), list[tuple[str, str]]()
     try:
@@ -137,20 +147,27 @@ def list_tar(path: Path | str, what: str, offset: int = 0, size: int | None = No
                 elif member.issym() or member.islnk():
                     folder = posixpath.dirname(member.name) if member.issym() else ""
                     links.append((member.name, posixpath.join(folder, member.linkname)))
-                elif not member.isdir():
+                elif not member.isdir() and member.type not in PASSED_OVER:
                     found.others.append((member.name, NOT_PLAIN))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except _Damage as damage:
-        raise DataError(
-            f"{what} is not a tar, or not a whole one ({damage}); one of its publisher's size and digest would be legal"
-        ) from None
+    except _Refusal as refusal:
+        raise DataError(f"{what} {refusal}") from None
     _resolve(links, found)
     return found.sorted()
 
 
-class _Damage(Exception):
-    """What is wrong with a tar, in a few words."""
+class _Refusal(Exception):
+    """Why a tar is not taken, and what would be legal: what a sentence says behind its name."""
+
+
+class _Damage(_Refusal):
+    """What is wrong with its bytes, in a few words."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"is not a tar, or not a whole one ({why}); one of its publisher's size and digest would be legal"
+        )
 
 
 def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
@@ -159,7 +176,7 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
     Python's tarfile takes any damaged header but the first one for the end.
 
     Raises:
-        _Damage: it does not end so, or a member cannot be read as one stretch.
+        _Refusal: it does not end so, or a member cannot be read as one stretch.
     """
     last = ""
     try:
@@ -170,19 +187,31 @@ def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
                 last = member.name
                 if member.size < 0 or tar.offset < member.offset_data:  # tarfile would go round in circles
                     raise _Damage(f"{shown(last)} has a size below 0, {stretch.byte(member.offset)}")
-                if member.sparse is not None:
-                    raise _Damage(
-                        f"{shown(last)} is sparse, {stretch.byte(member.offset)}; tar without --sparse is needed"
-                    )
+                _check_whole(member, stretch)
                 yield member
                 tar.members.clear()  # else tarfile keeps every member in memory
             end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         at = stretch.tell()
+        stretch.seek(0)
+        if not last and (compressed := COMPRESSED.match(stretch.read(BLOCK))):
+            raise _Refusal(f"is compressed by {compressed.lastgroup}; unpack it first") from None
         if last and at >= stretch.size:
             raise _Damage(f"unexpected end of data in or behind {shown(last)}, {stretch.byte(stretch.size)}") from None
         raise _Damage(f"{error or type(error).__name__}, {stretch.byte((max(at, 1) - 1) // BLOCK * BLOCK)}") from None
     _check_end(stretch, end, last)
+
+
+def _check_whole(member: tarfile.TarInfo, stretch: _Stretch) -> None:
+    """Check that a member lies in one stretch of this tar."""
+    name, byte = shown(member.name), stretch.byte(member.offset)
+    if member.sparse is not None:
+        raise _Refusal(f"has a sparse member ({name}, {byte}); one made by tar without --sparse would be legal")
+    if member.type == REST or "GNU.volume.filename" in member.pax_headers:
+        raise _Refusal(
+            f"is a volume of several ({name}, {byte}, began in the one before); unpack all by tar --multi-volume and "
+            "pack them into one"
+        )
 
 
 def _check_end(stretch: _Stretch, end: int, last: str) -> None:
@@ -193,11 +222,14 @@ def _check_end(stretch: _Stretch, end: int, last: str) -> None:
         raise _Damage(f"unexpected end of data in a header behind {behind}, {stretch.byte(stretch.size)}")
     if any(tail[:BLOCK]):
         raise _Damage(f"damaged header behind {behind}, {stretch.byte(end)}")
-    if any(tail):
-        other = end + len(tail) - len(tail.lstrip(b"\0"))
+    if more := tail.lstrip(b"\0"):
+        other = end + len(tail) - len(more)
         raise _Damage(f"zeros where a header is due, {stretch.byte(end)}, and more behind them, {stretch.byte(other)}")
     if len(tail) > MOST_ZEROS:
-        raise _Damage(f"more than {MOST_ZEROS} zeros where a header or the end is due, {stretch.byte(end)}")
+        raise _Refusal(
+            f"has more than {MOST_ZEROS} zeros where a header or the end is due, {stretch.byte(end)}, as a download "
+            "that was not finished; if size and digest are its publisher's, unpack it and pack it again by tar"
+        )
     if len(tail) < 2 * BLOCK:
         raise _Damage(
             f"no end mark, two blocks of zeros, behind {behind}, {stretch.byte(end)}, so that more may be missing"

@@ -14,6 +14,8 @@ LEFT_OUT, DOUBTFUL = "left_out", "doubtful"
 """Entries of dataset.json's notes: reason -> {"count": how many, "first": names of the first of them}."""
 NAMED = 20
 """How many names are kept for each reason."""
+ALIKE = "images of a class whose names differ in case or extension alone"
+"""A reason to doubt that sharding.verify reads: the build saw such names as different files of one folder."""
 _SAID = {LEFT_OUT: "left out", DOUBTFUL: "taken, but doubtful"}
 
 

@@ -181,15 +181,20 @@ def source_changed(folder: Path, source: Path | None) -> bool:
         folder: the data set's folder.
         source: where its source is now; None for a data set without one.
     """
+    shards = sorted(folder.glob("[!.]*/[!.]*/shard-*.tar"))
     origins: list[Origin] = []
-    unrecorded = False
-    for path in sorted((folder / WORK / "shards").rglob("*.json")):
-        if (folder / path.relative_to(folder / WORK / "shards").with_suffix("")).exists():
-            known = _origins(_record(path))
-            unrecorded |= known is None
-            origins += known or []
-    if unrecorded or not origins:
-        print("what its shards were made from is not on record, so that a change of the source is not noticed")
+    unrecorded: list[str] = []
+    for path in shards:
+        relative = path.relative_to(folder)
+        known = _origins(_record(folder / WORK / "shards" / f"{relative}.json"))
+        origins += known or []
+        unrecorded += [str(relative)] if known is None else []
+    if unrecorded:
+        named = ", ".join(unrecorded[:3]) + (", ..." if len(unrecorded) > 3 else "")
+        print(
+            f"{len(unrecorded)} of {len(shards)} shards have no record of what they were made from ({named}), so that "
+            "a change of the source is not noticed there: deleted, they are made again by the same command"
+        )
     if changed := any_changed(source, origins):
         print("its source has other sizes or times than recorded: what was made from other bytes is made again")
     return changed

@@ -8,9 +8,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from recipes.common.errors import DataError
@@ -34,29 +35,42 @@ def in_order(
         workers: number of processes; with one all is done in this process.
 
     Raises:
-        DataError: a worker was killed, most often by the kernel because memory ran out.
+        DataError: a worker was killed, most often by the kernel because memory ran out, or ended by itself.
         Exception: what `function` raised in a worker.
     """
     if workers == 1:
         yield from (function(state, job) for job in jobs)
         return
     # spawned, not forked: the parent may hold threads (torch, OpenMP), and a fork would copy their locks, held or not
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (state,))
     waiting: deque[Future[Result]] = deque()
+    processes: list[BaseProcess] = []
     try:
         for job in jobs:
             waiting.append(pool.submit(_call, function, job))
+            if len(processes) < workers:
+                processes = [process for process in multiprocessing.active_children() if process not in others]
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise DataError(
-            f"one of {workers} worker processes was killed, for want of memory perhaps ({memory_of_job()}); "
-            "fewer workers= need less, and the same command goes on"
-        ) from None
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise DataError(f"one of {workers} worker processes {_end(processes)}; the same command goes on") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end(processes: Sequence[BaseProcess]) -> str:
+    """Return how the first of a pool's processes ended that did so before its time."""
+    codes = [process.exitcode for process in processes if process.exitcode]
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGKILL)
+    if code > 0:
+        return f"ended by itself with exit code {code}, and what it printed before may say why"
+    if code != -signal.SIGKILL:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed, for want of memory perhaps ({memory_of_job()}): fewer workers= need less"
 
 
 def _begin(state: Any) -> None:

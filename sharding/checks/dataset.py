@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,14 +14,16 @@ import numpy as np
 
 from recipes.common.errors import DataError, one_line
 from recipes.common.json_text import NotJson, parse_json
-from sharding.building.notices import DOUBTFUL, LEFT_OUT, sentences
+from sharding.building.keys import loose_name
+from sharding.building.notices import ALIKE, DOUBTFUL, LEFT_OUT, sentences
 from sharding.checks.report import Findings, first_difference
 from sharding.format.dataset import DATASET_FILE, changed, digest_of, misshapen
 from sharding.format.index import INDEX_FILE, Index, load_index, save_index
 from sharding.format.shards import index_of_shards
 
 SHARD = "shard-*.tar"
-_EXTENSION = re.compile(r"\.(jpe?g|png)$")
+Meeting = tuple[tuple[str, int], tuple[str, int]]
+"""Two samples, (folder, row) each."""
 
 
 def read_meta(folder: Path, found: Findings) -> dict[str, Any] | None:
@@ -308,48 +309,88 @@ def folder_pairs(editions: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, s
 
 
 def check_across(
-    editions: Mapping[str, Mapping[str, str]], indices: Mapping[str, Index], found: Findings, duplicates: Findings
-) -> None:
+    meta: Mapping[str, Any], indices: Mapping[str, Index], found: Findings, duplicates: Findings, doubts: Findings
+) -> set[Meeting]:
     """Find samples that are in two splits of an edition.
 
     They have the same source, key or image bytes, or a source or key that differs only in case, in an image's extension
     or in leading folders. Equal bytes of different sources go to `duplicates`: raw data may hold an image twice.
+    Other bytes under a name that the build saw beside the other one, in one folder, go to `doubts`.
+
+    Args:
+        meta: the content of dataset.json; its `editions` and `notes` are read.
+        indices: relative folder of each split -> its index.
+        found: takes what is wrong.
+        duplicates: takes the same bytes under two names.
+        doubts: takes two names of two files.
+
+    Returns:
+        The pairs that went to `doubts`: if they look alike, they are wrong.
     """
-    pairs = folder_pairs(editions)
-    shared: set[tuple[str, int, str, int]] = set()
+    pairs = folder_pairs(meta.get("editions", {}))
+    shared, doubted = set[Meeting](), set[Meeting]()
     for what in ("source", "key"):
-        for one, two, edition in _meetings(
-            pairs, {relative: _names(getattr(index, what).tolist()) for relative, index in indices.items()}
-        ):
-            (first, a), (second, b) = one, two
-            here, there = getattr(indices[first], what)[a], getattr(indices[second], what)[b]
-            if what == "key" and (first, a, second, b) in shared:
-                continue
-            shared.add((first, a, second, b))
-            same = f"{what} {str(here)!r}" if here == there else f"{what} {str(here)!r}, as {str(there)!r},"
-            keys = (
-                f" (keys {str(indices[first].key[a])!r} and {str(indices[second].key[b])!r})"
-                if what == "source"
-                else ""
-            )
-            found.add(
-                first, f"{same} is also in {second}{keys}; in edition {edition} it may be in one split only", int(a)
-            )
+        columns = {relative: getattr(index, what).tolist() for relative, index in indices.items()}
+        for table in (_equal_names, _alike_names):
+            for one, two, edition in _meetings(pairs, {relative: table(names) for relative, names in columns.items()}):
+                (first, a), (second, b) = one, two
+                here, there = columns[first][a], columns[second][b]
+                if (one, two) in shared:
+                    continue
+                if what == "source" and _are_two_files(here, there, meta.get("notes")) and _differ(indices, one, two):
+                    doubted.add((one, two))
+                    doubts.add(first, f"source {here!r} is, but for case or extension, {there!r} in {second}", a)
+                    continue
+                shared.add((one, two))
+                same = f"{what} {here!r}" if here == there else f"{what} {here!r}, as {there!r},"
+                keys = (
+                    f" (keys {str(indices[first].key[a])!r} and {str(indices[second].key[b])!r})"
+                    if what == "source"
+                    else ""
+                )
+                found.add(
+                    first, f"{same} is also in {second}{keys}; in edition {edition} it may be in one split only", a
+                )
     digests = {
         relative: {digest.tobytes(): row for row, digest in reversed(list(enumerate(index.sha256)))}
         for relative, index in indices.items()
     }
-    for (first, a), (second, b), edition in _meetings(pairs, digests):
-        if (first, a, second, b) not in shared:
+    for one, two, edition in _meetings(pairs, digests):
+        (first, a), (second, b) = one, two
+        if (one, two) not in shared:
             duplicates.add(
                 first,
                 f"the image of key {str(indices[first].key[a])!r} is, byte for byte, also that of key "
                 f"{str(indices[second].key[b])!r} in {second}, both of edition {edition}",
                 int(a),
             )
+    return doubted
 
 
-def _names(names: list[str]) -> dict[str, int]:
+def _are_two_files(one: str, other: str, notes: Any) -> bool:
+    """Return whether the build counted both sources as files of one folder whose names are alike.
+
+    It kept the first names alone; where there are more, its count stands for them.
+    """
+    try:
+        seen = notes[DOUBTFUL][ALIKE]
+        counted: bool = seen["count"] > len(seen["first"]) or {one, other} <= set(seen["first"])
+    except (KeyError, TypeError):
+        return False
+    return counted and one.rpartition("/")[0] == other.rpartition("/")[0]
+
+
+def _differ(indices: Mapping[str, Index], one: tuple[str, int], other: tuple[str, int]) -> bool:
+    digests: set[bytes] = {indices[relative].sha256[row].tobytes() for relative, row in (one, other)}
+    return len(digests) > 1
+
+
+def _equal_names(names: list[str]) -> dict[str, int]:
+    """Map each name to its first row."""
+    return {name: row for row, name in reversed(list(enumerate(names)))}
+
+
+def _alike_names(names: list[str]) -> dict[str, int]:
     """Map each name, in the form in which it is compared, to its first row.
 
     The names without one, two, ... leading folders are keys, too. Their row r is stored as -1 - r, because a shortened
@@ -357,10 +398,9 @@ def _names(names: list[str]) -> dict[str, int]:
     """
     table: dict[str, int] = {}
     for row, name in enumerate(names):
-        whole = _EXTENSION.sub("", name.casefold())
-        table.setdefault(whole, row)
+        table.setdefault(loose_name(name), row)
     for row, name in enumerate(names):
-        part = _EXTENSION.sub("", name.casefold())
+        part = loose_name(name)
         while "/" in part:
             part = part.partition("/")[2]
             table.setdefault(part, -1 - row)

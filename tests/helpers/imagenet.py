@@ -61,7 +61,7 @@ def authors_files(root: Path, folder: Path) -> list[Path]:
     files = []
     for edition in ("glt", "cbl"):
         found = json.loads((root / "imagenet_glt" / ".work" / f"{edition}.json").read_text())
-        del found["build"]
+        del found["build"], found["digest"]
         for name in ("train", "val", "test_lt", "test_bl", "test_bbl"):
             found[name].pop("cluster", None)
             found[name] = {

@@ -155,21 +155,24 @@ def test_building_again_does_nothing(root: Path, raw: Path, capsys: pytest.Captu
 def test_a_stage_refuses_what_another_made_of_other_bytes(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An image is replaced between the stages: neither the split nor the shards are made from outdated features and
-    clusters; once these are made again, both stages go on.
+    """An image is replaced between the stages: no stage goes on from outdated features and clusters, in parts neither
+    where the part has the class; once these are made again, all go on.
     """
     shutil.copytree(raw / "tree", tmp_path / "raw" / "tree")
     shutil.copy(raw / "weights.pth", tmp_path / "raw")
 
-    def stage(name: str) -> str:
-        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}"))
+    def stage(name: str, *part: str) -> str:
+        status = build.main(words(tmp_path / "raw", tmp_path / "out", "tree", f"stage={name}", *part))
         said = capsys.readouterr()
         return "" if status == 0 else said.out + said.err
 
     plant(tmp_path / "raw", tmp_path / "out")
     assert not any(map(stage, ("clusters", "split", "pack")))
     (tmp_path / "raw" / "tree" / "n00000011" / "n00000011_5.JPEG").write_bytes(sources.jpeg(4242))
-    assert "images of class n00000011 changed since stage=features" in stage("split")
+    changed = "images of class n00000011 changed since stage=features: run it again, and then the stages up to stage="
+    for name in ("clusters", "split", "pack", "finish"):
+        assert changed + name in stage(name)
+    assert not stage("pack", "part=1/2") and changed in stage("pack", "part=2/2")
     plant(tmp_path / "raw", tmp_path / "out")
     assert "glt.json was made from other clusters: stage=split comes before stage=pack" in stage("pack")
     assert not any(map(stage, ("clusters", "split", "pack")))
@@ -442,6 +445,27 @@ def test_split_files_come_back(root: Path, tmp_path: Path) -> None:
         rows.same(one.splits[name]) and rows.cluster.tolist() == one.splits[name].cluster.tolist() and len(rows)
         for name, rows in again.splits.items()
     )
+
+
+def test_our_own_split_files_vouch_for_themselves(
+    root: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One bit of a kept split file, an attribute "0" that becomes "1": stage pack packs nothing and says what makes the
+    file again. A file of an earlier version, without a digest, is taken.
+    """
+    shutil.copytree(root / "imagenet_glt" / ".work", tmp_path / "imagenet_glt" / ".work")
+    file = tmp_path / "imagenet_glt" / ".work" / "glt.json"
+    before, _, attributes = file.read_text().partition('"attribute": {')
+    file.write_text(before + '"attribute": {' + attributes.replace('": 0', '": 1', 1))
+    said = refused(capsys, words(raw, tmp_path, "tree", "stage=pack"))
+    assert f"{file} is not as it was written, by its own digest" in said and said.endswith(
+        "stage=split writes it again"
+    )
+    assert not list(tmp_path.rglob("shard-*.tar"))
+    content = json.loads(file.read_text())
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert read(file).edition == "glt"
 
 
 # ---------------------------------------------------------------------------------------------------------- bad sources

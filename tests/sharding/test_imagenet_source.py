@@ -15,9 +15,10 @@ import pytest
 from recipes.common.errors import DataError
 from sharding import build
 from sharding.building.listing import DEAD_LINKS, FOLDERS, NOT_PLAIN
+from sharding.building.notices import ALIKE
 from sharding.checks.dataset import check_across, check_notices
 from sharding.checks.report import Findings
-from sharding.datasets.imagenet_glt.archive import ALIKE, BESIDE, NO_IMAGES, list_classes
+from sharding.datasets.imagenet_glt.archive import BESIDE, NO_IMAGES, list_classes
 from sharding.open import open_dataset
 from tests.helpers import sources
 from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
@@ -140,14 +141,16 @@ def test_a_link_that_is_mended_is_seen(littered: Path, tmp_path: Path) -> None:
 
 
 def test_links_in_class_tars_are_images(tmp_path: Path) -> None:
-    """Hard and symbolic links are the images that they lead to, in the inner tars and between these; what leads nowhere
-    is left out by name.
+    """Hard and symbolic links are the images that they lead to, in the inner tars and between these; an image or class
+    tar that tar was told twice, which is a link to itself, is one; what leads nowhere is left out by name.
     """
     jpeg = sources.jpeg(3)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as inner:
         sources._add(inner, "0.JPEG", jpeg)
         for name, kind, target in (
+            ("0.JPEG", tarfile.LNKTYPE, "0.JPEG"),
+            ("x/0.JPEG", tarfile.LNKTYPE, "0.JPEG"),
             ("1.JPEG", tarfile.LNKTYPE, "0.JPEG"),
             ("2.JPEG", tarfile.SYMTYPE, "1.JPEG"),
             ("3.JPEG", tarfile.SYMTYPE, "../0.JPEG"),
@@ -157,9 +160,10 @@ def test_links_in_class_tars_are_images(tmp_path: Path) -> None:
             inner.addfile(link)
     with tarfile.open(tmp_path / "train.tar", "w") as outer:
         sources._add(outer, "n00000001.tar", buffer.getvalue())
-        link = tarfile.TarInfo("n00000002.tar")
-        link.type, link.linkname = tarfile.SYMTYPE, "n00000001.tar"
-        outer.addfile(link)
+        for name, kind in (("n00000002.tar", tarfile.SYMTYPE), ("n00000001.tar", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "n00000001.tar"
+            outer.addfile(link)
     classes = list_classes(tmp_path / "train.tar", tmp_path, 1)
     for name in ("n00000001", "n00000002"):
         assert classes[name].names == ("0.JPEG", "1.JPEG", "2.JPEG")
@@ -263,5 +267,5 @@ def test_equal_file_names_in_all_classes_make_a_whole_data_set(raw: Path, tmp_pa
         for name, relative in splits.items()
     }
     found = Findings(1000)
-    check_across(dataset.editions, indices, found, Findings(1))
+    check_across(dataset.meta, indices, found, Findings(1), Findings(1))
     assert not [finding for finding in found.first() if finding.text.startswith("key ")]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from recipes.common.errors import DataError
+from sharding.building.process_pool import in_order
 from tests.helpers.paths import PROJECT
 
 PROGRAM = """
@@ -30,6 +35,30 @@ def _running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _end(code: int, number: int) -> int:
+    """End the worker itself at its third job, by an exit code or (below 0) a signal."""
+    if number == 2:
+        if code > 0:
+            os._exit(code)
+        os.kill(os.getpid(), -code)
+    return number
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (3, "ended by itself with exit code 3, and what it printed before may say why; the same command goes on"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV; the same"),
+        (-signal.SIGKILL, "was killed, for want of memory perhaps .*: fewer workers= need less; the same"),
+    ],
+    ids=["exit code", "fault", "killed"],
+)
+def test_a_lost_worker_is_named_by_its_end(code: int, sentence: str) -> None:
+    """An exit code is no kill, and a fault of a library no want of memory."""
+    with pytest.raises(DataError, match=f"^one of 2 worker processes {sentence}"):
+        list(in_order(_end, code, range(4), 2))
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:

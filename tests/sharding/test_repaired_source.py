@@ -161,11 +161,35 @@ def test_records_of_an_earlier_version_are_made_again_once(tmp_path: Path, capsy
         record = json.loads(path.read_text())
         path.write_text(json.dumps({"plan": record["plan"], "sha256": record["sha256"], **more}))
     assert not source_changed(tmp_path / "out", tmp_path / "raw")
-    assert "is not on record, so that a change of the source is not noticed" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith(
+        "4 of 4 shards have no record of what they were made from (glt/train/shard-"
+    )
     packed(tmp_path / "out", places)
     assert "4 of 4 shards were made again because an earlier version did not record" in capsys.readouterr().out
     packed(tmp_path / "out", places)
     assert KEPT in capsys.readouterr().out and shards(tmp_path / "out") == before
+
+
+def test_one_damaged_record_is_said_of_its_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record of four that is damaged, or gone: the sentence names its shard alone and what makes it whole, and a
+    change behind another shard is seen as before.
+    """
+    raw = folder_of(tmp_path / "raw")
+    packed(tmp_path / "out", in_folder(raw))
+    record = sorted((tmp_path / "out" / packing.WORK / "shards").rglob("*.json"))[2]
+    for damage in (lambda: record.write_bytes(b"\xff" + record.read_bytes()[1:]), record.unlink):
+        damage()
+        capsys.readouterr()
+        assert not source_changed(tmp_path / "out", raw)
+        said = capsys.readouterr().out
+        assert "1 of 4 shards have no record of what they were made from (glt/train/shard-000002.tar), so" in said
+        assert said.endswith("deleted, they are made again by the same command\n")
+    os.utime(raw / "0.jpg", ns=(0, 0))
+    assert source_changed(tmp_path / "out", raw)
+    (tmp_path / "out" / "glt/train/shard-000002.tar").unlink()
+    packed(tmp_path / "out", in_folder(raw))
+    capsys.readouterr()
+    assert not source_changed(tmp_path / "out", raw) and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("stored", [StoredSize(), StoredSize(resize_short=16)], ids=["as they are", "resized"])

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.building.notices import Notices
-from sharding.checks.dataset import check_meta, read_index, read_meta, split_folders
+from sharding.building.notices import ALIKE, Notices
+from sharding.checks.dataset import check_across, check_meta, read_index, read_meta, split_folders
 from sharding.checks.near_duplicates import alike, thumbnail
 from sharding.checks.report import Findings
 from sharding.checks.shard import check_shard
 from sharding.format.dataset import digest_of
 from sharding.format.index import load_index, save_index
-from sharding.format.shards import Sample, index_of_shards
+from sharding.format.shards import Sample, index_of_shards, write_split
 from sharding.verify import data_sets, main, shard_tasks, verify
 from tests.helpers import toy
 
@@ -518,6 +518,54 @@ def test_near_duplicate_names(tmp_path: Path, change: Callable[[Sample], dict], 
     )
     (line,) = problems(folder)
     assert line.startswith("glt/train: ") and said in line and "shared/test_cbl" in line and "edition glt" in line
+
+
+@pytest.mark.parametrize(
+    ("jpg", "listed", "verdict"),
+    [
+        (lambda image: None, True, "warning"),
+        (lambda image: None, False, "problem"),
+        (lambda image: toy.encoded(image), True, "problem"),
+        (lambda image: toy.encoded(image, 60), True, "problem"),
+    ],
+    ids=["other pictures", "a name the build did not count", "equal bytes", "encoded again"],
+)
+def test_two_files_whose_names_are_alike(
+    jpg: Callable[[Image.Image], bytes | None], listed: bool, verdict: str, tmp_path: Path
+) -> None:
+    """Two files of one class folder that differ in case and extension, which the build counted, in two splits: named by
+    a warning, as by the build, and a problem where their bytes are equal or they look alike.
+    """
+    size = (160, 120)
+
+    def twin(seen: dict[str, list[Sample]]) -> Sample:
+        data = jpg(toy.picture(100_000, 0, 0, size)) or seen["glt/val"][1].jpg
+        return replace(seen["glt/val"][1], source="n00000000/N00000000_100000.jpg", jpg=data)
+
+    folder, notices = placed("glt/val", twin, tmp_path, size), Notices()
+    notices.doubt(ALIKE, "n00000000/n00000000_100000.JPEG", f"n00000000/{'N' if listed else 'x'}00000000_100000.jpg")
+    recorded(folder, lambda meta: meta["notes"].update(notices.notes()))
+    found = verify(folder)
+    (line,) = map(str, found.problems.first() if verdict == "problem" else found.warnings.first()[1:])
+    assert found.problems.count == (verdict == "problem") and line.startswith("glt/train: ")
+    names = "source 'n00000000/n00000000_100000.JPEG' is, but for case or extension, 'n00000000/N00000000_100000.jpg'"
+    assert (names in line) == (verdict == "warning")
+
+
+def test_an_equal_source_is_found_beside_one_that_is_alike(tmp_path: Path) -> None:
+    """A training image that is in val, too, and stands there behind another file whose name is alike."""
+    samples = list(toy.samples("glt/train", [3], (0,), toy.clusters, 1, (48, 36)))
+    a, b, c = (replace(samples[i], source=f"n00000000/{name}") for i, name in enumerate(("a.jpg", "A.jpg", "a.png")))
+    indices = {
+        relative: write_split(tmp_path / relative, several)
+        for relative, several in (("train", [a, b]), ("val", [c, b]))
+    }
+    notices, found, doubts = Notices(), Findings(9), Findings(9)
+    notices.doubt(ALIKE, a.source, b.source, c.source)
+    meta = {"editions": {"glt": {"train": "train", "val": "val"}}, "notes": notices.notes()}
+    assert check_across(meta, indices, found, Findings(9), doubts) == {(("train", 0), ("val", 0))} and doubts.count == 1
+    (line,) = map(str, found.first())
+    assert "source 'n00000000/A.jpg' is also in val" in line
 
 
 def test_names_that_only_end_alike_are_different(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 One JSON file an edition: `cat2id` {WordNet id: "i"}, `id2cat` {"i": WordNet id}, and `train`, `val`, `test_lt`,
 `test_bl`, `test_bbl`, each {`label`: {path: "i"}, `frequency`: {path: 0-2}, `attribute`: {path: 0-2}}. An empty test_lt
-marks the balanced edition. Our files add `cluster` {path: 0-5} to each split, and `build`: what they depend on.
+marks the balanced edition. Our files add `cluster` {path: 0-5} to each split, `build`: what they depend on, and
+`digest`: that of all the rest.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
 from sharding.building.foreign_json import read_foreign, whole_number
+from sharding.format.dataset import changed, digest_of
 
 SPLITS = {"train": "train", "val": "val", "test_lt": "test_glt", "test_bl": "test_cbl", "test_bbl": "test_gbl"}
 """The authors' names of the splits -> ours."""
 _OF_AN_IMAGE = ("label", "frequency", "attribute")
+_OURS = {"cat2id", "id2cat", *SPLITS, "build", "digest"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,11 @@ def read(path: Path, prefixes: Sequence[tuple[str, str]] = ()) -> Annotation:
         DataError: the file, which the sentence names, is missing, damaged or not a split file.
     """
     found = read_foreign(path, "annotation= names the authors' split files")
+    if isinstance(found, dict) and (changed(found) or ("build" in found and not found.keys() <= _OURS)):
+        raise DataError(
+            f"annotation={path} is not as it was written, by its own digest (one that was changed on purpose is legal "
+            "without its entry digest)"
+        )
     needed = ("cat2id", "id2cat", *SPLITS)
     missing = [key for key in needed if not isinstance(found, dict) or not isinstance(found.get(key), dict)]
     missing += [
@@ -208,5 +216,6 @@ def write(path: Path, annotation: Annotation) -> None:
             "attribute": dict(zip(sources, rows.attribute.tolist(), strict=True)),
             "cluster": dict(zip(sources, rows.cluster.tolist(), strict=True)),
         }
+    content["digest"] = digest_of(content)
     with whole_file(path) as file:
         file.write(json.dumps(content).encode())

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
+from sharding.building.keys import loose_name
 from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_folder, list_tar, shown
-from sharding.building.notices import Notices
+from sharding.building.notices import ALIKE, Notices
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.format.index import save_npz
@@ -28,7 +29,6 @@ CLASS = re.compile(r"n[0-9]{8}")
 IMAGE = re.compile(r"[^/.][^/]*\.(jpeg|jpg|png)", re.IGNORECASE)
 BESIDE = "files and folders beside the classes, which are named as n01440764 or n01440764.tar is"
 NO_IMAGES = "files in classes that are hidden or not .JPEG, .jpg or .png by name"
-ALIKE = "images of a class whose names differ in case or extension alone"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class ClassImages:
         """List CLASS/FILE of images whose names differ from another's only in case or extension."""
         stems: dict[str, list[str]] = {}
         for name in self.names:
-            stems.setdefault(name.rpartition(".")[0].casefold(), []).append(f"{self.name}/{name}")
+            stems.setdefault(loose_name(name), []).append(f"{self.name}/{name}")
         return [name for names in stems.values() if len(names) > 1 for name in names]
 
 
@@ -195,10 +195,8 @@ def _class_tars(source: Path) -> _Found:
         name, extension = os.path.splitext(_tail(file.name))
         if extension != ".tar" or not CLASS.fullmatch(name):
             others.append((file.name, BESIDE))
-        elif name in tars:
+        elif tars.setdefault(name, file)[1:] != file[1:]:
             raise DataError(f"source={source} has two tars of class {name}, {_both(tars[name], file)}; one is legal")
-        else:
-            tars[name] = file
     if not tars:
         raise DataError(
             f"source={source} holds no class tars such as n01440764.tar; ILSVRC2012_img_train.tar is looked for"
@@ -246,10 +244,8 @@ def _images(listing: Listing, where: str) -> tuple[list[File], list[tuple[str, s
                 f"{where} has an image named {shown(name)}, which is not UTF-8; renamed it would be legal (convmv "
                 "renames whole folders; a tar is unpacked first)"
             )
-        elif name in taken:
+        elif taken.setdefault(name, file)[1:] != file[1:]:  # a file that tar was told twice is a link to itself
             raise DataError(f"{where} has two images of one name, {_both(taken[name], file)}; one is legal")
-        else:
-            taken[name] = file
     return [File(name, *taken[name][1:]) for name in sorted(taken)], others
 
 

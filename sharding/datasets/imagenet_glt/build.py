@@ -78,6 +78,8 @@ def build(request: Request) -> None:
         _check_classes(classes, source)
     if request.stage == "index":
         print("".join(f"{line}\n" for line in classes.notices().lines()), end="")
+    if request.stage in ("clusters", "split", "pack", "finish") and weights is not None:
+        _check_unchanged(request, list(classes.values()), work, splitting)
     if weights is not None:
         _attributes(request, list(classes.values()), work, weights, splitting)
     if not any(map(request.does, ("split", "pack", "finish"))):
@@ -141,6 +143,27 @@ def _check_classes(classes: Classes, source: Path) -> None:
         print(f"the source has {count:,} images, ILSVRC2012's training set has {IMAGES:,}: going on with what there is")
 
 
+def _check_unchanged(
+    request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
+) -> None:
+    """Check, for a stage that is run alone, that the source has the bytes that features were made from.
+
+    A part looks at every N-th class: all parts together look at all, and so does stage `finish` behind them. Features
+    that are gone cannot contradict.
+
+    Raises:
+        DataError: a class has other bytes.
+    """
+    mine = classes[request.part[0] - 1 :: request.part[1]]
+    states = features.states(mine, work / "features", splitting["weights"], request.processes)
+    for images, state in zip(mine, states, strict=True):
+        if state == features.CHANGED:
+            raise DataError(
+                f"images of class {images.name} changed since stage=features: run it again, and then the stages up to "
+                f"stage={request.stage}"
+            )
+
+
 def _attributes(
     request: Request, classes: Sequence[ClassImages], work: Path, weights: Path, splitting: Mapping[str, Any]
 ) -> None:
@@ -192,21 +215,9 @@ def _rows(parts: Sequence[Part], classes: Sequence[ClassImages], ranks: Sequence
 def _clusters(
     request: Request, classes: Sequence[ClassImages], work: Path, splitting: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the digest of the clusters that our own splits are made from; empty without clusters.
-
-    Raises:
-        DataError: only stage `split` is asked for, and the source changed since stage `features`.
-    """
+    """Return the digest of the clusters that our own splits are made from; empty without clusters."""
     if request.annotation:
         return {}
-    if request.stage == "split":
-        states = features.states(classes, work / "features", splitting["weights"], request.processes)
-        for images, state in zip(classes, states, strict=True):
-            if state == features.CHANGED:
-                raise DataError(
-                    f"images of class {images.name} changed since stage=features: it and stage=clusters come before "
-                    "stage=split"
-                )
     digest = clustering.digest(classes, work, splitting["weights"], request.seed)
     return {"clusters": digest} if digest else {}
 
@@ -223,7 +234,7 @@ def _splits(
         made_from: the same, and the digest of today's clusters.
 
     Raises:
-        DataError: the stage has not run, or ran with other options, or the clusters changed since.
+        DataError: the stage has not run, or ran with other options, its file is damaged, or the clusters changed since.
     """
     expected = (
         {"glt", "cbl"}
@@ -235,7 +246,11 @@ def _splits(
     found = {}
     for edition in ("glt", "cbl"):
         path = work / f"{edition}.json"
-        if not path.is_file() or {**(annotation := read(path)).build, "clusters": ""} != {**splitting, "clusters": ""}:
+        try:
+            annotation = read(path) if path.is_file() else None
+        except DataError as error:
+            raise DataError(f"{error}; stage=split writes it again") from None
+        if annotation is None or {**annotation.build, "clusters": ""} != {**splitting, "clusters": ""}:
             continue
         if "clusters" in annotation.build and "clusters" in made_from and annotation.build != made_from:
             raise DataError(f"{path} was made from other clusters: stage=split comes before stage={request.stage}")
