@@ -135,7 +135,7 @@ def built(out: Path, places: list[Place], stored: StoredSize) -> list[str]:
         editions={"glt": {"train": "glt/train"}},
         statistics={"glt": {"mean": [0.5] * 3, "std": [0.25] * 3}},
         options={},
-        notes=notices.notes(),
+        notes=notices.added_to({}),
     )
     return notices.lines()
 

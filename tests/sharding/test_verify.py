@@ -738,7 +738,7 @@ def test_what_the_build_left_out_or_doubted_is_a_warning_with_names(folder: Path
     notices = Notices()
     notices.leave_out("hard links in class tars", *(f"n1/{i}.JPEG" for i in range(25)))
     notices.doubt("JPEGs with a damaged stretch", "a.JPEG")
-    recorded(folder, lambda meta: meta["notes"].update(notices.notes()), fingerprint=False)
+    recorded(folder, lambda meta: meta.update(notes=notices.added_to(meta["notes"])), fingerprint=False)
     assert problems(folder) == []
     assert [text.partition(": by the build, ")[2] for text in warnings(folder)] == [
         "1 taken, but doubtful: JPEGs with a damaged stretch (a.JPEG)",
