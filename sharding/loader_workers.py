@@ -109,7 +109,10 @@ def death(code: int) -> str:
     if by is signal.SIGKILL:
         memory = memory_of_job()
         if memory.kills == 0:
-            return f"was killed by SIGKILL, by hand or by a guard of the machine and not by the kernel: {memory}"
+            return (
+                "was killed by SIGKILL, and the kernel counts no kill for want of memory in the job's cgroup: somebody "
+                f"sent it, or a guard of the machine that watches the memory ({memory}); if it was short, {LESS}"
+            )
         return f"was killed by SIGKILL, most likely for want of memory: {memory}; {LESS}"
     if by is signal.SIGBUS:
         free = shutil.disk_usage(SHARED_MEMORY).free / 2**30 if SHARED_MEMORY.is_dir() else 0.0
