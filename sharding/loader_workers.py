@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from torch.utils.data import get_worker_info
+
 from recipes.common.errors import RunError
 from recipes.common.memory import memory_of_job
 from sharding.plan.ranks import Draws
@@ -85,8 +87,18 @@ def begun(loader: Iterable[Value]) -> Iterator[Value]:
         signal.signal(signal.SIGCHLD, before)
     workers = getattr(batches, "_workers", [])
     for number, worker in enumerate(workers, start=1):
-        _watched[worker] = f"loader worker {number} of {len(workers)} (pid {worker.pid})"
+        _watched[worker] = _named(number, len(workers), worker.pid)
     return batches
+
+
+def own_name() -> str:
+    """Return what the worker that this process is, is called in a sentence."""
+    worker = get_worker_info()
+    return "the loader" if worker is None else _named(worker.id + 1, worker.num_workers, os.getpid())
+
+
+def _named(number: int, workers: int, pid: int | None) -> str:
+    return f"loader worker {number} of {workers} (pid {pid})"
 
 
 def check_workers() -> None:

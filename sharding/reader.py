@@ -11,6 +11,7 @@ order is the plan's for any number of workers, and only consumed steps count for
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from recipes.common.errors import DataError, RunError, UserError
+from recipes.common.errors import DataError, RunError, UserError, one_line
 from recipes.common.memory import memory_of_job
 from sharding.cache.decoded_images import PixelCache
 from sharding.format.dataset import Split
@@ -28,7 +29,7 @@ from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
 from sharding.images.dice import draw_rng
 from sharding.images.transforms import eval_pixels, shrunk, train_pixels
-from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, quiet_worker
+from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, own_name, quiet_worker
 from sharding.plan.ranks import Draws
 
 Sample = dict[str, Any]
@@ -251,16 +252,16 @@ class Reader:
 
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
-            RunError: a worker was killed, or had no memory for the next batch.
+            RunError: a worker was killed, had no memory for the next batch, or failed at it.
         """
         self._handover.draws = draws
         return _good(begun(self._loader))
 
 
 class _Telling(torch.utils.data.Dataset[Batch | UserError]):
-    """Hands over what is wrong with the data instead of raising it.
+    """Hands over what is wrong, with the data or else, instead of raising it.
 
-    A worker's exception would reach its process as the text of a traceback.
+    Of a worker's exception only the text of a traceback would reach its process.
     """
 
     def __init__(self, dataset: MicroBatches) -> None:
@@ -273,6 +274,10 @@ class _Telling(torch.utils.data.Dataset[Batch | UserError]):
             return error
         except MemoryError as error:
             return RunError(f"a batch of {len(draws.ids)} images found no memory ({error}): {memory_of_job()}; {LESS}")
+        except Exception as error:  # a fault of the program or of what it stands on: all of it is for the rank's log
+            traceback.print_exc()
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return RunError(one_line(f"{own_name()} failed at a batch of {len(draws.ids)} images: {said}"))
 
 
 def _good(batches: Iterator[Batch | UserError]) -> Iterator[Batch]:

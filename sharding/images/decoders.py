@@ -122,7 +122,7 @@ def not_whole(data: bytes, error: Exception) -> ValueError:
     """Return what to raise for bytes of which Pillow makes no image, in one sentence with Pillow's reason."""
     cause = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # Pillow names the file, and there is none
-        cause = f"it begins with {data[:8]!r}"
+        cause = f"it begins with {data[:8]!r}" if data else "it is empty"
     return ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}")
 
 
