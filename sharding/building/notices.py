@@ -20,7 +20,7 @@ _SAID = {LEFT_OUT: "left out", DOUBTFUL: "taken, but doubtful"}
 class _Counted(NamedTuple):
     """How many things there are of one reason, and the names of the first `NAMED`."""
 
-    count: int
+    total: int
     first: list[str]
 
 
