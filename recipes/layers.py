@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from recipes.common.addresses import path_fault
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
 from recipes.identity import section_in
@@ -103,6 +104,8 @@ def recipe_file(name: Any) -> RecipeFile:
     Raises:
         RecipeError: there is no such recipe, or its file cannot be read.
     """
+    if fault := path_fault(name):
+        raise RecipeError(f"recipe={name} is not legal: {fault}")
     if isinstance(name, str) and os.path.isdir(name):  # Path's own raises for a name that is too long
         name = f"{name.rstrip('/')}/recipe.yaml"
     if isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml"))):

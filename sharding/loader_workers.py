@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from torch.utils.data import get_worker_info
+
 from recipes.common.errors import RunError, one_line
 from recipes.common.memory import memory_of_job
 from sharding.plan.ranks import Draws
@@ -140,8 +142,18 @@ def begun(loader: Iterable[Value]) -> Iterator[Value]:
         signal.signal(signal.SIGCHLD, before)
     workers = getattr(batches, "_workers", [])
     for number, worker in enumerate(workers, start=1):
-        _watched[worker] = f"loader worker {number} of {len(workers)} (pid {worker.pid})"
+        _watched[worker] = _named(number, len(workers), worker.pid)
     return batches
+
+
+def own_name() -> str:
+    """Return what the worker that this process is, is called in a sentence."""
+    worker = get_worker_info()
+    return "the loader" if worker is None else _named(worker.id + 1, worker.num_workers, os.getpid())
+
+
+def _named(number: int, workers: int, pid: int | None) -> str:
+    return f"loader worker {number} of {workers} (pid {pid})"
 
 
 def check_workers() -> None:
@@ -166,7 +178,10 @@ def death(code: int) -> str:
     if by is signal.SIGKILL:
         memory = memory_of_job()
         if memory.kills == 0:
-            return f"was killed by SIGKILL, by hand or by a guard of the machine and not by the kernel: {memory}"
+            return (
+                "was killed by SIGKILL, and the kernel counts no kill for want of memory in the job's cgroup: somebody "
+                f"sent it, or a guard of the machine that watches the memory ({memory}); if it was short, {LESS}"
+            )
         return f"was killed by SIGKILL, most likely for want of memory: {memory}; {LESS}"
     if by is signal.SIGBUS:
         free = shutil.disk_usage(SHARED_MEMORY).free / 2**30 if SHARED_MEMORY.is_dir() else 0.0

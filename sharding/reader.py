@@ -11,6 +11,7 @@ micro-batches, so the order is the plan's for any number of workers, and resumin
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +22,7 @@ import webdataset
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from recipes.common.errors import DataError, RunError, UserError
+from recipes.common.errors import DataError, RunError, UserError, one_line
 from recipes.common.memory import memory_of_job
 from sharding.cache.decoded_images import PixelCache
 from sharding.format.dataset import Split
@@ -29,7 +30,7 @@ from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
 from sharding.images.dice import draw_rng
 from sharding.images.transforms import eval_pixels, shrunk, train_pixels
-from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, quiet_worker
+from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, own_name, quiet_worker
 from sharding.plan.ranks import Draws
 from sharding.transport import Piped, Transport, say
 
@@ -263,7 +264,7 @@ class Reader:
 
         Raises:
             DataError: what is wrong with the data of the next batch, in one sentence.
-            RunError: a worker was killed, or could not hand over the next batch.
+            RunError: a worker was killed, had no memory for the next batch, failed at it or could not hand it over.
         """
         self._handover.draws = draws
         try:
@@ -276,7 +277,7 @@ class Reader:
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
-    """Returns errors of the data instead of raising them.
+    """Returns errors, of the data or others, instead of raising them.
 
     An exception raised in a worker would reach its rank only as the text of a traceback.
     """
@@ -293,6 +294,10 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
             return error
         except MemoryError as error:
             return RunError(f"a batch of {len(draws.ids)} images found no memory ({error}): {memory_of_job()}; {LESS}")
+        except Exception as error:  # a fault of the program or of what it stands on: all of it is for the rank's log
+            traceback.print_exc()
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            return RunError(one_line(f"{own_name()} failed at a batch of {len(draws.ids)} images: {said}"))
 
 
 def _until_error(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:

@@ -45,6 +45,7 @@ from recipes.common.output import go_on_unread
 from sharding.checks.dataset import (
     Meeting,
     check_across,
+    check_digest,
     check_files,
     check_folders,
     check_meta,
@@ -150,6 +151,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
     editions: Mapping[str, Mapping[str, str]] = meta["editions"] if meta else {}
     if meta:
         check_meta(folder, meta, indices, problems)
+        check_digest(meta, warnings)
     notes = meta.get("notes") if meta else None
     check_notices(notes, warnings)
     if strict is None:

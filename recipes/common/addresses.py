@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 
 PIPE = "pipe:"
 """The data root that means the site file's command; only in the site file does the command follow."""
+
+_WITH_ONE_SLASH = re.compile(r"(?:^|,)(?:s3a?|gc?s|hdfs|https?|ftp|file|az|abfss?):/", re.IGNORECASE)
+"""An address of a scheme that is in use, after a path was made of it: `s3:/bucket`."""
 
 COMMAND = "GLT_PIPE"
 """Environment variable by which a launcher hands the site file's command to a process that it starts.
@@ -24,7 +28,7 @@ def is_remote(root: object) -> bool:
 
 def root_fault(root: object) -> str:
     """Return what is wrong with a data root that is an address of another kind; empty where nothing is."""
-    if "://" not in str(root) or is_remote(root):
+    if not _is_address(root) or is_remote(root):
         return ""
     return (
         "http:// and https:// (in small letters) are the addresses that can be read; any other store is read by a "
@@ -34,7 +38,11 @@ def root_fault(root: object) -> str:
 
 def path_fault(text: object) -> str:
     """Return what is wrong with an address where a folder or file is wanted; empty where it is not an address."""
-    return "it is an address, and a folder or file that this machine sees is legal" if "://" in str(text) else ""
+    return "it is an address, and a folder or file that this machine sees is legal" if _is_address(text) else ""
+
+
+def _is_address(text: object) -> bool:
+    return "://" in str(text) or _WITH_ONE_SLASH.search(str(text)) is not None
 
 
 def with_command(environment: Mapping[str, str], command: str | None) -> dict[str, str]:

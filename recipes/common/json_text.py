@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from recipes.common.errors import DataError, one_line
 
 GZIP = b"\x1f\x8b"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)")
+"""A pair of surrogates, which is a character; one without the other; or any other escape, such as a backslash's own."""
 OF_A_RUN = "put the file back from a copy, or move the run folder away and start the run anew"
 """What to do about a damaged file of a run folder."""
 
@@ -51,21 +55,26 @@ def parse_json(data: bytes, each: Callable[[dict[str, Any]], Any] = lambda entry
     try:
         text = data[start:].decode()
         value = json.loads(text, object_pairs_hook=unique)
-        if "\\ud" in text:  # half of a pair of surrogates is no character, and cannot be printed
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
     except NotJson:
         raise
     except UnicodeDecodeError as error:
         raise NotJson(f"byte {data[start + error.start]:#04x} is no text in UTF-8", start + error.start) from None
-    except UnicodeEncodeError:
-        raise NotJson("it holds half of a character (one surrogate of two)") from None
     except json.JSONDecodeError as error:
         raise NotJson(error.msg, start + len(text[: error.pos].encode())) from None
     except RecursionError:
         raise NotJson("it is nested too deeply") from None
     except ValueError:
         raise NotJson("a number in it has more than 4300 digits") from None
+    _check_surrogates(data)
+    return value
+
+
+def _check_surrogates(data: bytes) -> None:
+    """Check that no escape in a JSON text stands for half of a character, which could not be printed or encoded."""
+    if _SURROGATE.search(data):  # they are rare, and texts full of other escapes are not
+        for escape in _ESCAPE.finditer(data):
+            if escape["half"]:
+                raise NotJson("it holds half of a character (one surrogate of two)", escape.start())
 
 
 def _twice(keys: list[str]) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 CGROUP, MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60
 """Bytes; cgroup v1 writes a number near 2**63 for none."""
+_USED = ("memory.peak", "memory.max_usage_in_bytes", "memory.current", "memory.usage_in_bytes")
+"""Files of a cgroup (v2 and v1 in turn) that say how much is used: the most so far, and where there is none, now."""
 GIB = 2**30
 
 
@@ -22,7 +24,8 @@ class Memory:
     Attributes:
         most: bytes that its tightest cgroup allows; None where none has a limit.
         used: the most bytes that were used there at a time, or those of now where the kernel keeps no such number.
-        kills: processes there that the kernel has killed for want of memory; None where it does not count them.
+        kills: processes of this one's own cgroup that the kernel has killed for want of memory; None where it does not
+            count them.
         others: what else bounds it, in words.
     """
 
@@ -56,18 +59,15 @@ def memory_of_job(cgroup: Path = CGROUP, mounted: Path = MOUNTED) -> Memory:
         if (limit := _number(folder / name)) is not None and limit < NO_LIMIT
     ]
     most, tightest = min(limits, default=(None, None), key=lambda found: found[0] or 0)
-    used = None
-    for name in ("memory.current", "memory.usage_in_bytes", "memory.peak", "memory.max_usage_in_bytes"):
-        if tightest is not None and (found := _number(tightest / name)) is not None:
-            used = found
-    kills = [
+    used = [] if tightest is None else [found for name in _USED if (found := _number(tightest / name)) is not None]
+    kills = (
         int(line.split()[1])
-        for folder in folders
+        for folder in folders  # the own one first: those above count the kills of other jobs, too
         for name in ("memory.events", "memory.oom_control")
         for line in _text(folder / name).splitlines()
         if line.startswith("oom_kill ")
-    ]
-    return Memory(most, used, max(kills, default=None), tuple(_others()))
+    )
+    return Memory(most, used[0] if used else None, next(kills, None), tuple(_others()))
 
 
 def _folders(cgroup: Path, mounted: Path) -> Iterator[Path]:

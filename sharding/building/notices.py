@@ -6,9 +6,9 @@ warnings for as long as the data set lives.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 LEFT_OUT, DOUBTFUL = "left_out", "doubtful"
 """Entries of dataset.json's notes: reason -> {"count": how many, "first": names of the first of them}."""
@@ -19,6 +19,13 @@ ALIKE = "images of a class whose names differ in case or extension alone"
 _SAID = {LEFT_OUT: "left out", DOUBTFUL: "taken, but doubtful"}
 
 
+class _Counted(NamedTuple):
+    """How many things there are of one reason, and the names of the first `NAMED`."""
+
+    total: int
+    first: list[str]
+
+
 @dataclass
 class Notices:
     """What a build has to say about its source: for each entry and reason a count and the first names.
@@ -27,40 +34,42 @@ class Notices:
     added in the order of the plan does not depend on the number of processes.
     """
 
-    _found: dict[str, dict[str, tuple[int, list[str]]]] = field(default_factory=dict)
+    _found: dict[str, dict[str, _Counted]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, *names: str) -> None:
         """Count things that the data set does not hold."""
-        self._add(LEFT_OUT, reason, len(names), names)
+        self._count(LEFT_OUT, reason, names)
 
     def doubt(self, reason: str, *names: str) -> None:
         """Count images that the data set holds although something is odd about them."""
-        self._add(DOUBTFUL, reason, len(names), names)
+        self._count(DOUBTFUL, reason, names)
 
-    def merge(self, notes: dict[str, Any]) -> None:
-        """Add what `notes()` of another build stage returned."""
-        for entry, reasons in notes.items():
-            for reason, one in reasons.items():
-                self._add(entry, reason, one["count"], one["first"])
+    def added_to(self, notes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return dataset.json's notes with these counts added to those of earlier stages; all else in them stays.
 
-    def notes(self) -> dict[str, Any]:
-        """Return the entries for dataset.json's notes; empty ones are left out."""
-        return {
-            entry: {reason: {"count": count, "first": first} for reason, (count, first) in sorted(reasons.items())}
-            for entry, reasons in sorted(self._found.items())
-        }
+        This is the only way out: who put entries side by side would have one stage's counts replace another's.
+        """
+        added = dict(notes)
+        for entry, reasons in sorted(self._found.items()):
+            known = dict(notes.get(entry, {}))
+            for reason, (count, first) in reasons.items():
+                before = known.get(reason, {"count": 0, "first": []})
+                known[reason] = {"count": before["count"] + count, "first": [*before["first"], *first][:NAMED]}
+            added[entry] = dict(sorted(known.items()))
+        return added
 
     def lines(self) -> list[str]:
-        """Return one sentence for each reason, for the build's last lines."""
-        return list(sentences(self.notes()))
+        """Return one sentence for each reason."""
+        return list(sentences(self.added_to({})))
 
-    def _add(self, entry: str, reason: str, count: int, names: Any) -> None:
-        if count:
-            before, first = self._found.setdefault(entry, {}).get(reason, (0, []))
-            self._found[entry][reason] = (before + count, [*first, *names][:NAMED])
+    def _count(self, entry: str, reason: str, names: Sequence[str]) -> None:
+        if names:
+            reasons = self._found.setdefault(entry, {})
+            count, first = reasons.get(reason, _Counted(0, []))
+            reasons[reason] = _Counted(count + len(names), [*first, *names][:NAMED])
 
 
-def sentences(notes: dict[str, Any]) -> Iterator[str]:
+def sentences(notes: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence for each reason in dataset.json's notes; other notes are skipped."""
     for entry, said in _SAID.items():
         for reason, one in notes.get(entry, {}).items():

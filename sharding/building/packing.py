@@ -200,6 +200,12 @@ def source_changed(folder: Path, source: Path | None) -> bool:
     return changed
 
 
+def raw_digests(folder: Path, relative: str, index: Index) -> list[str]:
+    """Return the hex sha256 of the raw image of each sample of a finished split, as its shards' records have them."""
+    records = (_record(folder / WORK / "shards" / relative / f"{name}.json") for name in index.shard_name.tolist())
+    return [origin.sha256 for record in records for origin in _origins(record) or ()]
+
+
 def finish(folder: Path, indices: Mapping[str, Index]) -> None:
     """Write each split's index.npz and remove what does not belong there: shards of an older plan, partial files."""
     for relative, index in indices.items():

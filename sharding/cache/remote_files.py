@@ -196,7 +196,7 @@ def _downloaded(url: str) -> Iterator[bytes]:
 
     try:
         with urllib.request.urlopen(url, timeout=STALL_S) as answer:
-            if (packed := answer.headers.get("Content-Encoding", "identity")) != "identity":
+            if (packed := answer.headers.get("Content-Encoding", "identity")).strip().lower() != "identity":
                 raise Failed(f"the server sends it packed by {packed}, for which it was not asked")
             said, got = answer.headers.get("Content-Length"), 0
             while piece := answer.read1(CHUNK):  # what has arrived, without waiting for a whole chunk

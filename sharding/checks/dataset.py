@@ -17,7 +17,7 @@ from recipes.common.json_text import NotJson, parse_json
 from sharding.building.keys import loose_name
 from sharding.building.notices import ALIKE, DOUBTFUL, LEFT_OUT, sentences
 from sharding.checks.report import Findings, first_difference
-from sharding.format.dataset import DATASET_FILE, changed, digest_of, misshapen
+from sharding.format.dataset import DATASET_FILE, DIGEST, META_KEYS, changed, digest_of, misshapen
 from sharding.format.index import INDEX_FILE, Index, load_index, save_index
 from sharding.format.shards import index_of_shards
 
@@ -63,6 +63,20 @@ def check_notices(notes: Any, warnings: Findings) -> None:
             warnings.add(DATASET_FILE, f"by the build, {sentence}")
     except (AttributeError, KeyError, TypeError):  # written by another program, whose notes have another form
         warnings.add(DATASET_FILE, f"notes.{LEFT_OUT} or notes.{DOUBTFUL} is not what a build writes")
+
+
+def check_digest(meta: Mapping[str, Any], warnings: Findings) -> None:
+    """Warn where dataset.json has lost its digest, without which a change of its text may go unseen.
+
+    Sets of the first versions have none. It came with `notes.plan`; and an entry that no build writes is what damage
+    has made of the key.
+    """
+    foreign = sorted(meta.keys() - META_KEYS)
+    if DIGEST not in meta and (foreign or "plan" in meta.get("notes", {})):
+        instead = f", and {foreign[0]!r}, which no build writes" if foreign else ""
+        warnings.add(
+            DATASET_FILE, one_line(f"the file has no digest of its own{instead}: a change in it may be unseen")
+        )
 
 
 def split_folders(folder: Path, meta: Mapping[str, Any] | None) -> list[str]:

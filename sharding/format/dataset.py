@@ -39,6 +39,9 @@ _KINDS = {
     "format": str,
 }
 """The keys that every dataset.json has, with the types of their values."""
+DIGEST = "digest"
+META_KEYS = frozenset({*_KINDS, "notes", DIGEST})
+"""All keys that a build writes."""
 
 
 class ShardSource(Protocol):
@@ -373,7 +376,7 @@ def parse_meta(data: bytes, path: Path | str, rebuild: str) -> dict[str, Any]:
 
 def misshapen(meta: Any) -> str:
     """Return why `meta` cannot be the contents of a dataset.json; empty if it can."""
-    if wrong := wrong_kinds(meta, _KINDS):
+    if wrong := wrong_kinds(meta, _KINDS) or _wrong_notes(meta.get("notes", {})):
         return wrong
     names, groups = meta["class_names"], meta["class_groups"]
     if meta["format"] != FORMAT:
@@ -384,8 +387,10 @@ def misshapen(meta: Any) -> str:
         return f"it has {len(names)} class_names and {len(groups)} class_groups"
     if not all(isinstance(entry, dict) for entry in meta["splits"].values()):
         return "splits does not map folders to objects"
+    if not meta["editions"]:
+        return "it names no edition"
     for edition, splits in meta["editions"].items():
-        for name in splits if isinstance(splits, dict) else [""]:
+        for name in (splits if isinstance(splits, dict) else {}) or [""]:
             folder = splits[name] if name else None
             recorded = meta["splits"].get(folder, {}) if isinstance(folder, str) else {}
             if not isinstance(recorded.get("fingerprint"), str) or type(recorded.get("samples")) is not int:
@@ -393,9 +398,16 @@ def misshapen(meta: Any) -> str:
     return ""
 
 
+def _wrong_notes(notes: Any) -> str:
+    if not isinstance(notes, dict):
+        return f"notes is {type(notes).__name__}, not dict"
+    named = notes.get("attribute_names", [])
+    return "" if isinstance(named, list) else f"notes.attribute_names is {type(named).__name__}, not list"
+
+
 def changed(meta: Mapping[str, Any]) -> str:
     """Return a sentence if the contents of a dataset.json do not match their recorded digest; empty if they do."""
-    if "digest" not in meta or meta["digest"] == digest_of({key: meta[key] for key in meta if key != "digest"}):
+    if DIGEST not in meta or meta[DIGEST] == digest_of({key: meta[key] for key in meta if key != DIGEST}):
         return ""
     return "it does not have its own digest: something in it was changed"
 

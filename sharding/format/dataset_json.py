@@ -11,7 +11,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import sync_folder, whole_file
-from sharding.format.dataset import DATASET_FILE, digest_of, read_dataset
+from sharding.format.dataset import DATASET_FILE, DIGEST, digest_of, read_dataset
 from sharding.format.index import FORMAT, Index, load_index
 
 
@@ -71,7 +71,7 @@ def finish_dataset(
             "splits": {key: entry["fingerprint"] for key, entry in splits.items()},
         }
     )
-    meta["digest"] = digest_of(meta)  # of all of the above, so that a damaged byte of this file is noticed
+    meta[DIGEST] = digest_of(meta)  # of all of the above, so that a damaged byte of this file is noticed
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)

@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import ModuleType
 
@@ -18,45 +19,71 @@ EMPTY = "images with whole sectors of one repeated byte, as a copy leaves where 
 GREY = "images that end in plain mid-grey, with which libjpeg fills up what is missing"
 SECTOR = 512
 """Bytes of a sector. Disks and copies lose whole sectors; archives align their members to sectors."""
+_NEIGHBOURS = 2
+"""How many bytes on either side of a hole may equal what fills it."""
 _SCAN, _ALONE = 0xDA, (0x01, *range(0xD0, 0xD8))  # the marker before the pixels; markers without a length
 _GREY = 128
+
+
+def is_sound(data: bytes) -> bool:
+    """Return whether libjpeg takes the data as a JPEG to its last byte, without a warning. For builds: may it stay?"""
+    decoding = _decoding(data, 8)
+    return decoding.pixels is not None and not decoding.warned
 
 
 def doubts(data: bytes) -> list[str]:
     """Return what is odd about an image that decodes, a few words each; an empty list for other files than JPEGs.
 
-    A JPEG is decoded to an eighth of its width and height, which still reads all its bytes.
+    For builds: a JPEG is decoded to an eighth of its width and height, which still reads all its bytes.
     """
-    if data[:2] != b"\xff\xd8":
-        return []
-    pixels, warned = _decoded(data, 8)
-    if pixels is not None and _ends_grey(pixels):  # each is the mean of 64 pixels, so decode them all to be sure
-        return pixels_and_doubts(data)[1]
-    return _named(data, pixels, warned)
-
-
-def is_sound(data: bytes) -> bool:
-    """Return whether libjpeg decodes the data as a JPEG to the last byte without a warning."""
-    pixels, warned = _decoded(data, 8) if data[:2] == b"\xff\xd8" else (None, False)
-    return pixels is not None and not warned
+    decoding = _decoding(data, 8)
+    if decoding.ends_grey:  # in the mean of 64 pixels; to be sure takes all of them
+        decoding = _decoding(data, 1)
+    return _signs(data, decoding)
 
 
 def pixels_and_doubts(data: bytes) -> tuple[np.ndarray | None, list[str]]:
-    """Decode a JPEG to RGB, uint8 [H, W, 3], and return what is odd about it (see `doubts`).
+    """Decode a JPEG to RGB, uint8 [H, W, 3], and return what is odd about it (see `doubts`). For verify: it needs both.
 
     The pixels are None if Pillow has to decide: the fast decoder does not support the file, or it is incomplete.
     """
-    if data[:2] != b"\xff\xd8":
-        return None, []
-    pixels, warned = _decoded(data, 1)
-    rgb = pixels is not None and pixels.shape[2] == 3 and not warned
-    return pixels if rgb else None, _named(data, pixels, warned)
+    decoding = _decoding(data, 1)
+    pixels = decoding.pixels
+    rgb = pixels is not None and pixels.shape[2] == 3 and not decoding.warned
+    return pixels if rgb else None, _signs(data, decoding)
 
 
-def _named(data: bytes, pixels: np.ndarray | None, warned: bool) -> list[str]:
-    grey = pixels is not None and not warned and _ends_grey(pixels)  # a warning of libjpeg says it already
-    signs = {WARNED: warned, EMPTY: _has_empty_stretch(data), GREY: grey}
+@dataclass(frozen=True, eq=False)
+class _Decoding:
+    """What libjpeg makes of a file.
+
+    Attributes:
+        pixels: uint8 [h, w, c], RGB or CMYK; None where this decoder does not take the file.
+        warned: whether it called the data corrupt, and went on.
+    """
+
+    pixels: np.ndarray | None = None
+    warned: bool = False
+
+    @property
+    def ends_grey(self) -> bool:
+        """Whether the last eighth of the rows or more is plain mid-grey, and not all of the image."""
+        if self.pixels is None or not (self.pixels[-1, -1] == _GREY).all():
+            return False
+        last = self.pixels[-max(1, len(self.pixels) // 8) :]
+        return bool((last == _GREY).all() and not (self.pixels == _GREY).all())
+
+
+def _signs(data: bytes, decoding: _Decoding) -> list[str]:
+    if not _is_jpeg(data):
+        return []
+    grey = not decoding.warned and decoding.ends_grey  # where libjpeg warned, it is no news
+    signs = {WARNED: decoding.warned, EMPTY: _has_empty_stretch(data), GREY: grey}
     return [words for words, found in signs.items() if found]
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:2] == b"\xff\xd8"
 
 
 @cache
@@ -69,36 +96,33 @@ def _simplejpeg() -> ModuleType | None:
     return module
 
 
-@lru_cache(1)  # a build first asks whether the bytes are whole, then what is odd about them
-def _decoded(data: bytes, factor: int) -> tuple[np.ndarray | None, bool]:
-    """Decode to RGB at 1 / `factor` of the width and height; CMYK stays CMYK.
-
-    Returns:
-        pixels uint8 [h, w, c], or None if this decoder does not support the file; and whether libjpeg warned.
-    """
+@lru_cache(1)  # a build asks twice of the same bytes, `is_sound` and `doubts`, and decoding is most of its work
+def _decoding(data: bytes, factor: int) -> _Decoding:
+    """Decode at 1 / `factor` of the width and height."""
     library = _simplejpeg()
-    if library is None:
-        return None, False
+    if library is None or not _is_jpeg(data):
+        return _Decoding()
     least = 0 if factor == 1 else 1  # with 0 the size stays
     for strict in (True, False):
         try:
             height, width, colours, _ = library.decode_jpeg_header(data)
             if height * width > MAX_PIXELS:
-                return None, False
+                return _Decoding()
             space = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
             pixels = library.decode_jpeg(
                 data, space, min_height=least, min_width=least, min_factor=factor, strict=strict
             )
-            return pixels, not strict
+            return _Decoding(pixels, warned=not strict)
         except ValueError:  # in strict mode a warning; else a JPEG that only Pillow decodes, or an incomplete one
             continue
-    return None, False
+    return _Decoding()
 
 
 def _has_empty_stretch(data: bytes) -> bool:
     """Return whether whole sectors of the pixels' data repeat one byte, and the sectors around them do not.
 
-    A plain area can also make a long run of equal bytes, but that run does not begin and end with sectors.
+    A plain area can also make a long run of equal bytes, but that run does not begin and end with sectors. The bytes
+    next to a hole may equal what fills it: 0 is frequent, since one follows each 0xFF.
     """
     start, end = _scan(data), data.rfind(b"\xff\xd9")
     end = end if end > start else len(data)
@@ -108,10 +132,11 @@ def _has_empty_stretch(data: bytes) -> bool:
     probes = sectors[:, [0, SECTOR // 3, SECTOR - 1]]
     for number in np.flatnonzero((probes == probes[:, :1]).all(1)).tolist():
         value, begin = sectors[number, :1].tobytes(), (first + number) * SECTOR
-        if data[begin : begin + SECTOR] != value * SECTOR or data[begin - 1 : begin] == value:
-            continue  # in the latter case it continues a run that began in another sector
+        before = data[begin - _NEIGHBOURS - 1 : begin]
+        if data[begin : begin + SECTOR] != value * SECTOR or before == value * len(before):
+            continue  # the latter it continues a run that began in another sector
         stop = begin + len(data[begin:]) - len(data[begin:].lstrip(value))
-        if stop % SECTOR == 0 or stop == len(data):
+        if stop % SECTOR <= _NEIGHBOURS or stop == len(data):
             return True
     return False
 
@@ -128,10 +153,3 @@ def _scan(data: bytes) -> int:
         if marker == _SCAN:
             return position
     return len(data)
-
-
-def _ends_grey(pixels: np.ndarray) -> bool:
-    """Return whether at least the last eighth of the rows is plain mid-grey, but not the whole image."""
-    return bool((pixels[-1, -1] == _GREY).all()) and bool(
-        (pixels[-max(1, len(pixels) // 8) :] == _GREY).all() and not (pixels == _GREY).all()
-    )

@@ -122,7 +122,7 @@ def not_whole(data: bytes, error: Exception) -> ValueError:
     """Return the error for bytes that Pillow cannot decode: one sentence with Pillow's reason."""
     cause = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # Pillow's text names a file object, which says nothing
-        cause = f"it begins with {data[:8]!r}"
+        cause = f"it begins with {data[:8]!r}" if data else "it is empty"
     return ValueError(f"not a whole JPEG or PNG image ({len(data)} bytes): {cause}")
 
 

@@ -43,6 +43,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if fault == "packed":
             self.send_header("Content-Encoding", "gzip")
             data = gzip.compress(data)
+        if fault == "plain":
+            self.send_header("Content-Encoding", "Identity")
         if fault != "closed":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()

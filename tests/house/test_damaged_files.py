@@ -258,6 +258,11 @@ def test_a_deeply_nested_recipe_does_not_crash_the_tables(tmp_path: Path) -> Non
         (b'{"a": {"b": 1, "c": 2, "b": 3}}', "'b' is given twice in one object, as its entries 1 and 3"),
         (b"[" * 100_000, "it is nested too deeply"),
         (b"1" * 5000, "a number in it has more than 4300 digits"),
+        (rb'{"a": ["\ud800"]}', "at byte offset 8: it holds half of a character"),
+        (rb'{"\uD800": 1}', "at byte offset 2: it holds half of a character"),
+        (rb'{"a": "\uDbFf\u0041"}', "at byte offset 7: it holds half of a character"),
+        (rb'{"a": "\uD83D\uDE00\uDe00"}', "at byte offset 19: it holds half of a character"),
+        (rb'{"a": "\\ud800\udc00"}', "at byte offset 14: it holds half of a character"),
     ],
 )
 def test_the_sentence_says_where(data: bytes, said: str, tmp_path: Path) -> None:
@@ -267,6 +272,18 @@ def test_the_sentence_says_where(data: bytes, said: str, tmp_path: Path) -> None
         read_object(tmp_path / "meta.json", {})
     assert str(caught.value).startswith(f"{tmp_path / 'meta.json'} is damaged ({said}")
     assert parse_json(b'\xef\xbb\xbf{"a": "\xc3\xa4"}') == {"a": "ä"}
+
+
+def test_only_halves_of_characters_are_refused() -> None:
+    """Pairs in either case are characters, and after a backslash of its own `ud800` is text."""
+    assert parse_json(rb'["\ud83d\ude00", "\uD83D\uDE00", "\uDBff\udFFF", "\\ud800", "\\\\uD800", "\ud7ff\ue000"]') == [
+        "\U0001f600",
+        "\U0001f600",
+        "\U0010ffff",
+        "\\ud800",
+        "\\\\uD800",
+        "\ud7ff\ue000",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sharding.open import open_dataset
 
 pytestmark = pytest.mark.fast
 OTHERS = ("s3://bucket/glt", "HTTP://host/glt", "HTTPS://host/glt", "ftp://host/glt", "gs://bucket", "file:///data")
+OTHERS += ("hdfs:/x", "S3:/bucket", "http:/host/glt", "file:/data", "abfss:/x")
 
 
 @pytest.mark.parametrize("address", OTHERS)
@@ -43,3 +44,12 @@ def test_no_command_takes_an_address_for_a_folder() -> None:
         key_values(["runs=s3://a/b"], ("runs",))
     with pytest.raises(DataError, match=r"^s3://a/b is not legal: it is an address"):
         folder_and_options(["s3://a/b"], ())
+    with pytest.raises(DataError, match=r"^files=x,s3:/b is not legal: it is an address"):
+        key_values(["files=x,s3:/b"], ("files",))
+    assert folder_and_options(["./s3:/b", "at=a:/b"], ("at",)) == ("./s3:/b", {"at": "a:/b"})
+
+
+def test_a_recipe_is_no_address() -> None:
+    """Of which a path would be made, and that be said not to exist."""
+    with pytest.raises(RecipeError, match=r"^recipe=s3://b/x.yaml is not legal: it is an address"):
+        resolve(["recipe=s3://b/x.yaml"])

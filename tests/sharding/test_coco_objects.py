@@ -269,6 +269,7 @@ def test_truncation_anywhere_is_one_sentence(source: Path, tmp_path: Path) -> No
         (lambda c: c["ann_vecs"].update({"seven": np.ones(204)}), "id 'seven'"),
         (lambda c: c["patch_id_to_ann_id"].update({7: -1}), "id -1"),
         (lambda c: c.update(attributes=[{"id": 1}]), "not legal .'name'."),
+        (lambda c: c["attributes"][0].update(name="red\ud800"), "attribute's name is not legal"),
     ],
 )
 def test_another_dictionary_is_refused(

@@ -84,6 +84,8 @@ def test_lost_sectors_are_seen_without_libjpegs_help(monkeypatch: pytest.MonkeyP
     data = photo(3, quality=95)
     assert doubts(without_page(data, 9, b"\0", 512)) == [EMPTY] and doubts(data) == []
     assert doubts(data[:5000] + bytes(512) + data[5512:]) == []  # not where a sector begins
+    for neighbour in (data[4607], data[5120]):  # what stands before the sector or after it is what fills it
+        assert doubts(without_page(data, 9, bytes([neighbour]), 512)) == [EMPTY]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,7 +137,7 @@ def built(out: Path, places: list[Place], stored: StoredSize) -> list[str]:
         editions={"glt": {"train": "glt/train"}},
         statistics={"glt": {"mean": [0.5] * 3, "std": [0.25] * 3}},
         options={},
-        notes=notices.notes(),
+        notes=notices.added_to({}),
     )
     return notices.lines()
 

@@ -117,6 +117,8 @@ def test_what_is_no_image_is_refused_alike(name: str) -> None:
             assert " object at 0x" not in str(caught.value)
     with pytest.raises(ValueError, match=r"\(5 bytes\): it begins with b'hello'$"):
         fast.opened(b"hello")
+    with pytest.raises(ValueError, match=r"\(0 bytes\): it is empty$"):
+        fast.opened(b"")
     data = bytearray(jpeg(photo(40, 30)))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = (9000).to_bytes(2, "big") * 2

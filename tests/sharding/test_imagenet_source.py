@@ -168,7 +168,7 @@ def test_links_in_class_tars_are_images(tmp_path: Path) -> None:
     for name in ("n00000001", "n00000002"):
         assert classes[name].names == ("0.JPEG", "1.JPEG", "2.JPEG")
         assert [classes[name].place(i).read() for i in range(3)] == [jpeg] * 3
-    assert classes.notices().notes() == {
+    assert classes.notices().added_to({}) == {
         "left_out": {DEAD_LINKS: {"count": 2, "first": ["n00000001/3.JPEG", "n00000002/3.JPEG"]}}
     }
 

@@ -29,6 +29,7 @@ from sharding.checks.dataset import check_notices
 from sharding.checks.report import Findings
 from sharding.datasets.mscoco_glt.splits import PAPER, class_group
 from sharding.format.dataset import Dataset
+from sharding.images.damage import EMPTY, WARNED
 from sharding.open import open_dataset
 from tests.helpers import coco_source
 from tests.helpers.paths import PROJECT
@@ -405,6 +406,53 @@ def test_an_object_under_two_ids_is_counted(authors: Path, tmp_path: Path, capsy
     warnings = Findings(9)
     check_notices(found.meta["notes"], warnings)
     assert [str(warning) for warning in warnings.first()] == [f"dataset.json: by the build, {line}"]
+
+
+def test_every_stages_doubts_are_told_once(
+    authors: Path, source: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of stage `split` an object under two ids, of `pack` a lost page, of `finish` a photo under two names: each has
+    one line, and no stage's counts replace another's.
+    """
+    coco = shutil.copytree(source, tmp_path / "coco")
+    with np.load(root / "mscoco_glt" / ".work" / "split.npz") as dealt:
+        columns = [dealt[name].tolist() for name in ("key", "file", "annotation", "image", "box", "size")]
+    known = {row[0]: row[1:] for row in zip(*columns, strict=True) if row[1].startswith("train2014/")}
+    document, files = json.loads((authors / "cbl.json").read_text()), {}
+    for split in ("train", "val", "test_bl", "test_bbl"):  # four objects of each, of as many photos
+        for key in document[split]["path"]:
+            if key in known and len([k for k in files if k in document[split]["path"]]) < 4:
+                files |= {} if known[key][0] in files.values() else {key: known[key][0]}
+        for table in ("label", "frequency", "attribute", "path", "attribute_score"):
+            document[split][table] = {key: value for key, value in document[split][table].items() if key in files}
+    (tmp_path / "few.json").write_text(json.dumps(document))
+    (twin, copied, torn, _), (other, whole, *_) = document["train"]["path"], document["val"]["path"]
+
+    path = coco / "annotations" / "instances_train2014.json"
+    instances = json.loads(path.read_text())
+    entry = {one["id"]: one for one in instances["annotations"]}
+    entry[known[other][1]] |= {"image_id": known[twin][2], "bbox": known[twin][3]}
+    entry[known[copied][1]] |= {"image_id": 3, "bbox": known[whole][3]}
+    of_whole = next(image for image in instances["images"] if image["id"] == known[whole][2])
+    instances["images"].append({**of_whole, "id": 3, "file_name": "copy.jpg"})
+    shutil.copy(coco / known[whole][0], coco / "train2014" / "copy.jpg")
+    path.write_text(json.dumps(instances))
+    width, height = known[torn][4]
+    grain = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    grain.save(coco / known[torn][0], quality=100, subsampling=0)
+    data = (coco / known[torn][0]).read_bytes()
+    (coco / known[torn][0]).write_bytes(data[:4096] + bytes(4096) + data[8192:])
+
+    found = made(coco, tmp_path, f"annotation={tmp_path}/few.json", "scale=1")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "doubtful" in line]
+    assert lines == list(sentences(found.meta["notes"]))
+    where = "two splits of edition cbl"
+    assert [line.removeprefix("1 taken, but doubtful: ") for line in lines] == [
+        f"{WARNED} ({known[torn][0]})",
+        f"{EMPTY} ({known[torn][0]})",
+        f"objects under two ids in {where} ({other} in val, {twin} in train)",
+        f"photos under two names in {where} (train2014/copy.jpg in train and {known[whole][0]} in val)",
+    ]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -352,6 +352,8 @@ def test_a_packed_answer_is_said_to_be_packed(server: Server, tiny_root: Path, t
         DataError, match=r"dataset.json cannot be fetched: the server sends it packed by gzip, for which"
     ):
         open_dataset(server.url, "digits_glt", str(tmp_path), tries=1)
+    server.faults = {"digits_glt/dataset.json": ["plain"]}  # "Identity": the names of encodings have no case
+    assert open_dataset(server.url, "digits_glt", str(tmp_path), tries=1).name == "digits_glt"
     command = f"gzip -c {tiny_root}/{{path}}"
     with pytest.raises(DataError, match=r"cannot be fetched: it is not JSON .it is compressed by gzip; the unpacked"):
         open_dataset("pipe:", "digits_glt", str(tmp_path), tries=1, pipe=command)

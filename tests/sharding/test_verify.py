@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sharding.checks.dataset import check_across, check_meta, read_index, read_m
 from sharding.checks.near_duplicates import alike, thumbnail
 from sharding.checks.report import Findings
 from sharding.checks.shard import check_shard
-from sharding.format.dataset import digest_of
+from sharding.format.dataset import digest_of, misshapen
 from sharding.format.index import load_index, save_index
 from sharding.format.shards import Sample, index_of_shards, write_split
 from sharding.verify import data_sets, main, shard_tasks, verify
@@ -786,7 +787,7 @@ def test_what_the_build_left_out_or_doubted_is_a_warning_with_names(folder: Path
     notices = Notices()
     notices.leave_out("hard links in class tars", *(f"n1/{i}.JPEG" for i in range(25)))
     notices.doubt("JPEGs with a damaged stretch", "a.JPEG")
-    recorded(folder, lambda meta: meta["notes"].update(notices.notes()), fingerprint=False)
+    recorded(folder, lambda meta: meta.update(notes=notices.added_to(meta["notes"])), fingerprint=False)
     assert problems(folder) == []
     assert [text.partition(": by the build, ")[2] for text in warnings(folder)] == [
         "1 taken, but doubtful: JPEGs with a damaged stretch (a.JPEG)",
@@ -794,3 +795,44 @@ def test_what_the_build_left_out_or_doubted_is_a_warning_with_names(folder: Path
     ]
     recorded(folder, lambda meta: meta["notes"].update(left_out=[3]), fingerprint=False)
     assert len(warnings(folder)) == 1
+
+
+def test_a_lost_digest_is_a_warning_where_a_build_wrote_one(folder: Path) -> None:
+    """A damaged key leaves an entry that no build writes, and a set with its plan was never without a digest; the sets
+    of the first versions have none.
+    """
+    path = folder / "dataset.json"
+
+    def rewritten(**changes: Any) -> list[str]:
+        meta = json.loads(whole) | changes
+        del meta["digest"]
+        path.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+        return [text for text in warnings(folder) if "digest" in text]
+
+    whole = path.read_text()
+    meta = json.loads(whole)
+    assert rewritten() == []
+    assert rewritten(digesu=meta["digest"]) == [
+        "dataset.json: the file has no digest of its own, and 'digesu', which no build writes: a change in it may be "
+        "unseen"
+    ]
+    assert rewritten(notes={"plan": {}}) == [
+        "dataset.json: the file has no digest of its own: a change in it may be unseen"
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"notes": []}, "notes is list, not dict"),
+        ({"notes": None}, "notes is NoneType, not dict"),
+        ({"notes": {"attribute_names": 3}}, "notes.attribute_names is int, not list"),
+        ({"editions": {}}, "it names no edition"),
+        ({"editions": {"glt": {}}}, "it records no samples and fingerprint of the split glt/"),
+    ],
+)
+def test_optional_entries_of_the_wrong_kind_are_refused(changes: dict[str, Any], said: str, pristine: Path) -> None:
+    """Also of a set without a digest, which would have seen it first."""
+    meta = json.loads((pristine / "dataset.json").read_text()) | changes
+    del meta["digest"]
+    assert misshapen(meta) == said

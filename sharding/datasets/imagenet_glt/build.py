@@ -292,7 +292,7 @@ def _pack(request: Request, editions: Mapping[str, Annotation], classes: Classes
         editions=folders,
         statistics=statistics,
         options=options,
-        notes={"plan": planned_counts(plan, len(one.classes)), **notices.notes()},
+        notes=notices.added_to({"plan": planned_counts(plan, len(one.classes))}),
     )
     for relative, images in plan.items():
         print(f"{relative}: {len(images):,} images")

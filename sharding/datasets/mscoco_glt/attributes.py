@@ -368,6 +368,7 @@ def attributes_of(content: Any, path: Path, digest: str) -> Attributes:
         )
     try:
         names = np.array([str(entry["name"]) for entry in listed])
+        "".join(names.tolist()).encode()  # half of a character cannot be, and dataset.json would not be read again
         patch = np.array(_ids("ann_vecs", vectors), dtype=np.int64)
         named = _ids("patch_id_to_ann_id", instances)
         instance = dict(zip(named, (_id(value) for value in instances.values()), strict=True))

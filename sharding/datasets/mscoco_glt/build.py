@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from sharding.building.packing import (
     finish,
     pack,
     planned_counts,
+    raw_digests,
     source_changed,
 )
 from sharding.building.raw_files import Place
@@ -87,7 +88,7 @@ def build(request: Request) -> None:
             print(f"{NAME} is already in {folder}: nothing to do")
             return
         dealt = _deal(request, attributes)
-        _doubt_twins(dealt)
+        dealt = replace(dealt, notes=_twins(dealt).added_to(dealt.notes))
         _save(folder / WORK / "split.npz", dealt, options)
     if request.does("pack") or request.does("finish"):
         _pack(request, *_load(folder / WORK / "split.npz", request))
@@ -105,6 +106,8 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
     if not request.does("finish"):
         return
     finish(folder, indices)
+    if request.source:  # else the raw images are crops, and two objects of a photo may have the same
+        _doubt_copies(dealt, {relative: raw_digests(folder, relative, indices[relative]) for relative in plan}, notices)
     editions: dict[str, dict[str, str]] = {}
     for relative in dealt.relatives:
         edition, _, split_name = relative.partition("/")
@@ -113,14 +116,15 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         edition: channel_statistics(folder / splits["train"], indices[splits["train"]], workers)
         for edition, splits in editions.items()
     }
-    notes = {
-        **dealt.notes,
-        **_notes(dealt),
-        "plan": planned_counts(plan, len(dealt.names)),
-        # two large objects of a photo can have the same crop once clipped to it, and the paper splits objects
-        "duplicates": "warning",
-        **notices.notes(),
-    }
+    notes = notices.added_to(
+        {
+            **dealt.notes,
+            **_notes(dealt),
+            "plan": planned_counts(plan, len(dealt.names)),
+            # two large objects of a photo can have the same crop once clipped to it, and the paper splits objects
+            "duplicates": "warning",
+        }
+    )
     finish_dataset(
         request.out,
         NAME,
@@ -132,8 +136,6 @@ def _pack(request: Request, dealt: Dealt, options: Mapping[str, Any]) -> None:
         notes=notes,
     )
     _report(dealt, notes, folder)
-    for line in notices.lines():
-        print(line)
 
 
 def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
@@ -146,7 +148,7 @@ def _report(dealt: Dealt, notes: Mapping[str, Any], folder: Path) -> None:
             "paper splits objects, not images"
         )
     print(f"{NAME}: {len(dealt.key)} images in {folder}")
-    for sentence in sentences(dict(notes)):
+    for sentence in sentences(notes):
         print(sentence)
 
 
@@ -268,8 +270,9 @@ def _deal(request: Request, attributes: Attributes | None) -> Dealt:
     notes = {
         "attribute_names": attributes.name.tolist() if attributes is not None else [],
         "patches_left_out": objects.left_out if objects is not None else 0,
-        **(objects.notices.notes() if objects is not None else {}),
     }
+    if objects is not None:
+        notes = objects.notices.added_to(notes)
     if request.annotation or objects is None:  # `_check` made sure that one of the two is given
         return _as_authors(read_authors(request.annotation, request.prefix), objects, notes)
     editions = {edition: sizes.times(request.scale) for edition, sizes in PAPER.items()}
@@ -341,8 +344,8 @@ def _as_authors(authors: Authors, objects: Objects | None, notes: dict[str, Any]
     )
 
 
-def _doubt_twins(dealt: Dealt) -> None:
-    """Count objects with two ids in the notes: the same box of an image file, or the same crop."""
+def _twins(dealt: Dealt) -> Notices:
+    """Count objects with two ids: the same box of an image file, or the same crop."""
     notices = Notices()
     first: dict[tuple[Any, ...], tuple[str, str]] = {}
     for i, (file, box) in enumerate(zip(dealt.file.tolist(), dealt.box.tolist(), strict=True)):
@@ -353,8 +356,20 @@ def _doubt_twins(dealt: Dealt) -> None:
             notices.doubt(
                 f"objects under two ids in {where} of edition {edition}", f"{dealt.key[i]} in {name}, {key} in {other}"
             )
-    for entry, reasons in notices.notes().items():
-        dealt.notes.setdefault(entry, {}).update(reasons)
+    return notices
+
+
+def _doubt_copies(dealt: Dealt, digests: Mapping[str, Sequence[str]], notices: Notices) -> None:
+    """Count photos that are in two splits of an edition as files of the same bytes; `digests` are the splits'."""
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}  # edition and digest -> files -> splits
+    for relative, rows in dealt.rows():
+        edition, _, name = relative.partition("/")
+        for file, digest in zip(dealt.file[rows].tolist(), digests[relative], strict=True):
+            found.setdefault((edition, digest), {}).setdefault(file, set()).add(name)
+    for (edition, _), files in found.items():
+        if len(files) > 1 and len(set.union(*files.values())) > 1:
+            where = " and ".join(f"{file} in {', '.join(sorted(names))}" for file, names in files.items())
+            notices.doubt(f"photos under two names in two splits of edition {edition}", where)
 
 
 def _save(path: Path, dealt: Dealt, options: Mapping[str, Any]) -> None:
