@@ -545,7 +545,7 @@ def test_two_files_whose_names_are_alike(
 
     folder, notices = placed("glt/val", twin, tmp_path, size), Notices()
     notices.doubt(ALIKE, "n00000000/n00000000_100000.JPEG", f"n00000000/{'N' if listed else 'x'}00000000_100000.jpg")
-    recorded(folder, lambda meta: meta["notes"].update(notices.notes()))
+    recorded(folder, lambda meta: meta["notes"].update(notices.added_to({})))
     found = verify(folder)
     (line,) = map(str, found.problems.first() if verdict == "problem" else found.warnings.first()[1:])
     assert found.problems.count == (verdict == "problem") and line.startswith("glt/train: ")
@@ -563,7 +563,7 @@ def test_an_equal_source_is_found_beside_one_that_is_alike(tmp_path: Path) -> No
     }
     notices, found, doubts = Notices(), Findings(9), Findings(9)
     notices.doubt(ALIKE, a.source, b.source, c.source)
-    meta = {"editions": {"glt": {"train": "train", "val": "val"}}, "notes": notices.notes()}
+    meta = {"editions": {"glt": {"train": "train", "val": "val"}}, "notes": notices.added_to({})}
     assert check_across(meta, indices, found, Findings(9), doubts) == {(("train", 0), ("val", 0))} and doubts.count == 1
     (line,) = map(str, found.first())
     assert "source 'n00000000/A.jpg' is also in val" in line
