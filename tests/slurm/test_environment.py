@@ -101,7 +101,7 @@ def test_a_local_run_is_in_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "cluster=local"])
     recipe.run_folder.mkdir()
     with open(tmp_path / "lock", "w") as lock:
-        process_group._start(Run(recipe), lock, threads=1)
+        process_group._start(Run(recipe), lock, ended=lock.fileno(), threads=1)
     (given,) = seen
     assert given["RANK"] == "0" and not {"SLURM_JOB_ID", "SLURM_PROCID", "GROUP_RANK"} & set(given)
     assert "TORCHELASTIC_USE_AGENT_STORE" not in given
