@@ -8,8 +8,8 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo       set up, build digits_glt, train three runs on it, print the table (4 to 8 minutes after set-up)"
-	@echo "make test       set up, run the default test suite (10 to 17 minutes on 2 cores)"
-	@echo "make test-fast  its pure parts"
+	@echo "make test       set up, run the default test suite (6 to 15 minutes on 2 cores)"
+	@echo "make test-fast  its pure parts (about a minute)"
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"

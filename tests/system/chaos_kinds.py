@@ -42,8 +42,8 @@ class Target:
         self.job = re.search(r"job: (\d+)", said)[1]
 
     def ranks(self) -> dict[int, int]:
-        """The process of each of the run's live ranks."""
-        found = {}
+        """The process of each of the run's live ranks; a rank's loader workers, forked from it, look the same."""
+        found, parents = {}, {}
         for pid in self.cluster._processes():
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -52,10 +52,11 @@ class Target:
                     and b"submitit.core._submit" in words
                     and str(self.folder).encode() in words
                 ):
-                    found[int(_variable(pid, "SLURM_PROCID"))] = pid
-            except (OSError, TypeError):
+                    found[pid] = int(_variable(pid, "SLURM_PROCID"))
+                    parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, TypeError, IndexError):
                 continue
-        return found
+        return {rank: pid for pid, rank in found.items() if parents.get(pid) not in found}
 
     def node_of(self, pid: int) -> int:
         return int(_variable(pid, "SLURMD_NODENAME").removeprefix("r"))
