@@ -42,14 +42,26 @@ def go_on_unread(anyhow: bool = False) -> None:
         anyhow: drop what cannot be written for any other reason, too: a run goes on though the disk of its output is
             full.
     """
+    open_closed()
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
-        if isinstance(old, io.TextIOWrapper) and _has_file(old):  # None where it was closed by whoever started this
+        if isinstance(old, io.TextIOWrapper) and _has_file(old):
             at_once = old.line_buffering or old.write_through
             raw = _Unread(old.fileno(), "w", closefd=False)
             raw.anyhow = anyhow
             new = io.TextIOWrapper(io.BufferedWriter(raw), old.encoding, old.errors, line_buffering=at_once)
             setattr(sys, name, new)
+
+
+def open_closed() -> None:
+    """Give a standard stream that was closed before the start (`COMMAND >&-`) the empty device.
+
+    Else Python has None in its place, and the next file that is opened gets its number and all that is printed to it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is the stream's own
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _has_file(stream: io.TextIOWrapper) -> bool:
@@ -62,4 +74,5 @@ def _has_file(stream: io.TextIOWrapper) -> bool:
 
 def end_unread() -> None:
     """From now on end without a word at the first output that nobody can read."""
+    open_closed()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

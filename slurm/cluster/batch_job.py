@@ -76,7 +76,7 @@ class BatchJob:
         """Hand it to SLURM, and return its id; None where SLURM took it and does not tell.
 
         Raises:
-            RecipeError: SLURM refuses the job.
+            RecipeError: SLURM refuses the job, or does not answer.
         """
         from submitit.core.utils import DelayedSubmission
 
@@ -87,7 +87,8 @@ class BatchJob:
                 delayed.dump(path)
         file = self.folder / f"{self.name}.sh"
         write_whole(file, self.text())
-        before = queue(self.name) or {}
+        if (before := queue(self.name)) is None:  # then an older job of this name would be taken for the new one
+            raise RecipeError(f"SLURM does not answer (squeue), so {self.name} was not submitted")
         said = subprocess.run(
             ["sbatch", str(file)], env=environment.for_sbatch(self.decided), capture_output=True, text=True
         )

@@ -53,6 +53,10 @@ class Job(NamedTuple):
     batch_file: str = ""
 
 
+TELLS_S = 600
+"""For so many seconds a job whose id SLURM has not told may still come up, and is not submitted again."""
+
+
 def queue(name: str | None = None) -> dict[str, Job] | None:
     """Return the user's jobs that SLURM still knows, by id, with those that ended some minutes ago.
 
@@ -69,7 +73,9 @@ def queue(name: str | None = None) -> dict[str, Job] | None:
     words = ["squeue", "-h", "-a", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"]
     words += [] if name is None else [f"--name={name}"]
     try:
-        shown = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, timeout=30)
+        shown = subprocess.run(
+            words, env=environment.clean(), capture_output=True, text=True, errors="replace", timeout=30
+        )
     except subprocess.TimeoutExpired:
         return None
     jobs = {}
@@ -184,6 +190,8 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     job = job_of(folder, events, jobs or {})
     known = jobs[job] if jobs and job else None
     if known is None:
+        if said == "submitted" and events[-1].get("job") is None and time.time() - events[-1]["time"] < TELLS_S:
+            return "unknown"
         return "lost" if said in ("start", "submitted", "requeue") else said
     if known.state == "DependencyNeverSatisfied":
         return "blocked"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -206,3 +207,16 @@ def test_a_full_disk_is_not_an_unread_pipe() -> None:
     with open("/dev/full", "w") as full:
         result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, stdout=full, stderr=subprocess.PIPE)
     assert b"No space left on device" in result.stderr and result.returncode != 0
+
+
+@pytest.mark.parametrize("words", [["slurm/launch.py", "cluster=dry"], ["slurm/status.py"], ["-m", "sharding.verify"]])
+def test_a_command_runs_without_standard_streams(words: list[str], tmp_path: Path) -> None:
+    """`COMMAND >&- 2>&-` ends as it does with them."""
+    command = shlex.join([sys.executable, *words, *([f"runs={tmp_path}"] if words[0] != "-m" else [])])
+    codes = {
+        ends: subprocess.run(
+            ["bash", "-c", f"{command} {ends}"], cwd=PROJECT, capture_output=True, timeout=60
+        ).returncode
+        for ends in (">/dev/null 2>&1", ">&-", "<&- >&- 2>&-")
+    }
+    assert len(set(codes.values())) == 1, codes

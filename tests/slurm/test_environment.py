@@ -143,6 +143,18 @@ def test_what_sbatch_prints_is_not_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "files").read_text().split() == [f"{name}.pkl", f"{name}.sh"]
 
 
+def test_nothing_is_submitted_while_squeue_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a list of the jobs before, an older one of this name would be taken for the new one."""
+    job = job_in(tmp_path / "a")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(jobs, "ID_S", 0.1)
+    stub(tmp_path, "sbatch", f"touch {tmp_path}/asked; exit 1")
+    stub(tmp_path, "squeue", f"[ -e {tmp_path}/asked ] && echo '5|CANCELLED|N/A|None|{job.name}|{tmp_path}/a/log/x.sh'")
+    with pytest.raises(RecipeError, match=r"^SLURM does not answer \(squeue\), so .* was not submitted$"):
+        job.submit()
+    assert not (tmp_path / "asked").exists()
+
+
 def test_a_wrapper_may_hand_over_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the name alone decides. What is refused is refused in sbatch's words, unless the job is there all the same;
     where SLURM does not tell, nothing is made up."""

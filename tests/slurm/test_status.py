@@ -109,6 +109,7 @@ def _verdict(verdict: str) -> tuple[str, dict[str, str]]:
         ([SUBMITTED, ("waiting", {})], {"7": "COMPLETED"}, False, "waiting"),
         ([SUBMITTED, ("waiting", {})], None, False, "waiting"),
         ([("submitted", {"job": None})], None, False, "unknown"),
+        ([("submitted", {"job": None})], {}, False, "unknown"),  # it may come up yet: not to be submitted again
         ([SUBMITTED, START], {"7": "RUNNING"}, True, "finished"),
     ],
 )
