@@ -17,6 +17,7 @@ A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these li
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -117,10 +118,11 @@ def _check_argument(path: Path, key: Any, value: Any) -> None:
     """Check an argument's default: a number, truth or text, or one for each preset, of one kind."""
     each = list(value.values()) if isinstance(value, dict) else [value]
     are_plain = len({type(one) for one in each}) == 1 and type(each[0]) in (bool, int, float, str)
+    are_plain &= not any(isinstance(one, float) and not math.isfinite(one) for one in each)  # 1e999
     if not isinstance(key, str) or not are_plain or (isinstance(value, dict) and set(value) != set(PRESETS)):
         raise RecipeError(
-            f"{path}: {key!r}: {value!r} in ARGS is not legal: a number, True or False, or a text is, or one of a kind "
-            "for each preset, as {'paper': 0.0, 'corrected': 0.7}"
+            f"{path}: {key!r}: {value!r} in ARGS is not legal: a finite number, True or False, or a text is, or one of a "
+            "kind for each preset, as {'paper': 0.0, 'corrected': 0.7}"
         )
 
 
