@@ -121,8 +121,8 @@ def _check_argument(path: Path, key: Any, value: Any) -> None:
     are_plain &= not any(isinstance(one, float) and not math.isfinite(one) for one in each)  # 1e999
     if not isinstance(key, str) or not are_plain or (isinstance(value, dict) and set(value) != set(PRESETS)):
         raise RecipeError(
-            f"{path}: {key!r}: {value!r} in ARGS is not legal: a finite number, True or False, or a text is, or one of a "
-            "kind for each preset, as {'paper': 0.0, 'corrected': 0.7}"
+            f"{path}: {key!r}: {value!r} in ARGS is not legal: a finite number, True or False, or a text is, or "
+            "one of a kind for each preset, as {'paper': 0.0, 'corrected': 0.7}"
         )
 
 
