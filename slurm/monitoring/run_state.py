@@ -165,9 +165,10 @@ def missing_weights(folder: Path, select: str = "last") -> str:
         return ""  # it has none of its own, or whoever reads them says what is wrong with it
     if (folder / "ckpt" / str(file)).is_file():
         return ""
+    best = "; select=best still works" if select == "last" and list((folder / "ckpt").glob("best-*.pt")) else ""
     return (
         f"its weights ckpt/{file} are gone, which eval=, export= and runs that start from it need: put a copy of the "
-        "file back, or train the run again (recipe=RUN_FOLDER runs=ELSEWHERE)"
+        f"file back, or train the run again (its command with again=yes, which keeps this one beside){best}"
     )
 
 

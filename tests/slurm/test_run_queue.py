@@ -140,11 +140,13 @@ def test_a_finished_run_without_its_weights_says_what_is_needed(
     (folder / "done").write_text('{"weights": {"last": ["last.pt", "0"], "best": ["best-0001.pt", "1"]}}')
     lost = said()
     assert lost.startswith(f"{folder} is finished: nothing to do; its weights ckpt/last.pt are gone")
-    assert "train the run again (recipe=RUN_FOLDER runs=ELSEWHERE)" in lost
+    assert lost.endswith("train the run again (its command with again=yes, which keeps this one beside)\n")
     for words in ([f"export={folder}", "select=best", "out=file"], [f"eval={folder}", "select=best"]):
         with pytest.raises(RecipeError, match=r"its weights ckpt/best-0001\.pt are gone"):
             reuse.parse(words, Site())
     (folder / "ckpt").mkdir()
+    (folder / "ckpt" / "best-0001.pt").touch()
+    assert said().endswith("; select=best still works\n")
     (folder / "ckpt" / "last.pt").touch()
     assert said() == f"{folder} is finished: nothing to do\n"
 
