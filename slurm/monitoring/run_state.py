@@ -110,7 +110,12 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
         if said.name == folder.name
         and (job == noted or (said.state not in ENDED and os.path.realpath(os.path.dirname(said.batch_file)) == log))
     ]
-    return max(own, key=lambda job: (jobs[job].state not in ENDED, int(job)), default=None)
+    return max(own, key=lambda job: (jobs[job].state not in ENDED, _number(job)), default=None)
+
+
+def _number(job: str) -> int:
+    """Return the number in a job's id, which squeue writes as 17, 17_3, 17_[4-15] or 17+0."""
+    return int(re.split(r"\D", job, maxsplit=1)[0])
 
 
 def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:

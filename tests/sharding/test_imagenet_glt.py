@@ -28,19 +28,8 @@ from sharding.format.dataset import Dataset
 from sharding.format.index import load_index
 from sharding.open import open_dataset
 from tests.helpers import sources
-from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
+from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, refused, words
 from tests.helpers.paths import PROJECT
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted_source(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
-def root(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DATA_ROOT with a build from class folders."""
-    return built(raw, tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,7 @@ from sharding.checks.report import Findings
 from sharding.datasets.imagenet_glt.archive import BESIDE, NO_IMAGES, list_classes
 from sharding.open import open_dataset
 from tests.helpers import sources
-from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, planted_source, refused, words
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted_source(tmp_path_factory.mktemp("raw"))
-
-
-@pytest.fixture(scope="module")
-def root(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DATA_ROOT with a build from class folders."""
-    return built(raw, tmp_path_factory.mktemp("data"))
+from tests.helpers.imagenet import SIZES, authors_files, built, content, plant, refused, words
 
 
 @pytest.fixture(scope="module")

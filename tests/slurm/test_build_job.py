@@ -175,7 +175,8 @@ name=$(basename -s .sh "$1"); grep -q -- --array "$1" && id="${{n}}_[0-2%3]" || 
 grep -oE 'afterany:.*' "$1" >> {tmp_path}/waits
 echo "$id|PENDING|N/A|None|$name|$1" >> {tmp_path}/queue""",
     )
-    stub(tmp_path, "squeue", f"cat {tmp_path}/queue 2>/dev/null || true")
+    (tmp_path / "queue").touch()
+    stub(tmp_path, "squeue", f"cat {tmp_path}/queue")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     asked = build_job.parse_command(words(raw, tmp_path / "out", "tasks=3"), Site())
     assert asked.run() == 0 and "pack: job 105, 3 parts (afterany:104)" in capsys.readouterr().out

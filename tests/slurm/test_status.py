@@ -626,3 +626,12 @@ def test_a_start_cut_off_in_its_boot_does_not_take_the_run_back(
     claim("4", "0").check()
     monkeypatch.delenv("SLURM_JOB_ID")
     Fence(tmp_path).check()
+
+
+def test_an_id_that_is_more_than_a_number_is_compared_by_its_number(tmp_path: Path) -> None:
+    """squeue writes the ids of arrays and of parts of a job as 8_[0-3%2] and 8+0."""
+    jobs = {
+        job: run_state.Job("PENDING", name=tmp_path.name, batch_file=f"{tmp_path}/log/x.sh")
+        for job in ("7", "108_[0-3%2]", "12+0")
+    }
+    assert run_state.job_of(tmp_path, [], jobs) == "108_[0-3%2]"
