@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -171,15 +171,28 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
         raise DataError(one_line(f"{path} cannot be used as an index: {error}")) from error
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
+def kept_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Read some arrays that an earlier start of a build kept; empty unless all are there and whole."""
+    try:
+        found = load_npz(path, names)
+    except (FileNotFoundError, DataError):
+        return {}
+    return found if len(found) == len(names) else {}
+
+
+def load_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of an .npz, none of which may be of objects.
+
+    Args:
+        path: the file.
+        names: read these alone, as far as they are there; None: all.
 
     Raises:
         FileNotFoundError: it does not exist.
         DataError: it is damaged or not such a file; the sentence says how, but does not name the file.
     """
     try:
-        return retried(lambda: _arrays_of(path), str(path))
+        return retried(lambda: _arrays_of(path, names), str(path))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -188,6 +201,6 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{type(error).__name__}: {error}") from None
 
 
-def _arrays_of(path: Path) -> dict[str, np.ndarray]:
+def _arrays_of(path: Path, names: Collection[str] | None) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        return {name: archive[name] for name in archive.files if names is None or name in names}

@@ -22,7 +22,7 @@ from sharding.building.listing import FOLDERS, File, Listing, is_utf8, list_fold
 from sharding.building.notices import ALIKE, Notices
 from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
-from sharding.format.index import save_npz
+from sharding.format.index import kept_arrays, save_npz
 from sharding.progress import ProgressBar
 
 CLASS = re.compile(r"n[0-9]{8}")
@@ -282,12 +282,10 @@ def _known(path: Path, job: _Job) -> ClassImages | None:
     A folder of which something was left out is listed again: a broken link may work now, which the folder's time does
     not show.
     """
-    try:
-        with np.load(path) as kept:
-            left_out = tuple((name, reason) for name, reason in kept["left_out"].tolist())
-            if str(kept["stamp"]) != job.stamp or (left_out and job.tar is None):
-                return None
-            offsets, sizes = (kept[name] if name in kept.files else None for name in ("offsets", "sizes"))
-            return ClassImages(job.name, str(kept["path"]), tuple(kept["names"].tolist()), offsets, sizes, left_out)
-    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
+    kept = kept_arrays(path, "left_out", "stamp", "path", "names")
+    if not kept or str(kept["stamp"]) != job.stamp or (len(kept["left_out"]) and job.tar is None):
         return None
+    places = kept_arrays(path, "offsets", "sizes")  # those in a tar have them
+    left_out = tuple((name, reason) for name, reason in kept["left_out"].tolist())
+    names = tuple(kept["names"].tolist())
+    return ClassImages(job.name, str(kept["path"]), names, places.get("offsets"), places.get("sizes"), left_out)

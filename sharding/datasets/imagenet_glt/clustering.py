@@ -14,6 +14,7 @@ from recipes.common.files import whole_file
 from sharding.building.process_pool import in_order
 from sharding.datasets.imagenet_glt import features
 from sharding.datasets.imagenet_glt.archive import ClassImages
+from sharding.format.index import kept_arrays
 from sharding.progress import ProgressBar
 
 CLUSTERS = 6
@@ -112,17 +113,16 @@ def read(work: Path, images: ClassImages, weights: str, seed: int) -> np.ndarray
     None if the file was not made from these images, weights and seed, or if the features were made again since.
     """
     now = features.made_from(work / "features", images.name)  # None: they may have been deleted
-    try:
-        with np.load(work / "clusters" / f"{images.name}.npz") as kept:
-            if (
-                str(kept["identity"]) == _identity(weights, seed)
-                and tuple(kept["names"].tolist()) == images.names
-                and (now is None or str(kept["made_from"]) == now)
-            ):
-                ranks: np.ndarray = kept["ranks"].astype(np.int64)
-                return ranks
-    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
-        pass
+    path = work / "clusters" / f"{images.name}.npz"
+    kept = kept_arrays(path, "identity", "names", "ranks", *(() if now is None else ("made_from",)))
+    if (
+        kept
+        and str(kept["identity"]) == _identity(weights, seed)
+        and tuple(kept["names"].tolist()) == images.names
+        and (now is None or str(kept["made_from"]) == now)
+    ):
+        ranks: np.ndarray = kept["ranks"].astype(np.int64)
+        return ranks
     return None
 
 

@@ -20,6 +20,7 @@ from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Place
 from sharding.building.source_stamps import Origin, any_changed, refreshed
 from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
+from sharding.format.index import kept_arrays
 from sharding.images.decoders import picture_of
 from sharding.images.encoding import opened
 from sharding.images.transforms import eval_pixels
@@ -149,11 +150,7 @@ def _state(state: tuple[Path, str], images: ClassImages) -> str:
 
 def _kept(folder: Path, name: str, *arrays: str) -> dict[str, Any]:
     """Read some arrays of a class's features; empty unless all of them are there."""
-    try:
-        with np.load(folder / f"{name}.npz") as kept:
-            return {array: kept[array] for array in arrays}
-    except Exception:  # missing, or damaged, for which numpy and zipfile raise many types
-        return {}
+    return kept_arrays(folder / f"{name}.npz", *arrays)
 
 
 def _origins(folder: Path, images: ClassImages) -> list[Origin] | None:
