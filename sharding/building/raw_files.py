@@ -1,11 +1,19 @@
-"""Where a raw image's bytes are: a separate file, or a stretch of an archive that is never unpacked."""
+"""Where a raw image's bytes are: a separate file, or a stretch of an archive that is never unpacked.
+
+The stretch may hold the file's bytes, the same compressed (`Deflated`), or bare pixels (`Pixels`).
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
+import zlib
 from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
 
 from recipes.common.errors import DataError
 from recipes.common.files import pread
@@ -59,8 +67,13 @@ class Place:
             raise DataError(f"{self}: cannot be read ({error.strerror})") from None
         if len(data) < self.size:
             raise DataError(f"{self}: the archive ends {self.size - len(data)} bytes before this member does")
+        data = self._file_of(data)
         file_name = os.path.relpath(self.path, self.root) if self.root else os.path.abspath(self.path)
         return data, Origin(file_name, stamp.st_size, stamp.st_mtime_ns, hashlib.sha256(data).hexdigest())
+
+    def _file_of(self, stretch: bytes) -> bytes:
+        """Return the bytes of an image file from those of the stretch."""
+        return stretch
 
     def _bytes(self) -> tuple[bytes, os.stat_result]:
         with open(self.path, "rb", buffering=0, opener=_without_waiting) as file:
@@ -69,6 +82,48 @@ class Place:
                 raise DataError(f"{self}: is no plain file; an image's bytes are looked for")
             data = file.read() if self.size < 0 else pread(file.fileno(), self.size, self.offset)
         return data, stamp
+
+
+@dataclass(frozen=True)
+class Deflated(Place):
+    """The place of a zip's compressed member; offset and size are those of its compressed bytes.
+
+    Attributes:
+        whole_size: number of bytes when inflated.
+        crc32: checksum of these.
+    """
+
+    whole_size: int = 0
+    crc32: int = 0
+
+    def _file_of(self, stretch: bytes) -> bytes:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data = inflate.decompress(stretch, self.whole_size + 1)  # not more memory than the archive says
+        except zlib.error as error:
+            raise DataError(f"{self}: damaged in the archive ({error})") from None
+        if len(data) != self.whole_size or zlib.crc32(data) != self.crc32:
+            raise DataError(f"{self}: damaged in the archive (other size or checksum than it says)")
+        return data
+
+
+@dataclass(frozen=True)
+class Pixels(Place):
+    """The place of an image's bare pixels, a byte each; they are read as a PNG file, which loses nothing.
+
+    Attributes:
+        shape: (height, width) of a grey image, (height, width, 3), or (3, height, width) where channels come first.
+    """
+
+    shape: tuple[int, ...] = ()
+
+    def _file_of(self, stretch: bytes) -> bytes:
+        pixels = np.frombuffer(stretch, np.uint8).reshape(self.shape)
+        if pixels.ndim == 3 and self.shape[0] == 3 != self.shape[2]:
+            pixels = pixels.transpose(1, 2, 0)
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,0 +1,66 @@
+"""What a source says of each image, and what is asked of a format: the contract of the files in this folder.
+
+A format is a file `sharding/sources/NAME.py` with three names:
+
+    SAYS = "a folder of class folders"                  what it reads, for help and messages
+    def recognises(path: Path) -> bool                  whether source= looks like it; looks at names and first bytes
+    def rows(asked: Asked) -> Iterator[Row]             reads it in one pass, in an order that is always the same
+
+`format=NAME` chooses it; without the word the one format that recognises the source is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sharding.building.notices import Notices
+from sharding.building.raw_files import Place
+
+SPLITS = ("train", "val", "test")
+"""Splits that a source may give; an image without one is in the pool that the build cuts."""
+
+
+class Row(NamedTuple):
+    """One image of a source.
+
+    Attributes:
+        name: its path in the source with `/` between folders, unique in the source; what the sample's key is made from.
+        where: where its bytes lie. `str(where)` names it in messages.
+        label: its class, as the source says it.
+        attribute: its attribute, as the source says it; empty where it says nothing.
+        split: one of `SPLITS`, or empty.
+        source: what the image was made from; images of one such source go into one split. Empty: the image itself.
+        line: the line of the list that names it, counted from 1; 0 where there is no list.
+    """
+
+    name: str
+    where: Place
+    label: str
+    attribute: str = ""
+    split: str = ""
+    source: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a format is to read.
+
+    Attributes:
+        paths: the files or the folder that `source=` names, each with the split that goes with it ("" for none).
+        images: the folder that the paths of a list start from; None: the list's own folder.
+        columns: field of `Row` (path, label, attribute, split, source) -> name of the list's column.
+        classes: which folder on an image's path is its class, where folders are classes: the topmost or the last one.
+        work: the build's own folder, where what must be unpacked to be read by position may be kept.
+        notices: counts what is left out, by reason and name.
+    """
+
+    paths: tuple[tuple[Path, str], ...]
+    work: Path
+    images: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    classes: Literal["top", "leaf"] = "top"
+    notices: Notices = field(default_factory=Notices)
