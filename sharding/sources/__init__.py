@@ -1,1 +1,1 @@
-"""Reads labelled images in the forms in which people have them: one file a format, found by its place in this folder."""
+"""Reads labelled images in the forms in which people have them: one file a format, found by its place here."""
