@@ -29,13 +29,14 @@ from ifl.saving.weights import load_run, start_from
 from ifl.step import TrainStep
 from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
+from ifl.supervision.open_files import check_before_connecting, check_before_reading
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
 from recipes.common.json_text import read_object
 from recipes.schema import Recipe
-from sharding.cache.decoded_images import PixelCache
+from sharding.cache.decoded_images import FILES_OF_A_CACHE, PixelCache
 from sharding.cache.disk_budget import cache_folder
 from sharding.cache.prefetcher import Prefetcher
 from sharding.cache.remote_shards import NodeCache
@@ -235,6 +236,7 @@ def set_up(
 def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool) -> Ranks:
     """Join the other ranks; rank 0 claims the run folder. A collective."""
     patience = patience_s(recipe.log.stuck_after_s)
+    check_before_connecting(_workers(recipe))
     # A finished run may be judged again on a machine without the GPUs that its job had.
     gpus = (recipe.slurm.gpus_per_node or 0) if trains and recipe.cluster == "slurm" else 0
     device = join_ranks(patience, gpus)
@@ -288,11 +290,11 @@ def build_readers(
     recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts
 ) -> Readers:
     """Agree on the decoder, and prepare to read the splits. A collective."""
-    assert recipe.data.workers is not None, "a resolved recipe names it"
-    workers, device, fetches = recipe.data.workers, ranks.device, is_first_on_node()
+    workers, device, fetches = _workers(recipe), ranks.device, is_first_on_node()
     decoder = _agreed_decoder(recipe, folder, ranks, trains)
     splits = {"train": data.train_split} if trains else {}
     splits |= {name: data.dataset.split(recipe.train, name) for name in ("val", *data.tests)}
+    _check_files(recipe, splits)
     crops = views(recipe, decoder, splits)
     evaluators = {
         name: Evaluator(
@@ -310,6 +312,19 @@ def build_readers(
             fetcher = Prefetcher(data.train_split) if fetches else None
         training = TrainReader(reader, fetcher, model.rank_rows, recipe.seed)
     return Readers(evaluators=evaluators, decoder=decoder, training=training)
+
+
+def _workers(recipe: Recipe) -> int:
+    """Return the loader workers of a rank."""
+    assert recipe.data.workers is not None, "a resolved recipe names it"
+    return recipe.data.workers
+
+
+def _check_files(recipe: Recipe, splits: dict[str, Split]) -> None:
+    """Check that a process may hold the files that it reads: a worker one split's, and a rank without workers all."""
+    shards = [split.files for split in splits.values()]
+    caches = FILES_OF_A_CACHE * len(splits) if recipe.data.cache == "decoded" else 0
+    check_before_reading(_workers(recipe), (max(shards) if _workers(recipe) else sum(shards)) + caches)
 
 
 def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:

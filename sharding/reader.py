@@ -246,7 +246,7 @@ class Reader:
 
     def _with(self, workers: int) -> DataLoader[Batch | Piped | UserError]:
         return DataLoader(
-            _ErrorsAsItems(self._dataset, Transport(workers)),
+            _ErrorsAsItems(self._dataset, Transport(workers, self._dataset.split.files)),
             batch_size=None,
             sampler=self._handover,
             num_workers=workers,

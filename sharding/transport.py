@@ -7,7 +7,6 @@ nothing else, so it is what works where a container has a small /dev/shm or a sh
 from __future__ import annotations
 
 import functools
-import os
 import resource
 import sys
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from recipes.common.open_files import has_files
+
 Tensors = tuple[torch.Tensor, ...]
 FILES_OF_A_BATCH = 8
 """Open files that a batch in shared memory needs at most, while it is on its way."""
 AHEAD = 2
 """Batches that a worker reads ahead, torch's `prefetch_factor`."""
-PLENTY = 4096
-"""Open files that are asked for at least, where more are needed than a process may have."""
 SPARE_FILES = 64
-"""Open files for all else: queues, shards, checkpoints."""
+"""Open files for all else: queues, checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,14 @@ def piped(tensors: Tensors) -> Piped:
 class Transport:
     """How one reader's workers hand over their batches. The bits are the same either way."""
 
-    def __init__(self, workers: int) -> None:
-        """Look at what `workers` workers need, and raise the limit of open files where that helps."""
-        self._shares = not workers or has_files(SPARE_FILES + FILES_OF_A_BATCH * (AHEAD * workers + 2))
+    def __init__(self, workers: int, held: int = 0) -> None:
+        """Look at what `workers` workers need, and raise the limit of open files where that helps.
+
+        Args:
+            workers: of one reader.
+            held: files that each keeps open beside the batches, its shards.
+        """
+        self._shares = not workers or has_files(held + SPARE_FILES + FILES_OF_A_BATCH * (AHEAD * workers + 2))
         if not self._shares:
             _tell(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open files (ulimit -n) are too few for it")
 
@@ -70,19 +74,6 @@ class Transport:
                 self._shares = False  # of this worker
                 _tell(str(error).splitlines()[0])
         return piped(tensors)
-
-
-def has_files(wanted: int) -> bool:
-    """Say whether this process may open so many more files, once its soft limit is as high as it may be."""
-    wanted += len(os.listdir("/proc/self/fd"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return True
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        return False
-    plenty = max(wanted, PLENTY)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (plenty if hard == resource.RLIM_INFINITY else min(plenty, hard), hard))
-    return True
 
 
 def _tell(why: str) -> None:

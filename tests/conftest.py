@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pty
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -112,6 +114,21 @@ def not_tested(reasons: list[str]) -> str:
     how = " (`make system`, as root on Debian, installs all of it; then run the tests as root)" if parts else ""
     parts = [", ".join(parts) + how] * bool(parts) + [f"{count}: {reason}" for reason, count in other.items()]
     return f"not tested here, {len(reasons)} of the tests: " + "; ".join(parts) if parts else ""
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal: the handles of its own side and of the side that a program sees as its terminal."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:  # as in a container or chroot with a /dev of its own
+        pytest.skip(f"needs a pseudo-terminal ({error}); `mount -t devpts devpts /dev/pts`, as root, brings it")
+    yield ours, theirs
+    for handle in (ours, theirs):
+        try:
+            os.close(handle)
+        except OSError as error:
+            assert error.errno == errno.EBADF  # the test closed it
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ class ConfidenceTable:
 
         A score that is not a number counts as 0 (the step that made it stops the run).
         """
-        self._held.append((ids_B, scores_B.detach()))
+        # A copy: the batch's own ids may lie in shared memory, where each is an open file as long as it is kept.
+        self._held.append((ids_B.clone(), scores_B.detach()))
         if len(self._held) == HELD:
             self._add_held()
 

@@ -173,24 +173,24 @@ class _Damage(_Refusal):
 def _members(stretch: _Stretch) -> Iterator[tarfile.TarInfo]:
     """Yield a tar's members, then check that it ends as a tar does.
 
-    Python's tarfile takes any damaged header but the first one for the end.
+    Python's tarfile takes any damaged header but the first one for the end. Whether a size below 0 is such damage
+    depends on its version: it is here, for the older ones would go round in circles.
 
     Raises:
         _Refusal: it does not end so, or a member cannot be read as one stretch.
     """
-    last = ""
+    last, end = "", 0  # the end of the last member, for tarfile may lose its place in a header that it refuses
     try:
         with Tar.open(fileobj=stretch, mode="r:", encoding="utf-8") as tar:
             for member in tar:
+                if member.size < 0 or tar.offset < member.offset_data:
+                    break
                 if not member.name and not member.isdir():  # a long name's block of zeros
                     raise _Damage(f"no name of what is behind {shown(last)}, {stretch.byte(member.offset)}")
-                last = member.name
-                if member.size < 0 or tar.offset < member.offset_data:  # tarfile would go round in circles
-                    raise _Damage(f"{shown(last)} has a size below 0, {stretch.byte(member.offset)}")
+                last, end = member.name, tar.offset
                 _check_whole(member, stretch)
                 yield member
                 tar.members.clear()  # else tarfile keeps every member in memory
-            end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         at = stretch.tell()
         stretch.seek(0)

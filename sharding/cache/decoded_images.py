@@ -34,6 +34,8 @@ from sharding.cache.disk_budget import PIXELS, bytes_of_a_node
 _ENTRY = np.dtype([("place", "<i8"), ("height", "<i4"), ("width", "<i4")])
 STEP = 1 << 26
 """Bytes by which a kind's allowance grows."""
+FILES_OF_A_CACHE = 6
+"""Open files of one kind: its four, two of them once more as they are mapped."""
 
 
 class PixelCache:

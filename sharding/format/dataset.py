@@ -125,6 +125,11 @@ class Split:
         """Return the number of samples N."""
         return len(self.index)
 
+    @property
+    def files(self) -> int:
+        """How many files a process keeps open that reads all of it: its shards, but for those of a remote split."""
+        return 0 if self.remote else len(self.index.shard_name)
+
     def read(self, i: int) -> bytes:
         """Return the JPEG bytes of sample `i` (0 <= i < N), checked against their sha256.
 

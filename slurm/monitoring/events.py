@@ -50,25 +50,15 @@ def newest_step(folder: Path) -> int:
 def append_event(folder: Path, event: str, **values: Any) -> bool:
     """Append an event; a single small write, so that lines of different processes do not mix.
 
-    Where it cannot be written (a full disk) it is printed and nothing is raised: what is noted is often a failure, and
-    must not be hidden by another.
+    Where it cannot be written (a full disk, no open file) it is printed and nothing is raised: what is noted is often a
+    failure, and must not be hidden by another.
 
     Returns:
         Whether it is on disk.
     """
-    line = (
-        json.dumps(
-            {
-                "event": event,
-                "incarnation": incarnation(),
-                "time": round(time.time(), 1),
-                "step": newest_step(folder),
-                **values,
-            }
-        )
-        + "\n"
-    )
+    noted = {"event": event, "incarnation": incarnation(), "time": round(time.time(), 1)}
     try:
+        line = json.dumps({**noted, "step": newest_step(folder), **values}) + "\n"
         (folder / "log").mkdir(exist_ok=True)
         with open(folder / "log" / "events.jsonl", "ab+") as file:
             # A line may be torn by a kill, or a disk that was full.
@@ -79,8 +69,8 @@ def append_event(folder: Path, event: str, **values: Any) -> bool:
     except OSError as error:
         with contextlib.suppress(OSError):  # the log may lie on the same disk
             print(
-                f"{folder / 'log' / 'events.jsonl'}: {error.strerror}; not noted there: {line}",
-                end="",
+                f"{folder / 'log' / 'events.jsonl'}: {error.strerror}; not noted there: "
+                f"{json.dumps({**noted, **values})}",
                 file=sys.stderr,
                 flush=True,
             )

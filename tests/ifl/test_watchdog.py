@@ -22,6 +22,9 @@ from tests.helpers.interrupted import Launch, Start, ending
 from tests.helpers.paths import FAULTS, PROJECT
 
 LIMIT_S = 5
+STEPS_ALONE = ("batch.draws_per_epoch=64", "log.save_every_steps=null")
+"""Words of a run that is in an epoch's steps for minutes, whenever a busy machine comes to disturb it: it neither saves
+nor evaluates before."""
 SCRIPT = """
 import sys, time
 from ifl.supervision.watchdog import Watchdog
@@ -169,7 +172,7 @@ def _children(pid: int) -> list[int]:
 def test_a_stopped_rank_ends_the_run(start: Start, tmp_path: Path, nodes: int, victim: int) -> None:
     """SIGSTOP to one rank in a step: the command ends within the limit and some seconds, no process is left, and what
     is noted is that the others waited for it; the victim says nothing."""
-    launch = start(tmp_path, f"nodes={nodes}", "batch.bn=8", f"log.stuck_after_s={LIMIT_S}", "schedule.epochs=50")
+    launch = start(tmp_path, f"nodes={nodes}", "batch.bn=8", f"log.stuck_after_s={LIMIT_S}", *STEPS_ALONE)
     launch.wait_for_step(3)
     seconds = _ends_after(launch, launch.ranks()[victim])
     print(f"{nodes} ranks, rank {victim} stopped: {seconds:.1f} s")

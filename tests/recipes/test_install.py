@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,23 @@ def test_the_last_line_says_what_was_not_tested() -> None:
     line = not_tested([slurm, chromium, slurm, "Skipped: no checkout here, or no git"])
     assert line.startswith("not tested here, 4 of the tests: 2 need slurm-wlm, 1 need chromium (`make system`, as root")
     assert line.endswith("; 1: no checkout here, or no git") and "\n" not in line
+
+
+def test_without_a_pseudo_terminal_its_tests_say_so(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Where none can be opened, tests that need one are skipped, and the last line says how to have them run."""
+
+    def refuse() -> tuple[int, int]:
+        raise OSError("out of pty devices")
+
+    monkeypatch.setattr(pty, "openpty", refuse)
+    with pytest.raises(pytest.skip.Exception) as skipped:
+        request.getfixturevalue("terminal")
+    assert not_tested([f"Skipped: {skipped.value}"] * 2) == (
+        "not tested here, 2 of the tests: 2: needs a pseudo-terminal (out of pty devices); "
+        "`mount -t devpts devpts /dev/pts`, as root, brings it"
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- wheelhouse

@@ -165,7 +165,14 @@ HEADER = 3 * (BLOCK + 1024)
             lambda data: data[:HEADER] + flip(long_name(), 1024 + 148) + data[HEADER:],
             f"bad checksum, at byte {HEADER + 512 + 1024}",
         ),
-        (lambda data: data[:HEADER] + sized(-512) + data[HEADER:], f"back has a size below 0, at byte {HEADER + 512}"),
+        (
+            lambda data: data[:HEADER] + sized(-512) + data[HEADER:],
+            f"damaged header behind 2.JPEG, at byte {HEADER + 512}",
+        ),
+        (
+            lambda data: data[: -2 * BLOCK] + packed(lost(-5)),
+            f"damaged header behind 5.JPEG, at byte {2 * HEADER + 512}",
+        ),
         (
             lambda data: data[:HEADER] + long_name()[:512] + bytes(512) + long_name()[1024:] + data[HEADER:],
             f"no name of what is behind 2.JPEG, at byte {HEADER + 512}",
@@ -187,6 +194,7 @@ HEADER = 3 * (BLOCK + 1024)
         "cut in a long name",
         "damage behind a long name",
         "a size below 0",
+        "a size below 0 of the last, by an extended header",
         "a name of zeros",
         "nothing",
         "something else",
@@ -219,6 +227,13 @@ def sized(size: int) -> bytes:
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header)
+
+
+def lost(size: int) -> bytes:
+    """A member of 700 bytes whose extended header says another size: where tarfile refuses it, it stands behind it."""
+    info = member("lost.JPEG", size=700)
+    info.pax_headers = {"size": str(size)}
+    return info.tobuf(tarfile.PAX_FORMAT) + content(info.name, info.size) + b"\0" * (-info.size % BLOCK)
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax"])

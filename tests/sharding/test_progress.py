@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 import termios
@@ -44,13 +43,11 @@ def test_a_log_gets_whole_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert any(line.startswith("starting: 0% (") and " of ? step" in line for line in lines)
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def test_a_terminal_gets_a_bar(terminal: tuple[int, int]) -> None:
     """On a terminal the bar is drawn over itself."""
     code = "from sharding.progress import ProgressBar\nwith ProgressBar(2, 'packing', 'img') as bar: bar.update(2)"
-    terminal, other = pty.openpty()
-    termios.tcsetwinsize(other, (24, 80))
-    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, stderr=other, check=True)
-    os.close(other)
-    shown = os.read(terminal, 10_000).decode()
-    os.close(terminal)
+    ours, theirs = terminal
+    termios.tcsetwinsize(theirs, (24, 80))
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, stderr=theirs, check=True)
+    shown = os.read(ours, 10_000).decode()
     assert "\rpacking: 100%|" in shown and "2/2" in shown

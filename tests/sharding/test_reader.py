@@ -398,12 +398,15 @@ def test_workers_outlive_warning_signals(split: Split, crops: MicroBatches) -> N
 
 LEAVING = """
 import sys
+import types
 import numpy as np
 import torch
 from sharding.plan.ranks import Draws
 from sharding.reader import Reader
 
 class Zeros(torch.utils.data.Dataset):
+    split = types.SimpleNamespace(files=0)
+
     def __getitem__(self, draws):
         return torch.zeros(1)
 

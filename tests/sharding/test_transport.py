@@ -70,6 +70,19 @@ def test_batches_come_without_shared_memory(
     assert ("No space left" if lack == "room" else "ulimit -n") in said[0]
 
 
+def test_shards_leave_less_files_for_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The shards that a worker keeps open count beside its batches' files: with many of them a pipe is taken at once,
+    and not when no file can be opened any more."""
+    limit = (len(os.listdir("/proc/self/fd")) + 200,) * 2
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limit)
+    transport.say.cache_clear()
+    tensors = (torch.zeros(3),)
+    assert transport.Transport(2, held=80).packed(tensors) is None and capfd.readouterr().err == ""
+    assert transport.Transport(2, held=100).packed(tensors) is not None and "ulimit -n" in capfd.readouterr().err
+
+
 def test_an_error_in_a_workers_own_thread_ends_the_wait(split: Split, crops: MicroBatches) -> None:
     """What a worker's sending thread cannot send ends the wait for it within seconds, in one sentence that says why."""
 

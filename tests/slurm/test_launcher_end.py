@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,17 +89,6 @@ def twice(process: subprocess.Popen[bytes], terminal: int) -> None:
 
 def close_terminal(process: subprocess.Popen[bytes], terminal: int) -> None:
     os.close(terminal)
-
-
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    ours, theirs = pty.openpty()
-    yield ours, theirs
-    for handle in (ours, theirs):
-        try:
-            os.close(handle)
-        except OSError as error:
-            assert error.errno == errno.EBADF  # the test closed it
 
 
 @pytest.mark.parametrize(

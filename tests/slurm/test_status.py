@@ -466,6 +466,20 @@ def test_a_full_disk_does_not_hide_what_is_noted(
     assert "E: second" in capfd.readouterr().err
 
 
+def test_without_an_open_file_an_event_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where not even the checkpoints can be listed, what failed is printed and nothing is raised in its place."""
+
+    def refuse(folder: Path) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(events, "newest_step", refuse)
+    assert not events.append_event(tmp_path, "failed", rank=0, error="E: first")
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "events.jsonl: Too many open files; not noted there: {" in said and said.endswith('"error": "E: first"}')
+
+
 def test_a_start_that_slurm_took_for_dead_leaves_the_queue_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
