@@ -16,6 +16,7 @@ from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm import launch
 from slurm.monitoring import run_state
+from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
 from slurm.run_folder import other_code, set_aside
 from slurm.site_file import Site
@@ -121,6 +122,26 @@ def test_a_finished_run_of_other_code_is_told(
     ]
     (folder / "meta.json").write_text("{}")
     assert other_code(recipe, folder) == ""
+
+
+def test_a_dry_run_shows_what_again_makes_anew(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several runs, too: finished ones are to be made, with the name that the old folder would get, and they count
+    in the cost; without again=yes they are finished."""
+    monkeypatch.setenv("GLT_SITE", "")
+    for module in (cost, forecast):
+        monkeypatch.setattr(module, "images_of", lambda run: 1000)
+    folder, words = made(recipe), ["data=digits_glt", f"runs={recipe.run_folder.parent}", "seeds=0,1", "cluster=dry"]
+    other = folder.with_name(folder.name.replace("-s0-", "-s1-"))
+    assert launch.main([*words, "again=yes"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# {folder.name} is made anew, and what is there becomes {folder.name}.old-1\n" in shown
+    assert shown.endswith(f"\n{folder}  made anew\n{other}\n") and "# 2 runs to make, 2,000 training images" in shown
+    assert launch.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"\n{folder}  finished\n{other}\n") and "# 1 runs to make, 1,000 training images" in shown
+    assert (folder / "done").exists()
 
 
 def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
