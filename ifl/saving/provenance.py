@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,6 @@ from recipes.code_digest import code_digests, code_files
 from recipes.schema import PROJECT, Recipe
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
-
-
-_COMMAND: ContextVar[Sequence[str]] = ContextVar("command", default=())
 
 
 def commit() -> str:
@@ -75,26 +70,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-@contextlib.contextmanager
-def launched_by(command: Sequence[str]) -> Iterator[None]:
-    """Make `meta` name this command inside as the one that launched the run.
+def meta(facts: Mapping[str, Any], command: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the contents of meta.json: where the run comes from, and the facts of the run itself.
 
     Args:
+        facts: of the run.
         command: the launcher's `sys.argv`; where it is empty, the process speaks for itself.
     """
-    token = _COMMAND.set(command)
-    try:
-        yield
-    finally:
-        _COMMAND.reset(token)
-
-
-def meta(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of meta.json: where the run comes from, and the facts of the run itself."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "argv": list(_COMMAND.get() or sys.argv),
+        "argv": list(command or sys.argv),
         **facts,
     }
