@@ -10,6 +10,8 @@ from recipes.common.syntax_tree import digest, meaning
 from recipes.schema import PROJECT, Recipe
 from recipes.yaml_io import load_yaml
 
+ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
+"""The folders of the suite's own code."""
 FOLDERS = {"method": "ifl/methods", "model": "ifl/models"}
 
 

@@ -78,6 +78,7 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """What the user should know of single runs, each remark once."""
+        from slurm.monitoring.commits import other_commits
         from slurm.run_folder import other_code, place_aside
 
         said = [f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark]
@@ -86,6 +87,7 @@ class Training:
                 said.append(other_code(run.recipe, run.folder))
             elif run.folder.exists():
                 said.append(f"{run.folder.name} is made anew, and what is there becomes {place_aside(run.folder).name}")
+        said.append(other_commits(run.folder for run in self.runs if not run.again))
         return list(dict.fromkeys(filter(None, said)))
 
 

@@ -47,6 +47,7 @@ from recipes.common.errors import StatusError, UserError, one_line
 from recipes.common.output import end_unread
 from slurm import environment
 from slurm.monitoring import run_state
+from slurm.monitoring.commits import other_commits
 from slurm.monitoring.failure import why
 from slurm.monitoring.run_state import (
     ENDED,
@@ -204,8 +205,10 @@ class Look:
         clear = "\033[H\033[2J" if self.every_s is not None and sys.stdout.isatty() else ""
         while True:
             jobs = run_state.queue()
-            lines = [line_of(path.parent, jobs) for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
-            print(clear + table(lines, sys.stdout.isatty()), flush=True)
+            folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
+            lines = [line_of(folder, jobs) for folder in folders]
+            shown = [table(lines, sys.stdout.isatty()), other_commits(folders)]
+            print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:
                 return 0
             time.sleep(self.every_s)

@@ -59,7 +59,7 @@ def look_at_method(method: BaseMethod, name: str, k: int) -> None:
         if torch.is_grad_enabled() and not given.requires_grad and any(part.requires_grad for part in _tensors(output)):
             raise WrongResult(
                 f"ifl/methods/{name}.py: losses() gave losses without gradients, as .detach(), .data or "
-                "torch.no_grad() leave them: losses are legal that are computed from the output's features, logits or parts"
+                "torch.no_grad() leave them: losses are legal that come from the output's features, logits or parts"
             )
 
     def predict(given: Any, output: Output) -> None:

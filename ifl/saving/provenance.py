@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recipes.code_digest import code_digests, code_files
-from recipes.schema import PROJECT, Recipe
+if TYPE_CHECKING:  # a status view asks for the commit, and must answer at once
+    from recipes.schema import Recipe
 
+PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
 
@@ -52,9 +53,19 @@ def uncommitted(paths: Sequence[Path | str]) -> dict[str, str]:
 
 
 def code(recipe: Recipe) -> dict[str, Any]:
-    """Return what meta.json says of the run's own code: digests, and what of it is in no commit."""
+    """Return what meta.json says of the code: digests of the run's own, and what of all code is in no commit.
+
+    Other methods and models than the run's, and other recipes, do not count.
+    """
+    from recipes.code_digest import FOLDERS, ROOMS, code_digests, code_files
+
     files = [path for paths in code_files(recipe).values() for path in paths]
-    return {"code": code_digests(recipe), "uncommitted": uncommitted(files)}
+    elsewhere = {
+        name: state
+        for name, state in uncommitted(ROOMS).items()
+        if name.endswith(".py") and not name.startswith(tuple(f"{folder}/" for folder in FOLDERS.values()))
+    }
+    return {"code": code_digests(recipe), "uncommitted": {**uncommitted(files), **elsewhere}}
 
 
 def _git(*words: str) -> str:
