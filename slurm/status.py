@@ -244,8 +244,8 @@ def parse(words: Sequence[str]) -> Look | About:
     """
     usual = str(PROJECT / "runs")
     options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=TWICE)}
-    if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
-        raise StatusError(f"watch={options['watch']} is no number of seconds")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", options.get("watch", "1")):
+        raise StatusError(f"watch={options['watch']} is no number of seconds, of which 0 to 999999 are legal")
     runs = Path(options["runs"])
     if not runs.is_dir() and options["runs"] != usual:
         raise StatusError(f"runs={runs} is no folder")
