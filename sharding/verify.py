@@ -41,7 +41,7 @@ import numpy as np
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from sharding.building.process_pool import end_of
 from sharding.checks.dataset import (
     Meeting,
@@ -326,4 +326,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     go_on_unread()
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(ends_told("sharding.verify", lambda: main(sys.argv[1:])))

@@ -44,7 +44,7 @@ from typing import Any, Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.errors import StatusError, UserError, one_line
-from recipes.common.output import end_unread
+from recipes.common.output import end_unread, ends_told
 from slurm import environment
 from slurm.monitoring import run_state
 from slurm.monitoring.commits import other_commits
@@ -287,6 +287,6 @@ def main(words: Sequence[str]) -> int:
 if __name__ == "__main__":
     end_unread()
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))
     except KeyboardInterrupt:
         sys.exit(130)
