@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.inputs.runs import Run, load_runs
 from recipes.common.cli import Fault, asks_help, key_values, nearest
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from recipes.table_layout import SELECTS, Layout, available, load_layout
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ if __name__ == "__main__":
     try:
         # a terminal without ± still gets its table
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-        main(sys.argv[1:])
+        sys.exit(ends_told("error", lambda: main(sys.argv[1:])))
     except ValueError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a folder that cannot be read or written

@@ -25,7 +25,7 @@ from recipes.common.addresses import command_of_process
 from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import write_whole
 from recipes.common.json_text import read_object
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from recipes.resolve import load_resolved
 from sharding.format.index import load_npz
 
@@ -134,6 +134,5 @@ def main(words: list[str]) -> int:
 
 if __name__ == "__main__":
     go_on_unread()
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
+    code = ends_told("launch.py", lambda: main(sys.argv[1:]))
     os._exit(code)  # without waiting for fetching threads or process groups

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ifl.evaluator import scores, write_predictions
@@ -52,6 +52,7 @@ def evaluate_other_run(
     heartbeat: Callable[..., None],
     stop_requested: Callable[[], bool],
     pipe: str | None = None,
+    command: Sequence[str] = (),
 ) -> bool:
     """Evaluate the last and the best weights of the run `method.eval_of` by the recipe's method. A collective.
 
@@ -71,7 +72,7 @@ def evaluate_other_run(
     stop = StopRequest(stop_requested, comm, run.ranks.device)
     other, first = folder.parent / recipe.method.eval_of, comm.rank == 0
     if first:
-        write_json(folder / "meta.json", provenance.meta(run.facts(steps=0)))
+        write_json(folder / "meta.json", provenance.meta(run.facts(steps=0), command))
     for select in ("best", "last"):
         start_from(model.engine.network, model.method, load_run(other, select))
         run_log = Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else SILENT

@@ -176,11 +176,15 @@ class Setup:
         assert self.readers.training is not None, "this was set up for evaluation alone"
         return self.readers.training
 
+    @property
+    def runs_on(self) -> dict[str, Any]:
+        """What a start runs on."""
+        return {"world": self.ranks.comm.size, "device": name_of(self.ranks.device)}
+
     def facts(self, steps: int) -> dict[str, Any]:
         """Return what meta.json says of the run itself; `steps`: of an epoch."""
         return {
-            "world": self.ranks.comm.size,
-            "device": name_of(self.ranks.device),
+            **self.runs_on,
             "hash": self.recipe.hash8,
             "data_fingerprint": self.data.fingerprint,
             "class_names": self.data.dataset.class_names,

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ifl.distributed.consistency import check_equal, digest
-from ifl.engine import name_of
 from ifl.evaluator import Predictions, accuracy, scores, write_predictions
 from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
@@ -52,6 +51,7 @@ def train(
     heartbeat: Callable[..., None] = lambda section=None: None,
     parts: Parts = USUAL_PARTS,
     pipe: str | None = None,
+    command: Sequence[str] = (),
 ) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
@@ -62,13 +62,14 @@ def train(
         heartbeat: told at each bit of progress what comes next (supervision/watchdog.py).
         parts: the classes that the run is made of; tests put in their own.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
+        command: the launcher's `sys.argv`, for meta.json; empty where this process was started by hand.
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
     """
     boot = Boot(heartbeat)
     if recipe.method.eval_of:  # nothing is trained: this method evaluates the weights of another run
-        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested, pipe)
+        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested, pipe, command)
 
     # ---------------------------------------------------------------------------------- who takes part; new or resumed
     run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts, pipe=pipe)
@@ -82,13 +83,13 @@ def train(
     packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=history, run_identity=run.identity)
     state = start(run, parts) if packed is None else resume(run, packed, invariance)
     steps = plan_of(run, state.epoch, state.weights).steps
-    run_log = open_log(run, steps, packed)
+    run_log = open_log(run, steps, packed, command)
     report = Reporter(run_log, recipe, steps)
     saver = make_saver(run, steps, step, run_log.offset, heartbeat)
     if packed is None:
         saver.save(state)  # from now on history without a checkpoint means that one was lost
     seconds = boot.over()
-    report.write(state, "boot", **on(run), seconds=round(seconds, 2), parts=boot.parts)
+    report.write(state, "boot", **run.runs_on, seconds=round(seconds, 2), parts=boot.parts)
     state.spend("boot", seconds)
 
     while state.epoch < recipe.schedule.epochs:
@@ -150,18 +151,13 @@ def resume(run: Setup, packed: dict[str, Any], invariance: Invariance | Off) -> 
     return state
 
 
-def open_log(run: Setup, steps: int, packed: dict[str, Any] | None) -> RunLog:
+def open_log(run: Setup, steps: int, packed: dict[str, Any] | None, command: Sequence[str]) -> RunLog:
     """Open rank 0's metrics.jsonl where the checkpoint left it; a new run gets its meta.json, too."""
     if run.ranks.comm.rank > 0:
         return RunLog()
     if packed is None:
-        write_json(run.folder / "meta.json", provenance.meta(run.facts(steps)))
+        write_json(run.folder / "meta.json", provenance.meta(run.facts(steps), command))
     return open_metrics(run.recipe, run.folder, packed["metrics_offset"] if packed else 0)
-
-
-def on(run: Setup) -> dict[str, Any]:
-    """Return what a start runs on."""
-    return {"world": run.ranks.comm.size, "device": name_of(run.ranks.device)}
 
 
 def compare_ranks(run: Setup, state: State, invariance: Invariance | Off, done: int) -> None:

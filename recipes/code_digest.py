@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
+from recipes.common.syntax_tree import digest, meaning
 from recipes.schema import PROJECT, Recipe
 from recipes.yaml_io import load_yaml
 
+ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
+"""The folders of the suite's own code."""
 FOLDERS = {"method": "ifl/methods", "model": "ifl/models"}
 
 
@@ -33,7 +34,7 @@ def code_digests(recipe: Recipe) -> dict[str, str]:
 
     Of a Python file that is its syntax tree without docstrings, of a recipe's its values.
     """
-    return {word: _digest(list(map(_meaning, paths))) for word, paths in code_files(recipe).items()}
+    return {word: digest(list(map(_content, paths)))[:16] for word, paths in code_files(recipe).items()}
 
 
 def _with_imports(folder: str, name: str, known: tuple[Path, ...] = ()) -> list[Path]:
@@ -55,23 +56,7 @@ def _with_imports(folder: str, name: str, known: tuple[Path, ...] = ()) -> list[
     return found
 
 
-def _meaning(path: Path) -> Any:
+def _content(path: Path) -> Any:
     if path.suffix == ".py":
-        return [path.name, _plain(ast.parse((PROJECT / path).read_bytes()))]
+        return [path.name, meaning((PROJECT / path).read_bytes())]
     return [path.name, load_yaml(PROJECT / path)]
-
-
-def _plain(node: Any) -> Any:
-    """Return a syntax tree as lists, the same under every Python that reads the file: empty fields do not count."""
-    if isinstance(node, list):
-        return [_plain(entry) for entry in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
-        fields["body"] = node.body[1:]
-    return [type(node).__name__, {key: _plain(value) for key, value in fields.items() if value not in (None, [])}]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

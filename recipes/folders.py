@@ -33,7 +33,8 @@ def make_absolute(tree: dict[str, Any]) -> None:
         if "." in dotted:
             name, _, key = dotted.partition(".")
             section = tree.get(name) or {}
-        if isinstance(section, dict) and isinstance(section.get(key), str):
+        # A blank one is left to the schema, which says in which file it stands.
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key].strip():
             section[key] = _absolute(dotted, section[key])
 
 

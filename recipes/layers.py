@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -42,14 +43,15 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    if not text:
+    holds = kinds(_annotation(key))
+    if not text.strip():
+        null = f", and so is {key}=null" if NoneType in holds else ""
         raise RecipeError(
-            f"{key}= has no value, as where a shell's variable is not set: {key}=VALUE is legal, or {key}=null where "
-            "the key may be left open"
+            f"{key}={text and repr(text)} has no value, as where a shell's variable is not set: {key}=VALUE is "
+            f"legal{null}"
         )
     if text == "null":
         return None
-    holds = kinds(_annotation(key))
     if text[0] not in "[{" or not any(kind in (list, tuple, dict) or section_in(kind) for kind in holds):
         return text
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +18,9 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     parts = [str(part) for part in first["loc"]]
     if parts[:2] == ["method", "args"]:  # pydantic goes on with the types that an argument may have
         parts = parts[:3]
+    index = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts))
+    is_of_several_kinds = len(parts) > index + 1  # the item's place is followed by the kind that it was compared with
+    parts = parts[: index + 1]
     given = _shown(first["input"])
     dotted = ".".join(parts)
     origin = next(
@@ -39,6 +43,8 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
         field = _section(parts[:-1]).model_fields.get(parts[-1])
         legal = [value for value in _literals(field.annotation)] if field else []
         return f"{dotted}={given} ({origin}) is not legal: {nearest(first['input'], legal)}"
+    if first["type"] in ("list_type", "tuple_type"):
+        return f"{dotted}={given} ({origin}) is not legal: a list is, such as {dotted}={_example(parts)}"
     if first["type"] == "model_type":
         section = _section(parts)
         off = ", or null to switch it off" if parts == ["ifl"] else ""
@@ -46,7 +52,7 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
             f"{dotted}={given} ({origin}) is not legal: {dotted} is a section, such as "
             f"{dotted}.{next(iter(section.model_fields))}=...{off}"
         )
-    message = first["msg"].removeprefix("Value error, ")
+    message = "a number is legal" if is_of_several_kinds else first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return (
         f"{dotted}={given} ({origin}): {message}"
@@ -55,8 +61,20 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     )
 
 
+def _example(parts: list[str]) -> str:
+    """Return a legal list for the field of a key: its default, where that is one."""
+    field = _section(parts[:-1]).model_fields[parts[-1]]
+    texts = "str" in str(field.annotation)
+    usual = field.default if isinstance(field.default, list | tuple) and field.default else ["NAME"] if texts else [0.5]
+    return f"[{','.join(map(str, usual))}]"
+
+
 def _shown(value: Any) -> Any:
     """Return a value as users write it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(str(_shown(item)) for item in value)}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     return (
         {None: "null", True: "true", False: "false"}[value]
         if value is None or value is True or value is False

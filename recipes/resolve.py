@@ -7,6 +7,7 @@ Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,16 @@ def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] |
         find_recipe(name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
-        values["method"][key] = resolve([*source_words(recipe, name), *first], site).run_name
+        try:
+            values["method"][key] = resolve([*source_words(recipe, name), *first], site).run_name
+        except RecipeError as error:
+            raise type(error)(_of_the_first(str(error)) if first else str(error)) from None
     return Recipe.model_validate(values)
+
+
+def _of_the_first(sentence: str) -> str:
+    """Return what is said of a first stage with the keys as a command gives them, `first.KEY`."""
+    return re.sub(rf"(?<![\w./])(?=({'|'.join(OF_THE_FIRST)})(\.[a-z]|=))", FIRST, sentence)
 
 
 def source_words(recipe: Recipe, name: str) -> list[str]:

@@ -30,8 +30,10 @@ def as_typed(value: Any, annotation: Any) -> Any:
     What the field does not take is returned as it is, for the schema to refuse.
 
     Raises:
-        ValueError: true or false, or no decimal number, for a number; one sentence.
+        ValueError: a blank text; or true or false, or no finite decimal number, for a number; one sentence.
     """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is blank, and a value is legal")
     wanted = kinds(annotation) - {NoneType}
     if isinstance(value, list) and wanted <= {list, tuple}:
         return [as_typed(item, _item(annotation)) for item in value]
@@ -67,12 +69,14 @@ def _number(text: str) -> int | float | str:
     """Return the decimal number that a text is; the text where it is none.
 
     Raises:
-        ValueError: a text that others would take for a number, such as 1_000.
+        ValueError: a text that others would take for a number, such as 1_000, or that is too large for one.
     """
     if WHOLE.fullmatch(text):
         return int(text)
     if REAL.fullmatch(text):
-        return float(text)
+        if math.isinf(number := float(text)):
+            raise ValueError(f"{text} is too large, and a finite number is legal")
+        return number
     if "_" in text or text != text.strip():
         raise ValueError("a number is legal, in decimal digits alone, such as 1000 or 1e-3")
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,11 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     """Read a number, also where its tag is written out (!!int 030)."""
     if not _NUMBERS[node.tag].fullmatch(node.value):
         raise yaml.constructor.ConstructorError(None, None, f"{node.value} is no decimal number", node.start_mark)
-    return loader.construct_yaml_int(node) if node.tag == _INT else loader.construct_yaml_float(node)
+    if node.tag == _INT:
+        return loader.construct_yaml_int(node)
+    if math.isinf(number := loader.construct_yaml_float(node)) and "inf" not in node.value.lower():
+        raise yaml.constructor.ConstructorError(None, None, f"{node.value} is too large a number", node.start_mark)
+    return number
 
 
 def _refused(loader: _Loader, node: yaml.Node) -> None:

@@ -21,7 +21,7 @@ from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from sharding.building.request import HELP, Request, builders, declared, parse
 
 
@@ -106,4 +106,4 @@ def _where(arguments: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     go_on_unread()
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(ends_told("sharding.build", lambda: main(sys.argv[1:])))

@@ -10,9 +10,9 @@ if __name__ == "__main__":
 
 import sys
 
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from sharding.datasets.mscoco_glt.attributes import alone
 
 if __name__ == "__main__":
     go_on_unread()
-    sys.exit(alone(sys.argv[1:]))
+    sys.exit(ends_told("sharding.coco_attributes", lambda: alone(sys.argv[1:])))

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from sharding.checks.statistics import measures, numbers, read, spread, tables
 from sharding.open import open_dataset
 
@@ -112,4 +112,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     go_on_unread()
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(ends_told("sharding.describe", lambda: main(sys.argv[1:])))

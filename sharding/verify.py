@@ -33,15 +33,16 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 
 from recipes.common.cli import asks_help, folder_and_options, whole_number
 from recipes.common.errors import DataError, one_line
-from recipes.common.memory import memory_of_job
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
+from sharding.building.process_pool import end_of
 from sharding.checks.dataset import (
     Meeting,
     check_across,
@@ -136,7 +137,7 @@ def verify(folder: Path, workers: int = 1, limit: int = 100, strict: bool | None
             `notes.duplicates` of dataset.json says.
 
     Raises:
-        DataError: a worker process died.
+        DataError: a worker process was killed or ended by itself.
     """
     folder = folder.resolve()
     problems, warnings = Findings(limit), Findings(limit)
@@ -207,20 +208,21 @@ def _reports(tasks: Sequence[Task], workers: int) -> Iterator[Report]:
         yield from map(check_shard, tasks)
         return
     importlib.import_module("webdataset")  # once, before the fork, so that the workers find it loaded
-
+    others = active_children()
+    processes: list[BaseProcess] = []
     with ProcessPoolExecutor(min(workers, max(1, len(tasks))), get_context("fork")) as pool:
         running: deque[Future[Report]] = deque()
         try:
             for task in tasks:
                 running.append(pool.submit(check_shard, task))
+                processes = processes or [process for process in active_children() if process not in others]
                 if len(running) > 2 * workers:  # finished reports wait in memory, so keep only a few jobs under way
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
         except BrokenProcessPool:
-            raise DataError(
-                f"a worker process died, perhaps for want of memory ({memory_of_job()}); workers=1 needs the least"
-            ) from None
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise DataError(f"one of {len(processes)} worker processes {end_of(processes)}") from None
         finally:
             for future in running:
                 future.cancel()
@@ -324,4 +326,4 @@ def main(arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     go_on_unread()
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(ends_told("sharding.verify", lambda: main(sys.argv[1:])))

@@ -13,10 +13,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from recipes.code_digest import ROOMS
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
 
-ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 FOLDER = ".code"
 
 

@@ -49,7 +49,6 @@ class TrainJob:
 
         stop_requested, code = watch(), FAILED  # before the long imports
         gc.disable()  # they make no garbage, and are a quarter faster without the search for it
-        from ifl.saving.provenance import launched_by
         from ifl.saving.storage import disk_of
         from recipes.common.addresses import command_of_process
         from recipes.common.errors import UserError
@@ -69,8 +68,9 @@ class TrainJob:
 
             if first:
                 append_event(folder, "start", code=running())
-            with disk_of(folder), launched_by(self.command):
-                finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=command_of_process())
+            pipe, command = command_of_process(), self.command
+            with disk_of(folder):
+                finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=pipe, command=command)
             code = FINISHED if finished else STOPPED
             if first:
                 append_event(folder, "finished" if code == FINISHED else "stopped")

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING
 from recipes.common.addresses import PIPE
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError, PlanError, RecipeError
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 
 if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answers at once
     from recipes.schema import Recipe
@@ -78,6 +78,7 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """What the user should know of single runs, each remark once."""
+        from slurm.monitoring.commits import other_commits
         from slurm.run_folder import other_code, place_aside
 
         said = [f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark]
@@ -86,6 +87,7 @@ class Training:
                 said.append(other_code(run.recipe, run.folder))
             elif run.folder.exists():
                 said.append(f"{run.folder.name} is made anew, and what is there becomes {place_aside(run.folder).name}")
+        said.append(other_commits(run.folder for run in self.runs if not run.again))
         return list(dict.fromkeys(filter(None, said)))
 
 
@@ -167,9 +169,9 @@ def _run_here(command: Training) -> int:
     """Run on this machine until all runs have ended: `cluster=local`."""
     from slurm.local.run_queue import run_all
 
+    go_on_unread(anyhow=True)
     _announce(command)
     _set_aside(command)
-    go_on_unread(anyhow=True)
     return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
 
 
@@ -279,4 +281,4 @@ def _check_batch(recipe: "Recipe") -> None:
 
 if __name__ == "__main__":
     go_on_unread()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ends_told("launch.py", lambda: main(sys.argv[1:])))

@@ -75,8 +75,6 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
         raise RecipeError(
             "out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors"
         )
-    if "data.root" in values and not values["data.root"]:
-        raise RecipeError("data.root= has no value: the folder of data sets, or its address, would be legal")
     run = _finished(what, values[what], values.get("runs"))
     gone = missing_weights(run, select)
     if gone:

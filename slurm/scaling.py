@@ -27,7 +27,7 @@ import numpy as np
 
 from recipes.common.cli import key_values
 from recipes.common.errors import DataError, PlanError, UserError
-from recipes.common.output import go_on_unread
+from recipes.common.output import ends_told, go_on_unread
 from sharding.plan.epoch import BatchShape
 from sharding.plan.ranks import micro_batches
 
@@ -307,6 +307,6 @@ def main(words: list[str]) -> None:
 if __name__ == "__main__":
     go_on_unread()
     try:
-        main(sys.argv[1:])
+        sys.exit(ends_told("slurm.scaling", lambda: main(sys.argv[1:])))
     except UserError as error:
         sys.exit(f"slurm.scaling: {error}")

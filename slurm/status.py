@@ -44,9 +44,10 @@ from typing import Any, Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.errors import StatusError, UserError, one_line
-from recipes.common.output import end_unread
+from recipes.common.output import end_unread, ends_told
 from slurm import environment
 from slurm.monitoring import run_state
+from slurm.monitoring.commits import other_commits
 from slurm.monitoring.failure import why
 from slurm.monitoring.run_state import (
     ENDED,
@@ -204,8 +205,10 @@ class Look:
         clear = "\033[H\033[2J" if self.every_s is not None and sys.stdout.isatty() else ""
         while True:
             jobs = run_state.queue()
-            lines = [line_of(path.parent, jobs) for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
-            print(clear + table(lines, sys.stdout.isatty()), flush=True)
+            folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
+            lines = [line_of(folder, jobs) for folder in folders]
+            shown = [table(lines, sys.stdout.isatty()), other_commits(folders)]
+            print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:
                 return 0
             time.sleep(self.every_s)
@@ -241,8 +244,8 @@ def parse(words: Sequence[str]) -> Look | About:
     """
     usual = str(PROJECT / "runs")
     options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=TWICE)}
-    if not re.fullmatch(r"\d+(\.\d+)?", options.get("watch", "1")):
-        raise StatusError(f"watch={options['watch']} is no number of seconds")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", options.get("watch", "1")):
+        raise StatusError(f"watch={options['watch']} is no number of seconds, of which 0 to 999999 are legal")
     runs = Path(options["runs"])
     if not runs.is_dir() and options["runs"] != usual:
         raise StatusError(f"runs={runs} is no folder")
@@ -284,6 +287,6 @@ def main(words: Sequence[str]) -> int:
 if __name__ == "__main__":
     end_unread()
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(ends_told("status.py", lambda: main(sys.argv[1:])))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ifl.method import BaseMethod, Task, load_file, load_method
-from ifl.network.first_use import look_at_method, look_at_network
+from ifl.network.hook_results import look_at_method, look_at_network
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
 from recipes.schema import Recipe
@@ -118,7 +118,7 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
 def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
     """Build the recipe's network, initialised with its seed, and its method.
 
-    What the files of both give is checked where it is first used.
+    All that the files of both give is checked where it is used.
 
     Args:
         recipe: the resolved recipe.

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recipes.code_digest import code_digests, code_files
-from recipes.schema import PROJECT, Recipe
+if TYPE_CHECKING:  # a status view asks for the commit, and must answer at once
+    from recipes.schema import Recipe
 
+PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
-
-
-_COMMAND: ContextVar[Sequence[str]] = ContextVar("command", default=())
 
 
 def commit() -> str:
@@ -57,9 +53,19 @@ def uncommitted(paths: Sequence[Path | str]) -> dict[str, str]:
 
 
 def code(recipe: Recipe) -> dict[str, Any]:
-    """Return what meta.json says of the run's own code: digests, and what of it is in no commit."""
+    """Return what meta.json says of the code: digests of the run's own, and what of all code is in no commit.
+
+    Other methods and models than the run's, and other recipes, do not count.
+    """
+    from recipes.code_digest import FOLDERS, ROOMS, code_digests, code_files
+
     files = [path for paths in code_files(recipe).values() for path in paths]
-    return {"code": code_digests(recipe), "uncommitted": uncommitted(files)}
+    elsewhere = {
+        name: state
+        for name, state in uncommitted(ROOMS).items()
+        if name.endswith(".py") and not name.startswith(tuple(f"{folder}/" for folder in FOLDERS.values()))
+    }
+    return {"code": code_digests(recipe), "uncommitted": {**uncommitted(files), **elsewhere}}
 
 
 def _git(*words: str) -> str:
@@ -75,26 +81,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-@contextlib.contextmanager
-def launched_by(command: Sequence[str]) -> Iterator[None]:
-    """Make `meta` name this command inside as the one that launched the run.
+def meta(facts: Mapping[str, Any], command: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the contents of meta.json: where the run comes from, and the facts of the run itself.
 
     Args:
+        facts: of the run.
         command: the launcher's `sys.argv`; where it is empty, the process speaks for itself.
     """
-    token = _COMMAND.set(command)
-    try:
-        yield
-    finally:
-        _COMMAND.reset(token)
-
-
-def meta(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of meta.json: where the run comes from, and the facts of the run itself."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"node": platform.node(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "argv": list(_COMMAND.get() or sys.argv),
+        "argv": list(command or sys.argv),
         **facts,
     }

@@ -124,7 +124,7 @@ class Watchdog:
         message = (
             f"Stopped: rank {self._rank} was asked to stop in {self._section}, "
             f"{'where' if self._in_boot() else 'and waited for a batch, where'} nothing is saved; the run goes on from "
-            "its last checkpoint"
+            "its last checkpoint, if it has one"
         )
         print(message, file=sys.stderr, flush=True)
         assert self._leaving is not None, "only then a rank leaves"

@@ -98,7 +98,7 @@ def key_values(
         key, value = split_word(word)
         if key not in keys:
             raise error(Fault("unknown", word, keys))
-        if not value and "empty" not in legal:
+        if not value.strip() and "empty" not in legal:
             raise error(Fault("empty", word, keys))
         if key in values and "twice" not in legal:
             raise error(Fault("twice", word, keys, values[key]))

@@ -57,15 +57,20 @@ def in_order(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         pool.shutdown(wait=True, cancel_futures=True)
-        raise DataError(f"one of {workers} worker processes {_end(processes)}; the same command goes on") from None
+        raise DataError(f"one of {workers} worker processes {end_of(processes)}; the same command goes on") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end(processes: Sequence[BaseProcess]) -> str:
-    """Return how the first of a pool's processes ended that did so before its time."""
-    codes = [process.exitcode for process in processes if process.exitcode]
-    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGKILL)
+def end_of(processes: Sequence[BaseProcess]) -> str:
+    """Return how the first of a broken pool's processes ended: what is known of it, and no more.
+
+    The pool itself ends the others by SIGTERM, so another end comes first.
+    """
+    codes = sorted((process.exitcode or 0 for process in processes), key=lambda code: code == -signal.SIGTERM)
+    code = next(filter(None, codes), 0)
+    if code == 0:
+        return "ended, and nothing says how"
     if code > 0:
         return f"ended by itself with exit code {code}, and what it printed before may say why"
     if code != -signal.SIGKILL:

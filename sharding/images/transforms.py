@@ -7,7 +7,6 @@ device.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from recipes.common.syntax_tree import digest, meaning
 from sharding.images import decoders, turbojpeg
 from sharding.images.decoders import Picture, Pixels, whole
 from sharding.images.dice import Dice
@@ -26,11 +26,12 @@ from sharding.images.randaug import apply_policy
 def origin(decoder: str) -> str:
     """Return a text that says what the pixels of a test view or a whole picture depend on; caches use it as a key.
 
-    It names this code, the decoder, Pillow (which decodes what other decoders do not) and torch.
+    It names what this code does (a comment changes nothing), the decoder, Pillow (which decodes what other decoders do
+    not) and torch.
     """
-    code = b"".join(Path(file).read_bytes() for file in (__file__, decoders.__file__, turbojpeg.__file__))
+    code = [meaning(Path(file).read_bytes()) for file in (__file__, decoders.__file__, turbojpeg.__file__)]
     made_by = f"{decoder} {decoders.decoder(decoder).version} pillow {version('pillow')} torch {torch.__version__}"
-    return f"{hashlib.sha256(code).hexdigest()} {made_by}"
+    return f"{digest(code)} {made_by}"
 
 
 def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:

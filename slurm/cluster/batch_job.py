@@ -2,7 +2,7 @@
 
 All files of a job are in its folder before SLURM hears of it, under names that hold no id, and the batch script finds
 them there. Nothing is read out of what sbatch prints, which sites wrap and decorate: SLURM itself is asked for the
-id, by the job's name and the folder of its batch file.
+id, by the folder of the job's batch file, or by its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from recipes.common.errors import RecipeError
 from recipes.common.files import replacing, write_whole
 from slurm import environment
-from slurm.monitoring.run_state import Job, queue
+from slurm.monitoring.run_state import Job, is_in, queue
 
 PYTHON = f"{shlex.quote(sys.executable)} -P"
 """This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
@@ -87,7 +87,7 @@ class BatchJob:
                 delayed.dump(path)
         file = self.folder / f"{self.name}.sh"
         write_whole(file, self.text())
-        if (before := queue(self.name)) is None:  # then an older job of this name would be taken for the new one
+        if (before := queue()) is None:  # then an older job of this folder would be taken for the new one
             raise RecipeError(f"SLURM does not answer (squeue), so {self.name} was not submitted")
         said = subprocess.run(
             ["sbatch", str(file)], env=environment.for_sbatch(self.decided), capture_output=True, text=True
@@ -113,19 +113,15 @@ class BatchJob:
         ]
 
     def _id(self, before: dict[str, Job]) -> str | None:
-        """Ask SLURM which new job has our name and a batch file in our folder.
+        """Ask SLURM which new job has a batch file in our folder, whatever a site's plugin named it.
 
-        A site's wrapper may hand over another file than ours; then the name alone decides.
+        A site's wrapper may hand over another file than ours; then the name decides.
         """
-        new = {job: said for job, said in (queue(self.name) or {}).items() if job not in before}
+        new = {job: said for job, said in (queue() or {}).items() if job not in before}
         own = [job for job, said in new.items() if is_in(self.folder, said)]
-        wrapped = [job for job, said in new.items() if os.path.basename(said.batch_file) != f"{self.name}.sh"]
+        named = {job: said for job, said in new.items() if said.name == self.name}
+        wrapped = [job for job, said in named.items() if os.path.basename(said.batch_file) != f"{self.name}.sh"]
         return max((job.partition("_")[0] for job in own or wrapped), key=int, default=None)
-
-
-def is_in(folder: Path, job: Job) -> bool:
-    """Say whether a job's batch file lies in the folder."""
-    return os.path.realpath(os.path.dirname(job.batch_file)) == os.path.realpath(folder)
 
 
 def require_sbatch() -> None:

@@ -26,10 +26,10 @@ from recipes.schema import Slurm
 from sharding.building.packing import WORK
 from sharding.building.request import parse, stages_of
 from slurm import environment
-from slurm.cluster.batch_job import BatchJob, is_in, require_sbatch, setup_lines
+from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.sbatch import asked
 from slurm.code_snapshot import place, snapshot_code
-from slurm.monitoring.run_state import ENDED, queue
+from slurm.monitoring.run_state import ENDED, is_in, queue
 from slurm.site_file import Site
 
 CLUSTERS = ("slurm", "local", "dry")
@@ -243,6 +243,6 @@ def _in_the_queue(build: Build) -> list[str]:
     live = {
         job.partition("_")[0]
         for job, said in known.items()
-        if said.name.startswith(f"build-{build.name}-") and said.state not in ENDED and is_in(build.work / "log", said)
+        if said.state not in ENDED and is_in(build.work / "log", said)
     }
     return sorted(live, key=int)

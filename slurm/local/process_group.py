@@ -23,7 +23,7 @@ from recipes.common.locks import release, try_acquire
 from recipes.schema import PROJECT
 from slurm.environment import clean
 from slurm.job import FAILED, FINISHED, STOPPED
-from slurm.monitoring.events import read
+from slurm.monitoring.events import newest_step, read
 from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
 
@@ -146,20 +146,29 @@ class LocalRun:
                 key=lambda entry: entry[0].stat().st_mtime_ns,
             )
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            self.bar.write(
-                (
-                    f"rank {rank} {how} after step {self.step}; the same command goes on from the last checkpoint. "
-                    f"The end of {log}:"
-                ),
-                file=sys.stderr,
-            )
+            self.bar.leave = False  # below its error a run's bar would look as if it went on
+            said = f"rank {rank} {how} after step {max(self.step, newest_step(self.folder), 0)}; {goes_on(self.folder)}"
+            self.bar.write(f"{said}. The end of {log}:", file=sys.stderr)
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
             return FAILED
         if STOPPED in codes:
             unsaved = next((event["error"] for event in read(self.folder)[-1:] if "error" in event), "")
-            self.bar.write(unsaved or f"stopped and saved after step {self.step}; the same command goes on from there")
+            self.bar.write(unsaved or _saved(newest_step(self.folder)))
             return STOPPED
         return FINISHED
+
+
+def goes_on(folder: Path) -> str:
+    """Say from where the same command goes on with a run."""
+    if newest_step(folder) < 0:
+        return "no checkpoint was made yet, so the same command starts it anew"
+    return "the same command goes on from the last checkpoint"
+
+
+def _saved(step: int) -> str:
+    if step < 0:  # the evaluation of another run's weights
+        return "stopped; the same command makes it again"
+    return f"stopped and saved after step {step}; the same command goes on from there"
 
 
 def _take(lock: IO[str], folder: Path) -> None:

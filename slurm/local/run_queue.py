@@ -11,7 +11,7 @@ from pathlib import Path
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
-from slurm.local.process_group import LocalRun
+from slurm.local.process_group import LocalRun, goes_on
 from slurm.local.progress import View
 from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.run_state import is_finished, nothing_to_do
@@ -87,7 +87,9 @@ class _Queue:
                     time.sleep(PAUSE_S if self._under_way else 0)
         except KeyboardInterrupt:
             self.code = AT_ONCE
-            self._view.write("ended at once; the same command goes on from the last checkpoint", sys.stderr)
+            for run in self._under_way.values():
+                run.bar.leave = False
+                self._view.write(f"{run.folder.name} ended at once; {goes_on(run.folder)}", sys.stderr)
             folders = [run.folder for run in self._under_way.values()] + [step.run.folder for step in self._waiting]
             self.outcomes |= dict.fromkeys(folders, "ended at once")
         finally:

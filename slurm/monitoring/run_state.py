@@ -43,8 +43,8 @@ class Job(NamedTuple):
     Attributes:
         state: its state, or the reason why it never leaves the queue.
         began: when it started, in seconds since 1970; 0 where it has not.
-        name: its name; a run's job has the run folder's.
-        batch_file: the file that was submitted, in the run folder's log/.
+        name: its name; a run's job has the run folder's, unless a site's plugin renames it.
+        batch_file: the file that sbatch was given, in the run folder's log/, unless a site's wrapper copies it.
     """
 
     state: str
@@ -57,13 +57,10 @@ TELLS_S = 600
 """For so many seconds a job whose id SLURM has not told may still come up, and is not submitted again."""
 
 
-def queue(name: str | None = None) -> dict[str, Job] | None:
+def queue() -> dict[str, Job] | None:
     """Return the user's jobs that SLURM still knows, by id, with those that ended some minutes ago.
 
     Those of partitions that are hidden are among them.
-
-    Args:
-        name: only jobs of this name.
 
     Returns:
         None if SLURM does not answer or is not on this machine.
@@ -71,7 +68,6 @@ def queue(name: str | None = None) -> dict[str, Job] | None:
     if shutil.which("squeue") is None:
         return None
     words = ["squeue", "-h", "-a", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"]
-    words += [] if name is None else [f"--name={name}"]
     try:
         shown = subprocess.run(
             words, env=environment.clean(), capture_output=True, text=True, errors="replace", timeout=30
@@ -86,7 +82,7 @@ def queue(name: str | None = None) -> dict[str, Job] | None:
         if state == "PENDING" and (reason == "DependencyNeverSatisfied" or re.search(HELD, reason)):
             state = reason
         jobs[job] = Job(state, _seconds(began), own, batch_file)
-    return None if shown.returncode else {job: said for job, said in jobs.items() if name in (None, said.name)}
+    return None if shown.returncode else jobs
 
 
 def _seconds(moment: str) -> float:
@@ -97,18 +93,24 @@ def _seconds(moment: str) -> float:
         return 0.0
 
 
+def is_in(folder: Path, job: Job) -> bool:
+    """Say whether the file that sbatch was given for a job lies in the folder."""
+    return os.path.realpath(os.path.dirname(job.batch_file)) == os.path.realpath(folder)
+
+
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
     """Return the id of the run's job among `jobs`.
 
     It is the one noted last, or one that waits or runs although nothing was noted (a full disk, Ctrl-C after sbatch).
-    SLURM uses ids again, so that the name decides too; runs in other folders may have the same name.
+    SLURM uses ids again, so the file that sbatch was given decides too, under whatever name a site's plugin lets the
+    job run; or else the name, where a site's wrapper handed over another file.
     """
-    noted, log = _noted(events), os.path.realpath(folder / "log")
+    noted = _noted(events)
     own = [
         job
         for job, said in jobs.items()
-        if said.name == folder.name
-        and (job == noted or (said.state not in ENDED and os.path.realpath(os.path.dirname(said.batch_file)) == log))
+        if (is_in(folder / "log", said) and (job == noted or said.state not in ENDED))
+        or (job == noted and said.name == folder.name)
     ]
     return max(own, key=lambda job: (jobs[job].state not in ENDED, _number(job)), default=None)
 

@@ -48,7 +48,7 @@ def cost(runs: Sequence[Run]) -> Cost:
     Raises:
         DataError: the training images cannot be counted.
     """
-    todo = [run for run in runs if not (run.folder / "done").exists()]
+    todo = [run for run in runs if run.is_to_make]
     known = {source: measured(*source) for source in {(run.folder.parent, run.recipe.data.name) for run in todo}}
     images = 0
     hours: float | None = 0.0

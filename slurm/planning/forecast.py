@@ -28,7 +28,7 @@ def forecast(runs: Sequence[Run]) -> list[str]:
     Raises:
         DataError: the training images cannot be counted.
     """
-    asked = [run for run in runs if not (run.folder / "done").exists()]
+    asked = [run for run in runs if run.is_to_make]
     if not asked:
         return []
     todo = [run.recipe for run in asked]

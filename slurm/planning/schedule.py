@@ -35,6 +35,11 @@ class Run:
     def folder(self) -> Path:
         return self.recipe.run_folder
 
+    @property
+    def is_to_make(self) -> bool:
+        """Whether there is anything to train or evaluate; a finished run that is made anew is still in its folder."""
+        return self.again or not is_finished(self.folder)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -107,7 +112,8 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
             *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
         ]
         above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
-        lines[step.run.folder] = (above, str(step.run.folder) + (f"  after {' and '.join(after)}" if after else ""))
+        said = [str(step.run.folder), *(["made anew"] if step.run.again and step.run.folder.exists() else [])]
+        lines[step.run.folder] = (above, "  ".join([*said, *([f"after {' and '.join(after)}"] if after else [])]))
 
     def below(above: Path | None, indent: str) -> list[str]:
         return [
@@ -121,5 +127,6 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
 
 
 def finished_of(runs: Sequence[Run]) -> set[Path]:
-    """Return the folders of the runs, and of what they need, that are finished."""
-    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)}
+    """Return the folders of the runs, and of what they need, that are finished and stay so."""
+    anew = {run.folder for run in runs if run.again}
+    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)} - anew

@@ -201,12 +201,33 @@ def test_every_command_may_be_piped_into_head(unread: int, tmp_path: Path) -> No
         assert error == "" and process.returncode == (-13 if door == "slurm/status.py" else 0), (door, error)
 
 
-def test_a_full_disk_is_not_an_unread_pipe() -> None:
-    """What cannot be written for another reason is an error as ever."""
-    code = "from recipes.common.output import go_on_unread; go_on_unread(); print('x', flush=True)"
+def test_every_command_tells_of_an_output_that_cannot_be_written() -> None:
+    """On a full disk each ends with code 2 and one sentence; whatever its standard error is, it says no more."""
+    words = {"slurm/status.py": ["runs=examples/digits_glt"], "slurm/scaling.py": ["image_s=1", "interruptions_h=0"]}
     with open("/dev/full", "w") as full:
-        result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, stdout=full, stderr=subprocess.PIPE)
-    assert b"No space left on device" in result.stderr and result.returncode != 0
+        started = {
+            door: subprocess.Popen(
+                [sys.executable, *start, *words.get(door, ["--help"])],
+                cwd=PROJECT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for door, start in DOORS.items()
+            if door not in ("ifl/engine.py", "sharding/coco_attributes.py")  # of make, and of a subprocess of ours
+        }
+        for door, process in started.items():
+            _, error = process.communicate(timeout=60)
+            assert process.returncode == 2, (door, error)
+            assert re.fullmatch(r"\S+: the standard output cannot be written: No space left on device\n", error), door
+
+
+def test_what_the_standard_error_does_not_take_is_dropped() -> None:
+    """Bars and remarks on a full disk stop no command."""
+    code = "import sys; from recipes.common.output import go_on_unread; go_on_unread(); print('x', file=sys.stderr)"
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "-c", f"{code}; print('y')"], cwd=PROJECT, stdout=-1, stderr=full)
+    assert (result.stdout, result.returncode) == (b"y\n", 0)
 
 
 @pytest.mark.parametrize("words", [["slurm/launch.py", "cluster=dry"], ["slurm/status.py"], ["-m", "sharding.verify"]])

@@ -80,15 +80,80 @@ def test_a_folder_is_the_word_as_typed(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_resolved(tmp_path / "recipe.yaml") == recipe
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\t "])
 @pytest.mark.parametrize(
-    "word",
-    ["data.root=", "runs=", "augment.mixup=", "ifl=", "recipe=", "seed=", "data=", "slurm.partition="],
+    "key, null",
+    [
+        *(("data.root", True), ("runs", True), ("ifl", True), ("slurm.partition", True), ("log.keep", True)),
+        *(("augment.mixup", True), ("recipe", False), ("seed", False), ("data", False), ("nonsense", False)),
+    ],
 )
-def test_a_value_left_empty_is_refused(word: str) -> None:
-    """An unset variable of the shell neither means a default nor switches IFL off; the sentence names null."""
-    key = word.removesuffix("=")
-    with pytest.raises(RecipeError, match=rf"^{re.escape(key)}= has no value.*{re.escape(key)}=null"):
+def test_a_value_left_empty_is_refused(key: str, null: bool, blank: str) -> None:
+    """An unset variable of the shell, or blanks, neither mean a default nor switch IFL off; the sentence names null
+    where the field takes it."""
+    with pytest.raises(RecipeError, match=rf"^{re.escape(key)}=('.*')? has no value.*: {re.escape(key)}=VALUE") as said:
+        resolve(["recipe=glt_ifl", f"{key}={blank}"])
+    assert str(said.value).endswith(f", and so is {key}=null") == null
+
+
+def test_a_blank_text_of_a_file_is_refused(tmp_path: Path) -> None:
+    """A folder of blanks is none."""
+    with pytest.raises(RecipeError, match=r"^data\.root= .*mine\.yaml\): it is blank, and a value is legal$"):
+        resolve([in_a_file(tmp_path, "data.root", "' '")])
+
+
+@pytest.mark.parametrize(
+    "word", ["optim.lr=1e999", "optim.lr=-1e999", "optim.lr=inf", "optim.lr=nan", "nodes=1e400", "ifl.alpha=[1e999,1]"]
+)
+def test_a_number_that_is_not_finite_is_refused_as_typed(word: str) -> None:
+    """The sentence has the text, and not what it would become."""
+    with pytest.raises(RecipeError, match=rf"^{re.escape(word)} \(the command line\): .*finite"):
         resolve(["recipe=glt_ifl", word])
+
+
+@pytest.mark.parametrize(
+    "text, said", [("1.0e+999", r"1\.0e\+999 is too large"), (".inf", r"optim\.lr=\.inf .*finite")]
+)
+def test_a_number_of_a_file_that_is_not_finite_is_refused_as_typed(tmp_path: Path, text: str, said: str) -> None:
+    """In YAML, too."""
+    with pytest.raises(RecipeError, match=said):
+        resolve([in_a_file(tmp_path, "optim.lr", text)])
+
+
+@pytest.mark.parametrize(
+    "word, legal",
+    [
+        ("ifl.milestones=030,060", "a list is, such as ifl.milestones=[0.6,0.8]"),
+        ("data.mean=0.5", "a list is, such as data.mean=[0.485,0.456,0.406]"),
+        ("log.keep=3", "a list is, such as log.keep=[0.5]"),
+        ("slurm.modules=gcc", "a list is, such as slurm.modules=[NAME]"),
+        ("ifl.milestones=[a,b]", "ifl.milestones.0=a (the command line): a number is legal"),
+    ],
+)
+def test_a_list_that_is_none_is_told_with_a_legal_one(word: str, legal: str) -> None:
+    """The example is one of the same key, as a command has it."""
+    with pytest.raises(RecipeError, match=rf"{re.escape(legal)}$"):
+        resolve(["recipe=glt_ifl", word])
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("schedule.epochs=", "first.schedule.epochs= has no value"),
+        ("schedule.epochs=x", "first.schedule.epochs=x (the command line): "),
+        (
+            "schedule.epoch=3",
+            "unknown key first.schedule.epoch (the command line): did you mean first.schedule.epochs?",
+        ),
+        ("schedule.epochs", "'first.schedule.epochs' is not of the form key=value"),
+        ("batch.bn=7", "first.batch.size=256 is no multiple of first.batch.bn=7"),
+        ("ifl.milestones=3", "first.ifl.milestones=3 (the command line) is not legal: a list is, such as first.ifl."),
+    ],
+)
+def test_what_is_wrong_with_a_first_stage_is_told_with_its_keys(word: str, said: str) -> None:
+    """A sentence about `first.KEY=VALUE` names the key as the command has it."""
+    with pytest.raises(RecipeError, match=rf"^{re.escape(said)}"):
+        resolve(["recipe=glt_crt", f"first.{word}"])
 
 
 def test_make_passes_only_what_was_given() -> None:

@@ -148,8 +148,11 @@ def test_a_recipe_names_its_pixels(tiny_root: Path, tmp_path: Path) -> None:
         patch.setattr(torch, "__version__", "another")
         assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "another torch, which resizes"
     with pytest.MonkeyPatch.context() as patch:
-        (tmp_path / "views.py").write_text("# other code")
+        code = Path(sharding.images.transforms.__file__).read_text()
         patch.setattr(sharding.images.transforms, "__file__", str(tmp_path / "views.py"))
+        (tmp_path / "views.py").write_text(f"# A comment.\n{code}")
+        assert folders() == base, "a comment"
+        (tmp_path / "views.py").write_text(code.replace('mode="bilinear"', 'mode="bicubic"'))
         assert all(mine != theirs for mine, theirs in zip(folders(), base, strict=True)), "other code"
     assert all(
         crops.cache is None

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from recipes.common.errors import DataError
-from sharding.building.process_pool import in_order
+from sharding.building.process_pool import end_of, in_order
 from tests.helpers.paths import PROJECT
 
 PROGRAM = """
@@ -59,6 +60,20 @@ def test_a_lost_worker_is_named_by_its_end(code: int, sentence: str) -> None:
     """An exit code is no kill, and a fault of a library no want of memory."""
     with pytest.raises(DataError, match=f"^one of 2 worker processes {sentence}"):
         list(in_order(_end, code, range(4), 2))
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [
+        ([None, -15, 3], "ended by itself with exit code 3"),
+        ([-15, -9, -15], "was killed, for want of memory perhaps"),
+        ([-15, -15], "was killed by SIGTERM"),
+        ([0, None], "ended, and nothing says how"),
+    ],
+)
+def test_of_an_end_what_is_known_is_told(codes: list[int | None], sentence: str) -> None:
+    """A pool ends the other workers by SIGTERM, which hides no other end; memory is named where SIGKILL is."""
+    assert end_of([SimpleNamespace(exitcode=code) for code in codes]).startswith(sentence)
 
 
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sharding.verify
+from recipes.common.errors import DataError
 from sharding.building.notices import ALIKE, Notices
 from sharding.checks.dataset import check_across, check_meta, read_index, read_meta, split_folders
 from sharding.checks.near_duplicates import alike, thumbnail
 from sharding.checks.report import Findings
-from sharding.checks.shard import check_shard
+from sharding.checks.shard import Report, Task, check_shard
 from sharding.format.dataset import digest_of, misshapen
 from sharding.format.index import load_index, save_index
 from sharding.format.shards import Sample, index_of_shards, write_split
@@ -443,6 +447,33 @@ def test_parts_that_lack_or_are_too_many(folder: Path) -> None:
             tar.addfile(member, io.BytesIO(b"abc"))
         lines = problems(folder)
         assert any(repr(name.partition(".")[0]) in line and said in line for line in lines), lines
+
+
+def lost(task: Task) -> Report:
+    """A worker that ends in place of a check."""
+    if (code := int(os.environ["END"])) > 0:
+        os._exit(code)
+    os.kill(os.getpid(), -code)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (3, "ended by itself with exit code 3, "),
+        (-signal.SIGTERM, "was killed by SIGTERM"),
+        (-signal.SIGKILL, "memory"),
+    ],
+)
+def test_a_lost_worker_is_named_by_its_end(
+    code: int, said: str, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the processes of a check, too: an exit code or the signal, and memory only where it was SIGKILL."""
+    monkeypatch.setenv("END", str(int(code)))
+    monkeypatch.setattr(sharding.verify, "check_shard", lost)
+    with pytest.raises(DataError, match=r"^one of 2 worker processes ") as caught:
+        verify(pristine, workers=2)
+    assert said in str(caught.value) and ("memory" in str(caught.value)) == (code == -signal.SIGKILL)
 
 
 def test_plain_webdataset_is_really_asked(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

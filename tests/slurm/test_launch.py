@@ -414,8 +414,7 @@ def test_ranks_of_a_local_run_are_handed_the_command(tmp_path: Path, monkeypatch
 def test_meta_json_names_the_command_that_launched_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`argv` is the launcher's where there is one, and that of the process itself where there is none."""
     monkeypatch.setattr(sys, "argv", ["trains.py"])
-    with provenance.launched_by(("launch.py", "seed=1")):
-        assert provenance.meta({})["argv"] == ["launch.py", "seed=1"]
+    assert provenance.meta({}, ("launch.py", "seed=1"))["argv"] == ["launch.py", "seed=1"]
     assert provenance.meta({})["argv"] == ["trains.py"]
 
 

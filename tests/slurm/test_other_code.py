@@ -14,8 +14,10 @@ from recipes.code_digest import code_digests
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
-from slurm import launch
+from slurm import launch, status
 from slurm.monitoring import run_state
+from slurm.monitoring.commits import other_commits
+from slurm.planning import cost, forecast
 from slurm.planning.requested_runs import requested_runs
 from slurm.run_folder import other_code, set_aside
 from slurm.site_file import Site
@@ -70,26 +72,34 @@ def test_digests_follow_what_code_does(project: Path, recipe: Recipe) -> None:
 
 
 def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> None:
-    """An edited and an untracked file of the run's own code are named; in a copy made for a job too, and without git
-    nothing is said."""
+    """An edited and an untracked file of the run's own code and of the loop are named, and other methods, models and
+    recipes not; in a copy made for a job too, and without git nothing is said."""
     assert provenance.code(recipe)["uncommitted"] == {}
 
     def git(*words: str) -> None:
         command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words]
         subprocess.run(command, cwd=project, check=True, capture_output=True)
 
+    (project / "ifl/step.py").write_text("x = 1\n")
     git("init")
-    git("add", "ifl/methods/ce.py", "recipes")
+    git("add", "ifl/methods/ce.py", "ifl/step.py", "recipes")
     git("commit", "-m", "x")
     (project / "ifl/methods/ce.py").write_text(METHOD + "\n")
+    (project / "sharding").mkdir()
+    for name in ("ifl/my_loop.py", "sharding/reading.py", "ifl/methods/other.py", "ifl/models/other.py"):
+        (project / name).write_text("")
+    (project / "ifl/step.py").write_text("x = 2\n")
     expected = {
+        "ifl/step.py": "changed",
+        "ifl/my_loop.py": "untracked",
+        "sharding/reading.py": "untracked",
         "ifl/methods/ce.py": "changed",
         "ifl/methods/shared.py": "untracked",
         "ifl/models/small_resnet.py": "untracked",
     }
     facts = provenance.code(recipe)
     assert facts["uncommitted"] == expected and facts["code"] == code_digests(recipe)
-    lines = [f"{state} {name}" for name, state in provenance.uncommitted(["ifl"]).items()]
+    lines = [f"{state} {name}" for name, state in provenance.uncommitted(["ifl", "sharding"]).items()]
     (project / "COMMIT").write_text("\n".join(["0123abc", *lines, "untracked recipes/other.yaml"]) + "\n")
     assert provenance.commit() == "0123abc" and provenance.code(recipe)["uncommitted"] == expected
 
@@ -121,6 +131,52 @@ def test_a_finished_run_of_other_code_is_told(
     ]
     (folder / "meta.json").write_text("{}")
     assert other_code(recipe, folder) == ""
+
+
+def test_another_commit_is_shown_in_one_line_and_marks_nothing(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch and the status say which runs were made at another commit than today's, a few by name; of today's
+    commit, and where a commit is not known, nothing is said."""
+    monkeypatch.setenv("GLT_SITE", "")
+    monkeypatch.setattr(provenance, "commit", lambda: "1234567890abcdef+changes")
+    monkeypatch.setattr(run_state, "queue", lambda: None)
+    folder = made(recipe, commit="c0ffee" * 6, code=code_digests(recipe))
+    runs, line = folder.parent, f"the code's commit is 1234567890ab+changes, and c0ffeec0ffee made {folder.name}"
+    words = ["data=digits_glt", f"runs={runs}", "cluster=local"]
+    assert launch.main(words) == 0
+    assert capsys.readouterr().out == f"{line}\n{folder} is finished: nothing to do\n"
+    assert status.main([f"runs={runs}"]) == 0 and capsys.readouterr().out.splitlines()[2:] == [line]
+    for commit in ("1234567890abcdef+changes", "unknown", None):
+        (folder / "meta.json").write_text(json.dumps({"commit": commit} if commit else {}))
+        assert other_commits([folder]) == ""
+    many = [runs / name for name in "abcde"]
+    for other in many:
+        other.mkdir()
+        (other / "meta.json").write_text('{"commit": "old"}')
+    assert (
+        other_commits([*many, folder]) == "the code's commit is 1234567890ab+changes, and old made a, b, c and 2 more"
+    )
+
+
+def test_a_dry_run_shows_what_again_makes_anew(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several runs, too: finished ones are to be made, with the name that the old folder would get, and they count
+    in the cost; without again=yes they are finished."""
+    monkeypatch.setenv("GLT_SITE", "")
+    for module in (cost, forecast):
+        monkeypatch.setattr(module, "images_of", lambda run: 1000)
+    folder, words = made(recipe), ["data=digits_glt", f"runs={recipe.run_folder.parent}", "seeds=0,1", "cluster=dry"]
+    other = folder.with_name(folder.name.replace("-s0-", "-s1-"))
+    assert launch.main([*words, "again=yes"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# {folder.name} is made anew, and what is there becomes {folder.name}.old-1\n" in shown
+    assert shown.endswith(f"\n{folder}  made anew\n{other}\n") and "# 2 runs to make, 2,000 training images" in shown
+    assert launch.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"\n{folder}  finished\n{other}\n") and "# 1 runs to make, 1,000 training images" in shown
+    assert (folder / "done").exists()
 
 
 def test_again_keeps_the_old_run_beside(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:

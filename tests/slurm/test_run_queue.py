@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
 from slurm import reuse
 from slurm.cluster.submission import submit_all
-from slurm.local import progress, run_queue
+from slurm.local import process_group, progress, run_queue
 from slurm.local.run_queue import run_all
 from slurm.monitoring import events
 from slurm.planning.schedule import Run
@@ -219,6 +220,47 @@ def test_an_interrupt_asks_all_under_way_to_save(
         "not started",
         "not started",
     ]
+
+
+@pytest.mark.parametrize(
+    "code, checkpoint, said",
+    [
+        (
+            3,
+            None,
+            "rank 0 ended with code 3 after step 0; no checkpoint was made yet, so the same command starts it anew",
+        ),
+        (3, 7, "ended with code 3 after step 7; the same command goes on from the last checkpoint"),
+        (99, 7, "stopped and saved after step 7; the same command goes on from there"),
+        (99, None, "stopped; the same command makes it again"),
+    ],
+)
+def test_an_end_says_what_was_saved(
+    code: int,
+    checkpoint: int | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The step is the newest checkpoint's, whatever was logged; where there is none nothing is said of one; and after
+    an error no bar is left."""
+    (recipe,) = recipes(tmp_path, 1)
+
+    def start(run: Run, *_: object) -> list[subprocess.Popen[bytes]]:
+        if checkpoint is not None:
+            step = run.folder / "ckpt" / f"step-{checkpoint:09d}"
+            step.mkdir(parents=True)
+            (step / "MANIFEST.json").touch()
+        (run.folder / "log").mkdir()
+        (run.folder / "log" / "rank-0.log").write_text("the last words\n")
+        return [subprocess.Popen(["sh", "-c", f"exit {code}"])]
+
+    monkeypatch.setattr(process_group, "_start", start)
+    assert run_all([Run(recipe)], accept) == (1 if code == 3 else code)
+    out, err = capfd.readouterr()
+    assert f"{said}. The end of" in err if code == 3 else out.endswith(f"{said}\n")
+    assert code != 3 or err.endswith("the last words\n\n"), err
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from slurm.cluster import submission
+from slurm.cluster.batch_job import ID_S
 from slurm.monitoring import events
 from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import Run, Step, schedule, tree
@@ -313,6 +315,23 @@ def test_a_job_that_was_not_noted_is_not_submitted_twice(
         again.returncode == 0 and "is queued: nothing to do" in again.stdout and len(list(tmp_path.glob("deps.*"))) == 1
     )
     assert "job: 102" in launch(*words, f"runs={tmp_path / 'other'}", **cluster).stdout
+
+
+def test_a_job_that_the_site_renames_is_not_submitted_twice(
+    cluster: dict[str, str], tiny_root: Path, tmp_path: Path
+) -> None:
+    """A plugin of SLURM's may give a job another name: its id is told at once by the file that sbatch was given, and
+    the same command finds it, also where nothing was noted."""
+    squeue = SQUEUE.replace("$(cat {0}/name.$n)", "project42-job$n").format(shlex.quote(str(tmp_path)))
+    stub(tmp_path / "bin", "squeue", squeue)
+    words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
+    began = time.monotonic()
+    first = launch(*words, **cluster)
+    assert "job: 101" in first.stdout and time.monotonic() - began < ID_S
+    assert "is queued: nothing to do" in launch(*words, **cluster).stdout
+    (resolve(words).run_folder / "log" / "events.jsonl").unlink()
+    assert "is queued: nothing to do" in launch(*words, **cluster).stdout
+    assert len(list(tmp_path.glob("deps.*"))) == 1
 
 
 def test_what_is_refused_is_refused_before_the_first_run(tiny_root: Path, tmp_path: Path) -> None:

@@ -130,23 +130,27 @@ def test_states(tmp_path: Path, noted: list, jobs: dict[str, str] | None, done: 
     )
 
 
-def test_the_runs_job_is_known_by_its_name_and_folder(tmp_path: Path) -> None:
-    """A job that waits or runs with the run's name and a batch file in its folder is the run's though nothing was
-    noted; one of a run of this name in another folder is not, nor one that ended, nor one that got the noted id anew
-    under another name."""
+def test_the_runs_job_is_known_by_its_batch_file(tmp_path: Path) -> None:
+    """A job that waits or runs with a batch file in the run's folder is the run's, though nothing was noted and a
+    site's plugin gave it another name; one of a run of this name in another folder is not, nor one that ended, nor one
+    that got the noted id anew under another name."""
     mine, name = str(tmp_path / "log" / ".submission_file_x.sh"), tmp_path.name
     (tmp_path / "link").symlink_to(tmp_path)
     for job, state in (
         (run_state.Job("PENDING", 0, name, mine), "queued"),
         (run_state.Job("PENDING", 0, name, f"{tmp_path}/link/log/x.sh"), "queued"),
         (run_state.Job("PENDING", 0, name, "/other/log/x.sh"), "new"),
-        (run_state.Job("PENDING", 0, "other", mine), "new"),
+        (run_state.Job("PENDING", 0, "renamed-by-the-site", mine), "queued"),
         (run_state.Job("FAILED", 0, name, mine), "new"),
     ):
         assert run_state.state_of(tmp_path, [], {"9": job}) == state
     events.append_event(tmp_path, "submitted", job="7")
     noted = events.read(tmp_path)
     assert run_state.state_of(tmp_path, noted, {"7": run_state.Job("RUNNING", 0, "other", "/other/log/x.sh")}) == "lost"
+    renamed = {"7": run_state.Job("RUNNING", 0, "renamed-by-the-site", mine)}
+    assert run_state.job_of(tmp_path, noted, renamed) == "7"
+    wrapped = {"7": run_state.Job("RUNNING", 0, name, "/tmp/copy.sh")}
+    assert run_state.job_of(tmp_path, noted, wrapped) == "7"
     assert (
         run_state.job_of(
             tmp_path,

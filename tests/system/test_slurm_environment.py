@@ -70,6 +70,26 @@ def test_a_job_gets_what_recipe_and_command_say(
         assert len(told["cores"]) == min(2, os.cpu_count() or 1), "a rank and its loader workers share one core"
 
 
+def test_a_job_that_the_site_renames_is_found(
+    cluster: clusters.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever name SLURM has for a job, it keeps the file that sbatch was given (Command= of scontrol), and the run's
+    job is known by that."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    stub(tmp_path, "sbatch", f'{shutil.which("sbatch")} --hold --job-name=site-renamed "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    recipe = resolve(["data=digits_glt", f"runs={tmp_path}", "slurm.partition=low"])
+    folder = recipe.run_folder
+    (folder / "log").mkdir(parents=True)
+    job = BatchJob(folder / "log", (Place(str(folder)),), parameters(recipe, folder, PROJECT)).submit()
+    shown = cluster.run("scontrol", "show", "job", str(job)).stdout
+    assert "JobName=site-renamed" in shown and f"Command={folder}/log/{folder.name}.sh" in shown
+    known = run_state.queue() or {}
+    assert run_state.job_of(folder, [], known) == job and run_state.state_of(folder, [], known) == "held"
+    cluster.run("scancel", str(job))
+
+
 @pytest.mark.full
 def test_a_start_leaves_at_once_where_it_has_nothing_to_do(cluster: clusters.Cluster, tmp_path: Path) -> None:
     """A job of a finished run, and one whose first stage is not finished, end COMPLETED without a rank; the second is
@@ -108,5 +128,4 @@ def test_no_running_job_is_hidden(poisoned: clusters.Cluster, tmp_path: Path, mo
         job = poisoned.run("sbatch", *words).stdout.strip()
     known = run_state.queue()
     assert known and known[job] == run_state.Job("JobHeldUser", 0.0, "mine", str(tmp_path / "a.sh"))
-    assert run_state.queue("mine") == {job: known[job]} and run_state.queue("other") == {}
     poisoned.run("scancel", job)

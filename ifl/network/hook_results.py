@@ -1,7 +1,7 @@
-"""Looks at what a method's and a model's file give when it is first used; later steps cost nothing.
+"""Looks at all that a method's and a model's file give: at its shape and type, which wait for no device.
 
 A result of another shape often trains on, wrongly: one mean loss instead of one loss a row makes gradients too small
-by the size of a micro-batch.
+by the size of a micro-batch. It may be of another shape from some epoch on, so every one is looked at.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class WrongResult(RunError):
 
 
 def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: str, feature_dim: int, k: int) -> None:
-    """Check the first features and logits that a network gives.
+    """Check all features and logits that a network gives.
 
     Args:
         backbone: of the file `ifl/models/MODEL.py`.
@@ -41,59 +41,69 @@ def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: st
         wanted = f"logits float [B, K] = [{len(features_BD)}, {k}] are legal, alone or first in a tuple of tensors"
         _check(f"ifl/methods/{method}.py: the module of head()", first, (len(features_BD), k), wanted)
 
-    _after_first_forward(backbone, features)
-    _after_first_forward(head, logits)
+    backbone.register_forward_hook(lambda module, arguments, given: features(arguments[0], given))
+    head.register_forward_hook(lambda module, arguments, given: logits(arguments[0], given))
 
 
 def look_at_method(method: BaseMethod, name: str, k: int) -> None:
-    """Check the first results of a method's losses, predict and notes; `k`: K, the number of classes.
+    """Check all results of a method's losses, predict and notes; `k`: K, the number of classes.
 
     Raises:
-        WrongResult: at the first use of one that is not what `BaseMethod` promises.
+        WrongResult: at the use of one that is not what `BaseMethod` promises.
     """
 
     def losses(given: Any, output: Output, rows: Rows) -> None:
         b = len(rows.labels)
         wanted = f"float [B] = [{b}] is legal, one loss a row, as by reduction='none'"
         _check(f"ifl/methods/{name}.py: losses()", given, (b,), wanted)
+        if torch.is_grad_enabled() and not given.requires_grad and any(part.requires_grad for part in _tensors(output)):
+            raise WrongResult(
+                f"ifl/methods/{name}.py: losses() gave losses without gradients, as .detach(), .data or "
+                "torch.no_grad() leave them: losses are legal that come from the output's features, logits or parts"
+            )
 
     def predict(given: Any, output: Output) -> None:
         b = len(output.logits_BK)
         _check(f"ifl/methods/{name}.py: predict()", given, (b, k), f"float [B, K] = [{b}, {k}] is legal")
 
+    noted: dict[int, int | None] = {}  # of the present epoch: the columns of its first notes
+
     def notes(given: Any, output: Output, rows: Rows) -> None:
-        b = len(rows.labels)
-        columns = given.shape[1] if isinstance(given, torch.Tensor) and given.dim() == 2 else 1
-        wanted = f"None or float [B, C] = [{b}, C] is legal"
-        _check(f"ifl/methods/{name}.py: notes()", given, (b, columns), wanted)
+        b, columns = len(rows.labels), None
+        if given is not None:
+            columns = given.shape[1] if isinstance(given, torch.Tensor) and given.dim() == 2 else 1
+            wanted = f"None or float [B, C] = [{b}, C] is legal"
+            _check(f"ifl/methods/{name}.py: notes()", given, (b, columns), wanted)
+        if rows.epoch not in noted:
+            noted.clear()
+        first = noted.setdefault(rows.epoch, columns)
+        if columns != first:
+            said = ["None" if number is None else f"{number} columns" for number in (columns, first)]
+            raise WrongResult(
+                f"ifl/methods/{name}.py: notes() gave {said[0]} after {said[1]} in epoch {rows.epoch}: of all rows of "
+                "an epoch the same is legal"
+            )
 
     looks: tuple[Callable[..., None], ...] = (losses, predict, notes)
     for look in looks:
         if getattr(type(method), look.__name__) is not getattr(BaseMethod, look.__name__):
-            _at_first_call(method, look)
+            _at_every_call(method, look)
 
 
-def _at_first_call(method: BaseMethod, look: Callable[..., None]) -> None:
-    """Let `look` see the first result, other than None, of the hook of its name; then the class's own is back."""
-    hook = look.__name__
-    usual = getattr(method, hook)
+def _at_every_call(method: BaseMethod, look: Callable[..., None]) -> None:
+    """Let `look` see every result of the hook of its name."""
+    usual = getattr(method, look.__name__)
 
-    def first(*arguments: Any) -> Any:
+    def looked_at(*arguments: Any) -> Any:
         given = usual(*arguments)
-        if given is not None or hook != "notes":
-            delattr(method, hook)
-            look(given, *arguments)
+        look(given, *arguments)
         return given
 
-    setattr(method, hook, first)
+    setattr(method, look.__name__, looked_at)
 
 
-def _after_first_forward(module: nn.Module, look: Callable[[torch.Tensor, Any], None]) -> None:
-    def hook(module: nn.Module, arguments: tuple[torch.Tensor, ...], given: Any) -> None:
-        handle.remove()
-        look(arguments[0], given)
-
-    handle = module.register_forward_hook(hook)
+def _tensors(output: Output) -> tuple[torch.Tensor, ...]:
+    return (output.features_BD, output.logits_BK, *output.parts)
 
 
 def _check(whose: str, given: Any, shape: tuple[int, ...], wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""What a user's method and model give is looked at when it is first used, and told in one sentence with their file."""
+"""All that a user's method and model give is looked at, and what is wrong is told in one sentence with their file."""
 
 from __future__ import annotations
 
@@ -71,22 +71,80 @@ def made(folder: Path) -> Made:
     return build
 
 
-def first_step(network: Network, method: BaseMethod) -> None:
+def step(network: Network, method: BaseMethod, epoch: int = 0) -> None:
     """What a step asks of a network and a method."""
     features, logits, *parts = network(torch.zeros(B, 3, 16, 16, dtype=torch.uint8))
-    output = Output(features, logits, tuple(parts))
-    method.losses(output, ROWS)
+    output, rows = Output(features, logits, tuple(parts)), ROWS._replace(epoch=epoch)
+    method.losses(output, rows)
     method.predict(output)
-    method.notes(output, ROWS)
+    method.notes(output, rows)
 
 
-def test_legal_files_are_looked_at_once(made: Made) -> None:
-    """A legal method and model pass, and from the second step on nothing of the checks is left."""
-    network, method = made(METHOD + "    def notes(self, output, rows):\n        return output.logits_BK[:, :2]\n")
-    assert set(vars(method)) >= {"losses", "notes"} and network.backbone._forward_hooks and network.head._forward_hooks
-    first_step(network, method)
-    assert not set(vars(method)) & {"losses", "predict", "notes"}
-    assert not network.backbone._forward_hooks and not network.head._forward_hooks
+def test_legal_files_pass_at_every_step(made: Made) -> None:
+    """A legal method and model pass; where there are no gradients, in an evaluation, losses need none."""
+    made_of = made(METHOD + "    def notes(self, output, rows):\n        return output.logits_BK[:, :2]\n")
+    for epoch in (0, 0, 1):
+        step(*made_of, epoch)
+    with torch.no_grad():
+        step(*made_of)
+
+
+@pytest.mark.parametrize(
+    "old, new, sentence",
+    [
+        (
+            '        return F.cross_entropy(output.logits_BK, rows.labels, reduction="none")',
+            '        reduction = "none" if rows.epoch < 2 else "mean"\n'
+            "        return F.cross_entropy(output.logits_BK, rows.labels, reduction=reduction)",
+            "losses() gave float32 [], one number: float [B] = [4] is legal, one loss a row",
+        ),
+        (
+            "    def losses",
+            "    def predict(self, output):\n        self.calls = getattr(self, 'calls', 0) + 1\n"
+            "        return output.logits_BK if self.calls < 3 else output.logits_BK[:, 0]\n\n    def losses",
+            "predict() gave float32 [4]: float [B, K] = [4, 3]",
+        ),
+        (
+            "    def losses",
+            "    def head(self):\n        class Head(nn.Linear):\n            def forward(self, x):\n"
+            "                self.calls = getattr(self, 'calls', 0) + 1\n"
+            "                return super().forward(x)[:, : 5 - self.calls]\n"
+            "        return Head(8, 3)\n\n    def losses",
+            "the module of head() gave float32 [4, 2]: logits float [B, K] = [4, 3]",
+        ),
+    ],
+)
+def test_a_result_that_becomes_wrong_later_is_told_too(made: Made, old: str, new: str, sentence: str) -> None:
+    """From the third step on a hook gives another shape, as where a method changes its loss from an epoch on."""
+    assert old in METHOD
+    made_of = made(METHOD.replace(old, new))
+    for epoch in (0, 1):
+        step(*made_of, epoch)
+    with pytest.raises(RunError, match=r"^ifl/methods/my_method\.py: [^\n]*$") as caught:
+        step(*made_of, 2)
+    assert sentence in str(caught.value)
+
+
+def test_notes_change_with_an_epoch_alone(made: Made) -> None:
+    """Notes may begin and end with an epoch; of some rows of a step alone they would leave zeros for the others."""
+    notes = "    def notes(self, output, rows):\n"
+    notes += "        return output.logits_BK[:, : self.columns] if self.columns else None\n"
+    network, method = made(METHOD + notes)
+    for epoch, method.columns in ((0, 0), (0, 0), (1, 2), (1, 2), (2, 0)):  # type: ignore[attr-defined]
+        step(network, method, epoch)
+    method.columns = 2  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match=r"^ifl/methods/my_method\.py: notes\(\) gave 2 columns after None in epoch 2: "):
+        step(network, method, 2)
+
+
+@pytest.mark.parametrize("cut", [".detach()", ".data"])
+def test_losses_without_gradients_are_told(made: Made, cut: str) -> None:
+    """A detached loss would train nothing: it is refused with the method's file, before the backward pass."""
+    made_of = made(METHOD.replace('reduction="none")', f'reduction="none"){cut}'))
+    with pytest.raises(
+        RunError, match=r"^ifl/methods/my_method\.py: losses\(\) gave losses without gradients, [^\n]*$"
+    ):
+        step(*made_of)
 
 
 @pytest.mark.parametrize(
@@ -127,12 +185,12 @@ def test_legal_files_are_looked_at_once(made: Made) -> None:
         ),
     ],
 )
-def test_a_wrong_result_of_a_method_is_told_at_its_first_use(made: Made, old: str, new: str, sentence: str) -> None:
+def test_a_wrong_result_of_a_method_is_told_with_its_file(made: Made, old: str, new: str, sentence: str) -> None:
     """Shape and dtype of what each hook gives, and what would be legal, with the method's file."""
     assert old in METHOD
     network, method = made(METHOD.replace(old, new))
     with pytest.raises(RunError, match=r"^ifl/methods/my_method\.py: [^\n]*$") as caught:
-        first_step(network, method)
+        step(network, method)
     assert sentence in str(caught.value)
 
 
@@ -151,7 +209,7 @@ def test_a_wrong_model_is_told_with_its_file(made: Made, old: str, new: str, sen
     """A model says the length of its feature, and gives features of that length."""
     assert old in MODEL
     with pytest.raises(RunError, match=r"^ifl/models/my_model\.py[^\n]*$") as caught:
-        first_step(*made(model=MODEL.replace(old, new)))
+        step(*made(model=MODEL.replace(old, new)))
     assert sentence in str(caught.value)
 
 
