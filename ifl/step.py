@@ -48,6 +48,17 @@ def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: floa
         )
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's own random numbers on the CPU and on `device`.
+
+    The numbers are those after `torch.manual_seed`, which on a machine without GPUs takes a stack trace for each kind
+    of device that might come later, at every micro-batch.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @dataclass
 class TrainStep:
     """Makes the steps of a run.
@@ -126,7 +137,7 @@ class TrainStep:
             The sum of the rows' losses with the center term (scalar), of which gradients are taken.
         """
         # Methods may use torch's own random numbers: they depend on the rows, never on the rank that holds them.
-        torch.manual_seed(step_seed(self.recipe.seed, state.epoch, state.step, int(rows_B[0])))
+        seed_torch(step_seed(self.recipe.seed, state.epoch, state.step, int(rows_B[0])), self.engine.device)
         batch = next(batches)
         self.heartbeat()
         images, labels_B, ids_B, streams_B = (column.to(self.engine.device, non_blocking=True) for column in batch)

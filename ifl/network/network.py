@@ -31,15 +31,18 @@ class Network(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.still = False
-        # Tensor cores read channels last; most CPU convolutions do not gain by it.
-        self.layout = torch.channels_last if torch.cuda.is_available() else torch.contiguous_format
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's types lack it for modules
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Compute features [B, D], logits [B, K] and anything else that the head returns."""
-        features = self.backbone((images.contiguous(memory_format=self.layout).float() - self.mean) / self.std)
+        """Compute features [B, D], logits [B, K] and anything else that the head returns.
+
+        The pixels lie channels last, as tensor cores and the convolutions of CPUs read them, and a convolution's output
+        lies as its input does. Parameters stay as they are: DeepSpeed sends them as plain bytes and, with ZeRO, keeps
+        them end to end.
+        """
+        pixels = images.contiguous(memory_format=torch.channels_last).float()
+        features = self.backbone((pixels - self.mean) / self.std)
         out = self.head(features)
         return (features, *out) if isinstance(out, tuple) else (features, out)
 

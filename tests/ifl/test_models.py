@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from ifl.network.network import build_backbone
+from ifl.network.network import build_backbone, build_network
+from ifl.step import seed_torch
 from recipes.common.errors import PlanError
 from recipes.declarations import model_forms
+from recipes.resolve import resolve
 from tests.helpers.plans import micro_batches
 
 NETWORKS = ("small_resnet", "resnet50", "resnext50_32x4d")
@@ -242,3 +244,20 @@ def test_ranks_that_share_a_group_take_the_same_mix_of_streams(group: int, strea
         assert np.array_equal(of, np.repeat(np.arange(streams), len(rows) // streams))
     with pytest.raises(PlanError):
         micro_batches(group, group, 0, group, synchronised=True, streams=streams)
+
+
+def test_parameters_lie_as_deepspeed_sends_them_and_pixels_as_convolutions_read_them() -> None:
+    recipe = resolve(["data=digits_glt", "cluster=local"])
+    network, _ = build_network(recipe, np.arange(10, 0, -1))
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
+    seen = []
+    network.backbone.stem[0].register_forward_hook(lambda _, given, out: seen.extend([*given, out]))
+    network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen] == [True, True]
+
+
+def test_seeding_gives_the_numbers_of_torchs_own() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    seed_torch(11, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
