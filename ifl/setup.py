@@ -188,7 +188,9 @@ class Setup:
             "decoder": self.readers.decoder,
             "steps_per_epoch": steps,
             "network": self.model.engine.network.size,
+            **provenance.of_the_data(self.data.dataset),
             **provenance.code(self.recipe),
+            **provenance.own_recipes(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:

@@ -130,7 +130,7 @@ def _sources(layout: Layout, words: Sequence[str], site: Site) -> tuple[list[tup
     """
     kept, said = [], []
     for data, train in layout.sources:
-        root = resolve([*layout.words(layout.rows[0], (data, train)), *words], site.slurm, str(site.path)).data_root
+        root = _fitting([*layout.words(layout.rows[0], (data, train)), *words], site)[0].data_root
         try:
             editions = read_object(Path(root) / data / "dataset.json", {"editions": dict})["editions"]
         except (DataError, OSError):

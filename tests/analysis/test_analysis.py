@@ -20,8 +20,9 @@ from analysis.inputs.frame import COLUMNS, tidy
 from analysis.inputs.runs import load_runs
 from analysis.tables import text
 from analysis.tables.cells import Cell, Table, fill_table
-from recipes.table_layout import FOLDER, available, load_layout
+from recipes.table_layout import available, load_layout
 from tests.helpers.paths import PROJECT
+from tests.helpers.shipped import layout_of
 from tests.helpers.tables import HALF, MOST, NONE_RIGHT, ROWS, TABLE_COLUMNS, command, table, write_run
 
 
@@ -310,9 +311,9 @@ def test_curves_draw_the_runs_of_the_table(tmp_path: Path) -> None:
 def test_every_layout_in_the_project_loads() -> None:
     """All files in recipes/tables are legal, and their rows name recipes that exist."""
     assert "digits_clt_glt" in available()
-    for file in available().values():
-        for row in load_layout(file).rows:
-            assert (FOLDER.parent / f"{row.recipe}.yaml").exists(), f"{file.name}: {row.recipe}"
+    for name in available():
+        for row in layout_of(name).rows:
+            assert (PROJECT / "recipes" / f"{row.recipe}.yaml").exists(), f"{name}: {row.recipe}"
 
 
 @pytest.mark.parametrize(
