@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.inputs.runs import GROUPINGS, Run, load_runs
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.output import go_on_unread
-from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, load_layout, open_tables
+from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, is_open, load_layout, open_tables
 
 if TYPE_CHECKING:
     from analysis.tables.cells import Table
@@ -266,7 +266,7 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
     elif data:
         layouts = [load_layout(available()[name], data) for name in open_tables()]
     else:
-        layouts = [load_layout(file) for name, file in available().items() if name not in open_tables()]
+        layouts = [load_layout(file) for file in available().values() if not is_open(file)]
         layouts = [layout for layout in layouts if {column.data for column in layout.columns} & set(known)]
         # Those laid out as the paper's tables come first, in the paper's order.
         layouts.sort(key=lambda layout: (not layout.published, layout.published))

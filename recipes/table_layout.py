@@ -76,9 +76,11 @@ class Row(_Strict):
             if key in OF_THE_TABLE:
                 raise ValueError(f"{key} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
             if key not in legal and not key.startswith("method.args.") and (key, value) != ("ifl", None):
-                section = key.rpartition(".")[0]
+                section, _, leaf = key.rpartition(".")
                 near = [word for word in legal if word.rpartition(".")[0] == section] or legal
-                raise ValueError(f"{key} is no science key of a recipe; {nearest(key, near)}")
+                elsewhere = [word for word in legal if word.rpartition(".")[2] == leaf]
+                hint = f"did you mean {elsewhere[0]}?" if elsewhere else nearest(key, near)
+                raise ValueError(f"{key} is no science key of a recipe; {hint}")
             if fault := _value_fault(key, value):
                 raise ValueError(fault)
         return values
@@ -241,7 +243,7 @@ def load_layout(file: Path, data: Sequence[str] = (), known: Sequence[str] = ())
             is empty, or it names its data and `data` is not.
     """
     content = _content(file)
-    if _is_open(content):
+    if _leaves_data_out(content):
         if not data:
             raise ValueError(
                 f"table={file.stem} is open, so data=NAME (or NAME,NAME) says on which data it is laid out; "
@@ -302,13 +304,15 @@ def data_names(text: str) -> list[str]:
 
 def open_tables() -> list[str]:
     """List the layouts that take `data=`; a file that cannot be read is none."""
-    found = []
-    for name, file in available().items():
-        try:
-            found += [name] if _is_open(_content(file)) else []
-        except ValueError:
-            continue
-    return found
+    return [name for name, file in available().items() if is_open(file)]
+
+
+def is_open(file: Path) -> bool:
+    """Say whether the layout in `file` takes `data=`; one that cannot be read does not."""
+    try:
+        return _leaves_data_out(_content(file))
+    except ValueError:
+        return False
 
 
 def known_data() -> list[str]:
@@ -336,7 +340,7 @@ def _content(file: Path) -> dict[str, Any]:
     return content
 
 
-def _is_open(content: Mapping[str, Any]) -> bool:
+def _leaves_data_out(content: Mapping[str, Any]) -> bool:
     """Say whether any column leaves `data` out."""
     columns = content.get("columns")
     return isinstance(columns, list) and any(isinstance(column, dict) and "data" not in column for column in columns)

@@ -65,10 +65,10 @@ def columns_there(layout: Layout, runs: Sequence[Run]) -> tuple[list[Column], li
         gone = [column for column, there in kept.items() if column.data == data and not there]
         protocols = list(dict.fromkeys(column.protocol.upper() for column in gone if not _by_attribute(column)))
         if any(run.has_attributes for run in runs if run.data == data):
-            said.append(f"{data} has not the splits of {' and '.join(protocols)}, which is left out of this table")
+            said.append(f"{data} has no such splits; left out of this table: {', '.join(protocols)}")
             continue
         parts = [*protocols, *(["numbers by attribute group"] if any(map(_by_attribute, gone)) else [])]
-        said.append(f"{data} has no attributes, so it has CLT alone: {' and '.join(parts)} is left out of this table")
+        said.append(f"{data} has no attributes, so it has CLT alone; left out of this table: {', '.join(parts)}")
     return [column for column, there in kept.items() if there], said
 
 

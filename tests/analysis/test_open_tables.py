@@ -60,7 +60,7 @@ def test_an_open_table_is_the_fixed_one_on_the_same_runs(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["table=clt_glt"], "table=clt_glt is open, so data=NAME (or NAME,NAME) .* known here: digits_glt$"),
+        (["table=clt_glt"], "table=clt_glt is open, so data=NAME .* known here: digits_glt$"),
         (["table=clt_glt", "data=birdz"], "data=birdz: none of these runs is on it; legal: digits_glt"),
         (["table=digits_alt", "data=digits_glt"], "the table digits_alt names its data itself"),
         (["groups=shot"], "groups=shot: did you mean shots"),
@@ -121,15 +121,16 @@ def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:
     ]
 
 
-# ------------------------------------------------------------------------------------------------ data without attributes
+# ---------------------------------------------------------------------------------------------- data without attributes
 def without_attributes(folder: Path) -> list[Run]:
     """Real runs as they would be on a data set of a class tail alone."""
     for name in SHOWN:
         shutil.copytree(EXAMPLES / name, folder / name)
         changed(folder / name, editions={"glt": ["test_cbl", "train", "val"]})
-        for file in (folder / name / "preds").glob("*/*.npz"):
+        for file in [*(folder / name / "preds").glob("*/*.npz"), *(folder / name / "env").glob("*.npz")]:
             with np.load(file) as stored:
-                arrays = {**stored, "attribute": np.full(len(stored["label"]), -1, stored["attribute"].dtype)}
+                none = {key: np.full_like(stored[key], -1) for key in stored if key.startswith("attribute")}
+                arrays = {**stored, **none}
             file.unlink()
             if file.stem != "test_gbl":
                 np.savez(file, **arrays)
@@ -143,22 +144,24 @@ def test_data_without_attributes_have_clt_alone(tmp_path: Path) -> None:
     runs = without_attributes(tmp_path)
     names = ("digits_clt_glt", "digits_overall", "digits_alt")
     layouts, said = fillable([load_layout(available()[name]) for name in names], runs)
-    why = "digits_glt has no attributes, so it has CLT alone: "
-    gone = f"{why}ALT and numbers by attribute group is left out of this table"
+    why = "digits_glt has no attributes, so it has CLT alone; left out of this table: "
+    gone = f"{why}ALT, numbers by attribute group"
     assert [made.name for made in layouts] == list(names[:2]) and said == [f"digits_alt is not made: {gone}"]
     tables = [filled(made, runs) for made in layouts]
-    for table, lacking in zip(tables, ("GLT", "GLT and ALT"), strict=True):
+    for table, lacking in zip(tables, ("GLT", "GLT, ALT"), strict=True):
         assert {column.protocol for column in table.layout.columns} == {"clt"}
-        assert table.notes[0] == f"{why}{lacking} is left out of this table"
+        assert table.notes[0] == why + lacking
         assert "GLT: " not in terminal(table) and "ALT: " not in terminal(table)
         assert table.cells[0][0].mean is not None
-    drawn, _ = draw_all(tables)
+    drawn, remarks = draw_all(tables)
+    assert f"environments of Train-GLT are left out: {SHOWN[1]} has no attributes" in remarks
     assert {one.name for one in drawn} == {
         "figure5",
         "pairs_clt",
         "classes_clt",
         "tail_clt",
         "confusion_clt",
+        "images_glt",
         "curves_digits_clt_glt",
         "curves_digits_overall",
     }
@@ -173,8 +176,8 @@ SHOTS = [0, 1, 1, 1]
 
 
 def test_classes_are_grouped_as_asked(tmp_path: Path) -> None:
-    """`groups=shots` computes many, medium and few by the shots that meta.json has, and the first line says so; the data
-    set's own grouping is not said. A group without classes is an empty cell that says so.
+    """`groups=shots` computes many, medium and few by the shots that meta.json has, and the first line says so; the
+    data set's own grouping is not said. A group without classes is an empty cell that says so.
     """
     path = write_run(tmp_path)
     facts = {"class_names": list("abcd"), "class_groups": [0, 0, 1, 2], "class_counts": [200, 90, 40, 30]}
@@ -219,8 +222,8 @@ def run_of_theirs(folder: Path, *words: str) -> Path:
 
 
 def test_a_run_is_judged_by_what_it_noted(tmp_path: Path) -> None:
-    """A run on data without a file here, of a recipe that is not here, is compared with the values in its own meta.json:
-    what was changed on the command line is named, and nothing else. Without these nobody can say.
+    """A run on data and of a recipe that are not here is compared with the values in its own meta.json: what was
+    changed on the command line is named, and nothing else. Without these nobody can say.
     """
     path = run_of_theirs(tmp_path, "optim.lr=0.5")
     assert load_run(path).departures() == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.table_layout import Layout, available, load_layout, open_tables
+from recipes.table_layout import Layout, available, is_open, load_layout
 from tests.helpers.paths import PROJECT
 
 _NAMES = {
@@ -18,8 +18,8 @@ _NAMES = {
     ),
     "recipes/data/*.yaml": "digits_glt imagenet_glt mscoco_glt",
     "recipes/tables/*.yaml": (
-        "ablation alt budgets clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall imagenet_alt "
-        "imagenet_clt_glt mscoco overall parts"
+        "ablation alt budgets clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall "
+        "imagenet_alt imagenet_clt_glt mscoco overall parts"
     ),
     "ifl/methods/[!_]*.py": (
         "balanced_softmax bbn ce crt experts_ce focal irm ldam lff logit_adjust lws ride tade tde"
@@ -37,7 +37,7 @@ OPEN = ("alt", "budgets", "clt_glt", "overall", "parts")
 def layout_of(name: str) -> Layout:
     """A table's layout, an open one on the bundled data."""
     file = available()[name]
-    return load_layout(file, ("digits_glt",) if name in open_tables() else ())
+    return load_layout(file, ("digits_glt",) if is_open(file) else ())
 
 
 def files(pattern: str) -> list[Path]:

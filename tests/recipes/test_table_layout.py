@@ -84,7 +84,7 @@ def test_data_that_no_set_is_called(text: str) -> None:
 
 
 def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
-    """`table=PATH` is the layout in that file, with the file's name; a name that analysis could not write is refused."""
+    """`table=PATH` is the layout in that file, with the file's name; one that analysis cannot write is refused."""
     file = tmp_path / "mine.yaml"
     file.write_text(available()["digits_alt"].read_text())
     assert find_layout(str(file)).model_copy(update={"name": "digits_alt"}) == load_layout(available()["digits_alt"])
