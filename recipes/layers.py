@@ -286,6 +286,11 @@ def _data_layers(name: Any, said: Described | None) -> list[Layer]:
     return [*own, Layer(f"recipes/data/{name}.yaml", load_yaml(named(RECIPES / "data", name, "data")))]
 
 
+def noted(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's meta.json notes of its data set's values, so that they are known where the data are not."""
+    return {"data_values": meta["values"], "data_kind": meta.get("kind")} if "values" in meta else {}
+
+
 def merged(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     """Lay the layers over each other.
 

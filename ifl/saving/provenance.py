@@ -69,22 +69,20 @@ def code(recipe: Recipe) -> dict[str, Any]:
 
 
 def of_the_data(dataset: Dataset) -> dict[str, Any]:
-    """Return what analysis needs to know of a data set that it cannot ask: splits, class groups, values for recipes."""
-    meta = dataset.meta
-    groups = meta.get("notes", {}).get("groups")
-    return {
-        "editions": {edition: sorted(splits) for edition, splits in dataset.editions.items()},
-        **({"groups": groups} if isinstance(groups, dict) else {}),
-        **{f"data_{key}": meta[key] for key in ("values", "kind") if key in meta},
-    }
+    """Return what analysis needs to know of a data set that it cannot ask: its splits, and both ways to group its
+    classes where dataset.json has them.
+    """
+    groups = dataset.meta.get("notes", {}).get("groups")
+    splits = {edition: sorted(splits) for edition, splits in dataset.editions.items()}
+    return {"editions": splits, **({"groups": groups} if isinstance(groups, dict) else {})}
 
 
 def own_recipes(recipe: Recipe) -> dict[str, Any]:
     """Return the values of the run's recipe, and of its first stage's, where their files lie in a user's folder."""
     source = source_of(recipe)
     names = [recipe.recipe, *([source.partition("-")[0]] if source else [])]
-    files = {name: search_path.find(search_path.RECIPES, name) for name in names}
-    values = {name: load_yaml(file) for name, file in files.items() if file and search_path.is_own(file)}
+    files = {name: search_path.find_own(search_path.RECIPES, name) for name in names}
+    values = {name: load_yaml(file) for name, file in files.items() if file}
     return {"recipe_values": values} if values else {}
 
 

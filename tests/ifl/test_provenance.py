@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from ifl.saving import provenance
+from recipes.layers import noted
 from recipes.noted import noted_in
 from recipes.resolve import resolve
 from sharding.format.dataset import Dataset
@@ -22,15 +23,10 @@ def facts(**meta: Any) -> dict[str, Any]:
 
 
 def test_a_run_notes_what_its_data_say() -> None:
-    """Splits always; values, kind and groupings where dataset.json has them."""
+    """Splits always, and the groupings where dataset.json has them."""
     splits = {"editions": {"glt": ["train", "val"]}}
     assert facts(notes={"seed": 0}) == facts() == splits
-    values = {"schedule": {"epochs": 3}}
-    assert facts(notes={"groups": GROUPS}, values=values, kind="small") == splits | {
-        "groups": GROUPS,
-        "data_values": values,
-        "data_kind": "small",
-    }
+    assert facts(notes={"groups": GROUPS}) == splits | {"groups": GROUPS}
 
 
 def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +42,9 @@ def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pyte
     recipe.method.init_from = "theirs-digits_glt-glt-s0-01234567"
     assert provenance.own_recipes(recipe) == {"recipe_values": values}
     assert provenance.own_recipes(recipe.model_copy(update={"recipe": "theirs"})) == {"recipe_values": values}
-    noted = noted_in({**provenance.own_recipes(recipe), **facts(values={"optim": {"lr": 0.2}}, kind="small")}, "glt")
-    assert (noted.recipes, noted.values, noted.kind) == (values, {"optim": {"lr": 0.2}}, "small")
+    of_data = noted("digits_glt", {"values": {"optim": {"lr": 0.2}}, "kind": "small"})
+    read = noted_in({**provenance.own_recipes(recipe), **of_data}, "glt")
+    assert (read.recipes, read.values, read.kind) == (values, {"optim": {"lr": 0.2}}, "small")
 
 
 @pytest.mark.parametrize(
@@ -55,5 +52,5 @@ def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pyte
 )
 def test_notes_of_another_shape_are_none(wrong: dict[str, Any]) -> None:
     """A meta.json that was edited costs the comparison and never a table."""
-    noted = noted_in({"class_counts": [3, "x"], **wrong}, "glt")
-    assert (noted.values, noted.kind, noted.recipes, noted.counts) == (None, None, {}, {})
+    read = noted_in({"class_counts": [3, "x"], **wrong}, "glt")
+    assert (read.values, read.kind, read.recipes, read.counts) == (None, None, {}, {})
