@@ -199,7 +199,9 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
             choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
             choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
-    variants = _set_variants_aside(layout, row, source, choice)
+    kept = without_variants(layout, row, source, choice.runs)
+    variants = [run for run in choice.runs if run not in kept]
+    choice.runs = kept
     if unlike := _what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
@@ -211,23 +213,17 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         if differs := [] if row.set else run.departures():
             choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
     choice.runs.sort(key=lambda run: run.seed)
-    lacking = [str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates}]
+    lacking = [
+        str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates if run not in variants}
+    ]
     if lacking:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
-    choice.notes += [f"{label}: {variant}" for variant in variants]
+    for run in variants:
+        reason = f"it is a variant, with {', '.join(run.departures())} (a row with `set:` would show it)"
+        choice.left_out.append((run.name, reason))
+        choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     return choice
-
-
-def _set_variants_aside(layout: Layout, row: Row, source: tuple[str, str], choice: _RowRuns) -> list[str]:
-    """Take the runs out of `choice` that have other values than the row's recipe; return a line on each."""
-    kept = without_variants(layout, row, source, choice.runs)
-    variants = [run for run in choice.runs if run not in kept]
-    choice.runs = kept
-    return [
-        f"{run.name} is a variant, with {', '.join(run.departures())}: a row with `set:` would show it"
-        for run in variants
-    ]
 
 
 def _why_left_out(layout: Layout, run: Run) -> tuple[str, str]:

@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.common.addresses import is_remote
 from recipes.common.cli import take_words
 from recipes.common.errors import DataError, RecipeError, TooManyTasks
 from recipes.common.json_text import read_object
+from recipes.dataset_values import sets_in
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
-from recipes.schema import Recipe
-from recipes.table_layout import Layout, data_names, find_layout
+from recipes.schema import PROJECT, Recipe
+from recipes.table_layout import Layout, data_names, find_layout, known_data
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
@@ -74,7 +76,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     said: tuple[str, ...] = ()
     if "table" in values:
         of_data, rest = take_words(rest, ("data",))
-        layout = _layout(values["table"], of_data.get("data"))
+        layout = _layout(values["table"], of_data.get("data"), _known_data(rest, site))
         _refuse_own_words(layout, rest)
         sources, said = _sources(layout, rest, site)
         commands = [[*layout.words(row, source), *rest] for row in layout.rows for source in sources]
@@ -97,11 +99,18 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     return Requested(asked, int(at_once) if at_once else None, said)
 
 
-def _layout(name: str, data: str | None) -> Layout:
+def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:
     try:
-        return find_layout(name, data_names(data) if data is not None else ())
+        return find_layout(name, data_names(data) if data is not None else (), known)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+
+
+def _known_data(words: Sequence[str], site: Site) -> list[str]:
+    """List the data sets that have a file of values or are built in the data root."""
+    of_site = site.slurm.get("data", {}).get("root")
+    root = take_words(words, ("data.root",))[0].get("data.root") or of_site or PROJECT / "data"
+    return sorted({*known_data(), *([] if is_remote(str(root)) else sets_in(str(root)))})
 
 
 def _refuse_own_words(layout: Layout, words: Sequence[str]) -> None:

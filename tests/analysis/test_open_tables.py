@@ -117,7 +117,7 @@ def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:
     assert [run.name for run in table.cells[0][0].runs] == [resolve(words).run_name]
     assert not table.cells[0][0].marked
     assert [note.partition(": ")[2] for note in table.notes] == [
-        f"{path.name} is a variant, with optim.lr=0.05 (0.1): a row with `set:` would show it"
+        f"{path.name} is left out: it is a variant, with optim.lr=0.05 (0.1) (a row with `set:` would show it)"
     ]
 
 
