@@ -171,9 +171,10 @@ class Layout(_Strict):
         Of several rows of the recipe that `twin` names, one of the same values and budget comes before one of the same
         values, one without values, one of the paper's budget, and the first.
         """
-        of_recipe = [other for other in self.rows if other.recipe == row.twin]
+        others = [other for other in self.rows if other.key != row.key and row.twin is not None]
+        of_recipe = [other for other in others if other.recipe == row.twin]
         if not of_recipe:
-            return next((other for other in self.rows if row.twin is not None and other.label == row.twin), None)
+            return next((other for other in others if other.label == row.twin), None)
         return min(
             of_recipe,
             key=lambda other: (

@@ -136,10 +136,11 @@ def test_a_twin_is_a_recipe_or_a_label(tmp_path: Path) -> None:
         row("glt_ifl", "b", twin="glt_baseline", set={"optim.lr": 0.05}),
         row("glt_ifl", "+ c", twin="small rate", budget="matched"),
         row("glt_crt_ifl", "d", twin="glt_crt"),
+        row(label="large rate", set={"optim.lr": 0.2}, twin="glt_baseline"),
     ]
     made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
     twins = [made.twin_of(one) for one in made.rows]
-    assert [twin and twin.label for twin in twins] == [None, None, "plain", "small rate", "small rate", None]
+    assert [twin and twin.label for twin in twins] == [None, None, "plain", "small rate", "small rate", None, "plain"]
     assert made.twin_recipe(made.rows[4]) == "glt_baseline" and made.twin_recipe(made.rows[5]) == "glt_crt"
     assert made.full_label(made.rows[4]) == "small rate + c"
 
