@@ -61,6 +61,8 @@ pictures only of the runs in `thumbnails`.
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
 KEYS = ("runs", "out", "table", "data", "groups", "select", "seeds", "later", "pair", "only")
+MANY = 4
+"""Of more runs that are left out for one reason, only the first is named on the screen."""
 EXPLAIN = ("runs", "table", "row", "column", "data", "groups", "select", "seeds")
 
 
@@ -107,7 +109,7 @@ def main(argv: list[str]) -> None:
         (out / name).write_text(content, encoding="utf-8", newline="\n")
     for table in made:
         print(text.terminal(table), flush=True)
-    left_out = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
+    left_out = [*empty, *_left_out(unreadable)]
     files: list[Path] = []
     remarks: list[str] = []
     if "only" not in options:
@@ -115,7 +117,8 @@ def main(argv: list[str]) -> None:
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
         files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
-    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
+    every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
+    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
     for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
@@ -217,9 +220,23 @@ def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
         raise ValueError(f"groups={groups}: {nearest(groups, GROUPINGS)}")
     runs, unreadable = load_runs(Path(options["runs"]), groups)
     if not runs:
-        said = "".join(f"; {name}: {reason}" for name, reason in unreadable.items())
+        said = "".join(f"; {line}" for line in _left_out(unreadable))
         raise ValueError(f"runs={options['runs']}: no readable run folder in it{said}")
     return runs, unreadable
+
+
+def _left_out(unreadable: dict[str, str]) -> list[str]:
+    """Say which run folders cannot be read and why; of many for the same reason the first alone is named."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in unreadable.items():
+        by_reason.setdefault(reason, []).append(name)
+    said = []
+    for reason, names in by_reason.items():
+        if len(names) > MANY:
+            said.append(f"{names[0]} and {len(names) - 1} more are left out: {reason}")
+        else:
+            said += [f"{name} is left out: {reason}" for name in names]
+    return said
 
 
 def _fault(fault: Fault) -> ValueError:

@@ -200,10 +200,14 @@ def test_classes_are_grouped_as_asked(tmp_path: Path) -> None:
 
 
 def test_a_run_that_knows_one_grouping_is_left_out(tmp_path: Path) -> None:
-    """With the reason, where another one is asked for."""
-    write_run(tmp_path, name="old")
+    """Where another one is asked for; many for one reason are one sentence."""
+    for name in "abcdef":
+        write_run(tmp_path, name=name)
     runs, unreadable = load_runs(tmp_path, "shots")
-    assert runs == [] and unreadable == {"old": "meta.json has no class groups by shots, but those of its data alone"}
+    reason = "meta.json has no class groups by shots, but those of its data alone"
+    assert runs == [] and unreadable == dict.fromkeys("abcdef", reason)
+    with pytest.raises(ValueError, match=f"no readable run folder in it; a and 5 more are left out: {reason}$"):
+        main([f"runs={tmp_path}", f"out={tmp_path / 'out'}", "groups=shots"])
 
 
 # ------------------------------------------------------------------------------------- without the data and the folders
