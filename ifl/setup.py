@@ -191,6 +191,8 @@ class Setup:
             "network": self.model.engine.network.size,
             **provenance.code(self.recipe),
             **noted(self.recipe.data.name, self.data.dataset.meta),
+            **provenance.of_the_data(self.data.dataset),
+            **provenance.own_recipes(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:

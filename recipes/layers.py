@@ -18,6 +18,7 @@ from recipes.dataset_values import FILE, KINDS, SMALL, Described, described, is_
 from recipes.declarations import PRESETS
 from recipes.folders import make_absolute
 from recipes.identity import section_in
+from recipes.noted import Noted
 from recipes.schema import PROJECT, Recipe
 from recipes.values import kinds
 from recipes.yaml_io import load_yaml, read_texts
@@ -105,8 +106,10 @@ class RecipeFile:
         return set(Recipe.model_fields) <= set(self.values)
 
 
-def recipe_file(name: Any) -> RecipeFile:
+def recipe_file(name: Any, said: Described | None = None) -> RecipeFile:
     """Read the recipe that `recipe=` names: a file of recipes/, a path, or a run folder, which means its recipe.
+
+    A recipe that a run noted (`said`) is that one.
 
     Raises:
         RecipeError: there is no such recipe, or its file cannot be read.
@@ -118,6 +121,8 @@ def recipe_file(name: Any) -> RecipeFile:
     if isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml"))):
         path = Path(name)
         return RecipeFile(path, str(path), {"recipe": path.stem, **load_yaml(path)})
+    if isinstance(said, Noted) and isinstance(name, str) and name in said.recipes:
+        return RecipeFile(Path(f"{name}.yaml"), f"the run's {name}.yaml", {**said.recipes[name], "recipe": name})
     path = find_recipe(name, "recipe")
     return RecipeFile(path, search_path.shown(path), {**load_yaml(path), "recipe": name})
 

@@ -34,6 +34,7 @@ from recipes.layers import (
     refuse_changes,
 )
 from recipes.messages import sentence
+from recipes.noted import Noted
 from recipes.rules import check, epoch_of, epochs_of, method_args
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
@@ -84,7 +85,7 @@ def merge(
         RecipeError: there is no such recipe, data set or preset, or what they hold cannot be merged.
     """
     command = parse_words(word for word in words if not word.startswith(FIRST))
-    file = recipe_file(command.pop("recipe", "glt_baseline"))
+    file = recipe_file(command.pop("recipe", "glt_baseline"), said)
     axes = axes_of(command, file.values)
     if file.is_written_out:
         refuse_changes(command, file, axes)
@@ -170,7 +171,8 @@ def _with_source(
         name = getattr(recipe.method, key)
         if name is None or "-" in name:  # a recipe's name has no dash, a run's has
             continue
-        find_recipe(name, f"method.{key}")
+        if not isinstance(said, Noted) or name not in said.recipes:
+            find_recipe(name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
         values["method"][key] = resolve([*source_words(recipe, name), *first], site, said=said).run_name
