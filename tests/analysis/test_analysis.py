@@ -20,6 +20,7 @@ from analysis.inputs.frame import COLUMNS, tidy
 from analysis.inputs.runs import load_runs
 from analysis.tables import text
 from analysis.tables.cells import Cell, Table, fill_table
+from recipes.common.search_path import RECIPES, files
 from recipes.table_layout import available, load_layout
 from tests.helpers.paths import PROJECT
 from tests.helpers.shipped import layout_of
@@ -313,7 +314,7 @@ def test_every_layout_in_the_project_loads() -> None:
     assert "digits_clt_glt" in available()
     for name in available():
         for row in layout_of(name).rows:
-            assert (PROJECT / "recipes" / f"{row.recipe}.yaml").exists(), f"{name}: {row.recipe}"
+            assert row.recipe in files(RECIPES), f"{name}: {row.recipe}"
 
 
 @pytest.mark.parametrize(
