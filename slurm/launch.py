@@ -1,11 +1,13 @@
 """The main command: `python slurm/launch.py recipe=glt_randaug_ifl nodes=4`.
 
   recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
-  data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
+  data=NAME          imagenet_glt (default), mscoco_glt, digits_glt, or a built data set of yours
+  data.root=DIR      where data sets lie (default: data/ in the project)
   train=glt|cbl      training edition
   seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
   again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
-  table=NAME         instead of a recipe: all runs of recipes/tables/NAME.yaml, first stages first
+  table=NAME|PATH    instead of a recipe: all runs of recipes/tables/NAME.yaml or of a file of yours, first stages
+                     first; an open table (clt_glt, alt, overall, parts, budgets) on the data sets of data=NAME,NAME
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
@@ -22,6 +24,7 @@ Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.e
 Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
 and precision; first.KEY=VALUE sets the first's schedule, optim, augment, batch or ifl: first.schedule.epochs=3.
 The same command again goes on where the run stopped, and does nothing if it is finished.
+Recipes, data values, tables, methods and models of yours may lie in folders that GLT_PATH names: docs/your-folder.md.
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 """
 
@@ -41,6 +44,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from recipes.common import search_path
 from recipes.common.addresses import PIPE
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError, PlanError, RecipeError
@@ -64,11 +68,15 @@ class Training:
         runs: each once, and after those that it builds on.
         at_once: how many may be under way at once; None leaves it to where they run.
         site: this machine's site file.
+        words: the command's.
+        said: what the user should know of the whole.
     """
 
     runs: "Sequence[Run]"
     at_once: int | None
     site: "Site"
+    words: "Sequence[str]"
+    said: tuple[str, ...] = ()
 
     @property
     def cluster(self) -> str:
@@ -77,11 +85,11 @@ class Training:
 
     @property
     def remarks(self) -> list[str]:
-        """What the user should know of single runs, each remark once."""
+        """What the user should know of the whole and of single runs, each remark once."""
         from slurm.monitoring.commits import other_commits
         from slurm.run_folder import other_code, place_aside
 
-        said = [f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark]
+        said = [*self.said, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))
@@ -128,19 +136,25 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         return build_job.parse_command(words, site)
     from slurm.planning.requested_runs import requested_runs
 
-    runs, at_once = requested_runs(words, site)
-    for run in runs:
+    asked = requested_runs(words, site)
+    for run in asked.runs:
         _check_batch(run.recipe)
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
+    runs = [replace(run, command=tuple(sys.argv)) for run in asked.runs]
+    return Training(runs, asked.at_once, site, words, asked.said)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
 def _help() -> int:
     print((__doc__ or "").strip())
-    print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
+    try:
+        print("\nrecipes: " + ", ".join(sorted(search_path.files(search_path.RECIPES))))
+        print(f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders())) or 'not set'}")
+    except RecipeError as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -152,17 +166,37 @@ def _show(command: Training) -> int:
     from slurm.code_snapshot import place
 
     runs, site = command.runs, command.site
-    estimates, site_line = _estimates(runs), f"# site file: {site.path or 'none'}"
-    estimates += submission.remarks(runs)
+    own = [f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders()))}"] if search_path.folders() else []
+    said = [f"site file: {site.path or 'none'}", *own, *_estimates(runs), *submission.remarks(runs)]
+    comments = [f"# {line}" for line in (*said, *command.remarks, *_origins(command))]
     if len(runs) > 1:
-        comments = [f"# {line}" for line in (*estimates, *command.remarks)]
-        print(site_line, *comments, submission.preview(runs, command.at_once), sep="\n")
+        print(*comments, submission.preview(runs, command.at_once), sep="\n")
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
-    comments = [f"# {line}" for line in (*estimates, *command.remarks)]
-    print(f"# {folder}", site_line, *comments, dump(recipe), sep="\n")
+    print(f"# {folder}", *comments, dump(recipe), sep="\n")
     print(batch_job(runs[0], place(folder.parent), site.setup).text())
     return 0
+
+
+def _origins(command: Training) -> list[str]:
+    """Say which values come from the data sets' own dataset.json; of several runs, which data sets have such values."""
+    from recipes.common.addresses import is_remote
+    from recipes.dataset_values import described
+    from recipes.resolve import merge
+    from slurm.planning.requested_runs import words_of_a_run
+
+    sets = dict.fromkeys((run.recipe.data_root, run.recipe.data.name) for run in command.runs)
+    found = {name: described(root, name) for root, name in sets if not is_remote(root)}
+    saying = {name: said.origin for name, said in found.items() if said and said.values}
+    words = words_of_a_run(command.words)
+    if len(command.runs) > 1 or words is None:
+        return [f"values of {name} are in {origin}" for name, origin in saying.items()]
+    origins = merge(words, command.site.slurm, str(command.site.path))[1]
+    keys: dict[str, list[str]] = {}
+    for key, origin in sorted(origins.items()):
+        if origin.endswith(tuple(saying.values())) and not any(other.startswith(f"{key}.") for other in origins):
+            keys.setdefault(origin, []).append(key)
+    return [f"from {origin}: {', '.join(names)}" for origin, names in keys.items()]
 
 
 def _run_here(command: Training) -> int:

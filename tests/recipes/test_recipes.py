@@ -15,11 +15,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes import layers
+from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
-from recipes.table_layout import Layout, available, load_layout
+from recipes.table_layout import Layout
 from tests.helpers import shipped
 
 
@@ -44,8 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "project"
     shutil.copytree(PROJECT / "recipes", copy / "recipes")
     (copy / "ifl").symlink_to(PROJECT / "ifl")
-    monkeypatch.setattr(layers, "PROJECT", copy)
-    monkeypatch.setattr(layers, "RECIPES", copy / "recipes")
+    monkeypatch.setattr(search_path, "PROJECT", copy)
     return copy
 
 
@@ -952,7 +951,7 @@ PUBLISHED = {
     "mscoco": "table3_mscoco",
     "ablation": "table4_ablation",
 }
-TABLES = {name: load_layout(available()[name]) for name in shipped.TABLES}
+TABLES = {name: shipped.layout_of(name) for name in shipped.TABLES}
 
 
 def _published(name: str) -> list[dict[str, str]]:

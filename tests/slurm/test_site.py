@@ -65,8 +65,7 @@ def test_recipe_and_command_beat_the_site_and_the_site_beats_presets(
     shutil.copytree(PROJECT / "recipes", copy)
     for below in ("data/digits_glt.yaml", "presets/paper.yaml"):
         (copy / below).write_text((copy / below).read_text() + "\nslurm: {partition: below}\n")
-    monkeypatch.setattr("recipes.layers.RECIPES", copy)
-    monkeypatch.setattr("recipes.layers.PROJECT", tmp_path)
+    monkeypatch.setattr("recipes.common.search_path.PROJECT", tmp_path)
     (tmp_path / "ifl").symlink_to(PROJECT / "ifl")
     assert resolve(["data=digits_glt"]).slurm.partition == "below"
     assert resolve(["data=digits_glt"], layer).slurm.partition == "site"
@@ -324,7 +323,7 @@ def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monk
 def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
     """And no reason to refuse them."""
     site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
-    runs, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
+    runs, _, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
     assert launcher._cost(runs).startswith(
         "cost unknown: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched"
     )
