@@ -22,7 +22,7 @@ from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.network import Network, build_network, feature_dim_of
-from ifl.saving import provenance
+from ifl.saving import run_facts
 from ifl.saving.saver import Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
@@ -194,10 +194,10 @@ class Setup:
             "decoder": self.readers.decoder,
             "steps_per_epoch": steps,
             "network": self.model.engine.network.size,
-            **provenance.code(self.recipe),
+            **run_facts.code(self.recipe),
             **noted(self.recipe.data.name, self.data.dataset.meta),
-            **provenance.of_the_data(self.data.dataset),
-            **provenance.own_recipes(self.recipe),
+            **run_facts.of_the_data(self.data.dataset),
+            **run_facts.own_recipes(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 from torch.utils.data import get_worker_info
 
 from recipes.common.errors import RunError, one_line
-from recipes.common.memory import memory_of_job
+from recipes.common.process_limits import memory_of_job
 from sharding.plan.ranks import Draws
 
 Value = TypeVar("Value")

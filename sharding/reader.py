@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from recipes.common.errors import DataError, RunError, UserError, one_line
-from recipes.common.memory import memory_of_job
+from recipes.common.process_limits import memory_of_job
 from sharding.cache.decoded_images import PixelCache
 from sharding.format.dataset import Split
 from sharding.images import decoders

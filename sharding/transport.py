@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from recipes.common.open_files import has_files
+from recipes.common.process_limits import has_files
 
 Tensors = tuple[torch.Tensor, ...]
 FILES_OF_A_BATCH = 8

@@ -81,7 +81,7 @@ def copied_folders(code: Path) -> list[Path]:
 
 def _own_today() -> dict[str, bytes]:
     """Read what GLT_PATH brings, by its relative names in a copy; nothing where it names no folder."""
-    from ifl.saving import own_folders
+    from ifl.saving import run_facts
 
     files: dict[str, bytes] = {}
     for number, folder in enumerate(search_path.folders()):
@@ -93,7 +93,7 @@ def _own_today() -> dict[str, bytes]:
         }
         files.setdefault(f"{OWN}/{number}/{search_path.METHODS}/__init__.py", b"")  # a copy holds no empty folder
     if files:
-        files[own_folders.OWN_FOLDERS] = (json.dumps(own_folders.own_folders(), indent=1) + "\n").encode()
+        files[run_facts.OWN_FOLDERS] = (json.dumps(run_facts.own_folders(), indent=1) + "\n").encode()
     return files
 
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: commit, versions, machine, data."""
+"""Where a run's numbers come from: commit, versions, machine. Standard library only: a status view asks for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # a status view asks for the commit, and must answer at once
-    from recipes.schema import Recipe
-    from sharding.format.dataset import Dataset
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
@@ -51,49 +47,6 @@ def uncommitted(paths: Sequence[Path | str]) -> dict[str, str]:
         return {}
     states = (line.strip().split(maxsplit=1) for line in lines)
     return {name: "untracked" if state == "??" else "changed" for state, name in states}
-
-
-def code(recipe: Recipe) -> dict[str, Any]:
-    """Return what meta.json says of the code: digests of the run's own, and what of all code is in no commit.
-
-    Other methods and models than the run's, and other recipes, do not count. Where GLT_PATH names folders, it says of
-    these, too, where they lay and at which commits they were.
-    """
-    from ifl.saving.own_folders import own_folders, uncommitted_own
-    from recipes.code_digest import FOLDERS, ROOMS, code_digests, code_files
-
-    files = [path for paths in code_files(recipe).values() for path in paths]
-    named = own_folders()
-    elsewhere = {
-        name: state
-        for name, state in uncommitted(ROOMS).items()
-        if name.endswith(".py") and not name.startswith(tuple(f"{folder}/" for folder in FOLDERS.values()))
-    }
-    ours = uncommitted([path for path in files if not path.is_absolute()])
-    found = {"code": code_digests(recipe), "uncommitted": {**ours, **elsewhere, **uncommitted_own(files, named)}}
-    return {**found, "glt_path": named} if named else found
-
-
-def of_the_data(dataset: Dataset) -> dict[str, Any]:
-    """Return what analysis needs to know of a data set that it cannot ask: its splits, and both ways to group its
-    classes where dataset.json has them.
-    """
-    groups = dataset.meta.get("notes", {}).get("groups")
-    splits = {edition: sorted(splits) for edition, splits in dataset.editions.items()}
-    return {"editions": splits, **({"groups": groups} if isinstance(groups, dict) else {})}
-
-
-def own_recipes(recipe: Recipe) -> dict[str, Any]:
-    """Return the values of the run's recipe, and of its first stage's, where their files lie in a user's folder."""
-    from recipes.common import search_path
-    from recipes.resolve import source_of
-    from recipes.yaml_io import load_yaml
-
-    source = source_of(recipe)
-    names = [recipe.recipe, *([source.partition("-")[0]] if source else [])]
-    files = {name: search_path.find_own(search_path.RECIPES, name) for name in names}
-    values = {name: load_yaml(file) for name, file in files.items() if file}
-    return {"recipe_values": values} if values else {}
 
 
 def git_in(folder: Path, *words: str) -> str:

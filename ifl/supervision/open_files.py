@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from recipes.common.open_files import require_files
+from recipes.common.process_limits import require_files
 
 OF_A_RANK, OF_A_PEER = 26, 5
 """For the rank itself (logs, locks, a checkpoint, what torch opens), and for the connections to each other rank."""

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from recipes.common.errors import DataError
-from recipes.common.memory import memory_of_job
+from recipes.common.process_limits import memory_of_job
 
 State = TypeVar("State")
 Job = TypeVar("Job")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from ifl.saving import provenance
+from ifl.saving import run_facts
 from recipes.layers import noted
 from recipes.noted import noted_in
 from recipes.resolve import resolve
@@ -19,7 +19,7 @@ GROUPS = {"thirds": [0, 1, 2], "shots": [0, 0, 2]}
 
 def facts(**meta: Any) -> dict[str, Any]:
     dataset = SimpleNamespace(meta=meta, editions={"glt": {"val": "glt/val", "train": "glt/train"}})
-    return provenance.of_the_data(cast(Dataset, dataset))
+    return run_facts.of_the_data(cast(Dataset, dataset))
 
 
 def test_a_run_notes_what_its_data_say() -> None:
@@ -34,16 +34,16 @@ def test_a_run_notes_recipes_of_a_users_folder(tmp_path: Path, monkeypatch: pyte
     What it notes is what `noted_in` reads.
     """
     recipe = resolve(["recipe=glt_crt", "data=digits_glt"])
-    assert provenance.own_recipes(recipe) == {}
+    assert run_facts.own_recipes(recipe) == {}
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "theirs.yaml").write_text("method: {name: ce}\noptim: {lr: 0.3}\n")
     monkeypatch.setenv("GLT_PATH", str(tmp_path))
     values = {"theirs": {"method": {"name": "ce"}, "optim": {"lr": 0.3}}}
     recipe.method.init_from = "theirs-digits_glt-glt-s0-01234567"
-    assert provenance.own_recipes(recipe) == {"recipe_values": values}
-    assert provenance.own_recipes(recipe.model_copy(update={"recipe": "theirs"})) == {"recipe_values": values}
+    assert run_facts.own_recipes(recipe) == {"recipe_values": values}
+    assert run_facts.own_recipes(recipe.model_copy(update={"recipe": "theirs"})) == {"recipe_values": values}
     of_data = noted("digits_glt", {"values": {"optim": {"lr": 0.2}}, "kind": "small"})
-    read = noted_in({**provenance.own_recipes(recipe), **of_data}, "glt")
+    read = noted_in({**run_facts.own_recipes(recipe), **of_data}, "glt")
     assert (read.recipes, read.values, read.kind) == (values, {"optim": {"lr": 0.2}}, "small")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.common import retries
-from recipes.common.memory import memory_of_job
+from recipes.common.process_limits import memory_of_job
 from recipes.common.retries import retried
 
 pytestmark = pytest.mark.fast

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ifl.saving import provenance
+from ifl.saving import provenance, run_facts
 from recipes import code_digest
 from recipes.code_digest import code_digests
 from recipes.common.errors import RecipeError
@@ -74,7 +74,7 @@ def test_digests_follow_what_code_does(project: Path, recipe: Recipe) -> None:
 def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> None:
     """An edited and an untracked file of the run's own code and of the loop are named, and other methods, models and
     recipes not; in a copy made for a job too, and without git nothing is said."""
-    assert provenance.code(recipe)["uncommitted"] == {}
+    assert run_facts.code(recipe)["uncommitted"] == {}
 
     def git(*words: str) -> None:
         command = ["git", "-c", "user.name=x", "-c", "user.email=x@y", *words]
@@ -97,11 +97,11 @@ def test_meta_json_says_what_is_in_no_commit(project: Path, recipe: Recipe) -> N
         "ifl/methods/shared.py": "untracked",
         "ifl/models/small_resnet.py": "untracked",
     }
-    facts = provenance.code(recipe)
+    facts = run_facts.code(recipe)
     assert facts["uncommitted"] == expected and facts["code"] == code_digests(recipe)
     lines = [f"{state} {name}" for name, state in provenance.uncommitted(["ifl", "sharding"]).items()]
     (project / "COMMIT").write_text("\n".join(["0123abc", *lines, "untracked recipes/other.yaml"]) + "\n")
-    assert provenance.commit() == "0123abc" and provenance.code(recipe)["uncommitted"] == expected
+    assert provenance.commit() == "0123abc" and run_facts.code(recipe)["uncommitted"] == expected
 
 
 def made(recipe: Recipe, **meta: object) -> Path:

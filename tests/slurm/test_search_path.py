@@ -15,7 +15,7 @@ import torch
 
 from analysis.inputs.runs import load_run
 from ifl.method import Output, Rows, Task, load_file, load_method
-from ifl.saving import provenance
+from ifl.saving import run_facts
 from recipes.code_digest import code_digests, code_files
 from recipes.common import search_path
 from recipes.common.errors import RecipeError, RunError
@@ -144,17 +144,17 @@ def test_meta_json_names_the_folders_and_what_is_in_no_commit(own: Path, monkeyp
     names; without GLT_PATH it says nothing of it.
     """
     recipe = resolve(["recipe=my_row", "data.root=/nowhere"])
-    assert provenance.code(recipe)["glt_path"] == [{"folder": str(own), "commit": "unknown", "uncommitted": {}}]
+    assert run_facts.code(recipe)["glt_path"] == [{"folder": str(own), "commit": "unknown", "uncommitted": {}}]
     git(own.parent, "init")
     git(own.parent, "add", "own/recipes", "own/ifl/models")
     git(own.parent, "commit", "-m", "x")
     (own / "ifl/models/my_model.py").write_text(OWN["ifl/models/my_model.py"] + "\n")
-    found = provenance.code(recipe)
+    found = run_facts.code(recipe)
     states = {"ifl/methods/my_method.py": "untracked", "ifl/models/my_model.py": "changed"}
     assert len(found["glt_path"][0]["commit"]) == 40 and found["glt_path"][0]["uncommitted"] == states
     assert {f"{own}/{name}": state for name, state in states.items()}.items() <= found["uncommitted"].items()
     monkeypatch.delenv("GLT_PATH")
-    assert set(provenance.code(recipe)) == {"code", "uncommitted"}
+    assert set(run_facts.code(recipe)) == {"code", "uncommitted"}
 
 
 def test_a_jobs_copy_holds_the_folders_and_needs_no_variable(
@@ -166,14 +166,14 @@ def test_a_jobs_copy_holds_the_folders_and_needs_no_variable(
     second = filled(tmp_path / "second", {"recipes/data/bare.yaml": "{}\n"})
     monkeypatch.setenv("GLT_PATH", f"{own}:{second}")
     recipe = resolve(["recipe=my_row", "data.root=/nowhere"])
-    here = provenance.code(recipe)
+    here = run_facts.code(recipe)
     code = code_snapshot.snapshot_code(tmp_path / "runs")
     assert code_snapshot.snapshot_code(tmp_path / "runs") == code == code_snapshot.place(tmp_path / "runs")
     assert (code / "glt_path/0/ifl/methods/my_method.py").read_text() == OWN["ifl/methods/my_method.py"]
     lines = "\n".join(setup_lines([], [], code))
     (own / "ifl/methods/my_method.py").unlink()
     script = (
-        "import json; from recipes.resolve import resolve; from ifl.saving.provenance import code\n"
+        "import json; from recipes.resolve import resolve; from ifl.saving.run_facts import code\n"
         "print(json.dumps(code(resolve(['recipe=my_row', 'data.root=/nowhere']))))"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("GLT_PATH", "PYTHONPATH")}

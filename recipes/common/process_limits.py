@@ -1,4 +1,4 @@
-"""How much memory this job may use, and how much it used: cgroups, SLURM, resource limits. Standard library only."""
+"""What the system lets this process have: memory, and how much of it was used; open files. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.common.errors import RunError
+
 CGROUP, MOUNTED = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60
 """Bytes; cgroup v1 writes a number near 2**63 for none."""
 _USED = ("memory.peak", "memory.max_usage_in_bytes", "memory.current", "memory.usage_in_bytes")
 """Files of a cgroup (v2 and v1 in turn) that say how much is used: the most so far, and where there is none, now."""
 GIB = 2**30
+PLENTY = 4096
+"""Open files that are asked for at least, where more are needed than a process may have."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,35 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> int | None:
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
+
+
+# ----------------------------------------------------------------------------------------------------------- open files
+def has_files(more: int) -> bool:
+    """Say whether this process may open so many more files, once its soft limit is as high as it may be."""
+    wanted = _open_now() + more
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return True
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        return False
+    plenty = max(wanted, PLENTY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (plenty if hard == resource.RLIM_INFINITY else min(plenty, hard), hard))
+    return True
+
+
+def require_files(more: int, purpose: str) -> None:
+    """Check that this process may open so many more files for a purpose, and raise its soft limit where that helps.
+
+    Raises:
+        RunError: it may not.
+    """
+    if not has_files(more):
+        wanted, hard = _open_now() + more, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        raise RunError(
+            f"{wanted} open files are needed for {purpose}, and the hard limit here (ulimit -Hn) is {hard}: start from "
+            f"a shell with `ulimit -n {wanted}` or more"
+        )
+
+
+def _open_now() -> int:
+    return len(os.listdir("/proc/self/fd"))
