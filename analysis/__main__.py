@@ -294,7 +294,8 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
                 f"data={known[0]} lays out the open ones on them ({', '.join(open_tables())})"
             )
     names = [layout.name for layout in layouts]
-    if twice := [name for name in names if names.count(name) > 1]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
         raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
     return layouts
 
