@@ -22,7 +22,7 @@ from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
 from recipes.common.output import go_on_unread
-from sharding.building.request import HELP, Request, builders, declared, parse
+from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
-        importlib.import_module(f"sharding.datasets.{name}.build").build(request)
+        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def help_text() -> str:
     for name in builders():
         takes, stages = declared(name)
         lines.append(
-            f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
+            f"{'any other data=NAME' if name == SAMPLES else f'data={name}'} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
         )
     return "\n".join(lines)
 
