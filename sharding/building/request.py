@@ -259,6 +259,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
             (of_samples if own else values)[key] = read(text)
         except ValueError as error:
             raise DataError(f"{key}={text} is not legal; {error}") from None
+    if builder == SAMPLES and (wrong := samples_words.fault(Samples(**of_samples), words)):
+        raise DataError(f"data={name}: {wrong}")
     request = Request(**{**values, "builder": builder, "samples": Samples(**of_samples)})
     _check_stage(request, stages, words)
     return name, request

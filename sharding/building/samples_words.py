@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,25 +14,6 @@ from recipes.values import argument
 FIELDS = ("path", "label", "attribute", "split", "source")
 """What a column of a list may say of an image."""
 SPLITS = ("train", "val", "test")
-EXPONENTIAL = "exponential"
-"""The tail that long_tail=RATIO means."""
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The long tail of the classes: a named curve with its ratio, a file of counts, or the data as they are.
-
-    Attributes:
-        name: a file of sharding/datasets/samples/tails; empty for none.
-        ratio: images of the most frequent class over those of the rarest.
-        counts: a file with the number of images of each class.
-    """
-
-    name: str = ""
-    ratio: float = 1.0
-    counts: Path | None = None
-
-
 @dataclass(frozen=True)
 class Samples:
     """What is asked of the builder of any labelled images; each field is the word of the same name, with its default.
@@ -43,7 +24,7 @@ class Samples:
         columns: field of an image -> column of the list, as pairs.
         images: where the paths of a list start.
         classes: which folder on an image's path is its class.
-        long_tail: the classes' tail.
+        long_tail: the classes' tail: none, RATIO, CURVE:RATIO or a file of counts.
         head: which classes are frequent: `frequency`, `seed`, or a file of names.
         groups: how Many, Medium and Few classes are told apart.
         attributes: where attributes come from.
@@ -60,16 +41,16 @@ class Samples:
     columns: tuple[tuple[str, str], ...] = ()
     images: Path | None = None
     classes: Literal["top", "leaf"] = "top"
-    long_tail: Tail = Tail()
+    long_tail: str = "none"
     head: str = "frequency"
     groups: Literal["thirds", "shots"] = "thirds"
     attributes: Literal["none", "column", "clusters"] = "none"
     features: str = "pixels"
     clusters: int = 6
     attribute_tail: tuple[int, int, int] | None = None
-    val: float | None = None
-    test_cbl: float | None = None
-    test_gbl: float | None = None
+    val: float | int | None = None
+    test_cbl: float | int | None = None
+    test_gbl: float | int | None = None
 
 
 HELP = {
@@ -131,23 +112,21 @@ def tails() -> list[str]:
     return sorted(path.stem for path in folder.glob("[!_]*.py"))
 
 
-def _tail(text: str) -> Tail:
-    name, colon, number = text.rpartition(":")
-    if text == "none":
-        return Tail()
+def _tail(text: str) -> str:
+    curve, colon, number = text.rpartition(":")
+    if text == "none" or Path(text).is_file():
+        return text
     try:
         ratio: float = argument(number, float)
     except ValueError:
-        if (path := Path(text)).is_file():
-            return Tail(counts=path)
         raise ValueError(
             f"none, a ratio such as 100, CURVE:RATIO with CURVE one of {', '.join(tails())}, or a file of counts is"
         ) from None
-    if not 1 <= ratio < float("inf"):
+    if ratio < 1:
         raise ValueError("a ratio from 1 on is: images of the most frequent class over those of the rarest")
-    if colon and name not in tails():
-        raise ValueError(f"there is no curve {name}; {nearest(name, tails())}")
-    return Tail(name or EXPONENTIAL, ratio)
+    if colon and curve not in tails():
+        raise ValueError(f"there is no curve {curve}; {nearest(curve, tails())}")
+    return text
 
 
 def _proportion(text: str) -> tuple[int, int, int] | None:
@@ -160,7 +139,7 @@ def _proportion(text: str) -> tuple[int, int, int] | None:
     return many, medium, few
 
 
-def _amount(text: str) -> float:
+def _amount(text: str) -> float | int:
     """Read a share, 0 < X < 1, or a count of images, 1 or more."""
     try:
         value: float = argument(text, float)
@@ -168,7 +147,7 @@ def _amount(text: str) -> float:
         value = 0.0
     if not (0 < value < 1 or (value >= 1 and value == int(value) and value < 2**31)):
         raise ValueError("a share of each class above 0 and below 1, or a whole number of images of each class is")
-    return value
+    return value if value < 1 else int(value)
 
 
 def _clusters(text: str) -> int:
@@ -212,6 +191,24 @@ READ: Mapping[str, Callable[[str], Any]] = {
     "test_cbl": _amount,
     "test_gbl": _amount,
 }
+_OF_CLUSTERS = ("features", "clusters")
+_OF_ATTRIBUTES = ("attribute_tail", "test_gbl")
+
+
+def fault(samples: Samples, given: Collection[str]) -> str:
+    """Return which of the given words do not go together, and why; empty where all do."""
+    if not samples.source:
+        return "source= is missing; a folder of class folders, an archive or a list of labelled images would be legal"
+    if samples.attributes != "clusters" and (word := next((word for word in _OF_CLUSTERS if word in given), None)):
+        return f"{word}= says how clusters are made: it needs attributes=clusters"
+    if samples.attributes == "none" and (word := next((word for word in _OF_ATTRIBUTES if word in given), None)):
+        return f"{word}= needs attributes=column or attributes=clusters: without attributes there are no groups of them"
+    columns = dict(samples.columns)
+    if samples.attributes == "column" and columns and "attribute" not in columns:
+        return "attributes=column needs the column's name, columns=...,attribute:NAME"
+    return ""
+
+
 assert set(READ) == {field.name for field in fields(Samples)} == {*HELP, "source", "attributes"}, "words differ"
 
 
