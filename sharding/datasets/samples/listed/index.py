@@ -1,0 +1,325 @@
+"""What a source holds, as compact arrays in `.work/index`: 38 bytes an image besides its name (54 in a packed zip).
+
+The images are ordered by class, then by a digest of their names without case and extension. So a folder, a list and an
+archive of the same images give the same splits. A source whose files and folders have the sizes and times of the last
+time is not listed again. Else it is, and the digest of what is found says whether anything was made from something
+else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding.building.notices import Notices
+from sharding.building.raw_files import Deflated, Pixels, Place
+from sharding.building.samples_words import Samples
+from sharding.building.source_stamps import stamps_of
+from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
+from sharding.datasets.samples.listed.headers import without_bad
+from sharding.format.index import kept_arrays, save_npz
+from sharding.sources.reading import class_order, rows_of
+from sharding.sources.rows import SPLITS, Asked, Row
+
+FILE = "index.npz"
+_EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
+_PLAIN, _DEFLATED, _PIXELS = 0, 1, 2
+_TEXTS = ("names", "source", "files")
+_PER_IMAGE = ("label", "attribute", "split", "file", "offset", "size", "kind")
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """The N images of a source in their order.
+
+    Attributes:
+        names: [N], unique.
+        source: what each was made from, empty for the image itself; [N], or of no length where it is so for all.
+        files: the files that hold several images or lie elsewhere than their names say [F].
+        label: int32 [N], class of each in `classes`.
+        attribute: int32 [N], its value in `kinds`; -1 for none.
+        split: int8 [N], 0 none, 1 train, 2 val, 3 test.
+        file: int32 [N], the file in `files` that holds it; -1: its name below `base`.
+        offset: int64 [N], where its bytes begin there.
+        size: int64 [N], how many they are; -1: the whole file.
+        kind: int8 [N]: 0 a file's bytes, 1 deflated, from 2 on bare pixels of the shape `kind - 2`.
+        whole: bytes and checksum of inflated images, int64 [N, 2], or of no length where there are none.
+        said: class names, kinds, base, shapes, digest, sizes, notices, and what the listing was made from.
+    """
+
+    names: Texts
+    source: Texts
+    files: Texts
+    label: np.ndarray
+    attribute: np.ndarray
+    split: np.ndarray
+    file: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    kind: np.ndarray
+    whole: np.ndarray
+    said: Mapping[str, Any] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.names)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes' names [K], in the order of numbers where all are numbers, else of texts."""
+        return list(self.said["classes"])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The values of the attribute, sorted."""
+        return list(self.said["kinds"])
+
+    @property
+    def base(self) -> str:
+        """The folder that the images lie in by their names; empty for none."""
+        return str(self.said["base"])
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of names, classes, attributes, splits and sources: what there is, not where it lies."""
+        return str(self.said["digest"])
+
+    def notices(self) -> Notices:
+        """Return what was left out of the source and what is doubtful, for adding to."""
+        return Notices.of(self.said["notices"])
+
+    def source_of(self, i: int) -> str:
+        """Return what image `i` was made from."""
+        return (self.source[i] if len(self.source) else "") or str(self.names[i])
+
+    def place(self, i: int) -> Place:
+        """Return where the bytes of image `i` are."""
+        name, size, kind = str(self.names[i]), int(self.size[i]), int(self.kind[i])
+        if self.file[i] < 0:
+            return Place(os.path.join(self.base, name), root=self.base)
+        path = str(self.files[int(self.file[i])])
+        root = self.base if self.base and path.startswith(self.base + os.sep) else ""
+        where = (path, int(self.offset[i]), size, name if size >= 0 else "", root)
+        if kind >= _PIXELS:
+            return Pixels(*where, shape=tuple(self.said["shapes"][kind - _PIXELS]))
+        if kind == _DEFLATED:
+            whole, crc32 = self.whole[i].tolist()
+            return Deflated(*where, whole_size=whole, crc32=crc32)
+        return Place(*where)
+
+    def taken(self, rows: np.ndarray) -> Listed:
+        """Return the images of some rows, int64 [n], in that order."""
+        return replace(
+            self,
+            names=self.names.taken(rows),
+            source=self.source.taken(rows) if len(self.source) else self.source,
+            whole=self.whole[rows] if len(self.whole) else self.whole,
+            **{name: getattr(self, name)[rows] for name in _PER_IMAGE},
+        )
+
+
+def listed(asked: Samples, work: Path, workers: int, rows: Iterable[Row] | None = None) -> Listed:
+    """Return what the source holds; nothing is read where it is as it was the last time.
+
+    Args:
+        asked: the source and how it is read.
+        work: the build's own folder.
+        workers: processes that read headers.
+        rows: the images themselves, where they come from a program and not from `asked.source`.
+
+    Raises:
+        DataError: the source is not as it must be; one sentence.
+    """
+    path = work / "index" / FILE
+    made = {
+        "paths": [[str(source.absolute()), split] for source, split in asked.source],
+        "read": [asked.format, [list(pair) for pair in asked.columns], str(asked.images or ""), asked.classes],
+    }
+    if rows is None and (kept := _kept(path)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
+        return kept
+    stamps = _stamps(asked)  # before the listing, so that what changes meanwhile is listed again
+    paths = tuple((source.absolute(), split) for source, split in asked.source)
+    request = Asked(paths, work, asked.images and asked.images.absolute(), dict(asked.columns), asked.classes)
+    gathering = _Gathering()
+    for row in rows_of(request, asked.format or None) if rows is None else rows:
+        gathering.add(row)
+    found, order = gathering.found()
+    taken, sizes = without_bad(found, order, request.notices, workers)
+    found = found.taken(taken)
+    said = {
+        "sizes": sizes,
+        "digest": _digest(found),
+        "notices": request.notices.added_to({}),
+        "made": made,
+        "stamps": stamps | _stamps_of_archives(found),
+    }
+    found = replace(found, said={**found.said, **said})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _keep(path, found)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- kept
+def _keep(path: Path, found: Listed) -> None:
+    texts = {
+        f"{name}_{part}": getattr(getattr(found, name), part) for name in _TEXTS for part in ("blob", "ends")
+    }
+    said = np.frombuffer(json.dumps(found.said).encode(), np.uint8)
+    save_npz(path, {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}, "said": said})
+
+
+def _kept(path: Path) -> Listed | None:
+    texts = [f"{name}_{part}" for name in _TEXTS for part in ("blob", "ends")]
+    arrays = kept_arrays(path, *texts, *_PER_IMAGE, "whole", "said")
+    if not arrays:
+        return None
+    return Listed(
+        **{name: Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS},
+        **{name: arrays[name] for name in (*_PER_IMAGE, "whole")},
+        said=json.loads(arrays["said"].tobytes()),
+    )
+
+
+def _unchanged(kept: Listed, asked: Samples) -> bool:
+    """Return whether files and folders have the sizes and times of the listing, or the source is gone."""
+    if not any(source.exists() for source, _ in asked.source):
+        return True
+    known: dict[str, Any] = kept.said["stamps"]
+    return all(stamp is not None and list(stamp) == known[path] for path, stamp in stamps_of(known).items())
+
+
+def _stamps(asked: Samples) -> dict[str, list[int]]:
+    """Return size and time of the source's files, of its folders at any depth, and of the files beside class folders.
+
+    A folder's time changes with the names in it. Files beside class folders may be lists and archives.
+    """
+    paths: list[str] = []
+    for source, _ in asked.source:
+        top = str(source.absolute())
+        paths += [] if source.is_dir() else [top]
+        for folder, _, files in os.walk(top):
+            paths += [folder, *(os.path.join(folder, file) for file in files if folder == top)]
+    return {path: list(stamp) for path, stamp in stamps_of(paths).items() if stamp is not None}
+
+
+def _stamps_of_archives(found: Listed) -> dict[str, list[int]]:
+    """Return size and time of the files that hold several images."""
+    numbers = np.unique(found.file[(found.file >= 0) & (found.size >= 0)]).tolist()
+    stamps = stamps_of({str(found.files[number]) for number in numbers})
+    return {path: list(stamp) for path, stamp in stamps.items() if stamp is not None}
+
+
+def _digest(found: Listed) -> str:
+    digest = hashlib.sha256(json.dumps([found.classes, found.kinds]).encode())
+    source = (found.source.blob, found.source.ends)
+    for values in (found.names.blob, found.names.ends, found.label, found.attribute, found.split, *source):
+        digest.update(np.ascontiguousarray(values).data)
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ gathered
+class _Numbers(dict[str, int]):
+    """Numbers texts as they come."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = number = len(self)
+        return number
+
+    def in_order(self, names: list[str]) -> np.ndarray:
+        """Return the place of each number's text in `names`, int32; a last entry is for none, -1."""
+        places = np.full(len(names) + 1, -1, np.int32)
+        places[[self[name] for name in names]] = np.arange(len(names))
+        return places
+
+
+class _Gathering:
+    """Rows that come one by one, as arrays."""
+
+    def __init__(self) -> None:
+        self.names, self.sources, self.files = GrowingTexts(), GrowingTexts(), GrowingTexts()
+        self.label, self.attribute, self.file = array("i"), array("i"), array("i")
+        self.split, self.kind = array("b"), array("b")
+        self.offset, self.size, self.whole = array("q"), array("q"), array("q")
+        self.digest = array("Q")
+        self.classes, self.kinds, self.shapes = _Numbers(), _Numbers(), _Numbers()
+        self.base, self.last = "", ""
+        self.has_source, self.has_deflated = False, False
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        where = row.where
+        if not len(self.names) and where.root and os.path.isdir(where.root):
+            self.base = where.root
+        self.names.add(row.name)
+        self.sources.add(row.source)
+        self.has_source = self.has_source or bool(row.source)
+        self.label.append(self.classes[row.label])
+        self.attribute.append(self.kinds[row.attribute] if row.attribute else -1)
+        self.split.append(SPLITS.index(row.split) + 1 if row.split else 0)
+        stem = _EXTENSION.sub("", row.name.casefold())
+        digest = hashlib.blake2b(stem.encode(), digest_size=16).digest()
+        self.digest.extend((int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")))
+        self._add_place(row.name, where)
+
+    def _add_place(self, name: str, where: Place) -> None:
+        if self.base and where.size < 0 and where.path == os.path.join(self.base, name):
+            self.file.append(-1)
+        else:
+            if not len(self.files) or where.path != self.last:
+                self.files.add(os.path.abspath(where.path))
+                self.last = where.path
+            self.file.append(len(self.files) - 1)
+        self.offset.append(where.offset)
+        self.size.append(where.size)
+        kind, whole = _PLAIN, (0, 0)
+        if isinstance(where, Deflated):
+            if not self.has_deflated:  # the images before it were none
+                self.whole.frombytes(bytes(16 * len(self.kind)))
+            self.has_deflated = True
+            kind, whole = _DEFLATED, (where.whole_size, where.crc32)
+        elif isinstance(where, Pixels):
+            kind = _PIXELS + self.shapes[json.dumps(where.shape)]
+        self.kind.append(kind)
+        if self.has_deflated:
+            self.whole.extend(whole)
+
+    def found(self) -> tuple[Listed, np.ndarray]:
+        """Return the images as they came, and their order, int64 [N]."""
+        classes, kinds = class_order(self.classes), sorted(self.kinds)
+        found = Listed(
+            names=self.names.texts(),
+            source=self.sources.texts() if self.has_source else NO_TEXTS,
+            files=self.files.texts(),
+            label=self.classes.in_order(classes)[np.frombuffer(self.label, np.int32)],
+            attribute=self.kinds.in_order(kinds)[np.frombuffer(self.attribute, np.int32)],
+            split=np.frombuffer(self.split, np.int8),
+            file=np.frombuffer(self.file, np.int32),
+            offset=np.frombuffer(self.offset, np.int64),
+            size=np.frombuffer(self.size, np.int64),
+            kind=np.frombuffer(self.kind, np.int8),
+            whole=np.frombuffer(self.whole, np.int64).reshape(-1, 2),
+            said={"base": self.base, "classes": classes, "kinds": kinds, "shapes": list(map(json.loads, self.shapes))},
+        )
+        high, low = np.frombuffer(self.digest, np.uint64).reshape(-1, 2).T
+        return found, _order(found, high, low)
+
+
+def _order(found: Listed, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Order the images by class and digest; those of one class whose digests are equal, by their names."""
+    order = np.lexsort((low, high, found.label))
+    same = (np.diff(found.label[order]) == 0) & (np.diff(high[order]) == 0) & (np.diff(low[order]) == 0)
+    begins = np.flatnonzero(np.r_[True, ~same])
+    ends = np.r_[begins[1:], len(order)]
+    for begin, end in zip(begins[ends - begins > 1].tolist(), ends[ends - begins > 1].tolist(), strict=True):
+        order[begin:end] = sorted(order[begin:end].tolist(), key=found.names.__getitem__)
+    return order
