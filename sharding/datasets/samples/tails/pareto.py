@@ -6,7 +6,7 @@ images of ImageNet-LT's 1,000 classes. Their counts are draws. Ours are the dist
 each class's share: of that share u of the classes that are larger, x(u) = u^(-1/6), at u = (i + 1/2) / classes for
 class i, stretched so that the first class has `largest` images and the last `largest / ratio`.
 
-ImageNet-LT's extremes give 105,294 images by this curve, 352 classes of more than 100 images and 168 of fewer than 20;
+ImageNet-LT's extremes give 104,345 images by this curve, 349 classes of more than 100 images and 163 of fewer than 20;
 the published draw has 115,846 images, 385 and 136 such classes.
 """
 

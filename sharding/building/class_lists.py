@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from recipes.common.cli import nearest
 from recipes.common.errors import DataError
 
 
@@ -20,7 +20,9 @@ def names_in(path: Path, names: Sequence[str], word: str) -> list[int]:
     Raises:
         DataError: the file cannot be read, has a name that is no class, has one twice, or lacks one.
     """
-    return [number for number, _ in _entries(path, [(line, name, "") for line, name in _lines(path, word)], names, word)]
+    return [
+        number for number, _ in _entries(path, [(line, name, "") for line, name in _lines(path, word)], names, word)
+    ]
 
 
 def counts_in(path: Path, names: Sequence[str], word: str) -> dict[str, int]:
@@ -41,6 +43,12 @@ def counts_in(path: Path, names: Sequence[str], word: str) -> dict[str, int]:
             )
         entries.append((line, name, count))
     return {names[number]: int(count) for number, count in _entries(path, entries, names, word)}
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """Ask for the nearest class; there may be too many to list all."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; the classes are {names[0]!r} to {names[-1]!r}"
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -66,13 +74,13 @@ def _entries(
     found: dict[int, str] = {}
     for line, name, value in entries:
         if name not in number_of:
-            raise DataError(f"{word}={path}, line {line}: there is no class {name!r}; {nearest(name, list(names))}")
+            raise DataError(f"{word}={path}, line {line}: there is no class {name!r}{_near(name, names)}")
         if number_of[name] in found:
             raise DataError(f"{word}={path}, line {line}: class {name!r} stands there twice; once would be legal")
         found[number_of[name]] = value
     missing = [name for number, name in enumerate(names) if number not in found]
     if missing:
         raise DataError(
-            f"{word}={path} lacks {len(missing)} of {len(names)} classes, {missing[0]!r} the first; each has to be there"
+            f"{word}={path} lacks {len(missing)} of {len(names)} classes, {missing[0]!r} the first; all have to be there"
         )
     return list(found.items())
