@@ -24,6 +24,7 @@ from recipes.common.errors import DataError, one_line
 from recipes.common.files import pread
 from recipes.common.json_text import NotJson, parse_json, wrong_kinds
 from recipes.common.retries import errno_words, retried
+from recipes.dataset_values import wrong_values
 from sharding.format.index import FORMAT, Index, load_index
 
 DATASET_FILE = "dataset.json"
@@ -40,7 +41,7 @@ _KINDS = {
 }
 """The keys that every dataset.json has, with the types of their values."""
 DIGEST = "digest"
-META_KEYS = frozenset({*_KINDS, "notes", DIGEST})
+META_KEYS = frozenset({*_KINDS, "notes", "values", "kind", DIGEST})
 """All keys that a build writes."""
 
 
@@ -376,7 +377,7 @@ def parse_meta(data: bytes, path: Path | str, rebuild: str) -> dict[str, Any]:
 
 def misshapen(meta: Any) -> str:
     """Return why `meta` cannot be the contents of a dataset.json; empty if it can."""
-    if wrong := wrong_kinds(meta, _KINDS) or _wrong_notes(meta.get("notes", {})):
+    if wrong := wrong_kinds(meta, _KINDS) or _wrong_notes(meta.get("notes", {})) or wrong_values(meta):
         return wrong
     names, groups = meta["class_names"], meta["class_groups"]
     if meta["format"] != FORMAT:

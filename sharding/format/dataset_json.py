@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -24,6 +24,21 @@ def begin_dataset(root: Path, name: str) -> Path:
     return folder
 
 
+class More(TypedDict, total=False):
+    """What a build may say besides, none of it part of the fingerprint.
+
+    Attributes:
+        notes: findings of the build, for people and for pictures; JSON values.
+        values: what recipes on these data start from, nested as a recipe's sections are (recipes/dataset_values.py);
+            where it is not there, a file of recipes/data says it.
+        kind: `small` chooses the recipes' blocks `on: small`.
+    """
+
+    notes: Mapping[str, Any] | None
+    values: Mapping[str, Any] | None
+    kind: Literal["small", "large"] | None
+
+
 def finish_dataset(
     root: Path,
     name: str,
@@ -33,7 +48,7 @@ def finish_dataset(
     editions: Mapping[str, Mapping[str, str]],
     statistics: Mapping[str, Mapping[str, Sequence[float]]],
     options: Mapping[str, Any],
-    notes: Mapping[str, Any] | None = None,
+    **more: Unpack[More],
 ) -> dict[str, Any]:
     """Check the written splits against each other, write `root/name/dataset.json` atomically, and return it.
 
@@ -45,7 +60,7 @@ def finish_dataset(
         editions: edition -> split -> folder relative to `root/name`.
         statistics: edition -> {"mean": [3], "std": [3]} of RGB in 0 to 1.
         options: what the build depends on (builder, version, seed ...).
-        notes: findings of the build, for people and for pictures; JSON values, not part of the fingerprint.
+        more: see `More`.
 
     Raises:
         DataError: a source occurs in two splits of an edition, or labels or groups do not fit the classes.
@@ -64,7 +79,9 @@ def finish_dataset(
         "splits": splits,
         "statistics": {edition: {k: list(v) for k, v in entry.items()} for edition, entry in statistics.items()},
         "build": dict(options),
-        "notes": dict(notes or {}),
+        "notes": dict(more.get("notes") or {}),
+        **({} if (values := more.get("values")) is None else {"values": dict(values)}),
+        **({} if (kind := more.get("kind")) is None else {"kind": kind}),
     }
     meta["fingerprint"] = digest_of(
         {

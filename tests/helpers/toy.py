@@ -5,6 +5,7 @@ own writer.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,10 @@ def build(  # noqa: PLR0913 -- each test changes one or two of them
         options=options or {"builder": name, "seed": 0},
     )
     return folder
+
+
+def described(root: Path, name: str = "toy", **more: Any) -> dict[str, Any]:
+    """Write the dataset.json of a data set of `build` again, with `values` and `kind`; returns it."""
+    meta = json.loads((root / name / "dataset.json").read_text())
+    kept = {key: meta[key] for key in ("class_names", "class_groups", "editions", "statistics")}
+    return finish_dataset(root, name, **kept, options=meta["build"], **more)
