@@ -50,6 +50,8 @@ TAKES = (
 )
 STAGES = {"index": False, "features": True, "clusters": True, "split": False, "pack": True, "finish": False}
 ONLY_FOR = {"attributes=clusters": ("features", "clusters")}
+_WORTH_A_PROCESS = 500
+"""Images for which starting another process pays."""
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 
 
@@ -119,9 +121,10 @@ def _say_index(found: Listed) -> None:
 
 def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     """Run the stages `pack` and `finish`."""
-    out, workers, stored = request.out / request.name, request.processes, StoredSize(request.resize_short, request.quality)
+    out, stored = request.out / request.name, StoredSize(request.resize_short, request.quality)
     notices = made.images.listed.notices()
     plan = plan_of(made.images, made.editions, made.rows)
+    workers = request.workers or min(request.processes, 1 + sum(map(len, plan.values())) // _WORTH_A_PROCESS)
     bytes_of = {"builder": "samples", "version": VERSION, **stored.options}
     indices = pack(out, plan, Copies(stored), options=bytes_of, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):
