@@ -81,6 +81,6 @@ def _entries(
     missing = [name for number, name in enumerate(names) if number not in found]
     if missing:
         raise DataError(
-            f"{word}={path} lacks {len(missing)} of {len(names)} classes, {missing[0]!r} the first; all have to be there"
+            f"{word}={path} lacks {len(missing)} of {len(names)} classes, {missing[0]!r} the first; all must be there"
         )
     return list(found.items())

@@ -76,7 +76,8 @@ class Room:
 
     def of_groups(self, left: np.ndarray) -> np.ndarray:
         """Return the proportion of each class's attribute groups, int64 [K, G], where `left` [K, G] is there."""
-        return np.maximum(left, 0) if self.proportion is None else self.present * np.array(self.proportion)
+        ratio: np.ndarray = np.maximum(left, 0) if self.proportion is None else self.present * np.array(self.proportion)
+        return ratio
 
     def fits(self, sizes: Sizes) -> np.ndarray:
         """Return which classes can give this and one image for training, bool [K]."""
@@ -157,7 +158,7 @@ def _refusal(room: Room, sizes: Sizes) -> str:
     """Say which class cannot give what, and what all could."""
     unfit = np.flatnonzero(~room.fits(sizes))
     k = int(unfit[0])
-    parts = sum(room.parts(sizes).values())[k]
+    parts = np.sum(list(room.parts(sizes).values()), axis=0)[k]
     have, where = room.cells[k].tolist(), "" if room.shared else " in the given test list"
     training = ", and training one more" if room.shared else ""
     groups = f", in attribute groups of {have}" if len(have) > 1 else ""

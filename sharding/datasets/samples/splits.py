@@ -227,7 +227,8 @@ def _trainable(pool: Pool) -> np.ndarray:
             f"(image {row} of the source); images of one source go into one split, so lists that agree, or no source "
             "column, would be legal"
         )
-    return free & (seen[pool.source] <= 1 << TRAIN)
+    free &= seen[pool.source] <= 1 << TRAIN
+    return free
 
 
 def _spread(table: Table, rows: np.ndarray) -> str:
@@ -272,7 +273,8 @@ def _most(room: np.ndarray, ratio: np.ndarray) -> np.ndarray:
     """
     whole = ratio.sum(1)
     least = np.where(ratio > 0, room * whole[:, None] // np.maximum(ratio, 1), room.sum(1, keepdims=True)).min(1)
-    most, fits = least.copy(), np.ones(len(room), bool)
+    most: np.ndarray = least.copy()
+    fits = np.ones(len(room), bool)
     for more in range(1, int(whole.max(initial=0))):  # rounding may leave room for a few more
         fits &= (apportioned(least + more, ratio) <= room).all(1)
         if not fits.any():

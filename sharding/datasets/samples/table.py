@@ -38,7 +38,8 @@ class Table:
 
     def sources(self, rows: np.ndarray) -> np.ndarray:
         """Return the sources of some rows."""
-        return rows if self.source is None else self.source[rows]
+        found: np.ndarray = rows if self.source is None else self.source[rows]
+        return found
 
     def owners(self) -> np.ndarray:
         """Return who has each image's source, uint8 [N]."""
@@ -46,7 +47,8 @@ class Table:
 
     def deck(self, mask: np.ndarray) -> np.ndarray:
         """Return the images of a mask, bool [N], in the order of taking: int64 [n]."""
-        return self.order[mask[self.order]]
+        found: np.ndarray = self.order[mask[self.order]]
+        return found
 
     def count(self, rows: np.ndarray) -> np.ndarray:
         """Count some images by cell, int64 [K, G]."""
@@ -56,7 +58,8 @@ class Table:
         """Return the first `counts` [K, G] images of each cell of a deck, which has as many."""
         there, wanted = self.count(deck).reshape(-1), counts.reshape(-1)
         starts = np.cumsum(there) - there
-        return deck[np.repeat(starts - (np.cumsum(wanted) - wanted), wanted) + np.arange(wanted.sum())]
+        found: np.ndarray = deck[np.repeat(starts - (np.cumsum(wanted) - wanted), wanted) + np.arange(wanted.sum())]
+        return found
 
     def take(self, deck: np.ndarray, counts: np.ndarray, split: str, number: int) -> np.ndarray:
         """Take `counts` [K, G] of a deck's images, whose sources then belong to the split of this number: int64 [n].
