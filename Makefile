@@ -50,7 +50,7 @@ bench: venv
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium dataset-fashion-mnist
 
 cluster: venv
 	@$(BIN)/python -m tests.helpers.cluster up
