@@ -74,9 +74,8 @@ def help_text() -> str:
     lines = [__doc__.strip(), "", *(f"    {f'{key}={value}':<26} {text}" for key, (value, text) in HELP.items()), ""]
     for name in builders():
         takes, stages = declared(name)
-        lines.append(
-            f"{'any other data=NAME' if name == SAMPLES else f'data={name}'} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
-        )
+        what = "any other data=NAME" if name == SAMPLES else f"data={name}"
+        lines.append(f"{what} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else ""))
     return "\n".join(lines)
 
 

@@ -307,9 +307,8 @@ def _keys(images: Sequence[Planned]) -> Iterator[str]:
 
 def _shard_sizes(plan: Mapping[str, Sequence[Planned]], shard_samples: int) -> list[int]:
     """Return the number of images in each shard, in their order."""
-    return [
-        min(shard_samples, len(images) - first) for images in plan.values() for first in range(0, len(images), shard_samples)
-    ]
+    lengths = [len(images) for images in plan.values()]
+    return [min(shard_samples, length - first) for length in lengths for first in range(0, length, shard_samples)]
 
 
 def _shards(

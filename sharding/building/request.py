@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Request:
     stage: str = ""
     part: tuple[int, int] = (1, 1)
     preview: Path | None = None
-    samples: Samples = Samples()
+    samples: Samples = field(default_factory=Samples)
 
     @property
     def processes(self) -> int:
@@ -161,7 +161,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "part": _part,
     "preview": _png,
 }
-assert set(_READ) == {field.name for field in fields(Request)} - {"name", "samples"}, "words and fields differ"
+assert set(_READ) == {each.name for each in fields(Request)} - {"name", "samples"}, "words and fields differ"
 assert set(_READ) | set(samples_words.READ) == set(HELP) - {"data"}, "words and help differ"
 
 

@@ -14,6 +14,8 @@ from recipes.values import argument
 FIELDS = ("path", "label", "attribute", "split", "source")
 """What a column of a list may say of an image."""
 SPLITS = ("train", "val", "test")
+
+
 @dataclass(frozen=True)
 class Samples:
     """What is asked of the builder of any labelled images; each field is the word of the same name, with its default.
@@ -62,7 +64,7 @@ HELP = {
     "head": ("frequency|seed|FILE", "which classes are frequent (default frequency); a file names one a line"),
     "groups": ("thirds|shots", "Many, Medium, Few: thirds of the classes (default), or over 100, 20 to 100, under 20"),
     "features": ("pixels|NAME|FILE.npy", "what clusters are made of: pixels (default), a backbone, an array"),
-    "clusters": ("N", "clusters of each class, 3 to 1000 (default 6); pairs of them are attribute groups"),
+    "clusters": ("N", "clusters of each class, 2 to 127 (default 6), which make three attribute groups"),
     "attribute_tail": ("natural|A:B:C", "the attribute groups in training: as they are (default), or such as 7:2:1"),
     "val": ("X", "images of each class: a share below 1, or a count"),
     "test_cbl": ("X", "as val=, of Test-CBL"),
@@ -151,8 +153,8 @@ def _amount(text: str) -> float | int:
 
 
 def _clusters(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 3 <= int(text) <= 1000:
-        raise ValueError("a whole number from 3 to 1000 is: they make three attribute groups")
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 2 <= int(text) <= 127:
+        raise ValueError("a whole number from 2 to 127 is")
     return int(text)
 
 
@@ -215,7 +217,9 @@ assert set(READ) == {field.name for field in fields(Samples)} == {*HELP, "source
 def absolute(key: str, text: str) -> str:
     """Return the value of a word with its paths made absolute, for a process that starts in another folder."""
     if key == "source":
-        return ",".join(f"{split}:{path.absolute()}" if split else str(path.absolute()) for path, split in _source(text))
+        return ",".join(
+            f"{split}:{path.absolute()}" if split else str(path.absolute()) for path, split in _source(text)
+        )
     if key == "images" or (key in ("long_tail", "head", "features") and Path(text).is_file()):
         return str(Path(text).absolute())
     return text

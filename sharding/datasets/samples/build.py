@@ -18,7 +18,7 @@ from typing import Any
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, planned_counts, source_changed
 from sharding.building.request import Request
-from sharding.datasets.samples.decided import Decided, decided
+from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.listed.index import Listed, listed
 from sharding.datasets.samples.listed.plan import plan_of
 from sharding.datasets.samples.values import suggested

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
-from sharding.building.class_lists import names_in
+from sharding.datasets.samples.class_lists import names_in
 from sharding.building.dice import Dice
 
 _STREAM = int.from_bytes(b"heads", "big")

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
-from sharding.building.class_lists import counts_in
+from sharding.datasets.samples.class_lists import counts_in
 from sharding.datasets.samples import tails
 
 DEFAULT = "exponential"

@@ -75,7 +75,9 @@ def suggested(
 def _values(
     kind: str, sides: Mapping[str, int], statistics: Mapping[str, Sequence[float]], train: int, resize_short: int | None
 ) -> Iterator[Value]:
-    least, most = (side if resize_short is None else min(side, resize_short) for side in (sides["least"], sides["most"]))
+    least, most = (
+        side if resize_short is None else min(side, resize_short) for side in (sides["least"], sides["most"])
+    )
     images = f"images are {least} to {most} pixels" if least < most else f"images are {most} pixels"
     like = load_yaml(_DATA / f"{_LIKE[kind]}.yaml")
     if kind == "small":

@@ -23,6 +23,7 @@ _AT_ONCE = 1000
 _FEW, _SHARE = 10, 100
 """More than this many files that are no images, and more than one in so many, are refused: that is no slip."""
 
+
 class Sides(NamedTuple):
     """Sides in pixels, over some images: the shorter side of the smallest and of the largest, and the longest side."""
 
@@ -30,9 +31,8 @@ class Sides(NamedTuple):
     most: int
     longest: int
 
-def without_bad(
-    found: Listed, order: np.ndarray, notices: Notices, workers: int
-) -> tuple[np.ndarray, dict[str, int]]:
+
+def without_bad(found: Listed, order: np.ndarray, notices: Notices, workers: int) -> tuple[np.ndarray, dict[str, int]]:
     """Read the headers of all images, but not of bare pixels, which have none.
 
     Args:
@@ -54,7 +54,9 @@ def without_bad(
     parts = [files[first : first + _AT_ONCE] for first in range(0, len(files), _AT_ONCE)]
     jobs = ([found.place(row) for row in part.tolist()] for part in parts)
     with ProgressBar(len(files), "headers", "img", smoothing=0.05) as bar:
-        for part, (unread, seen) in zip(parts, in_order(_headers, None, jobs, workers if parts[1:] else 1), strict=True):
+        for part, (unread, seen) in zip(
+            parts, in_order(_headers, None, jobs, workers if parts[1:] else 1), strict=True
+        ):
             bad[part[unread]] = True
             notices.leave_out(NO_IMAGES, *(str(found.names[row]) for row in part[unread].tolist()))
             sides += [seen] if seen else []
@@ -69,14 +71,17 @@ def without_bad(
     least, most, longest = zip(*sides, strict=True)
     return kept, Sides(min(least), max(most), max(longest))._asdict()
 
+
 def _shapes(found: Listed) -> Iterator[Sequence[int] | None]:
     """Yield the shape of bare pixels of each kind of place; None for files, which are kinds 0 and 1."""
     yield from (None, None, *found.said["shapes"])
+
 
 def _sides(shapes: Sequence[Sequence[int]]) -> Sides:
     """Return the sides of images of these shapes: (H, W), (H, W, 3) or (3, H, W)."""
     sides = [shape[1:] if len(shape) == 3 and shape[0] == 3 != shape[2] else shape[:2] for shape in shapes]
     return Sides(min(map(min, sides)), max(map(min, sides)), max(map(max, sides)))
+
 
 def _headers(_: None, places: Sequence[Place]) -> tuple[list[int], Sides | None]:
     """Return which of some files are no images, and the sides of the others. Runs in a worker."""
@@ -90,6 +95,7 @@ def _headers(_: None, places: Sequence[Place]) -> tuple[list[int], Sides | None]
         else:
             sizes.append(size)
     return bad, _sides(sizes) if sizes else None
+
 
 def _size(place: Place) -> tuple[int, int] | None:
     """Return width and height as the header says; None for what is no image.
@@ -111,4 +117,3 @@ def _size(place: Place) -> tuple[int, int] | None:
         return None
     except Exception:  # damaged bytes make Pillow raise some ten unrelated types
         return None
-

@@ -15,22 +15,26 @@ import re
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recipes.common.errors import DataError
+from recipes.common.files import whole_file, write_whole
 from sharding.building.notices import Notices
 from sharding.building.raw_files import Deflated, Pixels, Place
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
 from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
 from sharding.datasets.samples.listed.headers import without_bad
-from sharding.format.index import kept_arrays, save_npz
 from sharding.sources.reading import class_order, rows_of
 from sharding.sources.rows import SPLITS, Asked, Row
 
-FILE = "index.npz"
+FOLDER, SAID = "index", "said.json"
+_HEADER = 128
+"""Bytes of an .npy file without numbers, at most."""
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
 _PLAIN, _DEFLATED, _PIXELS = 0, 1, 2
 _TEXTS = ("names", "source", "files")
@@ -139,12 +143,12 @@ def listed(asked: Samples, work: Path, workers: int, rows: Iterable[Row] | None 
     Raises:
         DataError: the source is not as it must be; one sentence.
     """
-    path = work / "index" / FILE
+    folder = work / FOLDER
     made = {
         "paths": [[str(source.absolute()), split] for source, split in asked.source],
         "read": [asked.format, [list(pair) for pair in asked.columns], str(asked.images or ""), asked.classes],
     }
-    if rows is None and (kept := _kept(path)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
+    if rows is None and (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
         return kept
     stamps = _stamps(asked)  # before the listing, so that what changes meanwhile is listed again
     paths = tuple((source.absolute(), split) for source, split in asked.source)
@@ -162,31 +166,52 @@ def listed(asked: Samples, work: Path, workers: int, rows: Iterable[Row] | None 
         "made": made,
         "stamps": stamps | _stamps_of_archives(found),
     }
-    found = replace(found, said={**found.said, **said})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _keep(path, found)
-    return found
+    _keep(folder, replace(found, said={**found.said, **said}))
+    return opened(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kept
-def _keep(path: Path, found: Listed) -> None:
-    texts = {
-        f"{name}_{part}": getattr(getattr(found, name), part) for name in _TEXTS for part in ("blob", "ends")
-    }
-    said = np.frombuffer(json.dumps(found.said).encode(), np.uint8)
-    save_npz(path, {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}, "said": said})
+def _keep(folder: Path, found: Listed) -> None:
+    """Write the arrays, a file each, so that processes map them into their memory; `said.json` comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SAID).unlink(missing_ok=True)
+    texts = {f"{name}_{part}": getattr(getattr(found, name), part) for name in _TEXTS for part in ("blob", "ends")}
+    for name, array in {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}}.items():
+        with whole_file(folder / f"{name}.npy") as file:
+            np.save(file, array, allow_pickle=False)
+    write_whole(folder / SAID, json.dumps(found.said))
+    opened.cache_clear()
 
 
-def _kept(path: Path) -> Listed | None:
-    texts = [f"{name}_{part}" for name in _TEXTS for part in ("blob", "ends")]
-    arrays = kept_arrays(path, *texts, *_PER_IMAGE, "whole", "said")
-    if not arrays:
+@cache
+def opened(folder: Path) -> Listed:
+    """Return what is kept in the folder `.work/index`, for a process that looks at many of its images.
+
+    Raises:
+        DataError: it is not whole.
+    """
+    if (kept := _kept(folder)) is None:
+        raise DataError(f"{folder} is missing or damaged; stage=index writes it again")
+    return kept
+
+
+def _kept(folder: Path) -> Listed | None:
+    try:
+        said = json.loads((folder / SAID).read_bytes())
+        arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
+        return Listed(
+            **{name: Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS},
+            **{name: arrays[name] for name in (*_PER_IMAGE, "whole")},
+            said=said,
+        )
+    except (OSError, ValueError, EOFError, KeyError):
         return None
-    return Listed(
-        **{name: Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS},
-        **{name: arrays[name] for name in (*_PER_IMAGE, "whole")},
-        said=json.loads(arrays["said"].tobytes()),
-    )
+
+
+def _mapped(path: Path) -> np.ndarray:
+    is_empty = path.stat().st_size <= _HEADER  # what has no length cannot be mapped
+    array: np.ndarray = np.load(path, mmap_mode=None if is_empty else "r", allow_pickle=False)
+    return array.view(np.ndarray)
 
 
 def _unchanged(kept: Listed, asked: Samples) -> bool:

@@ -65,7 +65,9 @@ class SplitImages(Images):
     def __getitem__(self, i: slice) -> list[Planned]: ...
     def __getitem__(self, i: int | slice) -> Planned | list[Planned]:
         """Make an image, or some of them."""
-        return self._planned(int(self.rows[i])) if isinstance(i, int) else list(map(self._planned, self.rows[i].tolist()))
+        return (
+            self._planned(int(self.rows[i])) if isinstance(i, int) else list(map(self._planned, self.rows[i].tolist()))
+        )
 
     def keys(self) -> Iterator[str]:
         """Yield the keys in the order of packing."""
@@ -83,7 +85,13 @@ class SplitImages(Images):
         label = int(of.label[row])
         group = -1 if of.attribute is None else int(of.attribute[row])
         return Planned(
-            self._key(row), of.listed.source_of(row), of.listed.place(row), label, of.groups[label], group, of.extra(row)
+            self._key(row),
+            of.listed.source_of(row),
+            of.listed.place(row),
+            label,
+            of.groups[label],
+            group,
+            of.extra(row),
         )
 
     def _key(self, row: int) -> str:

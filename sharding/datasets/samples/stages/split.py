@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from sharding.datasets.samples import attributes, heads
 from sharding.datasets.samples.listed.index import Listed
 from sharding.datasets.samples.listed.plan import Labelled
 from sharding.datasets.samples.long_tail import LongTail, parsed
+from sharding.datasets.samples.stages.clusters import clusters_of
 from sharding.datasets.samples.splits import Pool, Wishes, cut
 from sharding.format.dataset import digest_of
 from sharding.format.index import kept_arrays, save_npz
@@ -57,9 +59,7 @@ def decided(request: Request, found: Listed, work: Path) -> Decided | None:
     Raises:
         DataError: a class cannot give what is wished, or an earlier stage has not run.
     """
-    clusters: np.ndarray | None = None
-    if request.samples.attributes == "clusters":
-        raise NotImplementedError
+    clusters = clusters_of(request, found, work) if request.samples.attributes == "clusters" else None
     if not any(map(request.does, ("split", "pack", "finish"))):
         return None
     made = _made_from(request, found, clusters)
@@ -80,11 +80,13 @@ def decided(request: Request, found: Listed, work: Path) -> Decided | None:
 def _made_from(request: Request, found: Listed, clusters: np.ndarray | None) -> str:
     """Return a digest of what the splits depend on."""
     words = request.samples
-    files = {word: file_digest(Path(text)) for word in ("long_tail", "head") if Path(text := getattr(words, word)).is_file()}
+    files = {
+        word: file_digest(Path(text)) for word in ("long_tail", "head") if Path(text := getattr(words, word)).is_file()
+    }
     chosen = [words.long_tail, words.head, words.groups, words.attributes, words.attribute_tail]
     wishes = [words.val, words.test_cbl, words.test_gbl]
     return digest_of(
-        [found.digest, request.seed, files, chosen, wishes, None if clusters is None else digest_of(clusters.tolist())]
+        [found.digest, request.seed, files, chosen, wishes, None if clusters is None else hashlib.sha256(clusters.tobytes()).hexdigest()]
     )
 
 
@@ -184,7 +186,16 @@ def _kept(path: Path, found: Listed, made: str) -> Decided | None:
         arrays["kind"] if with_attributes else None,
         found.kinds if said["by_column"] else None,
     )
-    notes = {"groups": said["groups"], "cut": said["sentences"], **({"kinds": said["kinds"]} if with_attributes else {})}
+    notes = {
+        "groups": said["groups"],
+        "cut": said["sentences"],
+        **({"kinds": said["kinds"]} if with_attributes else {}),
+    }
     return Decided(
-        names, images, said["editions"], {folder: rows[f"rows {folder}"] for folder in folders}, notes, said["sentences"]
+        names,
+        images,
+        said["editions"],
+        {folder: rows[f"rows {folder}"] for folder in folders},
+        notes,
+        said["sentences"],
     )
