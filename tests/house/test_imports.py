@@ -17,11 +17,10 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common values declarations yaml_io identity schema messages rules folders dataset_values layers resolve "
-    "code_digest table_layout",
-    "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport reader "
-    "build "
-    "verify describe coco_attributes",
+    "recipes": "common values declarations yaml_io identity schema messages rules folders dataset_values layers "
+    "resolve code_digest table_layout",
+    "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
+    "reader build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator exported setup post_hoc finished_run train",
     "slurm": "environment site_file code_snapshot rendezvous scaling monitoring run_folder reuse job planning local "

@@ -199,11 +199,8 @@ def _kept(folder: Path) -> Listed | None:
     try:
         said = json.loads((folder / SAID).read_bytes())
         arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
-        return Listed(
-            **{name: Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS},
-            **{name: arrays[name] for name in (*_PER_IMAGE, "whole")},
-            said=said,
-        )
+        texts = [Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS]
+        return Listed(*texts, *(arrays[name] for name in (*_PER_IMAGE, "whole")), said)
     except (OSError, ValueError, EOFError, KeyError):
         return None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import file_digest
+from sharding.building.keys import digest64
 from sharding.building.request import Request
 from sharding.datasets.samples import attributes, heads
 from sharding.datasets.samples.listed.index import Listed
@@ -65,10 +66,9 @@ def decided(request: Request, found: Listed, work: Path) -> Decided | None:
     made = _made_from(request, found, clusters)
     path = work / FILE
     kept = _kept(path, found, made)
-    if request.does("split"):
-        if kept is None:
-            _keep(path, _cut(request, found, clusters), made)
-            kept = _kept(path, found, made)
+    if request.does("split") and kept is None:
+        _keep(path, _cut(request, found, clusters), made)
+        kept = _kept(path, found, made)
     if kept is None:
         raise DataError(
             f"{path} is missing or was made from another source or with other words: stage=split comes before "
@@ -154,9 +154,9 @@ def _attributes(
 
 
 def _numbered_sources(found: Listed) -> np.ndarray:
-    """Number what the images were made from, int64 [N], by their texts' order; an image itself is its name."""
-    texts = np.array([found.source_of(row) for row in range(len(found))])
-    numbers: np.ndarray = np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    """Return a number for what each image was made from, int64 [N]; an image itself counts by its name."""
+    digests = np.fromiter((digest64(found.source_of(row)) for row in range(len(found))), np.uint64, len(found))
+    numbers: np.ndarray = np.unique(digests, return_inverse=True)[1].astype(np.int64)
     return numbers
 
 
@@ -186,16 +186,8 @@ def _kept(path: Path, found: Listed, made: str) -> Decided | None:
         arrays["kind"] if with_attributes else None,
         found.kinds if said["by_column"] else None,
     )
-    notes = {
-        "groups": said["groups"],
-        "cut": said["sentences"],
-        **({"kinds": said["kinds"]} if with_attributes else {}),
-    }
-    return Decided(
-        names,
-        images,
-        said["editions"],
-        {folder: rows[f"rows {folder}"] for folder in folders},
-        notes,
-        said["sentences"],
-    )
+    notes: dict[str, Any] = {"groups": said["groups"], "cut": said["sentences"]}
+    if with_attributes:
+        notes["kinds"] = said["kinds"]
+    of_folder = {folder: rows[f"rows {folder}"] for folder in folders}
+    return Decided(names, images, said["editions"], of_folder, notes, said["sentences"])
