@@ -11,20 +11,20 @@ Stages: `index` (finds the images), `features` and `clusters` (with attributes=c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, planned_counts, source_changed
 from sharding.building.request import Request
-from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.listed.index import Listed, listed
 from sharding.datasets.samples.listed.plan import plan_of
+from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
 from sharding.format.dataset_json import finish_dataset, is_built
 from sharding.images.encoding import StoredSize
-from sharding.sources.rows import Row
 
 TAKES = (
     "source",
@@ -61,15 +61,10 @@ def build(request: Request) -> None:
     Raises:
         DataError: something is wrong with the source or the words; one sentence.
     """
-    build_of(request)
-
-
-def build_of(request: Request, rows: Iterable[Row] | None = None) -> None:
-    """Build `out/NAME` from rows that come from a program, or else from `source=`; see `build`."""
     folder = request.out / request.name
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
-    found = listed(request.samples, work, request.processes, rows)
+    found = listed(request.samples, work, request.processes)
     options = _options(request, found)
     base = Path(found.base) if found.base else None
     if not request.stage and is_built(request.out, request.name, options) and not source_changed(folder, base):
@@ -130,6 +125,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     if not request.does("finish"):
         return
     finish(out, indices)
+    _remove_others(out, plan)
     statistics = {
         edition: channel_statistics(out / splits["train"], indices[splits["train"]], workers)
         for edition, splits in made.editions.items()
@@ -157,3 +153,10 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     for value in values.values:
         print(f"  {value}")
     print(f"{request.name}: {sum(map(len, plan.values())):,} images in {out}")
+
+
+def _remove_others(out: Path, plan: Collection[str]) -> None:
+    """Remove the splits of an earlier build with other words, which no edition names any more."""
+    for shard in sorted(out.glob("[!.]*/[!.]*/shard-*.tar")):
+        if shard.parent.relative_to(out).as_posix() not in plan:
+            shutil.rmtree(shard.parent, ignore_errors=True)

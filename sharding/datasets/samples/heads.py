@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from recipes.common.errors import DataError
-from sharding.datasets.samples.class_lists import names_in
 from sharding.building.dice import Dice
+from sharding.datasets.samples.class_lists import names_in
 
 _STREAM = int.from_bytes(b"heads", "big")
 

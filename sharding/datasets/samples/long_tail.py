@@ -11,8 +11,8 @@ from types import ModuleType
 
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
-from sharding.datasets.samples.class_lists import counts_in
 from sharding.datasets.samples import tails
+from sharding.datasets.samples.class_lists import counts_in
 
 DEFAULT = "exponential"
 """The curve of a bare ratio."""

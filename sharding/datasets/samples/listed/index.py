@@ -13,7 +13,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,8 @@ from sharding.building.notices import Notices
 from sharding.building.raw_files import Deflated, Pixels, Place
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
-from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
 from sharding.datasets.samples.listed.headers import without_bad
+from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
 from sharding.sources.reading import class_order, rows_of
 from sharding.sources.rows import SPLITS, Asked, Row
 
@@ -131,14 +131,13 @@ class Listed:
         )
 
 
-def listed(asked: Samples, work: Path, workers: int, rows: Iterable[Row] | None = None) -> Listed:
+def listed(asked: Samples, work: Path, workers: int) -> Listed:
     """Return what the source holds; nothing is read where it is as it was the last time.
 
     Args:
         asked: the source and how it is read.
         work: the build's own folder.
         workers: processes that read headers.
-        rows: the images themselves, where they come from a program and not from `asked.source`.
 
     Raises:
         DataError: the source is not as it must be; one sentence.
@@ -148,13 +147,13 @@ def listed(asked: Samples, work: Path, workers: int, rows: Iterable[Row] | None 
         "paths": [[str(source.absolute()), split] for source, split in asked.source],
         "read": [asked.format, [list(pair) for pair in asked.columns], str(asked.images or ""), asked.classes],
     }
-    if rows is None and (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
+    if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
         return kept
     stamps = _stamps(asked)  # before the listing, so that what changes meanwhile is listed again
     paths = tuple((source.absolute(), split) for source, split in asked.source)
     request = Asked(paths, work, asked.images and asked.images.absolute(), dict(asked.columns), asked.classes)
     gathering = _Gathering()
-    for row in rows_of(request, asked.format or None) if rows is None else rows:
+    for row in rows_of(request, asked.format or None):
         gathering.add(row)
     found, order = gathering.found()
     taken, sizes = without_bad(found, order, request.notices, workers)
@@ -176,9 +175,9 @@ def _keep(folder: Path, found: Listed) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SAID).unlink(missing_ok=True)
     texts = {f"{name}_{part}": getattr(getattr(found, name), part) for name in _TEXTS for part in ("blob", "ends")}
-    for name, array in {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}}.items():
+    for name, values in {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}}.items():
         with whole_file(folder / f"{name}.npy") as file:
-            np.save(file, array, allow_pickle=False)
+            np.save(file, values, allow_pickle=False)
     write_whole(folder / SAID, json.dumps(found.said))
     opened.cache_clear()
 

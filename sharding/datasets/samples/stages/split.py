@@ -19,8 +19,8 @@ from sharding.datasets.samples import attributes, heads
 from sharding.datasets.samples.listed.index import Listed
 from sharding.datasets.samples.listed.plan import Labelled
 from sharding.datasets.samples.long_tail import LongTail, parsed
-from sharding.datasets.samples.stages.clusters import clusters_of
 from sharding.datasets.samples.splits import Pool, Wishes, cut
+from sharding.datasets.samples.stages.clusters import clusters_of
 from sharding.format.dataset import digest_of
 from sharding.format.index import kept_arrays, save_npz
 
@@ -85,9 +85,8 @@ def _made_from(request: Request, found: Listed, clusters: np.ndarray | None) -> 
     }
     chosen = [words.long_tail, words.head, words.groups, words.attributes, words.attribute_tail]
     wishes = [words.val, words.test_cbl, words.test_gbl]
-    return digest_of(
-        [found.digest, request.seed, files, chosen, wishes, None if clusters is None else hashlib.sha256(clusters.tobytes()).hexdigest()]
-    )
+    kinds = None if clusters is None else hashlib.sha256(clusters.tobytes()).hexdigest()
+    return digest_of([found.digest, request.seed, files, chosen, wishes, kinds])
 
 
 def _cut(request: Request, found: Listed, clusters: np.ndarray | None) -> dict[str, Any]:
