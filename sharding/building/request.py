@@ -33,6 +33,8 @@ _ALWAYS = ("data", "out")
 SAMPLES = "samples"
 """The builder of any labelled images."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
+_WORTH_A_PROCESS = 500
+"""Images for which it pays to start one more process."""
 _SLIP = 2
 """A name with so few letters wrong, missing or too many is taken for a slip of a builder's name."""
 
@@ -66,6 +68,10 @@ class Request:
     def processes(self) -> int:
         """The number of processes to work with: `workers`, or one for each core that this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
+
+    def processes_for(self, images: int) -> int:
+        """Return the number of processes for so many images: `processes`, unless few of them would pay."""
+        return self.workers or min(self.processes, 1 + images // _WORTH_A_PROCESS)
 
     def does(self, stage: str) -> bool:
         """Return whether this stage is part of what was asked for."""

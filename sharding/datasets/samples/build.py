@@ -50,8 +50,6 @@ TAKES = (
 )
 STAGES = {"index": False, "features": True, "clusters": True, "split": False, "pack": True, "finish": False}
 ONLY_FOR = {"attributes=clusters": ("features", "clusters")}
-_WORTH_A_PROCESS = 500
-"""Images for which starting another process pays."""
 VERSION = 1  # raise it with any change of the bytes: it is part of the recorded build options
 
 
@@ -119,7 +117,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     out, stored = request.out / request.name, StoredSize(request.resize_short, request.quality)
     notices = made.images.listed.notices()
     plan = plan_of(made.images, made.editions, made.rows)
-    workers = request.workers or min(request.processes, 1 + sum(map(len, plan.values())) // _WORTH_A_PROCESS)
+    workers = request.processes_for(sum(map(len, plan.values())))
     bytes_of = {"builder": "samples", "version": VERSION, **stored.options}
     indices = pack(out, plan, Copies(stored), options=bytes_of, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):

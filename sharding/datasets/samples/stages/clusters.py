@@ -69,7 +69,7 @@ def clusters_of(request: Request, found: Listed, work: Path) -> np.ndarray | Non
     how = clusters.Clustering(path, file_digest(path), work / "clusters", request.seed, words.clusters)
     if request.does("clusters"):
         mine = range(request.part[0] - 1, len(found.classes), request.part[1])
-        clusters.cluster_all(how, found.label, mine, request.processes)
+        clusters.cluster_all(how, found.label, mine, request.processes_for(len(found) // request.part[1]))
     return None if request.stage == "clusters" else clusters.read_all(how, found.label, found.classes)
 
 
@@ -91,7 +91,7 @@ def _extract(request: Request, found: Listed, work: Path) -> None:
             return
     rows = np.array_split(np.arange(len(found)), parts)[request.part[0] - 1]
     pictures = _Pictures(work / FOLDER, len(found))
-    workers = request.processes
+    workers = request.processes_for(len(rows))
     if words.features == PIXELS:
         batches = features.of_pixels(pictures, features.pixel_axes(pictures, request.seed, workers), rows, workers)
     else:

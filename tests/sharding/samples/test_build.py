@@ -1,0 +1,181 @@
+"""Any labelled images: built by words alone, the same from every form, stage by stage, and again where a source changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.common.errors import DataError
+from sharding.build import run
+from sharding.describe import describe
+from sharding.format.index import load_index
+from sharding.open import open_dataset
+from sharding.verify import verify
+from tests.helpers import forms
+
+
+def built(source: Path | str, out: Path, *words: str, name: str = "birds") -> Path:
+    """Build and return `out`."""
+    run([f"data={name}", f"source={source}", f"out={out}", "workers=1", *words])
+    return out
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return forms.folder(tmp_path_factory.mktemp("raw") / "birds")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return forms.idx(tmp_path_factory.mktemp("idx") / "digits")
+
+
+# --------------------------------------------------------------------------------------------------------------- forms
+TAIL = ("long_tail=3", "val=2", "test_cbl=3", "seed=5")
+
+
+@pytest.fixture(scope="module")
+def from_folder(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tree, tmp_path_factory.mktemp("folder"), *TAIL)
+
+
+@pytest.mark.parametrize("form", ["list", "csv", "parquet", "webdataset", "zip"])
+def test_every_form_gives_the_same_images_in_the_same_splits(
+    form: str, tree: Path, from_folder: Path, tmp_path: Path
+) -> None:
+    """Class folders, an OLTR list, a CSV, a Parquet file, WebDataset's own shards and a zip, each with a file that is no
+    image, give the same bytes under the same names and labels in the same order of the same splits.
+    """
+    make = {
+        "list": lambda: (forms.oltr(tree, tmp_path / "birds.txt"), f"images={tree}"),
+        "csv": lambda: (forms.table(tree, tmp_path / "birds.csv"), f"images={tree}", "columns=path:file,label:species"),
+        "parquet": lambda: (
+            forms.table(tree, tmp_path / "birds.parquet"),
+            f"images={tree}",
+            "columns=path:file,label:species",
+        ),
+        "webdataset": lambda: (forms.shards(tree, tmp_path / "shards"), "columns=label:species"),
+        "zip": lambda: (forms.zipped(tree, tmp_path / "birds.zip"),),
+    }[form]
+    source, *more = make()
+    built(source, tmp_path / "data", *more, *TAIL)
+    numbers = {str(number): name for number, name in enumerate(sorted(forms.CLASSES))}
+    found = {
+        folder: [(name, sha256, label, numbers.get(text, text)) for name, sha256, label, text in images]
+        for folder, images in forms.contents(tmp_path / "data", "birds").items()
+    }
+    assert found == forms.contents(from_folder, "birds")
+    left_out = forms.meta(tmp_path / "data", "birds")["notes"]["left_out"]
+    assert [name for one in left_out.values() for name in one["first"]] == [forms.BROKEN]
+
+
+def test_the_cut_is_what_was_asked_for(from_folder: Path) -> None:
+    """Counts, names from head to tail, both kinds of groups and what was left out stand in dataset.json."""
+    meta = forms.meta(from_folder, "birds")
+    assert meta["class_names"] == ["Äpfel rot", "birds", "猫"] and meta["class_groups"] == [0, 1, 2]
+    assert meta["notes"]["groups"] == {"thirds": [0, 1, 2], "shots": [1, 2, 2]}
+    assert list(meta["editions"]) == ["glt"] and set(meta["editions"]["glt"]) == {"train", "val", "test_cbl"}
+    train, val, test = (meta["splits"][meta["editions"]["glt"][split]] for split in ("train", "val", "test_cbl"))
+    assert train["per_class"][0] // train["per_class"][2] == 3
+    assert val["per_class"] == [2, 2, 2] and test["per_class"] == [3, 3, 3]
+
+
+def test_verify_and_describe_take_it(from_folder: Path, tmp_path: Path) -> None:
+    """`verify` finds no problem and repeats what was left out; `describe` draws its contact sheet."""
+    report = verify(from_folder / "birds", workers=1)
+    assert report.problems.count == 0 and report.warnings.count == 1 and forms.BROKEN in str(report.lines())
+    assert any(path.name == "contact-glt-train.png" for path in describe(from_folder, "birds", tmp_path / "out"))
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+CLUSTERS = ("attributes=clusters", "clusters=3", "long_tail=2")
+
+
+@pytest.fixture(scope="module")
+def clustered(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(digits, tmp_path_factory.mktemp("clustered"), *CLUSTERS, name="tiny")
+
+
+def test_clusters_make_both_editions(clustered: Path) -> None:
+    """With attributes there are both editions with all splits; each image says its cluster, which its group is made of,
+    and Test-GBL has equal parts of the groups.
+    """
+    dataset = open_dataset(clustered, "tiny")
+    assert {edition: set(splits) for edition, splits in dataset.editions.items()} == {
+        edition: {"train", "val", "test_cbl", "test_gbl"} for edition in ("glt", "cbl")
+    }
+    table = dataset.meta["splits"]["shared/test_gbl"]["per_class_attribute"]
+    assert all(len(set(groups)) == 1 and groups[0] > 0 for groups in table)
+    assert len(dataset.meta["notes"]["kinds"]) == 3
+    assert verify(clustered / "tiny", workers=1).problems.count == 0
+
+
+def test_stages_and_parts_give_the_same_bytes(clustered: Path, digits: Path, tmp_path: Path) -> None:
+    """Stage by stage, in parts where a stage has them, every file comes out as from one command."""
+    for stage, parts in (("index", 1), ("features", 2), ("clusters", 2), ("split", 1), ("pack", 2), ("finish", 1)):
+        for part in range(parts, 0, -1):
+            words = [f"part={part}/{parts}"] if parts > 1 else []
+            built(digits, tmp_path, *CLUSTERS, f"stage={stage}", *words, name="tiny")
+    assert forms.files_of(tmp_path / "tiny") == forms.files_of(clustered / "tiny")
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [("clusters", "stage=features comes before"), ("split", "stage=features comes before"), ("pack", "stage=features")],
+)
+def test_a_stage_says_which_one_comes_first(stage: str, sentence: str, digits: Path, tmp_path: Path) -> None:
+    """A stage whose work is not there yet is refused with the one that makes it."""
+    with pytest.raises(DataError, match=sentence):
+        built(digits, tmp_path, *CLUSTERS, f"stage={stage}", name="tiny")
+
+
+# ------------------------------------------------------------------------------------------------------ changed sources
+def test_the_same_build_again(digits: Path, clustered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command does nothing, and lists nothing again."""
+    index = clustered / "tiny" / ".work" / "index" / "said.json"
+    before = index.stat().st_mtime_ns
+    built(digits, clustered, *CLUSTERS, name="tiny")
+    assert "nothing to do" in capsys.readouterr().out and index.stat().st_mtime_ns == before
+
+
+def test_only_other_bytes_are_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A touched or moved source makes nothing anew; a replaced image makes its shard; a new one is taken in."""
+    tree = forms.folder(tmp_path / "birds")
+    forms.repaired(tree)
+    out = built(tree, tmp_path / "data", *TAIL)
+    good = forms.contents(out, "birds")
+    later = time.time_ns() + 10**9
+    for path in tree.rglob("*"):
+        os.utime(path, ns=(later, later))
+    built(forms.moved(tree, tmp_path / "moved"), out, *TAIL)
+    assert forms.contents(out, "birds") == good and "made again" not in capsys.readouterr().out
+    name = next(iter(good["shared/val"]))[0]
+    file = next((tmp_path / "moved").glob(f"{name}.*"))
+    file.write_bytes(forms.picture())
+    built(tmp_path / "moved", out, *TAIL)
+    changed = forms.contents(out, "birds")
+    assert "1 of 3 shards were made again because their source changed" in capsys.readouterr().out
+    assert [one[1] for one in changed["shared/val"]] != [one[1] for one in good["shared/val"]]
+    assert changed["glt/train"] == good["glt/train"]
+    (tmp_path / "moved" / "猫" / "new.jpg").write_bytes(forms.picture(30))
+    built(tmp_path / "moved", out, *TAIL)
+    assert sum(map(sum, forms.meta(out, "birds")["notes"]["plan"]["glt/train"])) == 0  # no attributes
+    assert "nothing to do" not in capsys.readouterr().out
+
+
+def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
+    """A set that is built again without attributes loses the splits that it had with them."""
+    built(digits, tmp_path, *CLUSTERS, name="tiny")
+    built(digits, tmp_path, name="tiny")
+    assert not (tmp_path / "tiny" / "cbl").exists() or not list((tmp_path / "tiny" / "cbl").rglob("*.tar"))
+    report = verify(tmp_path / "tiny", workers=1)
+    assert report.problems.count == report.warnings.count == 0
+
+
+def test_the_index_says_what_the_files_say(clustered: Path) -> None:
+    """Keys of bare pixels are the names of the files' images, unique in their split."""
+    index = load_index(clustered / "tiny" / "glt/train")
+    assert len(set(index.key.tolist())) == len(index) and str(index.key[0]).startswith("train-")
