@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import posixpath
 import shutil
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, write_json
@@ -27,7 +29,12 @@ from sharding.sources.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_h
 from sharding.sources.rows import Asked, Row
 
 SAYS = "a tar or zip of class folders"
-_OPEN: dict[str, Callable[[Path], IO[bytes]]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+_OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {
+    "gzip": gzip.GzipFile,
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+"""What a tar may be compressed by -> what opens it."""
 _DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError)
 _LOOKED_AT = 200
 """Members that `recognises` looks at."""
@@ -132,13 +139,13 @@ def _stretch(archive: Path, file: File) -> Place:
 
 # ------------------------------------------------------------------------------------------------------------- kinds
 def _kind(path: Path) -> str:
-    """Return `zip`, `tar`, or what the file is compressed by, as its first bytes say."""
+    """Return `zip`, `tar`, or what the file is compressed by, as its first bytes say, or of a zip its name."""
     try:
         with open(path, "rb") as file:
             head = file.read(BLOCK)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if head.startswith(MAGIC):
+    if head.startswith(MAGIC) or path.suffix.lower() == ".zip":
         return "zip"
     found = COMPRESSED.match(head)
     return str(found.lastgroup) if found else "tar"
@@ -155,9 +162,7 @@ def _first_names(path: Path, kind: str) -> list[str]:
         return []
 
 
-def _names_in_stream(file: IO[bytes]) -> list[str]:
-    import tarfile
-
+def _names_in_stream(file: io.BufferedIOBase) -> list[str]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             return [member.name for member in islice(tar, _LOOKED_AT) if member.isfile()]

@@ -74,7 +74,7 @@ def rows(asked: Asked) -> Iterator[Row]:
     """
     for path, split in asked.paths:
         for pair in _pairs(path, split):
-            yield from _rows(pair, asked.work)
+            yield from _rows(pair, asked.work, str(path))
 
 
 def _pairs(path: Path, split: str) -> list[_Pair]:
@@ -105,7 +105,7 @@ def _pairs(path: Path, split: str) -> list[_Pair]:
     return sorted(by_split.values(), key=lambda pair: pair.split != "train")
 
 
-def _rows(pair: _Pair, work: Path) -> Iterator[Row]:
+def _rows(pair: _Pair, work: Path, source: str) -> Iterator[Row]:
     (count, *shape), _, begin = _header(pair.images, (3, 4), {_BYTE: _INTEGERS[_BYTE]})
     if len(shape) == 3 and shape[-1] != 3:
         raise DataError(f"{pair.images}: images of shape {'x'.join(map(str, shape))}; H x W and H x W x 3 are legal")
@@ -115,7 +115,7 @@ def _rows(pair: _Pair, work: Path) -> Iterator[Row]:
     names = _names(pair.images.parent)
     labels = _labels(pair, work, count, names)
     path = _checked(pair.images, work, begin + count * size)
-    file, root = str(path), str(path.parent) if path == pair.images else ""
+    file, root = str(path), source if path == pair.images else ""
     for number, label in enumerate(labels.tolist()):
         name = f"{pair.split}-{number:0{len(str(count - 1))}d}.png"
         place = Pixels(file, begin + number * size, size, name, root, shape=tuple(shape))

@@ -87,15 +87,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def first_line(path: Path) -> str:
-    """Return the first line of a text file that is not blank; empty of what is no text file."""
+    """Return the first line of a text file that is not blank; empty of what is no text in UTF-8."""
     try:
         with open(path, "rb") as file:
             head = file.read(1 << 16)
-    except OSError:
+        lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        first = next((line for line in lines if line.strip()), b"")
+        return "" if b"\0" in head else first.decode().rstrip("\r")
+    except (OSError, UnicodeDecodeError):
         return ""
-    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    first = next((line for line in lines if line.strip()), b"")
-    return "" if b"\0" in head else first.decode("utf-8", "replace").rstrip("\r")
 
 
 def is_header(words: list[str]) -> bool:

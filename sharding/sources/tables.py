@@ -38,13 +38,13 @@ _BATCH = 8192
 
 
 def recognises(path: Path) -> bool:
-    """Return whether a file is a table by its extension, or a text whose first line names a path and a label."""
+    """Return whether a file is a table by its extension, or a text that begins with names of columns or a brace."""
     if not path.is_file():
         return False
     if path.suffix.lower() in _CSV | _JSON_LINES | _PARQUET:
         return True
     line = first_line(path)
-    return any(is_header(line.split(separator)) for separator in _SEPARATORS)
+    return line.startswith("{") or any(is_header(line.split(separator)) for separator in _SEPARATORS)
 
 
 def rows(asked: Asked) -> Iterator[Row]:
@@ -218,17 +218,18 @@ class _Parquet:
             import pyarrow.parquet
         except ImportError:
             raise DataError(f"{path}: reading Parquet needs pyarrow; pip install {PYARROW}") from None
+        self._damage = (OSError, pyarrow.ArrowException)
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
-        except (OSError, ValueError) as error:
+        except self._damage as error:
             raise DataError(f"{path}: is not Parquet, or not a whole file ({error})") from None
         self.columns = list(self._file.schema_arrow.names)
 
     def rows(self, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         line = 0
         try:
-            for batch in self._file.iter_batches(_BATCH, columns=columns):
+            for batch in self._file.iter_batches(_BATCH, columns=columns, use_threads=False):
                 for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     yield (line := line + 1), values
-        except (OSError, ValueError) as error:
+        except self._damage as error:
             raise DataError(f"{self._path}, behind row {line}: is damaged ({error})") from None
