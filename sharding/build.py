@@ -14,15 +14,18 @@ if __name__ == "__main__":
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
 from recipes.common.output import go_on_unread
+from sharding.building.packing import WORK
 from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
+from sharding.sources.from_samples import Labelled, keep_samples
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -35,6 +38,32 @@ def run(arguments: Sequence[str]) -> None:
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
+        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
+
+
+def build_samples(name: str, out: Path | str, samples: Iterable[Labelled | tuple[Any, ...]], **words: object) -> None:
+    """Build a data set of labelled images that a program gives, as `data=NAME source=...` does of files.
+
+    Images that are no files are first written to `out/name/.work/samples`, one at a time. The same samples and words
+    give the same bytes, and nothing is made again then.
+
+    Args:
+        name: the data set's.
+        out: where data sets lie (DATA_ROOT); the build goes to `out/name`.
+        samples: `Labelled` or tuples (image, label, attribute, split, source, name), from the third on as far as given;
+            an image is the path of a file, its bytes, a PIL image or uint8 pixels [H, W] or [H, W, 3].
+        **words: other words of the command, such as long_tail=100, attributes="clusters", seed=1.
+
+    Raises:
+        DataError: a sample, the words or the result are wrong.
+        OSError: a folder or file cannot be made or written.
+    """
+    folder = Path(out) / name / WORK / "samples"
+    given = [f"data={name}", f"out={out}", f"source={folder}", "builder=samples", "format=from_samples"]
+    name, request = parse([*given, *(f"{key}={value}" for key, value in words.items())])
+    request.out.mkdir(parents=True, exist_ok=True)
+    with _alone(name, request):
+        keep_samples(samples, folder)
         importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
 
 

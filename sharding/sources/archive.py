@@ -24,9 +24,9 @@ from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, write_json
 from sharding.building.listing import BLOCK, COMPRESSED, FOLDERS, File, each_in_tar, shown
 from sharding.building.raw_files import Place
-from sharding.building.zip_listing import MAGIC, Member, Zip
-from sharding.sources.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
 from sharding.sources.rows import Asked, Row
+from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
+from sharding.sources.shared.zip_listing import MAGIC, Member, Zip
 
 SAYS = "a tar or zip of class folders"
 _OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {

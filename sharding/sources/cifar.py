@@ -24,7 +24,7 @@ from sharding.building.listing import list_tar
 from sharding.building.plain_pickle import PLAIN, ArrayClass, Kind, Names, PlainUnpickler, Refused
 from sharding.building.raw_files import Pixels, Place
 from sharding.sources.rows import Asked, Row
-from sharding.sources.unpacked import unpacked
+from sharding.sources.shared.unpacked import unpacked
 
 SAYS = "CIFAR-10 or CIFAR-100, python or binary version: the .tar.gz, or the folder that it unpacks to"
 

@@ -21,7 +21,7 @@ import numpy as np
 from recipes.common.errors import DataError
 from sharding.building.raw_files import Pixels
 from sharding.sources.rows import Asked, Row
-from sharding.sources.unpacked import head_of, unpacked
+from sharding.sources.shared.unpacked import head_of, unpacked
 
 SAYS = "IDX files as of MNIST (train-images-idx3-ubyte.gz and its kin)"
 NAMES = ("classes.txt", "names")

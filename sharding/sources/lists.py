@@ -13,9 +13,9 @@ from pathlib import Path
 
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
-from sharding.sources.list_paths import Images, first_line, is_header, label_of, split_of_name, text_lines
 from sharding.sources.row_checks import is_number
 from sharding.sources.rows import Asked, Row
+from sharding.sources.shared.list_paths import Images, first_line, is_header, label_of, split_of_name, text_lines
 
 SAYS = "text lists of `path label`"
 _SEPARATORS = {" ": "a blank", "\t": "a tab", ",": "a comma"}

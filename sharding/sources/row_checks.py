@@ -21,8 +21,8 @@ import numpy as np
 from recipes.common.errors import DataError
 from sharding.building.listing import is_utf8, shown
 from sharding.building.notices import ALIKE, Notices
-from sharding.sources.class_folders import is_image
 from sharding.sources.rows import SPLITS, Row
+from sharding.sources.shared.class_folders import is_image
 
 ACCENTS = "images that share their name with another but for the way that accents are encoded (NFC and NFD)"
 SAME_FILE = "images whose file has another name, too"

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from recipes.common.cli import nearest
 from recipes.common.errors import DataError
 from sharding.building.listing import shown
-from sharding.sources.list_paths import (
+from sharding.sources.rows import Asked, Row
+from sharding.sources.shared.list_paths import (
     COLUMNS,
     SPLIT_WORDS,
     Images,
@@ -25,7 +26,6 @@ from sharding.sources.list_paths import (
     split_of_name,
     text_lines,
 )
-from sharding.sources.rows import Asked, Row
 
 SAYS = "CSV, Parquet or JSON lines with a row an image"
 _SEPARATORS = ",;\t"

@@ -19,7 +19,8 @@ from typing import Any
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, planned_counts, source_changed
 from sharding.building.request import Request
-from sharding.datasets.samples.listed.index import Listed, listed
+from sharding.datasets.samples.listed.arrays import Listed
+from sharding.datasets.samples.listed.index import listed
 from sharding.datasets.samples.listed.plan import plan_of
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
@@ -114,7 +115,7 @@ def _say_index(found: Listed) -> None:
 
 def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     """Run the stages `pack` and `finish`."""
-    out, stored = request.out / request.name, StoredSize(request.resize_short, request.quality)
+    out, stored = request.out / request.name, StoredSize(request.resize_short, request.quality, any_image=True)
     notices = made.images.listed.notices()
     plan = plan_of(made.images, made.editions, made.rows)
     workers = request.processes_for(sum(map(len, plan.values())))

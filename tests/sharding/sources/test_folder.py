@@ -9,8 +9,8 @@ import pytest
 
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
-from sharding.sources.class_folders import EMPTY, HIDDEN, NO_CLASS, NO_IMAGES
 from sharding.sources.folder import CIRCLES
+from sharding.sources.shared.class_folders import EMPTY, HIDDEN, NO_CLASS, NO_IMAGES
 from tests.helpers.labelled import CLASSES, owls, picture, put, read
 
 

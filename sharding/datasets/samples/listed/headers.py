@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,14 +13,15 @@ from PIL import Image
 from recipes.common.errors import DataError
 from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
-from sharding.building.raw_files import Place
+from sharding.building.raw_files import Deflated, Place
+from sharding.datasets.samples.listed.arrays import Listed
+from sharding.images.any_image import formats
 from sharding.progress import ProgressBar
-
-if TYPE_CHECKING:
-    from sharding.datasets.samples.listed.index import Listed
 
 NO_IMAGES = "files that are no image of a kind that can be read"
 _AT_ONCE = 1000
+_HEAD = 1 << 16
+"""Bytes in which the size of nearly every image is found."""
 _FEW, _SHARE = 10, 100
 """More than this many files that are no images, and more than one in so many, are refused: that is no slip."""
 
@@ -105,10 +107,9 @@ def _size(place: Place) -> tuple[int, int] | None:
     """
     try:
         if type(place) is Place and place.size < 0:
-            with Image.open(place.path) as image:
+            with Image.open(place.path, formats=formats()) as image:
                 return image.size
-        with Image.open(io.BytesIO(place.read())) as image:
-            return image.size
+        return _size_in(_head(place)) or _size_in(place.read())
     except (MemoryError, DataError):
         raise
     except OSError as error:
@@ -116,4 +117,25 @@ def _size(place: Place) -> tuple[int, int] | None:
             raise DataError(f"{place}: cannot be read ({error.strerror})") from None
         return None
     except Exception:  # damaged bytes make Pillow raise some ten unrelated types
+        return None
+
+
+def _head(place: Place) -> bytes:
+    """Return the first bytes of an image in an archive, which most headers fit into."""
+    stretch = Place(place.path, place.offset, min(place.size, _HEAD), place.name, place.root).read()
+    if not isinstance(place, Deflated):
+        return stretch
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(stretch, _HEAD)
+    except zlib.error:
+        return b""
+
+
+def _size_in(data: bytes) -> tuple[int, int] | None:
+    try:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            return image.size
+    except MemoryError:
+        raise
+    except Exception:  # as above
         return None

@@ -1,4 +1,4 @@
-"""What a source holds, as compact arrays in `.work/index`: 38 bytes an image besides its name (54 in a packed zip).
+"""What a source holds, as arrays in `.work/index`.
 
 The images are ordered by class, then by a digest of their names without case and extension. So a folder, a list and an
 archive of the same images give the same splits. A source whose files and folders have the sizes and times of the last
@@ -13,7 +13,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,108 +27,17 @@ from sharding.building.notices import Notices
 from sharding.building.raw_files import Deflated, Pixels, Place
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
+from sharding.datasets.samples.listed.arrays import DEFLATED, PER_IMAGE, PIXELS, PLAIN, TEXTS, Listed
 from sharding.datasets.samples.listed.headers import without_bad
 from sharding.datasets.samples.listed.texts import NO_TEXTS, GrowingTexts, Texts
 from sharding.sources.reading import class_order, rows_of
 from sharding.sources.rows import SPLITS, Asked, Row
+from sharding.sources.webdataset import expanded
 
 FOLDER, SAID = "index", "said.json"
 _HEADER = 128
 """Bytes of an .npy file without numbers, at most."""
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
-_PLAIN, _DEFLATED, _PIXELS = 0, 1, 2
-_TEXTS = ("names", "source", "files")
-_PER_IMAGE = ("label", "attribute", "split", "file", "offset", "size", "kind")
-
-
-@dataclass(frozen=True, eq=False)
-class Listed:
-    """The N images of a source in their order.
-
-    Attributes:
-        names: [N], unique.
-        source: what each was made from, empty for the image itself; [N], or of no length where it is so for all.
-        files: the files that hold several images or lie elsewhere than their names say [F].
-        label: int32 [N], class of each in `classes`.
-        attribute: int32 [N], its value in `kinds`; -1 for none.
-        split: int8 [N], 0 none, 1 train, 2 val, 3 test.
-        file: int32 [N], the file in `files` that holds it; -1: its name below `base`.
-        offset: int64 [N], where its bytes begin there.
-        size: int64 [N], how many they are; -1: the whole file.
-        kind: int8 [N]: 0 a file's bytes, 1 deflated, from 2 on bare pixels of the shape `kind - 2`.
-        whole: bytes and checksum of inflated images, int64 [N, 2], or of no length where there are none.
-        said: class names, kinds, base, shapes, digest, sizes, notices, and what the listing was made from.
-    """
-
-    names: Texts
-    source: Texts
-    files: Texts
-    label: np.ndarray
-    attribute: np.ndarray
-    split: np.ndarray
-    file: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    kind: np.ndarray
-    whole: np.ndarray
-    said: Mapping[str, Any] = field(repr=False)
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.names)
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes' names [K], in the order of numbers where all are numbers, else of texts."""
-        return list(self.said["classes"])
-
-    @property
-    def kinds(self) -> list[str]:
-        """The values of the attribute, sorted."""
-        return list(self.said["kinds"])
-
-    @property
-    def base(self) -> str:
-        """The folder that the images lie in by their names; empty for none."""
-        return str(self.said["base"])
-
-    @property
-    def digest(self) -> str:
-        """Hex sha256 of names, classes, attributes, splits and sources: what there is, not where it lies."""
-        return str(self.said["digest"])
-
-    def notices(self) -> Notices:
-        """Return what was left out of the source and what is doubtful, for adding to."""
-        return Notices.of(self.said["notices"])
-
-    def source_of(self, i: int) -> str:
-        """Return what image `i` was made from."""
-        return (self.source[i] if len(self.source) else "") or str(self.names[i])
-
-    def place(self, i: int) -> Place:
-        """Return where the bytes of image `i` are."""
-        name, size, kind = str(self.names[i]), int(self.size[i]), int(self.kind[i])
-        if self.file[i] < 0:
-            return Place(os.path.join(self.base, name), root=self.base)
-        path = str(self.files[int(self.file[i])])
-        root = self.base if self.base and path.startswith(self.base + os.sep) else ""
-        where = (path, int(self.offset[i]), size, name if size >= 0 else "", root)
-        if kind >= _PIXELS:
-            return Pixels(*where, shape=tuple(self.said["shapes"][kind - _PIXELS]))
-        if kind == _DEFLATED:
-            whole, crc32 = self.whole[i].tolist()
-            return Deflated(*where, whole_size=whole, crc32=crc32)
-        return Place(*where)
-
-    def taken(self, rows: np.ndarray) -> Listed:
-        """Return the images of some rows, int64 [n], in that order."""
-        return replace(
-            self,
-            names=self.names.taken(rows),
-            source=self.source.taken(rows) if len(self.source) else self.source,
-            whole=self.whole[rows] if len(self.whole) else self.whole,
-            **{name: getattr(self, name)[rows] for name in _PER_IMAGE},
-        )
 
 
 def listed(asked: Samples, work: Path, workers: int) -> Listed:
@@ -149,8 +58,8 @@ def listed(asked: Samples, work: Path, workers: int) -> Listed:
     }
     if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
         return kept
-    stamps = _stamps(asked)  # before the listing, so that what changes meanwhile is listed again
-    paths = tuple((source.absolute(), split) for source, split in asked.source)
+    paths = tuple((path.absolute(), split) for source, split in asked.source for path in expanded(source))
+    stamps = _stamps([path for path, _ in paths])  # before the listing, so that what changes meanwhile is listed again
     request = Asked(paths, work, asked.images and asked.images.absolute(), dict(asked.columns), asked.classes)
     gathering = _Gathering()
     for row in rows_of(request, asked.format or None):
@@ -174,8 +83,8 @@ def _keep(folder: Path, found: Listed) -> None:
     """Write the arrays, a file each, so that processes map them into their memory; `said.json` comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SAID).unlink(missing_ok=True)
-    texts = {f"{name}_{part}": getattr(getattr(found, name), part) for name in _TEXTS for part in ("blob", "ends")}
-    for name, values in {**texts, **{name: getattr(found, name) for name in (*_PER_IMAGE, "whole")}}.items():
+    texts = {f"{name}_{part}": getattr(getattr(found, name), part) for name in TEXTS for part in ("blob", "ends")}
+    for name, values in {**texts, **{name: getattr(found, name) for name in (*PER_IMAGE, "whole")}}.items():
         with whole_file(folder / f"{name}.npy") as file:
             np.save(file, values, allow_pickle=False)
     write_whole(folder / SAID, json.dumps(found.said))
@@ -198,8 +107,9 @@ def _kept(folder: Path) -> Listed | None:
     try:
         said = json.loads((folder / SAID).read_bytes())
         arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
-        texts = [Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in _TEXTS]
-        return Listed(*texts, *(arrays[name] for name in (*_PER_IMAGE, "whole")), said)
+        fields: dict[str, Any] = {name: arrays[name] for name in (*PER_IMAGE, "whole")}
+        fields |= {name: Texts(arrays[f"{name}_blob"], arrays[f"{name}_ends"]) for name in TEXTS}
+        return Listed(**fields, said=said)
     except (OSError, ValueError, EOFError, KeyError):
         return None
 
@@ -212,24 +122,23 @@ def _mapped(path: Path) -> np.ndarray:
 
 def _unchanged(kept: Listed, asked: Samples) -> bool:
     """Return whether files and folders have the sizes and times of the listing, or the source is gone."""
-    if not any(source.exists() for source, _ in asked.source):
+    if not any(path.exists() for source, _ in asked.source for path in expanded(source)):
         return True
     known: dict[str, Any] = kept.said["stamps"]
     return all(stamp is not None and list(stamp) == known[path] for path, stamp in stamps_of(known).items())
 
 
-def _stamps(asked: Samples) -> dict[str, list[int]]:
+def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
     """Return size and time of the source's files, of its folders at any depth, and of the files beside class folders.
 
     A folder's time changes with the names in it. Files beside class folders may be lists and archives.
     """
-    paths: list[str] = []
-    for source, _ in asked.source:
-        top = str(source.absolute())
-        paths += [] if source.is_dir() else [top]
+    names: list[str] = []
+    for top in map(str, paths):
+        names += [] if os.path.isdir(top) else [top]
         for folder, _, files in os.walk(top):
-            paths += [folder, *(os.path.join(folder, file) for file in files if folder == top)]
-    return {path: list(stamp) for path, stamp in stamps_of(paths).items() if stamp is not None}
+            names += [folder, *(os.path.join(folder, file) for file in files if folder == top)]
+    return {path: list(stamp) for path, stamp in stamps_of(names).items() if stamp is not None}
 
 
 def _stamps_of_archives(found: Listed) -> dict[str, list[int]]:
@@ -302,14 +211,14 @@ class _Gathering:
             self.file.append(len(self.files) - 1)
         self.offset.append(where.offset)
         self.size.append(where.size)
-        kind, whole = _PLAIN, (0, 0)
+        kind, whole = PLAIN, (0, 0)
         if isinstance(where, Deflated):
             if not self.has_deflated:  # the images before it were none
                 self.whole.frombytes(bytes(16 * len(self.kind)))
             self.has_deflated = True
-            kind, whole = _DEFLATED, (where.whole_size, where.crc32)
+            kind, whole = DEFLATED, (where.whole_size, where.crc32)
         elif isinstance(where, Pixels):
-            kind = _PIXELS + self.shapes[json.dumps(where.shape)]
+            kind = PIXELS + self.shapes[json.dumps(where.shape)]
         self.kind.append(kind)
         if self.has_deflated:
             self.whole.extend(whole)

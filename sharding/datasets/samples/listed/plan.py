@@ -10,7 +10,7 @@ import numpy as np
 
 from sharding.building.keys import not_alone, plain_key, told_apart
 from sharding.building.packing import Images, Planned
-from sharding.datasets.samples.listed.index import Listed
+from sharding.datasets.samples.listed.arrays import Listed
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,13 +20,16 @@ from recipes.common.files import file_digest, write_whole
 from sharding.building.request import Request
 from sharding.building.source_stamps import stamps_of
 from sharding.datasets.samples import clusters, features
-from sharding.datasets.samples.listed.index import FOLDER, Listed, opened
+from sharding.datasets.samples.listed.arrays import Listed
+from sharding.datasets.samples.listed.index import FOLDER, opened
 from sharding.format.dataset import digest_of
 from sharding.images import backbones
+from sharding.images.any_image import first_frame, flat
 from sharding.images.encoding import opened as decoded
 from sharding.progress import ProgressBar
 
 PIXELS = "pixels"
+_JPEG = b"\xff\xd8"
 _MINE = "features"
 
 
@@ -42,8 +45,9 @@ class _Pictures:
 
     def picture(self, row: int) -> Image.Image:
         place = opened(self.index).place(row)
+        data = place.read()
         try:
-            return decoded(place.read())
+            return decoded(data) if data.startswith(_JPEG) else flat(first_frame(data))[0]
         except DataError:
             raise  # it names the file
         except ValueError as error:

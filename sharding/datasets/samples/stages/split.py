@@ -16,7 +16,7 @@ from recipes.common.files import file_digest
 from sharding.building.keys import digest64
 from sharding.building.request import Request
 from sharding.datasets.samples import attributes, heads
-from sharding.datasets.samples.listed.index import Listed
+from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.plan import Labelled
 from sharding.datasets.samples.long_tail import LongTail, parsed
 from sharding.datasets.samples.splits import Pool, Wishes, cut
