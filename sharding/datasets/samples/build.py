@@ -20,7 +20,7 @@ from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, planned_counts, source_changed
 from sharding.building.request import Request
 from sharding.datasets.samples.listed.arrays import Listed
-from sharding.datasets.samples.listed.index import listed
+from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
@@ -71,6 +71,8 @@ def build(request: Request) -> None:
         return
     if request.does("index"):
         _say_index(found)
+    if request.stage == "index":
+        write_names(found, work)
     made = decided(request, found, work)
     if made is not None and (request.does("pack") or request.does("finish")):
         _pack(request, made, options)

@@ -12,8 +12,8 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
-from sharding.building.process_pool import in_order
 from sharding.building.k_means import STARTS, ranked_clusters
+from sharding.building.process_pool import in_order
 from sharding.format.index import kept_arrays
 from sharding.progress import ProgressBar
 

@@ -13,8 +13,8 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file, write_whole
-from sharding.building.notices import Notices
 from sharding.building.raw_files import Deflated, Pixels, Place
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
@@ -76,6 +75,12 @@ def listed(asked: Samples, work: Path, workers: int) -> Listed:
     }
     _keep(folder, replace(found, said={**found.said, **said}))
     return opened(folder)
+
+
+def write_names(found: Listed, work: Path) -> None:
+    """Write the images' names in their order to `.work/index/names.txt`, a line each, for who brings rows for them."""
+    with whole_file(work / FOLDER / "names.txt") as file:
+        file.writelines(f"{name}\n".encode() for name in found.names)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class Texts(Sequence[str]):
     def __getitem__(self, i: Any) -> Any:
         """Return text `i`, 0 <= i < N."""
         return self.blob[self.ends[i] : self.ends[i + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the texts in their order."""
+        return map(self.__getitem__, range(len(self)))
 
     def taken(self, rows: np.ndarray) -> Texts:
         """Return the texts of some rows, int64 [n], in that order."""
