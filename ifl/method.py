@@ -11,12 +11,15 @@ Axes: B rows of a micro-batch, G rows of the global batch, C notes of a row, D f
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import operator
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from recipes.common import search_path
 from recipes.common.errors import RunError, one_line
 from sharding.images.torchvision_operators import define_missing
 
@@ -141,16 +145,19 @@ def weighted_sum(value_of: Callable[[torch.Tensor], torch.Tensor], targets: Targ
 
 
 def load_file(kind: str, name: str) -> ModuleType:
-    """Import `ifl/KIND/NAME.py`, perhaps a user's own; `kind`: methods or models.
+    """Import `ifl/KIND/NAME.py` of the project or of a folder of GLT_PATH; `kind`: methods or models.
 
     Raises:
         RunError: the file cannot be imported; with the line.
     """
     define_missing()  # it may import torchvision, or what needs it, such as timm
+    path = search_path.find(f"ifl/{kind}", name)
     try:
+        if path is not None and search_path.is_own(path):
+            return _own_module(path)
         return importlib.import_module(f"ifl.{kind}.{name}")
     except Exception as error:  # a file may raise any type
-        file = f"ifl/{kind}/{name}.py"
+        file = search_path.place(f"ifl/{kind}", name)
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if os.path.basename(frame.filename) == f"{name}.py"]
         lines += [error.lineno] if isinstance(error, SyntaxError) else []
@@ -158,16 +165,30 @@ def load_file(kind: str, name: str) -> ModuleType:
         raise RunError(one_line(f"{place}: it cannot be imported: {type(error).__name__}: {error}")) from error
 
 
+def _own_module(path: Path) -> ModuleType:
+    """Import a file of a folder of GLT_PATH.
+
+    Its folder is a package whose name no import can spell, so that it clashes with none; `from . import X` finds what
+    lies beside the file.
+    """
+    package = f"glt-path-{hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]}"
+    if package not in sys.modules:
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [str(path.parent)]
+    importlib.invalidate_caches()
+    return importlib.import_module(f"{package}.{path.stem}")
+
+
 def load_method(name: str, task: Task) -> BaseMethod:
-    """Make the method of `ifl/methods/NAME.py`.
+    """Make the method of the file NAME.
 
     Raises:
         RunError: the file cannot be imported, or has no class `Method` on the base class.
     """
-    made = getattr(load_file("methods", name), "Method", None)
+    made, file = getattr(load_file("methods", name), "Method", None), search_path.place(search_path.METHODS, name)
     if not (isinstance(made, type) and issubclass(made, BaseMethod)):
-        raise RunError(f"ifl/methods/{name}.py has no `class Method(BaseMethod)`, and a method is such a class")
+        raise RunError(f"{file} has no `class Method(BaseMethod)`, and a method is such a class")
     method = made(task)
     if not hasattr(method, "memory"):
-        raise RunError(f"ifl/methods/{name}.py: the __init__ of Method does not call super().__init__(task)")
+        raise RunError(f"{file}: the __init__ of Method does not call super().__init__(task)")
     return method

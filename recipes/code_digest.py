@@ -8,24 +8,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recipes.common import search_path
 from recipes.schema import PROJECT, Recipe
 from recipes.yaml_io import load_yaml
 
-FOLDERS = {"method": "ifl/methods", "model": "ifl/models"}
+FOLDERS = {"method": search_path.METHODS, "model": search_path.MODELS}
 
 
 def code_files(recipe: Recipe) -> dict[str, list[Path]]:
-    """Return the files of a recipe's method, model and recipe, relative to the project, by these three words.
+    """Return the files of a recipe's method, model and recipe, by these three words.
 
-    A method's or model's file comes with those of its folder that it imports. What is not there is left out.
+    Those of the project are relative to it, those of a folder of GLT_PATH absolute. A method's or model's file comes
+    with those of its folder that it imports. What is not there is left out.
     """
     found = {
-        "method": _with_imports(FOLDERS["method"], recipe.method.name),
-        "model": _with_imports(FOLDERS["model"], recipe.model.name),
-        "recipe": [Path("recipes") / f"{recipe.recipe}.yaml"],
+        "method": _with_imports(_file(search_path.METHODS, recipe.method.name)),
+        "model": _with_imports(_file(search_path.MODELS, recipe.model.name)),
+        "recipe": [path for path in [_file(search_path.RECIPES, recipe.recipe)] if path],
     }
-    found["recipe"] = [path for path in found["recipe"] if (PROJECT / path).is_file()]
     return {word: paths for word, paths in found.items() if paths}
+
+
+def _file(kind: str, name: str) -> Path | None:
+    path = Path(kind) / f"{name}{'.yaml' if kind == search_path.RECIPES else '.py'}"
+    return path if (PROJECT / path).is_file() else search_path.find_own(kind, name)
 
 
 def code_digests(recipe: Recipe) -> dict[str, str]:
@@ -36,22 +42,24 @@ def code_digests(recipe: Recipe) -> dict[str, str]:
     return {word: _digest(list(map(_meaning, paths))) for word, paths in code_files(recipe).items()}
 
 
-def _with_imports(folder: str, name: str, known: tuple[Path, ...] = ()) -> list[Path]:
-    path = Path(folder) / f"{name}.py"
-    if path in known or not (PROJECT / path).is_file():
+def _with_imports(path: Path | None, known: tuple[Path, ...] = ()) -> list[Path]:
+    if path is None or path in known or not (PROJECT / path).is_file():
         return []
-    package, found = folder.replace("/", "."), [path]
+    package, found = ".".join(path.parts[-3:-1]), [path]  # such as ifl.methods
     for node in ast.walk(ast.parse((PROJECT / path).read_bytes())):
-        if isinstance(node, ast.ImportFrom):
-            modules = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and path.is_absolute():  # of its own folder
+            inner = [node.module] if node.module else [alias.name for alias in node.names]
+            names, folder = [name for name in inner if "." not in name], path.parent
+        elif isinstance(node, ast.Import | ast.ImportFrom):
             modules = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module or "", *(f"{node.module}.{name}" for name in modules)]
+            names = [name for inside, _, name in (module.rpartition(".") for module in modules) if inside == package]
+            folder = Path(package.replace(".", "/"))
         else:
             continue
-        for module in modules:
-            inside, _, imported = module.rpartition(".")
-            if inside == package:
-                found += _with_imports(folder, imported, (*known, *found))
+        for name in names:
+            found += _with_imports(folder / f"{name}.py", (*known, *found))
     return found
 
 

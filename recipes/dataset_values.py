@@ -13,7 +13,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.json_text import NotJson, parse_json
 
 FILE = "dataset.json"
-KINDS = ("small", "large")
+SMALL, LARGE = KINDS = ("small", "large")
 """A data set of the kind `small` takes the recipes' blocks `on: small`."""
 SECTIONS = ("data", "augment", "model", "optim", "schedule", "batch", "log")
 """The sections of a recipe in which a data set may set values."""
@@ -106,7 +106,12 @@ def sets_in(root: str) -> list[str]:
         names = [path.parent.name for path in Path(root).glob(f"*/{FILE}")]
     except OSError:
         return []
-    return sorted(name for name in names if re.fullmatch("[a-z0-9][a-z0-9_]{0,99}", name))
+    return sorted(filter(is_name, names))
+
+
+def is_name(name: Any) -> bool:
+    """Say whether a data set may be called so."""
+    return isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9_]{0,99}", name) is not None
 
 
 def class_aware_draws(counts: Sequence[int]) -> float:

@@ -2,7 +2,8 @@
 
 The launcher must know a method's streams and arguments, and must not import torch.
 
-A method is a file `ifl/methods/NAME.py`. Besides its class it may hold these literals:
+A method is a file `ifl/methods/NAME.py`, in the project or in a folder of GLT_PATH. Besides its class it may hold these
+literals:
 
     STREAMS = ("uniform",)     what its batches are drawn from, in equal shares: uniform, class_balanced, class_inverse
     FORM = "plain"             the form of network it needs: plain, experts, branches, twin (see ifl/models)
@@ -24,12 +25,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recipes.common import search_path
 from recipes.common.errors import RecipeError, UserError
 
 STREAMS = ("uniform", "class_balanced", "class_inverse")
 PRESETS = ("paper", "corrected")
 FORMS = ("plain", "experts", "branches", "twin")
-IFL = Path(__file__).resolve().parent.parent / "ifl"
 
 
 def literals(path: Path, names: Iterable[str], refusal: type[UserError] = RecipeError) -> dict[str, Any]:
@@ -78,8 +79,7 @@ class Declaration:
         return {key: value[preset] if isinstance(value, dict) else value for key, value in self.ARGS.items()}
 
 
-@cache
-def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
+def declaration(name: str) -> Declaration:
     """Return what the file of a method declares.
 
     Where there is no such file it is the defaults, for a run folder may outlive its method.
@@ -87,9 +87,17 @@ def declaration(name: str, folder: Path = IFL / "methods") -> Declaration:
     Raises:
         RecipeError: the file is no Python, or a declaration is not a literal or not one of the legal ones.
     """
-    path = folder / f"{name}.py"
-    if not path.is_file():
-        return Declaration()
+    path = search_path.find(search_path.METHODS, name)
+    return Declaration() if path is None else declared_in(path)
+
+
+@cache
+def declared_in(path: Path) -> Declaration:
+    """Return what the file of a method declares.
+
+    Raises:
+        RecipeError: as `declaration`.
+    """
     declared = Declaration(**literals(path, tuple(Declaration.__dataclass_fields__)))
     for key, value, legal in (
         ("FORM", [declared.FORM], FORMS),
@@ -126,14 +134,22 @@ def _check_argument(path: Path, key: Any, value: Any) -> None:
         )
 
 
-@cache
-def model_forms(name: str, folder: Path = IFL / "models") -> tuple[str, ...]:
+def model_forms(name: str) -> tuple[str, ...]:
     """Return the forms in which a backbone comes: `FORMS` of its file, and always `twin`, two of it side by side.
 
     Raises:
-        RecipeError: the file is no Python, or its FORMS are not legal.
+        RecipeError: there is no such file, it is no Python, or its FORMS are not legal.
     """
-    path = folder / f"{name}.py"
+    return forms_in(search_path.named(search_path.MODELS, name, "model.name"))
+
+
+@cache
+def forms_in(path: Path) -> tuple[str, ...]:
+    """Return the forms in which the backbone of a file comes.
+
+    Raises:
+        RecipeError: as `model_forms`.
+    """
     forms = literals(path, ("FORMS",)).get("FORMS", ("plain",))
     _check_choice(path, "FORMS", forms, FORMS)
     return (*forms, "twin")

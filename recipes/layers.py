@@ -10,15 +10,17 @@ from typing import Any
 
 import yaml
 
-from recipes.common.addresses import path_fault
+from recipes.common import search_path
+from recipes.common.addresses import PIPE, is_remote, path_fault
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
+from recipes.dataset_values import FILE, KINDS, SMALL, Described, described, is_name, sets_in
+from recipes.declarations import PRESETS
+from recipes.folders import make_absolute
 from recipes.identity import section_in
 from recipes.schema import PROJECT, Recipe
 from recipes.values import kinds
-from recipes.yaml_io import load_yaml, named, read_texts
-
-RECIPES = PROJECT / "recipes"
+from recipes.yaml_io import load_yaml, read_texts
 
 
 # ---------------------------------------------------------------------------------------------------------- the words
@@ -78,6 +80,11 @@ def _nest(dotted: str, value: Any) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------------------------------------- the recipe file
+EDITIONS = ("glt", "cbl")
+RESERVED = (*PRESETS, *EDITIONS, *KINDS)
+"""What no data set may be called: in `on:` these words mean something else."""
+
+
 @dataclass(frozen=True)
 class RecipeFile:
     """A recipe as its file says it.
@@ -112,7 +119,7 @@ def recipe_file(name: Any) -> RecipeFile:
         path = Path(name)
         return RecipeFile(path, str(path), {"recipe": path.stem, **load_yaml(path)})
     path = find_recipe(name, "recipe")
-    return RecipeFile(path, str(path.relative_to(PROJECT)), {**load_yaml(path), "recipe": name})
+    return RecipeFile(path, search_path.shown(path), {**load_yaml(path), "recipe": name})
 
 
 def find_recipe(name: Any, key: str) -> Path:
@@ -121,7 +128,7 @@ def find_recipe(name: Any, key: str) -> Path:
     Raises:
         RecipeError: there is none of that name.
     """
-    return named(RECIPES, name, key)
+    return search_path.named(search_path.RECIPES, name, key)
 
 
 def preset_values(name: Any) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def preset_values(name: Any) -> dict[str, Any]:
     Raises:
         RecipeError: there is no such preset, or its file cannot be read.
     """
-    return load_yaml(named(RECIPES / "presets", name, "preset"))
+    return load_yaml(search_path.named(search_path.PRESETS, name, "preset"))
 
 
 @dataclass(frozen=True)
@@ -141,10 +148,9 @@ class Axes:
     train: Any
     preset: Any
 
-    @property
-    def blocks(self) -> tuple[Any, ...]:
-        """The names of the `on:` blocks that count, the later ones over the earlier."""
-        return self.preset, self.data, f"{self.data}/{self.train}"
+    def blocks(self, kind: str | None) -> tuple[Any, ...]:
+        """Name the `on:` blocks that count for a data set of a kind, the later ones over the earlier."""
+        return self.preset, self.train, *([SMALL] if kind == SMALL else []), self.data, f"{self.data}/{self.train}"
 
 
 def axes_of(command: Mapping[str, Any], values: Mapping[str, Any]) -> Axes:
@@ -200,8 +206,12 @@ def refuse_changes(command: Mapping[str, Any], file: RecipeFile, axes: Axes) -> 
         )
 
 
-def blocks_of(file: RecipeFile) -> dict[Any, Any]:
-    """Return the recipe's `on:` blocks: by preset, by data set, or by data set and edition.
+def blocks_of(file: RecipeFile, sets: Sequence[str] | None) -> dict[Any, Any]:
+    """Return the recipe's `on:` blocks: by preset, edition, kind of data set, data set, or data set and edition.
+
+    Args:
+        file: the recipe.
+        sets: the data sets that there are; None where nobody knows, so that any name is legal.
 
     Raises:
         RecipeError: a block has another name, or holds an axis beside its sections.
@@ -209,16 +219,16 @@ def blocks_of(file: RecipeFile) -> dict[Any, Any]:
     blocks = file.values.get("on") or {}
     if not isinstance(blocks, dict):
         raise RecipeError(f"{file.path}: `on:` must hold blocks such as corrected, digits_glt or digits_glt/cbl")
-    presets, sets = ([path.stem for path in (RECIPES / folder).glob("*.yaml")] for folder in ("presets", "data"))
+    others = [*search_path.files(search_path.PRESETS), *EDITIONS, SMALL]
     for block, values in blocks.items():
         name, _, edition = str(block).partition("/")
-        if name not in presets + sets:
-            raise RecipeError(f"on={name} does not exist; {nearest(name, sorted(presets + sets))}")
+        if sets is not None and name not in (*others, *sets):
+            raise RecipeError(f"on={name} does not exist; {nearest(name, sorted({*others, *sets}))}")
         axes = _axes_in(values)
-        if edition not in (("", "glt", "cbl") if name in sets else ("",)) or axes:
+        if edition not in (("",) if name in others else ("", *EDITIONS)) or axes:
             raise RecipeError(
-                f"{file.path}: block {block} of `on:` must be named PRESET, NAME, NAME/glt or NAME/cbl and hold "
-                f"sections, not {', '.join(sorted(axes)) or edition}"
+                f"{file.path}: block {block} of `on:` must be named PRESET, glt, cbl, {SMALL}, NAME, NAME/glt or "
+                f"NAME/cbl and hold sections, not {', '.join(sorted(axes)) or edition}"
             )
     return blocks
 
@@ -249,23 +259,135 @@ class Layer:
     switches_ifl: bool = False
 
 
-def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer) -> list[Layer]:
+@dataclass(frozen=True)
+class Data:
+    """What is known of the data set that a recipe is for.
+
+    Attributes:
+        said: what it says of itself.
+        file: the values of its file in recipes/data, `kind` among them; None where there is no such file.
+        path: that file, for sentences.
+        sets: the data sets that there are; None where nobody knows.
+    """
+
+    said: Described
+    file: Mapping[str, Any] | None
+    path: str
+    sets: Sequence[str] | None
+
+    @property
+    def kind(self) -> str | None:
+        """The kind that the file says, else the data set itself.
+
+        Raises:
+            RecipeError: the file says none that is legal.
+        """
+        kind: Any = (self.file or {}).get("kind", self.said.kind)
+        if kind not in (*KINDS, None):
+            raise RecipeError(f"{self.path}: kind={kind} is not legal: {nearest(kind, KINDS)}")
+        return None if kind is None else str(kind)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The values of both, the data set's own first."""
+        file = {key: value for key, value in (self.file or {}).items() if key != "kind"}
+        return [Layer(self.said.origin, self.said.values or {}), Layer(self.path, file)]
+
+
+def data_of(
+    command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer, said: Described | None = None
+) -> Data:
+    """Find out what is known of the data set: in its dataset.json, in the data root that the layers name, and its file.
+
+    Args:
+        command: the values of the command.
+        file: the recipe.
+        axes: which data set, edition and preset it is.
+        site: the values of the site file.
+        said: what a run noted of its data set, so that no data root is looked at.
+
+    Raises:
+        RecipeError: there is neither, or one of them is not legal.
+    """
+    files = search_path.files(search_path.DATA)
+    own = files.get(axes.data) if isinstance(axes.data, str) else None
+    values, path = (load_yaml(own), search_path.shown(own)) if own else (None, "")
+    if said is not None or file.is_written_out:  # which says every value
+        return Data(said or Described(), values, path, None)
+    blocks = file.values.get("on")
+    named = [blocks.get(block) for block in axes.blocks(None)] if isinstance(blocks, dict) else []
+    root = _root_in([values, preset_values(axes.preset), site.values, file.values, *named, command])
+    sets = sorted({*files, *([] if is_remote(root) else sets_in(root))})
+    return Data(_looked_up(axes.data, root, own is not None, sets), values, path, sets)
+
+
+def noted(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's meta.json notes of its data set's values, so that they are known where the data are not.
+
+    They are those of its dataset.json (`meta`) and, where the user's folders have one, of its data file, which wins;
+    nothing where neither is there.
+    """
+    own = search_path.find_own(search_path.DATA, name)
+    data = Data(Described("", meta.get("values"), meta.get("kind")), load_yaml(own) if own else None, str(own), None)
+    values: dict[str, Any] = {}
+    for layer in data.layers:
+        _merge(values, layer.values, {}, layer.origin)
+    return {"data_values": values, "data_kind": data.kind} if own or data.said.values is not None else {}
+
+
+def _root_in(layers: Sequence[Any]) -> str:
+    """Return the data root that the last of some layers' values names, else the default."""
+    for values in reversed(layers):
+        data = values.get("data") if isinstance(values, Mapping) else None
+        if isinstance(data, dict) and "root" in data:
+            make_absolute(tree := {"data": {"root": data["root"]}})
+            root = tree["data"]["root"]
+            return root if isinstance(root, str) else str(PROJECT / "data")
+    return str(PROJECT / "data")
+
+
+def _looked_up(name: Any, root: str, has_file: bool, sets: Sequence[str]) -> Described:
+    """Return what the data set `root/name` says of itself; without a file in recipes/data it must say its values."""
+    wanted = f"{search_path.DATA}/{name}.yaml{' in the project or in GLT_PATH' if search_path.folders() else ''}"
+    if name in RESERVED:
+        raise RecipeError(f"data={name} is not legal: blocks of `on:` mean something else by {name}")
+    absent = f"data={name} does not exist; {nearest(name, sets)}"
+    if is_remote(root):
+        if has_file:
+            return Described()
+        raise RecipeError(
+            f"{absent}; {wanted} is not there, and the dataset.json of a data root that is an address "
+            f"({PIPE if root.startswith(PIPE) else root}) is not read before a run: a copy of its `values` in such a "
+            "file is legal"
+        )
+    found = described(root, name) if is_name(name) else None
+    if has_file or (found and found.values is not None):
+        return found or Described()
+    if found:
+        raise RecipeError(
+            f"data={name}: {found.origin} holds no `values` for recipes, and {wanted} is not there: one of the two "
+            "must say them"
+        )
+    raise RecipeError(f"{absent}; neither {Path(root) / str(name) / FILE} nor {wanted} is there")
+
+
+def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer, data: Data) -> list[Layer]:
     """List all layers, the weakest first.
 
     Raises:
-        RecipeError: the data set or preset does not exist, or an `on:` block is not legal.
+        RecipeError: the preset does not exist, or an `on:` block is not legal.
     """
-    blocks = blocks_of(file)
+    blocks = blocks_of(file, None if data.sets is None else [*data.sets, axes.data])
     own = {key: value for key, value in file.values.items() if key != "on"}
-    if file.is_written_out and isinstance(data := own["data"], dict):  # what it left open is the site file's to say
-        left_open = {key for key in site.values.get("data", {}) if data.get(key) is None}
-        own["data"] = {key: value for key, value in data.items() if key not in left_open}
+    if file.is_written_out and isinstance(section := own["data"], dict):  # what it left open the site file says
+        left_open = {key for key in site.values.get("data", {}) if section.get(key) is None}
+        own["data"] = {key: value for key, value in section.items() if key not in left_open}
     return [
-        Layer(f"recipes/data/{axes.data}.yaml", load_yaml(named(RECIPES / "data", axes.data, "data"))),
+        *data.layers,
         Layer(f"recipes/presets/{axes.preset}.yaml", preset_values(axes.preset)),
         site,
         Layer(file.origin, own, switches_ifl=True),
-        *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks),
+        *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks(data.kind)),
         Layer("the command line", command, switches_ifl=True),
     ]
 

@@ -1,7 +1,8 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
-Merge order (later wins): schema < data/NAME.yaml < presets/PRESET.yaml < site file (`slurm.` and what it says of data)
-< recipe < the recipe's `on:` blocks (PRESET < NAME < NAME/EDITION) < command line.
+Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < presets/PRESET.yaml < site file
+(`slurm.` and what it says of data) < recipe < the recipe's `on:` blocks (PRESET < EDITION < small < NAME
+< NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.common.errors import RecipeError
+from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
 from recipes.declarations import declaration
 from recipes.folders import hide_command, make_absolute
 from recipes.identity import departures, science_values
 from recipes.layers import (
+    Axes,
     Layer,
     axes_of,
+    data_of,
     find_recipe,
     layers_of,
     merged,
@@ -41,31 +45,72 @@ OF_THE_FIRST = ("schedule", "optim", "augment", "batch", "ifl")
 
 
 # ------------------------------------------------------------------------------------------------------------ resolve
-def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_name: str = "the site file") -> Recipe:
+def resolve(
+    words: Iterable[str],
+    site: Mapping[str, Any] | None = None,
+    site_name: str = "the site file",
+    said: Described | None = None,
+) -> Recipe:
     """Return the recipe that a command means.
 
     Args:
         words: the command's, key=value; those that begin with `first.` say what its first stage is.
         site: values of the `slurm.` section, and under `data` of that one.
         site_name: names `site` in messages.
+        said: what a run noted of its data set; None looks it up in the data root.
 
     Raises:
         RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
     """
     words = list(words)
     first = first_words(words)
+    tree, origins = merge(words, site, site_name, said)
+    recipe = _with_source(_validated(tree, origins), first, site, said)
+    check(recipe)
+    return _written_out(recipe)
+
+
+def merge(
+    words: Iterable[str],
+    site: Mapping[str, Any] | None = None,
+    site_name: str = "the site file",
+    said: Described | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values that a command means, not checked yet, and the origin of each by its dotted key.
+
+    For the arguments see `resolve`.
+
+    Raises:
+        RecipeError: there is no such recipe, data set or preset, or what they hold cannot be merged.
+    """
     command = parse_words(word for word in words if not word.startswith(FIRST))
     file = recipe_file(command.pop("recipe", "glt_baseline"))
     axes = axes_of(command, file.values)
     if file.is_written_out:
         refuse_changes(command, file, axes)
     site_layer = _site_layer(site or {}, site_name)
-    tree, origins = merged(layers_of(command, file, axes, site_layer))
+    data = data_of(command, file, axes, site_layer, said)
+    tree, origins = merged(layers_of(command, file, axes, site_layer, data))
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), site_layer.values.get("data", {}).get("root"))
-    recipe = _with_source(_validated(tree, origins), first, site)
-    check(recipe)
-    return _written_out(recipe)
+    _count_draws(tree, origins, data.said, axes)
+    return tree, origins
+
+
+def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described, axes: Axes) -> None:
+    """Replace `batch.draws_per_epoch: class_aware` by the number that the data set's counts make of it."""
+    batch, key = tree.get("batch"), "batch.draws_per_epoch"
+    if not isinstance(batch, dict) or batch.get("draws_per_epoch") != CLASS_AWARE:
+        return
+    counts = said.counts.get(axes.train) if isinstance(axes.train, str) else None
+    if not counts or not sum(counts):
+        raise RecipeError(
+            f"{key}={CLASS_AWARE} ({origins[key]}) is computed from the counts in dataset.json, and "
+            f"{said.origin or f'that of data={axes.data}'} tells none of the edition {axes.train}: a number is legal, "
+            f"such as {key}=4.0"
+        )
+    batch["draws_per_epoch"] = class_aware_draws(counts)
+    origins[key] = f"the counts in {said.origin}"
 
 
 def _site_layer(site: Mapping[str, Any], name: str) -> Layer:
@@ -103,7 +148,9 @@ def first_words(words: Iterable[str]) -> list[str]:
     return own
 
 
-def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None) -> Recipe:
+def _with_source(
+    recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None, said: Described | None
+) -> Recipe:
     """Write `init_from` and `eval_of` as the name of a run.
 
     A recipe's name means its run on the same data, edition, seed and preset, with the words `first` of its own.
@@ -126,7 +173,7 @@ def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] |
         find_recipe(name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
-        values["method"][key] = resolve([*source_words(recipe, name), *first], site).run_name
+        values["method"][key] = resolve([*source_words(recipe, name), *first], site, said=said).run_name
     return Recipe.model_validate(values)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, TooManyTasks
 from recipes.declarations import Declaration, declaration, model_forms
-from recipes.schema import PROJECT, Recipe
+from recipes.schema import Recipe
 from recipes.values import argument
-from recipes.yaml_io import missing
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ def drops(recipe: Recipe) -> str:
 # ------------------------------------------------------------------------------------------------- the method's demands
 def model_exists(recipe: Recipe) -> str:
     """Require that the backbone is a file of ifl/models."""
-    return missing(PROJECT / "ifl" / "models", recipe.model.name, "model.name", ".py")
+    return search_path.fault(search_path.MODELS, recipe.model.name, "model.name")
 
 
 def method_exists(recipe: Recipe) -> str:
     """Require that the method is a file of ifl/methods."""
-    return missing(PROJECT / "ifl" / "methods", recipe.method.name, "method.name", ".py")
+    return search_path.fault(search_path.METHODS, recipe.method.name, "method.name")
 
 
 def network_form(recipe: Recipe) -> str:

@@ -328,7 +328,15 @@ class Batch(Section):
             "accident in the reference on two GPUs"
         ),
     )
-    draws_per_epoch: float = science(1.0, "draws of an epoch in units of the training set's size", gt=0, le=64)
+    draws_per_epoch: float = science(
+        1.0,
+        (
+            "draws of an epoch in units of the training set's size; class_aware: min(K max n_c, 4 N), computed from "
+            "the data set's counts"
+        ),
+        gt=0,
+        le=64,
+    )
     budget: Literal["paper", "matched"] = science(
         "paper", "paper: every stream draws so many; matched: all streams together do"
     )

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import one_line
 from recipes.yaml_io import read_yaml
@@ -21,8 +22,6 @@ PROTOCOLS: dict[str, tuple[str, str]] = {
 
 SELECTS = ("last", "best")
 """Which model's predictions: those of the last epoch, or of the one best on val."""
-
-FOLDER = Path(__file__).resolve().parent / "tables"
 
 
 class _Strict(BaseModel):
@@ -143,9 +142,9 @@ def load_layout(file: Path) -> Layout:
         raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
 
 
-def available(folder: Path = FOLDER) -> dict[str, Path]:
+def available() -> dict[str, Path]:
     """List all layouts as {table name: file}, sorted by name."""
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(search_path.files(search_path.TABLES).items()))
 
 
 def _sentence(error: ValidationError) -> str:

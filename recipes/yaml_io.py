@@ -1,4 +1,4 @@
-"""YAML as recipes and tables use it, safe to read from others; and the files of a folder by their names."""
+"""YAML as recipes and tables use it, safe to read from others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 
 
@@ -113,25 +112,3 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold `key: value` lines")
     return tree
-
-
-def missing(folder: Path, name: Any, what: str, suffix: str = ".yaml") -> str:
-    """Say that `folder` has no file `name.suffix`, and which one is nearest; empty where it has."""
-    legal = sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.stem.startswith("_"))
-    return "" if name in legal else f"{what}={name} does not exist; {nearest(name, legal)}"
-
-
-def named(folder: Path, name: Any, what: str) -> Path:
-    """Return the file `folder/name.yaml`.
-
-    Args:
-        folder: where it lies.
-        name: what the user typed.
-        what: the key that it was typed for.
-
-    Raises:
-        RecipeError: there is no such file; the sentence names the nearest one there is.
-    """
-    if fault := missing(folder, name, what):
-        raise RecipeError(fault)
-    return folder / f"{name}.yaml"

@@ -2,22 +2,27 @@
 
 A job runs from a copy of the suite, `RUNS/.code/HASH/`. HASH is the first 12 hex digits of the sha256 of its files and
 of the commit they were at, so runs submitted from the same code share one copy. A local run needs none: nothing
-requeues it.
+requeues it. The folders of GLT_PATH are copied, too, and the job finds them in the copy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
+SUFFIXES = ("*.py", "*.yaml")
 FOLDER = ".code"
+OWN = "glt_path"
+"""The folder in a copy that holds those of GLT_PATH, under the names 0, 1, ..."""
 
 
 def place(runs: Path) -> Path:
@@ -47,7 +52,7 @@ def snapshot_code(runs: Path) -> Path:
             temporary.rename(folder)
         except OSError:  # another launcher was first
             shutil.rmtree(temporary)
-    if _digest(_read(folder)) != folder.name:
+    if _digest({**_read(folder), **_own_of(folder)}) != folder.name:
         raise RecipeError(
             f"{folder} is no longer the code that it was made from: remove it (jobs in the queue that run from it "
             "would fail) and submit again"
@@ -66,14 +71,43 @@ def _today() -> dict[str, bytes]:
     from ifl.saving.provenance import commit, uncommitted
 
     lines = [commit(), *(f"{state} {name}" for name, state in uncommitted(ROOMS).items())]
-    return {**_read(PROJECT), "COMMIT": "".join(f"{line}\n" for line in lines).encode()}
+    return {**_read(PROJECT), "COMMIT": "".join(f"{line}\n" for line in lines).encode(), **_own_today()}
+
+
+def own_folders(code: Path) -> list[Path]:
+    """Return the folders that GLT_PATH names to a job which runs from a copy of today's code."""
+    return [code / OWN / str(number) for number in range(len(search_path.folders()))]
+
+
+def _own_today() -> dict[str, bytes]:
+    """Read what GLT_PATH brings, by its relative names in a copy; nothing where it names no folder."""
+    from ifl.saving import provenance
+
+    files: dict[str, bytes] = {}
+    for number, folder in enumerate(search_path.folders()):
+        paths = {path for kind in search_path.KINDS for suffix in SUFFIXES for path in (folder / kind).rglob(suffix)}
+        files |= {
+            f"{OWN}/{number}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+            for path in sorted(paths)
+            if path.is_file()
+        }
+        files.setdefault(f"{OWN}/{number}/{search_path.METHODS}/__init__.py", b"")  # a copy holds no empty folder
+    if files:
+        files[provenance.OWN_FOLDERS] = (json.dumps(provenance.own_folders(), indent=1) + "\n").encode()
+    return files
+
+
+def _own_of(copy: Path) -> dict[str, bytes]:
+    """Read the same from a copy."""
+    paths = [path for suffix in (*SUFFIXES, "FOLDERS.json") for path in (copy / OWN).rglob(suffix)]
+    return {path.relative_to(copy).as_posix(): path.read_bytes() for path in paths if path.is_file()}
 
 
 def _read(root: Path) -> dict[str, bytes]:
     """Read the suite's files by their relative names, without the site file, which is this user's."""
     paths = [
         root / "COMMIT",
-        *(path for room in ROOMS for kind in ("py", "yaml") for path in (root / room).rglob(f"*.{kind}")),
+        *(path for room in ROOMS for suffix in SUFFIXES for path in (root / room).rglob(suffix)),
     ]
     site = root / "slurm" / "site.yaml"
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file() and path != site}

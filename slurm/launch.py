@@ -1,7 +1,8 @@
 """The main command: `python slurm/launch.py recipe=glt_randaug_ifl nodes=4`.
 
   recipe=NAME|PATH   the table row, a file of recipes/; or the recipe.yaml of a run, to repeat it
-  data=NAME          imagenet_glt (default), mscoco_glt, digits_glt       data.root=DIR  where it lies
+  data=NAME          imagenet_glt (default), mscoco_glt, digits_glt, or a built data set of yours
+  data.root=DIR      where data sets lie (default: data/ in the project)
   train=glt|cbl      training edition
   seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
   again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
@@ -22,6 +23,7 @@ Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.e
 Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
 and precision; first.KEY=VALUE sets the first's schedule, optim, augment, batch or ifl: first.schedule.epochs=3.
 The same command again goes on where the run stopped, and does nothing if it is finished.
+Recipes, data values, tables, methods and models of yours may lie in folders that GLT_PATH names: docs/your-folder.md.
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
 """
 
@@ -41,6 +43,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from recipes.common import search_path
 from recipes.common.addresses import PIPE
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError, PlanError, RecipeError
@@ -64,11 +67,13 @@ class Training:
         runs: each once, and after those that it builds on.
         at_once: how many may be under way at once; None leaves it to where they run.
         site: this machine's site file.
+        words: the command's.
     """
 
     runs: "Sequence[Run]"
     at_once: int | None
     site: "Site"
+    words: "Sequence[str]"
 
     @property
     def cluster(self) -> str:
@@ -132,13 +137,18 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
+    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site, words)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
 def _help() -> int:
     print((__doc__ or "").strip())
-    print("\nrecipes: " + ", ".join(sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))))
+    try:
+        print("\nrecipes: " + ", ".join(sorted(search_path.files(search_path.RECIPES))))
+        print(f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders())) or 'not set'}")
+    except RecipeError as error:
+        print(f"launch.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -150,17 +160,36 @@ def _show(command: Training) -> int:
     from slurm.code_snapshot import place
 
     runs, site = command.runs, command.site
-    estimates, site_line = _estimates(runs), f"# site file: {site.path or 'none'}"
-    estimates += submission.remarks(runs)
+    own = [f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders()))}"] if search_path.folders() else []
+    said = [f"site file: {site.path or 'none'}", *own, *_estimates(runs), *submission.remarks(runs)]
+    comments = [f"# {line}" for line in (*said, *command.remarks, *_origins(command))]
     if len(runs) > 1:
-        comments = [f"# {line}" for line in (*estimates, *command.remarks)]
-        print(site_line, *comments, submission.preview(runs, command.at_once), sep="\n")
+        print(*comments, submission.preview(runs, command.at_once), sep="\n")
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
-    comments = [f"# {line}" for line in (*estimates, *command.remarks)]
-    print(f"# {folder}", site_line, *comments, dump(recipe), sep="\n")
+    print(f"# {folder}", *comments, dump(recipe), sep="\n")
     print(batch_job(runs[0], place(folder.parent), site.setup).text())
     return 0
+
+
+def _origins(command: Training) -> list[str]:
+    """Say which values come from the data sets' own dataset.json; of several runs, which data sets have such values."""
+    from recipes.common.addresses import is_remote
+    from recipes.dataset_values import described
+    from recipes.resolve import merge
+    from slurm.planning.requested_runs import words_of_a_run
+
+    sets = dict.fromkeys((run.recipe.data_root, run.recipe.data.name) for run in command.runs)
+    found = {name: described(root, name) for root, name in sets if not is_remote(root)}
+    saying = {name: said.origin for name, said in found.items() if said and said.values}
+    if len(command.runs) > 1 or (words := words_of_a_run(command.words)) is None:
+        return [f"values of {name} are in {origin}" for name, origin in saying.items()]
+    origins = merge(words, command.site.slurm, str(command.site.path))[1]
+    keys: dict[str, list[str]] = {}
+    for key, origin in sorted(origins.items()):
+        if origin.endswith(tuple(saying.values())) and not any(other.startswith(f"{key}.") for other in origins):
+            keys.setdefault(origin, []).append(key)
+    return [f"from {origin}: {', '.join(names)}" for origin, names in keys.items()]
 
 
 def _run_here(command: Training) -> int:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from recipes.code_digest import FOLDERS, code_digests
+from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole
 from recipes.folders import OLD
@@ -32,8 +33,8 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         began = json.loads((folder / "meta.json").read_text())["code"]
         now = code_digests(recipe)
         files = [
-            f"{place}/{getattr(recipe, word).name}.py"
-            for word, place in FOLDERS.items()
+            search_path.place(kind, getattr(recipe, word).name)
+            for word, kind in FOLDERS.items()
             if word in began and began[word] != now.get(word)
         ]
     except (OSError, ValueError, LookupError, TypeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from ifl.metrics import ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
 from recipes.common.json_text import parse_json, whole_lines
+from recipes.dataset_values import Described
 from recipes.folders import is_run_name
 from recipes.identity import departures
 from recipes.resolve import as_it_ran, resolve
@@ -60,6 +62,8 @@ class Run:
     """In the order of labels; empty where meta.json lacks them."""
     code: tuple[tuple[str, str], ...] = ()
     """Digests of the method's and model's code, by `method` and `model`; empty where meta.json lacks them."""
+    noted: str = "{}"
+    """What the run noted of its data set's own values: JSON of `data_values` and `data_kind`, where it has them."""
 
     @property
     def name(self) -> str:
@@ -130,6 +134,8 @@ class Run:
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
             now = _current_recipe(
+                self.noted,
+                tuple(of_class.images for of_class in self.classes),
                 f"recipe={self.recipe}",
                 f"data={self.data}",
                 f"train={self.train}",
@@ -201,9 +207,13 @@ def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
 
 
 @cache
-def _current_recipe(*words: str) -> Recipe:
-    """Resolve a recipe of the project; runs that differ only in the seed share it."""
-    return resolve(list(words))
+def _current_recipe(noted: str, counts: tuple[int, ...], *words: str) -> Recipe:
+    """Resolve a recipe of the project, on data as a run noted them; runs that differ only in the seed share it."""
+    known = json.loads(noted)
+    values = known.get("data_values")
+    train = next(word.removeprefix("train=") for word in words if word.startswith("train="))
+    said = Described("meta.json", values if isinstance(values, dict) else None, known.get("data_kind"), {train: counts})
+    return resolve(list(words), said=said)
 
 
 def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
@@ -249,6 +259,7 @@ def load_run(path: Path) -> Run:
         finished=(path / "done").exists(),
         classes=_classes(meta),
         code=_code(meta),
+        noted=json.dumps({key: meta[key] for key in ("data_values", "data_kind") if key in meta}),
     )
 
 

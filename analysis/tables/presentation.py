@@ -11,6 +11,7 @@ from analysis.labels import shortened
 from analysis.stats.bootstrap import ALPHA
 from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
+from recipes.dataset_values import Described
 from recipes.resolve import resolve
 from recipes.table_layout import Column, Layout
 
@@ -59,7 +60,8 @@ def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> floa
     """Count the images of an epoch in units of the training set, without those of a stage that the row builds on."""
     try:
         resolved = resolve(
-            [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"]
+            [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"],
+            said=Described(),  # no data root is looked at
         )
     except RecipeError:
         return 1.0  # a row whose recipe is gone has no number either

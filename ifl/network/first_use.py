@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ifl.method import BaseMethod, Output, Rows
+from recipes.common import search_path
 from recipes.common.errors import RunError
 
 
@@ -34,12 +35,13 @@ def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: st
 
     def features(images: torch.Tensor, given: Any) -> None:
         wanted = f"float [B, D] = [{len(images)}, {feature_dim}] is legal, with D its own feature_dim"
-        _check(f"ifl/models/{model}.py: the model", given, (len(images), feature_dim), wanted)
+        _check(f"{search_path.place(search_path.MODELS, model)}: the model", given, (len(images), feature_dim), wanted)
 
     def logits(features_BD: torch.Tensor, given: Any) -> None:
         first = given[0] if isinstance(given, tuple) and given else given
         wanted = f"logits float [B, K] = [{len(features_BD)}, {k}] are legal, alone or first in a tuple of tensors"
-        _check(f"ifl/methods/{method}.py: the module of head()", first, (len(features_BD), k), wanted)
+        file = search_path.place(search_path.METHODS, method)
+        _check(f"{file}: the module of head()", first, (len(features_BD), k), wanted)
 
     _after_first_forward(backbone, features)
     _after_first_forward(head, logits)
@@ -52,20 +54,22 @@ def look_at_method(method: BaseMethod, name: str, k: int) -> None:
         WrongResult: at the first use of one that is not what `BaseMethod` promises.
     """
 
+    file = search_path.place(search_path.METHODS, name)
+
     def losses(given: Any, output: Output, rows: Rows) -> None:
         b = len(rows.labels)
         wanted = f"float [B] = [{b}] is legal, one loss a row, as by reduction='none'"
-        _check(f"ifl/methods/{name}.py: losses()", given, (b,), wanted)
+        _check(f"{file}: losses()", given, (b,), wanted)
 
     def predict(given: Any, output: Output) -> None:
         b = len(output.logits_BK)
-        _check(f"ifl/methods/{name}.py: predict()", given, (b, k), f"float [B, K] = [{b}, {k}] is legal")
+        _check(f"{file}: predict()", given, (b, k), f"float [B, K] = [{b}, {k}] is legal")
 
     def notes(given: Any, output: Output, rows: Rows) -> None:
         b = len(rows.labels)
         columns = given.shape[1] if isinstance(given, torch.Tensor) and given.dim() == 2 else 1
         wanted = f"None or float [B, C] = [{b}, C] is legal"
-        _check(f"ifl/methods/{name}.py: notes()", given, (b, columns), wanted)
+        _check(f"{file}: notes()", given, (b, columns), wanted)
 
     looks: tuple[Callable[..., None], ...] = (losses, predict, notes)
     for look in looks:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ifl.method import BaseMethod, Task, load_file, load_method
 from ifl.network.first_use import look_at_method, look_at_network
+from recipes.common import search_path
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
 from recipes.schema import Recipe
@@ -81,7 +82,7 @@ class Twin(nn.Module):
 
 
 def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Module:
-    """Build the backbone of `ifl/models/NAME.py` in one of its forms.
+    """Build the backbone of the file NAME of ifl/models, or of a folder of GLT_PATH, in one of its forms.
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
 
@@ -93,16 +94,16 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
     Raises:
         RunError: the file cannot be imported, or gives no such network.
     """
-    build = getattr(load_file("models", name), "build", None)
+    build, file = getattr(load_file("models", name), "build", None), search_path.place(search_path.MODELS, name)
     if not callable(build):
-        raise RunError(f"ifl/models/{name}.py has no function `build`, which gives the network")
+        raise RunError(f"{file} has no function `build`, which gives the network")
 
     def checked(*forms: str) -> nn.Module:
         backbone = build(*forms)
         dim = getattr(backbone, "feature_dim", None)
         if not isinstance(backbone, nn.Module) or type(dim) is not int or dim < 1:
             raise RunError(
-                f"ifl/models/{name}.py: build() gave {type(backbone).__name__} with feature_dim {dim!r}: a torch "
+                f"{file}: build() gave {type(backbone).__name__} with feature_dim {dim!r}: a torch "
                 "module is legal that says the length of its feature as the int `feature_dim`"
             )
         return backbone
@@ -138,7 +139,8 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     head = method.head()
     if not isinstance(head, nn.Module):
         raise RunError(
-            f"ifl/methods/{recipe.method.name}.py: head() gave {type(head).__name__}: a torch module is legal"
+            f"{search_path.place(search_path.METHODS, recipe.method.name)}: head() gave {type(head).__name__}: a torch "
+            "module is legal"
         )
     look_at_network(backbone, head, recipe.model.name, recipe.method.name, feature_dim_of(backbone), len(class_counts))
     look_at_method(method, recipe.method.name, len(class_counts))

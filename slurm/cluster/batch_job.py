@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.common.files import replacing, write_whole
 from slurm import environment
+from slurm.code_snapshot import own_folders
 from slurm.monitoring.run_state import Job, queue
 
 PYTHON = f"{shlex.quote(sys.executable)} -P"
@@ -143,12 +145,15 @@ def require_sbatch() -> None:
 def setup_lines(modules: Sequence[str], lines: Sequence[str], code: Path) -> list[str]:
     """Return what the batch script does before its ranks start: a module or line that fails ends the job.
 
-    The suite's copy comes last, so that it is first on the path whatever modules and the site put there.
+    The suite's copy comes last, so that it is first on the path whatever modules and the site put there; and so that a
+    job has the folders of GLT_PATH that were copied, and no others.
     """
+    own = ":".join(map(str, own_folders(code)))
     return [
         *(f"module load {name} || exit 1" for name in modules),
         *(part for line in lines for part in (line, _refusal(line))),
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f"export {search_path.VARIABLE}={shlex.quote(own) if own else ''}",
     ]
 
 

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from recipes.common import search_path
 from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, TooManyTasks
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
 from recipes.schema import Recipe
-from recipes.table_layout import FOLDER as TABLES
 from recipes.table_layout import Layout, load_layout
-from recipes.yaml_io import named
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
+SEVERAL = ("table", "seeds", "max_jobs", "again")
+"""Words of a command that are none of a recipe."""
 OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
 WITH_A_TABLE = (
@@ -50,7 +51,7 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
         RecipeError: a value of `table`, `seeds`, `max_jobs` or `again` that is not legal, words that the table itself
             decides, or a recipe that cannot be run.
     """
-    values, rest = take_words(words, ("table", "seeds", "max_jobs", "again"))
+    values, rest = take_words(words, SEVERAL)
     at_once, again = values.get("max_jobs"), values.get("again", "no")
     if again not in ("yes", "no"):
         raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
@@ -86,13 +87,18 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
     return [replace(run, again=run.folder in anew) for run in runs.values()], int(at_once) if at_once else None
 
 
+def words_of_a_run(words: Sequence[str]) -> list[str] | None:
+    """Return the words of a command without those that make several runs of it; None where a table names the runs."""
+    values, rest = take_words(words, SEVERAL)
+    return None if "table" in values else rest
+
+
 def _layout(name: str) -> Layout:
+    file = search_path.named(search_path.TABLES, name, "table")
     try:
-        return load_layout(named(TABLES, name, "table"))
-    except RecipeError:
-        raise
+        return load_layout(file)
     except ValueError as error:
-        raise RecipeError(f"recipes/tables/{error}") from None
+        raise RecipeError(f"{search_path.shown(file.parent)}/{error}") from None
 
 
 def _seeds(text: str) -> list[str]:

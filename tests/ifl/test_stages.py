@@ -20,7 +20,7 @@ from ifl.network.network import build_network
 from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import start_from
 from recipes.common.errors import RecipeError
-from recipes.declarations import Declaration, declaration, model_forms
+from recipes.declarations import Declaration, declaration, declared_in, forms_in
 from recipes.resolve import resolve
 from recipes.schema import Recipe
 from sharding.open import open_dataset
@@ -319,7 +319,7 @@ def test_class_means_need_an_epoch_before_the_first_milestone() -> None:
 # --------------------------------------------------------------------------------------------------------- declarations
 def _declared(folder: Path, text: str, name: str = "mine") -> Declaration:
     (folder / f"{name}.py").write_text(text)
-    return declaration(name, folder)
+    return declared_in(folder / f"{name}.py")
 
 
 def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
@@ -338,16 +338,10 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
         {"ifl": "why"},
     )
     assert declared.args("paper") == {"a": 1, "b": 0.5} and declared.args("corrected") == {"a": 1, "b": 2.0}
-    assert declaration("absent", tmp_path) == Declaration() and _declared(tmp_path, "", "empty") == Declaration()
+    assert declaration("absent") == Declaration() and _declared(tmp_path, "", "empty") == Declaration()
     (tmp_path / "model.py").write_text('FORMS = ("plain", "experts")\n')
-    assert model_forms("model", tmp_path) == ("plain", "experts", "twin") and model_forms(
-        "none_said", _empty(tmp_path)
-    ) == ("plain", "twin")
-
-
-def _empty(folder: Path) -> Path:
-    (folder / "none_said.py").write_text("")
-    return folder
+    assert forms_in(tmp_path / "model.py") == ("plain", "experts", "twin")
+    assert forms_in(tmp_path / "empty.py") == ("plain", "twin")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +387,7 @@ def test_wrong_forms_of_a_model_are_refused_by_file(tmp_path: Path, text: str) -
     """A model's file that is no Python, or says forms that there are not, is refused in a sentence."""
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(RecipeError, match=r"^[^\n]*mine\.py[^\n]*legal[^\n]*$"):
-        model_forms("mine", tmp_path)
+        forms_in(tmp_path / "mine.py")
 
 
 def test_every_methods_declaration_is_legal_and_its_reasons_are_sentences() -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from recipes import layers
+from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
@@ -44,8 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = tmp_path / "project"
     shutil.copytree(PROJECT / "recipes", copy / "recipes")
     (copy / "ifl").symlink_to(PROJECT / "ifl")
-    monkeypatch.setattr(layers, "PROJECT", copy)
-    monkeypatch.setattr(layers, "RECIPES", copy / "recipes")
+    monkeypatch.setattr(search_path, "PROJECT", copy)
     return copy
 
 

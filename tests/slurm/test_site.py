@@ -65,8 +65,7 @@ def test_recipe_and_command_beat_the_site_and_the_site_beats_presets(
     shutil.copytree(PROJECT / "recipes", copy)
     for below in ("data/digits_glt.yaml", "presets/paper.yaml"):
         (copy / below).write_text((copy / below).read_text() + "\nslurm: {partition: below}\n")
-    monkeypatch.setattr("recipes.layers.RECIPES", copy)
-    monkeypatch.setattr("recipes.layers.PROJECT", tmp_path)
+    monkeypatch.setattr("recipes.common.search_path.PROJECT", tmp_path)
     (tmp_path / "ifl").symlink_to(PROJECT / "ifl")
     assert resolve(["data=digits_glt"]).slurm.partition == "below"
     assert resolve(["data=digits_glt"], layer).slurm.partition == "site"
