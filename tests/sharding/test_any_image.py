@@ -94,7 +94,7 @@ def test_cmyk_and_other_colour_spaces_become_rgb() -> None:
     """A TIFF has many of them."""
     wanted = np.asarray(ramp(), np.int64)
     for mode in ("CMYK", "YCbCr"):
-        assert np.abs(np.asarray(flat(saved(ramp(mode), "TIFF")), np.int64) - wanted).max() <= 2, mode
+        assert np.abs(np.asarray(flat(saved(ramp(mode), "TIFF")), np.int64) - wanted).max() <= 3, mode
 
 
 @pytest.mark.parametrize("form", ["BMP", "GIF", "ICO", "JPEG2000", "PPM", "TGA", "TIFF", "WEBP"])
