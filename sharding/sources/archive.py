@@ -64,7 +64,7 @@ def recognises(path: Path) -> bool:
             images.add(stem)
         elif end.lower() in _LABELS:
             others.add(stem)
-    return bool(images - others) and not images & others
+    return bool(images) and not images & others
 
 
 def rows(asked: Asked) -> Iterator[Row]:
@@ -165,7 +165,7 @@ def _first_names(path: Path, kind: str) -> list[str]:
 def _names_in_stream(file: io.BufferedIOBase) -> list[str]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
-            return [member.name for member in islice(tar, _LOOKED_AT) if member.isfile()]
+            return [posixpath.normpath(member.name) for member in islice(tar, _LOOKED_AT) if member.isfile()]
     except tarfile.TarError:
         return []
 

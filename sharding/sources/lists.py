@@ -2,8 +2,9 @@
 
     train/n01440764/n01440764_190.JPEG 0
 
-The last blank, tab or comma of a line parts the two, the same in all lines of a list; the path may hold blanks. A list
-whose name ends in _train, _val or _test has that split, unless another is asked for.
+The last tab of a line parts the two, in a line without tabs the last blank or comma; it is the same in all lines of a
+list. So paths may hold blanks, and behind a tab labels, too. A list whose name ends in _train, _val or _test has that
+split, unless another is asked for.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def rows(asked: Asked) -> Iterator[Row]:
 
 
 def _separator(line: str) -> str:
-    """Return the last blank, tab or comma of a line; empty where it has none."""
-    last = max(line.rfind(separator) for separator in _SEPARATORS)
+    """Return what parts a line into path and label; empty where nothing does."""
+    last = line.rfind("\t") if "\t" in line else max(line.rfind(" "), line.rfind(","))
     return line[last] if last > 0 else ""
 
 

@@ -54,14 +54,18 @@ def format_of(asked: Asked, format: str | None = None) -> str:
     Raises:
         DataError: a file of the source does not exist, `format` is none, or none or several recognise the source.
     """
-    for path, _ in asked.paths:
-        if not path.exists():
-            raise DataError(f"source={path} does not exist; a folder or file with labelled images would be legal")
+    if format is not None and format not in formats():
+        raise DataError(f"format={format} is none; {nearest(format, formats())}")
+    found = [
+        name
+        for name in ([format] if format else formats())
+        if all(_module(name).recognises(path) for path, _ in asked.paths)
+    ]
+    missing = next((path for path, _ in asked.paths if not path.exists()), None)
+    if missing is not None and not found:  # a pattern of shards' names
+        raise DataError(f"source={missing} does not exist; a folder or file with labelled images would be legal")
     if format is not None:
-        if format not in formats():
-            raise DataError(f"format={format} is none; {nearest(format, formats())}")
         return format
-    found = [name for name in formats() if all(_module(name).recognises(path) for path, _ in asked.paths)]
     if len(found) == 1:
         return found[0]
     if found:
