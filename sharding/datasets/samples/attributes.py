@@ -65,12 +65,22 @@ def by_column(values: np.ndarray, label: np.ndarray, classes: Sequence[str], kin
     return found
 
 
-def by_clusters(cluster: np.ndarray, label: np.ndarray, classes: int) -> Attributes:
+def by_clusters(cluster: np.ndarray, label: np.ndarray, classes: Sequence[str]) -> Attributes:
     """Group images by the cluster of each within its class; `cluster` and `label`: whole numbers [N].
 
-    Of two clusters of one size the smaller number is ranked higher.
+    Of two clusters of one size the smaller number is ranked higher. `classes`: their names [K].
+
+    Raises:
+        DataError: a class has a single cluster.
     """
-    return _grouped(cluster, label, classes)
+    found = _grouped(cluster, label, len(classes))
+    for name, here in zip(classes, found.kinds, strict=True):
+        if len(here) == 1:
+            raise DataError(
+                f"class {name!r} has a single cluster, because its images have the same features; other features= or "
+                "attributes=none would be legal"
+            )
+    return found
 
 
 def _grouped(kind: np.ndarray, label: np.ndarray, classes: int) -> Attributes:
