@@ -1,4 +1,4 @@
-"""Any labelled images: built by words alone, the same from every form, stage by stage, and again where a source changed."""
+"""Any labelled images: built by words, the same from every form and in stages, and again where a source changed."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def from_folder(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_form_gives_the_same_images_in_the_same_splits(
     form: str, tree: Path, from_folder: Path, tmp_path: Path
 ) -> None:
-    """Class folders, an OLTR list, a CSV, a Parquet file, WebDataset's own shards and a zip, each with a file that is no
-    image, give the same bytes under the same names and labels in the same order of the same splits.
+    """Class folders, an OLTR list, a CSV, a Parquet file, WebDataset's own shards and a zip, each with a file that is
+    no image, give the same bytes under the same names and labels in the same order of the same splits.
     """
     make = {
         "list": lambda: (forms.oltr(tree, tmp_path / "birds.txt"), f"images={tree}"),
