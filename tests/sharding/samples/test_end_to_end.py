@@ -71,7 +71,9 @@ def test_what_recipes_start_from() -> None:
     large = suggested({"least": 50, "most": 300, "longest": 400}, statistics, 1000)
     assert large.kind == "large" and large.nested()["model"] == {"name": "resnext50_32x4d"}
     assert (large.nested()["data"]["image_size"], large.nested()["data"]["test_resize"]) == (112, 128)
-    assert suggested({"least": 50, "most": 300, "longest": 300}, statistics, 1000, 48).nested()["data"]["image_size"] == 48
+    assert (
+        suggested({"least": 50, "most": 300, "longest": 300}, statistics, 1000, 48).nested()["data"]["image_size"] == 48
+    )
 
 
 def fashion(source: Path, out: Path) -> None:

@@ -122,7 +122,9 @@ def test_stages_that_attributes_make_needless() -> None:
         "pack",
         "finish",
     ]
-    assert list(stages_of(GIVEN)) == list(stages_of([*GIVEN, "attributes=none"])) == ["index", "split", "pack", "finish"]
+    assert (
+        list(stages_of(GIVEN)) == list(stages_of([*GIVEN, "attributes=none"])) == ["index", "split", "pack", "finish"]
+    )
 
 
 def test_jobs_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
