@@ -149,7 +149,7 @@ def _attributes(
                 "columns=...,attribute:NAME, would be legal"
             )
         return attributes.by_column(found.attribute, label, names, found.kinds)
-    return None if clusters is None else attributes.by_clusters(clusters, label, len(names))
+    return None if clusters is None else attributes.by_clusters(clusters, label, names)
 
 
 def _numbered_sources(found: Listed) -> np.ndarray:
