@@ -151,14 +151,14 @@ def test_only_other_bytes_are_made_again(tmp_path: Path, capsys: pytest.CaptureF
     for path in tree.rglob("*"):
         os.utime(path, ns=(later, later))
     built(forms.moved(tree, tmp_path / "moved"), out, *TAIL)
-    assert forms.contents(out, "birds") == good and "made again" not in capsys.readouterr().out
-    name = next(iter(good["shared/val"]))[0]
+    assert forms.contents(out, "birds") == good and "were made again" not in capsys.readouterr().out
+    name = next(iter(good["glt/val"]))[0]
     file = next((tmp_path / "moved").glob(f"{name}.*"))
     file.write_bytes(forms.picture())
     built(tmp_path / "moved", out, *TAIL)
     changed = forms.contents(out, "birds")
     assert "1 of 3 shards were made again because their source changed" in capsys.readouterr().out
-    assert [one[1] for one in changed["shared/val"]] != [one[1] for one in good["shared/val"]]
+    assert [one[1] for one in changed["glt/val"]] != [one[1] for one in good["glt/val"]]
     assert changed["glt/train"] == good["glt/train"]
     (tmp_path / "moved" / "猫" / "new.jpg").write_bytes(forms.picture(30))
     built(tmp_path / "moved", out, *TAIL)

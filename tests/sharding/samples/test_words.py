@@ -62,7 +62,7 @@ def test_old_builders_keep_their_words() -> None:
         parse(["data=digits_glt", "out=o", "long_tail=10"])
 
 
-@pytest.mark.parametrize("name", ["digits_gl", "digits_gltt", "dgits_gtl", "imagenet_lt", "mscoco_glt1"])
+@pytest.mark.parametrize("name", ["digits_gl", "digits_gltt", "dgits_glt", "imagenet_lt", "mscoco_glt1"])
 def test_a_slip_of_a_builders_name(name: str) -> None:
     """A name within two letters of a builder's is refused; builder=samples says that it is meant."""
     with pytest.raises(DataError, match=r"did you mean (digits|imagenet|mscoco)_glt\?.*builder=samples"):
