@@ -75,7 +75,8 @@ def format_of(asked: Asked, format: str | None = None) -> str:
 
 def class_order(labels: Collection[str]) -> list[str]:
     """Return class names in their order: as numbers where all are whole numbers, else as text."""
-    return sorted(labels, key=int) if all(map(is_number, labels)) else sorted(labels)
+    numbers = all(map(is_number, labels))
+    return sorted(labels, key=lambda label: (int(label) if numbers else 0, label))
 
 
 def _checked(asked: Asked, module: ModuleType) -> Iterator[Row]:

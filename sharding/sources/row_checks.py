@@ -38,8 +38,8 @@ _Again = Callable[[], Iterable[Row]]
 
 
 def is_number(label: str) -> bool:
-    """Return whether a label is a whole number, as lists count classes."""
-    return label.isascii() and label.removeprefix("-").isdigit()
+    """Return whether a label is a whole number, as lists count classes; one of 20 digits is a name."""
+    return label.isascii() and len(label) < 20 and label.removeprefix("-").isdigit()
 
 
 def at(row: Row) -> str:
@@ -89,6 +89,8 @@ class RowChecks:
             raise DataError(f"{at(row)}: {shown(row.name)} leaves the source; a path inside of it would be legal")
         if not row.label.strip():
             raise DataError(f"{at(row)}: has no label; every image needs one")
+        if any(letter < " " for letter in row.label + row.attribute):
+            raise DataError(f"{at(row)}: label or attribute {shown(row.label)} {shown(row.attribute)} is not one line")
         if row.split and row.split not in SPLITS:
             raise DataError(f"{at(row)}: split {shown(row.split)} is none; legal: {', '.join(SPLITS)}, or nothing")
         if self._labels and bool(row.attribute) != bool(self._attributes):

@@ -63,7 +63,7 @@ class Images:
 
 def label_of(text: str) -> str:
     """Return the class that a label means: `007` and `7` are one."""
-    return str(int(text)) if is_number(text) and len(text) < 20 else text
+    return str(int(text)) if is_number(text) else text
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

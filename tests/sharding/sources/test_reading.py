@@ -56,6 +56,8 @@ def test_classes_are_ordered_as_numbers() -> None:
     """Numbers are in the order of numbers, and words of text."""
     assert class_order({"10", "9", "-1"}) == ["-1", "9", "10"]
     assert class_order({"10", "9", "b"}) == ["10", "9", "b"]
+    assert class_order({"1", "01", "0"}) == ["0", "01", "1"]
+    assert class_order({"10", "9" * 5000}) == ["10", "9" * 5000]
 
 
 def test_memory_of_an_image(tmp_path: Path) -> None:
