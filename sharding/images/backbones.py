@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,10 +72,10 @@ def network(name: str, weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     for path in last:
         model.set_submodule(path, torch.nn.Identity())
     try:
-        state: Mapping[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-        model.load_state_dict(
-            {key: value for key, value in state.items() if not key.startswith(tuple(f"{path}." for path in last))}
-        )
+        state: dict[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+        for key in [key for key in state if key.startswith(tuple(f"{path}." for path in last))]:
+            del state[key]  # from the dict itself, which knows the versions of the layers, too
+        model.load_state_dict(state)
     except Exception as error:  # for a wrong file torch raises errors of many types
         raise DataError(
             f"weights={weights} are not those of torchvision's {_NAMES.get(name, name)}: "

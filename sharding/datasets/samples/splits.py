@@ -275,7 +275,7 @@ def _most(room: np.ndarray, ratio: np.ndarray) -> np.ndarray:
     whole = ratio.sum(1)
     least = np.where(ratio > 0, room * whole[:, None] // np.maximum(ratio, 1), room.sum(1, keepdims=True)).min(1)
     most: np.ndarray = least.copy()
-    fits = np.ones(len(room), bool)
+    fits = whole > 0
     for more in range(1, int(whole.max(initial=0))):  # rounding may leave room for a few more
         fits &= (apportioned(least + more, ratio) <= room).all(1)
         if not fits.any():
@@ -295,8 +295,13 @@ def class_counts(tail: LongTail, most: np.ndarray, names: Sequence[str]) -> tupl
         names: the classes' names.
 
     Raises:
-        DataError: a class cannot give what a file wants, or the curve leaves the smallest class nothing.
+        DataError: a class can give nothing, or not what a file wants, or the curve leaves the smallest class nothing.
     """
+    if most.min(initial=1) < 1:
+        raise DataError(
+            f"class {names[int(most.argmin())]!r} has no image left for training; smaller numbers of val=, test_cbl= "
+            "or test_gbl= would be legal, or a source without this class"
+        )
     if tail.counts is not None:
         wanted = np.array([tail.counts[name] for name in names], np.int64)
         for name, count, there in zip(names, wanted.tolist(), most.tolist(), strict=True):

@@ -29,7 +29,7 @@ def test_clusters_are_found_within_classes_and_ranked_by_size(tmp_path: Path) ->
     """Planted clusters come back by rank, whichever classes are worked on first."""
     how, label, ranks = planted(tmp_path)
     cluster_all(how, label, [1], 1)
-    with pytest.raises(DataError, match="does not hold the clusters of class 'x'.*stage=clusters comes first"):
+    with pytest.raises(DataError, match=r"does not hold the clusters of class 'x'.*stage=clusters comes first"):
         read_all(how, label, NAMES)
     cluster_all(how, label, [0], 1)
     assert read_all(how, label, NAMES).tolist() == ranks.tolist()
@@ -59,9 +59,7 @@ def test_too_small_classes_are_refused() -> None:
     """A class with fewer images than clusters is named, with the largest legal number."""
     label = np.array([0] * 6 + [1] * 4)
     refuse_small(label, NAMES, 4)
-    with pytest.raises(
-        DataError, match="class 'y' has 4 images, and clusters=6 needs as many at least; clusters=4, at"
-    ):
+    with pytest.raises(DataError, match="class 'y' has 4 images, and clusters=6 needs as many at least; clusters=4, "):
         refuse_small(label, NAMES, 6)
     for clusters in (1, 128):
         with pytest.raises(DataError, match=f"clusters={clusters} is not legal: 2 to 127 would be"):

@@ -28,12 +28,19 @@ class Few:
         return Image.fromarray(self.pixels[row])
 
 
+@pytest.fixture(autouse=True)
+def smaller_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 numbers a picture are enough for the tests, and quick."""
+    monkeypatch.setattr(features, "GREY_SIDE", 8)
+    monkeypatch.setattr(features, "RGB_SIDE", 6)
+
+
 def grey(count: int = 90, seed: int = 0) -> Few:
     """Two kinds of pictures, light on the left and light above, with noise."""
     rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 60, (count, 32, 32))
-    pixels[::2, :, :16] += 150
-    pixels[1::2, :16] += 150
+    pixels = rng.integers(0, 60, (count, 8, 8))
+    pixels[::2, :, :4] += 150
+    pixels[1::2, :4] += 150
     return Few(pixels.astype(np.uint8))
 
 
@@ -82,11 +89,11 @@ def test_a_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_colours_count() -> None:
-    """Pictures that differ in their colour alone have different features, and RGB is 16x16."""
+    """Pictures that differ in their colour alone have different features, and RGB has three numbers a pixel."""
     pixels = np.zeros((60, 20, 30, 3), np.uint8)
     pixels[::2, ..., 0], pixels[1::2, ..., 2] = 200, 200
     pictures = Few(pixels)
-    assert features.pixel_axes(pictures, 0, 1).axes.shape == (50, 768)
+    assert features.pixel_axes(pictures, 0, 1).axes.shape == (50, 108)
     assert len(np.unique(of_all(pictures)[:, 0].round())) == 2
 
 
@@ -126,7 +133,8 @@ def test_arrays_that_are_refused(tmp_path: Path, write: Callable[[Path], None], 
 def test_other_networks_give_what_their_last_layer_would_get(tmp_path: Path) -> None:
     """A network by its name in torchvision, with weights of a file: features of the width before its last layer."""
     import torch
-    import torchvision
+
+    from sharding.images.torchvision_cpu import torchvision
 
     torch.manual_seed(0)
     model = torchvision.models.get_model("mnasnet0_5").eval()

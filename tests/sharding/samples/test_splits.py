@@ -34,9 +34,9 @@ def totals(found: Cut) -> dict[str, list[int]]:
 def cells_of(pool: Pool, rows: np.ndarray) -> list[list[int]]:
     group = np.zeros(len(pool.label), int) if pool.attribute is None else pool.attribute
     width = 1 if pool.attribute is None else 3
-    return [
-        [int(((pool.label[rows] == k) & (group[rows] == g)).sum()) for g in range(width)] for k in range(len(NAMES))
-    ]
+    cell = pool.label[rows] * width + group[rows]
+    table: list[list[int]] = np.bincount(cell, minlength=len(NAMES) * width).reshape(-1, width).tolist()
+    return table
 
 
 def held_apart(found: Cut, pool: Pool) -> None:
@@ -118,9 +118,7 @@ def test_natural_tails_leave_nothing_out() -> None:
     """Without a class tail and an attribute tail training has every image that val and the tests leave."""
     pool = pool_of([[60, 30, 20], [50, 25, 25], [60, 40, 9], [33, 33, 34]])
     found = cut(pool, Wishes(LongTail()), 0)
-    used = sum(
-        len(found.rows[f"{folder}"]) for folder in ("glt/train", "shared/val", "shared/test_cbl", "shared/test_gbl")
-    )
+    used = sum(len(rows) for folder, rows in found.rows.items() if folder != "cbl/train")
     assert used == len(pool.label) and found.report.notes == ()
 
 
@@ -145,7 +143,7 @@ def test_classes_of_two_kinds_have_equal_halves_in_test_gbl() -> None:
     assert found.report.counts["shared/test_gbl"].tolist() == [[4, 0, 4]] * 4
 
 
-# ------------------------------------------------------------------------------------------------------------ given splits
+# --------------------------------------------------------------------------------------------------------- given splits
 def listed(cells: list[list[int]], splits: list[int], shares: list[int]) -> Pool:
     """A pool whose images are dealt to given splits in turn: so many of each in a round."""
     pool = pool_of(cells)
@@ -226,7 +224,7 @@ def test_an_image_whose_source_is_in_the_test_list_is_not_trained_on() -> None:
     assert sorted(found.rows["glt/train"].tolist()) == list(range(80, 160))
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize(
     "cells, wishes, sentence",
     [
@@ -280,6 +278,15 @@ def test_the_largest_legal_numbers_are_legal() -> None:
     assert totals(cut(pool, Wishes(LongTail(), (7, 2, 1), val=3, test_cbl=5, test_gbl=6), 0))["shared/val"] == [3] * 4
     with pytest.raises(DataError):
         cut(pool, Wishes(LongTail(), (7, 2, 1), val=4, test_cbl=5, test_gbl=6), 0)
+
+
+def test_a_class_with_nothing_left_to_train_on_is_refused() -> None:
+    """Where val and tests use up the sources of a class, nothing is left for training."""
+    pool = pool_of([[20]] * 4)
+    source = np.arange(80)
+    source[pool.label == 2] = np.resize([200, 201], 20)
+    with pytest.raises(DataError, match="class 'cat' has no image left for training"):
+        cut(Pool(pool.names, pool.label, source=source), Wishes(LongTail(), val=1, test_cbl=1), 0)
 
 
 def test_sources_that_are_used_up_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_every_curve_falls_from_largest_to_smallest(curve: str, top: int, classe
     """
     counts = curve_named(curve).counts(top, classes, ratio)
     assert counts[0] == top and abs(counts[-1] - top / ratio) <= 1 and counts[-1] <= top / ratio + 1e-9
-    assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(counts))
     assert all(a <= b for a, b in zip(counts, curve_named(curve).counts(top + 1, classes, ratio), strict=True))
 
 
@@ -119,9 +120,9 @@ def test_files_of_counts_that_are_refused(tmp_path: Path, text: str, sentence: s
     assert sentence in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------- classes of many sizes
+# ----------------------------------------------------------------------------------------------- classes of many sizes
 def test_largest_is_as_all_classes_can_follow() -> None:
-    """The largest class is the largest for which every class can give its count, and the sentence names who limits it."""
+    """The largest class is the largest that all classes can follow, and the sentence names the one that limits it."""
     most = np.array([900, 40, 30])
     counts, note = class_counts(LongTail("9", "exponential", 9.0), most, NAMES)
     assert counts.tolist() == exponential.counts(int(counts[0]), 3, 9) == [122, 40, 13]
