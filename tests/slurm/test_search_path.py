@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from ifl.method import load_file
+from analysis.inputs.runs import load_run
+from ifl.method import Output, Rows, Task, load_file, load_method
 from ifl.saving import provenance
 from recipes.code_digest import code_digests, code_files
 from recipes.common import search_path
@@ -21,6 +25,8 @@ from recipes.table_layout import available
 from slurm import code_snapshot, launch
 from slurm.planning.requested_runs import requested_runs
 from slurm.site_file import Site
+from tests.helpers import toy
+from tests.helpers.launching import launch as launch_command
 from tests.helpers.paths import PROJECT
 from tests.recipes.test_own_files import OWN
 
@@ -187,6 +193,57 @@ def test_a_jobs_copy_holds_the_folders_and_needs_no_variable(
     assert not (code_snapshot.snapshot_code(tmp_path / "runs") / "glt_path").exists()
 
 
+def test_a_users_method_has_the_losses_of_a_copy_in_the_project(own: Path) -> None:
+    """Every shipped method gives the same losses, to the bit, where its file lies in a user's folder."""
+    logits, labels = torch.randn(8, 4, generator=torch.manual_seed(1)), torch.arange(8) % 4
+    output, rows = Output(torch.zeros(8, 6), logits), Rows(labels, labels, torch.zeros_like(labels), 0, labels)
+    for name in ("ce", "focal", "balanced_softmax", "logit_adjust"):
+        shutil.copy(PROJECT / f"ifl/methods/{name}.py", own / f"ifl/methods/own_{name}.py")
+        task = Task(np.array([9, 5, 3, 1]), 6, 10, declaration(name).args("paper"))
+        assert declaration(f"own_{name}") == declaration(name)
+        shipped, copied = load_method(name, task), load_method(f"own_{name}", task)
+        assert type(copied).__module__ != type(shipped).__module__
+        assert torch.equal(copied.losses(output, rows), shipped.losses(output, rows))
+
+
+@pytest.mark.full
+def test_a_run_of_the_users_files_is_that_of_the_shipped_ones(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes train a user's copy of a method, on data that bring their own values, as the shipped one; the run
+    tells where its files lay, and is known as its recipe's own without them and without the data.
+    """
+    toy.build(tmp_path / "data", "birds", per_class=(16, 10, 8, 6))
+    values = {
+        "data": {"image_size": 32, "test_resize": 32, "workers": 0},
+        "model": {"name": "small_resnet"},
+        "schedule": {"epochs": 1},
+        "batch": {"size": 16, "bn": 8},
+    }
+    toy.described(tmp_path / "data", "birds", values=values, kind="small")
+    shutil.copy(PROJECT / "ifl/methods/ce.py", own / "ifl/methods/own_ce.py")
+    (own / "recipes/own_row.yaml").write_text("method: {name: own_ce}\n")
+    folders = []
+    for recipe in ("own_row", "glt_baseline"):
+        words = [f"recipe={recipe}", "data=birds", f"data.root={tmp_path}/data", f"runs={tmp_path}/runs", "nodes=2"]
+        done = launch_command(*words, "cluster=local", "log.every=1", GLT_PATH=str(own))
+        assert done.returncode == 0, done.stdout + done.stderr
+        folders.append(next((tmp_path / "runs").glob(f"{recipe}-birds-*")))
+    losses = [
+        [line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").open()) if line["kind"] == "train"]
+        for folder in folders
+    ]
+    assert losses[0] and losses[0] == losses[1]
+    meta = json.loads((folders[0] / "meta.json").read_text())
+    assert (meta["data_values"], meta["data_kind"]) == (values, "small")
+    assert [entry["folder"] for entry in meta["glt_path"]] == [str(own)]
+    shutil.rmtree(tmp_path / "data")
+    monkeypatch.delenv("GLT_PATH")
+    assert load_run(folders[1]).departures() == load_run(folders[0]).departures() == []
+    (folders[1] / "meta.json").write_text(json.dumps({**meta, "data_values": {**values, "schedule": {"epochs": 2}}}))
+    assert load_run(folders[1]).departures() == ["schedule.epochs=1 (2)"]
+
+
 def test_help_and_dry_show_the_folders(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,12 +267,11 @@ def test_dry_names_the_origin_of_a_data_sets_values(
 
     monkeypatch.setenv("GLT_SITE", "")
     path = a_set(tmp_path)
-    words = ["recipe=glt_crt", "data=birds", "cluster=dry", f"runs={tmp_path}/runs", f"data.root={tmp_path}"]
+    words = ["data=birds", "cluster=dry", f"runs={tmp_path}/runs", f"data.root={tmp_path}"]
     launch.main([*words, "schedule.epochs=2"])
     launch.main([*words, "seeds=0,1"])
     said = capsys.readouterr().out
     line = next(line for line in said.splitlines() if line.startswith(f"# from {path}: "))
     assert "data.mean, " in line and "model.name" in line and "schedule.epochs" not in line
-    assert f"# from the counts in {path}: batch.draws_per_epoch" in said
     assert f"# values of birds are in {path}" in said
     assert search_path.folders() == ()
