@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -179,3 +182,71 @@ def test_the_index_says_what_the_files_say(clustered: Path) -> None:
     """Keys of bare pixels are the names of the files' images, unique in their split."""
     index = load_index(clustered / "tiny" / "glt/train")
     assert len(set(index.key.tolist())) == len(index) and str(index.key[0]).startswith("train-")
+
+
+# ----------------------------------------------------------------------------------------------------------- bad images
+def some(tree: Path, *classes: str, each: int = 12) -> Path:
+    """Write class folders of small pictures."""
+    for name in classes or ("ant", "bee"):
+        for number in range(each):
+            (tree / name).mkdir(parents=True, exist_ok=True)
+            (tree / name / f"{number}.jpg").write_bytes(forms.picture(10 + number))
+    return tree
+
+
+def test_an_image_that_is_damaged_inside_stops_the_build(tmp_path: Path) -> None:
+    """What a header does not show is told with the image's name when it is packed; once it is out, the command goes on."""
+    tree = some(tmp_path / "raw")
+    whole = (tree / "bee" / "3.jpg").read_bytes()
+    (tree / "bee" / "3.jpg").write_bytes(whole[:-60])
+    with pytest.raises(DataError, match=r"bee/3\.jpg: .*"):
+        built(tree, tmp_path / "data", "val=2", "test_cbl=2")
+    (tree / "bee" / "3.jpg").unlink()
+    built(tree, tmp_path / "data", "val=2", "test_cbl=2")
+    assert forms.meta(tmp_path / "data", "birds")["splits"]["glt/train"]["per_class"] == [8, 7]
+
+
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    """A class of such files alone, and more than ten of them, are refused; so is an image of one pixel."""
+    tree = some(tmp_path / "one")
+    (tree / "cow").mkdir()
+    (tree / "cow" / "0.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match="class 'cow' has no image: 1 left out: files that are no image"):
+        built(tree, tmp_path / "data")
+    tree = some(tmp_path / "many")
+    for number in range(11):
+        (tree / "ant" / f"x{number}.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match="of 35 images 11 left out: .*; one in 100 may be so"):
+        built(tree, tmp_path / "data")
+    tree = some(tmp_path / "dot")
+    (tree / "ant" / "dot.jpg").write_bytes(forms.picture(1))
+    with pytest.raises(DataError, match="ant/dot.jpg: an image of 1x1 pixels"):
+        built(tree, tmp_path / "data")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_archives_are_looked_at_by_their_heads(packed: bool, tmp_path: Path) -> None:
+    """The size of an image in an archive is found in its first bytes, deflated or not."""
+    tree = some(tmp_path / "raw")
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+        for file in sorted(tree.rglob("*.jpg")):
+            archive.write(file, file.relative_to(tree))
+    built(tmp_path / "raw.zip", tmp_path / "data", "val=2", "test_cbl=2")
+    assert forms.meta(tmp_path / "data", "birds")["values"]["data"]["image_size"] == 21
+
+
+def test_a_column_of_attributes(tmp_path: Path) -> None:
+    """The values of a column become groups by their sizes within a class, and each image says its own."""
+    tree = some(tmp_path / "raw", each=40)
+    weather = ["sun"] * 22 + ["rain"] * 11 + ["snow"] * 7
+    lines = [f"{name}/{number}.jpg,{name},{weather[number]}" for name in ("ant", "bee") for number in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,attribute", *lines]) + "\n")
+    words = [f"images={tree}", "attributes=column", "val=3", "test_cbl=3", "test_gbl=3"]
+    built(tmp_path / "list.csv", tmp_path / "data", *words)
+    split = open_dataset(tmp_path / "data", "birds").split("glt", "test_gbl")
+    with tarfile.open(split.folder / "shard-000000.tar") as shard:
+        entries = [json.load(shard.extractfile(one)) for one in shard.getmembers() if one.name.endswith(".json")]
+    assert {(one["attribute_value"], one["attribute"]) for one in entries} == {("sun", 0), ("rain", 1), ("snow", 2)}
+    assert forms.meta(tmp_path / "data", "birds")["notes"]["kinds"] == [[22, 11, 7]] * 2
+    with pytest.raises(DataError, match="the source says no attribute of its images"):
+        built(tree, tmp_path / "other", "attributes=column")
