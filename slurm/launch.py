@@ -182,7 +182,8 @@ def _origins(command: Training) -> list[str]:
     sets = dict.fromkeys((run.recipe.data_root, run.recipe.data.name) for run in command.runs)
     found = {name: described(root, name) for root, name in sets if not is_remote(root)}
     saying = {name: said.origin for name, said in found.items() if said and said.values}
-    if len(command.runs) > 1 or (words := words_of_a_run(command.words)) is None:
+    words = words_of_a_run(command.words)
+    if len(command.runs) > 1 or words is None:
         return [f"values of {name} are in {origin}" for name, origin in saying.items()]
     origins = merge(words, command.site.slurm, str(command.site.path))[1]
     keys: dict[str, list[str]] = {}

@@ -20,7 +20,8 @@ from analysis.inputs.frame import COLUMNS, tidy
 from analysis.inputs.runs import load_runs
 from analysis.tables import text
 from analysis.tables.cells import Cell, Table, fill_table
-from recipes.table_layout import FOLDER, available, load_layout
+from recipes.common.search_path import RECIPES, files
+from recipes.table_layout import available, load_layout
 from tests.helpers.paths import PROJECT
 from tests.helpers.tables import HALF, MOST, NONE_RIGHT, ROWS, TABLE_COLUMNS, command, table, write_run
 
@@ -312,7 +313,7 @@ def test_every_layout_in_the_project_loads() -> None:
     assert "digits_clt_glt" in available()
     for file in available().values():
         for row in load_layout(file).rows:
-            assert (FOLDER.parent / f"{row.recipe}.yaml").exists(), f"{file.name}: {row.recipe}"
+            assert row.recipe in files(RECIPES), f"{file.name}: {row.recipe}"
 
 
 @pytest.mark.parametrize(

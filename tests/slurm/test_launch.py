@@ -162,6 +162,7 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     assert given.pop("setup") == [
         f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # finished, though SLURM starts it again",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export GLT_PATH=",
     ]
     assert given.pop("additional_parameters") == {"requeue": True}
     assert given.pop("srun_args") == ["-K1", "--export=ALL", "--cpus-per-task=3"]
