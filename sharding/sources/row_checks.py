@@ -167,9 +167,10 @@ class RowChecks:
         earlier, later = _repeats(self._loose)
         for row in _marked(again, np.union1d(earlier, later)):
             notices.doubt(ALIKE, shown(row.name))
-        twins = set(np.intersect1d(np.frombuffer(self._decomposed, np.int64), self._names).tolist())
+        composed = np.frombuffer(self._decomposed, np.int64)
+        twins = set(np.intersect1d(composed, self._names).tolist() if len(composed) else ())
         for row in again() if twins else ():
-            if hash(composed := unicodedata.normalize("NFC", row.name)) in twins and composed != row.name:
+            if hash(name := unicodedata.normalize("NFC", row.name)) in twins and name != row.name:
                 notices.doubt(ACCENTS, shown(row.name))
 
     def _check_classes(self, again: _Again, source: str, notices: Notices) -> None:
@@ -213,7 +214,8 @@ def _repeats(values: array[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the places, int64, of values that came before, and of the ones before them, in the order of the former."""
     found = np.frombuffer(values, np.int64)
     order = np.argsort(found, kind="stable")
-    same = np.flatnonzero(found[order[1:]] == found[order[:-1]])
+    in_order = found[order]
+    same = np.flatnonzero(in_order[1:] == in_order[:-1])
     earlier, later = order[same], order[same + 1]
     by_place = np.argsort(later)
     return earlier[by_place], later[by_place]
