@@ -341,7 +341,7 @@ def test_the_example_builder_builds(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_example_format_and_tail_are_found_by_their_place(tmp_path: Path) -> None:
     """The format and the tail of docs/adding-a-dataset.md, put where the page says in a copy of the project, build a
-    data set without another word.
+    data set.
     """
     from PIL import Image
 

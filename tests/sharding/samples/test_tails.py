@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.common.errors import DataError
+from sharding.datasets.samples import tails
 from sharding.datasets.samples.long_tail import LongTail, curve_named, curves, parsed
 from sharding.datasets.samples.splits import class_counts
 from sharding.datasets.samples.tails import exponential, pareto
+from tests.helpers.paths import PROJECT
 
 NAMES = ("dog", "big cat", "a, b")
 
@@ -62,6 +65,16 @@ def test_every_curve_falls_from_largest_to_smallest(curve: str, top: int, classe
 def test_curves_are_found_by_their_files() -> None:
     """A file in tails/ is a curve, and says what it is."""
     assert curves() == ["exponential", "pareto"] and all(curve_named(name).SAYS for name in curves())
+
+
+def test_the_pages_tail_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tail that docs/adding-a-dataset.md shows works as the file that it says, with nothing else."""
+    page = (PROJECT / "docs" / "adding-a-dataset.md").read_text()
+    (code,) = re.findall(r"```python\n(\"\"\"Counts.*?)```", page, re.DOTALL)
+    (tmp_path / "straight_of_the_page.py").write_text(code)
+    monkeypatch.setattr(tails, "__path__", [str(tmp_path), *tails.__path__])
+    assert "straight_of_the_page" in curves()
+    assert parsed("straight_of_the_page:4", NAMES).of(100, 4) == [100, 75, 50, 25]
 
 
 @pytest.mark.parametrize(
