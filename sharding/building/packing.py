@@ -66,10 +66,6 @@ class Images(Sequence[Planned]):
         """Yield the images' keys in their order, without the images."""
         raise NotImplementedError
 
-    def counts(self, classes: int) -> np.ndarray:
-        """Count the images by class and attribute group, int64 [K, 4]; the last column: no attribute."""
-        raise NotImplementedError
-
 
 Render = Callable[[Planned, bytes], tuple[bytes, Mapping[str, Any]]]
 """A picklable function from a planned image and its raw bytes to its JPEG bytes and more entries for its KEY.json. It
@@ -237,15 +233,12 @@ def planned_counts(plan: Mapping[str, Sequence[Planned]], classes: int) -> dict[
     dataset.json keeps the counts under `notes`. With them sharding.verify checks that the splits hold what was planned,
     independently of their index.
     """
-    return {relative: _counts(images, classes)[:, :3].tolist() for relative, images in plan.items()}
-
-
-def _counts(images: Sequence[Planned], classes: int) -> np.ndarray:
-    if isinstance(images, Images):
-        return images.counts(classes)
-    table = np.zeros((classes, 4), np.int64)  # the last column: no attribute
-    np.add.at(table, ([planned.label for planned in images], [planned.attribute for planned in images]), 1)
-    return table
+    counts = {relative: np.zeros((classes, 4), np.int64) for relative in plan}  # the last column: no attribute
+    for relative, images in plan.items():
+        np.add.at(
+            counts[relative], ([planned.label for planned in images], [planned.attribute for planned in images]), 1
+        )
+    return {relative: table[:, :3].tolist() for relative, table in counts.items()}
 
 
 def channel_statistics(folder: Path, index: Index, workers: int) -> dict[str, list[float]]:

@@ -399,9 +399,6 @@ class Lazy(Images):
     def keys(self):
         return (planned.key for planned in self.images)
 
-    def counts(self, classes: int) -> np.ndarray:
-        return np.full((classes, 4), 7)
-
 
 def test_images_are_made_when_their_shard_is_reached(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
     """Of a split that makes its images on demand no more are asked for than the shard that is written next; the bytes
@@ -413,4 +410,3 @@ def test_images_are_made_when_their_shard_is_reached(plan: dict[str, list[Planne
     packed(folder, lazy)
     assert [split.asked for split in lazy.values()] == [[0, 1, 2, 3], [0, 1, 2, 3]]
     assert content(folder) == content(tmp_path / "list")
-    assert planned_counts(lazy, 2) == {relative: [[7, 7, 7]] * 2 for relative in plan}

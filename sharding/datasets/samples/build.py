@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.files import file_digest
-from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, planned_counts, source_changed
+from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
 from sharding.building.request import Request
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
@@ -133,7 +133,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     }
     sides = made.images.listed.said["sizes"]
     values = suggested(sides, statistics["glt"], len(plan["glt/train"]), request.resize_short)
-    notes = {"plan": planned_counts(plan, len(made.classes)), **made.notes}
+    notes = {"plan": {folder: images.counts().tolist() for folder, images in plan.items()}, **made.notes}
     finish_dataset(
         request.out,
         request.name,

@@ -73,11 +73,13 @@ class SplitImages(Images):
         """Yield the keys in the order of packing."""
         return map(self._key, self.rows.tolist())
 
-    def counts(self, classes: int) -> np.ndarray:
-        """Count the images by class and attribute group, int64 [K, 4]; the last column: no attribute."""
-        table = np.zeros((classes, 4), np.int64)
-        group = -1 if self.of.attribute is None else self.of.attribute[self.rows]
-        np.add.at(table, (self.of.label[self.rows], group), 1)
+    def counts(self) -> np.ndarray:
+        """Count the images by class and attribute group, int64 [K, 3], or by class alone, [K], where there are none."""
+        classes, label = len(self.of.groups), self.of.label[self.rows]
+        if self.of.attribute is None:
+            return np.bincount(label, minlength=classes)
+        table = np.zeros((classes, 3), np.int64)
+        np.add.at(table, (label, self.of.attribute[self.rows]), 1)
         return table
 
     def _planned(self, row: int) -> Planned:
