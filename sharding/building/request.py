@@ -209,8 +209,8 @@ def builder_of(words: Mapping[str, str]) -> str:
         )
     if not chosen and (close := next((one for one in data_sets() if _edits(name, one) <= _SLIP), None)):
         raise DataError(
-            f"there is no builder for data={name}; did you mean {close}? a data set of your own images that is called "
-            f"so would need builder={SAMPLES}"
+            f"there is no builder for data={name}; did you mean {close}? legal: {', '.join(data_sets())}, or "
+            f"builder={SAMPLES} for images of your own that are called so"
         )
     return SAMPLES
 

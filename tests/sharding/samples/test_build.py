@@ -18,7 +18,7 @@ from sharding.describe import describe
 from sharding.format.index import load_index
 from sharding.open import open_dataset
 from sharding.verify import verify
-from tests.helpers import forms
+from tests.helpers import forms, sources
 
 
 def built(source: Path | str, out: Path, *words: str, name: str = "birds") -> Path:
@@ -216,7 +216,7 @@ def test_an_image_that_is_damaged_inside_stops_the_build(tmp_path: Path) -> None
     on.
     """
     tree = some(tmp_path / "raw")
-    whole = (tree / "bee" / "3.jpg").read_bytes()
+    whole = sources.jpeg(3, size=(200, 150))
     (tree / "bee" / "3.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"bee/3\.jpg: .*"):
         built(tree, tmp_path / "data", "val=2", "test_cbl=2")
