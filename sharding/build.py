@@ -25,7 +25,12 @@ from recipes.common.locks import acquire, release
 from recipes.common.output import go_on_unread
 from sharding.building.packing import WORK
 from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
+from sharding.checks.statistics import spread
+from sharding.format.dataset import Dataset
+from sharding.open import open_dataset
 from sharding.sources.from_samples import Labelled, keep_samples
+
+_SHEET_CLASSES, _SHEET_IMAGES = 10, 3
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,6 +44,18 @@ def run(arguments: Sequence[str]) -> None:
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
         importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
+        if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
+            _draw(open_dataset(request.out, name), request.preview)
+
+
+def _draw(dataset: Dataset, path: Path) -> None:
+    """Draw a contact sheet of some training images by class and attribute group."""
+    from sharding.checks.figures import contact_sheet, save_png  # slow to import
+
+    train = dataset.editions["glt"]["train"]
+    classes = spread(dataset.meta["splits"][train]["per_class"], _SHEET_CLASSES)
+    save_png(contact_sheet(dataset.split("glt", "train"), dataset.meta, train, classes, _SHEET_IMAGES), path)
+    print(f"contact sheet: {path}")
 
 
 def build_samples(name: str, out: Path | str, samples: Iterable[Labelled | tuple[Any, ...]], **words: object) -> None:

@@ -48,6 +48,7 @@ TAKES = (
     "resize_short",
     "quality",
     "workers",
+    "preview",
 )
 STAGES = {"index": False, "features": True, "clusters": True, "split": False, "pack": True, "finish": False}
 ONLY_FOR = {"attributes=clusters": ("features", "clusters")}

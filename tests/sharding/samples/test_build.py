@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.build import run
@@ -155,10 +156,11 @@ def test_a_stage_says_which_one_comes_first(stage: str, sentence: str, digits: P
 
 # ------------------------------------------------------------------------------------------------------ changed sources
 def test_the_same_build_again(digits: Path, clustered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command does nothing, and lists nothing again."""
-    index = clustered / "tiny" / ".work" / "index" / "said.json"
+    """The same command does nothing, and lists nothing again; a contact sheet is drawn if one is asked for."""
+    index, sheet = clustered / "tiny" / ".work" / "index" / "said.json", clustered / "sheet.png"
     before = index.stat().st_mtime_ns
-    built(digits, clustered, *CLUSTERS, name="tiny")
+    built(digits, clustered, *CLUSTERS, f"preview={sheet}", name="tiny")
+    assert Image.open(sheet).size > (500, 100)
     assert "nothing to do" in capsys.readouterr().out and index.stat().st_mtime_ns == before
 
 
