@@ -14,6 +14,8 @@ from recipes.values import argument
 FIELDS = ("path", "label", "attribute", "split", "source")
 """What a column of a list may say of an image."""
 SPLITS = ("train", "val", "test")
+WORDS = ("none", "frequency", "seed")
+"""What long_tail= and head= may say besides the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def tails() -> list[str]:
 
 def _tail(text: str) -> str:
     curve, colon, number = text.rpartition(":")
-    if text == "none" or Path(text).is_file():
+    if text in WORDS[:1] or Path(text).is_file():
         return text
     try:
         ratio: float = argument(number, float)
@@ -165,7 +167,7 @@ def _features(text: str) -> str:
 
 
 def _head(text: str) -> str:
-    if text not in ("frequency", "seed") and not Path(text).is_file():
+    if text not in WORDS[1:] and not Path(text).is_file():
         raise ValueError("frequency, seed, or a file with the name of a class on each line, from head to tail, is")
     return text
 

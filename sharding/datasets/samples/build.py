@@ -19,9 +19,11 @@ from typing import Any
 from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
 from sharding.building.request import Request
+from sharding.building.samples_words import WORDS
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
+from sharding.datasets.samples.stages.clusters import PIXELS, network_weights
 from sharding.datasets.samples.stages.split import Decided, decided
 from sharding.datasets.samples.values import suggested
 from sharding.format.dataset_json import finish_dataset, is_built
@@ -64,7 +66,7 @@ def build(request: Request) -> None:
     folder = request.out / request.name
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
-    found = listed(request.samples, work, request.processes)
+    found = listed(request.samples, work, request.processes, must_be_kept=request.part != (1, 1))
     options = _options(request, found)
     base = Path(found.base) if found.base else None
     if not request.stage and is_built(request.out, request.name, options) and not source_changed(folder, base):
@@ -83,7 +85,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
     """Return what the bytes depend on: the images, the seed and the words; a file counts by its content."""
     words = request.samples
     chosen = {
-        word: {"sha256": file_digest(Path(value))} if isinstance(value, str) and Path(value).is_file() else value
+        word: {"sha256": file_digest(Path(value))} if _is_file(value) else value
         for word, value in (
             ("long_tail", words.long_tail),
             ("head", words.head),
@@ -94,6 +96,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
             ("test_gbl", words.test_gbl),
             ("attribute_tail", words.attribute_tail and ":".join(map(str, words.attribute_tail))),
             *([("features", words.features), ("clusters", words.clusters)] if words.attributes == "clusters" else []),
+            ("weights", network_weights(request)),
         )
         if value is not None
     }
@@ -105,6 +108,11 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
         **chosen,
         **StoredSize(request.resize_short, request.quality).options,
     }
+
+
+def _is_file(value: object) -> bool:
+    """Return whether the value of a word is a file, and not a word that a file happens to be called by."""
+    return isinstance(value, str) and value not in (*WORDS, PIXELS) and Path(value).is_file()
 
 
 def _say_index(found: Listed) -> None:

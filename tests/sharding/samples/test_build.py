@@ -128,6 +128,12 @@ def test_stages_and_parts_give_the_same_bytes(clustered: Path, digits: Path, tmp
     assert forms.files_of(tmp_path / "tiny") == forms.files_of(clustered / "tiny")
 
 
+def test_parts_do_not_list_a_source(digits: Path, tmp_path: Path) -> None:
+    """Parts, which run side by side, are refused until stage=index has run."""
+    with pytest.raises(DataError, match="stage=index comes before parts"):
+        built(digits, tmp_path, *CLUSTERS, "stage=features", "part=1/2", name="tiny")
+
+
 def test_features_of_ones_own(clustered: Path, digits: Path, tmp_path: Path) -> None:
     """An array with a row for each line of names.txt, which stage=index writes, is what is clustered."""
     built(digits, tmp_path, *CLUSTERS, "stage=index", name="tiny")

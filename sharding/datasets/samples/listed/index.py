@@ -39,13 +39,14 @@ _HEADER = 128
 _EXTENSION = re.compile(r"\.[a-z0-9]{1,5}$")
 
 
-def listed(asked: Samples, work: Path, workers: int) -> Listed:
+def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False) -> Listed:
     """Return what the source holds; nothing is read where it is as it was the last time.
 
     Args:
         asked: the source and how it is read.
         work: the build's own folder.
         workers: processes that read headers.
+        must_be_kept: it is not listed again: parts of a stage would do so side by side.
 
     Raises:
         DataError: the source is not as it must be; one sentence.
@@ -57,6 +58,8 @@ def listed(asked: Samples, work: Path, workers: int) -> Listed:
     }
     if (kept := _kept(folder)) is not None and kept.said["made"] == made and _unchanged(kept, asked):
         return kept
+    if must_be_kept:
+        raise DataError(f"{folder} is missing, or the source changed since: stage=index comes before parts of a stage")
     paths = tuple((path.absolute(), split) for source, split in asked.source for path in expanded(source))
     stamps = _stamps([path for path, _ in paths])  # before the listing, so that what changes meanwhile is listed again
     request = Asked(paths, work, asked.images and asked.images.absolute(), dict(asked.columns), asked.classes)

@@ -136,6 +136,14 @@ def _features_file(request: Request, found: Listed, work: Path) -> Path:
     )
 
 
+def network_weights(request: Request) -> dict[str, str] | None:
+    """Return the digest of the weights of a network that gives the features; None where none does."""
+    words = request.samples
+    if words.attributes != "clusters" or words.features == PIXELS or words.features.endswith(".npy"):
+        return None
+    return {"sha256": file_digest(backbones.weights_file(request.weights, words.features))}
+
+
 def _part_file(work: Path, number: int, parts: int) -> Path:
     return work / _MINE / f"part-{number}-of-{parts}.npy"
 
@@ -162,9 +170,5 @@ def _made_from(request: Request, found: Listed) -> str:
         paths = [found.place(row).path for row in range(first, min(first + 10_000, len(found)))]
         known = stamps_of(set(paths))
         stamps.update(json.dumps([known[path] for path in paths]).encode())
-    network = (
-        ["seed", request.seed]
-        if words.features == PIXELS
-        else [words.features, file_digest(backbones.weights_file(request.weights, words.features))]
-    )
+    network = [words.features, network_weights(request) or request.seed]
     return digest_of([found.digest, stamps.hexdigest(), network])
