@@ -116,8 +116,8 @@ def named(kind: str, name: Any, what: str) -> Path:
 
 
 def is_own(path: Path) -> bool:
-    """Say whether a file lies outside of the project."""
-    return not path.is_relative_to(PROJECT)
+    """Say whether a file lies in a user's folder. In a job that one is a copy inside of the code's own."""
+    return path.parent not in [PROJECT / kind for kind in KINDS]
 
 
 def shown(path: Path) -> str:

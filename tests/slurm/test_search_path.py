@@ -23,7 +23,10 @@ from recipes.declarations import declaration, model_forms
 from recipes.resolve import resolve
 from recipes.table_layout import available
 from slurm import code_snapshot, launch
+from slurm.cluster.batch_job import setup_lines
+from slurm.environment import clean
 from slurm.planning.requested_runs import requested_runs
+from slurm.run_folder import prepare
 from slurm.site_file import Site
 from tests.helpers import toy
 from tests.helpers.launching import launch as launch_command
@@ -162,8 +165,6 @@ def test_a_jobs_copy_holds_the_folders_and_needs_no_variable(
     """
     second = filled(tmp_path / "second", {"recipes/data/bare.yaml": "{}\n"})
     monkeypatch.setenv("GLT_PATH", f"{own}:{second}")
-    from slurm.cluster.batch_job import setup_lines
-
     recipe = resolve(["recipe=my_row", "data.root=/nowhere"])
     here = provenance.code(recipe)
     code = code_snapshot.snapshot_code(tmp_path / "runs")
@@ -211,7 +212,8 @@ def test_a_run_of_the_users_files_is_that_of_the_shipped_ones(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes train a user's copy of a method, on data that bring their own values, as the shipped one; the run
-    tells where its files lay, and is known as its recipe's own without them and without the data.
+    tells where its files lay. A job trains from its copy of them once they are gone, and the run is known as its
+    recipe's own without them and without the data.
     """
     toy.build(tmp_path / "data", "birds", per_class=(16, 10, 8, 6))
     values = {
@@ -237,8 +239,17 @@ def test_a_run_of_the_users_files_is_that_of_the_shipped_ones(
     meta = json.loads((folders[0] / "meta.json").read_text())
     assert (meta["data_values"], meta["data_kind"]) == (values, "small")
     assert [entry["folder"] for entry in meta["glt_path"]] == [str(own)]
-    shutil.rmtree(tmp_path / "data")
+    words = ["recipe=own_row", "data=birds", "seed=1", f"data.root={tmp_path}/data", f"runs={tmp_path}/runs"]
+    recipe = resolve(words)
+    prepare(recipe, recipe.run_folder)
+    (recipe.run_folder / "log").mkdir()
+    lines = "\n".join(setup_lines([], [], code_snapshot.snapshot_code(tmp_path / "runs")))
+    shutil.rmtree(own)
     monkeypatch.delenv("GLT_PATH")
+    job = ["bash", "-c", f'{lines}\nexec "$0" -P -m slurm.job "$1"', sys.executable, str(recipe.run_folder)]
+    done = subprocess.run(job, env=clean(), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and (recipe.run_folder / "done").exists(), done.stdout + done.stderr
+    shutil.rmtree(tmp_path / "data")
     assert load_run(folders[1]).departures() == load_run(folders[0]).departures() == []
     (folders[1] / "meta.json").write_text(json.dumps({**meta, "data_values": {**values, "schedule": {"epochs": 2}}}))
     assert load_run(folders[1]).departures() == ["schedule.epochs=1 (2)"]
