@@ -24,6 +24,7 @@ SLOWEST = [
     "ifl/test_train",
     "system/test_slurm",
     "recipes/test_recipes",
+    "sharding/samples/test_end_to_end",
     "sharding/test_mscoco_glt",
     "ifl/test_watchdog",
     "sharding/test_digits_glt",

@@ -110,7 +110,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
     }
 
 
-def _is_file(value: object) -> bool:
+def _is_file(value: Any) -> bool:
     """Return whether the value of a word is a file, and not a word that a file happens to be called by."""
     return isinstance(value, str) and value not in (*WORDS, PIXELS) and Path(value).is_file()
 

@@ -277,3 +277,14 @@ def test_a_column_of_attributes(tmp_path: Path) -> None:
     assert forms.meta(tmp_path / "data", "birds")["notes"]["kinds"] == [[22, 11, 7]] * 2
     with pytest.raises(DataError, match="the source says no attribute of its images"):
         built(tree, tmp_path / "other", "attributes=column")
+
+
+def test_images_of_one_source_stay_together(tmp_path: Path) -> None:
+    """A column says what images were made from: a source lies in one split, and is the samples' source."""
+    tree = some(tmp_path / "raw", each=40)
+    lines = [f"{name}/{number}.jpg,{name},{name} {number // 4}" for name in ("ant", "bee") for number in range(40)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,source", *lines]) + "\n")
+    built(tmp_path / "list.csv", tmp_path / "data", f"images={tree}", "val=4", "test_cbl=4")
+    splits = open_dataset(tmp_path / "data", "birds").editions["glt"].values()
+    sources_of = [set(load_index(tmp_path / "data" / "birds" / split).source.tolist()) for split in splits]
+    assert sum(map(len, sources_of)) == len(set().union(*sources_of)) and "ant 3" in set().union(*sources_of)
