@@ -85,7 +85,7 @@ def _options(request: Request, found: Listed) -> dict[str, Any]:
     """Return what the bytes depend on: the images, the seed and the words; a file counts by its content."""
     words = request.samples
     chosen = {
-        word: {"sha256": file_digest(Path(value))} if _is_file(value) else value
+        word: {"sha256": file_digest(Path(str(value)))} if _is_file(value) else value
         for word, value in (
             ("long_tail", words.long_tail),
             ("head", words.head),
