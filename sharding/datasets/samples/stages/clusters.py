@@ -94,6 +94,8 @@ def _extract(request: Request, found: Listed, work: Path) -> None:
         if _is_made(path, made):
             return
     rows = np.array_split(np.arange(len(found)), parts)[request.part[0] - 1]
+    if not len(rows):  # more parts than images
+        return
     pictures = _Pictures(work / FOLDER, len(found))
     workers = request.processes_for(len(rows))
     if words.features == PIXELS:
@@ -126,7 +128,7 @@ def _features_file(request: Request, found: Listed, work: Path) -> Path:
         return path
     for first in sorted((work / _MINE).glob("part-1-of-*.npy")):
         parts = int(first.stem.rpartition("-")[2])
-        files = [_part_file(work, number, parts) for number in range(1, parts + 1)]
+        files = [_part_file(work, number, parts) for number in range(1, min(parts, len(found)) + 1)]
         if all(_is_made(file, made) for file in files):
             features.save(path, (np.load(file, mmap_mode="r") for file in files), len(found))
             write_whole(_made_file(path), made)
