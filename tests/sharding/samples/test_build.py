@@ -243,11 +243,11 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     tree = some(tmp_path / "many")
     for number in range(11):
         (tree / "ant" / f"x{number}.jpg").write_bytes(b"<html>")
-    with pytest.raises(DataError, match="of 35 images 11 left out: .*; one in 100 may be so"):
+    with pytest.raises(DataError, match=r"of 35 images 11 left out: .*; one in 100 may be so"):
         built(tree, tmp_path / "data")
     tree = some(tmp_path / "dot")
     (tree / "ant" / "dot.jpg").write_bytes(forms.picture(1))
-    with pytest.raises(DataError, match="ant/dot.jpg: an image of 1x1 pixels"):
+    with pytest.raises(DataError, match=r"ant/dot\.jpg: an image of 1x1 pixels"):
         built(tree, tmp_path / "data")
 
 
