@@ -13,7 +13,7 @@ help:
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
-	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX and Chromium"
+	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX, Chromium and Fashion-MNIST"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
 	@echo "make venv       only the environment: .venv with the pinned packages and the project itself (WHEELHOUSE=DIR: without internet)"
@@ -50,7 +50,7 @@ bench: venv
 
 system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends git make python3 python3-venv slurm-wlm munge iproute2 debootstrap texlive-latex-recommended latexmk poppler-utils chromium dataset-fashion-mnist
 
 cluster: venv
 	@$(BIN)/python -m tests.helpers.cluster up

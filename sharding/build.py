@@ -14,15 +14,23 @@ if __name__ == "__main__":
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from recipes.common.cli import asks_help
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
 from recipes.common.output import ends_told, go_on_unread
-from sharding.building.request import HELP, Request, builders, declared, parse
+from sharding.building.packing import WORK
+from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
+from sharding.checks.statistics import spread
+from sharding.format.dataset import Dataset
+from sharding.open import open_dataset
+from sharding.sources.from_samples import Labelled, keep_samples
+
+_SHEET_CLASSES, _SHEET_IMAGES = 10, 3
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -35,7 +43,45 @@ def run(arguments: Sequence[str]) -> None:
     name, request = parse(arguments)
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
-        importlib.import_module(f"sharding.datasets.{name}.build").build(request)
+        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
+        if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
+            _draw(open_dataset(request.out, name), request.preview)
+
+
+def _draw(dataset: Dataset, path: Path) -> None:
+    """Draw a contact sheet of some training images by class and attribute group."""
+    from sharding.checks.figures import contact_sheet, save_png  # slow to import
+
+    train = dataset.editions["glt"]["train"]
+    classes = spread(dataset.meta["splits"][train]["per_class"], _SHEET_CLASSES)
+    save_png(contact_sheet(dataset.split("glt", "train"), dataset.meta, train, classes, _SHEET_IMAGES), path)
+    print(f"contact sheet: {path}")
+
+
+def build_samples(name: str, out: Path | str, samples: Iterable[Labelled | tuple[Any, ...]], **words: object) -> None:
+    """Build a data set of labelled images that a program gives, as `data=NAME source=...` does of files.
+
+    Images that are no files are first written to `out/name/.work/samples`, one at a time. The same samples and words
+    give the same bytes, and nothing is made again then.
+
+    Args:
+        name: the data set's.
+        out: where data sets lie (DATA_ROOT); the build goes to `out/name`.
+        samples: `Labelled` or tuples (image, label, attribute, split, source, name), from the third on as far as given;
+            an image is the path of a file, its bytes, a PIL image or uint8 pixels [H, W] or [H, W, 3].
+        **words: other words of the command, such as long_tail=100, attributes="clusters", seed=1.
+
+    Raises:
+        DataError: a sample, the words or the result are wrong.
+        OSError: a folder or file cannot be made or written.
+    """
+    folder = Path(out) / name / WORK / "samples"
+    given = [f"data={name}", f"out={out}", f"source={folder}", "builder=samples", "format=from_samples"]
+    name, request = parse([*given, *(f"{key}={value}" for key, value in words.items())])
+    request.out.mkdir(parents=True, exist_ok=True)
+    with _alone(name, request):
+        keep_samples(samples, folder)
+        importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
 
 
 @contextlib.contextmanager
@@ -74,9 +120,8 @@ def help_text() -> str:
     lines = [__doc__.strip(), "", *(f"    {f'{key}={value}':<26} {text}" for key, (value, text) in HELP.items()), ""]
     for name in builders():
         takes, stages = declared(name)
-        lines.append(
-            f"data={name} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else "")
-        )
+        what = "any other data=NAME" if name == SAMPLES else f"data={name}"
+        lines.append(f"{what} takes {', '.join(takes)}" + (f"; its stages are {', '.join(stages)}" if stages else ""))
     return "\n".join(lines)
 
 

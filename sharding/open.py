@@ -11,7 +11,7 @@ from pathlib import Path
 from recipes.common.addresses import is_remote, root_fault
 from recipes.common.errors import DataError
 from recipes.common.json_text import NotJson, parse_json
-from sharding.building.request import builders, declared
+from sharding.building.request import data_sets, declared
 from sharding.cache.disk_budget import cache_folder as folder_of_node
 from sharding.cache.remote_files import RemoteOrigin, fetch_small
 from sharding.cache.remote_shards import NodeCache
@@ -19,9 +19,12 @@ from sharding.format.dataset import DATASET_FILE, Dataset, changed, misshapen, p
 
 
 def build_command(root: Path | str, name: str) -> str:
-    """Return the command that builds data set `name` under `root`, and whether it exists."""
-    if name not in builders():
-        return f"python -m sharding.build data={name} out={root} (there is no builder of that name)"
+    """Return the command that builds data set `name` under `root`, and whether it has a builder of its own."""
+    if name not in data_sets():
+        return (
+            f"python -m sharding.build data={name} out={root} source=YOUR_IMAGES (there is no builder of that name, "
+            "but images of your own may have it)"
+        )
     return f"python -m sharding.build data={name} out={root}" + (
         " source=RAW_DATA" if "source" in declared(name)[0] else ""
     )

@@ -13,7 +13,7 @@ import os
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -137,24 +137,49 @@ def list_tar(path: Path | str, what: str, offset: int = 0, size: int | None = No
         DataError: it is not a tar, is damaged, ends early, continues after its end mark, is one volume of several or
             has a sparse member; the sentence names the byte of the file.
     """
-    found, links = Listing(), list[tuple[str, str]]()
+    found = Listing()
+    for file, reason in each_in_tar(path, what, offset, size):
+        if not reason:
+            found.files.append(file)
+        elif reason != FOLDERS:
+            found.others.append((file.name, reason))
+    return found.sorted()
+
+
+def each_in_tar(path: Path | str, what: str, offset: int = 0, size: int | None = None) -> Iterator[tuple[File, str]]:
+    """Yield what a tar holds, and why it is not a plain file (empty if it is one), in the tar's order; links last.
+
+    Only links are kept in memory. Where there are some, the tar is followed a second time to find what they point to.
+
+    Args:
+        path: the file that holds it.
+        what: the tar's name, for messages.
+        offset: where the tar begins in that file, in bytes.
+        size: the tar's bytes; None: all to the end of the file.
+
+    Raises:
+        DataError: as of `list_tar`.
+    """
+    links = list[tuple[str, str]]()
     try:
         with open(path, "rb", buffering=0) as file:
-            stretch = _Stretch(file, offset, os.fstat(file.fileno()).st_size if size is None else size)
-            for member in _members(stretch):
+            length = os.fstat(file.fileno()).st_size if size is None else size
+            for member in _members(_Stretch(file, offset, length)):
                 if member.isfile():
-                    found.files.append(File(member.name, offset + member.offset_data, member.size))
+                    yield File(member.name, offset + member.offset_data, member.size), ""
                 elif member.issym() or member.islnk():
                     folder = posixpath.dirname(member.name) if member.issym() else ""
                     links.append((member.name, posixpath.join(folder, member.linkname)))
-                elif not member.isdir() and member.type not in PASSED_OVER:
-                    found.others.append((member.name, NOT_PLAIN))
+                elif member.isdir():
+                    yield File(member.name), FOLDERS
+                elif member.type not in PASSED_OVER:
+                    yield File(member.name), NOT_PLAIN
+            if links:
+                yield from _resolved(links, _members(_Stretch(file, offset, length)), offset)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except _Refusal as refusal:
         raise DataError(f"{what} {refusal}") from None
-    _resolve(links, found)
-    return found.sorted()
 
 
 class _Refusal(Exception):
@@ -236,21 +261,29 @@ def _check_end(stretch: _Stretch, end: int, last: str) -> None:
         )
 
 
-def _resolve(links: Sequence[tuple[str, str]], found: Listing) -> None:
-    """Add the links of a tar, (name, name of the target), as the files that they finally point to."""
-    if not links:
-        return
-    files = {posixpath.normpath(file.name): file for file in found.files}
+def _resolved(
+    links: Sequence[tuple[str, str]], members: Iterator[tarfile.TarInfo], offset: int
+) -> Iterator[tuple[File, str]]:
+    """Yield the links of a tar, (name, name of the target), as the files that they finally point to."""
     next_of = {posixpath.normpath(name): posixpath.normpath(target) for name, target in links}
+    wanted = {_end(name, next_of) for name in next_of}
+    places = {
+        name: (offset + member.offset_data, member.size)
+        for member in members
+        if member.isfile() and (name := posixpath.normpath(member.name)) in wanted
+    }
     for name, target in links:
-        target, passed = posixpath.normpath(target), set[str]()
-        while target in next_of and target not in passed:
-            passed.add(target)
-            target = next_of[target]
-        if target in files:
-            found.files.append(File(name, files[target].offset, files[target].size))
-        else:
-            found.others.append((name, DEAD_LINKS))
+        place = places.get(_end(posixpath.normpath(target), next_of))
+        yield (File(name), DEAD_LINKS) if place is None else (File(name, *place), "")
+
+
+def _end(target: str, next_of: Mapping[str, str]) -> str:
+    """Return where a link's target finally leads; of a circle any name in it, which is none of a file."""
+    passed = set[str]()
+    while target in next_of and target not in passed:
+        passed.add(target)
+        target = next_of[target]
+    return target
 
 
 class _Stretch(io.RawIOBase):

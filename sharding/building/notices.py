@@ -36,6 +36,15 @@ class Notices:
 
     _found: dict[str, dict[str, _Counted]] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, notes: Mapping[str, Any]) -> Notices:
+        """Return the counts that notes of an earlier stage have, as `added_to` made them."""
+        counted = {
+            entry: {reason: _Counted(one["count"], list(one["first"])) for reason, one in notes.get(entry, {}).items()}
+            for entry in _SAID
+        }
+        return cls({entry: reasons for entry, reasons in counted.items() if reasons})
+
     def leave_out(self, reason: str, *names: str) -> None:
         """Count things that the data set does not hold."""
         self._count(LEFT_OUT, reason, names)

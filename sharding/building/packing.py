@@ -20,6 +20,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import disk_refusal, file_digest, replacing, sync_folder, whole_file
+from sharding.building.keys import digest64
 from sharding.building.notices import Notices
 from sharding.building.process_pool import in_order
 from sharding.building.source_stamps import Origin, Raw, any_changed, refreshed
@@ -56,6 +57,14 @@ class Planned:
     def identity(self) -> tuple[Any, ...]:
         """What the image's bytes in the shard depend on, besides the build's options."""
         return self.key, self.source, self.label, self.group, self.attribute, dict(self.extra)
+
+
+class Images(Sequence[Planned]):
+    """A split's images that are made when they are asked for, so that millions of them take no memory."""
+
+    def keys(self) -> Iterator[str]:
+        """Yield the images' keys in their order, without the images."""
+        raise NotImplementedError
 
 
 Render = Callable[[Planned, bytes], tuple[bytes, Mapping[str, Any]]]
@@ -101,6 +110,7 @@ class _Made:
     index: Index
     state: str
     doubtful: Mapping[str, Sequence[str]]
+    relative: str
 
 
 _KEPT, _CHANGED, _UNRECORDED, _NEW = "kept", "changed", "unrecorded", "new"
@@ -126,7 +136,7 @@ def pack(
 
     Args:
         folder: the data set's folder.
-        plan: relative folder of each split -> its images in order.
+        plan: relative folder of each split -> its images in order; `Images` are made a shard at a time.
         render: makes an image's bytes; runs in the workers.
         options: everything besides the plan that the bytes depend on.
         workers: number of processes.
@@ -146,25 +156,26 @@ def pack(
     for relative in plan:
         (folder / relative).mkdir(parents=True, exist_ok=True)
         (folder / WORK / "shards" / relative).mkdir(parents=True, exist_ok=True)
-    mine = [
+    mine = (
         shard
         for number, shard in enumerate(_shards(folder, plan, options, shard_samples))
         if number % part[1] == part[0] - 1
-    ]
+    )
+    sizes = _shard_sizes(plan, shard_samples)[part[0] - 1 :: part[1]]
     found: dict[str, list[Index]] = {relative: [] for relative in plan}
     states: Counter[str] = Counter()
     doubtful: dict[str, dict[str, None]] = {}  # words -> names in the order of the plan, each once
     text = "packing" + (f", part {part[0]} of {part[1]}" if part != (1, 1) else "")
-    with ProgressBar(sum(len(shard.images) for shard in mine), text, "img", smoothing=0.05) as bar:
-        for shard, made in zip(mine, in_order(_made, render, mine, workers), strict=True):
-            found[shard.folder.relative_to(folder).as_posix()].append(made.index)
+    with ProgressBar(sum(sizes), text, "img", smoothing=0.05) as bar:
+        for made in in_order(_made, render, mine, workers):
+            found[made.relative].append(made.index)
             states[made.state] += 1
             for words, names in made.doubtful.items():
                 doubtful.setdefault(words, {}).update(dict.fromkeys(names))
-            bar.update(len(shard.images))
+            bar.update(len(made.index))
     for state, sentence in _SAID.items():
         if states[state]:
-            print(sentence.format(states[state], len(mine)))
+            print(sentence.format(states[state], len(sizes)))
     for words, several in doubtful.items():
         if notices is not None:
             notices.doubt(words, *several)
@@ -182,12 +193,11 @@ def source_changed(folder: Path, source: Path | None) -> bool:
         source: where its source is now; None for a data set without one.
     """
     shards = sorted(folder.glob("[!.]*/[!.]*/shard-*.tar"))
-    origins: list[Origin] = []
-    unrecorded: list[str] = []
-    for path in shards:
+    changed, unrecorded = False, []
+    for path in shards:  # one after the other: the records of millions of images do not fit into the memory
         relative = path.relative_to(folder)
         known = _origins(_record(folder / WORK / "shards" / f"{relative}.json"))
-        origins += known or []
+        changed = changed or any_changed(source, known or [])
         unrecorded += [str(relative)] if known is None else []
     if unrecorded:
         named = ", ".join(unrecorded[:3]) + (", ..." if len(unrecorded) > 3 else "")
@@ -195,7 +205,7 @@ def source_changed(folder: Path, source: Path | None) -> bool:
             f"{len(unrecorded)} of {len(shards)} shards have no record of what they were made from ({named}), so that "
             "a change of the source is not noticed there: deleted, they are made again by the same command"
         )
-    if changed := any_changed(source, origins):
+    if changed:
         print("its source has other sizes or times than recorded: what was made from other bytes is made again")
     return changed
 
@@ -263,21 +273,35 @@ def _sums(split: Split, rows: Sequence[int]) -> list[int]:
 
 
 def _check_keys(plan: Mapping[str, Sequence[Planned]]) -> None:
+    """Check the keys of each split by digests of 8 bytes: texts are compared where two of these are equal alone."""
     for relative, images in plan.items():
-        if not images:
+        if not len(images):
             raise DataError(f"split {relative!r} has no samples; at least one is needed")
-        owner: dict[str, Planned] = {}
-        for planned in images:
-            if not LEGAL_KEY.fullmatch(planned.key):
+        digests = np.empty(len(images), np.uint64)
+        for row, key in enumerate(_keys(images)):
+            if not LEGAL_KEY.fullmatch(key):
                 raise DataError(
-                    f"key {planned.key!r} of {planned.where} in split {relative} is not legal; {LEGAL_KEYS} are"
+                    f"key {key!r} of {images[row].where} in split {relative} is not legal; {LEGAL_KEYS} are"
                 )
-            if planned.key in owner:
+            digests[row] = digest64(key)
+        order = np.argsort(digests, kind="stable")
+        again = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
+        for first, second in ((images[int(order[i])], images[int(order[i + 1])]) for i in again):
+            if first.key == second.key:
                 raise DataError(
-                    f"key {planned.key!r} occurs twice in split {relative}, for {owner[planned.key].where} and "
-                    f"{planned.where}; keys are unique in a split"
+                    f"key {first.key!r} occurs twice in split {relative}, for {first.where} and {second.where}; keys "
+                    "are unique in a split"
                 )
-            owner[planned.key] = planned
+
+
+def _keys(images: Sequence[Planned]) -> Iterator[str]:
+    return images.keys() if isinstance(images, Images) else (planned.key for planned in images)
+
+
+def _shard_sizes(plan: Mapping[str, Sequence[Planned]], shard_samples: int) -> list[int]:
+    """Return the number of images in each shard, in their order."""
+    lengths = [len(images) for images in plan.values()]
+    return [min(shard_samples, length - first) for length in lengths for first in range(0, length, shard_samples)]
 
 
 def _shards(
@@ -300,10 +324,11 @@ def _shards(
 
 def _made(render: Render, shard: _Shard) -> _Made:
     """Return the shard, kept or made. Runs in a worker."""
+    relative = shard.folder.relative_to(shard.root).as_posix()
     try:
         state, record = _state(shard)
         if state == _KEPT:
-            return _Made(index_of_shard(shard.path), state, record["doubtful"])
+            return _Made(index_of_shard(shard.path), state, record["doubtful"], relative)
         digest, origins, doubtful = _write(render, shard)
         sync_folder(shard.folder)
         _keep_record(shard, digest, origins, doubtful)
@@ -314,7 +339,7 @@ def _made(render: Render, shard: _Shard) -> _Made:
         raise DataError(
             f"shard {shard.path} is not what was written to it a moment ago; the disk or another build changed it"
         )
-    return _Made(index, state, doubtful)
+    return _Made(index, state, doubtful, relative)
 
 
 def _write(render: Render, shard: _Shard) -> tuple[str, list[Origin], dict[str, list[str]]]:

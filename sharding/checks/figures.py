@@ -56,12 +56,18 @@ def save(figure: Figure, out: Path, name: str) -> list[Path]:
 
     No date or version is written, so the same figure gives the same bytes.
     """
+    save_png(figure, out / f"{name}.png")
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return [out / f"{name}.pdf", out / f"{name}.png"]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG of 200 dpi, without date or version."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in a class's name is a dollar
     with matplotlib.rc_context(STYLE):
-        figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-        figure.savefig(out / f"{name}.png", dpi=200, metadata={"Software": None})
-    return [out / f"{name}.pdf", out / f"{name}.png"]
+        figure.savefig(path, dpi=200, metadata={"Software": None})
 
 
 def class_histogram(said: Mapping[str, Any]) -> Figure:

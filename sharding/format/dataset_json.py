@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,14 +119,14 @@ def _check_splits(
         if index.label.max() >= count or (groups[index.label] != index.group).any():
             raise DataError(f"split {relative} has labels or groups that do not fit the {count} classes")
     for edition, splits in editions.items():
-        owner: dict[str, str] = {}
-        for split, relative in splits.items():
-            for source in np.unique(indices[relative].source).tolist():
-                if owner.setdefault(source, split) != split:
-                    raise DataError(
-                        f"source {source!r} occurs in {owner[source]} and {split} of edition {edition}; "
-                        f"one source may lie in one split only"
-                    )
+        sources = {split: np.unique(indices[relative].source) for split, relative in splits.items()}
+        for one, other in itertools.combinations(splits, 2):
+            both = np.intersect1d(sources[one], sources[other], assume_unique=True)
+            if len(both):
+                raise DataError(
+                    f"source {str(both[0])!r} occurs in {one} and {other} of edition {edition}; one source may lie in "
+                    "one split only"
+                )
 
 
 def is_built(root: Path, name: str, options: Mapping[str, Any]) -> bool:

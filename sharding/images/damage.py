@@ -12,11 +12,13 @@ from types import ModuleType
 
 import numpy as np
 
+from sharding.images.any_image import has_frames
 from sharding.images.decoders import MAX_PIXELS
 
 WARNED = "images whose data libjpeg calls corrupt"
 EMPTY = "images with whole sectors of one repeated byte, as a copy leaves where it lost a page"
 GREY = "images that end in plain mid-grey, with which libjpeg fills up what is missing"
+FRAMES = "images of several frames or pages, of which the first is taken"
 SECTOR = 512
 """Bytes of a sector. Disks and copies lose whole sectors; archives align their members to sectors."""
 _NEIGHBOURS = 2
@@ -32,10 +34,13 @@ def is_sound(data: bytes) -> bool:
 
 
 def doubts(data: bytes) -> list[str]:
-    """Return what is odd about an image that decodes, a few words each; an empty list for other files than JPEGs.
+    """Return what is odd about an image that decodes, a few words each.
 
-    For builds: a JPEG is decoded to an eighth of its width and height, which still reads all its bytes.
+    For builds: a JPEG is decoded to an eighth of its width and height, which still reads all its bytes. Of other files
+    it is told only whether they have several frames.
     """
+    if not _is_jpeg(data):
+        return [FRAMES] if has_frames(data) else []
     decoding = _decoding(data, 8)
     if decoding.ends_grey:  # in the mean of 64 pixels; to be sure takes all of them
         decoding = _decoding(data, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageFile
 
+from sharding.images.any_image import check_size, first_frame, flat, jpeg_of
 from sharding.images.damage import is_sound
 from sharding.images.decoders import MAX_PIXELS, not_whole
 
@@ -16,6 +17,7 @@ QUALITY = 90
 """JPEG quality of images that are encoded again, unless the user gives another."""
 TRANSCODED = 95
 """JPEG quality of an image that is not a JPEG and would otherwise be stored as it is."""
+_JPEG = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class StoredSize:
     Attributes:
         resize_short: most pixels of the shorter side (bilinear, antialiased; a smaller image keeps its size).
         quality: JPEG quality of images that are encoded again; given alone, all images are.
+        any_image: any image that Pillow opens is taken, by the rules of any_image.py; else whole JPEGs and 8-bit PNGs.
     """
 
     resize_short: int | None = None
     quality: int | None = None
+    any_image: bool = False
 
     @property
     def options(self) -> dict[str, int]:
@@ -47,8 +51,10 @@ class StoredSize:
         training ignores.
 
         Raises:
-            ValueError: it is not a whole 8-bit JPEG or PNG; one sentence.
+            ValueError: it is not a whole 8-bit JPEG or PNG, or not such an image as is taken; one sentence.
         """
+        if self.any_image:
+            return self._of_any(data)
         again = self.resize_short is not None or self.quality is not None
         image = opened(data, whole=again)
         if not again:
@@ -67,6 +73,36 @@ class StoredSize:
         return encoded(rgb, self.quality or QUALITY), (
             {"stored": "PNG encoded as JPEG"} if image.format == "PNG" else {}
         )
+
+    def _of_any(self, data: bytes) -> tuple[bytes, Mapping[str, Any]]:
+        is_jpeg, short = data.startswith(_JPEG), self.resize_short
+        if is_jpeg:
+            size = _size(data)
+            check_size(size)
+            if self.quality is None and (short is None or min(size) <= short):
+                opened(data, whole=False)
+                return data, {}
+        image = opened(data) if is_jpeg else first_frame(data)
+        form = image.format
+        image, said = flat(image)
+        quality = self.quality or TRANSCODED
+        if short is not None and (side := min(image.size)) > short:
+            width, height = (max(1, round(one * short / side)) for one in image.size)
+            image, quality = image.resize((width, height), Image.Resampling.BILINEAR), self.quality or QUALITY
+        stored = "" if is_jpeg else f"{form}{said} encoded as JPEG of quality {quality}"
+        return jpeg_of(image, quality), {"stored": stored} if stored else {}
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Return the width and height in a JPEG's header.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=["JPEG"]).size
+    except Exception as error:  # as in `opened`
+        raise not_whole(data, error) from error
 
 
 def opened(data: bytes, whole: bool = True) -> Image.Image:

@@ -34,6 +34,7 @@ class Row(NamedTuple):
         split: one of `SPLITS`, or empty.
         source: what the image was made from; images of one such source go into one split. Empty: the image itself.
         line: the line of the list that names it, counted from 1; 0 where there is no list.
+        listed_in: that list, for messages.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     split: str = ""
     source: str = ""
     line: int = 0
+    listed_in: str = ""
 
 
 @dataclass(frozen=True)

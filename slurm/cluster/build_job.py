@@ -24,7 +24,8 @@ from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
-from sharding.building.request import parse, stages_of
+from sharding.building.request import SAMPLES, builder_of, parse, stages_of
+from sharding.building.samples_words import READ, absolute
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.sbatch import asked
@@ -163,8 +164,12 @@ def _run_here(build: Build) -> int:
 def _absolute(words: Sequence[str]) -> list[str]:
     """Make the words' paths absolute: a job starts in another folder."""
 
+    of_samples = builder_of(dict(map(split_word, words))) == SAMPLES
+
     def one(word: str) -> str:
         key, value = split_word(word)
+        if of_samples and key in READ:
+            return f"{key}={absolute(key, value)}"
         if key in ("out", "source", "weights", "attributes", "preview"):
             return f"{key}={Path(value).absolute()}"
         if key == "annotation":

@@ -6,6 +6,7 @@ The quick commands are run here, the long ones in a fresh clone under `make test
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -305,10 +307,10 @@ def test_pages_are_written_as_one_speaks(page: Path) -> None:
 # --- examples ---------------------------------------------------------------------------------------------------------
 
 
-def example(page: str) -> dict[str, object]:
-    """Return the names that the first Python block of a page defines, run as it is there."""
-    namespace: dict[str, object] = {"__name__": "example"}
-    exec(compile(blocks(PROJECT / "docs" / page, "python")[0], page, "exec"), namespace)
+def example(page: str, number: int = 0) -> dict[str, Any]:
+    """Return the names that a Python block of a page defines, run as it is there."""
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(compile(blocks(PROJECT / "docs" / page, "python")[number], page, "exec"), namespace)
     return namespace
 
 
@@ -335,6 +337,49 @@ def test_the_example_builder_builds(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(built.split("glt", "train")) == 12
     build(Request(out=tmp_path / "data", source=raw))
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_the_example_format_and_tail_are_found_by_their_place(tmp_path: Path) -> None:
+    """The format and the tail of docs/adding-a-dataset.md, put where the page says in a copy of the project, build a
+    data set.
+    """
+    from PIL import Image
+
+    from tests.helpers.project_copy import copy_of_the_project
+
+    project = copy_of_the_project(tmp_path / "project")
+    _, format_, tail = blocks(PROJECT / "docs" / "adding-a-dataset.md", "python")
+    (project / "sharding" / "sources" / "by_name.py").write_text(format_)
+    (project / "sharding" / "datasets" / "samples" / "tails" / "line.py").write_text(tail)
+    (tmp_path / "raw").mkdir()
+    for label in ("ant", "bee", "owl"):
+        for i in range(60):
+            Image.new("RGB", (8, 8), (i, 4 * len(label), 0)).save(tmp_path / "raw" / f"{label}--{i}.png")
+    (tmp_path / "raw" / "cover.png").write_bytes(b"")
+    words = [
+        "data=insects",
+        f"source={tmp_path / 'raw'}",
+        f"out={tmp_path}",
+        "long_tail=line:10",
+        "val=5",
+        "test_cbl=5",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "sharding.build", *words], cwd=project, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "insects" / "dataset.json").read_text())["splits"]["glt/train"]["per_class"] == [
+        50,
+        28,
+        5,
+    ]
+    assert "1 left out: files without a label in their name (cover.png)" in done.stdout
+
+
+def test_the_example_of_images_from_python_builds(tmp_path: Path) -> None:
+    """The program in docs/your-data.md makes a data set of 200 arrays."""
+    example("your-data.md")["main"](str(tmp_path))
+    assert json.loads((tmp_path / "shades" / "dataset.json").read_text())["class_names"] != []
 
 
 def test_the_example_values_are_those_of_digits_glt() -> None:

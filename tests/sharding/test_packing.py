@@ -21,7 +21,7 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.building import packing
-from sharding.building.packing import Planned, channel_statistics, finish, pack, planned_counts
+from sharding.building.packing import Images, Planned, channel_statistics, finish, pack, planned_counts
 from sharding.building.raw_files import Place
 from sharding.format.index import load_index
 from sharding.images.decoders import decode
@@ -379,3 +379,34 @@ def test_planned_counts() -> None:
         for i, (label, attribute) in enumerate([(0, 0), (0, 2), (0, 2), (2, 1), (2, -1)])
     ]
     assert planned_counts({"glt/val": some}, 3) == {"glt/val": [[1, 0, 2], [0, 0, 0], [0, 1, 0]]}
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy(Images):
+    """A split whose images are made when they are asked for; it notes how many shards were begun by then."""
+
+    images: list[Planned]
+    asked: list[int]
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i):
+        self.asked.append(len(list(self.folder.glob("shard-*.tar"))))
+        return self.images[i]
+
+    def keys(self):
+        return (planned.key for planned in self.images)
+
+
+def test_images_are_made_when_their_shard_is_reached(plan: dict[str, list[Planned]], tmp_path: Path) -> None:
+    """Of a split that makes its images on demand no more are asked for than the shard that is written next; the bytes
+    are those of a list.
+    """
+    packed(tmp_path / "list", plan)
+    folder = tmp_path / "lazy"
+    lazy = {relative: Lazy(images, [], folder / relative) for relative, images in plan.items()}
+    packed(folder, lazy)
+    assert [split.asked for split in lazy.values()] == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert content(folder) == content(tmp_path / "list")

@@ -26,13 +26,14 @@ IFL. It is frozen by VERSION, and by a fingerprint in the tests.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from sharding.building.dice import Dice
+from sharding.building.proportions import apportion
 from sharding.building.request import Request
 from sharding.datasets.digits_glt.looks import LOOKS, SIDE, render
 from sharding.format.dataset import Split
@@ -125,16 +126,6 @@ def build(request: Request) -> None:
         options=options,
     )
     print(f"{NAME}: {total} images in {folder}")
-
-
-def apportion(count: int, proportion: Sequence[int]) -> list[int]:
-    """Split `count` into whole numbers by `proportion`: largest remainders first, on ties earlier parts first."""
-    whole = sum(proportion)
-    parts = [count * p // whole for p in proportion]
-    rest = sorted(range(len(parts)), key=lambda i: (-(count * proportion[i] % whole), i))
-    for i in rest[: count - sum(parts)]:
-        parts[i] += 1
-    return parts
 
 
 def _load_scans(seed: int) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:

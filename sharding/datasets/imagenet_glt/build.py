@@ -43,6 +43,7 @@ from sharding.datasets.imagenet_glt.annotations import Annotation, Rows, read, w
 from sharding.datasets.imagenet_glt.archive import Classes, ClassImages, list_classes
 from sharding.datasets.imagenet_glt.splits import CLASSES, Part, class_group, class_order, split
 from sharding.format.dataset_json import finish_dataset, is_built
+from sharding.images.backbones import weights_file
 from sharding.images.encoding import StoredSize
 
 NAME = "imagenet_glt"
@@ -67,7 +68,7 @@ def build(request: Request) -> None:
     folder = request.out / NAME
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
-    weights = None if request.annotation else features.weights_file(request.weights)
+    weights = None if request.annotation else weights_file(request.weights)
     splitting = _splitting(request, weights)
     options = {**splitting, **StoredSize(request.resize_short, request.quality).options}
     if not request.stage and is_built(request.out, NAME, options) and not _source_changed(request, source):

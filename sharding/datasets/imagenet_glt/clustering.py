@@ -11,6 +11,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file
+from sharding.building.k_means import STARTS, ranked_clusters
 from sharding.building.process_pool import in_order
 from sharding.datasets.imagenet_glt import features
 from sharding.datasets.imagenet_glt.archive import ClassImages
@@ -18,36 +19,14 @@ from sharding.format.index import kept_arrays
 from sharding.progress import ProgressBar
 
 CLUSTERS = 6
-STARTS = 10
-"""Number of random starts of k-means; the tightest result is taken."""
-_DOMAIN = int.from_bytes(b"k-means", "big")
 
 
 def cluster(found: np.ndarray, seed: int, number: int) -> np.ndarray:
-    """Rank each image's cluster by size, 0 for the largest of the 6.
+    """Rank each image's cluster by size, 0 for the largest of the 6: int64 [n].
 
-    Ranks (0, 1), (2, 3), (4, 5) are the attribute groups 0, 1, 2. The result does not depend on the number of
-    processes or threads (it uses one). Other processors may round differently, and so find other clusters.
-
-    Args:
-        found: features [n, D].
-        seed: the build's seed.
-        number: the class's number; each class has a separate random stream.
-
-    Returns:
-        int64 [n].
+    Ranks (0, 1), (2, 3), (4, 5) are the attribute groups 0, 1, 2. `found`: features [n, D]; `number`: the class's.
     """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    state = int(np.random.Philox(key=np.array([seed, _DOMAIN + number], dtype=np.uint64)).random_raw() >> 32)
-    with threadpool_limits(1):
-        labels = KMeans(CLUSTERS, n_init=STARTS, random_state=state).fit(np.asarray(found, np.float32)).labels_
-    sizes = np.bincount(labels, minlength=CLUSTERS)
-    ranks = np.empty(CLUSTERS, np.int64)
-    ranks[np.argsort(-sizes, kind="stable")] = np.arange(CLUSTERS)
-    found_ranks: np.ndarray = ranks[labels]
-    return found_ranks
+    return ranked_clusters(found, CLUSTERS, seed, number)
 
 
 @dataclass(frozen=True)

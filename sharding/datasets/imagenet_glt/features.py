@@ -8,7 +8,7 @@ single class, so that a class's features do not depend on the other classes of t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from sharding.building.raw_files import Place
 from sharding.building.source_stamps import Origin, any_changed, refreshed
 from sharding.datasets.imagenet_glt.archive import ClassImages, list_classes
 from sharding.format.index import kept_arrays
+from sharding.images.backbones import PAPER, network
 from sharding.images.decoders import picture_of
 from sharding.images.encoding import opened
 from sharding.images.transforms import eval_pixels
 from sharding.progress import ProgressBar
 
-FILE = "resnet50-0676ba61.pth"
-"""torchvision's first ImageNet weights of ResNet-50 (IMAGENET1K_V1), as torch's hub names the download."""
 WIDTH = 2048
 BATCH = 64
 THERE, MISSING, CHANGED, UNRECORDED = "there", "missing", "changed", "unrecorded"
@@ -37,30 +36,6 @@ _SAID = {
     UNRECORDED: "features of {} of {} classes are made again because an earlier version did not record what they were "
     "made from",
 }
-
-
-def weights_file(given: Path | None) -> Path:
-    """Return the file of weights to use; nothing is downloaded.
-
-    Raises:
-        DataError: it does not exist.
-    """
-    if given is not None:
-        if not given.is_file():
-            raise DataError(
-                f"weights={given} does not exist; a state dict of torchvision's ResNet-50, such as {FILE}, would be "
-                "legal"
-            )
-        return given
-    import torch
-
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    if not cached.is_file():
-        raise DataError(
-            f"the weights of ResNet-50 are not in torch's cache ({cached}): fetch "
-            f"https://download.pytorch.org/models/{FILE}, or say weights=FILE"
-        )
-    return cached
 
 
 def extract(classes: Sequence[ClassImages], folder: Path, weights: Path, workers: int) -> None:
@@ -213,27 +188,4 @@ def _pixels(_: None, places: tuple[Place, ...]) -> tuple[np.ndarray, list[Origin
 
 
 def _network(weights: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the network: a function from uint8 [B, 256, 256, 3] to float32 [B, 2048]."""
-    import torch
-
-    from sharding.images.torchvision_cpu import torchvision
-
-    network = torchvision.models.resnet50(weights=None)
-    network.fc = torch.nn.Identity()
-    try:
-        state: Mapping[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-        network.load_state_dict({name: value for name, value in state.items() if not name.startswith("fc.")})
-    except Exception as error:  # for a wrong file torch raises errors of many types
-        raise DataError(
-            f"weights={weights} are not those of torchvision's ResNet-50: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-        ) from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
-            return torch.relu(network(batch)).cpu().numpy()
-
-    return forward
+    return network(PAPER, weights)

@@ -3,12 +3,9 @@
 The data set comes as cocottributes_py3.jbl (1.26 GB), a joblib pickle, and unpickling runs any code in a file. So it is
 read once, here, in a separate process, and becomes an .npz without objects, which every later step loads instead.
 
-What is trusted: the opcodes of Python's own `pickle`, which by themselves only make numbers, text, bytes and builtin
-containers, and numpy's reading of raw numbers of a plain type. Nothing that the file names is imported or called:
-`ADMITTED` maps the few names that such a file needs to functions of this module, every other name ends the reading.
-joblib itself is not used: arrays are read from its format here, and arrays of objects, which would hold a pickle of
-their own, are refused. An array may not claim more bytes than the file has, and the process may not take more memory
-than `MEMORY` times the file (4 GiB at least).
+What is trusted stands in sharding/building/plain_pickle.py. joblib itself is not used: arrays are read from its format
+here, and arrays of objects, which would hold a pickle of their own, are refused. An array may not claim more bytes than
+the file has, and the process may not take more memory than `MEMORY` times the file (4 GiB at least).
 """
 
 from __future__ import annotations
@@ -16,12 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickle
-import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -29,6 +24,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from recipes.common.errors import DataError, one_line
+from sharding.building.plain_pickle import PLAIN, Kind, Names, PlainUnpickler, Refused
 from sharding.format.index import load_npz, save_npz
 
 ORIGINAL = "5604b2a9bf14cf3d73b64e6fe602267a628ebe09f9fe0a94641b2745fdfeefbd"
@@ -203,102 +199,32 @@ def _digest(path: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ the restricted reader
-class Refused(Exception):
-    """The pickle asks for something that plain data do not need."""
-
-
 class _Header:
     """Stands in for joblib's NumpyArrayWrapper, the header before the raw bytes of an array."""
 
 
-class _Kind:
-    """Stands in for numpy.dtype while its parts are read; `dtype` is the plain type that they name."""
+class _Unpickler(PlainUnpickler):
+    """Reads joblib's format, in which the raw bytes of an array follow its header."""
 
-    def __init__(self, name: str, *_: Any) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[biufSU][0-9]{1,6}", name):
-            raise Refused(f"an array of type {name!r}, where numbers and text are legal")
-        self.name, self.order = name, "="
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.order + self.name)
-
-
-def _scalar(kind: _Kind, data: bytes) -> Any:
-    """Make a scalar, in place of numpy's constructor."""
-    return np.frombuffer(data, kind.dtype, count=1)[0].item()
-
-
-def _mapping(*_: Any) -> dict[Any, Any]:
-    """Make a dictionary, in place of OrderedDict's constructor; its content is read later."""
-    return {}
-
-
-def _encode(text: str, codec: str) -> bytes:
-    """Encode text, in place of _codecs.encode, by which old protocols write bytes."""
-    if codec not in ("latin1", "latin-1"):
-        raise Refused(f"text encoded as {codec!r}")
-    return text.encode("latin-1")
-
-
-class _NDArray:
-    """Stands in for numpy.ndarray where a header names the class of its array; it is never instantiated."""
-
-    def __new__(cls, *_: Any) -> Any:
-        raise Refused("an array outside joblib's format")
-
-
-ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
-    ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # joblib's former place
-    ("numpy", "ndarray"): _NDArray,
-    ("numpy", "dtype"): _Kind,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("__builtin__", "set"): set,
-    ("__builtin__", "frozenset"): frozenset,
-    ("collections", "OrderedDict"): _mapping,
-    ("_codecs", "encode"): _encode,
-}
-"""All names that a file may contain, and what is used in their place."""
-
-
-class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler without any imports, calls and states that the file chooses.
-
-    It is the unpickler written in Python, because raw arrays are between the opcodes.
-    """
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
-    stack: list[Any]
+    admitted: ClassVar[Names] = {
+        **PLAIN,
+        ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,
+        ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"): _Header,  # joblib's former place
+    }
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self._file, self._size = file, os.fstat(file.fileno()).st_size
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise Refused(f"{module}.{name}")
-        return ADMITTED[module, name]
-
-    def load_build(self) -> None:
-        state = self.stack.pop()
-        top = self.stack[-1]
+    def built(self, top: Any, state: Any) -> Any:
         if type(top) is _Header and isinstance(state, dict):
-            self.stack[-1] = self._array(state)
-        elif type(top) is _Kind and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "="):
-            top.order = state[1]
-        else:
-            raise Refused(f"a state for a {type(top).__name__}")
-
-    dispatch[pickle.BUILD[0]] = load_build
+            return self._array(state)
+        return super().built(top, state)
 
     def _array(self, header: dict[str, Any]) -> np.ndarray:
         """Read the array whose raw bytes follow in the file."""
         shape, kind = header["shape"], header["dtype"]
-        if type(kind) is not _Kind or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        if type(kind) is not Kind or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
             raise Refused(f"an array of shape {shape!r}")
         if header.get("numpy_array_alignment_bytes") is not None:
             self._file.read(self._file.read(1)[0])
@@ -318,7 +244,7 @@ def read_pickle(path: Path) -> Any:
     """Read a joblib pickle of plain data: numbers, text, bytes, builtin containers, arrays.
 
     Raises:
-        DataError: it is truncated, compressed, not such a pickle, or contains a name that is not in `ADMITTED`;
+        DataError: it is truncated, compressed, not such a pickle, or contains a name that is not admitted;
             nothing in it has run then.
     """
     try:

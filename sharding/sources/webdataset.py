@@ -1,0 +1,217 @@
+"""WebDataset shards: tars in which the files of a sample share their name up to the first dot of its last part.
+
+The source is a folder of tars, one tar, or a pattern such as `birds-{000..009}.tar`. A sample has an image and its
+label: the file KEY.cls, a whole number or a name, or the field of KEY.json that `columns=label:FIELD` names. Further
+fields are named in the same way; `columns=path:EXTENSION` says which file is the image where a sample has several.
+Images stay where they are in the tars.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from recipes.common.cli import nearest
+from recipes.common.errors import DataError, one_line
+from recipes.common.files import pread
+from recipes.common.json_text import NotJson, parse_json
+from sharding.building.listing import File, list_tar, shown
+from sharding.building.notices import Notices
+from sharding.building.raw_files import Place
+from sharding.sources.rows import Asked, Row
+
+SAYS = "WebDataset shards: tars with KEY.jpg and KEY.cls or KEY.json"
+NO_SAMPLES = "files of shards that belong to no sample"
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_META = re.compile(r"__.*__")
+"""Names that webdataset passes over."""
+_MOST_SHARDS = 100_000
+_LOOKED_AT = 64
+_LONGEST = 1 << 20
+"""Bytes of a KEY.cls or KEY.json."""
+_FIELDS = ("label", "attribute", "split", "source")
+
+_Files = dict[str, File]
+"""What one sample has: extension -> file."""
+
+
+def expanded(pattern: Path) -> list[Path]:
+    """Return the paths that a pattern names: `{000..009}` stands for the ten numbers of three digits.
+
+    Raises:
+        DataError: the numbers go down, or are too many.
+    """
+    found = _BRACES.search(pattern.name)
+    if not found:
+        return [pattern]
+    first, last = (int(number) for number in found.groups())
+    if not 0 <= last - first < _MOST_SHARDS:
+        raise DataError(f"{pattern}: {found[0]} is not legal; {{000..009}}, at most {_MOST_SHARDS:,} upwards, is")
+    digits = len(found[1])
+    names = (
+        f"{pattern.name[: found.start()]}{i:0{digits}d}{pattern.name[found.end() :]}" for i in range(first, last + 1)
+    )
+    return [path for name in names for path in expanded(pattern.with_name(name))]
+
+
+def recognises(path: Path) -> bool:
+    """Return whether the first tar begins with samples that have an image and a label."""
+    try:
+        first = next(iter(_shards(path)), None)
+        return first is not None and _has_samples(first)
+    except (DataError, OSError):
+        return False
+
+
+def rows(asked: Asked) -> Iterator[Row]:
+    """Yield the images, shard by shard, in the order of the keys.
+
+    Raises:
+        DataError: a shard is missing or damaged, or a sample lacks its image or label; one sentence with tar and key.
+    """
+    for path, split in asked.paths:
+        shards = _shards(path)
+        if not shards:
+            raise DataError(f"{path}: holds no .tar files; WebDataset shards are looked for")
+        for shard in shards:
+            root = path if path.exists() else path.parent
+            yield from _rows(shard, str(root), split, asked)
+
+
+def _shards(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix == ".tar" and not file.name.startswith("."))
+    shards = [path] if path.exists() else expanded(path)
+    if missing := next((shard for shard in shards if not shard.is_file()), None):
+        raise DataError(f"{missing} does not exist; every shard of {path.name} is needed")
+    return shards
+
+
+def _has_samples(shard: Path) -> bool:
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            names = [member.name for member in islice(tar, _LOOKED_AT) if member.isfile()]
+    except tarfile.TarError:
+        return False
+    kinds: dict[str, set[str]] = {}
+    for name in names:
+        key, extension = _split(name)
+        kinds.setdefault(key, set()).add(extension)
+    return any(key and _images(found) and {"cls", "json"} & found for key, found in kinds.items())
+
+
+def _rows(shard: Path, root: str, split: str, asked: Asked) -> Iterator[Row]:
+    samples = _samples(shard, asked.notices)
+    with open(shard, "rb", buffering=0) as file:
+        for key, files in samples.items():
+            where = f"{shard}, sample {shown(key)}"
+            image = _image(files, asked.columns.get("path", ""), where)
+            said = _said(files, asked.columns, where, file.fileno())
+            name = f"{key}.{image}"
+            yield Row(
+                name,
+                Place(str(shard), files[image].offset, files[image].size, files[image].name, root),
+                said["label"],
+                attribute=said.get("attribute", ""),
+                split=split or said.get("split", ""),
+                source=said.get("source", ""),
+            )
+
+
+def _samples(shard: Path, notices: Notices) -> dict[str, _Files]:
+    """Group a tar's files by sample; both in the order of their names."""
+    listing = list_tar(shard, str(shard))
+    samples: dict[str, _Files] = {}
+    for name, reason in listing.others:
+        notices.leave_out(reason, f"{shard.name}/{shown(name)}")
+    for file in listing.files:
+        key, extension = _split(file.name)
+        if not key.rpartition("/")[2] or not extension or any(map(_META.fullmatch, key.split("/"))):
+            notices.leave_out(NO_SAMPLES, f"{shard.name}/{shown(file.name)}")
+        elif samples.setdefault(key, {}).setdefault(extension, file) is not file:
+            raise DataError(f"{shard}, sample {shown(key)}: has two files .{extension}; one is legal")
+    return samples
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a member's name into its sample's key and its extension: all behind the first dot of its last part."""
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    stem, _, extension = last.partition(".")
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+# ------------------------------------------------------------------------------------------------------- of one sample
+@cache
+def _extensions() -> frozenset[str]:
+    Image.init()
+    return frozenset(end.removeprefix(".") for end, kind in Image.EXTENSION.items() if kind in Image.OPEN)
+
+
+def _images(extensions: set[str] | _Files) -> list[str]:
+    return sorted(end for end in extensions if end.rpartition(".")[2] in _extensions())
+
+
+def _image(files: _Files, wanted: str, where: str) -> str:
+    """Return the extension of the sample's image."""
+    found = [wanted.lower()] if wanted else _images(files)
+    if not found or found[0] not in files:
+        raise DataError(one_line(f"{where}: has no image {f'.{wanted} ' * bool(wanted)}beside .{', .'.join(files)}"))
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: has {len(found)} images, .{', .'.join(found)}; columns=path:{found[0]} would take one of them"
+        )
+    return found[0]
+
+
+def _said(files: _Files, columns: Mapping[str, str], where: str, shard: int) -> dict[str, str]:
+    """Return what the sample says of the fields of `Row`."""
+    wanted = {field: columns[field] for field in _FIELDS if field in columns}
+    content = _json(files, where, shard) if wanted or "cls" not in files else {}
+    said = {field: _value(content, column, where) for field, column in wanted.items()}
+    if "label" not in wanted:
+        if "cls" not in files:
+            has = f"; columns=label:FIELD may name one of {', '.join(content)}" if content else ""
+            raise DataError(one_line(f"{where}: has no label: no .cls beside .{', .'.join(files)}{has}"))
+        said["label"] = _text(files["cls"], where, shard).strip()
+        if not said["label"]:
+            raise DataError(f"{where}: has no label: its .cls is empty")
+    return said
+
+
+def _json(files: _Files, where: str, shard: int) -> dict[str, Any]:
+    if "json" not in files:
+        return {}
+    try:
+        content = parse_json(_text(files["json"], where, shard).encode(), lambda entry: entry)
+    except NotJson as error:
+        raise DataError(one_line(f"{where}: its .json is no whole JSON: {error}")) from None
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: its .json is no object")
+    return content
+
+
+def _value(content: Mapping[str, Any], column: str, where: str) -> str:
+    if column not in content:
+        raise DataError(one_line(f"{where}: its .json has no {column}; {nearest(column, list(content))}"))
+    value = content[column]
+    if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+        raise DataError(one_line(f"{where}: {column} is {value!r}; a text or a whole number is legal"))
+    return str(value)
+
+
+def _text(file: File, where: str, shard: int) -> str:
+    if file.size > _LONGEST:
+        raise DataError(f"{where}: {shown(os.path.basename(file.name))} has {file.size} bytes; {_LONGEST} are the most")
+    try:
+        return pread(shard, file.size, file.offset).decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: {shown(os.path.basename(file.name))} is not UTF-8 text") from None

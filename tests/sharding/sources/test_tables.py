@@ -1,0 +1,110 @@
+"""CSV, Parquet and JSON lines as a source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.common.errors import DataError
+from tests.helpers.labelled import put, read
+
+ROWS = [
+    ("a, b.png", "barn owl", "day", "train", "s1"),
+    ("c.png", "Käuzchen", "night", "train", "s1"),
+    ("d.png", "barn owl", "night", "valid", "s2"),
+]
+EXPECTED = [(*row[:3], {"valid": "val"}.get(row[3], row[3]), row[4]) for row in ROWS]
+FIELDS = ("filename", "Category", "attribute", "split", "source")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return put(tmp_path, *(row[0] for row in ROWS))
+
+
+def written(images: Path, text: str, name: str = "table.csv") -> Path:
+    (images / name).write_text(text, newline="")
+    return images / name
+
+
+def values(path: Path, **others) -> list[tuple[str, ...]]:
+    return [(row.name, row.label, row.attribute, row.split, row.source) for row in read(path, **others)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv(images: Path, separator: str) -> None:
+    """Columns are found by usual names in any case, in any order, with BOM and CRLF."""
+    lines = [separator.join(f'"{cell}"' for cell in row[::-1]) for row in (FIELDS, *ROWS)]
+    path = written(images, "\ufeff" + "\r\n".join(lines) + "\r\n\r\n")
+    assert values(path) == EXPECTED
+
+
+def test_json_lines(images: Path) -> None:
+    """A JSON object a line is a row; whole numbers are labels, too."""
+    lines = [json.dumps(dict(zip(FIELDS, row, strict=True))) for row in ROWS]
+    assert values(written(images, "\n".join(lines), "table.jsonl")) == EXPECTED
+    rows = "\n".join(json.dumps({"path": row[0], "label": number % 2}) for number, row in enumerate(ROWS))
+    assert [row.label for row in read(written(images, rows, "table.jsonl"))] == ["0", "1", "0"]
+
+
+def test_parquet(images: Path) -> None:
+    """Of a Parquet file only the columns of a row's fields are read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {name: list(column) for name, column in zip(FIELDS, zip(*ROWS, strict=True), strict=True)}
+    table = pyarrow.table(columns | {"pixels": [[1, 2]] * len(ROWS)})
+    pyarrow.parquet.write_table(table, images / "table.parquet")
+    assert values(images / "table.parquet") == EXPECTED
+
+
+def test_named_columns(images: Path) -> None:
+    """Columns of any name can be named; rows carry the number of their line."""
+    path = written(images, "bird,where\nowl,c.png\n\nkite,d.png\n")
+    rows = read(path, columns={"path": "where", "label": "bird"})
+    assert [(row.name, row.label, row.line) for row in rows] == [("c.png", "owl", 2), ("d.png", "kite", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "sentence"),
+    [
+        ("path,labell\nc.png,a\n", {}, r"names no column label, class or category, .*did you mean labell\?"),
+        ("path,label\nc.png,a\n", {"attribute": "lable"}, r"has no column lable for .*did you mean label\?"),
+        ("path,file,label\nc.png,c.png,a\n", {}, r"columns path and file may both be the path"),
+        ("path,label,label\nc.png,a,b\n", {}, r"has two columns label"),
+        ("path,label\nc.png,a\nd.png;b\n", {}, r"line 3: has 1 columns, and the first line 2"),
+        ("path,label\nc.png,a\nd.png,\n", {}, r"line 3: has no label"),
+        ("path,label\nc.png,a\n,b\n", {}, r"line 3: column path is empty"),
+        ("path,label,split\nc.png,a,trian\n", {}, r"line 2: split trian is none; did you mean train\?"),
+        ("path,label,attribute\nc.png,a,x\nd.png,b,x\n", {}, r"the attribute of all images is x"),
+        ("path,label,attribute\nc.png,a,x\nd.png,b,\n", {}, r"line 3: has no attribute, unlike"),
+        ('path,label\nc.png,"a\nb"\n', {}, r"line 2: label or attribute a\\nb  is not one line"),
+        ('path,label\nc.png,"a\n', {}, r"line 2: is not CSV"),
+    ],
+)
+def test_what_a_table_may_not_hold(images: Path, text: str, columns: dict[str, str], sentence: str) -> None:
+    """Each fault is one sentence with the line or the nearest column."""
+    with pytest.raises(DataError, match=sentence):
+        read(written(images, text), columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[1]\n", "line 1: is no JSON object"),
+        ('{"path": "c.png", "label": "a"}\nx\n', "line 2: is not JSON"),
+        ('{"path": {}, "label": "a"}\n', "line 1: column path holds a dict"),
+    ],
+)
+def test_what_json_lines_may_not_hold(images: Path, text: str, sentence: str) -> None:
+    """So it is with JSON."""
+    with pytest.raises(DataError, match=sentence):
+        read(written(images, text, "table.jsonl"))
+
+
+def test_a_damaged_parquet_file(images: Path) -> None:
+    """A file that is Parquet by its name alone is refused."""
+    with pytest.raises(DataError, match="is not Parquet, or not a whole file"):
+        read(written(images, "PAR1, but no more", "table.parquet"))
