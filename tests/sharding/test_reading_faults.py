@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,14 +158,19 @@ def test_what_fetches_ahead_leaves_a_disk_s_refusal_to_the_reader(
 
 
 # ------------------------------------------------------------------------------------------------------- lost workers
-class Numbers(torch.utils.data.Dataset):
+class StandIn(torch.utils.data.Dataset):
+    split = types.SimpleNamespace(files=0)
+    """The files that a reader counts."""
+
+
+class Numbers(StandIn):
     """Any draw's batch is a number."""
 
     def __getitem__(self, draws: Draws) -> torch.Tensor:
         return torch.zeros(1)
 
 
-class Greedy(torch.utils.data.Dataset):
+class Greedy(StandIn):
     def __getitem__(self, draws: Draws) -> torch.Tensor:
         raise MemoryError("Unable to allocate 13.3 GiB")
 
@@ -201,7 +207,7 @@ def test_a_worker_without_memory_ends_the_run_in_one_sentence() -> None:
     )
 
 
-class Broken(torch.utils.data.Dataset):
+class Broken(StandIn):
     def __getitem__(self, draws: Draws) -> torch.Tensor:
         raise OSError(errno.ENOSPC, "two\nlines")
 
