@@ -254,7 +254,9 @@ def _training(
     train = {"glt": table.first(deck, apportioned(counts, ratio))}
     used = np.zeros(len(pool.label), bool)
     if pool.attribute is not None:
-        train["cbl"] = table.first(deck, apportioned(np.full(len(counts), most.min()), ratio))
+        # As many as in Train-GLT, as in the paper's ImageNet-GLT, so that the editions' runs see equally many images.
+        each = min(int(most.min()), -(-int(counts.sum()) // len(counts)))
+        train["cbl"] = table.first(deck, apportioned(np.full(len(counts), each), ratio))
     for rows in (*train.values(), *held.values()):
         used[rows] = True
     if not used.all():

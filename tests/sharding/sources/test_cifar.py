@@ -46,8 +46,9 @@ def test_cifar10_in_every_form(tmp_path: Path, python: bool, form: str) -> None:
     files, pixels, labels = cifar10(3, python)
     path = archive(tmp_path / "cifar-10.tar.gz", files)
     if form != "tar.gz":
-        with tarfile.open(path) as tar:
-            tar.extractall(tmp_path, filter="data")
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
         path.unlink()
         path = tmp_path / next(iter(files)).split("/")[0]
     if form == "tar":
