@@ -9,18 +9,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.inputs.runs import Run, load_runs
+from analysis.inputs.runs import GROUPINGS, Run, load_runs
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.output import go_on_unread
-from recipes.table_layout import SELECTS, Layout, available, load_layout
+from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, is_open, load_layout, open_tables
 
 if TYPE_CHECKING:
     from analysis.tables.cells import Table
 
 HELP = """\
-python -m analysis runs=DIR out=DIR [table=NAME,...] [select=last|best] [seeds=0,1,2] [later=yes] [pair=RECIPE] \
-[only=tables]
-python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [select=last|best] [seeds=0,1,2]
+python -m analysis runs=DIR out=DIR [table=NAME|PATH,...] [data=NAME,...] [groups=thirds|shots] [select=last|best] \
+[seeds=0,1,2] [later=yes] [pair=RECIPE] [only=tables]
+python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [data=NAME,...] [groups=thirds|shots] \
+[select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
 python -m analysis results runs=DIR out=FILE
@@ -48,7 +49,9 @@ what stands behind each number
 pictures only of the runs in `thumbnails`.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
-  table    layouts in recipes/tables (default: all whose data set occurs among the runs)
+  table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
+  data     the data sets of open layouts, side by side; without table=, all open layouts
+  groups   by what classes are many, medium and few, where a data set knows both (default: its own way)
   select   the last epoch or the best on val (default: as the table says)
   seeds    the seeds to average over (default: as the table says)
   pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
@@ -57,8 +60,10 @@ pictures only of the runs in `thumbnails`.
   row      a row's label, recipe or number from 1
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
-KEYS = ("runs", "out", "table", "select", "seeds", "later", "pair", "only")
-EXPLAIN = ("runs", "table", "row", "column", "select", "seeds")
+KEYS = ("runs", "out", "table", "data", "groups", "select", "seeds", "later", "pair", "only")
+MANY = 4
+"""Of more runs that are left out for one reason, only the first is named on the screen."""
+EXPLAIN = ("runs", "table", "row", "column", "data", "groups", "select", "seeds")
 
 
 def main(argv: list[str]) -> None:
@@ -88,8 +93,11 @@ def main(argv: list[str]) -> None:
         if options.get(key, legal) != legal:
             raise ValueError(f"{key}={options[key]}: legal is {key}={legal}, or leave it out")
     runs, unreadable = _load_runs(options)
-    layouts = _layouts(options.get("table"), {run.data for run in runs})
-    layouts = [layout.model_copy(update=override) for layout in layouts]
+    layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+
+    from analysis.tables.matching import fillable
+
+    layouts, empty = fillable(layouts, runs)
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
     from analysis.tables import agreement, text
@@ -101,7 +109,7 @@ def main(argv: list[str]) -> None:
         (out / name).write_text(content, encoding="utf-8", newline="\n")
     for table in made:
         print(text.terminal(table), flush=True)
-    left_out = [f"{name} is left out: {reason}" for name, reason in unreadable.items()]
+    left_out = [*empty, *_left_out(unreadable)]
     files: list[Path] = []
     remarks: list[str] = []
     if "only" not in options:
@@ -109,7 +117,8 @@ def main(argv: list[str]) -> None:
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
         files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
-    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *left_out, *remarks]
+    every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
+    problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
     for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
@@ -190,26 +199,44 @@ def _explain(options: dict[str, str]) -> None:
     """Print what is behind one cell."""
     override = _layout_overrides(options)
     runs, _ = _load_runs(options)
-    layouts = _layouts(options["table"], set())
+    layouts = _layouts(options, runs)
     if len(layouts) > 1:
         raise ValueError(f"table={options['table']}: legal is one table")
     layout = layouts[0].model_copy(update=override)
 
     from analysis.inputs import frame
     from analysis.report import explain
-    from analysis.tables import cells
+    from analysis.tables import cells, matching
 
+    (layout,), _ = matching.fillable([layout], runs)
     row, column = explain.find_cell(layout, options["row"], options["column"])
     made = cells.fill_table(layout, runs, *frame.tidy(runs))
     print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
 
 
 def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
-    runs, unreadable = load_runs(Path(options["runs"]))
+    groups = options.get("groups")
+    if groups is not None and groups not in GROUPINGS:
+        raise ValueError(f"groups={groups}: {nearest(groups, GROUPINGS)}")
+    runs, unreadable = load_runs(Path(options["runs"]), groups)
     if not runs:
-        said = "".join(f"; {name}: {reason}" for name, reason in unreadable.items())
+        said = "".join(f"; {line}" for line in _left_out(unreadable))
         raise ValueError(f"runs={options['runs']}: no readable run folder in it{said}")
     return runs, unreadable
+
+
+def _left_out(unreadable: dict[str, str]) -> list[str]:
+    """Say which run folders cannot be read and why; of many for the same reason the first alone is named."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in unreadable.items():
+        by_reason.setdefault(reason, []).append(name)
+    said = []
+    for reason, names in by_reason.items():
+        if len(names) > MANY:
+            said.append(f"{names[0]} and {len(names) - 1} more are left out: {reason}")
+        else:
+            said += [f"{name} is left out: {reason}" for name in names]
+    return said
 
 
 def _fault(fault: Fault) -> ValueError:
@@ -245,21 +272,30 @@ def _layout_overrides(options: dict[str, str]) -> dict[str, Any]:
     return override
 
 
-def _layouts(names: str | None, data: set[str]) -> list[Layout]:
-    """Load the layouts named, or all with a column on the data sets of the runs."""
-    files = available()
-    if names is None:
-        layouts = [load_layout(file) for file in files.values()]
-        layouts = [layout for layout in layouts if data & {column.data for column in layout.columns}]
+def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
+    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+    known = sorted({run.data for run in runs})
+    data = data_names(options["data"]) if "data" in options else []
+    if strange := [name for name in data if name not in known]:
+        raise ValueError(f"data={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+    if "table" in options:
+        layouts = [find_layout(name, data, known) for name in dict.fromkeys(options["table"].split(","))]
+    elif data:
+        layouts = [load_layout(available()[name], data) for name in open_tables()]
+    else:
+        layouts = [load_layout(file) for file in available().values() if not is_open(file)]
+        layouts = [layout for layout in layouts if {column.data for column in layout.columns} & set(known)]
         # Those laid out as the paper's tables come first, in the paper's order.
         layouts.sort(key=lambda layout: (not layout.published, layout.published))
         if not layouts:
-            raise ValueError(f"recipes/tables has no table on the data of these runs ({', '.join(sorted(data))})")
-        return layouts
-    for name in names.split(","):
-        if name not in files:
-            raise ValueError(f"table={name}: no such file in recipes/tables; {nearest(name, files)}")
-    return [load_layout(files[name]) for name in dict.fromkeys(names.split(","))]
+            raise ValueError(
+                f"recipes/tables has no table that names the data of these runs ({', '.join(known)}): "
+                f"data={known[0]} lays out the open ones on them ({', '.join(open_tables())})"
+            )
+    names = [layout.name for layout in layouts]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
+    return layouts
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
 from recipes.common.json_text import read_object
+from recipes.layers import noted
 from recipes.schema import Recipe
 from sharding.cache.decoded_images import FILES_OF_A_CACHE, PixelCache
 from sharding.cache.disk_budget import cache_folder
@@ -190,6 +191,9 @@ class Setup:
             "steps_per_epoch": steps,
             "network": self.model.engine.network.size,
             **provenance.code(self.recipe),
+            **noted(self.recipe.data.name, self.data.dataset.meta),
+            **provenance.of_the_data(self.data.dataset),
+            **provenance.own_recipes(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:

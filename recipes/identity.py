@@ -68,6 +68,11 @@ def science_values(recipe: BaseModel) -> dict[str, Any]:
     return {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if science.get(key, True)}
 
 
+def science_keys(section: type[BaseModel]) -> list[str]:
+    """List the keys of a recipe that are science, dotted, in the order of its fields."""
+    return [key for key, marked in _flat(_marks(section)).items() if marked]
+
+
 def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():

@@ -13,7 +13,9 @@ import yaml
 from recipes.common.addresses import path_fault
 from recipes.common.cli import nearest, split_word
 from recipes.common.errors import RecipeError
+from recipes.dataset_values import Described
 from recipes.identity import section_in
+from recipes.noted import Noted
 from recipes.schema import PROJECT, Recipe
 from recipes.values import kinds
 from recipes.yaml_io import load_yaml, named, read_texts
@@ -98,8 +100,10 @@ class RecipeFile:
         return set(Recipe.model_fields) <= set(self.values)
 
 
-def recipe_file(name: Any) -> RecipeFile:
+def recipe_file(name: Any, said: Described | None = None) -> RecipeFile:
     """Read the recipe that `recipe=` names: a file of recipes/, a path, or a run folder, which means its recipe.
+
+    A recipe that a run noted (`said`) is that one.
 
     Raises:
         RecipeError: there is no such recipe, or its file cannot be read.
@@ -111,6 +115,8 @@ def recipe_file(name: Any) -> RecipeFile:
     if isinstance(name, str) and ("/" in name or name.endswith((".yaml", ".yml"))):
         path = Path(name)
         return RecipeFile(path, str(path), {"recipe": path.stem, **load_yaml(path)})
+    if isinstance(said, Noted) and isinstance(name, str) and name in said.recipes:
+        return RecipeFile(Path(f"{name}.yaml"), f"the run's {name}.yaml", {**said.recipes[name], "recipe": name})
     path = find_recipe(name, "recipe")
     return RecipeFile(path, str(path.relative_to(PROJECT)), {**load_yaml(path), "recipe": name})
 
@@ -249,8 +255,10 @@ class Layer:
     switches_ifl: bool = False
 
 
-def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer) -> list[Layer]:
-    """List all layers, the weakest first.
+def layers_of(
+    command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer, said: Described | None = None
+) -> list[Layer]:
+    """List all layers, the weakest first; `said` is what a run noted of its data set.
 
     Raises:
         RecipeError: the data set or preset does not exist, or an `on:` block is not legal.
@@ -261,13 +269,26 @@ def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: La
         left_open = {key for key in site.values.get("data", {}) if data.get(key) is None}
         own["data"] = {key: value for key, value in data.items() if key not in left_open}
     return [
-        Layer(f"recipes/data/{axes.data}.yaml", load_yaml(named(RECIPES / "data", axes.data, "data"))),
+        *_data_layers(axes.data, said),
         Layer(f"recipes/presets/{axes.preset}.yaml", preset_values(axes.preset)),
         site,
         Layer(file.origin, own, switches_ifl=True),
         *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks),
         Layer("the command line", command, switches_ifl=True),
     ]
+
+
+def _data_layers(name: Any, said: Described | None) -> list[Layer]:
+    """Return the data set's own values and those of its file, which it needs where it has no own ones."""
+    own = [Layer(said.origin, said.values)] if said is not None and said.values is not None else []
+    if own and not (RECIPES / "data" / f"{name}.yaml").is_file():
+        return own
+    return [*own, Layer(f"recipes/data/{name}.yaml", load_yaml(named(RECIPES / "data", name, "data")))]
+
+
+def noted(name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run's meta.json notes of its data set's values, so that they are known where the data are not."""
+    return {"data_values": meta["values"], "data_kind": meta.get("kind")} if "values" in meta else {}
 
 
 def merged(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:

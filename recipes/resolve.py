@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.common.errors import RecipeError
+from recipes.dataset_values import Described
 from recipes.declarations import declaration
 from recipes.folders import hide_command, make_absolute
 from recipes.identity import departures, science_values
@@ -30,6 +31,7 @@ from recipes.layers import (
     refuse_changes,
 )
 from recipes.messages import sentence
+from recipes.noted import Noted
 from recipes.rules import check, epoch_of, epochs_of, method_args
 from recipes.schema import Recipe
 from recipes.yaml_io import load_yaml
@@ -41,13 +43,19 @@ OF_THE_FIRST = ("schedule", "optim", "augment", "batch", "ifl")
 
 
 # ------------------------------------------------------------------------------------------------------------ resolve
-def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_name: str = "the site file") -> Recipe:
+def resolve(
+    words: Iterable[str],
+    site: Mapping[str, Any] | None = None,
+    site_name: str = "the site file",
+    said: Described | None = None,
+) -> Recipe:
     """Return the recipe that a command means.
 
     Args:
         words: the command's, key=value; those that begin with `first.` say what its first stage is.
         site: values of the `slurm.` section, and under `data` of that one.
         site_name: names `site` in messages.
+        said: what a run noted of its data set; None looks it up in the data root.
 
     Raises:
         RecipeError: one sentence that names the key, the value, where it came from and what would be legal.
@@ -55,15 +63,15 @@ def resolve(words: Iterable[str], site: Mapping[str, Any] | None = None, site_na
     words = list(words)
     first = first_words(words)
     command = parse_words(word for word in words if not word.startswith(FIRST))
-    file = recipe_file(command.pop("recipe", "glt_baseline"))
+    file = recipe_file(command.pop("recipe", "glt_baseline"), said)
     axes = axes_of(command, file.values)
     if file.is_written_out:
         refuse_changes(command, file, axes)
     site_layer = _site_layer(site or {}, site_name)
-    tree, origins = merged(layers_of(command, file, axes, site_layer))
+    tree, origins = merged(layers_of(command, file, axes, site_layer, said))
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), site_layer.values.get("data", {}).get("root"))
-    recipe = _with_source(_validated(tree, origins), first, site)
+    recipe = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
     return _written_out(recipe)
 
@@ -103,7 +111,9 @@ def first_words(words: Iterable[str]) -> list[str]:
     return own
 
 
-def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None) -> Recipe:
+def _with_source(
+    recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] | None, said: Described | None
+) -> Recipe:
     """Write `init_from` and `eval_of` as the name of a run.
 
     A recipe's name means its run on the same data, edition, seed and preset, with the words `first` of its own.
@@ -123,10 +133,11 @@ def _with_source(recipe: Recipe, first: Sequence[str], site: Mapping[str, Any] |
         name = getattr(recipe.method, key)
         if name is None or "-" in name:  # a recipe's name has no dash, a run's has
             continue
-        find_recipe(name, f"method.{key}")
+        if not isinstance(said, Noted) or name not in said.recipes:
+            find_recipe(name, f"method.{key}")
         if name == recipe.recipe:
             raise RecipeError(f"method.{key}={name} names the recipe itself")
-        values["method"][key] = resolve([*source_words(recipe, name), *first], site).run_name
+        values["method"][key] = resolve([*source_words(recipe, name), *first], site, said=said).run_name
     return Recipe.model_validate(values)
 
 

@@ -1,15 +1,25 @@
-"""Table layouts: `recipes/tables/NAME.yaml`, read strictly."""
+"""Table layouts: `recipes/tables/NAME.yaml`, or a file elsewhere, read strictly.
+
+A layout whose columns leave `data` out is open: it is laid out on the data sets that a command names.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import one_line
+from recipes.identity import science_keys
+from recipes.messages import sentence
+from recipes.schema import Recipe
 from recipes.yaml_io import read_yaml
 
 PROTOCOLS: dict[str, tuple[str, str]] = {
@@ -22,7 +32,11 @@ PROTOCOLS: dict[str, tuple[str, str]] = {
 SELECTS = ("last", "best")
 """Which model's predictions: those of the last epoch, or of the one best on val."""
 
-FOLDER = Path(__file__).resolve().parent / "tables"
+OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget")
+"""The values of a run that a table says by keys of its own."""
+
+WRITTEN = ("results", "classes", "shape", "rankings", "problems", "report", "index")
+"""What analysis calls its other files."""
 
 
 class _Strict(BaseModel):
@@ -30,7 +44,7 @@ class _Strict(BaseModel):
 
 
 class Row(_Strict):
-    """One method: the runs of `recipe` trained on `budget` (a table row; seeds are averaged)."""
+    """One method: the runs of `recipe` trained on `budget`, with the values of `set` (seeds are averaged)."""
 
     recipe: str
     label: str
@@ -38,8 +52,52 @@ class Row(_Strict):
     published: str | None = None
     """The method's name in the published tables."""
     twin: str | None = None
-    """The recipe of the same method without IFL."""
+    """The row that this one is tested against: its recipe, or its label where several rows have that recipe. Mostly the
+    same method without IFL."""
     budget: Literal["paper", "matched"] = "paper"
+    set: dict[str, Any] = {}
+    """Values over the recipe's own, by their dotted keys: any that are science."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes its runs another row's or not: recipe, budget, and `set` as text."""
+        return self.recipe, self.budget, json.dumps(self.set, sort_keys=True)
+
+    @property
+    def set_words(self) -> list[str]:
+        """The values of `set` as words of a command."""
+        return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
+
+    @field_validator("set")
+    @classmethod
+    def _legal(cls, values: dict[str, Any]) -> dict[str, Any]:
+        legal = science_keys(Recipe)
+        for key, value in values.items():
+            if key in OF_THE_TABLE:
+                raise ValueError(f"{key} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
+            if key not in legal and not key.startswith("method.args.") and (key, value) != ("ifl", None):
+                section, _, leaf = key.rpartition(".")
+                near = [word for word in legal if word.rpartition(".")[0] == section] or legal
+                elsewhere = [word for word in legal if word.rpartition(".")[2] == leaf]
+                hint = f"did you mean {elsewhere[0]}?" if elsewhere else nearest(key, near)
+                raise ValueError(f"{key} is no science key of a recipe; {hint}")
+            if fault := _value_fault(key, value):
+                raise ValueError(fault)
+        return values
+
+
+def _value_fault(key: str, value: Any) -> str:
+    """Say what is wrong with a value for a recipe's key, by the schema alone; empty where nothing is."""
+    tree: Any = value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    try:
+        Recipe.model_validate({"recipe": "row", **tree})
+    except ValidationError as error:
+        # What other keys then lack or contradict, the recipe may bring.
+        own = [found for found in error.errors() if ".".join(map(str, found["loc"])).startswith(key)]
+        return sentence(error, {key: "set"}) if own else ""
+    return ""
 
 
 class Column(_Strict):
@@ -107,16 +165,47 @@ class Layout(_Strict):
         """The distinct (data, train) of the columns, in their order."""
         return list(dict.fromkeys(column.source for column in self.columns))
 
+    def twin_of(self, row: Row) -> Row | None:
+        """Return the table's row that another is tested against; None where it has none, or it is not in the table.
+
+        Of several rows of the recipe that `twin` names, one of the same values and budget comes before one of the same
+        values, one without values, one of the paper's budget, and the first.
+        """
+        others = [other for other in self.rows if other.key != row.key and row.twin is not None]
+        of_recipe = [other for other in others if other.recipe == row.twin]
+        if not of_recipe:
+            return next((other for other in others if other.label == row.twin), None)
+        return min(
+            of_recipe,
+            key=lambda other: (
+                bool(other.set) and other.set != row.set,
+                other.set != row.set,
+                other.budget != row.budget,
+                other.budget != "paper",
+            ),
+        )
+
+    def twin_recipe(self, row: Row) -> str | None:
+        """Return the recipe of the row's twin, which need not be in the table; None where it has none."""
+        twin = self.twin_of(row)
+        return twin.recipe if twin else row.twin
+
     def full_label(self, row: Row) -> str:
         """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`."""
-        baselines = [other.label for other in self.rows if other.recipe == row.twin]
-        return f"{baselines[0]} {row.label}" if baselines and row.label.startswith("+") else row.label
+        twin = self.twin_of(row)
+        return f"{twin.label} {row.label}" if twin and row.label.startswith("+") else row.label
+
+    def words(self, row: Row, source: tuple[str, str]) -> list[str]:
+        """Return the command of a row's runs on (data, train), without a seed."""
+        data, train = source
+        axes = [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={self.preset}"]
+        return [*axes, f"batch.budget={row.budget}", *row.set_words]
 
     @model_validator(mode="after")
     def _distinct(self) -> Layout:
         for key, entries in (
             ("seeds", self.seeds),
-            ("rows", [(row.recipe, row.budget) for row in self.rows]),
+            ("rows", [row.key for row in self.rows]),
             ("columns", self.columns),
         ):
             twice = [str(entry) for i, entry in enumerate(entries) if entry in entries[:i]]
@@ -124,12 +213,124 @@ class Layout(_Strict):
                 raise ValueError(f"{key} names {twice[0]} twice; legal is once")
         return self
 
+    @model_validator(mode="after")
+    def _twins(self) -> Layout:
+        for row in self.rows:
+            recipes = {other.recipe for other in self.rows}
+            labels = [other.label for other in self.rows]
+            if row.twin is None or row.twin in recipes:
+                continue
+            if labels.count(row.twin) > 1:
+                raise ValueError(f"twin of {row.label}: {labels.count(row.twin)} rows have the label {row.twin}")
+            if row.twin == row.label:
+                raise ValueError(f"twin of {row.label}: a row is not its own twin")
+            if row.twin not in labels and not re.fullmatch(r"\w+", row.twin):
+                raise ValueError(
+                    f"twin of {row.label}: {row.twin} is no recipe and no label; {nearest(row.twin, labels)}"
+                )
+        return self
 
-def load_layout(file: Path) -> Layout:
+
+def load_layout(file: Path, data: Sequence[str] = (), known: Sequence[str] = ()) -> Layout:
     """Read the layout in `file`; its name is the file's.
 
+    Args:
+        file: the layout.
+        data: the data sets of an open layout, in the order of the table's blocks.
+        known: the data sets that a sentence about a missing `data=` names; default: those of recipes/data.
+
     Raises:
-        ValueError: the file is not a YAML mapping, or a key or value in it is not legal.
+        ValueError: the file is not a YAML mapping, or a key or value in it is not legal; the layout is open and `data`
+            is empty, or it names its data and `data` is not.
+    """
+    content = _content(file)
+    if _leaves_data_out(content):
+        if not data:
+            raise ValueError(
+                f"table={file.stem} is open, so data=NAME (or NAME,NAME) says on which data it is laid out; "
+                f"known here: {', '.join(known or known_data())}"
+            )
+        content["columns"] = [
+            {**column, "data": column.get("data", name)} if isinstance(column, dict) else column
+            for place, name in enumerate(data)
+            for column in content["columns"]
+            if place == 0 or "data" not in column
+        ]
+    elif data:
+        raise ValueError(
+            f"data={','.join(data)}: the table {file.stem} names its data itself; open tables, which take data=, are "
+            f"{', '.join(open_tables())}"
+        )
+    try:
+        return Layout(name=file.stem, **content)
+    except ValidationError as error:
+        raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
+
+
+def find_layout(name: str, data: Sequence[str] = (), known: Sequence[str] = ()) -> Layout:
+    """Read the layout that `table=` names: one of recipes/tables, or a file's path (with / or .yaml).
+
+    `data` and `known` are as for `load_layout`.
+
+    Raises:
+        ValueError: there is none, or as `load_layout`.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        file = Path(name).expanduser()
+        if not file.is_file():
+            raise ValueError(f"table={name}: there is no such file")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", file.stem) or file.stem in WRITTEN:
+            raise ValueError(
+                f"table={name}: the files made of a table have its name, so letters, digits and _ . - are legal in it, "
+                f"and none of {', '.join(WRITTEN)}"
+            )
+        return load_layout(file, data, known)
+    files = available()
+    if name not in files:
+        raise ValueError(f"table={name} does not exist; {nearest(name, files)}, or the path of a file of yours")
+    return load_layout(files[name], data, known)
+
+
+def data_names(text: str) -> list[str]:
+    """Return the names in a command's `data=NAME,NAME`.
+
+    Raises:
+        ValueError: one is empty, holds what no name has, or is there twice.
+    """
+    names = text.split(",")
+    if not all(re.fullmatch(r"\w+", name) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"data={text} is not legal: names of data sets, each once, are, such as data=birds,digits_glt")
+    return names
+
+
+def open_tables() -> list[str]:
+    """List the layouts that take `data=`; a file that cannot be read is none."""
+    return [name for name, file in available().items() if is_open(file)]
+
+
+def is_open(file: Path) -> bool:
+    """Say whether the layout in `file` takes `data=`; one that cannot be read does not."""
+    try:
+        return _leaves_data_out(_content(file))
+    except ValueError:
+        return False
+
+
+def known_data() -> list[str]:
+    """List the data sets that have a file of values in recipes/data, the project's or the user's."""
+    return sorted(search_path.files(search_path.DATA))
+
+
+def available() -> dict[str, Path]:
+    """List all layouts as {table name: file}, sorted by name."""
+    return dict(sorted(search_path.files(search_path.TABLES).items()))
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return the mapping that a layout's file holds.
+
+    Raises:
+        ValueError: it is none.
     """
     try:
         content = read_yaml(file.read_text(encoding="utf-8"))
@@ -137,15 +338,13 @@ def load_layout(file: Path) -> Layout:
         raise ValueError(one_line(f"{file.name}: not readable as YAML ({' '.join(str(error).split())})")) from None
     if not isinstance(content, dict) or "name" in content:
         raise ValueError(f"{file.name}: legal is a mapping of preset, select, seeds, rows, columns")
-    try:
-        return Layout(name=file.stem, **content)
-    except ValidationError as error:
-        raise ValueError(one_line(f"{file.name}: {_sentence(error)}")) from None
+    return content
 
 
-def available(folder: Path = FOLDER) -> dict[str, Path]:
-    """List all layouts as {table name: file}, sorted by name."""
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+def _leaves_data_out(content: Mapping[str, Any]) -> bool:
+    """Say whether any column leaves `data` out."""
+    columns = content.get("columns")
+    return isinstance(columns, list) and any(isinstance(column, dict) and "data" not in column for column in columns)
 
 
 def _sentence(error: ValidationError) -> str:

@@ -5,7 +5,8 @@
   train=glt|cbl      training edition
   seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
   again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
-  table=NAME         instead of a recipe: all runs of recipes/tables/NAME.yaml, first stages first
+  table=NAME|PATH    instead of a recipe: all runs of recipes/tables/NAME.yaml or of a file of yours, first stages
+                     first; an open table (clt_glt, alt, overall, parts, budgets) on the data sets of data=NAME,NAME
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
@@ -64,11 +65,13 @@ class Training:
         runs: each once, and after those that it builds on.
         at_once: how many may be under way at once; None leaves it to where they run.
         site: this machine's site file.
+        said: what the user should know of the whole.
     """
 
     runs: "Sequence[Run]"
     at_once: int | None
     site: "Site"
+    said: tuple[str, ...] = ()
 
     @property
     def cluster(self) -> str:
@@ -77,10 +80,10 @@ class Training:
 
     @property
     def remarks(self) -> list[str]:
-        """What the user should know of single runs, each remark once."""
+        """What the user should know of the whole and of single runs, each remark once."""
         from slurm.run_folder import other_code, place_aside
 
-        said = [f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark]
+        said = [*self.said, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))
@@ -126,13 +129,14 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         return build_job.parse_command(words, site)
     from slurm.planning.requested_runs import requested_runs
 
-    runs, at_once = requested_runs(words, site)
-    for run in runs:
+    asked = requested_runs(words, site)
+    for run in asked.runs:
         _check_batch(run.recipe)
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    return Training([replace(run, command=tuple(sys.argv)) for run in runs], at_once, site)
+    runs = [replace(run, command=tuple(sys.argv)) for run in asked.runs]
+    return Training(runs, asked.at_once, site, asked.said)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes

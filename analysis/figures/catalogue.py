@@ -79,11 +79,16 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     )
     album.add(
         "figure5",
-        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it "
-        "trains; (c, d) every method's overall improvement on the first row's, "
-        f"class-wise (CLT) against attribute-wise (ALT), in points of percent.{images}",
+        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains"
+        + (
+            "; (c, d) every method's overall improvement on the first row's, class-wise (CLT) against attribute-wise "
+            "(ALT), in points of percent"
+        )
+        * ("alt" in study.protocols)
+        + f".{images}",
         figure5.figure5(study, pair, tables),
     )
+    by_attribute = ", and by attribute group" if study.has_attributes else ""
     for protocol in study.protocols:
         album.add(
             f"pairs_{protocol}",
@@ -92,7 +97,7 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         )
         album.add(
             f"classes_{protocol}",
-            f"Accuracy of every method by class along the long tail, overall, and by attribute group, "
+            f"Accuracy of every method by class along the long tail, overall{by_attribute}, "
             f"{protocol.upper()} ({study.select} epoch, mean over seeds).",
             long_tail.all_methods(study, protocol),
         )
@@ -109,8 +114,13 @@ def _of_pair(album: _Album, study: Study, pair: Pair) -> None:
         album.add(
             f"tail_{protocol}",
             f"{pair.plain.label} and {pair.ifl.label}, {protocol.upper()}: (a) accuracy of each class above "
-            f"its number of training images, (b) accuracy of each attribute group, "
-            "(c-e) accuracy of each class and attribute group, and what IFL changes in it.",
+            "its number of training images"
+            + (
+                ", (b) accuracy of each attribute group, (c-e) accuracy of each class and attribute group, and what "
+                "IFL changes in it"
+            )
+            * study.has_attributes
+            + ".",
             long_tail.one_pair(study, pair, protocol),
         )
         album.add(

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
-from analysis.figures.methods import Method, Pair, Study
+from analysis.figures.methods import Key, Method, Pair, Study
 from analysis.figures.point_labels import label_points
 from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
 from analysis.inputs.frame import METRICS
@@ -68,7 +68,7 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
         tables: filled tables; those of another preset or selection than the study's are passed over.
         metric: accuracy or precision.
     """
-    means: dict[tuple[str, str, str], float] = {}
+    means: dict[tuple[Key, str], float] = {}
     for table in tables:
         if (table.layout.preset, table.layout.select) != (study.preset, study.select):
             continue
@@ -79,12 +79,12 @@ def improvements(study: Study, tables: list[Table], metric: str) -> list[Improve
                     "overall",
                     metric,
                 ) and cell.mean is not None:
-                    means.setdefault((row.recipe, row.budget, column.protocol), 100 * cell.mean)
+                    means.setdefault((row.key, column.protocol), 100 * cell.mean)
     base, *others = study.methods
-    zero = [means.get((base.recipe, base.budget, protocol)) for protocol in ("clt", "alt")]
+    zero = [means.get((base.key, protocol)) for protocol in ("clt", "alt")]
     found = []
     for method in others:
-        clt, alt = (means.get((method.recipe, method.budget, protocol)) for protocol in ("clt", "alt"))
+        clt, alt = (means.get((method.key, protocol)) for protocol in ("clt", "alt"))
         if clt is not None and alt is not None and zero[0] is not None and zero[1] is not None:
             found.append(Improvement(method.label, clt - zero[0], alt - zero[1], method.baseline is not None))
     return found
@@ -100,7 +100,10 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
         (
             p
             for p in ("glt", "clt", "alt")
-            if pair and pair.plain.runs.get(PROTOCOLS[p][0]) and pair.ifl.runs.get(PROTOCOLS[p][0])
+            if p in study.protocols
+            and pair
+            and pair.plain.runs.get(PROTOCOLS[p][0])
+            and pair.ifl.runs.get(PROTOCOLS[p][0])
         ),
         None,
     )
@@ -108,9 +111,11 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
     if protocol is None and not any(points.values()):
         return None, [f"{study.data}: no figure 5 yet: it needs finished runs of a method and its twin with IFL"]
     remarks = []
+    alt = "alt" in study.protocols
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 5.9), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(2.1, 3.2), squeeze=False)[:, 0]
+        figure = Figure(figsize=(PAGE, 5.9 if alt else 2.3), layout="constrained")
+        heights = (2.1, 3.2) if alt else (2.1,)
+        above, *halves = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=True):
             axes.set_title(
                 f"({letter}) overall {metric}"
@@ -130,19 +135,25 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
                 )
         if pair is not None and protocol is not None:
             above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
-        for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
-            axes.set_title(f"({letter}) points of {metric} above {shortened(study.methods[0].label)}", fontsize=8)
-            axes.set_xlabel("class-wise: CLT, overall")
-            axes.set_ylabel("attribute-wise: ALT, overall")
-            _scatter(axes, points[metric])
-        for axes, metric in zip(below.axes, METRICS, strict=True):
-            label_points(
-                figure,
-                axes,
-                [(p.class_wise, p.attribute_wise) for p in points[metric]],
-                [shortened(p.label) for p in points[metric]],
-            )
+        for below in halves:
+            _class_against_attribute(figure, below, study, points)
     return figure, remarks
+
+
+def _class_against_attribute(figure: Figure, below: Any, study: Study, points: dict[str, list[Improvement]]) -> None:
+    """Draw every method's improvement on the first one, class-wise against attribute-wise, a panel for each metric."""
+    for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
+        axes.set_title(f"({letter}) points of {metric} above {shortened(study.methods[0].label)}", fontsize=8)
+        axes.set_xlabel("class-wise: CLT, overall")
+        axes.set_ylabel("attribute-wise: ALT, overall")
+        _scatter(axes, points[metric])
+    for axes, metric in zip(below.axes, METRICS, strict=True):
+        label_points(
+            figure,
+            axes,
+            [(p.class_wise, p.attribute_wise) for p in points[metric]],
+            [shortened(p.label) for p in points[metric]],
+        )
 
 
 def all_pairs(study: Study, protocol: str) -> Figure | None:

@@ -101,7 +101,7 @@ def _looks(table: Table) -> list[dict[str, Any]]:
     looks: list[dict[str, Any]] = []
     family: dict[str, int] = {}
     for index, row in enumerate(table.layout.rows):
-        key = row.twin or row.recipe
+        key = table.layout.twin_recipe(row) or row.recipe
         place = family[key] = family.get(key, -1) + 1
         looks.append(
             {

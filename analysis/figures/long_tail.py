@@ -71,6 +71,9 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
         return None, remarks
     values = np.stack([np.concatenate([table[:, -1], table[-1, :-1]]) for _, table in rows])
     names = [*bin_names(classes, bins), "overall", *(f"{INITIALS[name]}_A" for name in GROUPS)]
+    with_attributes = not np.isnan(values[:, len(bins) + 1 :]).all()
+    if not with_attributes:
+        values, names = values[:, : len(bins) + 1], names[: len(bins) + 1]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 1.5 + 0.19 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -78,14 +81,14 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
             axes, values, [shortened(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
         )
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-        for edge in (len(bins) - 0.5, len(bins) + 0.5):
+        for edge in (len(bins) - 0.5, len(bins) + 0.5)[: 1 + with_attributes]:
             axes.axvline(edge, color="white", linewidth=3)
         groups = [method.group for method, _ in rows]
         for index in (i for i in range(1, len(groups)) if groups[i] != groups[i - 1]):
             axes.axhline(index - 0.5, color="white", linewidth=2)
         axes.set_title(
-            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, "
-            f"overall, attribute groups",
+            f"accuracy (%) on {split}, {protocol.upper()}: classes from the most to the least frequent, overall"
+            + ", attribute groups" * with_attributes,
             fontsize=8,
         )
         figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.01, aspect=40)
@@ -94,6 +97,8 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
 
 def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, list[str]]:
     """Draw accuracy with and without IFL: along the tail above training counts, by attribute group, and by both.
+
+    Data without attributes have the first alone.
 
     Returns:
         None where one of them has no runs or lacks what this needs, and remarks on what is left out.
@@ -109,24 +114,29 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
     except ValueError as error:
         return None, [f"{what}: left out: {error}"]
     names = bin_names(classes, bins)
+    with_attributes = not np.isnan([plain[-1, :-1], ifl[-1, :-1]]).all()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 5.4), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(2.3, 3.1), squeeze=False)[:, 0]
-        by_class, by_attribute = top.subplots(1, 2, width_ratios=(3, 1.4))
+        figure = Figure(figsize=(PAGE, 5.4 if with_attributes else 2.3), layout="constrained")
+        heights = (2.3, 3.1)[: 1 + with_attributes]
+        top, *bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        by_class, *others = top.subplots(1, len(heights), width_ratios=(3, 1.4)[: len(heights)], squeeze=False)[0]
         _draw_counts(by_class, classes, bins)
         for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=True):
             by_class.plot(range(len(bins)), table[:-1, -1], label=shortened(method.label), **look)
-            by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
+            for by_attribute in others:
+                by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
         by_class.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=7)
         by_class.set_title(f"(a) along the tail, {protocol.upper()} ({split})", fontsize=8)
         by_class.set_ylabel("accuracy (%)")
         by_class.set_ylim(-3, 103)
-        by_attribute.set_xticks(range(len(GROUPS)), [f"{INITIALS[name]}_A" for name in GROUPS])
-        by_attribute.set_title("(b) by attribute group", fontsize=8)
-        by_attribute.set_ylim(-3, 103)
-        by_attribute.margins(x=0.15)
+        for by_attribute in others:
+            by_attribute.set_xticks(range(len(GROUPS)), [f"{INITIALS[name]}_A" for name in GROUPS])
+            by_attribute.set_title("(b) by attribute group", fontsize=8)
+            by_attribute.set_ylim(-3, 103)
+            by_attribute.margins(x=0.15)
         top.legend(*by_class.get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3)
-        _draw_heat_maps(bottom.subplots(1, 3, sharey=True), pair, plain, ifl, names)
+        for block in bottom:
+            _draw_heat_maps(block.subplots(1, 3, sharey=True), pair, plain, ifl, names)
     return figure, []
 
 

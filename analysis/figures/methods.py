@@ -14,22 +14,34 @@ from analysis.inputs.runs import Run
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
+Key = tuple[str, str, str]
+"""`Row.key`."""
+
 
 @dataclass(frozen=True)
 class Method:
     """A table row with its runs.
 
     Attributes:
-        baseline: the recipe of the row that it is compared with, which the table file calls its twin.
+        key: what makes it another row or not (`Row.key`).
+        baseline: the key of the row that it is compared with, which the table file calls its twin; its recipe where
+            the table has no such row, None where it has no twin.
         runs: by training edition, in the order of seeds.
     """
 
-    recipe: str
-    budget: str
+    key: Key
     label: str
     group: str
-    baseline: str | None
+    baseline: Key | str | None
     runs: dict[str, list[Run]]
+
+    @property
+    def recipe(self) -> str:
+        return self.key[0]
+
+    @property
+    def budget(self) -> str:
+        return self.key[1]
 
 
 class Pair(NamedTuple):
@@ -50,22 +62,28 @@ class Study:
 
     @property
     def protocols(self) -> list[str]:
-        """The protocols under which any method has runs."""
+        """The protocols under which any method has runs, on data that have the protocol's test split."""
         return [
             protocol
-            for protocol, (train, _) in PROTOCOLS.items()
-            if any(method.runs.get(train) for method in self.methods)
+            for protocol, (train, split) in PROTOCOLS.items()
+            if any(run.has(train, split) for method in self.methods for run in method.runs.get(train, []))
         ]
 
     @property
+    def has_attributes(self) -> bool:
+        """Whether the images of its runs have attributes."""
+        counted = [run for method in self.methods for runs in method.runs.values() for run in runs]
+        return not counted or any(run.has_attributes for run in counted)
+
+    @property
     def pairs(self) -> list[Pair]:
-        """Each row that has a baseline, beside the baseline of its own budget where there is one."""
-        pairs = []
-        for method in self.methods:
-            baselines = [other for other in self.methods if other.recipe == method.baseline]
-            baselines.sort(key=lambda other: other.budget != method.budget)
-            pairs += [Pair(baselines[0], method)] if baselines else []
-        return pairs
+        """Each row that has a baseline, beside it."""
+        of_key = {method.key: method for method in self.methods}
+        return [
+            Pair(of_key[method.baseline], method)
+            for method in self.methods
+            if isinstance(method.baseline, tuple) and method.baseline in of_key
+        ]
 
     def chosen(self, recipe: str | None) -> Pair | None:
         """Return the pair to show in depth, or None where there is none.
@@ -102,26 +120,20 @@ def studies(tables: list[Table]) -> list[Study]:
 
 
 def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
-    runs: dict[tuple[str, str, str], list[Run]] = {}
+    runs: dict[tuple[Key, str], list[Run]] = {}
     for table in tables:
         for (index, (source, train)), counted in table.runs.items():
-            row = table.layout.rows[index]
             if source == data and counted:
-                runs.setdefault((row.recipe, row.budget, train), counted)
+                runs.setdefault((table.layout.rows[index].key, train), counted)
     # `max` takes the first of those of equal length.
     largest = max(tables, key=lambda table: sum(row.budget == "paper" for row in table.layout.rows)).layout
     methods = [
         Method(
-            row.recipe,
-            row.budget,
+            row.key,
             largest.full_label(row),
             row.group,
-            row.twin,
-            {
-                train: runs[row.recipe, row.budget, train]
-                for train in ("glt", "cbl")
-                if (row.recipe, row.budget, train) in runs
-            },
+            twin.key if (twin := largest.twin_of(row)) else row.twin,
+            {train: runs[row.key, train] for train in ("glt", "cbl") if (row.key, train) in runs},
         )
         for row in largest.rows
     ]

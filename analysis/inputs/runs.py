@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +13,15 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ifl.metrics import ScoredPredictions
+from ifl.metrics import GROUPS, ScoredPredictions
 from recipes.common.errors import RecipeError, one_line
 from recipes.common.json_text import parse_json, whole_lines
 from recipes.folders import is_run_name
-from recipes.identity import departures
+from recipes.identity import departures, science_values
+from recipes.noted import NOTHING, Noted, noted_in
 from recipes.resolve import as_it_ran, resolve
 from recipes.schema import Recipe
+from recipes.table_layout import known_data
 from recipes.yaml_io import load_yaml
 
 ARRAYS = ("label", "prediction", "group", "attribute")
@@ -27,6 +29,9 @@ ARRAYS = ("label", "prediction", "group", "attribute")
 
 MORE_ARRAYS = ("id", "confidence")
 """What they hold besides, which runs of an early date may lack."""
+
+GROUPINGS = ("thirds", "shots")
+"""By what `groups=` groups classes: by thirds of the classes; by training images, more than 100, 20 to 100, fewer."""
 
 DEEPEST = 100
 """Levels of a recipe.yaml; there are four."""
@@ -60,10 +65,56 @@ class Run:
     """In the order of labels; empty where meta.json lacks them."""
     code: tuple[tuple[str, str], ...] = ()
     """Digests of the method's and model's code, by `method` and `model`; empty where meta.json lacks them."""
+    splits: frozenset[tuple[str, str]] = frozenset()
+    """The (edition, split) that its data set has; empty where meta.json lacks them."""
+    grouping: str = ""
+    """By what its classes are grouped (`groups=` of the command), where that is not its data set's own way."""
+    noted: Noted = field(default=NOTHING, compare=False)
+    """Values that its recipe took from outside of the project."""
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    def has(self, edition: str, split: str) -> bool:
+        """Say whether its data set has a split; where meta.json does not say, it counts as there."""
+        return not self.splits or (edition, split) in self.splits
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether its images have attributes: a data set without has no Test-GBL."""
+        return not self.splits or any(split == "test_gbl" for _, split in self.splits)
+
+    def lacks_classes(self, subset: str) -> bool:
+        """Say whether a subset is a class group that none of its classes is in."""
+        return subset in GROUPS and bool(self.classes) and GROUPS.index(subset) not in {c.group for c in self.classes}
+
+    def is_of(self, words: Sequence[str], values: Mapping[str, Any]) -> bool:
+        """Say whether it is a run of a recipe with some values of its own.
+
+        Args:
+            words: the command that launches such a run.
+            values: those of its own, which decide where the recipe cannot be resolved here.
+        """
+        hash8 = self._hash_of(words)
+        return self.hash == hash8 if hash8 else all(self._science.get(key) == value for key, value in values.items())
+
+    def is_current(self, words: Sequence[str]) -> bool:
+        """Say whether it is a run of what a command means today; no where that cannot be resolved here."""
+        return self.hash == self._hash_of(words)
+
+    def _hash_of(self, words: Sequence[str]) -> str:
+        try:
+            return _current_recipe(tuple(words), self.noted.text).hash8
+        except (RecipeError, ValidationError):
+            return ""
+
+    @cached_property
+    def _science(self) -> dict[str, Any]:
+        try:
+            return science_values(as_it_ran(load_yaml(self.path / "recipe.yaml")))
+        except (RecipeError, ValidationError):
+            return {}
 
     def scored_predictions(self, select: str, split: str) -> ScoredPredictions:
         """Read the stored predictions, ready to be scored.
@@ -113,6 +164,11 @@ class Run:
         lacking = [key for key in ARRAYS if key not in arrays]
         if lacking:
             raise ValueError(f"{where} lacks {', '.join(lacking)}; needed are {', '.join(ARRAYS)}")
+        if self.grouping:
+            groups = np.array([known.group for known in self.classes], np.int64)
+            if not ((arrays["label"] >= 0) & (arrays["label"] < len(groups))).all():
+                raise ValueError(f"{where} has labels that are no classes of meta.json")
+            arrays["group"] = groups[arrays["label"]]
         return arrays
 
     def departures(self) -> list[str]:
@@ -129,13 +185,8 @@ class Run:
             stored = load_yaml(self.path / "recipe.yaml")
             if not set(Recipe.model_fields) <= set(stored):
                 return ()
-            now = _current_recipe(
-                f"recipe={self.recipe}",
-                f"data={self.data}",
-                f"train={self.train}",
-                f"preset={self.preset}",
-                f"batch.budget={self.budget}",
-            )
+            axes = f"recipe={self.recipe}", f"data={self.data}", f"train={self.train}", f"preset={self.preset}"
+            now = _current_recipe((*axes, f"batch.budget={self.budget}"), self.noted.text)
             return tuple(departures(as_it_ran(stored), now.model_copy(update={"seed": self.seed})))
         except (RecipeError, ValidationError):
             return ()
@@ -201,13 +252,25 @@ def scored_predictions(arrays: Mapping[str, NDArray[Any]]) -> ScoredPredictions:
 
 
 @cache
-def _current_recipe(*words: str) -> Recipe:
-    """Resolve a recipe of the project; runs that differ only in the seed share it."""
-    return resolve(list(words))
+def _current_recipe(words: tuple[str, ...], noted: str) -> Recipe:
+    """Resolve a recipe with what a run notes (`Noted.text`); runs that differ only in the seed share it.
+
+    Raises:
+        RecipeError: it cannot be resolved here.
+    """
+    said = Noted.read(noted)
+    data = next(word.removeprefix("data=") for word in words if word.startswith("data="))
+    if said.values is None and data not in known_data():
+        raise RecipeError(f"nobody knows the values of data={data}")
+    return resolve(words, said=said)
 
 
-def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
+def load_runs(folder: Path, groups: str | None = None) -> tuple[list[Run], dict[str, str]]:
     """Read all runs directly under `folder`, but for those that `again=yes` set aside.
+
+    Args:
+        folder: that of the run folders.
+        groups: as for `load_run`.
 
     Returns:
         The runs, sorted by name, and {folder name: why it cannot be read}.
@@ -221,20 +284,27 @@ def load_runs(folder: Path) -> tuple[list[Run], dict[str, str]]:
     unreadable: dict[str, str] = {}
     for path in sorted(entry for entry in folder.iterdir() if entry.is_dir() and is_run_name(entry.name)):
         try:
-            runs.append(load_run(path))
+            runs.append(load_run(path, groups))
         except ValueError as error:
             unreadable[path.name] = str(error)
     return runs, unreadable
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, groups: str | None = None) -> Run:
     """Read the run in one folder.
+
+    Args:
+        path: the run folder.
+        groups: by what classes are grouped into many, medium and few, one of `GROUPINGS`; None means its data set's
+            own way.
 
     Raises:
         ValueError: recipe.yaml or meta.json is missing, cannot be read or lacks a value.
     """
     recipe = _mapping(path / "recipe.yaml", _yaml)
     meta = _mapping(path / "meta.json", parse_json)
+    classes = _classes(meta)
+    chosen = classes if groups is None else _regrouped(classes, meta, groups)
     return Run(
         path=path,
         recipe=_get(recipe, "recipe", str, "recipe.yaml"),
@@ -247,8 +317,11 @@ def load_run(path: Path) -> Run:
         fingerprint=_get(meta, "data_fingerprint", str, "meta.json"),
         commit=_get(meta, "commit", str, "meta.json"),
         finished=(path / "done").exists(),
-        classes=_classes(meta),
+        classes=chosen,
         code=_code(meta),
+        splits=_splits(meta),
+        grouping="" if chosen == classes else groups or "",
+        noted=noted_in(meta, _get(recipe, "train", str, "recipe.yaml")),
     )
 
 
@@ -262,6 +335,32 @@ def _classes(meta: Mapping[str, Any]) -> tuple[ClassFacts, ...]:
     if not all(type(number) is int for number in (*groups, *counts)):
         return ()
     return tuple(map(ClassFacts, map(str, names), groups, counts))
+
+
+def _regrouped(classes: tuple[ClassFacts, ...], meta: Mapping[str, Any], groups: str) -> tuple[ClassFacts, ...]:
+    """Return the classes in the groups of another grouping.
+
+    Raises:
+        ValueError: meta.json has none of that name, or not one group for each class.
+    """
+    stored = meta.get("groups")
+    known = stored if isinstance(stored, dict) else {}
+    found = known.get(groups)
+    if found is None:
+        raise ValueError(
+            f"meta.json has no class groups by {groups}, but {', '.join(map(str, known)) or 'those of its data alone'}"
+        )
+    if not isinstance(found, list) or len(found) != len(classes) or any(group not in (0, 1, 2) for group in found):
+        raise ValueError(f"meta.json: groups.{groups} is not 0, 1 or 2 for each class")
+    return tuple(known._replace(group=group) for known, group in zip(classes, found, strict=True))
+
+
+def _splits(meta: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return `Run.splits`."""
+    stored = meta.get("editions")
+    if not isinstance(stored, dict) or not all(isinstance(splits, list) for splits in stored.values()):
+        return frozenset()
+    return frozenset((edition, str(split)) for edition, splits in stored.items() for split in splits)
 
 
 def _code(meta: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -38,6 +38,7 @@ def explain_cell(
             "group": said.group,
             "recipe": said.recipe,
             "budget": said.budget,
+            "set": said.set,
             "twin": said.twin,
         },
         "column": {**of.model_dump(), "name": column_name(of), "split": of.split},
@@ -146,7 +147,9 @@ def explanation_lines(fact: dict[str, Any]) -> list[str]:
     said = [
         f"table   {fact['table']} (preset {fact['preset']}, {fact['select']} epoch, seeds "
         f"{', '.join(map(str, fact['seeds']))})",
-        f"row     {row['label']} (recipe={row['recipe']}, budget {row['budget']})",
+        f"row     {row['label']} (recipe={row['recipe']}, budget {row['budget']}"
+        + "".join(f", {key}={value}" for key, value in row["set"].items())
+        + ")",
         f"column  {column['name']} (data={column['data']}, trained on {column['train']}, tested on {column['split']})",
         f"value   {_number(fact)}",
     ]

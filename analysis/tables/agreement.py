@@ -62,11 +62,11 @@ def claims(table: Table) -> list[Claim]:
     """Return the paper's claims about the layout's rows, in the order of rows and columns."""
     layout, found = table.layout, []
     for index, row in enumerate(layout.rows):
-        baselines = [
-            place for place, other in enumerate(layout.rows) if other.recipe == row.twin and other.budget == row.budget
-        ]
-        for column in range(len(layout.columns)) if baselines else ():
-            cell, baseline = table.cells[index][column], table.cells[baselines[0]][column]
+        twin = layout.twin_of(row)
+        if twin is None:
+            continue
+        for column in range(len(layout.columns)):
+            cell, baseline = table.cells[index][column], table.cells[layout.rows.index(twin)][column]
             if cell.paper is None or baseline.paper is None:
                 continue
             test = cell.baseline_test
@@ -76,7 +76,7 @@ def claims(table: Table) -> list[Claim]:
                     row=index,
                     column=column,
                     label=layout.full_label(row),
-                    baseline=layout.full_label(layout.rows[baselines[0]]),
+                    baseline=layout.full_label(twin),
                     data=cell.paper.data,
                     paper=round(cell.paper.value - baseline.paper.value, 6),
                     ours=difference if test is None else test.difference,
@@ -151,7 +151,7 @@ def agreement_sentence(table: Table) -> str:
             f"; Kendall's tau of the order of methods, median of {len(taus)} columns: {np.median(taus):.2f} "
             f"({min(taus):.2f} to {max(taus):.2f})"
         )
-    more = more_images_remark(table.layout)
+    more = more_images_remark(table)
     return said + order + other_data_remark(table) + (f". {more}" if more else "")
 
 

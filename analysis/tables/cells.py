@@ -1,9 +1,10 @@
 """Which runs are behind each cell of a table: like is averaged with like, the rest is named.
 
 A run is left out, and a note says so, when it is unfinished, has another preset, or has a seed that the table does not
-ask for. When the runs of a row disagree about the recipe's hash or the data's fingerprint, nobody can say which is
-meant, and none of them counts. A cell is marked where something was left out, where a seed is lacking, and where a run
-was changed on the command line; the notes say why.
+ask for. When the runs of a row disagree about the recipe's hash, those count that are the recipe as it stands; where
+none is, or where they disagree about the data's fingerprint, nobody can say which is meant, and none of them counts. A
+cell is marked where something was left out, where a seed is lacking, and where a run was changed on the command line;
+the notes say why.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from analysis.inputs.frame import Problems
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import BaselineTest, Resamples, interval
 from analysis.tables import published
+from analysis.tables.matching import columns_there, runs_of_row, without_variants
 from recipes.table_layout import Column, Layout, Row
 
 
@@ -67,6 +69,7 @@ class Table:
         notes: on what is left out, lacking or marked.
         runs: those that count, by row and source.
         brief: the notes, with those that are alike in one.
+        grouping: by what classes are grouped, where that is not their data set's own way.
     """
 
     layout: Layout
@@ -74,6 +77,7 @@ class Table:
     notes: list[str]
     runs: dict[tuple[int, tuple[str, str]], list[Run]]
     brief: list[str] = field(default_factory=list)
+    grouping: str = ""
 
 
 FEW = 4
@@ -95,7 +99,7 @@ class _RowRuns:
 def fill_table(
     layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None
 ) -> Table:
-    """Fill a layout.
+    """Fill a layout, but for columns that its data sets have not.
 
     Args:
         layout: the table's.
@@ -105,6 +109,8 @@ def fill_table(
         resamples: given to several calls, each run is resampled once for all of them.
     """
     resamples = resamples or Resamples()
+    columns, lacking = columns_there(layout, runs)
+    layout = layout.model_copy(update={"columns": columns})
     keys = ["run", "select", "protocol", "subset", "metric"]
     values: dict[tuple[str, ...], float] = frame.set_index(keys)["value"].to_dict()
     choices = {
@@ -128,10 +134,12 @@ def fill_table(
             line.append(replace(cell, paper=published.number_at(numbers, row, column)))
         cells.append(line)
     unused = _runs_without_row(layout, runs)
-    notes = [*_mark_other_samples(layout, cells, resamples), *notes, *(note for note, _ in unused)]
+    notes = [*lacking, *_mark_other_samples(layout, cells, resamples), *notes, *(note for note, _ in unused)]
     notes = list(dict.fromkeys(notes))
     counted = {key: choice.runs for key, choice in choices.items()}
-    return Table(layout, cells, notes, counted, _brief_notes(layout, choices, notes, unused))
+    groupings = {run.grouping for chosen in counted.values() for run in chosen}
+    brief = _brief_notes(layout, choices, notes, unused)
+    return Table(layout, cells, notes, counted, brief, max(groupings, default=""))
 
 
 def _brief_notes(
@@ -164,23 +172,22 @@ def _brief_notes(
     for reason, runs in reasons.items():
         rest = f" and {len(runs) - FEW} more" if len(runs) > FEW else ""
         said.append(f"left out, {reason}: {', '.join(runs[:FEW])}{rest}")
-    budgets = [budget for _, budget in unused]
-    for budget in dict.fromkeys(budgets):
-        n = budgets.count(budget)
+    without = [what for _, what in unused]
+    for what in dict.fromkeys(without):
+        n = without.count(what)
         about = f"{n} runs of these recipes have" if n > 1 else "1 run of these recipes has"
-        said.append(f"{about} budget {budget}, for which this table has no row of theirs")
+        said.append(f"{about} {what}, for which this table has no row of theirs")
     return [*said, *(note for note in notes if note not in merged)]
 
 
 def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _RowRuns:
     data, train = source
     choice, label = _RowRuns(), layout.full_label(row)
-    candidates = [
-        run for run in runs if (run.recipe, run.data, run.train, run.budget) == (row.recipe, data, train, row.budget)
-    ]
+    candidates = runs_of_row(layout, row, source, runs)
     if not candidates:
+        own = "".join(f" {word}" for word in row.set_words)
         choice.notes.append(
-            f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget})"
+            f"{label}: no run (recipe={row.recipe} data={data} train={train} batch.budget={row.budget}{own})"
         )
         choice.state = "missing"
         return choice
@@ -192,6 +199,9 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
             choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
             choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
+    kept = without_variants(layout, row, source, choice.runs)
+    variants = [run for run in choice.runs if run not in kept]
+    choice.runs = kept
     if unlike := _what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
@@ -200,13 +210,19 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     for word, made_by in _by_code(choice.runs):
         choice.notes.append(f"{label}: these runs differ in the code of their {word}: {'; '.join(made_by)}")
     for run in choice.runs:
-        if differs := run.departures():
+        if differs := [] if row.set else run.departures():
             choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
     choice.runs.sort(key=lambda run: run.seed)
-    lacking = [str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates}]
+    lacking = [
+        str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates if run not in variants}
+    ]
     if lacking:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
+    for run in variants:
+        reason = f"it is a variant, with {', '.join(run.departures())} (a row with `set:` would show it)"
+        choice.left_out.append((run.name, reason))
+        choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     return choice
 
 
@@ -301,6 +317,10 @@ def _fill_cell(
         if value is not None:
             found.append((value, run))
             continue
+        if run.lacks_classes(column.subset):
+            state = "empty"
+            notes.append(f"no class of {column.data} is {column.subset}{_by(run.grouping)}, so these cells are empty")
+            continue
         empty = f"{column.split} has no samples in subset {column.subset}"
         if column.metric == "ece":
             empty += ", or no confidences are stored"
@@ -314,6 +334,10 @@ def _fill_cell(
         notes=(*choice.notes, *notes),
         state="" if found else state,
     )
+
+
+def _by(grouping: str) -> str:
+    return f" by {grouping}" if grouping else ""
 
 
 class Baseline(NamedTuple):
@@ -330,18 +354,15 @@ def _baseline_of(
     choices: dict[tuple[int, tuple[str, str]], _RowRuns],
     runs: list[Run],
 ) -> Baseline | None:
-    """Find a row's baseline: the table's row of the recipe that the layout calls its twin.
+    """Find a row's baseline: the table's row that the layout calls its twin (`Layout.twin_of`).
 
-    One of the same budget comes before one of the paper's. Where the table has none, it is the recipe's runs at the
-    paper's budget, chosen as for a row.
+    Where the table has none, it is the recipe's runs at the paper's budget, chosen as for a row.
     """
     row = layout.rows[index]
     if row.twin is None:
         return None
-    rows = {other.budget: i for i, other in reversed(list(enumerate(layout.rows))) if other.recipe == row.twin}
-    if rows:
-        place = rows.get(row.budget, rows.get("paper", min(rows.values())))
-        return Baseline(layout.full_label(layout.rows[place]), choices[place, source].runs)
+    if twin := layout.twin_of(row):
+        return Baseline(layout.full_label(twin), choices[layout.rows.index(twin), source].runs)
     outside = Row(recipe=row.twin, label=row.twin, group=row.group)
     return Baseline(row.twin, _choose(layout, outside, source, runs).runs)
 
@@ -371,11 +392,18 @@ def _add_statistics(
 
 
 def _runs_without_row(layout: Layout, runs: list[Run]) -> list[tuple[str, str]]:
-    """Return [(note, budget)] on the runs of the table's recipes and data whose budget no row asks for."""
-    wanted = {(row.recipe, row.budget) for row in layout.rows}
+    """Return [(note, what no row asks for)] on the runs of the table's recipes and data that are in no row."""
     recipes = {row.recipe for row in layout.rows}
-    return [
-        (f"{run.name} is in no row: no row of {run.recipe} has budget {run.budget}", run.budget)
-        for run in runs
-        if run.recipe in recipes and (run.data, run.train) in layout.sources and (run.recipe, run.budget) not in wanted
-    ]
+    found = []
+    for run in (run for run in runs if run.recipe in recipes and (run.data, run.train) in layout.sources):
+        rows = [row for row in layout.rows if (row.recipe, row.budget) == (run.recipe, run.budget)]
+        if not rows:
+            found.append(
+                (f"{run.name} is in no row: no row of {run.recipe} has budget {run.budget}", f"budget {run.budget}")
+            )
+        elif not any(runs_of_row(layout, row, (run.data, run.train), [run]) for row in rows):
+            values = ", ".join(run.departures()) or "those of its recipe"
+            found.append(
+                (f"{run.name} is in no row: no row of {run.recipe} sets its values ({values})", "other values")
+            )
+    return found

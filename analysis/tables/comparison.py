@@ -158,7 +158,7 @@ def gains(table: Table) -> str:
     rows = {row for row, _ in found}
     if not any(claim.ours is not None for claim in found.values()):
         return ""
-    more = more_images_remark(table.layout)
+    more = more_images_remark(table)
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )

@@ -152,7 +152,7 @@ def caption(table: Table) -> str:
     )
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
     return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (
-        f" {more}." if (more := more_images_remark(table.layout)) else ""
+        f" {more}." if (more := more_images_remark(table)) else ""
     )
 
 

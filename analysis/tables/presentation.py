@@ -11,8 +11,9 @@ from analysis.labels import shortened
 from analysis.stats.bootstrap import ALPHA
 from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
+from recipes.noted import NOTHING, Noted
 from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout
+from recipes.table_layout import Column, Layout, Row
 
 MISSING = "--"
 LONGEST = 48
@@ -37,33 +38,47 @@ BASELINE_LEGEND = (
 )
 
 
-def more_images_remark(layout: Layout) -> str:
+GROUPINGS = {
+    "thirds": "classes grouped by thirds",
+    "shots": "classes grouped by shots (Many: more than 100 training images, Few: fewer than 20)",
+}
+
+
+def more_images_remark(table: Table) -> str:
     """Say so where rows draw more images than the baseline that they are compared with; empty where none does."""
-    (data, train), factors = layout.sources[0], set()
+    layout, factors = table.layout, set()
+    source = layout.sources[0]
+    noted = next((runs[0].noted for (_, of), runs in table.runs.items() if of == source and runs), NOTHING).text
     for row in layout.rows:
-        own, baseline = (
-            _draws(recipe, data, train, layout.preset, budget)
-            for recipe, budget in ((row.recipe, row.budget), (row.twin or row.recipe, "paper"))
-        )
-        factors |= {round(own / baseline)} if row.twin and own > 1.01 * baseline else set()
+        if row.twin is None:
+            continue
+        # A twin that is not in the table counts at the paper's budget.
+        twin = layout.twin_of(row) or Row(recipe=row.twin, label=row.twin, group=row.group)
+        twin = twin.model_copy(update={"budget": "paper"})
+        own, baseline = (_draws(tuple(layout.words(each, source)), noted) for each in (row, twin))
+        factors |= {round(own / baseline)} if own > 1.01 * baseline else set()
+    equal = "controls" if layout.preset == "paper" else "budgets"
     return (
         f"Rows with several environments see, at the paper's budget, {' or '.join(map(str, sorted(factors)))} "
-        f"times the images and steps of their twins; the table controls compares at equal images"
+        f"times the images and steps of their twins; the table {equal} compares at equal images"
         if factors
         else ""
     )
 
 
 @functools.cache
-def _draws(recipe: str, data: str, train: str, preset: str, budget: str) -> float:
-    """Count the images of an epoch in units of the training set, without those of a stage that the row builds on."""
+def _draws(words: tuple[str, ...], noted: str) -> float:
+    """Count the images of an epoch in units of the training set, without those of a stage that the row builds on.
+
+    Args:
+        words: the command of the row's runs.
+        noted: what a run on the same data notes (`Noted.text`).
+    """
     try:
-        resolved = resolve(
-            [f"recipe={recipe}", f"data={data}", f"train={train}", f"preset={preset}", f"batch.budget={budget}"]
-        )
+        recipe = resolve(words, said=Noted.read(noted))
     except RecipeError:
         return 1.0  # a row whose recipe is gone has no number either
-    return resolved.batch.draws_per_epoch * (1 if budget == "matched" else resolved.streams)
+    return recipe.batch.draws_per_epoch * (1 if recipe.batch.budget == "matched" else recipe.streams)
 
 
 def printed_label(label: str) -> str:
@@ -84,7 +99,8 @@ def heading(table: Table) -> str:
     layout = table.layout
     spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
     seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
-    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}"
+    groups = f"; {GROUPINGS[table.grouping]}" if table.grouping else ""
+    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{groups}"
 
 
 def header_levels(column: Column) -> tuple[str, str, str]:

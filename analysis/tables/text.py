@@ -110,6 +110,7 @@ def csv(table: Table) -> str:
             "label": row.label,
             "recipe": row.recipe,
             "budget": row.budget,
+            **({"set": " ".join(row.set_words)} if any(other.set for other in table.layout.rows) else {}),
             "data": column.data,
             "train": column.train,
             "protocol": column.protocol,

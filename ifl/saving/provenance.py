@@ -11,10 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.code_digest import code_digests, code_files
+from recipes.common import search_path
+from recipes.resolve import source_of
 from recipes.schema import PROJECT, Recipe
+from recipes.yaml_io import load_yaml
+
+if TYPE_CHECKING:
+    from sharding.format.dataset import Dataset
 
 PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg")
 
@@ -60,6 +66,24 @@ def code(recipe: Recipe) -> dict[str, Any]:
     """Return what meta.json says of the run's own code: digests, and what of it is in no commit."""
     files = [path for paths in code_files(recipe).values() for path in paths]
     return {"code": code_digests(recipe), "uncommitted": uncommitted(files)}
+
+
+def of_the_data(dataset: Dataset) -> dict[str, Any]:
+    """Return what analysis needs to know of a data set that it cannot ask: its splits, and both ways to group its
+    classes where dataset.json has them.
+    """
+    groups = dataset.meta.get("notes", {}).get("groups")
+    splits = {edition: sorted(splits) for edition, splits in dataset.editions.items()}
+    return {"editions": splits, **({"groups": groups} if isinstance(groups, dict) else {})}
+
+
+def own_recipes(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of the run's recipe, and of its first stage's, where their files lie in a user's folder."""
+    source = source_of(recipe)
+    names = [recipe.recipe, *([source.partition("-")[0]] if source else [])]
+    files = {name: search_path.find_own(search_path.RECIPES, name) for name in names}
+    values = {name: load_yaml(file) for name, file in files.items() if file}
+    return {"recipe_values": values} if values else {}
 
 
 def _git(*words: str) -> str:

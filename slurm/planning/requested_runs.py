@@ -1,7 +1,7 @@
 """Which runs a command asks for: one, a run for each seed, or those of a table; with the runs that these build on.
 
 `table=NAME` means the runs of every row on every (data, edition) of the table's columns; runs that rows or tables share
-are made once.
+are made once. An open table is laid out on the data sets of `data=`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+from recipes.common.addresses import is_remote
 from recipes.common.cli import take_words
-from recipes.common.errors import RecipeError, TooManyTasks
+from recipes.common.errors import DataError, RecipeError, TooManyTasks
+from recipes.common.json_text import read_object
+from recipes.dataset_values import sets_in
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
-from recipes.schema import Recipe
-from recipes.table_layout import FOLDER as TABLES
-from recipes.table_layout import Layout, load_layout
-from recipes.yaml_io import named
+from recipes.schema import PROJECT, Recipe
+from recipes.table_layout import Layout, data_names, find_layout, known_data
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
-OF_THE_TABLE = ("recipe", "data", "data.name", "train", "preset", "batch.budget")
+OF_THE_TABLE = ("recipe", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
 WITH_A_TABLE = (
     "slurm.",
@@ -43,8 +45,22 @@ CARRIED = ("slurm.", "log.", "data.workers=", *CACHE, "optim.zero=")
 """Words that a run hands on to the run that it builds on, besides the axes: they say how it runs and not what it is."""
 
 
-def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | None]:
-    """Return the runs that a command asks for, each once and after those that it builds on; and `max_jobs`.
+class Requested(NamedTuple):
+    """What a command asks for.
+
+    Attributes:
+        runs: each once, and after those that it builds on.
+        at_once: how many may be under way at once; None where the command does not say.
+        said: what the user should know of the whole.
+    """
+
+    runs: list[Run]
+    at_once: int | None
+    said: tuple[str, ...] = ()
+
+
+def requested_runs(words: Sequence[str], site: Site) -> Requested:
+    """Return the runs that a command asks for.
 
     Raises:
         RecipeError: a value of `table`, `seeds`, `max_jobs` or `again` that is not legal, words that the table itself
@@ -56,18 +72,14 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
         raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
-    commands = [rest]
+    commands: list[list[str]] = [rest]
+    said: tuple[str, ...] = ()
     if "table" in values:
-        layout = _layout(values["table"])
-        if own := next(iter(take_words(rest, OF_THE_TABLE)[0]), None):
-            raise RecipeError(f"{own}= and table= do not go together: recipes/tables/{layout.name}.yaml says which")
-        if science := next((word for word in rest if not word.startswith(WITH_A_TABLE)), None):
-            raise RecipeError(
-                f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., "
-                "data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, "
-                "cluster and optim.zero go with it"
-            )
-        commands = [[*command, *rest] for command in _of_table(layout)]
+        of_data, rest = take_words(rest, ("data",))
+        layout = _layout(values["table"], of_data.get("data"), _known_data(rest, site))
+        _refuse_own_words(layout, rest)
+        sources, said = _sources(layout, rest, site)
+        commands = [[*layout.words(row, source), *rest] for row in layout.rows for source in sources]
         if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
             values["seeds"] = ",".join(map(str, layout.seeds))
     if "seeds" in values:
@@ -83,16 +95,66 @@ def requested_runs(words: Sequence[str], site: Site) -> tuple[list[Run], int | N
         _add(runs, recipe, rest, site, remark)
         named.add(recipe.run_folder)
     anew = named if again == "yes" else set()
-    return [replace(run, again=run.folder in anew) for run in runs.values()], int(at_once) if at_once else None
+    asked = [replace(run, again=run.folder in anew) for run in runs.values()]
+    return Requested(asked, int(at_once) if at_once else None, said)
 
 
-def _layout(name: str) -> Layout:
+def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:
     try:
-        return load_layout(named(TABLES, name, "table"))
-    except RecipeError:
-        raise
+        return find_layout(name, data_names(data) if data is not None else (), known)
     except ValueError as error:
-        raise RecipeError(f"recipes/tables/{error}") from None
+        raise RecipeError(str(error)) from None
+
+
+def _known_data(words: Sequence[str], site: Site) -> list[str]:
+    """List the data sets that have a file of values or are built in the data root."""
+    of_site = site.slurm.get("data", {}).get("root")
+    root = take_words(words, ("data.root",))[0].get("data.root") or of_site or PROJECT / "data"
+    return sorted({*known_data(), *([] if is_remote(str(root)) else sets_in(str(root)))})
+
+
+def _refuse_own_words(layout: Layout, words: Sequence[str]) -> None:
+    """Refuse words that the table decides, or that would change what its runs are.
+
+    Raises:
+        RecipeError: there is such a word.
+    """
+    if own := next(iter(take_words(words, OF_THE_TABLE)[0]), None):
+        raise RecipeError(f"{own}= and table= do not go together: the table {layout.name} says which")
+    if science := next((word for word in words if not word.startswith(WITH_A_TABLE)), None):
+        raise RecipeError(
+            f"{science} and table= do not go together: a table's runs are its recipes', and only slurm., log., "
+            "data.root, data.workers, data.cache, data.cache_folder, data.cache_gb, nodes, tasks_per_node, runs, "
+            "cluster and optim.zero go with it; `set:` of a row in a layout of yours changes its values"
+        )
+
+
+def _sources(layout: Layout, words: Sequence[str], site: Site) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """Return the (data, edition) of a table's runs, without editions that the built data have not; and what to say.
+
+    Where the data are not here to be asked, all are taken.
+
+    Raises:
+        RecipeError: nothing is left.
+    """
+    kept, said = [], []
+    for data, train in layout.sources:
+        root = _fitting([*layout.words(layout.rows[0], (data, train)), *words], site)[0].data_root
+        try:
+            editions = read_object(Path(root) / data / "dataset.json", {"editions": dict})["editions"]
+        except (DataError, OSError):
+            editions = {train: {}}
+        if train in editions:
+            kept.append((data, train))
+        else:
+            protocols = {column.protocol.upper() for column in layout.columns if column.source == (data, train)}
+            said.append(
+                f"{' and '.join(sorted(protocols))} is left out: {data} has no edition {train} (its edition is "
+                f"{', '.join(editions)})"
+            )
+    if not kept:
+        raise RecipeError(f"table={layout.name}: there is nothing to run: {'; '.join(said)}")
+    return kept, tuple(said)
 
 
 def _seeds(text: str) -> list[str]:
@@ -100,21 +162,6 @@ def _seeds(text: str) -> list[str]:
     if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", seed) for seed in seeds) or len(set(seeds)) < len(seeds):
         raise RecipeError(f"seeds={text} is not legal: distinct whole numbers with commas are, such as seeds=0,1,2")
     return seeds
-
-
-def _of_table(layout: Layout) -> list[list[str]]:
-    """Return the commands of a table's rows, without a seed."""
-    return [
-        [
-            f"recipe={row.recipe}",
-            f"data={data}",
-            f"train={train}",
-            f"preset={layout.preset}",
-            *([] if row.budget == "paper" else [f"batch.budget={row.budget}"]),
-        ]
-        for row in layout.rows
-        for data, train in layout.sources
-    ]
 
 
 def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:

@@ -20,8 +20,9 @@ from analysis.inputs.frame import COLUMNS, tidy
 from analysis.inputs.runs import load_runs
 from analysis.tables import text
 from analysis.tables.cells import Cell, Table, fill_table
-from recipes.table_layout import FOLDER, available, load_layout
+from recipes.table_layout import available, load_layout
 from tests.helpers.paths import PROJECT
+from tests.helpers.shipped import layout_of
 from tests.helpers.tables import HALF, MOST, NONE_RIGHT, ROWS, TABLE_COLUMNS, command, table, write_run
 
 
@@ -310,9 +311,9 @@ def test_curves_draw_the_runs_of_the_table(tmp_path: Path) -> None:
 def test_every_layout_in_the_project_loads() -> None:
     """All files in recipes/tables are legal, and their rows name recipes that exist."""
     assert "digits_clt_glt" in available()
-    for file in available().values():
-        for row in load_layout(file).rows:
-            assert (FOLDER.parent / f"{row.recipe}.yaml").exists(), f"{file.name}: {row.recipe}"
+    for name in available():
+        for row in layout_of(name).rows:
+            assert (PROJECT / "recipes" / f"{row.recipe}.yaml").exists(), f"{name}: {row.recipe}"
 
 
 @pytest.mark.parametrize(
@@ -473,7 +474,10 @@ def test_command_prints_the_table_and_the_files(tmp_path: Path, capsys: pytest.C
         (["runs={}"], "out= is missing"),
         (["runs={}", "out={}", "later=no"], "later=no: legal is later=yes"),
         (["runs={}", "out={}", "select=bst"], "select=bst: did you mean best"),
-        (["runs={}", "out={}", "table=digits_clt_gl"], "table=digits_clt_gl: .*did you mean digits_clt_glt"),
+        (
+            ["runs={}", "out={}", "table=digits_clt_gl"],
+            "table=digits_clt_gl does not exist; did you mean digits_clt_glt",
+        ),
         (["runs={}", "out={}", "seeds=0,x"], "seeds=0,x: legal is distinct whole numbers"),
         (["runs={}", "out={}", "out={}"], "given twice"),
         (["runs={}/none", "out={}"], "no such directory"),
@@ -492,7 +496,7 @@ def test_command_refuses_by_name(tmp_path: Path, arguments: list[str], said: str
 def test_data_without_a_table_is_said(tmp_path: Path) -> None:
     """Where no layout is about the runs' data set, the command says so and names the data set."""
     write_run(tmp_path / "runs", data="elsewhere")
-    with pytest.raises(ValueError, match=r"no table on the data of these runs .elsewhere."):
+    with pytest.raises(ValueError, match=r"no table that names the data of these runs .elsewhere."):
         main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recipes.table_layout import Layout, available, is_open, load_layout
 from tests.helpers.paths import PROJECT
 
 _NAMES = {
@@ -17,8 +18,8 @@ _NAMES = {
     ),
     "recipes/data/*.yaml": "digits_glt imagenet_glt mscoco_glt",
     "recipes/tables/*.yaml": (
-        "ablation controls demo digits_ablation digits_alt digits_clt_glt digits_overall imagenet_alt imagenet_clt_glt "
-        "mscoco"
+        "ablation alt budgets clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall "
+        "imagenet_alt imagenet_clt_glt mscoco overall parts"
     ),
     "ifl/methods/[!_]*.py": (
         "balanced_softmax bbn ce crt experts_ce focal irm ldam lff logit_adjust lws ride tade tde"
@@ -28,6 +29,15 @@ _NAMES = {
 FOLDERS = {pattern: names.split() for pattern, names in _NAMES.items()}
 """Where users' files lie beside the shipped ones -> the names of these."""
 RECIPES, DATA, TABLES, METHODS, MODELS = FOLDERS.values()
+
+OPEN = ("alt", "budgets", "clt_glt", "overall", "parts")
+"""The tables that are laid out on the data of a command."""
+
+
+def layout_of(name: str) -> Layout:
+    """A table's layout, an open one on the bundled data."""
+    file = available()[name]
+    return load_layout(file, ("digits_glt",) if is_open(file) else ())
 
 
 def files(pattern: str) -> list[Path]:

@@ -17,8 +17,8 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common values declarations yaml_io identity schema messages rules folders layers resolve code_digest "
-    "table_layout",
+    "recipes": "common values declarations yaml_io identity schema messages rules folders dataset_values noted "
+    "layers resolve code_digest table_layout",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
     "reader build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "

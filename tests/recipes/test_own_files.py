@@ -15,9 +15,8 @@ from recipes.common.errors import RecipeError
 from recipes.declarations import declaration, model_forms
 from recipes.resolve import dump, resolve
 from recipes.schema import Recipe
-from recipes.table_layout import load_layout
 from tests.helpers.paths import PROJECT
-from tests.helpers.shipped import FOLDERS, files
+from tests.helpers.shipped import FOLDERS, files, layout_of
 
 OWN = {
     "recipes/my_row.yaml": "data: my_data\nmethod: {name: my_method}\nmodel: {name: my_model}\n"
@@ -93,7 +92,7 @@ def _somewhere(word: str, *others: str) -> Recipe:
 @pytest.mark.parametrize("name", names("recipes/tables/*.yaml"))
 def test_every_table_has_rows_and_columns_that_are_there(name: str) -> None:
     """Every table, a user's too, names recipes and data sets that there are, and each row runs on each of its data."""
-    layout = load_layout(PROJECT / "recipes" / "tables" / f"{name}.yaml")
+    layout = layout_of(name)
     for row in layout.rows:
         for data, train in layout.sources:
             words = [f"recipe={row.recipe}", f"data={data}", f"train={train}", f"preset={layout.preset}"]

@@ -19,7 +19,7 @@ from recipes import layers
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, load_resolved, resolve
 from recipes.schema import PROJECT, Ifl, Optim, Recipe, Section, operation, science
-from recipes.table_layout import Layout, available, load_layout
+from recipes.table_layout import Layout
 from tests.helpers import shipped
 
 
@@ -952,7 +952,7 @@ PUBLISHED = {
     "mscoco": "table3_mscoco",
     "ablation": "table4_ablation",
 }
-TABLES = {name: load_layout(available()[name]) for name in shipped.TABLES}
+TABLES = {name: shipped.layout_of(name) for name in shipped.TABLES}
 
 
 def _published(name: str) -> list[dict[str, str]]:

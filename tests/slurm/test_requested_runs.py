@@ -12,28 +12,33 @@ import pytest
 
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
-from recipes.table_layout import available, load_layout
+from recipes.table_layout import available, find_layout, is_open, load_layout
 from slurm.planning.cost import cost
 from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import schedule
 from slurm.site_file import Site
 from tests.helpers.plans import micro_batches
-from tests.helpers.shipped import TABLES
+from tests.helpers.shipped import OPEN, TABLES, layout_of
 
 NOBODY = Site()
 
 
 def runs_of(*words: str, runs: Path) -> list:
-    return requested_runs([f"runs={runs}", *words], NOBODY)[0]
+    return requested_runs([f"runs={runs}", *words], NOBODY).runs
 
 
-@pytest.mark.parametrize("name", sorted(available()))
+def asked(table: str) -> list[str]:
+    return [f"table={table}", *(["data=digits_glt"] if is_open(available()[table]) else [])]
+
+
+# Of the open tables the one with both budgets here, and below the one with the most recipes.
+@pytest.mark.parametrize("name", sorted({*available()} - {*OPEN} | {"budgets"}))
 def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) -> None:
     """Every row has its run for each (data, edition, seed); rows that share one do not make it twice; nothing else is
     there but what those build on.
     """
-    layout = load_layout(available()[name])
-    found = runs_of(f"table={name}", "seeds=0,7", runs=tmp_path)
+    layout = layout_of(name)
+    found = runs_of(*asked(name), "seeds=0,7", runs=tmp_path)
     folders = [run.folder for run in found]
     assert len(set(folders)) == len(folders)
     rows = set()
@@ -57,12 +62,12 @@ def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("gpus", [4, 8])
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", sorted({*TABLES} - {*OPEN} | {"parts"}))
 def test_a_table_can_be_launched_on_nodes_with_several_gpus(name: str, gpus: int, tmp_path: Path) -> None:
     """With 4 and 8 GPUs in the site file no row needs more ranks than may share its batch, nor fewer than the site
     gives; but IRM's, which are as many as groups at most.
     """
-    for run in requested_runs([f"runs={tmp_path}", f"table={name}", "seeds=0"], Site(slurm={"gpus_per_node": gpus}))[0]:
+    for run in requested_runs([f"runs={tmp_path}", *asked(name), "seeds=0"], Site(slurm={"gpus_per_node": gpus})).runs:
         recipe = run.recipe
         for rank in range(recipe.tasks):
             assert micro_batches(
@@ -187,7 +192,15 @@ def test_a_first_stage_of_ones_own_is_named_by_its_run(tmp_path: Path) -> None:
     [
         (["table=digits_cl_glt"], "did you mean digits_clt_glt"),
         (["table=digits_alt", "recipe=glt_ifl"], "recipe= and table= do not go together"),
-        (["table=digits_alt", "data=digits_glt"], "data= and table="),
+        (["table=digits_alt", "data=digits_glt"], "names its data itself; open tables, which take data=, are alt, "),
+        (
+            ["table=alt"],
+            "table=alt is open, so data=NAME (or NAME,NAME) says on which data it is laid out; known",
+        ),
+        (["table=alt", "data="], "data= is not legal: names of data sets"),
+        (["table=alt", "data=digits_glt,digits_glt"], "each once"),
+        (["table=alt", "data.name=digits_glt", "data=digits_glt"], "data.name= and table="),
+        (["table=./none.yaml"], "table=./none.yaml: there is no such file"),
         (["table=digits_alt", "preset=paper"], "preset= and table="),
         (["table=digits_alt", "seeds=0", "seed=1"], "seed= and seeds="),
         (["table=digits_alt", "optim.precision=bf16"], "optim.precision=bf16 and table= do not go together"),
@@ -203,12 +216,43 @@ def test_words_that_a_table_decides_are_refused(words: list[str], sentence: str,
     assert sentence in str(error.value)
 
 
+def test_an_open_table_is_its_rows_on_the_data_named(tmp_path: Path) -> None:
+    """`table=alt data=NAME,NAME` asks for what a fixed table of the same columns on both would."""
+    found = runs_of("table=alt", "data=digits_glt,imagenet_glt", "seeds=0", runs=tmp_path)
+    layout = find_layout("alt", ["digits_glt", "imagenet_glt"])
+    rows = {
+        resolve([*layout.words(row, (data, "cbl")), "seed=0", f"runs={tmp_path}"]).run_folder
+        for row in layout.rows
+        for data in ("digits_glt", "imagenet_glt")
+    }
+    assert rows <= {run.folder for run in found} and {run.recipe.train for run in found} == {"cbl"}
+    assert {run.recipe.preset for run in found} == {"corrected"}
+
+
+def test_editions_that_the_data_have_not_are_not_planned(tmp_path: Path) -> None:
+    """Where dataset.json is there to be read and has no edition cbl, nothing is trained on it, with a sentence; a table
+    of nothing else is refused. Where it is not there, all is planned.
+    """
+    root = tmp_path / "data"
+    words = ["data=digits_glt", "seeds=0", f"data.root={root}", f"runs={tmp_path}"]
+    editions = {run.recipe.train for run in requested_runs(["table=overall", *words], NOBODY).runs}
+    assert editions == {"glt", "cbl"}
+    (root / "digits_glt").mkdir(parents=True)
+    splits = {split: f"glt/{split}" for split in ("train", "val", "test_cbl")}
+    (root / "digits_glt" / "dataset.json").write_text(json.dumps({"editions": {"glt": splits}}))
+    asked_for = requested_runs(["table=overall", *words], NOBODY)
+    assert {run.recipe.train for run in asked_for.runs} == {"glt"}
+    assert asked_for.said == ("ALT is left out: digits_glt has no edition cbl (its edition is glt)",)
+    with pytest.raises(RecipeError, match="table=alt: there is nothing to run: ALT is left out: digits_glt has no"):
+        requested_runs(["table=alt", *words], NOBODY)
+
+
 def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) -> None:
     """A row that refuses the number of tasks goes on the most nodes that it can use, with the reason; the others go on
     all. One recipe alone is refused.
     """
     words = ["nodes=4", "slurm.gpus_per_node=8"]
-    runs, _ = requested_runs(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
+    runs, _, _ = requested_runs(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
     nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
     assert nodes["glt_irm"] == (
         1,

@@ -1,0 +1,83 @@
+"""What of a layout the runs can fill: which runs are a row's, and which columns their data sets have at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.inputs.runs import Run
+from recipes.table_layout import Column, Layout, Row
+
+Source = tuple[str, str]
+"""(data, train)."""
+
+
+def runs_of_row(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs of a row's recipe, budget, data and edition.
+
+    Those that have the values that a row sets over its recipe's are that row's and no other's.
+    """
+    data, train = source
+    alike = [
+        run for run in runs if (run.recipe, run.data, run.train, run.budget) == (row.recipe, data, train, row.budget)
+    ]
+    wanted = row if row.set else None
+    return [run for run in alike if _row_with_values(layout, source, run) == wanted]
+
+
+def _row_with_values(layout: Layout, source: Source, run: Run) -> Row | None:
+    """Return the row whose `set` a run has; where several fit, for nothing tells them apart, the one that sets most."""
+    rows = (row for row in layout.rows if row.set and (row.recipe, row.budget) == (run.recipe, run.budget))
+    fitting = [row for row in rows if run.is_of(layout.words(row, source), row.set)]
+    return max(fitting, key=lambda row: len(row.set), default=None)
+
+
+def without_variants(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> list[Run]:
+    """Return those of a row's runs that are its recipe as it stands; all where none is, or where they are alike."""
+    if len({run.hash for run in runs}) < 2:
+        return list(runs)
+    own = [run for run in runs if run.is_current(layout.words(row, source))]
+    return own or list(runs)
+
+
+def fillable(layouts: Sequence[Layout], runs: Sequence[Run]) -> tuple[list[Layout], list[str]]:
+    """Return the layouts with the columns that their data sets have, and a line on each of which none is left.
+
+    Raises:
+        ValueError: none of the layouts is left.
+    """
+    found, said = [], []
+    for layout in layouts:
+        columns, why = columns_there(layout, runs)
+        if columns:
+            found.append(layout)
+        else:
+            said.append(f"{layout.name} is not made: {'; '.join(why)}")
+    if not found:
+        raise ValueError("; ".join(said))
+    return found, said
+
+
+def columns_there(layout: Layout, runs: Sequence[Run]) -> tuple[list[Column], list[str]]:
+    """Return the columns that the data sets have, as far as the runs know them, and a line on each that lacks some."""
+    kept = {column: _is_there(column, runs) for column in layout.columns}
+    said = []
+    for data in dict.fromkeys(column.data for column, there in kept.items() if not there):
+        gone = [column for column, there in kept.items() if column.data == data and not there]
+        protocols = list(dict.fromkeys(column.protocol.upper() for column in gone if not _by_attribute(column)))
+        if any(run.has_attributes for run in runs if run.data == data):
+            said.append(f"{data} has no such splits; left out of this table: {', '.join(protocols)}")
+            continue
+        parts = [*protocols, *(["numbers by attribute group"] if any(map(_by_attribute, gone)) else [])]
+        said.append(f"{data} has no attributes, so it has CLT alone; left out of this table: {', '.join(parts)}")
+    return [column for column, there in kept.items() if there], said
+
+
+def _is_there(column: Column, runs: Sequence[Run]) -> bool:
+    """Say whether a column's data set has its split, and attributes where it needs them; yes where no run knows."""
+    known = [run for run in runs if run.data == column.data]
+    split = any(run.has(column.train, column.split) for run in known)
+    return not known or (split and (not _by_attribute(column) or any(run.has_attributes for run in known)))
+
+
+def _by_attribute(column: Column) -> bool:
+    return column.subset.endswith("_a")

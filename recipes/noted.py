@@ -1,0 +1,57 @@
+"""What a run notes of values that lie outside of the project: its data set's own, and recipes of a user's folders.
+
+With these its recipe resolves where neither the data nor the folders are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.dataset_values import Described, wrong_values
+
+
+@dataclass(frozen=True)
+class Noted(Described):
+    """What its data set said of itself, and its recipes.
+
+    Attributes:
+        recipes: the values of files that lie in a folder of the user's, by the recipe's name: the run's own, and that
+            of the first stage.
+    """
+
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The same as canonical JSON, which `Noted.read` reads."""
+        return json.dumps(self.__dict__, sort_keys=True)
+
+    @classmethod
+    def read(cls, text: str) -> Noted:
+        """Return what a text of `Noted.text` says."""
+        return cls(**json.loads(text))
+
+
+NOTHING = Noted()
+
+
+def noted_in(meta: Mapping[str, Any], train: str) -> Noted:
+    """Return what a run's meta.json notes; what has not the shape that it should is left out.
+
+    Args:
+        meta: its contents.
+        train: the run's training edition, whose counts it has.
+    """
+    values, kind, recipes = (meta.get(key) for key in ("data_values", "data_kind", "recipe_values"))
+    counts = meta.get("class_counts")
+    legal = not wrong_values({"values": values or {}, **({} if kind is None else {"kind": kind})})
+    return Noted(
+        "its data set",
+        values if legal and isinstance(values, dict) else None,
+        kind if legal else None,
+        {train: counts} if isinstance(counts, list) and all(type(count) is int for count in counts) else {},
+        {name: own for name, own in recipes.items() if isinstance(own, dict)} if isinstance(recipes, dict) else {},
+    )

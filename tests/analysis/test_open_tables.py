@@ -1,0 +1,249 @@
+"""Tables of any data: laid out on the data of the command, with rows of other values, without what the data have not,
+by either grouping of classes, and without the data or the folders that a run's values came from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.__main__ import main
+from analysis.figures.catalogue import draw_all
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import Run, load_run, load_runs
+from analysis.tables import latex
+from analysis.tables.cells import Table, fill_table
+from analysis.tables.matching import fillable
+from analysis.tables.presentation import heading
+from analysis.tables.text import terminal
+from ifl.metrics import evaluate
+from recipes.noted import Noted
+from recipes.resolve import dump, resolve
+from recipes.table_layout import Layout, available, find_layout, load_layout
+from slurm.planning.requested_runs import requested_runs
+from slurm.site_file import Site
+from tests.helpers.paths import PROJECT
+from tests.helpers.tables import TABLE_COLUMNS, layout, write_run
+
+EXAMPLES = PROJECT / "examples" / "digits_glt"
+SHOWN = ("glt_baseline-digits_glt-glt-s0-7b03b2e6", "glt_ifl-digits_glt-glt-s0-ba82ba7c")
+
+
+def filled(made: Layout, runs: list[Run]) -> Table:
+    return fill_table(made, runs, *tidy(runs))
+
+
+def changed(path: Path, **facts: Any) -> None:
+    """Change what the meta.json of a run says."""
+    file = path / "meta.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **facts}))
+
+
+# ------------------------------------------------------------------------------------------------------------ open ones
+def test_an_open_table_is_the_fixed_one_on_the_same_runs(tmp_path: Path) -> None:
+    """With the preset, budgets, seeds, rows and name of digits_clt_glt an open table on digits_glt has its LaTeX."""
+    fixed = yaml.safe_load(available()["digits_clt_glt"].read_text())
+    columns = [{key: value for key, value in column.items() if key != "data"} for column in fixed["columns"]]
+    file = tmp_path / "digits_clt_glt.yaml"
+    file.write_text(yaml.safe_dump({**fixed, "columns": columns}))
+    runs = [run for run in load_runs(EXAMPLES)[0] if run.recipe in ("glt_baseline", "glt_ifl", "glt_crt")]
+    ours, theirs = find_layout(str(file), ["digits_glt"]), load_layout(available()["digits_clt_glt"])
+    assert latex.latex(filled(ours, runs)) == latex.latex(filled(theirs, runs))
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["table=clt_glt"], "table=clt_glt is open, so data=NAME .* known here: digits_glt$"),
+        (["table=clt_glt", "data=birdz"], "data=birdz: none of these runs is on it; legal: digits_glt"),
+        (["table=digits_alt", "data=digits_glt"], "the table digits_alt names its data itself"),
+        (["groups=shot"], "groups=shot: did you mean shots"),
+        (["table=digits_alt,{}/digits_alt.yaml"], "two tables are called digits_alt"),
+    ],
+)
+def test_what_is_refused_is_named(words: list[str], sentence: str, tmp_path: Path) -> None:
+    """In one sentence, before anything is read or written."""
+    write_run(tmp_path / "runs")
+    shutil.copy(available()["digits_alt"], tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", *(word.format(tmp_path) for word in words)])
+    assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- rows with values
+ROWS = [
+    {"recipe": "glt_baseline", "label": "Plain", "group": "G"},
+    {"recipe": "glt_baseline", "label": "lr .05", "group": "G", "set": {"optim.lr": 0.05}},
+    {"recipe": "glt_crt", "label": "cRT", "group": "G", "set": {"schedule.epochs": 3}},
+    {"recipe": "glt_ifl", "label": "+ IFL", "group": "G", "twin": "lr .05", "set": {"optim.lr": 0.05}},
+]
+
+
+def test_the_runs_planned_for_rows_with_values_are_those_counted(tmp_path: Path) -> None:
+    """What `table=PATH` plans has the names that analysis looks for, row by row: each row counts its own run alone, and
+    none is left over.
+    """
+    file = tmp_path / "mine.yaml"
+    columns = [{key: value for key, value in TABLE_COLUMNS[0].items() if key != "data"}]
+    file.write_text(yaml.safe_dump({"preset": "corrected", "seeds": [0], "rows": ROWS, "columns": columns}))
+    planned = requested_runs([f"table={file}", "data=digits_glt", f"runs={tmp_path}"], Site()).runs
+    for run in planned:
+        path = write_run(tmp_path / "runs", run.recipe.recipe, preset="corrected", hash_=run.recipe.hash8)
+        (path / "recipe.yaml").write_text(dump(run.recipe))
+    runs, _ = load_runs(tmp_path / "runs")
+    table = filled(find_layout(str(file), ["digits_glt"]), runs)
+    counted = [[run.name for run in table.runs[index, ("digits_glt", "glt")]] for index in range(len(ROWS))]
+    assert counted == [[planned[index].folder.name] for index in range(len(ROWS))]
+    assert table.notes == [] and table.cells[3][0].baseline_test is not None
+    assert table.cells[3][0].baseline_test.baseline == "lr .05"
+
+
+def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:
+    """A try with other values in the same folder empties no row: it is listed as a variant, with what differs, and
+    marks nothing.
+    """
+    words = ["recipe=glt_baseline", "data=digits_glt"]
+    for own in ([], ["optim.lr=0.05"]):
+        recipe = resolve([*words, *own])
+        path = write_run(tmp_path, "glt_baseline", hash_=recipe.hash8)
+        (path / "recipe.yaml").write_text(dump(recipe))
+    table = filled(layout(rows=[ROWS[0]], seeds=[0]), load_runs(tmp_path)[0])
+    assert [run.name for run in table.cells[0][0].runs] == [resolve(words).run_name]
+    assert not table.cells[0][0].marked
+    assert [note.partition(": ")[2] for note in table.notes] == [
+        f"{path.name} is left out: it is a variant, with optim.lr=0.05 (0.1) (a row with `set:` would show it)"
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- data without attributes
+def without_attributes(folder: Path) -> list[Run]:
+    """Real runs as they would be on a data set of a class tail alone."""
+    for name in SHOWN:
+        shutil.copytree(EXAMPLES / name, folder / name)
+        changed(folder / name, editions={"glt": ["test_cbl", "train", "val"]})
+        for file in [*(folder / name / "preds").glob("*/*.npz"), *(folder / name / "env").glob("*.npz")]:
+            with np.load(file) as stored:
+                none = {key: np.full_like(stored[key], -1) for key in stored if key.startswith("attribute")}
+                arrays = {**stored, **none}
+            file.unlink()
+            if file.stem != "test_gbl":
+                np.savez(file, **arrays)
+    return load_runs(folder)[0]
+
+
+def test_data_without_attributes_have_clt_alone(tmp_path: Path) -> None:
+    """Columns of GLT, ALT and attribute groups are left out of table, figures and their captions, with one line on why;
+    a table of nothing else is not made.
+    """
+    runs = without_attributes(tmp_path)
+    names = ("digits_clt_glt", "digits_overall", "digits_alt")
+    layouts, said = fillable([load_layout(available()[name]) for name in names], runs)
+    why = "digits_glt has no attributes, so it has CLT alone; left out of this table: "
+    gone = f"{why}ALT, numbers by attribute group"
+    assert [made.name for made in layouts] == list(names[:2]) and said == [f"digits_alt is not made: {gone}"]
+    tables = [filled(made, runs) for made in layouts]
+    for table, lacking in zip(tables, ("GLT", "GLT, ALT"), strict=True):
+        assert {column.protocol for column in table.layout.columns} == {"clt"}
+        assert table.notes[0] == why + lacking
+        assert "GLT: " not in terminal(table) and "ALT: " not in terminal(table)
+        assert table.cells[0][0].mean is not None
+    drawn, remarks = draw_all(tables)
+    assert f"environments of Train-GLT are left out: {SHOWN[1]} has no attributes" in remarks
+    assert {one.name for one in drawn} == {
+        "figure5",
+        "pairs_clt",
+        "classes_clt",
+        "tail_clt",
+        "confusion_clt",
+        "images_glt",
+        "curves_digits_clt_glt",
+        "curves_digits_overall",
+    }
+    panels = {one.name: [axes.get_title() for axes in one.figure.axes if axes.get_title()] for one in drawn}
+    assert [title[:3] for title in panels["figure5"]] == ["(a)", "(b)"] and "CLT" in panels["figure5"][0]
+    assert panels["tail_clt"] == ["(a) along the tail, CLT (test_cbl)"]
+    assert not any("attribute" in words for one in drawn for words in (one.caption, *panels[one.name]))
+
+
+# -------------------------------------------------------------------------------------------------------------- groups
+SHOTS = [0, 1, 1, 1]
+
+
+def test_classes_are_grouped_as_asked(tmp_path: Path) -> None:
+    """`groups=shots` computes many, medium and few by the shots that meta.json has, and the first line says so; the
+    data set's own grouping is not said. A group without classes is an empty cell that says so.
+    """
+    path = write_run(tmp_path)
+    facts = {"class_names": list("abcd"), "class_groups": [0, 0, 1, 2], "class_counts": [200, 90, 40, 30]}
+    changed(path, **facts, groups={"thirds": [0, 0, 1, 2], "shots": SHOTS})
+    columns = [{**TABLE_COLUMNS[0], "subset": subset} for subset in ("many", "medium", "few")]
+    own, thirds, shots = (load_run(path, groups) for groups in (None, "thirds", "shots"))
+    assert own == thirds and own.grouping == ""
+    table = filled(layout(columns=columns, seeds=[0]), [shots])
+    arrays = own.predictions("last", "test_cbl")
+    groups = np.array(SHOTS)[arrays["label"]]
+    wanted = evaluate(arrays["label"], arrays["prediction"], groups, arrays["attribute"])["accuracy"]
+    line = table.cells[0]
+    assert [cell.mean for cell in line] == [wanted["many"], wanted["medium"], None]
+    assert line[2].state == "empty" and line[2].notes == (
+        "no class of digits_glt is few by shots, so these cells are empty",
+    )
+    assert "classes grouped by shots (Many: more than 100" in terminal(table).splitlines()[0]
+    assert "classes grouped" not in heading(filled(layout(columns=columns, seeds=[0]), [own]))
+    assert "nan" not in terminal(table) + latex.latex(table)
+
+
+def test_a_run_that_knows_one_grouping_is_left_out(tmp_path: Path) -> None:
+    """Where another one is asked for; many for one reason are one sentence."""
+    for name in "abcdef":
+        write_run(tmp_path, name=name)
+    runs, unreadable = load_runs(tmp_path, "shots")
+    reason = "meta.json has no class groups by shots, but those of its data alone"
+    assert runs == [] and unreadable == dict.fromkeys("abcdef", reason)
+    with pytest.raises(ValueError, match=f"no readable run folder in it; a and 5 more are left out: {reason}$"):
+        main([f"runs={tmp_path}", f"out={tmp_path / 'out'}", "groups=shots"])
+
+
+# ------------------------------------------------------------------------------------- without the data and the folders
+SAID = Noted(
+    values={"schedule": {"epochs": 7}, "model": {"name": "small_resnet"}, "batch": {"size": 128, "bn": 32}},
+    recipes={"theirs": {"method": {"name": "ce"}, "optim": {"lr": 0.3}}},
+)
+"""What a run notes of data and of a recipe that are not here."""
+
+
+def run_of_theirs(folder: Path, *words: str) -> Path:
+    recipe = resolve(["recipe=theirs", "data=birds", *words], said=SAID)
+    path = write_run(folder, "theirs", data="birds", hash_=recipe.hash8)
+    (path / "recipe.yaml").write_text(dump(recipe))
+    return path
+
+
+def test_a_run_is_judged_by_what_it_noted(tmp_path: Path) -> None:
+    """A run on data and of a recipe that are not here is compared with the values in its own meta.json: what was
+    changed on the command line is named, and nothing else. Without these nobody can say.
+    """
+    path = run_of_theirs(tmp_path, "optim.lr=0.5")
+    assert load_run(path).departures() == []
+    changed(path, data_values=SAID.values, recipe_values=SAID.recipes)
+    assert load_run(path).departures() == ["optim.lr=0.5 (0.3)"]
+    assert not load_run(path).is_current(["recipe=theirs", "data=birds"])
+    assert load_run(path).is_current(["recipe=theirs", "data=birds", "optim.lr=0.5"])
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_rows_with_values_find_runs_of_recipes_that_are_not_here(noted: bool, tmp_path: Path) -> None:
+    """By the hash where the runs noted their recipe's values, else by the values of the row in their recipe.yaml."""
+    paths = [run_of_theirs(tmp_path, *words) for words in ([], ["optim.lr=0.05"])]
+    for path in paths if noted else ():
+        changed(path, data_values=SAID.values, recipe_values=SAID.recipes)
+    rows = [{"recipe": "theirs", "label": "Plain", "group": "G"}, {**ROWS[1], "recipe": "theirs"}]
+    columns = [{**TABLE_COLUMNS[0], "data": "birds"}]
+    table = filled(layout(rows=rows, columns=columns, seeds=[0]), load_runs(tmp_path)[0])
+    assert [[run.path for run in line[0].runs] for line in table.cells] == [[paths[0]], [paths[1]]]

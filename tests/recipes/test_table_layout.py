@@ -1,0 +1,160 @@
+"""Table layouts: open ones, which take their data from the command, and rows with values of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recipes.resolve import resolve
+from recipes.table_layout import Layout, available, data_names, find_layout, load_layout, open_tables
+from tests.helpers import shipped
+
+CLT = {"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}
+GLT = {**CLT, "protocol": "glt"}
+
+
+def row(recipe: str = "glt_baseline", label: str = "A", **more: Any) -> dict[str, Any]:
+    return {"recipe": recipe, "label": label, "group": "G", **more}
+
+
+def layout_in(folder: Path, rows: list[dict[str, Any]], columns: list[dict[str, Any]], data: list[str]) -> Layout:
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"preset": "corrected", "seeds": [0], "rows": rows, "columns": columns}))
+    return find_layout(str(file), data)
+
+
+# ---------------------------------------------------------------------------------------------------------- open tables
+def test_data_sets_stand_side_by_side(tmp_path: Path) -> None:
+    """Each data set has a block of the columns that leave `data` out; a column that names its data stands once."""
+    columns = [CLT, GLT, {**CLT, "data": "imagenet_glt"}]
+    made = layout_in(tmp_path, [row()], columns, ["birds", "digits_glt"])
+    assert [(column.data, column.protocol) for column in made.columns] == [
+        ("birds", "clt"),
+        ("birds", "glt"),
+        ("imagenet_glt", "clt"),
+        ("digits_glt", "clt"),
+        ("digits_glt", "glt"),
+    ]
+
+
+def test_the_open_tables_are_those_documented() -> None:
+    """They are corrected, with three seeds, and every row with IFL in the headline tables has its twin's images."""
+    assert set(open_tables()) >= set(shipped.OPEN)
+    for name in shipped.OPEN:
+        made = shipped.layout_of(name)
+        assert made.preset == "corrected" and made.seeds == [0, 1, 2]
+    for name in ("clt_glt", "alt", "overall"):
+        for one in shipped.layout_of(name).rows:
+            assert (one.budget == "matched") == one.recipe.endswith("_ifl") == (one.twin is not None)
+
+
+@pytest.mark.parametrize(
+    "open_name, fixed", [("clt_glt", "digits_clt_glt"), ("alt", "digits_alt"), ("overall", "digits_overall")]
+)
+def test_open_tables_are_laid_out_as_the_fixed_ones(open_name: str, fixed: str) -> None:
+    """The same rows in the same order and, on the bundled data, the same columns; only budgets, preset and seeds
+    differ.
+    """
+    ours, theirs = shipped.layout_of(open_name), shipped.layout_of(fixed)
+    assert [one.model_copy(update={"budget": "paper"}) for one in ours.rows] == theirs.rows
+    assert ours.columns == theirs.columns and ours.published == theirs.published
+
+
+def test_every_ifl_row_of_the_budgets_has_both() -> None:
+    """Each method stands without IFL, with it at the paper's budget and at its own; the baseline with twice the images
+    too.
+    """
+    rows = shipped.layout_of("budgets").rows
+    with_ifl = [one for one in rows if one.recipe.endswith("_ifl")]
+    assert sorted(one.recipe for one in with_ifl if one.budget == "paper") == sorted(
+        one.recipe for one in with_ifl if one.budget == "matched"
+    )
+    assert {one.twin for one in with_ifl} == {one.recipe for one in rows if one.twin is None}
+    assert [one.recipe for one in rows if one.twin and one not in with_ifl] == ["glt_baseline_2n"]
+
+
+@pytest.mark.parametrize("text", ["", "birds,", "birds,birds", "a b", "../birds"])
+def test_data_that_no_set_is_called(text: str) -> None:
+    """Names of data sets are legal, each once."""
+    with pytest.raises(ValueError, match="each once"):
+        data_names(text)
+
+
+def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
+    """`table=PATH` is the layout in that file, with the file's name; one that analysis cannot write is refused."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(available()["digits_alt"].read_text())
+    assert find_layout(str(file)).model_copy(update={"name": "digits_alt"}) == load_layout(available()["digits_alt"])
+    for name in ("results", "a b"):
+        (tmp_path / f"{name}.yaml").write_text(file.read_text())
+        with pytest.raises(ValueError, match="the files made of a table have its name"):
+            find_layout(str(tmp_path / f"{name}.yaml"))
+
+
+# ------------------------------------------------------------------------------------------------------- values of rows
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"optim.lrr": 0.1}, "optim.lrr is no science key of a recipe; did you mean optim.lr? legal: optim.lr, "),
+        ({"lr": 0.1}, "lr is no science key of a recipe; did you mean"),
+        ({"nodes": 2}, "nodes is no science key of a recipe"),
+        ({"optim.lr": "fast"}, "optim.lr=fast"),
+        ({"optim.lr": -1}, "optim.lr=-1 (set): input should be greater than 0"),
+        ({"ifl.unseen": "zeros"}, "did you mean zero?"),
+        ({"seed": 3}, "seed is said by the table's own keys"),
+        ({"batch.budget": "matched"}, "batch.budget is said by the table's own keys"),
+        ({"optim": {"lr": 0.1}}, "optim is no science key of a recipe"),
+    ],
+)
+def test_values_of_a_row_are_checked_when_it_is_read(tmp_path: Path, values: dict[str, Any], sentence: str) -> None:
+    """By the schema, in one sentence with the row's place and the nearest legal key."""
+    with pytest.raises(ValueError) as error:
+        layout_in(tmp_path, [row(set=values)], [CLT], ["digits_glt"])
+    assert sentence in str(error.value) and "rows.0.set" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rows_of_one_recipe_differ_by_their_values(tmp_path: Path) -> None:
+    """Other values make another row and other words; the same ones are a row given twice."""
+    rows = [row(), row(set={"optim.lr": 0.05}), row(set={"optim.lr": 0.2, "data.mean": [0.1, 0.2, 0.3], "ifl": None})]
+    made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    recipes = [resolve(made.words(one, ("digits_glt", "glt"))) for one in made.rows]
+    assert [recipe.optim.lr for recipe in recipes] == [0.1, 0.05, 0.2]
+    assert recipes[2].data.mean == (0.1, 0.2, 0.3) and len({recipe.run_name for recipe in recipes}) == 3
+    with pytest.raises(ValueError, match=r"rows names .* twice"):
+        layout_in(tmp_path, [row(set={"optim.lr": 1}), row(label="B", set={"optim.lr": 1})], [CLT], ["digits_glt"])
+
+
+def test_a_twin_is_a_recipe_or_a_label(tmp_path: Path) -> None:
+    """A recipe means its row of the same values and budget, else the one without values; a label means that row."""
+    rows = [
+        row(label="small rate", set={"optim.lr": 0.05}),
+        row(label="plain"),
+        row("glt_ifl", "a", twin="glt_baseline"),
+        row("glt_ifl", "b", twin="glt_baseline", set={"optim.lr": 0.05}),
+        row("glt_ifl", "+ c", twin="small rate", budget="matched"),
+        row("glt_crt_ifl", "d", twin="glt_crt"),
+        row(label="large rate", set={"optim.lr": 0.2}, twin="glt_baseline"),
+    ]
+    made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    twins = [made.twin_of(one) for one in made.rows]
+    assert [twin and twin.label for twin in twins] == [None, None, "plain", "small rate", "small rate", None, "plain"]
+    assert made.twin_recipe(made.rows[4]) == "glt_baseline" and made.twin_recipe(made.rows[5]) == "glt_crt"
+    assert made.full_label(made.rows[4]) == "small rate + c"
+
+
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ([row(), row("glt_ifl", "B", twin="Baselin (0.1)")], "Baselin (0.1) is no recipe and no label"),
+        ([row(label="same"), row("glt_crt", "same"), row("glt_ifl", "B", twin="same")], "2 rows have the label same"),
+        ([row(label="own row", twin="own row")], "a row is not its own twin"),
+    ],
+)
+def test_twins_that_nobody_can_find(tmp_path: Path, rows: list[dict[str, Any]], sentence: str) -> None:
+    """Are refused when the layout is read."""
+    with pytest.raises(ValueError) as error:
+        layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    assert sentence in str(error.value)
