@@ -40,6 +40,7 @@ _LATEX = {
     "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\scriptstyle\uparrow}",
     "↓": r"\ensuremath{\scriptstyle\downarrow}",
+    "°": r"\ensuremath{^\circ}",
     "≥": r"\ensuremath{\geq}",
     "≤": r"\ensuremath{\leq}",
     "\N{EN DASH}": "--",
