@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from analysis.claims.statements import Comparison, comparisons
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL
-from analysis.stats.crossed import Difference, difference, holm
+from analysis.stats.crossed import Difference, difference
+from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
 from analysis.tables.cells import Table
 from analysis.tables.published import below_noise

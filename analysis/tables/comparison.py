@@ -19,6 +19,7 @@ from analysis.tables.presentation import (
     PROTOCOLS,
     baseline_mark,
     blocks,
+    few_seeds_remark,
     header_levels,
     more_images_remark,
     percent,
@@ -163,7 +164,7 @@ def gains(table: Table) -> str:
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = (
+    arrows = few_seeds_remark(table) or (
         f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
         f"differences of single runs, untested"
     )

@@ -103,7 +103,7 @@ def few_seeds_remark(table: Table) -> str:
     if not few:
         return ""
     had = " or ".join(str(number) for number in sorted(few))
-    return f"no arrows over {had} seed{'s' * (few != {1})}, differences are marked from {FEWEST_SEEDS} seeds on"
+    return f"no arrows over {had} seed{'s' * (few != {1})}: differences are marked from {FEWEST_SEEDS} seeds on"
 
 
 def heading(table: Table) -> str:
@@ -113,9 +113,8 @@ def heading(table: Table) -> str:
     seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
     for own in sorted({tuple(row.seeds) for row in layout.rows if row.seeds}):
         seeds += f" ({', '.join(map(str, own))} in {sum(row.seeds == list(own) for row in layout.rows)} rows)"
-    few = f"; {said}" if (said := few_seeds_remark(table)) else ""
     groups = f"; {GROUPINGS[table.grouping]}" if table.grouping else ""
-    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{few}{groups}"
+    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{groups}"
 
 
 def header_levels(column: Column) -> tuple[str, str, str]:
@@ -216,10 +215,11 @@ def ranks(table: Table) -> list[list[int]]:
     return found
 
 
-def legend(table: Table) -> list[str]:
-    """Explain those marks that occur in cells."""
+def legend(table: Table, captioned: bool = False) -> list[str]:
+    """Explain those marks that occur in cells, and why some do not, unless it is in the caption."""
     cells = [cell for line in table.cells for cell in line]
     tested = [cell.baseline_test for cell in cells if baseline_mark(cell) and cell.baseline_test is not None]
+    few = few_seeds_remark(table)
     methods = " or ".join(
         sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
     )
@@ -229,12 +229,19 @@ def legend(table: Table) -> list[str]:
             (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
             ("† something is left out or lacking here", any(cell.marked for cell in cells)),
             (f"↑ ↓ {BASELINE_LEGEND}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+            (few, bool(few) and not captioned),
         )
         if used
     ]
 
 
-def legend_and_notes(table: Table, brief: bool = False) -> list[str]:
-    """Return the legend in one line, where there is one, and the notes (`brief`: those that are alike in one)."""
-    said = legend(table)
+def legend_and_notes(table: Table, brief: bool = False, captioned: bool = False) -> list[str]:
+    """Return the legend in one line, where there is one, and the notes.
+
+    Args:
+        table: a filled table.
+        brief: of notes that are alike one stands for all.
+        captioned: a caption stands above, which says why there are no arrows.
+    """
+    said = legend(table, captioned)
     return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)

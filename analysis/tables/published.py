@@ -15,6 +15,8 @@ from recipes.table_layout import Column, Layout, Row
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "published"
 DATA = {"ImageNet-GLT": "imagenet_glt", "MSCOCO-GLT": "mscoco_glt"}
 """The paper's name of a data set -> ours."""
+NOISE = "noise"
+"""The file of how much single runs of one method differ."""
 
 
 class Measure(NamedTuple):
@@ -68,7 +70,7 @@ def read(name: str) -> tuple[Number, ...]:
         with file.open(encoding="utf-8", newline="") as lines:
             return tuple(_number(line) for line in csv.DictReader(lines))
     except FileNotFoundError:
-        legal = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv")))
+        legal = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv") if path.stem != NOISE))
         raise ValueError(f"published: {name}: no such file in recipes/published; legal: {legal}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -114,7 +116,7 @@ def noise(data: str, protocol: str, metric: str) -> Noise | None:
 
     Of a protocol that it was not published for, the largest of the others stands.
     """
-    with (FOLDER / "noise.csv").open(encoding="utf-8", newline="") as lines:
+    with (FOLDER / f"{NOISE}.csv").open(encoding="utf-8", newline="") as lines:
         known = [
             (line["protocol"].lower(), Noise(_TWO_RUNS * float(line["std"]) / 100, int(line["runs"]), line["source"]))
             for line in csv.DictReader(lines)

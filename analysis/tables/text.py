@@ -38,7 +38,7 @@ WIDTH = 120
 
 def terminal(table: Table) -> str:
     """Write a block of lines for each protocol (for each metric of it where that is too wide), then the notes."""
-    lines = [heading(table)]
+    lines = wrap_lines(heading(table))
     for narrow in _spans(table, 0):
         block = _block(table, narrow)
         if max(map(len, block)) > WIDTH:
