@@ -302,7 +302,8 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
     """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
     known = sorted({run.data for run in runs})
     data = data_names(options["data"]) if "data" in options else []
-    if strange := [name for name in data if name not in known]:
+    strange = [name for name in data if name not in known]
+    if strange:
         raise ValueError(f"data={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
     if "table" in options:
         layouts = [find_layout(name, data, known) for name in dict.fromkeys(options["table"].split(","))]
@@ -319,7 +320,8 @@ def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
                 f"data={known[0]} lays out the open ones on them ({', '.join(open_tables())})"
             )
     names = [layout.name for layout in layouts]
-    if twice := [name for name in names if names.count(name) > 1]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
         raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
     return layouts
 

@@ -153,9 +153,8 @@ def caption(table: Table) -> str:
         f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
     )
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
-    remarks = "".join(
-        f" {said[0].upper()}{said[1:]}." for said in (few_seeds_remark(table), more_images_remark(table)) if said
-    )
+    said = filter(None, (few_seeds_remark(table), more_images_remark(table)))
+    remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in said)
     return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}.{remarks}"
 
 
