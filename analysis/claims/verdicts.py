@@ -26,7 +26,7 @@ from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
 from analysis.tables.cells import Table
 from analysis.tables.published import below_noise
-from recipes.table_layout import Column
+from recipes.table_layout import Column, Layout, Row
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED, MISSING = WORDS = ("reproduced", "not reproduced", "undecided", "missing")
 _FEW = {1: "one seed", 2: "two seeds"}
@@ -124,11 +124,12 @@ def judge(table: Table) -> Judged | None:
 def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
     """Compare two rows; without a word yet where there is anything to compare."""
     layout, column = table.layout, table.layout.columns[of.column]
-    labels = [layout.full_label(layout.rows[index]) for index in (of.row, of.other)]
+    labels = [_label(layout, index) for index in (of.row, of.other)]
     made = Verdict(of, f"{labels[0]} {'above' if of.above else 'not above'} {labels[1]}", column)
     sides = [table.runs.get((index, column.source), []) for index in (of.row, of.other)]
-    if lacking := [label for label, runs in zip(labels, sides, strict=True) if not runs]:
-        return replace(made, why=f"no run of {' and '.join(lacking)} counts")
+    if not all(sides):
+        lacking = [layout.rows[index] for index, runs in zip((of.row, of.other), sides, strict=True) if not runs]
+        return replace(made, why="; ".join(_no_run(layout, row, column) for row in lacking))
     try:
         right = [[read.of(run, layout.select, column.split) for run in runs] for runs in sides]
     except ValueError as error:
@@ -144,6 +145,18 @@ def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
         return replace(made, word=f"{UNDECIDED} ({_FEW[fewest]})", found=found)
     p = found.p_equal() if of.above else found.p_reaches(of.margin)
     return replace(made, word=UNDECIDED, found=found, p=p)
+
+
+def _label(layout: Layout, index: int) -> str:
+    """Return a row's label, or what the paper calls it where several rows have the label."""
+    labels = [layout.full_label(row) for row in layout.rows]
+    return labels[index] if labels.count(labels[index]) == 1 else layout.rows[index].published or labels[index]
+
+
+def _no_run(layout: Layout, row: Row, column: Column) -> str:
+    """Say which runs are missing, with the command that makes them."""
+    words = [*layout.words(row, column.source), f"seeds={','.join(map(str, layout.seeds_of(row)))}"]
+    return f"no run of {layout.full_label(row)} counts: python slurm/launch.py {' '.join(words)}"
 
 
 def _decided(made: Verdict, p: float, level: float) -> Verdict:
@@ -205,4 +218,6 @@ def _notes(table: Table, compared: list[Verdict], read: _Read) -> list[str]:
             f"the predictions on {', '.join(without)} do not say from which source a sample was made, so each counts "
             "as one of its own: where sources have several samples, intervals are too narrow"
         )
+    if any(each.word == MISSING for each in compared):
+        said.append(f"{table.layout.name}_verdicts.csv has the commands of what is missing")
     return said

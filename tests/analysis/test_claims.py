@@ -156,7 +156,10 @@ def test_missing_runs_count_in_the_family(tmp_path: Path) -> None:
     """A row without runs is missing, by name, and the others' p are corrected for it as if it were there."""
     found = judged(tmp_path / "a", {name: ALL[name] for name in ("Baseline", "Baseline + IFL")})
     assert found.count("missing") == 4 and found.count("reproduced") == 3
-    assert "no run of cRT + IFL and cRT counts" in {each.why for each in found.verdicts}
+    command = (
+        "python slurm/launch.py recipe=crt_ifl data=digits_glt train=glt preset=paper batch.budget=paper seeds=0,1,2"
+    )
+    assert f"no run of cRT + IFL counts: {command}" in found.verdicts[3].why
     known = sorted(each.p for each in found.verdicts if each.p is not None)
     assert min(each.holm for each in found.verdicts if each.holm is not None) == pytest.approx(7 * known[0])
 
@@ -184,6 +187,14 @@ def test_the_comparison_is_of_the_runs_that_count(tmp_path: Path) -> None:
         for recipe in ("base_ifl", "base")
     ]
     assert found.found == difference(sides[0], sides[1], np.arange(600) // 2)
+
+
+def test_rows_of_one_label_are_told_apart(tmp_path: Path) -> None:
+    """`parts` has two rows `CE + IFL (2 env)`: the paper's name of the one with three experts says which is meant."""
+    found = judge(fill_table(layout_of("parts"), [], *tidy([])))
+    assert found is not None
+    labels = [each.label for each in found.verdicts]
+    assert "CE + IFL, RIDE-50 (2 env) above CE" in labels and len(set(labels)) == len(labels) / 3
 
 
 # --- written ---------------------------------------------------------------------------------------
