@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from analysis.stats.power import MOST_SEEDS, POWER
 from analysis.tables import published
 from analysis.tables.latex import escape, latex_float, tabular
 from analysis.tables.presentation import MISSING
-from analysis.tables.text import wrap_lines
+from analysis.tables.text import plain, wrap_lines
 
 HEADS = ("under", "paper", "ours", "95 %", "p", "verdict", "seeds", "finds", "needs")
 _EMPTY = "nothing"
@@ -26,8 +27,8 @@ class Section(NamedTuple):
 
     name: str
     says: str
-    lines: list[tuple[str, tuple[str, ...]]]
-    """(label, the cells that `HEADS` name)."""
+    lines: list[tuple[Verdict, tuple[str, ...]]]
+    """(comparison, the cells that `HEADS` name)."""
 
     @property
     def title(self) -> str:
@@ -43,7 +44,7 @@ def sections(judged: Judged) -> list[Section]:
                 of_part.setdefault((data, each.of.claim), []).append(each)
     several = len({data for data, _ in of_part}) > 1
     return [
-        Section(claim + f", {data}" * several, members[0].of.says, [(each.label, _cells(each)) for each in members])
+        Section(claim + f", {data}" * several, members[0].of.says, [(each, _cells(each)) for each in members])
         for (data, claim), members in of_part.items()
     ]
 
@@ -128,21 +129,19 @@ def _noise(judged: Judged) -> str:
 
 
 def terminal(judged: Judged) -> str:
-    """Write the verdicts as lines for a terminal."""
+    """Write the verdicts as lines for a terminal: a comparison, and below it a line a protocol."""
     parts = sections(judged)
-    lines = [summary(judged)]
-    every = [line for part in parts for line in part.lines]
-    left = max(len(label) for label, _ in every) + 2
-    widths = [max(len(text) for text in texts) for texts in zip(HEADS, *(cells for _, cells in every), strict=True)]
+    every = [HEADS, *(cells for part in parts for _, cells in part.lines)]
+    widths = [max(len(text) for text in texts) for texts in zip(*every, strict=True)]
 
-    def joined(label: str, cells: Sequence[str]) -> str:
-        texts = (f" {text:>{width}}" for text, width in zip(cells, widths, strict=True))
-        return (label.ljust(left) + "".join(texts)).rstrip()
+    def joined(cells: Sequence[str]) -> str:
+        return "    " + "  ".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True))
 
-    lines += ["", joined("", HEADS)]
+    lines = [summary(judged), "", joined(HEADS)]
     for part in parts:
         lines += wrap_lines(part.title)
-        lines += [joined(f"  {label}", cells) for label, cells in part.lines]
+        for label, members in itertools.groupby(part.lines, key=lambda line: line[0].label):
+            lines += [f"  {label}", *(joined(cells) for _, cells in members)]
     lines.append("")
     for note in legend(judged):
         lines += wrap_lines(note)
@@ -154,7 +153,7 @@ def markdown(judged: Judged) -> str:
     lines = [f"# {summary(judged)}", ""]
     for part in sections(judged):
         lines += [f"**{part.title}**", "", f"| | {' | '.join(HEADS)} |", f"|---|{'---:|' * len(HEADS)}"]
-        lines += [f"| {label} | {' | '.join(cells)} |".replace("|1", "\\|1") for label, cells in part.lines]
+        lines += [f"| {plain(each.label)} | {' | '.join(map(plain, cells))} |" for each, cells in part.lines]
         lines.append("")
     return "\n".join([*lines, *(f"- {note}" for note in legend(judged))]) + "\n"
 
@@ -162,9 +161,9 @@ def markdown(judged: Judged) -> str:
 def latex(judged: Judged) -> str:
     r"""Write the verdicts as a LaTeX float for `\input`, which needs the packages booktabs and graphicx."""
     parts = sections(judged)
-    body = [(part.name, [(label, [_latex(cell) for cell in cells]) for label, cells in part.lines]) for part in parts]
-    heads = [[(escape(head), 1) for head in HEADS]]
-    spec = "lrrrrlrrr"
+    body = [(part.name, _latex_lines(part)) for part in parts]
+    heads = [[(escape(head), 1) for head in ("", *HEADS)]]
+    spec = "llrrrrlrrr"
     return latex_float(
         "table*",
         f"{summary(judged)}.",
@@ -172,6 +171,16 @@ def latex(judged: Judged) -> str:
         [tabular(spec, heads, body, first="Claim")],
         [*dict.fromkeys(part.title for part in parts), *legend(judged)],
     )
+
+
+def _latex_lines(part: Section) -> list[tuple[str, list[str]]]:
+    """Return (label, cells) of a section's lines; the labels of a comparison stand at its first protocol alone."""
+    lines, before = [], ""
+    for each, cells in part.lines:
+        new = each.label != before
+        lines.append((each.row * new, [escape(each.relation * new), *map(_latex, cells)]))
+        before = each.label
+    return lines
 
 
 def _latex(cell: str) -> str:

@@ -25,6 +25,7 @@ from analysis.stats.crossed import Difference, difference
 from analysis.stats.multiple import holm
 from analysis.stats.power import seeds_needed, smallest_effect
 from analysis.tables.cells import Table
+from analysis.tables.presentation import printed_label
 from analysis.tables.published import below_noise
 from recipes.table_layout import Column, Layout, Row
 
@@ -37,8 +38,9 @@ class Verdict:
     """What came out for one comparison; differences are fractions."""
 
     of: Comparison
-    label: str
-    """`Baseline + IFL above Baseline`."""
+    row: str
+    other: str
+    """The labels of the two rows."""
     column: Column
     word: str = MISSING
     why: str = ""
@@ -52,6 +54,16 @@ class Verdict:
     seeds: int | None = None
     """How many seeds a row would decide, were the difference and its spread those seen; None where it is decided, or
     no number of them would."""
+
+    @property
+    def relation(self) -> str:
+        """What the row is claimed to be: `above Baseline`, `not above Baseline`."""
+        return f"{'above' if self.of.above else 'not above'} {self.other}"
+
+    @property
+    def label(self) -> str:
+        """The comparison in words: `Baseline + IFL above Baseline`."""
+        return f"{self.row} {self.relation}"
 
     @property
     def paper_below_noise(self) -> bool:
@@ -124,8 +136,7 @@ def judge(table: Table) -> Judged | None:
 def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
     """Compare two rows; without a word yet where there is anything to compare."""
     layout, column = table.layout, table.layout.columns[of.column]
-    labels = [_label(layout, index) for index in (of.row, of.other)]
-    made = Verdict(of, f"{labels[0]} {'above' if of.above else 'not above'} {labels[1]}", column)
+    made = Verdict(of, _label(layout, of.row), _label(layout, of.other), column)
     sides = [table.runs.get((index, column.source), []) for index in (of.row, of.other)]
     if not all(sides):
         lacking = [layout.rows[index] for index, runs in zip((of.row, of.other), sides, strict=True) if not runs]
@@ -150,7 +161,8 @@ def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
 def _label(layout: Layout, index: int) -> str:
     """Return a row's label, or what the paper calls it where several rows have the label."""
     labels = [layout.full_label(row) for row in layout.rows]
-    return labels[index] if labels.count(labels[index]) == 1 else layout.rows[index].published or labels[index]
+    own = labels[index]
+    return printed_label(own if labels.count(own) == 1 else layout.rows[index].published or own)
 
 
 def _no_run(layout: Layout, row: Row, column: Column) -> str:
