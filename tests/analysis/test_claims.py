@@ -164,6 +164,24 @@ def test_missing_runs_count_in_the_family(tmp_path: Path) -> None:
     assert min(each.holm for each in found.verdicts if each.holm is not None) == pytest.approx(7 * known[0])
 
 
+def test_two_data_sets_are_one_family(tmp_path: Path) -> None:
+    """Side by side in one table, with a section each, and p corrected over both."""
+    columns = [{**column.model_dump(), "data": data} for data in ("birds", "digits_glt") for column in small().columns]
+    found = judged(tmp_path, ALL, small(columns=columns))
+    assert len(found.verdicts) == 14
+    assert [part.name for part in text.sections(found)] == [
+        f"{claim}, {data}" for data in ("birds", "digits_glt") for claim in ("ifl", "rebalancing")
+    ]
+    least = min(each.p for each in found.verdicts if each.p is not None)
+    assert min(each.holm for each in found.verdicts if each.holm is not None) == pytest.approx(14 * least)
+
+
+def test_what_the_data_have_not_is_not_claimed(tmp_path: Path) -> None:
+    """Data without attributes have CLT alone: two comparisons, and no re-balancing under ALT."""
+    made = small(columns=[column.model_dump() for column in small().columns if column.protocol == "clt"])
+    assert [each.of.claim for each in judged(tmp_path, ALL, made).verdicts] == ["ifl", "ifl"]
+
+
 def test_sources_widen_the_interval_and_lacking_ones_are_said(tmp_path: Path) -> None:
     """Predictions that say their sources are compared by source; old ones sample by sample, with a note."""
     with_sources = judged(tmp_path / "a", ALL)
