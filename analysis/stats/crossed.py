@@ -106,6 +106,8 @@ def difference(first_SM: NDArray[np.bool_], second_SM: NDArray[np.bool_], source
     variance = over_sources + max(0.0, one.of_seeds + other.of_seeds - residuals)
     squares = sum(row.of_seeds**2 / (row.runs - 1) for row in (one, other) if row.runs > 1)
     squares += over_sources**2 / max(sources - 1, 1)
+    # Of parts that are all counted it is never less than the least of theirs; where S - E is cut off it could be.
+    least = float(min((row.runs - 1 for row in (one, other) if row.runs > 1), default=max(sources - 1, 1)))
     return Difference(
         value=one.mean - other.mean,
         runs=(one.runs, other.runs),
@@ -113,7 +115,7 @@ def difference(first_SM: NDArray[np.bool_], second_SM: NDArray[np.bool_], source
         samples=len(source_M),
         variance=variance,
         of_samples=max(0.0, over_sources - residuals),
-        freedom=variance**2 / squares if squares else 1.0,
+        freedom=max(least, variance**2 / squares) if squares else least,
     )
 
 

@@ -80,6 +80,12 @@ def test_equal_rows_have_no_spread() -> None:
     found = difference(right, right, np.arange(20))
     assert (found.value, found.variance, found.interval) == (0.0, 0.0, (0.0, 0.0))
     assert (found.p_equal(), found.p_reaches(0.02), found.p_reaches(0.0)) == (1.0, 0.0, 1.0)
+    assert smallest_effect(found.error, found.freedom, 0.025) == 0.0 and seeds_needed(found, 0.0, 0.025) is None
+    # Rows of the same runs, as BLSoftmax and the baseline on classes of equal size; seeds err each on their own.
+    runs = np.random.default_rng(5).random((3, 20)) < 0.5
+    found = difference(runs, runs[::-1], np.arange(20))
+    assert (found.value, found.variance, found.freedom, found.p_equal()) == (0.0, 0.0, 2.0, 1.0)
+    assert found.interval == (0.0, 0.0)
 
 
 def test_one_sided_p() -> None:
