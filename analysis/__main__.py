@@ -15,6 +15,7 @@ from recipes.common.output import ends_told, go_on_unread
 from recipes.table_layout import SELECTS, Layout, available, data_names, find_layout, is_open, load_layout, open_tables
 
 if TYPE_CHECKING:
+    from analysis.claims.verdicts import Judged
     from analysis.tables.cells import Table
 
 HELP = """\
@@ -34,6 +35,7 @@ the CSV has intervals and tests
   NAME_stacked.tex             the same with one protocol above the other, for a narrow column
   NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
   NAME_gains.tex               what IFL adds to each method: paper, ours
+  NAME_verdicts.tex .md .csv   each of the paper's claims that the layout names: reproduced, not reproduced, undecided
   NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
   shape.csv rankings.csv       every claim; Kendall's tau of every column
   classes.csv                  counts by class and attribute group of the runs in these tables
@@ -89,26 +91,27 @@ def main(argv: list[str]) -> None:
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _layout_overrides(options)
-    for key, legal in (("later", "yes"), ("only", "tables")):
-        if options.get(key, legal) != legal:
-            raise ValueError(f"{key}={options[key]}: legal is {key}={legal}, or leave it out")
+    _refuse_flags(options, later="yes", only="tables")
     runs, unreadable = _load_runs(options)
-    layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+    layouts = [_replaced(layout, override) for layout in _layouts(options, runs)]
 
     from analysis.tables.matching import fillable
 
     layouts, empty = fillable(layouts, runs)
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
+    from analysis.claims import text as claims
     from analysis.tables import agreement, text
 
-    made, contents = make_tables(runs, layouts, later="later" in options)
+    made, contents, judged = make_tables(runs, layouts, later="later" in options)
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (out / name).write_text(content, encoding="utf-8", newline="\n")
     for table in made:
         print(text.terminal(table), flush=True)
+    for verdicts in judged:
+        print(claims.terminal(verdicts), flush=True)
     left_out = [*empty, *_left_out(unreadable)]
     files: list[Path] = []
     remarks: list[str] = []
@@ -116,7 +119,7 @@ def main(argv: list[str]) -> None:
         from analysis.report.write import publish
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
-        files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
+        files, remarks = publish(out, made, judged, runs, inputs, left_out, options.get("pair"))
     every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
@@ -124,6 +127,13 @@ def main(argv: list[str]) -> None:
     for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
         print(*text.wrap_lines(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def _refuse_flags(options: dict[str, str], **legal: str) -> None:
+    """Refuse keys with another value than the one that each may have."""
+    for key, value in legal.items():
+        if options.get(key, value) != value:
+            raise ValueError(f"{key}={options[key]}: legal is {key}={value}, or leave it out")
 
 
 def _progress(options: dict[str, str]) -> None:
@@ -152,8 +162,10 @@ def _results(options: dict[str, str]) -> None:
     print(options["out"])
 
 
-def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> "tuple[list[Table], dict[str, str]]":
-    """Fill the tables, and write them and the runs' numbers as text.
+def make_tables(
+    runs: list[Run], layouts: list[Layout], later: bool = False
+) -> "tuple[list[Table], dict[str, str], list[Judged]]":
+    """Fill the tables, judge their claims, and write them and the runs' numbers as text.
 
     Args:
         runs: what was read.
@@ -161,8 +173,10 @@ def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> 
         later: whether later papers' numbers are beside the paper's.
 
     Returns:
-        The filled tables, and {file name: content}.
+        The filled tables, {file name: content}, and the verdicts of those tables that name claims.
     """
+    from analysis.claims import text as claims
+    from analysis.claims.verdicts import judge
     from analysis.inputs import frame
     from analysis.stats import bootstrap
     from analysis.tables import cells, comparison, text
@@ -192,7 +206,14 @@ def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> 
             "shape": comparison.shape_summary(table),
         }
         contents |= {f"{name}_{what}.tex": content for what, content in beside.items() if content}
-    return made, contents
+    judged = [verdicts for verdicts in map(judge, made) if verdicts]
+    for verdicts in judged:
+        contents |= {
+            f"{verdicts.name}_verdicts.tex": claims.latex(verdicts),
+            f"{verdicts.name}_verdicts.csv": claims.csv(verdicts),
+            f"{verdicts.name}_verdicts.md": claims.markdown(verdicts),
+        }
+    return made, contents, judged
 
 
 def _explain(options: dict[str, str]) -> None:
@@ -202,13 +223,12 @@ def _explain(options: dict[str, str]) -> None:
     layouts = _layouts(options, runs)
     if len(layouts) > 1:
         raise ValueError(f"table={options['table']}: legal is one table")
-    layout = layouts[0].model_copy(update=override)
 
     from analysis.inputs import frame
     from analysis.report import explain
     from analysis.tables import cells, matching
 
-    (layout,), _ = matching.fillable([layout], runs)
+    (layout,), _ = matching.fillable([_replaced(layouts[0], override)], runs)
     row, column = explain.find_cell(layout, options["row"], options["column"])
     made = cells.fill_table(layout, runs, *frame.tidy(runs))
     print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
@@ -270,6 +290,12 @@ def _layout_overrides(options: dict[str, str]) -> dict[str, Any]:
             raise ValueError(f"seeds={options['seeds']}: legal is distinct whole numbers, such as seeds=0,1,2")
         override["seeds"] = [int(seed) for seed in seeds]
     return override
+
+
+def _replaced(layout: Layout, override: dict[str, Any]) -> Layout:
+    """Return the layout with what the command line replaces; its seeds are then those of all rows."""
+    layout = layout.with_seeds(override["seeds"]) if "seeds" in override else layout
+    return layout.model_copy(update={"select": override.get("select", layout.select)})
 
 
 def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class Evaluator:
         self.fetcher = Prefetcher(crops.split) if crops.split.remote and fetches else None
         self.reader = Reader(crops, workers, pin_memory=device.type == "cuda", persistent=persistent)
 
+    @cached_property
+    def _sources(self) -> np.ndarray:
+        return source_numbers(self.split.index.source)
+
     @torch.no_grad()
     def predict(self, engine: Engine, method: BaseMethod, heartbeat: Callable[[], None] = lambda: None) -> Predictions:
         """Return the contents of preds/*/SPLIT.npz, equal on all ranks. A collective.
@@ -50,8 +55,8 @@ class Evaluator:
         `heartbeat` is called after each batch.
 
         Returns:
-            In the order of the index: id, label, group, attribute, prediction int64 [N], and confidence float32 [N],
-            the softmax's maximum.
+            In the order of the index: id, label, group, attribute, prediction int64 [N]; source int32 [N], numbers from
+            0 in the order in which the sources first occur; and confidence float32 [N], the softmax's maximum.
         """
         samples = len(self.split)
         engine.set_training(False)
@@ -79,9 +84,27 @@ class Evaluator:
             "label": index.label,
             "group": index.group,
             "attribute": index.attribute,
+            "source": self._sources,
             "prediction": gathered[:, 1].astype(np.int64),
             "confidence": gathered[:, 2].astype(np.float32),
         }
+
+
+def source_numbers(sources: np.ndarray) -> np.ndarray:
+    """Give each source of a split's samples a number, by its first occurrence.
+
+    Samples of one source are no independent test samples, so analysis counts them as one cluster.
+
+    Args:
+        sources: text [N], what each sample was made from.
+
+    Returns:
+        int32 [N]; `arange(N)` where each sample has a source of its own.
+    """
+    _, first, inverse = np.unique(sources, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int32)
+    number[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
+    return number[inverse]
 
 
 def accuracy(predictions: Predictions) -> float:

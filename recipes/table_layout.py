@@ -57,6 +57,8 @@ class Row(_Strict):
     budget: Literal["paper", "matched"] = "paper"
     set: dict[str, Any] = {}
     """Values over the recipe's own, by their dotted keys: any that are science."""
+    seeds: list[int] | None = Field(default=None, min_length=1)
+    """The row's own seeds, where they are not the table's."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -157,6 +159,8 @@ class Layout(_Strict):
     published: list[str] = []
     """Files of recipes/published, without `.csv`, whose numbers are shown beside this table's. They may be of other
     data: then only their shape compares."""
+    claims: list[str] = []
+    """Claims of recipes/published/claims.yaml that are judged, over the rows that `published` names."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 
@@ -195,6 +199,15 @@ class Layout(_Strict):
         twin = self.twin_of(row)
         return f"{twin.label} {row.label}" if twin and row.label.startswith("+") else row.label
 
+    def seeds_of(self, row: Row) -> list[int]:
+        """Return the seeds that a row averages, its own or the table's."""
+        return row.seeds or self.seeds
+
+    def with_seeds(self, seeds: list[int]) -> Layout:
+        """Return the same table with these seeds in all rows."""
+        rows = [row.model_copy(update={"seeds": None}) for row in self.rows]
+        return self.model_copy(update={"seeds": seeds, "rows": rows})
+
     def words(self, row: Row, source: tuple[str, str]) -> list[str]:
         """Return the command of a row's runs on (data, train), without a seed."""
         data, train = source
@@ -203,7 +216,9 @@ class Layout(_Strict):
 
     @model_validator(mode="after")
     def _distinct(self) -> Layout:
+        own: list[tuple[str, list[Any]]] = [(f"seeds of {row.label}", row.seeds or []) for row in self.rows]
         for key, entries in (
+            *own,
             ("seeds", self.seeds),
             ("rows", [row.key for row in self.rows]),
             ("columns", self.columns),
@@ -211,6 +226,13 @@ class Layout(_Strict):
             twice = [str(entry) for i, entry in enumerate(entries) if entry in entries[:i]]
             if twice:
                 raise ValueError(f"{key} names {twice[0]} twice; legal is once")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_of_claims(self) -> Layout:
+        named = [row.published for row in self.rows if row.published is not None] if self.claims else []
+        if twice := next((method for method in named if named.count(method) > 1), None):
+            raise ValueError(f"claims: two rows are published: {twice}, so nobody can say which a claim means")
         return self
 
     @model_validator(mode="after")

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from matplotlib.figure import Figure
 
+from analysis.claims.ranks import AverageRanks, average_ranks
 from analysis.figures import environments, figure5, learning_curves, long_tail
+from analysis.figures.average_ranks import average_ranks_figure
 from analysis.figures.methods import Pair, Study, studies
+from analysis.stats.bootstrap import ALPHA
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
@@ -52,7 +55,19 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
                 figure,
             )
         )
+        drawn += [_ranks(table, found) for found in average_ranks(table)]
     return drawn, list(dict.fromkeys(remarks))
+
+
+def _ranks(table: Table, found: AverageRanks) -> NamedFigure:
+    left_out = f" Without a number on some data set: {', '.join(found.left_out)}." if found.left_out else ""
+    return NamedFigure(
+        f"ranks_{table.layout.name}_{found.protocol}",
+        f"{table.layout.name}: average ranks by overall accuracy over {', '.join(found.data)}, "
+        f"{found.protocol.upper()}; 1 is the best. Bars join methods of which no two differ with p < {ALPHA} "
+        f"(Demsar 2006, corrected by Holm's method over all pairs).{left_out}",
+        average_ranks_figure(found),
+    )
 
 
 @dataclass

@@ -27,7 +27,7 @@ from recipes.yaml_io import load_yaml
 ARRAYS = ("label", "prediction", "group", "attribute")
 """What predictions must hold."""
 
-MORE_ARRAYS = ("id", "confidence")
+MORE_ARRAYS = ("id", "source", "confidence")
 """What they hold besides, which runs of an early date may lack."""
 
 GROUPINGS = ("thirds", "shots")
@@ -153,7 +153,7 @@ class Run:
         """Read the arrays of `preds/<select>/<split>.npz`, each [M].
 
         Returns:
-            `label, prediction, group, attribute`, and where they are stored `id, confidence`.
+            `label, prediction, group, attribute`, and where they are stored `id, source, confidence`.
 
         Raises:
             ValueError: the file is missing, cannot be read or lacks an array.

@@ -44,7 +44,7 @@ def explain_cell(
         "column": {**of.model_dump(), "name": column_name(of), "split": of.split},
         "select": layout.select,
         "preset": layout.preset,
-        "seeds": list(layout.seeds),
+        "seeds": list(layout.seeds_of(said)),
         "mean": cell.mean,
         "std": cell.std,
         "interval": None if cell.interval is None else list(cell.interval),

@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from analysis.claims import text as verdicts
+from analysis.claims.verdicts import Judged
 from analysis.figures.catalogue import NamedFigure
 from analysis.inputs.runs import Run
 from analysis.report.explain import column_name, explain_cell
@@ -29,13 +31,20 @@ TEMPLATE = Path(__file__).resolve().parent / "page.html"
 
 
 def page(
-    title: str, tables: list[Table], drawn: list[NamedFigure], images: Path, runs: list[Run], left_out: list[str]
+    title: str,
+    tables: list[Table],
+    judged: list[Judged],
+    drawn: list[NamedFigure],
+    images: Path,
+    runs: list[Run],
+    left_out: list[str],
 ) -> str:
     """Write the whole page. Names of runs, recipes and classes are text in it, whatever they hold.
 
     Args:
         title: of the page.
         tables: in the order of the page.
+        judged: the verdicts on their claims.
         drawn: the figures.
         images: the folder with `NAME.png` of each figure.
         runs: all that were read.
@@ -50,6 +59,16 @@ def page(
             f"table{'s' * (len(tables) != 1)}, {len(drawn)} figures. Numbers are percent."
         ),
         tables=[_table(table, place, index) for index, table in enumerate(tables)],
+        verdicts=[
+            {
+                "name": each.name,
+                "summary": verdicts.summary(each),
+                "heads": verdicts.HEADS,
+                "sections": verdicts.sections(each),
+                "legend": verdicts.legend(each),
+            }
+            for each in judged
+        ],
         figures=[{"name": one.name, "caption": one.caption, **_image(images / f"{one.name}.png")} for one in drawn],
         runs=[
             {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from analysis.inputs import frame
 from analysis.inputs.runs import Run
-from analysis.stats.bootstrap import ALPHA, Resamples
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, Resamples
 from analysis.tables import agreement, cells
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import MISSING, baseline_mark
@@ -28,9 +28,9 @@ Words such as CLT, twin and budget are explained in [README.md](../README.md#wor
 
 ## What this shows, and what it does not
 
-- **One seed (n = 1).** {count} runs of seed 0 are behind the page. An arrow says that a row is above (↑) or below (↓)
-  its twin, the same method without IFL, with p < {alpha} on the same test samples. The test is McNemar's exact test or
-  the paired bootstrap. It is not corrected for the number of cells, and it says nothing about other seeds.
+- **One seed (n = 1).** {count} runs of seed 0 are behind the page. A row's twin is the same method without IFL, and
+  p < {alpha} below is of the same test samples: McNemar's exact test, not corrected for the number of cells. It says
+  nothing about other seeds. Arrows, above (↑) and below (↓) the twin, stand in a table from {fewest} seeds on.
 - **The networks are undertrained.** They are small, train for 24 epochs without momentum (preset `paper`), and are far
   from converged when they stop. More steps alone help a lot.
 - **Shown:** every row of the tables trains, is evaluated and finds its way into a table. The long tails cost accuracy:
@@ -99,6 +99,7 @@ def page(runs: list[Run], where: str, out: str) -> str:
         out=out,
         count=len(runs),
         alpha=ALPHA,
+        fewest=FEWEST_SEEDS,
         clt=_rounded(baseline["CLT"]),
         glt=_rounded(baseline["GLT"]),
         overall=_table(made[OVERALL]),

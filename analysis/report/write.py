@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from analysis.claims.text import summary
+from analysis.claims.verdicts import Judged
 from analysis.figures.catalogue import draw_all
 from analysis.figures.style import save_figure
 from analysis.inputs.runs import Run
@@ -16,13 +18,20 @@ TITLE = "Generalized long-tailed classification: results"
 
 
 def publish(
-    out: Path, tables: list[Table], runs: list[Run], inputs: list[str], left_out: list[str], pair: str | None = None
+    out: Path,
+    tables: list[Table],
+    judged: list[Judged],
+    runs: list[Run],
+    inputs: list[str],
+    left_out: list[str],
+    pair: str | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Write NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
     Args:
         out: an existing folder, which holds the tables' files already.
         tables: filled tables.
+        judged: the verdicts on their claims.
         runs: all that were read, counted in a table or not.
         inputs: names of the .tex files in `out` that the report takes in, in order.
         left_out: sentences about what was not read.
@@ -41,8 +50,9 @@ def publish(
         f"{len(drawn)} figures."
     )
     source, index = out / "report.tex", out / "index.html"
-    said = [about, *filter(None, map(agreement_sentence, tables)), *left_out, *remarks]
+    said = [about, *map(summary, judged), *filter(None, map(agreement_sentence, tables)), *left_out, *remarks]
     source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")
     report, complaint = typeset(source)
-    index.write_text(page(TITLE, tables, drawn, out, runs, [*left_out, *remarks]), encoding="utf-8", newline="\n")
+    content = page(TITLE, tables, judged, drawn, out, runs, [*left_out, *remarks])
+    index.write_text(content, encoding="utf-8", newline="\n")
     return [*files, source, *([report] if report else []), index], [*remarks, *([complaint] if complaint else [])]

@@ -35,6 +35,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 ALPHA = 0.05
 """Below this p a difference is marked."""
+FEWEST_SEEDS = 3
+"""A difference over fewer seeds is not marked, whatever its p: another training might turn it round."""
 
 Key = tuple[str, str]
 """(subset, metric)."""
@@ -69,6 +71,11 @@ class BaselineTest:
     @property
     def significant(self) -> bool:
         return self.p < ALPHA
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether it is over as many seeds as a mark needs."""
+        return len(self.seeds) >= FEWEST_SEEDS
 
 
 @dataclass

@@ -192,7 +192,7 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         choice.state = "missing"
         return choice
     for run in candidates:
-        state, reason = _why_left_out(layout, run)
+        state, reason = _why_left_out(layout, row, run)
         if not state:
             choice.runs.append(run)
         else:
@@ -214,7 +214,9 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
             choice.notes.append(f"{label}: {run.name} is not the recipe as it stands: {', '.join(differs)}")
     choice.runs.sort(key=lambda run: run.seed)
     lacking = [
-        str(seed) for seed in layout.seeds if seed not in {run.seed for run in candidates if run not in variants}
+        str(seed)
+        for seed in layout.seeds_of(row)
+        if seed not in {run.seed for run in candidates if run not in variants}
     ]
     if lacking:
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
@@ -226,12 +228,13 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
     return choice
 
 
-def _why_left_out(layout: Layout, run: Run) -> tuple[str, str]:
+def _why_left_out(layout: Layout, row: Row, run: Run) -> tuple[str, str]:
     """Return (state, reason) for which a run of the right recipe does not count; both empty where it does."""
     if run.preset != layout.preset:
         return "foreign", f"its preset is {run.preset}, the table's is {layout.preset}"
-    if run.seed not in layout.seeds:
-        return "foreign", f"its seed {run.seed} is not among the table's ({', '.join(map(str, layout.seeds))})"
+    if run.seed not in (seeds := layout.seeds_of(row)):
+        whose = "the row's" if row.seeds else "the table's"
+        return "foreign", f"its seed {run.seed} is not among {whose} ({', '.join(map(str, seeds))})"
     if not run.finished:
         ended = run.ended()
         state = "failed" if any(word in ended for word in ("failed", "give up", "cancelled")) else "unfinished"

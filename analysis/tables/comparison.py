@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from analysis.tables.presentation import (
     PROTOCOLS,
     baseline_mark,
     blocks,
+    few_seeds_remark,
     header_levels,
     more_images_remark,
     percent,
@@ -162,7 +164,7 @@ def gains(table: Table) -> str:
     said = f"{table.layout.name}: what IFL adds to each method, in points{agreement.other_data_remark(table)}." + (
         f" {more}." if more else ""
     )
-    arrows = (
+    arrows = few_seeds_remark(table) or (
         f"↑ ↓ ours with p < {ALPHA}, against the method without IFL on the same test samples. The paper's are "
         f"differences of single runs, untested"
     )
@@ -190,17 +192,32 @@ def gains(table: Table) -> str:
                 if rows & set(members)
             ]
             tabulars.append(tabular(r"r@{\hspace{3pt}$|$\hspace{3pt}}r" * len(section.columns), heads, body))
-        floats.append(latex_float("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, [arrows]))
+        below = _noise_remark(table, {column for section in sections for column in section.columns}, found.values())
+        notes = [arrows, *([below] if below else [])]
+        floats.append(latex_float("table", said, f"tab:{table.layout.name}:gains:{number}", tabulars, notes))
     return "\n".join(floats)
+
+
+def _noise_remark(table: Table, columns: Collection[int], found: Collection[agreement.Claim]) -> str:
+    """Explain the mark of differences below published noise; empty where none of these columns has it."""
+    marked = {
+        header: known
+        for claim in found
+        for column in [table.layout.columns[claim.column]]
+        if claim.column in columns and published.below_noise(claim.paper, claim.data, column)
+        for header in [f"{column.protocol.upper()} {column.metric}"]
+        if (known := published.noise(claim.data, column.protocol, column.metric))
+    }
+    return published.noise_sentence(marked)
 
 
 def _gain(table: Table, claim: agreement.Claim | None) -> tuple[str, str]:
     if claim is None:
         return MISSING, MISSING
     sign = baseline_mark(table.cells[claim.row][claim.column])
-    return f"${100 * claim.paper:+.2f}$", MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + latex_mark(
-        sign
-    )
+    below = published.below_noise(claim.paper, claim.data, table.layout.columns[claim.column])
+    ours = MISSING if claim.ours is None else f"${100 * claim.ours:+.2f}$" + latex_mark(sign)
+    return f"${100 * claim.paper:+.2f}$" + latex_mark("°" * below), ours
 
 
 HEADS = ("agree", f"p < {ALPHA}", "against", f"p < {ALPHA}", "of", "tau", "95 %")

@@ -15,6 +15,7 @@ from analysis.tables.presentation import (
     Block,
     baseline_mark,
     blocks,
+    few_seeds_remark,
     heading,
     legend_and_notes,
     more_images_remark,
@@ -40,6 +41,7 @@ _LATEX = {
     "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
     "↑": r"\ensuremath{\scriptstyle\uparrow}",
     "↓": r"\ensuremath{\scriptstyle\downarrow}",
+    "°": r"\ensuremath{^\circ}",
     "≥": r"\ensuremath{\geq}",
     "≤": r"\ensuremath{\leq}",
     "\N{EN DASH}": "--",
@@ -138,7 +140,7 @@ def latex(table: Table, stacked: bool = False) -> str:
         caption(table),
         f"tab:{table.layout.name}{':stacked' if stacked else ''}",
         tabulars,
-        legend_and_notes(table, brief=True)
+        legend_and_notes(table, brief=True, captioned=True)
         if table.notes or any(baseline_mark(cell) for line in table.cells for cell in line)
         else [],
     )
@@ -151,9 +153,9 @@ def caption(table: Table) -> str:
         f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
     )
     best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
-    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}." + (
-        f" {more}." if (more := more_images_remark(table)) else ""
-    )
+    said = filter(None, (few_seeds_remark(table), more_images_remark(table)))
+    remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in said)
+    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}.{remarks}"
 
 
 def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.labels import shortened
-from analysis.stats.bootstrap import ALPHA
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS
 from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
@@ -89,9 +89,21 @@ def printed_label(label: str) -> str:
 
 
 def baseline_mark(cell: Cell) -> str:
-    """Return `↑` or `↓` where the cell is surely above or below its baseline, else nothing."""
+    """Return `↑` or `↓` where the cell is surely above or below its baseline over enough seeds, else nothing."""
     test = cell.baseline_test
-    return "" if test is None or not test.significant or not test.sign else "↑" if test.sign > 0 else "↓"
+    if test is None or not (test.has_seeds and test.significant and test.sign):
+        return ""
+    return "↑" if test.sign > 0 else "↓"
+
+
+def few_seeds_remark(table: Table) -> str:
+    """Say so where differences to the twin are not marked for want of seeds; empty where none is."""
+    tests = [cell.baseline_test for line in table.cells for cell in line if cell.baseline_test]
+    few = {len(test.seeds) for test in tests if not test.has_seeds}
+    if not few:
+        return ""
+    had = " or ".join(str(number) for number in sorted(few))
+    return f"no arrows over {had} seed{'s' * (few != {1})}: differences are marked from {FEWEST_SEEDS} seeds on"
 
 
 def heading(table: Table) -> str:
@@ -99,6 +111,8 @@ def heading(table: Table) -> str:
     layout = table.layout
     spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
     seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
+    for own in sorted({tuple(row.seeds) for row in layout.rows if row.seeds}):
+        seeds += f" ({', '.join(map(str, own))} in {sum(row.seeds == list(own) for row in layout.rows)} rows)"
     groups = f"; {GROUPINGS[table.grouping]}" if table.grouping else ""
     return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{groups}"
 
@@ -201,10 +215,11 @@ def ranks(table: Table) -> list[list[int]]:
     return found
 
 
-def legend(table: Table) -> list[str]:
-    """Explain those marks that occur in cells."""
+def legend(table: Table, captioned: bool = False) -> list[str]:
+    """Explain those marks that occur in cells, and why some do not, unless it is in the caption."""
     cells = [cell for line in table.cells for cell in line]
     tested = [cell.baseline_test for cell in cells if baseline_mark(cell) and cell.baseline_test is not None]
+    few = few_seeds_remark(table)
     methods = " or ".join(
         sorted({{"McNemar exact": "McNemar's exact test"}.get(test.method, test.method) for test in tested})
     )
@@ -214,12 +229,19 @@ def legend(table: Table) -> list[str]:
             (f"{MISSING} no number", any(cell.mean is None for cell in cells)),
             ("† something is left out or lacking here", any(cell.marked for cell in cells)),
             (f"↑ ↓ {BASELINE_LEGEND}, p < {ALPHA} ({methods}, not corrected for the number of cells)", bool(tested)),
+            (few, bool(few) and not captioned),
         )
         if used
     ]
 
 
-def legend_and_notes(table: Table, brief: bool = False) -> list[str]:
-    """Return the legend in one line, where there is one, and the notes (`brief`: those that are alike in one)."""
-    said = legend(table)
+def legend_and_notes(table: Table, brief: bool = False, captioned: bool = False) -> list[str]:
+    """Return the legend in one line, where there is one, and the notes.
+
+    Args:
+        table: a filled table.
+        brief: of notes that are alike one stands for all.
+        captioned: a caption stands above, which says why there are no arrows.
+    """
+    said = legend(table, captioned)
     return (["; ".join(said)] if said else []) + (table.brief if brief else table.notes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,8 @@ from recipes.table_layout import Column, Layout, Row
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "published"
 DATA = {"ImageNet-GLT": "imagenet_glt", "MSCOCO-GLT": "mscoco_glt"}
 """The paper's name of a data set -> ours."""
+NOISE = "noise"
+"""The file of how much single runs of one method differ."""
 
 
 class Measure(NamedTuple):
@@ -66,7 +70,7 @@ def read(name: str) -> tuple[Number, ...]:
         with file.open(encoding="utf-8", newline="") as lines:
             return tuple(_number(line) for line in csv.DictReader(lines))
     except FileNotFoundError:
-        legal = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv")))
+        legal = ", ".join(sorted(path.stem for path in FOLDER.glob("*.csv") if path.stem != NOISE))
         raise ValueError(f"published: {name}: no such file in recipes/published; legal: {legal}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -95,6 +99,63 @@ def by_place(layout: Layout) -> dict[Place, Number]:
 def number_at(numbers: dict[Place, Number], row: Row, column: Column) -> Number | None:
     """Return the published number at a row and column, on whatever data."""
     return numbers.get(Place(row.published or "", measure_of(column)))
+
+
+class Noise(NamedTuple):
+    """How much two single runs of one method differ, by published runs: 95 % of them by less than `difference`."""
+
+    difference: float
+    """A fraction."""
+    runs: int
+    source: str
+
+
+@cache
+def noise(data: str, protocol: str, metric: str) -> Noise | None:
+    """Return the published noise of overall numbers on a data set; None where nobody published any.
+
+    Of a protocol that it was not published for, the largest of the others stands.
+    """
+    with (FOLDER / f"{NOISE}.csv").open(encoding="utf-8", newline="") as lines:
+        known = [
+            (line["protocol"].lower(), Noise(_TWO_RUNS * float(line["std"]) / 100, int(line["runs"]), line["source"]))
+            for line in csv.DictReader(lines)
+            if (DATA[line["dataset"]], line["metric"]) == (data, metric)
+        ]
+    own = [found for of_protocol, found in known if of_protocol == protocol]
+    return max(own or [found for _, found in known], default=None)
+
+
+_TWO_RUNS = 1.96 * math.sqrt(2)
+"""Times a run's standard deviation: what 95 % of the differences of two runs are below."""
+
+
+def below_noise(difference: float, data: str, column: Column) -> bool:
+    """Say whether two single runs of one method differ as much as two of the paper's overall numbers.
+
+    Args:
+        difference: the paper's, a fraction.
+        data: the data set of its numbers.
+        column: of what they are.
+    """
+    found = noise(data, column.protocol, column.metric) if column.subset == "overall" else None
+    return found is not None and abs(difference) < found.difference
+
+
+def noise_sentence(known: Mapping[str, Noise]) -> str:
+    """Explain the mark ° of differences below published noise; empty for none.
+
+    Args:
+        known: the noise, by protocol as it is printed.
+    """
+    if not known:
+        return ""
+    bounds = ", ".join(f"{100 * noise.difference:.2f} points ({name})" for name, noise in sorted(known.items()))
+    one = next(iter(known.values()))
+    return (
+        f"° the paper's difference is below single-run noise, {bounds}: 95 % of the differences of two single runs of "
+        f"one method are smaller, by {one.runs} published runs ({one.source})"
+    )
 
 
 def later_papers(layout: Layout) -> list[Number]:

@@ -38,7 +38,7 @@ WIDTH = 120
 
 def terminal(table: Table) -> str:
     """Write a block of lines for each protocol (for each metric of it where that is too wide), then the notes."""
-    lines = [heading(table)]
+    lines = wrap_lines(heading(table))
     for narrow in _spans(table, 0):
         block = _block(table, narrow)
         if max(map(len, block)) > WIDTH:
@@ -166,10 +166,10 @@ _PAIR = " \\| "
 def markdown(table: Table) -> str:
     """Write a table for each protocol, with `accuracy \\| precision` in a cell as in the paper; best bold."""
     layout, places = table.layout, ranks(table)
-    lines = [f"# {_plain(heading(table))}", ""]
+    lines = [f"# {plain(heading(table))}", ""]
     for block in blocks(layout):
-        lines += [f"**{_plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
-        lines.append(f"| | Method | {' | '.join(_plain(subset) for subset in block.subsets)} |")
+        lines += [f"**{plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
+        lines.append(f"| | Method | {' | '.join(plain(subset) for subset in block.subsets)} |")
         lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
         for group, rows in row_groups(layout):
             for place, row in enumerate(rows):
@@ -178,11 +178,10 @@ def markdown(table: Table) -> str:
                     for unit in block.units
                 )
                 lines.append(
-                    f"| {_plain(group) if place == 0 else ''} | {_plain(layout.rows[row].label)} | "
-                    f"{' | '.join(cells)} |"
+                    f"| {plain(group) if place == 0 else ''} | {plain(layout.rows[row].label)} | {' | '.join(cells)} |"
                 )
         lines.append("")
-    lines += [f"- {_plain(note)}" for note in legend_and_notes(table, brief=True)]
+    lines += [f"- {plain(note)}" for note in legend_and_notes(table, brief=True)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -191,7 +190,7 @@ def _markdown_cell(cell: Cell, place: int) -> str:
     return (f"**{number}**" if place == 1 else number) + marks
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape text so that Markdown prints it as it is, on one line."""
     return "".join(
         "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())

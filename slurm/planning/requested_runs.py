@@ -74,23 +74,27 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
-    commands: list[list[str]] = [rest]
+    commands: list[tuple[list[str], list[str]]] = [(rest, [])]
     said: tuple[str, ...] = ()
     if "table" in values:
         of_data, rest = take_words(rest, ("data",))
         layout = _layout(values["table"], of_data.get("data"), _known_data(rest, site))
         _refuse_own_words(layout, rest)
         sources, said = _sources(layout, rest, site)
-        commands = [[*layout.words(row, source), *rest] for row in layout.rows for source in sources]
-        if "seeds" not in values and not any(word.startswith("seed=") for word in rest):
-            values["seeds"] = ",".join(map(str, layout.seeds))
+        own = "seeds" not in values and not any(word.startswith("seed=") for word in rest)
+        commands = [
+            ([*layout.words(row, source), *rest], list(map(str, layout.seeds_of(row))) if own else [])
+            for row in layout.rows
+            for source in sources
+        ]
     if "seeds" in values:
         if any(word.startswith("seed=") for word in rest):
             raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
-        commands = [[*command, f"seed={seed}"] for seed in _seeds(values["seeds"]) for command in commands]
+        seeds = _seeds(values["seeds"])
+        commands = [(command, seeds) for command, _ in commands]
     runs: dict[Path, Run] = {}
     named: set[Path] = set()
-    for command in commands:
+    for command in _seed_by_seed(commands):
         recipe, remark = (
             _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
         )
@@ -170,6 +174,19 @@ def _seeds(text: str) -> list[str]:
     if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", seed) for seed in seeds) or len(set(seeds)) < len(seeds):
         raise RecipeError(f"seeds={text} is not legal: distinct whole numbers with commas are, such as seeds=0,1,2")
     return seeds
+
+
+def _seed_by_seed(commands: Sequence[tuple[list[str], list[str]]]) -> list[list[str]]:
+    """Return each command with each of its seeds, all commands with a seed before any with the next.
+
+    Args:
+        commands: [(words, its seeds)]; a command without seeds stays as it is.
+    """
+    seeds = dict.fromkeys(seed for _, own in commands for seed in own)
+    return [
+        *(words for words, own in commands if not own),
+        *([*words, f"seed={seed}"] for seed in seeds for words, own in commands if seed in own),
+    ]
 
 
 def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:

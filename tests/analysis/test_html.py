@@ -91,7 +91,7 @@ class Parsed(html.parser.HTMLParser):
 
 def test_page_is_one_file_whose_links_resolve(tables: tuple[list[Table], list[Run]]) -> None:
     """Ids are distinct, every link leads to one of them, and nothing is loaded from anywhere but the file itself."""
-    text = page("T", tables[0], [], Path(), tables[1], ["something is left out"])
+    text = page("T", tables[0], [], [], Path(), tables[1], ["something is left out"])
     parsed = Parsed(text)
     assert len(set(parsed.ids)) == len(parsed.ids)
     assert (
@@ -110,7 +110,7 @@ def test_page_shows_the_tables_numbers(tables: tuple[list[Table], list[Run]]) ->
     notes that say why.
     """
     (table, _), runs = tables
-    text = page("T", [table], [], Path(), runs, [])
+    text = page("T", [table], [], [], Path(), runs, [])
     shown = re.findall(
         r'<td[^>]*data-value="([^"]*)"><a href="([^"]*)" data-cell="0 (\d+) (\d+)"[^>]*>([^<]*)</a>', text
     )
@@ -134,7 +134,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     page as it is.
     """
     tables, runs = hostile(tmp_path)
-    text = page("<b>T</b>", tables, [], Path(), runs, ["<script>alert(7)</script>"])
+    text = page("<b>T</b>", tables, [], [], Path(), runs, ["<script>alert(7)</script>"])
     parsed = Parsed(text)
     assert (
         parsed.tags.count("script") == 2
@@ -147,7 +147,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_page_repeats_byte_for_byte(tables: tuple[list[Table], list[Run]]) -> None:
     """The same tables give the same bytes."""
-    assert page("T", tables[0], [], Path(), tables[1], []) == page("T", tables[0], [], Path(), tables[1], [])
+    assert page("T", tables[0], [], [], Path(), tables[1], []) == page("T", tables[0], [], [], Path(), tables[1], [])
 
 
 # --------------------------------------------------------------------------------------------------------- in a browser
@@ -164,7 +164,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def file(tables: tuple[list[Table], list[Run]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "index.html"
-    file.write_text(page("Results", tables[0], [], Path(), tables[1], []), encoding="utf-8")
+    file.write_text(page("Results", tables[0], [], [], Path(), tables[1], []), encoding="utf-8")
     return file
 
 
@@ -303,7 +303,7 @@ def test_the_page_never_scrolls_sideways(chromium: Page, file: Path, tmp_path: P
     """
     tables, runs = hostile(tmp_path / "runs")
     other = tmp_path / "hostile.html"
-    other.write_text(page("<b>T</b>", tables, [], Path(), runs, [HOSTILE[4]]), encoding="utf-8")
+    other.write_text(page("<b>T</b>", tables, [], [], Path(), runs, [HOSTILE[4]]), encoding="utf-8")
     chromium.complaints.clear()
     for each in (file, other):
         chromium.open(each, width=width, height=740)

@@ -20,6 +20,7 @@ from analysis.inputs.runs import load_runs
 from analysis.report import explain
 from analysis.stats.bootstrap import Resamples
 from analysis.tables import agreement, cells, comparison, presentation, text
+from analysis.tables.cells import Table
 from recipes.table_layout import Column, available, load_layout
 from tests.helpers.paths import GOLDEN
 from tests.helpers.tables import HALF, LABEL, MOST, TABLE_COLUMNS, beside_paper, command, table, write_run
@@ -172,24 +173,29 @@ def test_measures_over_groups_have_no_group(subset: str, metric: str) -> None:
 
 def test_marks_of_the_baseline_and_their_legend(tmp_path: Path) -> None:
     """↑ and ↓ stand where the test against the twin is sure, with a legend; without one there is no legend."""
-    write_run(tmp_path / "a", "plain", cbl=np.full(10, 9))
-    write_run(tmp_path / "a", "plain_ifl", cbl=LABEL)
-    up = table(tmp_path / "a", seeds=[0])
+
+    def made(name: str, plain: np.ndarray, ifl: np.ndarray, seeds: int = 3) -> Table:
+        for seed in range(seeds):
+            write_run(tmp_path / name, "plain", seed, cbl=plain)
+            write_run(tmp_path / name, "plain_ifl", seed, cbl=ifl)
+        return table(tmp_path / name, seeds=list(range(seeds)))
+
+    up = made("up", np.full(10, 9), LABEL)
     assert (
-        "100.00↑" in text.terminal(up)
-        and r"100.00}\ensuremath{\scriptstyle\uparrow}" in text.latex(up)
-        and "**100.00**↑" in text.markdown(up)
+        "100.00±0.00↑" in text.terminal(up)
+        and r"{\tiny$\pm$0.00}\ensuremath{\scriptstyle\uparrow}" in text.latex(up)
+        and "**100.00±0.00**↑" in text.markdown(up)
     )
-    assert "p < 0.05 (McNemar's exact test or paired bootstrap, not corrected for the number of cells)" in " ".join(
-        text.terminal(up).split()
-    )
-    write_run(tmp_path / "b", "plain", cbl=LABEL)
-    write_run(tmp_path / "b", "plain_ifl", cbl=np.full(10, 9))
-    assert "0.00↓" in text.terminal(table(tmp_path / "b", seeds=[0]))
-    write_run(tmp_path / "c", "plain", cbl=HALF)
-    write_run(tmp_path / "c", "plain_ifl", cbl=MOST)
-    same = table(tmp_path / "c", seeds=[0])
+    assert "p < 0.05 (paired bootstrap, not corrected for the number of cells)" in " ".join(text.terminal(up).split())
+    assert "0.00±0.00↓" in text.terminal(made("down", LABEL, np.full(10, 9)))
+    same = made("same", HALF, MOST[[*range(7), 7, 7, 7]])
     assert not {"↑", "↓"} & set(text.terminal(same) + text.markdown(same)) and "arrow" not in text.latex(same)
+    few = made("few", np.full(10, 9), LABEL, seeds=2)
+    test = few.cells[1][0].baseline_test
+    assert test is not None and test.significant, "it would be marked"
+    said = "o arrows over 2 seeds: differences are marked from 3 seeds on"
+    for written in (text.terminal(few), text.markdown(few), text.latex(few)):
+        assert not {"↑", "↓"} & set(written) and "uparrow" not in written and written.count(said) == 1
 
 
 # --- states ----------------------------------------------------------------------------------------

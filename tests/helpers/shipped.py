@@ -18,7 +18,7 @@ _NAMES = {
     ),
     "recipes/data/*.yaml": "digits_glt imagenet_glt mscoco_glt",
     "recipes/tables/*.yaml": (
-        "ablation alt budgets clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall "
+        "ablation alt budgets claims clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall "
         "imagenet_alt imagenet_clt_glt mscoco overall parts"
     ),
     "ifl/methods/[!_]*.py": (
@@ -30,7 +30,7 @@ FOLDERS = {pattern: names.split() for pattern, names in _NAMES.items()}
 """Where users' files lie beside the shipped ones -> the names of these."""
 RECIPES, DATA, TABLES, METHODS, MODELS = FOLDERS.values()
 
-OPEN = ("alt", "budgets", "clt_glt", "overall", "parts")
+OPEN = ("alt", "budgets", "claims", "clt_glt", "overall", "parts")
 """The tables that are laid out on the data of a command."""
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ifl import exported, finished_run
+from ifl.evaluator import source_numbers
 from ifl.finished_run import _changed
 from recipes.common.errors import RecipeError, RunError
 from recipes.schema import PROJECT, Recipe
@@ -57,6 +58,17 @@ def predictions(run: Recipe, select: str) -> dict[str, np.ndarray]:
         with np.load(path) as arrays:
             found |= {f"{path.stem}/{name}": arrays[name] for name in arrays.files}
     return found
+
+
+def test_predictions_say_of_what_source_a_sample_is(run: Recipe, mini_root: Path) -> None:
+    """Numbers from 0 in the order in which sources occur, the same for samples of one source, as the index has them."""
+    assert source_numbers(np.array(["b", "a", "b", "c", "a"])).tolist() == [0, 1, 0, 2, 1]
+    for split in ("val", "test_cbl", "test_gbl"):
+        sources = open_dataset(mini_root, run.data.name).split(run.train, split).index.source
+        stored = predictions(run, "last")[f"{split}/source"]
+        first = {source: place for place, source in reversed(list(enumerate(sources.tolist())))}
+        order = sorted(first, key=first.__getitem__)
+        assert stored.dtype == np.int32 and [order[number] for number in stored] == sources.tolist()
 
 
 @pytest.mark.parametrize("select", ["last", "best"])

@@ -180,7 +180,7 @@ def test_recipe_trains_into_a_complete_run_folder(name: str, tiny_root: Path) ->
         for split in SPLITS:
             with np.load(folder / "preds" / which / f"{split}.npz", allow_pickle=False) as arrays:
                 preds = dict(arrays)
-            assert set(preds) == {"id", "label", "group", "attribute", "prediction", "confidence"}
+            assert set(preds) == {"id", "label", "group", "attribute", "source", "prediction", "confidence"}
             assert preds["id"].tolist() == list(range(samples[split])), f"{which} {split}"
             assert all(len(column) == samples[split] for column in preds.values())
             assert set(preds["group"].tolist()) <= {0, 1, 2} and set(preds["attribute"].tolist()) <= {-1, 0, 1, 2}

@@ -46,7 +46,7 @@ def test_the_open_tables_are_those_documented() -> None:
     for name in shipped.OPEN:
         made = shipped.layout_of(name)
         assert made.preset == "corrected" and made.seeds == [0, 1, 2]
-    for name in ("clt_glt", "alt", "overall"):
+    for name in ("clt_glt", "alt", "overall", "claims"):
         for one in shipped.layout_of(name).rows:
             assert (one.budget == "matched") == one.recipe.endswith("_ifl") == (one.twin is not None)
 
@@ -74,6 +74,18 @@ def test_every_ifl_row_of_the_budgets_has_both() -> None:
     )
     assert {one.twin for one in with_ifl} == {one.recipe for one in rows if one.twin is None}
     assert [one.recipe for one in rows if one.twin and one not in with_ifl] == ["glt_baseline_2n"]
+
+
+def test_a_row_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    """They replace the table's for that row; a seed twice, or none, is refused with its place."""
+    made = layout_in(tmp_path, [row(seeds=[0, 1, 2]), row("glt_ifl", "B")], [CLT], ["birds"])
+    assert [made.seeds_of(one) for one in made.rows] == [[0, 1, 2], [0]]
+    replaced = made.with_seeds([4])
+    assert [replaced.seeds_of(one) for one in replaced.rows] == [[4], [4]]
+    with pytest.raises(ValueError, match="seeds of A names 1 twice"):
+        layout_in(tmp_path, [row(seeds=[1, 1])], [CLT], ["birds"])
+    with pytest.raises(ValueError, match=r"rows\.0\.seeds"):
+        layout_in(tmp_path, [row(seeds=[])], [CLT], ["birds"])
 
 
 @pytest.mark.parametrize("text", ["", "birds,", "birds,birds", "a b", "../birds"])

@@ -83,6 +83,23 @@ def test_the_seeds_of_a_table_are_its_own_unless_given(tmp_path: Path) -> None:
     assert {run.recipe.seed for run in runs_of("table=digits_clt_glt", "seeds=5", runs=tmp_path)} == {5}
 
 
+def test_a_row_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    """`claims` has five for six rows and three for the others; seed 0 of all rows comes before seed 1 of any."""
+    found = runs_of("table=claims", "data=digits_glt", runs=tmp_path)
+    seeds: dict[str, list[int]] = {}
+    for run in found:
+        seeds.setdefault(f"{run.recipe.recipe} {run.recipe.train}", []).append(run.recipe.seed)
+    five = {name for name, of_row in seeds.items() if of_row == [0, 1, 2, 3, 4]}
+    plain = ("glt_baseline", "glt_balanced_softmax", "glt_randaug")
+    with_ifl = ("glt_ifl", "glt_balanced_softmax_ifl", "glt_randaug_ifl")
+    assert five == {f"{name} {train}" for name in (*plain, *with_ifl) for train in ("glt", "cbl")}
+    assert all(of_row == [0, 1, 2] for name, of_row in seeds.items() if name not in five)
+    order = [run.recipe.seed for run in found]
+    assert order == sorted(order) and len(found) == 2 * (6 * 5 + 15 * 3)
+    given = runs_of("table=claims", "data=digits_glt", "seeds=7", runs=tmp_path)
+    assert {run.recipe.seed for run in given} == {7} and len(given) == 2 * 21
+
+
 def test_a_second_stage_brings_its_first(tmp_path: Path) -> None:
     """`recipe=glt_crt` is two runs, the first stage first, with the words that say how it runs and none that say what
     it is; one that is finished is not asked for again.

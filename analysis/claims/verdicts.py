@@ -1,0 +1,235 @@
+"""The verdict on each claim: reproduced, not reproduced or undecided.
+
+The family of tests is the overall accuracy of each claim, protocol and data set of a table; every p is corrected over
+it by Holm's method, and a comparison that has no runs yet counts in it with p = 1.
+
+* Reproduced: the difference has the claimed sign, and Holm's p < 0.05. Of a row that is claimed not to be above
+  another: Holm's one-sided p < 0.05 for a gain as large as the margin.
+* Not reproduced: the opposite sign with Holm's p < 0.05, or a 95 % interval wholly below half the paper's difference.
+  Of a row that is claimed not to be above another: a 95 % interval wholly above 0.
+* Undecided: all else, and whatever rests on fewer than three seeds a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.claims.statements import Comparison, comparisons
+from analysis.inputs.runs import Run
+from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, LEVEL
+from analysis.stats.crossed import Difference, difference
+from analysis.stats.multiple import holm
+from analysis.stats.power import seeds_needed, smallest_effect
+from analysis.tables.cells import Table
+from analysis.tables.presentation import printed_label
+from analysis.tables.published import below_noise
+from recipes.table_layout import Column, Layout, Row
+
+REPRODUCED, NOT_REPRODUCED, UNDECIDED, MISSING = WORDS = ("reproduced", "not reproduced", "undecided", "missing")
+_FEW = {1: "one seed", 2: "two seeds"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out for one comparison; differences are fractions."""
+
+    of: Comparison
+    row: str
+    other: str
+    """The labels of the two rows."""
+    column: Column
+    word: str = MISSING
+    why: str = ""
+    found: Difference | None = None
+    p: float | None = None
+    """Not corrected; None with fewer than three seeds."""
+    holm: float | None = None
+    smallest: float | None = None
+    """The smallest true difference that these seeds and samples find with a chance of .8, at the level that Holm's
+    method leaves to this test; of a row claimed not to be above another, how far it must be below the margin."""
+    seeds: int | None = None
+    """How many seeds a row would decide, were the difference and its spread those seen; None where it is decided, or
+    no number of them would."""
+
+    @property
+    def relation(self) -> str:
+        """What the row is claimed to be: `above Baseline`, `not above Baseline`."""
+        return f"{'above' if self.of.above else 'not above'} {self.other}"
+
+    @property
+    def label(self) -> str:
+        """The comparison in words: `Baseline + IFL above Baseline`."""
+        return f"{self.row} {self.relation}"
+
+    @property
+    def paper_below_noise(self) -> bool:
+        """Whether two single runs of one method differ as much as the paper's two numbers."""
+        of = self.of
+        return of.paper is not None and below_noise(of.paper, of.paper_data or "", self.column)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on a table's claims, in the order of the claims' file, and notes on what they rest on."""
+
+    name: str
+    verdicts: list[Verdict]
+    notes: list[str]
+
+    def count(self, word: str) -> int:
+        """Count the verdicts of one of `WORDS`."""
+        return sum(each.word.startswith(word) for each in self.verdicts)
+
+
+@dataclass
+class _Read:
+    """What was read of the runs' predictions, once for all comparisons."""
+
+    right: dict[tuple[str, str], tuple[str, NDArray[np.bool_]]] = field(default_factory=dict)
+    """(run folder, split) -> digest of the samples, and whether each is right, [M]."""
+    sources: dict[str, NDArray[np.integer]] = field(default_factory=dict)
+    """Digest of the samples -> [M], where any run knows it: old runs lack it."""
+
+    def of(self, run: Run, select: str, split: str) -> tuple[str, NDArray[np.bool_]]:
+        """Return the digest of a run's test samples, and which it has right.
+
+        Raises:
+            ValueError: the predictions cannot be read.
+        """
+        place = str(run.path), split
+        if place not in self.right:
+            arrays = run.predictions(select, split)
+            said = hashlib.sha256()
+            for name in ("id", "label", "group", "attribute"):
+                said.update(np.ascontiguousarray(arrays.get(name, ()), np.int64).tobytes() + b"|")
+            digest = said.hexdigest()
+            self.right[place] = digest, arrays["label"] == arrays["prediction"]
+            if len(source := arrays.get("source", np.empty(0, int))) == len(arrays["label"]):
+                self.sources.setdefault(digest, np.unique(source, return_inverse=True)[1])
+        return self.right[place]
+
+
+def judge(table: Table) -> Judged | None:
+    """Judge a table's claims; None where its layout names none, or none of its rows is claimed anything of.
+
+    Raises:
+        ValueError: the layout names a claim that does not exist.
+    """
+    claimed = comparisons(table.layout)
+    if not claimed:
+        return None
+    read = _Read()
+    compared = [_compare(table, each, read) for each in claimed]
+    corrected = holm([each.p for each in compared])
+    order = sorted(corrected)
+    verdicts = []
+    for each, p in zip(compared, corrected, strict=True):
+        before = sum(other < ALPHA and other < p for other in order)
+        verdicts.append(_decided(each, p, ALPHA / (len(claimed) - before)))
+    return Judged(table.layout.name, verdicts, _notes(table, compared, read))
+
+
+def _compare(table: Table, of: Comparison, read: _Read) -> Verdict:
+    """Compare two rows; without a word yet where there is anything to compare."""
+    layout, column = table.layout, table.layout.columns[of.column]
+    made = Verdict(of, _label(layout, of.row), _label(layout, of.other), column)
+    sides = [table.runs.get((index, column.source), []) for index in (of.row, of.other)]
+    if not all(sides):
+        lacking = [layout.rows[index] for index, runs in zip((of.row, of.other), sides, strict=True) if not runs]
+        return replace(made, why="; ".join(_no_run(layout, row, column) for row in lacking))
+    try:
+        right = [[read.of(run, layout.select, column.split) for run in runs] for runs in sides]
+    except ValueError as error:
+        return replace(made, why=f"predictions are damaged: {error}")
+    digests = {digest for side in right for digest, _ in side}
+    if len(digests) > 1 or len({run.fingerprint for runs in sides for run in runs}) > 1:
+        return replace(made, word=UNDECIDED, why="the two rows differ in their data or test samples")
+    (digest,) = digests
+    source = read.sources.get(digest, np.arange(len(right[0][0][1])))
+    first, second = (np.stack([of_run for _, of_run in side]) for side in right)
+    found = difference(first, second, source)
+    if (fewest := min(found.runs)) < FEWEST_SEEDS:
+        return replace(made, word=f"{UNDECIDED} ({_FEW[fewest]})", found=found)
+    p = found.p_equal() if of.above else found.p_reaches(of.margin)
+    return replace(made, word=UNDECIDED, found=found, p=p)
+
+
+def _label(layout: Layout, index: int) -> str:
+    """Return a row's label, or what the paper calls it where several rows have the label."""
+    labels = [layout.full_label(row) for row in layout.rows]
+    own = labels[index]
+    return printed_label(own if labels.count(own) == 1 else layout.rows[index].published or own)
+
+
+def _no_run(layout: Layout, row: Row, column: Column) -> str:
+    """Say which runs are missing, with the command that makes them."""
+    words = [*layout.words(row, column.source), f"seeds={','.join(map(str, layout.seeds_of(row)))}"]
+    return f"no run of {layout.full_label(row)} counts: python slurm/launch.py {' '.join(words)}"
+
+
+def _decided(made: Verdict, p: float, level: float) -> Verdict:
+    """Add the word, and what the comparison could have found.
+
+    Args:
+        made: the comparison.
+        p: corrected.
+        level: that the correction leaves to this test, two-sided of a row claimed to be above another.
+    """
+    of, found = made.of, made.found
+    if found is None or made.p is None:
+        return made
+    one_sided = level / 2 if of.above else level
+    smallest = smallest_effect(found.error, found.freedom, one_sided)
+    made = replace(made, word=_word(of, found, p), holm=p, smallest=smallest)
+    if made.word != UNDECIDED:
+        return made
+    return replace(made, seeds=_seeds(of, found, one_sided))
+
+
+def _word(of: Comparison, found: Difference, p: float) -> str:
+    low, high = found.interval
+    if not of.above:
+        return NOT_REPRODUCED if low > 0 else REPRODUCED if p < ALPHA else UNDECIDED
+    if p < ALPHA and found.value != 0:
+        return REPRODUCED if found.value > 0 else NOT_REPRODUCED
+    # Without the paper's numbers there is no half of them.
+    return NOT_REPRODUCED if of.paper is not None and high < of.paper / 2 else UNDECIDED
+
+
+def _seeds(of: Comparison, found: Difference, level: float) -> int | None:
+    """Return the fewest seeds a row that decide it one way or the other."""
+    by_interval = (1 - LEVEL) / 2
+    if of.above:
+        ways = [(abs(found.value), level)]
+        if of.paper is not None and found.value < of.paper / 2:
+            ways.append((of.paper / 2 - found.value, by_interval))
+    else:
+        ways = [(of.margin - found.value, level), (found.value, by_interval)]
+    needed = [seeds_needed(found, effect, at) for effect, at in ways if effect > 0]
+    return min((each for each in needed if each is not None), default=None)
+
+
+def _notes(table: Table, compared: list[Verdict], read: _Read) -> list[str]:
+    """Say what the verdicts take for granted."""
+    without = sorted(
+        {
+            f"{each.column.data} {each.column.split}"
+            for each in compared
+            if each.found is not None
+            for run in table.runs.get((each.of.row, each.column.source), [])[:1]
+            if read.of(run, table.layout.select, each.column.split)[0] not in read.sources
+        }
+    )
+    said = []
+    if without:
+        said.append(
+            f"the predictions on {', '.join(without)} do not say from which source a sample was made, so each counts "
+            "as one of its own: where sources have several samples, intervals are too narrow"
+        )
+    if any(each.word == MISSING for each in compared):
+        said.append(f"{table.layout.name}_verdicts.csv has the commands of what is missing")
+    return said
