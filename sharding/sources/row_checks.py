@@ -82,7 +82,8 @@ class RowChecks:
                     yield row
 
     def _check(self, row: Row) -> None:
-        for what, text in (("path", row.name), ("label", row.label), ("attribute", row.attribute)):
+        texts = (("path", row.name), ("label", row.label), ("attribute", row.attribute), ("source", row.source))
+        for what, text in texts:
             if not is_utf8(text):
                 raise DataError(f"{at(row)}: the {what} {shown(text)} is not UTF-8, which a data set's files are")
         if row.name.startswith("/") or ".." in row.name.split("/"):

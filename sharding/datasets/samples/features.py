@@ -111,6 +111,9 @@ def save(path: Path, batches: Iterable[np.ndarray], count: int) -> None:
             file.write(np.ascontiguousarray(batch, "<f4").tobytes())
 
 
+_LARGEST = 1e15
+
+
 def from_file(path: Path, count: int) -> np.ndarray:
     """Map a user's features into memory: [N, D] of any type of number, read-only.
 
@@ -128,10 +131,13 @@ def from_file(path: Path, count: int) -> np.ndarray:
     if found.ndim != 2 or len(found) != count or found.shape[1] < 1:
         raise DataError(f"features={path} has the shape {list(found.shape)}; {wanted}")
     for start in range(0, count, _ROWS):
-        finite = np.isfinite(found[start : start + _ROWS]).all(1)
+        some = found[start : start + _ROWS]
+        finite = ((some <= _LARGEST) & (some >= -_LARGEST)).all(1)  # k-means squares them as float32
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise DataError(f"features={path}: row {row} has a number that is not finite; {wanted}")
+            raise DataError(
+                f"features={path}: row {row} has a number that is not finite, or beyond {_LARGEST:g}; {wanted}"
+            )
     return found
 
 

@@ -61,6 +61,7 @@ class Zip:
         try:
             self._file: BinaryIO = open(self.path, "rb")
             self._locals: BinaryIO = open(self.path, "rb", buffering=0)
+            self._length = self._file.seek(0, 2)
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
         return self
@@ -97,6 +98,8 @@ class Zip:
         if member.method not in (_STORED, _DEFLATED):
             named = _METHODS.get(member.method, f"method {member.method}")
             raise DataError(f"{what}: is compressed by {named}; stored or deflated, as zip does, would be legal")
+        if member.header + 30 + member.packed > self._length:  # of 64 bits, which no file may be asked for
+            raise self._damage(f"{shown(member.name)} ends behind the end of the file")
         self._locals.seek(member.header)
         header = self._locals.read(30)
         if len(header) < 30 or not header.startswith(_LOCAL):
@@ -109,7 +112,7 @@ class Zip:
 
     def _directory(self) -> tuple[int, int, int]:
         """Return where the directory begins, how many members it has, and what to add to the places that it says."""
-        length = self._file.seek(0, 2)
+        length = self._length
         self._file.seek(max(0, length - _LONGEST_END))
         tail = self._file.read()
         at = tail.rfind(_END)

@@ -8,6 +8,7 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.build import run
+from sharding.datasets.samples.listed.index import write_names
+from sharding.datasets.samples.listed.texts import GrowingTexts
 from sharding.describe import describe
 from sharding.format.index import load_index
 from sharding.open import open_dataset
@@ -132,6 +135,17 @@ def test_parts_do_not_list_a_source(digits: Path, tmp_path: Path) -> None:
     """Parts, which run side by side, are refused until stage=index has run."""
     with pytest.raises(DataError, match="stage=index comes before parts"):
         built(digits, tmp_path, *CLUSTERS, "stage=features", "part=1/2", name="tiny")
+
+
+def test_names_are_a_line_each(tmp_path: Path) -> None:
+    """A line break in a name does not shift the lines behind it in names.txt."""
+    names = GrowingTexts()
+    for name in ("a\nb.png", "c\u2028\r.png", "ü d.png"):
+        names.add(name)
+    (tmp_path / "index").mkdir()
+    write_names(SimpleNamespace(names=names.texts()), tmp_path)  # type: ignore[arg-type]
+    lines = (tmp_path / "index" / "names.txt").read_text().splitlines()
+    assert lines == ["a\\nb.png", "c\\u2028\\r.png", "ü d.png"]
 
 
 def test_features_of_ones_own(clustered: Path, digits: Path, tmp_path: Path) -> None:

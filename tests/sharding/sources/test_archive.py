@@ -130,6 +130,22 @@ def test_an_encrypted_zip_is_refused(tree: Path) -> None:
         read(path)
 
 
+def test_a_member_behind_the_end_of_a_zip_is_refused(tree: Path) -> None:
+    """A place of 64 bits that no file has ends the reading."""
+    path = zipped(tree)
+    data = bytearray(path.read_bytes())
+    member = data.index(b"PK\x01\x02")
+    name = int.from_bytes(data[member + 28 : member + 30], "little")
+    data[member + 42 : member + 46] = b"\xff" * 4
+    data[member + 30 : member + 32] = (12).to_bytes(2, "little")
+    data[member + 46 + name : member + 46 + name] = b"\x01\0\x08\0" + b"\xff" * 8
+    end = data.rindex(b"PK\x05\x06") + 12
+    data[end : end + 4] = (int.from_bytes(data[end : end + 4], "little") + 12).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="ends behind the end of the file"):
+        read(path, format="archive")
+
+
 @pytest.mark.parametrize("keep", [-3, -200])
 def test_a_zip_that_ends_early_is_refused(tree: Path, keep: int) -> None:
     """Of a zip that is not whole nothing is read."""

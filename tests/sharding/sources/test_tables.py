@@ -96,6 +96,7 @@ def test_what_a_table_may_not_hold(images: Path, text: str, columns: dict[str, s
         ("[1]\n", "line 1: is no JSON object"),
         ('{"path": "c.png", "label": "a"}\nx\n', "line 2: is not JSON"),
         ('{"path": {}, "label": "a"}\n', "line 1: column path holds a dict"),
+        ('{"path": "c.png", "label": "a", "source": "\\ud800"}\n', r"line 1: the source \\ud800 is not UTF-8"),
     ],
 )
 def test_what_json_lines_may_not_hold(images: Path, text: str, sentence: str) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import whole_file, write_whole
+from sharding.building.listing import shown
 from sharding.building.raw_files import Deflated, Pixels, Place
 from sharding.building.samples_words import Samples
 from sharding.building.source_stamps import stamps_of
@@ -81,9 +82,12 @@ def listed(asked: Samples, work: Path, workers: int, must_be_kept: bool = False)
 
 
 def write_names(found: Listed, work: Path) -> None:
-    """Write the images' names in their order to `.work/index/names.txt`, a line each, for who brings rows for them."""
+    """Write the images' names in their order to `.work/index/names.txt`, a line each, for who brings rows for them.
+
+    Line breaks in a name are escaped, or its image would have two lines.
+    """
     with whole_file(work / FOLDER / "names.txt") as file:
-        file.writelines(f"{name}\n".encode() for name in found.names)
+        file.writelines(f"{shown(name)}\n".encode() for name in found.names)
 
 
 # ---------------------------------------------------------------------------------------------------------------- kept
