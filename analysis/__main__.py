@@ -16,6 +16,7 @@ from recipes.table_layout import SELECTS, Layout, available, data_names, find_la
 
 if TYPE_CHECKING:
     from analysis.tables.cells import Table
+    from analysis.tables.ledger import Line
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME|PATH,...] [data=NAME,...] [groups=thirds|shots] [select=last|best] \
@@ -37,6 +38,7 @@ the CSV has intervals and tests
   NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
   shape.csv rankings.csv       every claim; Kendall's tau of every column
   classes.csv                  counts by class and attribute group of the runs in these tables
+  ledger.csv .tex .md          what each row, each table and all runs cost: images, hours of all starts, energy
   problems.txt                 every run and cell that is missing, left out or damaged, and why
   figure5.pdf .png, ...        the figures, those of one method without and with IFL among them
   report.tex report.pdf        tables and figures as one document
@@ -100,9 +102,9 @@ def main(argv: list[str]) -> None:
     layouts, empty = fillable(layouts, runs)
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
-    from analysis.tables import agreement, text
+    from analysis.tables import agreement, ledger, text
 
-    made, contents = make_tables(runs, layouts, later="later" in options)
+    made, contents, lines = _contents(runs, layouts, "later" in options)
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -116,14 +118,25 @@ def main(argv: list[str]) -> None:
         from analysis.report.write import publish
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
-        files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
+        files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"), ledger=lines)
     every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
-    for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
+    said = [*filter(None, map(agreement.agreement_sentence, made)), ledger.sentence(lines)]
+    for line in [*said, *left_out, *remarks]:
         print(*text.wrap_lines(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def _contents(runs: list[Run], layouts: list[Layout], later: bool) -> "tuple[list[Table], dict[str, str], list[Line]]":
+    """Return the filled tables, {file name: content} of them and of the ledger, and the ledger's lines."""
+    from analysis.tables import ledger
+
+    made, contents, *_ = make_tables(runs, layouts, later)
+    lines = ledger.ledger(made, runs)
+    written = {"csv": ledger.csv(lines), "md": ledger.markdown(lines), "tex": ledger.latex(lines)}
+    return made, contents | {f"ledger.{kind}": text for kind, text in written.items()}, lines
 
 
 def _progress(options: dict[str, str]) -> None:

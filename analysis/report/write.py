@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures.catalogue import draw_all
@@ -11,12 +12,19 @@ from analysis.report.html import page
 from analysis.report.pdf import document, typeset
 from analysis.tables.agreement import agreement_sentence
 from analysis.tables.cells import Table
+from analysis.tables.ledger import Line
 
 TITLE = "Generalized long-tailed classification: results"
 
 
 def publish(
-    out: Path, tables: list[Table], runs: list[Run], inputs: list[str], left_out: list[str], pair: str | None = None
+    out: Path,
+    tables: list[Table],
+    runs: list[Run],
+    inputs: list[str],
+    left_out: list[str],
+    pair: str | None = None,
+    ledger: Sequence[Line] = (),
 ) -> tuple[list[Path], list[str]]:
     """Write NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
@@ -27,6 +35,7 @@ def publish(
         inputs: names of the .tex files in `out` that the report takes in, in order.
         left_out: sentences about what was not read.
         pair: see `analysis.figures.catalogue.draw_all`.
+        ledger: what the tables cost.
 
     Returns:
         The files, and remarks on figures that lack something and on a report that could not be typeset.
@@ -44,5 +53,7 @@ def publish(
     said = [about, *filter(None, map(agreement_sentence, tables)), *left_out, *remarks]
     source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")
     report, complaint = typeset(source)
-    index.write_text(page(TITLE, tables, drawn, out, runs, [*left_out, *remarks]), encoding="utf-8", newline="\n")
+    index.write_text(
+        page(TITLE, tables, drawn, out, runs, [*left_out, *remarks], ledger), encoding="utf-8", newline="\n"
+    )
     return [*files, source, *([report] if report else []), index], [*remarks, *([complaint] if complaint else [])]
