@@ -25,6 +25,8 @@ python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [data=NAME,
 [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
+python -m analysis bundle runs=DIR out=FILE.zip [anonymous=yes] [license=DATA:NAME,...] [table=NAME|PATH,...] \
+[data=NAME,...] [groups=thirds|shots] [select=last|best] [seeds=0,1,2]
 python -m analysis results runs=DIR out=FILE
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
@@ -49,6 +51,8 @@ what stands behind each number
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 `light` copies what tables and figures need of each finished run, to lie beside a paper; \
 pictures only of the runs in `thumbnails`.
+`bundle` writes a zip for the reviewers of a paper's artifact: light runs, tables, recipes, environment, checklist; \
+with anonymous=yes without users, hosts, folders, addresses and accounts.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
@@ -63,8 +67,10 @@ pictures only of the runs in `thumbnails`.
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
 KEYS = ("runs", "out", "table", "data", "groups", "select", "seeds", "later", "pair", "only")
+YAML = (".yaml", ".yml")
 MANY = 4
 """Of more runs that are left out for one reason, only the first is named on the screen."""
+BUNDLE = ("runs", "out", "anonymous", "license", "table", "data", "groups", "select", "seeds")
 EXPLAIN = ("runs", "table", "row", "column", "data", "groups", "select", "seeds")
 
 
@@ -77,17 +83,16 @@ def main(argv: list[str]) -> None:
     if not argv or asks_help(argv):
         print(HELP, end="")
         return
-    if argv[0] == "explain":
-        _explain(_parse(argv[1:], EXPLAIN, ("runs", "table", "row", "column")))
-        return
-    if argv[0] == "progress":
-        _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
-        return
-    if argv[0] == "light":
-        _light(_parse(argv[1:], ("runs", "out", "thumbnails"), ("runs", "out")))
-        return
-    if argv[0] == "results":
-        _results(_parse(argv[1:], ("runs", "out"), ("runs", "out")))
+    commands = {
+        "explain": (_explain, EXPLAIN, ("runs", "table", "row", "column")),
+        "progress": (_progress, ("run", "out"), ("run", "out")),
+        "light": (_light, ("runs", "out", "thumbnails"), ("runs", "out")),
+        "bundle": (_bundle, BUNDLE, ("runs", "out")),
+        "results": (_results, ("runs", "out"), ("runs", "out")),
+    }
+    if argv[0] in commands:
+        command, keys, needed = commands[argv[0]]
+        command(_parse(argv[1:], keys, needed))
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _layout_overrides(options)
@@ -154,6 +159,47 @@ def _light(options: dict[str, str]) -> None:
         Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
     )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
+
+
+def _bundle(options: dict[str, str]) -> None:
+    """Write the zip for an artifact's reviewers."""
+    out, override = Path(options["out"]), _layout_overrides(options)
+    if out.suffix != ".zip":
+        raise ValueError(f"out={out}: legal is the name of a .zip")
+    if options.get("anonymous", "yes") != "yes":
+        raise ValueError(f"anonymous={options['anonymous']}: legal is anonymous=yes, or leave it out")
+    licences = dict(_licence(word) for word in options["license"].split(",")) if "license" in options else {}
+
+    from analysis.publishing import bundle
+    from analysis.tables.matching import fillable
+
+    unfinished = [run for run in _load_runs(options)[0] if not run.finished]
+    with bundle.copies(Path(options["runs"]), "anonymous" in options) as (folder, names):
+        runs, _ = _load_runs({**options, "runs": str(folder)})
+        known = sorted({run.data for run in runs})
+        strange = [name for name in licences if name not in known]
+        if strange:
+            raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+        layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+        layouts, _ = fillable(layouts, runs)
+        made, contents, lines = _contents(runs, layouts, later=False)
+        own = {Path(word).stem: Path(word) for word in options.get("table", "").split(",") if word.endswith(YAML)}
+        words = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
+        if "table" in options:
+            named = dict.fromkeys(options["table"].split(","))
+            places = (f"BUNDLE/layouts/{Path(word).stem}.yaml" if word.endswith(YAML) else word for word in named)
+            words.append(f"table={','.join(places)}")
+        asked = bundle.Asked(words, own, licences, names, unfinished)
+        left = bundle.write_bundle(out, folder, runs, made, contents, lines, asked)
+    print(*left, f"{len(runs)} runs, {len(made)} tables, {out.stat().st_size / 1e6:.1f} MB in {out}", sep="\n")
+
+
+def _licence(word: str) -> tuple[str, str]:
+    """Read NAME:LICENCE of `license=`."""
+    name, colon, licence = word.partition(":")
+    if not name or not colon or not licence:
+        raise ValueError(f"license={word}: legal is DATA:NAME, such as license=digits_glt:CC-BY-4.0")
+    return name, licence
 
 
 def _results(options: dict[str, str]) -> None:
