@@ -23,6 +23,8 @@ from recipes.common.files import disk_refusal
 from recipes.common.locks import acquire, release
 from recipes.common.output import ends_told, go_on_unread
 from sharding.building.request import HELP, Request, builders, declared, parse
+from sharding.format.croissant import state_licence
+from sharding.format.dataset import DATASET_FILE
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -36,6 +38,8 @@ def run(arguments: Sequence[str]) -> None:
     request.out.mkdir(parents=True, exist_ok=True)
     with _alone(name, request):
         importlib.import_module(f"sharding.datasets.{name}.build").build(request)
+        if request.license is not None and (request.out / name / DATASET_FILE).exists():
+            state_licence(request.out / name, request.license)
 
 
 @contextlib.contextmanager

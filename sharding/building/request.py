@@ -25,6 +25,8 @@ from recipes.values import argument
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 _BUILDER = re.compile(r"^def build\(request: Request\) -> None:", re.MULTILINE)
 _ALWAYS = ("data", "out")
+_ANY = ("license",)
+"""Options that every builder takes besides."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Request:
     stage: str = ""
     part: tuple[int, int] = (1, 1)
     preview: Path | None = None
+    license: str | None = None
 
     @property
     def processes(self) -> int:
@@ -82,6 +85,10 @@ HELP = {
         "only the I-th of N parts of the stage, I from 1; parts may be done at the same time, on any machines",
     ),
     "preview": ("FILE", "also draw a contact sheet to this PNG"),
+    "license": (
+        "TEXT",
+        "the images' licence for croissant.json, such as CC-BY-4.0 or an address; of a data set that is there, too",
+    ),
 }
 
 
@@ -126,6 +133,12 @@ def _png(text: str) -> Path:
     return path
 
 
+def _line(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or len(text) > 500:
+        raise ValueError("a name or an address of up to 500 characters is")
+    return text
+
+
 _READ: dict[str, Callable[[str], Any]] = {
     "out": Path,
     "source": Path,
@@ -141,6 +154,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "stage": str,
     "part": _part,
     "preview": _png,
+    "license": _line,
 }
 assert set(_READ) == {field.name for field in fields(Request)} == set(HELP) - {"data"}, "words, fields and help differ"
 
@@ -155,7 +169,7 @@ def builders() -> list[str]:
 def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
     """Return the options that builder `name` takes besides data= and out=, and its stages in their order."""
     literals = _literals(name)
-    return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
+    return (*literals["TAKES"], *(("stage", "part") if literals["STAGES"] else ()), *_ANY), literals["STAGES"]
 
 
 def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
@@ -177,7 +191,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
     Raises:
         DataError: a key or value is unknown, repeated, empty, missing or not for this data set; one sentence.
     """
-    words = key_values(arguments, HELP, texts=("prefix",))
+    words = key_values(arguments, HELP, texts=("prefix", "license"))
     for key in _ALWAYS:
         if key not in words:
             raise DataError(f"{key}= is missing; legal is: data=NAME out=DIR, with NAME one of {', '.join(builders())}")
