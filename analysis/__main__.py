@@ -25,6 +25,8 @@ python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [data=NAME,
 [select=last|best] [seeds=0,1,2]
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
+python -m analysis bundle runs=DIR out=FILE.zip [anonymous=yes] [license=DATA:NAME,...] [table=NAME|PATH,...] \
+[data=NAME,...] [groups=thirds|shots] [select=last|best] [seeds=0,1,2]
 python -m analysis results runs=DIR out=FILE
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
@@ -39,6 +41,7 @@ the CSV has intervals and tests
   NAME_shape.tex               how many of the paper's claims ours agrees with, and with the order of methods
   shape.csv rankings.csv       every claim; Kendall's tau of every column
   classes.csv                  counts by class and attribute group of the runs in these tables
+  ledger.csv .tex .md          what each row, each table and all runs cost: images, hours of all starts, energy
   problems.txt                 every run and cell that is missing, left out or damaged, and why
   figure5.pdf .png, ...        the figures, those of one method without and with IFL among them
   report.tex report.pdf        tables and figures as one document
@@ -49,6 +52,8 @@ what stands behind each number
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 `light` copies what tables and figures need of each finished run, to lie beside a paper; \
 pictures only of the runs in `thumbnails`.
+`bundle` writes a zip for the reviewers of a paper's artifact: light runs, tables, recipes, environment, checklist; \
+with anonymous=yes without users, hosts, folders, addresses and accounts.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
@@ -63,8 +68,10 @@ pictures only of the runs in `thumbnails`.
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
 KEYS = ("runs", "out", "table", "data", "groups", "select", "seeds", "later", "pair", "only")
+YAML = (".yaml", ".yml")
 MANY = 4
 """Of more runs that are left out for one reason, only the first is named on the screen."""
+BUNDLE = ("runs", "out", "anonymous", "license", "table", "data", "groups", "select", "seeds")
 EXPLAIN = ("runs", "table", "row", "column", "data", "groups", "select", "seeds")
 
 
@@ -77,17 +84,16 @@ def main(argv: list[str]) -> None:
     if not argv or asks_help(argv):
         print(HELP, end="")
         return
-    if argv[0] == "explain":
-        _explain(_parse(argv[1:], EXPLAIN, ("runs", "table", "row", "column")))
-        return
-    if argv[0] == "progress":
-        _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
-        return
-    if argv[0] == "light":
-        _light(_parse(argv[1:], ("runs", "out", "thumbnails"), ("runs", "out")))
-        return
-    if argv[0] == "results":
-        _results(_parse(argv[1:], ("runs", "out"), ("runs", "out")))
+    commands = {
+        "explain": (_explain, EXPLAIN, ("runs", "table", "row", "column")),
+        "progress": (_progress, ("run", "out"), ("run", "out")),
+        "light": (_light, ("runs", "out", "thumbnails"), ("runs", "out")),
+        "bundle": (_bundle, BUNDLE, ("runs", "out")),
+        "results": (_results, ("runs", "out"), ("runs", "out")),
+    }
+    if argv[0] in commands:
+        command, keys, needed = commands[argv[0]]
+        command(_parse(argv[1:], keys, needed))
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _layout_overrides(options)
@@ -101,9 +107,10 @@ def main(argv: list[str]) -> None:
 
     # Only now pandas and matplotlib, so that help and a mistyped key answer at once.
     from analysis.claims import text as claims
-    from analysis.tables import agreement, text
+    from analysis.tables import agreement, ledger, text
 
     made, contents, judged = make_tables(runs, layouts, later="later" in options)
+    lines = _account(made, runs, contents)
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -119,14 +126,25 @@ def main(argv: list[str]) -> None:
         from analysis.report.write import publish
 
         inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
-        files, remarks = publish(out, made, judged, runs, inputs, left_out, options.get("pair"))
+        files, remarks = publish(out, made, judged, runs, inputs, left_out, options.get("pair"), lines)
     every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems), encoding="utf-8", newline="\n")
     files = [*(out / name for name in (*contents, "problems.txt")), *files]
-    for line in [*filter(None, map(agreement.agreement_sentence, made)), *left_out, *remarks]:
+    said = [*filter(None, map(agreement.agreement_sentence, made)), ledger.sentence(lines)]
+    for line in [*said, *left_out, *remarks]:
         print(*text.wrap_lines(line), sep="\n")
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
+
+
+def _account(made: "list[Table]", runs: list[Run], contents: dict[str, str]) -> "list[Line]":
+    """Return the ledger's lines, and add what is written of them to {file name: content}."""
+    from analysis.tables import ledger
+
+    lines = ledger.ledger(made, runs)
+    written = {"csv": ledger.csv(lines), "md": ledger.markdown(lines), "tex": ledger.latex(lines)}
+    contents |= {f"ledger.{kind}": content for kind, content in written.items()}
+    return lines
 
 
 def _refuse_flags(options: dict[str, str], **legal: str) -> None:
@@ -151,6 +169,48 @@ def _light(options: dict[str, str]) -> None:
         Path(options["runs"]), Path(options["out"]), options["thumbnails"].split(",") if "thumbnails" in options else ()
     )
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
+
+
+def _bundle(options: dict[str, str]) -> None:
+    """Write the zip for an artifact's reviewers."""
+    out, override = Path(options["out"]), _layout_overrides(options)
+    if out.suffix != ".zip":
+        raise ValueError(f"out={out}: legal is the name of a .zip")
+    if options.get("anonymous", "yes") != "yes":
+        raise ValueError(f"anonymous={options['anonymous']}: legal is anonymous=yes, or leave it out")
+    licences = dict(_licence(word) for word in options["license"].split(",")) if "license" in options else {}
+
+    from analysis.publishing import bundle
+    from analysis.tables.matching import fillable
+
+    unfinished = [run for run in _load_runs(options)[0] if not run.finished]
+    with bundle.copies(Path(options["runs"]), "anonymous" in options) as (folder, names):
+        runs, _ = _load_runs({**options, "runs": str(folder)})
+        known = sorted({run.data for run in runs})
+        strange = [name for name in licences if name not in known]
+        if strange:
+            raise ValueError(f"license={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+        layouts = [_replaced(layout, override) for layout in _layouts(options, runs)]
+        layouts, _ = fillable(layouts, runs)
+        made, contents, _ = make_tables(runs, layouts)
+        lines = _account(made, runs, contents)
+        own = {Path(word).stem: Path(word) for word in options.get("table", "").split(",") if word.endswith(YAML)}
+        words = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
+        if "table" in options:
+            named = dict.fromkeys(options["table"].split(","))
+            places = (f"BUNDLE/layouts/{Path(word).stem}.yaml" if word.endswith(YAML) else word for word in named)
+            words.append(f"table={','.join(places)}")
+        asked = bundle.Asked(words, own, licences, names, unfinished)
+        left = bundle.write_bundle(out, folder, runs, made, contents, lines, asked)
+    print(*left, f"{len(runs)} runs, {len(made)} tables, {out.stat().st_size / 1e6:.1f} MB in {out}", sep="\n")
+
+
+def _licence(word: str) -> tuple[str, str]:
+    """Read NAME:LICENCE of `license=`."""
+    name, colon, licence = word.partition(":")
+    if not name or not colon or not licence:
+        raise ValueError(f"license={word}: legal is DATA:NAME, such as license=digits_glt:CC-BY-4.0")
+    return name, licence
 
 
 def _results(options: dict[str, str]) -> None:

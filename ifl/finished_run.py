@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from ifl.evaluator import scores, write_predictions
-from ifl.exported import description
+from ifl.exported import INPUT, description
+from ifl.model_card import model_card
 from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
 from ifl.setup import set_up
@@ -102,6 +103,8 @@ def _changed(stored: Path, predicted: np.ndarray) -> int:
 def export(run: Path, select: Select, file: Path) -> None:
     """Write a finished run's network, parameters and buffers, as safetensors; the file's metadata say what it is.
 
+    Beside it comes its model card, FILE.md.
+
     Raises:
         CheckpointError: the run is not finished, trains nothing itself, or its weights are gone.
     """
@@ -115,7 +118,9 @@ def export(run: Path, select: Select, file: Path) -> None:
     write_whole(
         file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
     )
-    print(f"{file}: {recipe.model.name} of {run.name}, {select}")
+    card = file.with_name(f"{file.name}.md")
+    write_whole(card, model_card(run, select, recipe, meta, INPUT))
+    print(f"{file}: {recipe.model.name} of {run.name}, {select}; {card.name} describes it")
 
 
 def main(words: list[str]) -> int:

@@ -35,7 +35,7 @@ SELECTS = ("last", "best")
 OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget")
 """The values of a run that a table says by keys of its own."""
 
-WRITTEN = ("results", "classes", "shape", "rankings", "problems", "report", "index")
+WRITTEN = ("results", "classes", "shape", "rankings", "ledger", "problems", "report", "index")
 """What analysis calls its other files."""
 
 

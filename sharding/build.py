@@ -26,7 +26,8 @@ from recipes.common.output import ends_told, go_on_unread
 from sharding.building.packing import WORK
 from sharding.building.request import HELP, SAMPLES, Request, builders, declared, parse
 from sharding.checks.statistics import spread
-from sharding.format.dataset import Dataset
+from sharding.format.croissant import state_licence
+from sharding.format.dataset import DATASET_FILE, Dataset
 from sharding.open import open_dataset
 from sharding.sources.from_samples import Labelled, keep_samples
 
@@ -46,6 +47,8 @@ def run(arguments: Sequence[str]) -> None:
         importlib.import_module(f"sharding.datasets.{request.builder}.build").build(request)
         if request.builder == SAMPLES and request.preview is not None and request.stage in ("", "finish"):
             _draw(open_dataset(request.out, name), request.preview)
+        if request.license is not None and (request.out / name / DATASET_FILE).exists():
+            state_licence(request.out / name, request.license)
 
 
 def _draw(dataset: Dataset, path: Path) -> None:

@@ -67,7 +67,7 @@ class TrainJob:
             from slurm.code_snapshot import running
 
             if first:
-                append_event(folder, "start", code=running())
+                append_event(folder, "start", code=running(), world=int(os.environ.get("WORLD_SIZE") or 1))
             pipe, command = command_of_process(), self.command
             with disk_of(folder):
                 finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=pipe, command=command)

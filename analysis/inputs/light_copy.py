@@ -2,13 +2,14 @@
 checkpoints and logs.
 
 `python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]` copies of each finished run its recipe, meta.json,
-metrics, last predictions and environments; thumbnails of the extremes only for the runs named. `select=best` and
-`ckpt/` need the whole folder.
+metrics, last predictions and environments; when its starts began and ended, and their energy; thumbnails of the
+extremes only for the runs named. `select=best` and `ckpt/` need the whole folder.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 from collections.abc import Collection
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from analysis.inputs.runs import arrays_of
+from recipes.common.json_text import whole_lines
 from recipes.folders import is_run_name
 
 FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
@@ -25,6 +27,11 @@ PLACES = re.compile(rb"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
 WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
 """The same in the command that meta.json records."""
+LOGS = {
+    "log/events.jsonl": ("event", "incarnation", "time", "step", "world", "rank", "verdict"),
+    "log/energy.jsonl": ("by", "incarnation", "job", "rank", "joules", "text"),
+}
+"""What is kept of each line of a log: what hours and energy are counted from, and no message, node or folder."""
 THUMBNAILS = ("thumbnails", "extremes", "extreme_classes")
 
 
@@ -33,11 +40,12 @@ def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
     for path in [
-        *(run / name for name in FILES if (run / name).is_file()),
+        *(run / name for name in (*FILES, *LOGS) if (run / name).is_file()),
         *sorted(run.glob("preds/last/*.npz")),
         *sorted(run.glob("env/*.npz")),
     ]:
-        copy = target / path.relative_to(run)
+        name = path.relative_to(run).as_posix()
+        copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == "env" and not thumbnails:
             arrays: dict[str, Any] = arrays_of(path, str(path))
@@ -48,9 +56,17 @@ def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
             copy.write_bytes(PLACES.sub(rb"\1: null", path.read_bytes()))
         elif path.name == "meta.json":
             copy.write_bytes(WORDS.sub(b"", path.read_bytes()))
+        elif name in LOGS:
+            copy.write_text(_kept(path.read_bytes(), LOGS[name]), encoding="utf-8", newline="\n")
         else:
             shutil.copyfile(path, copy)
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+
+
+def _kept(lines: bytes, keys: Collection[str]) -> str:
+    """Return the lines of a log with these keys alone."""
+    entries = ({key: line[key] for key in keys if key in line} for line in whole_lines(lines))
+    return "".join(f"{json.dumps(entry)}\n" for entry in entries)
 
 
 def copy_finished_runs(runs: Path, out: Path, thumbnails: Collection[str] = ()) -> tuple[list[str], int]:

@@ -134,7 +134,7 @@ class Run:
         lines, _ = self.metrics()
         said = [f"in epoch {max(line['epoch'] for line in lines)}"] if lines else []
         event: dict[str, Any] = next(
-            (event for event in reversed(self._events()) if event.get("event") not in ("start", "submitted")), {}
+            (event for event in reversed(self.events()) if event.get("event") not in ("start", "submitted")), {}
         )
         kind = event.get("verdict", event.get("event"))
         if event.get("event") == "failed":
@@ -143,11 +143,26 @@ class Run:
             said.append(str(kind))
         return one_line(": ".join(said))
 
-    def _events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
+        """Read the whole lines of `log/events.jsonl`, oldest first; none where it cannot be read."""
+        return self._lines("events.jsonl")
+
+    def energy_lines(self) -> list[dict[str, Any]]:
+        """Read what `log/energy.jsonl` recorded of energy; none where it is not there."""
+        return self._lines("energy.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
         try:
-            return list(whole_lines((self.path / "log" / "events.jsonl").read_bytes()))
+            return list(whole_lines((self.path / "log" / name).read_bytes()))
         except OSError:
             return []
+
+    def stored(self, name: str) -> Mapping[str, Any]:
+        """Read `recipe.yaml`, `meta.json` or `done` as it stands; empty where it cannot be read."""
+        try:
+            return _mapping(self.path / name, _yaml if name.endswith(".yaml") else parse_json)
+        except ValueError:
+            return {}
 
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
         """Read the arrays of `preds/<select>/<split>.npz`, each [M].

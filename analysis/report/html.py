@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from analysis.inputs.runs import Run
 from analysis.report.explain import column_name, explain_cell
 from analysis.tables.agreement import agreement_sentence
 from analysis.tables.cells import Cell, Table
+from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
 from analysis.tables.presentation import MISSING, baseline_mark, blocks, heading, legend, percent, ranks
 from recipes.common.json_text import NotJson, parse_json
 
@@ -38,6 +40,7 @@ def page(
     images: Path,
     runs: list[Run],
     left_out: list[str],
+    ledger: Sequence[Line] = (),
 ) -> str:
     """Write the whole page. Names of runs, recipes and classes are text in it, whatever they hold.
 
@@ -49,6 +52,7 @@ def page(
         images: the folder with `NAME.png` of each figure.
         runs: all that were read.
         left_out: sentences about what is not there.
+        ledger: what the tables cost.
     """
     place = {run.name: index for index, run in enumerate(runs)}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -80,6 +84,7 @@ def page(
             for run in runs
         ],
         left_out=left_out,
+        compute=_compute(ledger),
         facts={"runs": [run.name for run in runs], "tables": [_cell_facts(table, place) for table in tables]},
     )
 
@@ -138,6 +143,12 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
         if cell.notes
         else f"#table-{number}",
     }
+
+
+def _compute(ledger: Sequence[Line]) -> dict[str, Any]:
+    """Return the ledger as the page shows it: column titles, lines of each table, and what is said below."""
+    parts = [(name or EVERY, [shown(line) for line in lines]) for name, lines in by_table(ledger)]
+    return {"heads": HEADS, "parts": parts, "notes": notes(ledger) if ledger else []}
 
 
 def _cell_facts(table: Table, place: dict[str, int]) -> dict[str, Any]:

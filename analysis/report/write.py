@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.claims.text import summary
@@ -13,6 +14,7 @@ from analysis.report.html import page
 from analysis.report.pdf import document, typeset
 from analysis.tables.agreement import agreement_sentence
 from analysis.tables.cells import Table
+from analysis.tables.ledger import Line
 
 TITLE = "Generalized long-tailed classification: results"
 
@@ -25,6 +27,7 @@ def publish(
     inputs: list[str],
     left_out: list[str],
     pair: str | None = None,
+    ledger: Sequence[Line] = (),
 ) -> tuple[list[Path], list[str]]:
     """Write NAME.pdf and NAME.png of every figure, report.tex, report.pdf and index.html to `out`.
 
@@ -36,6 +39,7 @@ def publish(
         inputs: names of the .tex files in `out` that the report takes in, in order.
         left_out: sentences about what was not read.
         pair: see `analysis.figures.catalogue.draw_all`.
+        ledger: what the tables cost.
 
     Returns:
         The files, and remarks on figures that lack something and on a report that could not be typeset.
@@ -53,6 +57,6 @@ def publish(
     said = [about, *map(summary, judged), *filter(None, map(agreement_sentence, tables)), *left_out, *remarks]
     source.write_text(document(TITLE, said, inputs, drawn), encoding="utf-8", newline="\n")
     report, complaint = typeset(source)
-    content = page(TITLE, tables, judged, drawn, out, runs, [*left_out, *remarks])
+    content = page(TITLE, tables, judged, drawn, out, runs, [*left_out, *remarks], ledger)
     index.write_text(content, encoding="utf-8", newline="\n")
     return [*files, source, *([report] if report else []), index], [*remarks, *([complaint] if complaint else [])]

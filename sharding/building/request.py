@@ -30,6 +30,8 @@ from sharding.building.samples_words import Samples
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 _BUILDER = re.compile(r"^def build\(request: Request\) -> None:", re.MULTILINE)
 _ALWAYS = ("data", "out")
+_ANY = ("license",)
+"""Options that every builder takes besides."""
 SAMPLES = "samples"
 """The builder of any labelled images."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,99}")
@@ -62,6 +64,7 @@ class Request:
     stage: str = ""
     part: tuple[int, int] = (1, 1)
     preview: Path | None = None
+    license: str | None = None
     samples: Samples = field(default_factory=Samples)
 
     @property
@@ -105,6 +108,10 @@ HELP = {
         "only the I-th of N parts of the stage, I from 1; parts may be done at the same time, on any machines",
     ),
     "preview": ("FILE", "also draw a contact sheet to this PNG"),
+    "license": (
+        "TEXT",
+        "the images' licence for croissant.json, such as CC-BY-4.0 or an address; of a data set that is there, too",
+    ),
     **samples_words.HELP,
 }
 
@@ -150,6 +157,12 @@ def _png(text: str) -> Path:
     return path
 
 
+def _line(text: str) -> str:
+    if not text.isprintable() or text != text.strip() or len(text) > 500:
+        raise ValueError("a name or an address of up to 500 characters is")
+    return text
+
+
 _READ: dict[str, Callable[[str], Any]] = {
     "out": Path,
     "builder": str,
@@ -166,6 +179,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "stage": str,
     "part": _part,
     "preview": _png,
+    "license": _line,
 }
 assert set(_READ) == {each.name for each in fields(Request)} - {"name", "samples"}, "words and fields differ"
 assert set(_READ) | set(samples_words.READ) == set(HELP) - {"data"}, "words and help differ"
@@ -186,7 +200,7 @@ def data_sets() -> list[str]:
 def declared(name: str) -> tuple[tuple[str, ...], Mapping[str, bool]]:
     """Return the options that builder `name` takes besides data= and out=, and its stages in their order."""
     literals = _literals(name)
-    return tuple(literals["TAKES"]) + (("stage", "part") if literals["STAGES"] else ()), literals["STAGES"]
+    return (*literals["TAKES"], *(("stage", "part") if literals["STAGES"] else ()), *_ANY), literals["STAGES"]
 
 
 def builder_of(words: Mapping[str, str]) -> str:
@@ -245,7 +259,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Request]:
     Raises:
         DataError: a key or value is unknown, repeated, empty, missing or not for this data set; one sentence.
     """
-    words = key_values(arguments, HELP, texts=("prefix",))
+    words = key_values(arguments, HELP, texts=("prefix", "license"))
     for key in _ALWAYS:
         if key not in words:
             raise DataError(

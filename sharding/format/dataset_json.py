@@ -12,6 +12,7 @@ import numpy as np
 
 from recipes.common.errors import DataError
 from recipes.common.files import sync_folder, whole_file
+from sharding.format.croissant import describe_again
 from sharding.format.dataset import DATASET_FILE, DIGEST, digest_of, read_dataset
 from sharding.format.index import FORMAT, Index, load_index
 
@@ -52,6 +53,8 @@ def finish_dataset(
 ) -> dict[str, Any]:
     """Check the written splits against each other, write `root/name/dataset.json` atomically, and return it.
 
+    Beside it comes croissant.json, which says the same to other programs.
+
     Args:
         root: DATA_ROOT.
         name: the data set's.
@@ -90,6 +93,7 @@ def finish_dataset(
         }
     )
     meta[DIGEST] = digest_of(meta)  # of all of the above, so that a damaged byte of this file is noticed
+    describe_again(folder, meta, indices)
     with whole_file(folder / DATASET_FILE) as file:
         file.write((json.dumps(meta, indent=1, sort_keys=True) + "\n").encode())
     sync_folder(folder)

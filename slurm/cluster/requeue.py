@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from slurm import environment
+from slurm.cluster.energy import note_energy
 from slurm.monitoring.events import append_event, incarnation, newest_step, read
 
 PATIENCE = 3
@@ -100,6 +101,8 @@ def main(folder: Path, code: int) -> int:
     noted = append_event(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":
+        if verdict != "superseded":
+            note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
         return 0 if verdict == "finished" else code or 1
     if not noted:  # nor could its starts be counted, and it would come back for ever
         print(

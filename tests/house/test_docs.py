@@ -75,6 +75,8 @@ LONG = [
     'python -m analysis explain runs=examples/digits_glt table=digits_clt_glt row="Baseline + IFL" '
     "column=glt.few.accuracy",
     "python -m analysis light runs=runs out=light",
+    "python -m analysis bundle runs=runs out=bundle.zip",
+    "python -m analysis bundle runs=runs out=bundle.zip anonymous=yes",
     "python -m analysis results runs=examples/digits_glt out=docs/results-digits.md",
     "make test",
 ]

@@ -152,7 +152,7 @@ def test_damaged_data_end_a_job_with_one_sentence(mini_root: Path, tmp_path: Pat
 
 
 def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
-    """Every parameter and buffer to the bit, and what they are."""
+    """Every parameter and buffer to the bit, and what they are; the model card lies beside."""
     file = tmp_path / "weights.safetensors"
     assert launch(f"export={run.run_name}", f"runs={run.run_folder.parent}", f"out={file}").returncode == 0
     name, _ = json.loads((run.run_folder / "done").read_text())["weights"]["last"]
@@ -160,6 +160,8 @@ def test_exported_weights_are_the_runs(run: Recipe, tmp_path: Path) -> None:
     assert stored.keys() == exported.keys() and all(torch.equal(stored[key], exported[key]) for key in stored)
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
+    card = (tmp_path / "weights.safetensors.md").read_text()
+    assert f"Weights of the run `{run.run_name}`, last epoch." in card
     assert about["run"] == run.run_name and about["method"] == "tde" and len(json.loads(about["class_names"])) == 4
     assert about["test_resize"] == str(run.data.test_resize) and "uint8" in about["input"] and "slurm" not in str(about)
 

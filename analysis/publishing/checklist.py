@@ -1,0 +1,144 @@
+"""What venues ask about experiments, answered from the runs and the tables made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analysis.inputs.runs import Run
+from analysis.stats.bootstrap import ALPHA, LEVEL, RESAMPLES
+from analysis.tables import ledger
+from analysis.tables.cells import Table
+
+SELECTION = {
+    "last": "the predictions after the last epoch: nothing was selected",
+    "best": "the epoch of highest accuracy on val, the first one on ties; no test split selects anything",
+}
+PAGE = """\
+# Checklist
+
+Answered by a program from the run folders in `runs/`. It says what they hold, and what they do not.
+
+## Seeds and error bars
+
+{seeds}
+
+- Intervals are {level:.0%} percentile intervals of {resamples:,} bootstrap resamples of the test samples, and of the
+  seeds where a cell has several. With one seed they do not hold what another training would give.
+- `±` is the sample standard deviation over seeds (n - 1).
+- A row is tested against its twin: McNemar's exact test for one pair of runs and accuracy, else the paired bootstrap.
+  Arrows mean p < {alpha}, uncorrected for the number of cells.
+
+## Selection and tuning
+
+{selection}
+- Hyperparameters: every value of every run stands in `runs/*/recipe.yaml`. {apart}
+{departures}
+
+## Data
+
+{data}
+{licences}
+
+## Compute
+
+{compute}
+
+## Code and environment
+
+- Commits: {commits}.
+- Packages: {versions}. All pinned packages: `environment/requirements.txt`.
+- Licence of the code: {code_licence}.
+
+## Not in the bundle
+
+- Images, weights and rank logs. Runs that did not finish are not in it either.
+- Who was asked, societal impact and safeguards: no run folder says that.
+"""
+
+
+def checklist(
+    tables: Sequence[Table],
+    runs: Sequence[Run],
+    lines: Sequence[ledger.Line],
+    unfinished: Sequence[Run],
+    licences: Mapping[str, str],
+    code_licence: str,
+) -> str:
+    """Return the checklist as Markdown.
+
+    Args:
+        tables: filled tables.
+        runs: all that are in the bundle.
+        lines: the ledger.
+        unfinished: runs beside them that did not finish.
+        licences: of data sets, by name, as the command says them.
+        code_licence: of the project.
+    """
+    changed = [(run.name, "; ".join(run.departures())) for run in runs]
+    departures = [f"- `{name}` differs from its recipe: {what}." for name, what in changed if what]
+    every = "- Every run is its recipe, as far as its folder tells."
+    return PAGE.format(
+        seeds="\n".join(f"- {table.layout.name}: {_seeds(table)}." for table in tables),
+        level=LEVEL,
+        resamples=RESAMPLES,
+        alpha=ALPHA,
+        selection="\n".join(f"- {table.layout.name}: {SELECTION[table.layout.select]}." for table in tables),
+        apart=_apart(tables, runs),
+        departures="\n".join(departures) or every,
+        data="\n".join(_data(runs)),
+        licences="\n".join(_licences(runs, licences)),
+        compute="\n".join(f"- {said}" for said in _compute(lines, unfinished)),
+        commits=", ".join(sorted({run.commit for run in runs})),
+        versions=" | ".join(versions(runs)) or "not on record",
+        code_licence=code_licence,
+    )
+
+
+def _compute(lines: Sequence[ledger.Line], unfinished: Sequence[Run]) -> list[str]:
+    """Say what the runs cost, and what those cost besides that did not finish."""
+    besides = ledger.sentence(ledger.ledger([], unfinished)).removeprefix("compute: ") if unfinished else "none"
+    return [
+        f"{ledger.sentence(lines)}.",
+        f"Besides, run folders that did not finish and are not in the bundle: {besides}.",
+        *ledger.notes(lines),
+        "By row: `tables/ledger.csv`.",
+    ]
+
+
+def _apart(tables: Sequence[Table], runs: Sequence[Run]) -> str:
+    """Say how many runs no table counts: values that were tried, first stages, other tables' rows."""
+    counted = {run.name for table in tables for chosen in table.runs.values() for run in chosen}
+    return f"{sum(run.name not in counted for run in runs)} of the {len(runs)} runs are in none of the tables."
+
+
+def versions(runs: Sequence[Run]) -> list[str]:
+    """Return the distinct sets of package versions that runs were made with, as their meta.json says them."""
+    found = [run.stored("meta.json").get("versions") for run in runs]
+    said = (", ".join(f"{name} {number}" for name, number in each.items()) for each in found if isinstance(each, dict))
+    return sorted(set(said))
+
+
+def _seeds(table: Table) -> str:
+    """Say which seeds a table asks for, and how many runs its cells have."""
+    counts = sorted({len(cell.runs) for line in table.cells for cell in line})
+    asked = ", ".join(map(str, table.layout.seeds))
+    between = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"seeds {asked} asked for; runs behind a number: {between}"
+
+
+def _data(runs: Sequence[Run]) -> list[str]:
+    """Describe each data set and edition that was trained on."""
+    of = {(run.data, run.train, run.fingerprint): run for run in runs}
+    lines = []
+    for (name, train, fingerprint), run in sorted(of.items()):
+        images = f", {sum(known.images for known in run.classes):,} training images" if run.classes else ""
+        size = f"{len(run.classes)} classes{images}" if run.classes else "classes not on record"
+        lines.append(f"- {name}, edition {train}: {size}; fingerprint {fingerprint}.")
+    return lines
+
+
+def _licences(runs: Sequence[Run], licences: Mapping[str, str]) -> list[str]:
+    return [
+        f"- Licence of {name}: {licences.get(name, f'not on record; `license={name}:NAME` of the command states it')}."
+        for name in sorted({run.data for run in runs})
+    ]

@@ -1,0 +1,178 @@
+"""The bundle for reviewers: its tables come out of it again, its bytes repeat, and an anonymous one tells nobody."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis.__main__ import main
+from analysis.publishing.anonymous import clean
+from tests.helpers.paths import GOLDEN
+
+TABLE = "table=digits_overall"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six real runs, one of them made by somebody somewhere; and one that is not finished."""
+    runs = tmp_path_factory.mktemp("somewhere") / "runs"
+    shutil.copytree(GOLDEN / "runs", runs)
+    run = sorted(runs.iterdir())[1]
+    recipe, meta = yaml.safe_load((run / "recipe.yaml").read_text()), json.loads((run / "meta.json").read_text())
+    recipe["runs"], recipe["slurm"]["account"], recipe["slurm"]["partition"] = (
+        "/home/jdoe/my runs",
+        "proj4242",
+        "ourlab",
+    )
+    recipe["data"]["root"], recipe["log"]["wandb"] = "https://store.lab.edu/glt", "secret-project"
+    meta["machine"]["node"] = "gpu17.lab.edu"
+    meta["argv"] = ["/home/jdoe/my glt/slurm/launch.py", "slurm.account=proj4242", "data.root=/scratch/jdoe/glt"]
+    meta["argv"] += ["recipe=glt_ifl", "mail me: j.doe@lab.edu"]
+    meta["uncommitted"] = {"/home/jdoe/methods/mine.py": "changed on gpu17 by jdoe"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (run / "meta.json").write_text(json.dumps(meta))
+    (run / "log").mkdir()
+    start = {"event": "start", "incarnation": "1.0", "time": 0.0, "step": 0}
+    failed = {**start, "event": "failed", "time": 3600.0, "error": "No space in /home/jdoe", "ends": ["gpu17: task 0"]}
+    (run / "log" / "events.jsonl").write_text(f"{json.dumps(start)}\n{json.dumps(failed)}\n")
+    unfinished = runs / "glt_mixup-digits_glt-glt-s0-01234567"
+    shutil.copytree(run, unfinished)
+    (unfinished / "done").unlink()
+    return runs
+
+
+def unpacked(file: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(file) as bundle:
+        bundle.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def anonymous(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "bundle.zip"
+    main(["bundle", f"runs={runs}", f"out={out}", TABLE, "anonymous=yes", "license=digits_glt:CC-BY-4.0"])
+    return out
+
+
+def test_tables_come_out_of_the_bundle_again(anonymous: Path, tmp_path: Path) -> None:
+    """By the command of its README, byte for byte, the ledger among them; and they are the tables of the runs."""
+    folder = unpacked(anonymous, tmp_path / "bundle")
+    words = re.search(r"^python -m analysis (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert words is not None and words[1] == f"runs=BUNDLE/runs out=again only=tables {TABLE}"
+    main(words[1].replace("BUNDLE", str(folder)).replace("out=again", f"out={tmp_path / 'again'}").split())
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again.pop("problems.txt") is not None
+    assert again == {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
+    assert again["digits_overall.csv"] == (GOLDEN / "out" / "digits_overall.csv").read_bytes()
+
+
+def test_the_same_bundle_twice_is_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    """Whenever and in whatever order the files were made; and its manifest names every file with its digest."""
+    shutil.copytree(runs, tmp_path / "copy")
+    for place, out in ((runs, "one.zip"), (tmp_path / "copy", "two.zip")):
+        main(["bundle", f"runs={place}", f"out={tmp_path / out}", TABLE])
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as bundle:
+        assert {entry.date_time for entry in bundle.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        said = dict(reversed(line.split("  ")) for line in bundle.read("MANIFEST.sha256").decode().splitlines())
+        names = [name for name in bundle.namelist() if name != "MANIFEST.sha256"]
+        assert said == {name: hashlib.sha256(bundle.read(name)).hexdigest() for name in names}
+
+
+SECRETS = [
+    "jdoe",
+    "gpu17",
+    "lab.edu",
+    "proj4242",
+    "ourlab",
+    "secret-project",
+    "j.doe",
+    "/home/",
+    "/scratch",
+    "somewhere",
+]
+
+
+def test_an_anonymous_bundle_tells_nobody(anonymous: Path, runs: Path) -> None:
+    """No user, host, folder, address, account or project stands in any file of it, nor this machine's user and
+    folders; one that is not anonymous has them, so the search finds what is there.
+    """
+    secrets = [*SECRETS, str(runs.parent), *({getpass.getuser()} - {"root"})]
+    with zipfile.ZipFile(anonymous) as bundle:
+        every = {name: bundle.read(name) for name in bundle.namelist()}
+    assert [(name, word) for name, data in every.items() for word in secrets if word.encode() in data] == []
+    meta = json.loads(next(data for name, data in every.items() if name.endswith("meta.json") and b"PATH" in data))
+    assert meta["machine"]["node"] == "HOST" and meta["uncommitted"] == {"PATH": "changed on HOST by USER"}
+    assert meta["argv"] == ["PATH", "recipe=glt_ifl", "mail me: MAIL"]
+    open_one = anonymous.with_name("open.zip")
+    main(["bundle", f"runs={runs}", f"out={open_one}", TABLE])
+    with zipfile.ZipFile(open_one) as bundle:
+        told = b"".join(bundle.read(name) for name in bundle.namelist())
+    assert {"jdoe", "gpu17", "proj4242"} <= {word for word in SECRETS if word.encode() in told}
+
+
+def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
+    """Seeds, error bars, selection, compute (of runs that did not finish, too), licences, commits."""
+    with zipfile.ZipFile(anonymous) as bundle:
+        said = bundle.read("CHECKLIST.md").decode()
+        names = set(bundle.namelist())
+    assert "- digits_overall: seeds 0 asked for; runs behind a number: 0 to 1." in said
+    assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "nothing was selected" in said
+    assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said
+    assert "Licence of the code: Apache-2.0" in said and "of the 6 runs are in none of the tables" in said
+    assert {"recipes/glt_ifl.yaml", "layouts/digits_overall.yaml", "environment/requirements.txt"} <= names
+
+
+def test_a_layout_of_a_user_s_travels_with_the_bundle(runs: Path, tmp_path: Path) -> None:
+    """Without its comments, and the README's command names it there."""
+    rows = [{"group": "Mine", "recipe": "glt_baseline", "label": "a"}]
+    columns = [{"train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}]
+    layout = tmp_path / "mine.yaml"
+    content = {"preset": "paper", "seeds": [0], "rows": rows, "columns": columns}
+    layout.write_text(f"# by jdoe\n{yaml.safe_dump(content)}")
+    main(["bundle", f"runs={runs}", f"out={tmp_path / 'b.zip'}", f"table={layout}", "data=digits_glt", "anonymous=yes"])
+    folder = unpacked(tmp_path / "b.zip", tmp_path / "bundle")
+    assert yaml.safe_load((folder / "layouts" / "mine.yaml").read_text()) == content
+    assert "only=tables data=digits_glt table=BUNDLE/layouts/mine.yaml\n" in (folder / "README.md").read_text()
+    assert "jdoe" not in (folder / "layouts" / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["out=b.tar"], "out=b.tar: legal is the name of a .zip"),
+        (["out=b.zip", "anonymous=no"], "anonymous=no: legal is anonymous=yes, or leave it out"),
+        (["out=b.zip", "license=MIT"], "license=MIT: legal is DATA:NAME, such as license=digits_glt:CC-BY-4.0"),
+        (["out=b.zip", "license=digits:MIT"], "license=digits: none of these runs is on it"),
+    ],
+    ids=["ending", "anonymous", "license", "data"],
+)
+def test_what_is_not_legal_is_told(words: list[str], said: str, runs: Path) -> None:
+    """In one sentence, before anything is written."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        main(["bundle", f"runs={runs}", *words])
+
+
+@pytest.mark.parametrize(
+    "text, cleaned",
+    [
+        ("data.root=/a b/c", "data.root=PATH"),
+        ("see /a/b, then", "see PATH, then"),
+        ("~/x", "PATH"),
+        ("and/or 1/2 a / b", "and/or 1/2 a / b"),
+        ("http://h.org/x", "ADDRESS"),
+        ("on h1.", "on HOST."),
+        ("h12 ah1", "h12 ah1"),
+    ],
+)
+def test_texts_are_cleaned(text: str, cleaned: str) -> None:
+    """Paths from the root, addresses, and names as whole words; nothing else."""
+    assert clean(text, {"h1": "HOST"}) == cleaned
