@@ -17,6 +17,7 @@ from recipes.table_layout import SELECTS, Layout, available, data_names, find_la
 if TYPE_CHECKING:
     from analysis.claims.verdicts import Judged
     from analysis.tables.cells import Table
+    from analysis.tables.ledger import Line
 
 HELP = """\
 python -m analysis runs=DIR out=DIR [table=NAME|PATH,...] [data=NAME,...] [groups=thirds|shots] [select=last|best] \
