@@ -31,6 +31,7 @@ tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
   NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); \
 the CSV has intervals and tests
+  NAME.tabular.tex             its tabular alone, for a float of your own
   NAME_stacked.tex             the same with one protocol above the other, for a narrow column
   NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
   NAME_gains.tex               what IFL adds to each method: paper, ours
@@ -115,7 +116,9 @@ def main(argv: list[str]) -> None:
     if "only" not in options:
         from analysis.report.write import publish
 
-        inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
+        inputs = [
+            name for name in contents if name.endswith(".tex") and not name.endswith(("_stacked.tex", ".tabular.tex"))
+        ]
         files, remarks = publish(out, made, runs, inputs, left_out, options.get("pair"))
     every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
@@ -182,6 +185,7 @@ def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> 
         name = table.layout.name
         contents |= {
             f"{name}.tex": text.latex(table),
+            f"{name}.tabular.tex": text.bare_tabular(table),
             f"{name}.csv": text.csv(table),
             f"{name}.md": text.markdown(table),
         }

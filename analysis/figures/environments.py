@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.learning_curves import ONSET, onset
 from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE
 from analysis.inputs.artifacts import Classes, Environments, classes_of, environments_of
 from analysis.inputs.runs import Run
-from analysis.labels import shortened
 from analysis.stats.per_class import attribute_shares, effective_size, flat_in_class
 from ifl.metrics import GROUPS
 
@@ -293,7 +293,7 @@ def extreme_images(title: str, run: Run) -> tuple[Figure | None, list[str]]:
             axes.set_xticks([])
             axes.set_yticks(
                 [(row + 0.5) * side for row in range(len(rows))],
-                [shortened(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
+                [drawn_label(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
             )
             axes.tick_params(length=0)
             axes.set_title(f"{title}: weigh {what}", fontsize=8)

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Key, Method, Pair, Study
 from analysis.figures.point_labels import label_points
 from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
 from analysis.inputs.frame import METRICS
-from analysis.labels import shortened
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
@@ -143,7 +143,7 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
 def _class_against_attribute(figure: Figure, below: Any, study: Study, points: dict[str, list[Improvement]]) -> None:
     """Draw every method's improvement on the first one, class-wise against attribute-wise, a panel for each metric."""
     for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
-        axes.set_title(f"({letter}) points of {metric} above {shortened(study.methods[0].label)}", fontsize=8)
+        axes.set_title(f"({letter}) points of {metric} above {drawn_label(study.methods[0].label)}", fontsize=8)
         axes.set_xlabel("class-wise: CLT, overall")
         axes.set_ylabel("attribute-wise: ALT, overall")
         _scatter(axes, points[metric])
@@ -152,7 +152,7 @@ def _class_against_attribute(figure: Figure, below: Any, study: Study, points: d
             figure,
             axes,
             [(p.class_wise, p.attribute_wise) for p in points[metric]],
-            [shortened(p.label) for p in points[metric]],
+            [drawn_label(p.label) for p in points[metric]],
         )
 
 
@@ -178,7 +178,7 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
                 continue
             for metric, faint in zip(METRICS, (False, True), strict=True):
                 _before_and_after(axes, pair, protocol, metric, faint)
-            axes.set_title(shortened(pair.ifl.label, 34), fontsize=7.5)
+            axes.set_title(drawn_label(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
             axes.set_ylabel("percent")
         for column in panels.T:
@@ -206,7 +206,7 @@ def _mean_of(method: Method, protocol: str, metric: str) -> list[MeanPoint]:
 
 def _legend(pair: Pair) -> list[Line2D]:
     lines = [
-        Line2D([], [], label=shortened(method.label, 40), **look)
+        Line2D([], [], label=drawn_label(method.label, 40), **look)
         for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True)
     ]
     return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.style import LINES, MARKERS, PALETTE, STYLE
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
@@ -63,7 +64,7 @@ def _block(block: Any, table: Table) -> list[str]:
         any_onset |= bool(onsets)
     for down, metric in enumerate(METRICS):
         axes[down, 0].set_ylabel(f"overall {metric} (%)")
-    labels = [table.layout.full_label(row) for row in table.layout.rows]
+    labels = [drawn_label(table.layout.full_label(row), 40) for row in table.layout.rows]
     handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
     if handles:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.style import PAGE, STYLE, save_figure
 from analysis.inputs.runs import Run, load_run
-from analysis.labels import shortened
 
 RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1}
 
@@ -99,7 +99,7 @@ def progress(run: Run) -> Figure:
                 axes.legend(fontsize=7, loc="best")
         state = "finished" if run.finished else "not finished"
         figure.suptitle(
-            f"{shortened(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
+            f"{drawn_label(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
         )
         if curves["restarts"]:
             figure.legend(

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
+from analysis.figures.fonts import fit_fonts
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -41,11 +43,14 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.pdf and NAME.png (200 dpi), and return their paths; no date or version goes in."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in somebody's label is a dollar
+    others, _ = fit_fonts(figure)
     if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     files = [out / f"{name}.pdf", out / f"{name}.png"]
-    figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    # Fonts with PostScript outlines, as many of other scripts are, can only be embedded as drawings.
+    with matplotlib.rc_context({"pdf.fonttype": 3 if others else 42}):
+        figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
     figure.savefig(files[1], dpi=200, metadata={"Software": None})
     return files
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.inputs import frame
 from analysis.tables.cells import Cell, Table
-from analysis.tables.latex import escape, latex
+from analysis.tables.latex import bare_tabular, escape, latex
 from analysis.tables.presentation import (
     MISSING,
     baseline_mark,
@@ -27,8 +27,9 @@ from analysis.tables.presentation import (
     row_groups,
 )
 from recipes.common.errors import one_line
+from recipes.table_layout import plain_text
 
-__all__ = ["csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
+__all__ = ["bare_tabular", "csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
 
 WIDTH = 120
 """Columns of a terminal that a table and its notes keep to."""
@@ -66,7 +67,8 @@ def _spans(table: Table, depth: int) -> list[slice]:
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
     shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
-    names = [header_levels(column)[2] + " " for column in columns]
+    titles = {word: plain_text(title) for word, title in table.layout.titles.items()}
+    names = [header_levels(column, titles)[2] + " " for column in columns]
     left = max(len(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
 
@@ -75,11 +77,11 @@ def _block(table: Table, part: slice) -> list[str]:
         return (label.ljust(left) + "".join(texts)).rstrip()
 
     above, start = "", 0
-    for metric, count in merged_headers(columns, 1):
+    for metric, count in merged_headers(columns, 1, titles):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
-    lines = [columns[0].title, " " * left + above.rstrip(), joined("Method", names)]
+    lines = [header_levels(columns[0], titles)[0], " " * left + above.rstrip(), joined("Method", names)]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
         lines.append(printed_label(group))
         lines += [joined(f"  {printed_label(rows[index].label)}", shown[index]) for index in members]
@@ -107,7 +109,7 @@ def csv(table: Table) -> str:
     records = [
         {
             "group": row.group,
-            "label": row.label,
+            "label": plain_text(row.label),
             "recipe": row.recipe,
             "budget": row.budget,
             **({"set": " ".join(row.set_words)} if any(other.set for other in table.layout.rows) else {}),
@@ -168,7 +170,7 @@ def markdown(table: Table) -> str:
     layout, places = table.layout, ranks(table)
     lines = [f"# {_plain(heading(table))}", ""]
     for block in blocks(layout):
-        lines += [f"**{_plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
+        lines += [f"**{_plain(block.title)}**, {_PAIR.join(map(_plain, block.metrics))}", ""]
         lines.append(f"| | Method | {' | '.join(_plain(subset) for subset in block.subsets)} |")
         lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
         for group, rows in row_groups(layout):
@@ -194,5 +196,6 @@ def _markdown_cell(cell: Cell, place: int) -> str:
 def _plain(text: str) -> str:
     """Escape text so that Markdown prints it as it is, on one line."""
     return "".join(
-        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())
+        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character
+        for character in " ".join(plain_text(text).split())
     )
