@@ -39,7 +39,7 @@ OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget"
 
 LATEX = re.compile(
     r"(?P<math>(?<!\\)\$(?=[^\s$])(?:[^$\\]|\\.)*?(?<!\s)\$(?!\d))"
-    r"|(?P<cite>~?\\cite[a-z]*\*?(?:\[[^][]*\]){0,2}\{(?P<keys>[\w.:,+/ -]+)\})"
+    r"|(?P<cite>~?\\cite[pt]?(?:\[[^][]*\])?\{(?P<keys>[\w.:,+/ -]+)\})"
 )
 """What is LaTeX as typed in labels, groups, titles and captions: `$...$` and citations; all else is text."""
 

@@ -5,6 +5,7 @@ points, so that no figure shows boxes.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from matplotlib.text import Text
 
 from analysis.labels import shortened
 
+# Else it says of each font of another script that it has no weight "normal".
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 OWN = "DejaVu Sans"
 """The font of all figures, which comes with matplotlib."""
 

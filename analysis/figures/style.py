@@ -60,7 +60,8 @@ COLUMN, PAGE = 3.5, 7.2
 
 PLAIN_LOOK: dict[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "o", "markersize": 3, "linewidth": 1.2}
 IFL_LOOK: dict[str, Any] = {"color": "#0072B2", "linestyle": "--", "marker": "^", "markersize": 3.5, "linewidth": 1.2}
-"""A method without and with IFL, told apart by colour, dashes and marker."""
+EQUAL_LOOK: dict[str, Any] = {"color": "#D55E00", "linestyle": ":", "marker": "v", "markersize": 3.5, "linewidth": 1.2}
+"""A method without and with IFL, and with IFL at equal images, told apart by colour, dashes and marker."""
 
 ATTRIBUTE_LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o", "hatch": ""},
