@@ -110,7 +110,8 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
     text, interval = percent(cell), cell.interval
     return {
         "column": column,
-        "text": (text or MISSING) + ("" if cell.std is None else f" ± {100 * cell.std:.2f}"),
+        "text": text or MISSING,
+        "spread": "" if cell.std is None else f"± {100 * cell.std:.2f}",
         "value": "" if cell.mean is None else f"{cell.mean:.8f}",
         "range": f"{100 * interval[0]:.1f}\N{EN DASH}{100 * interval[1]:.1f}" if interval and text else "",
         "best": rank == 1,

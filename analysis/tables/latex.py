@@ -188,6 +188,8 @@ def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[
             "}%",
             r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
         ]
+    if any(r"\texttt{U+" in line for line in lines):
+        notes = [*notes, "U+ and a number stand for a character that the fonts of a small TeX installation lack"]
     if notes:
         lines += [r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines += [rf"{escape(note)}.\par" for note in notes]

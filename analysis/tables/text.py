@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+import unicodedata
 from typing import Any
 
 import pandas as pd
@@ -69,12 +70,12 @@ def _block(table: Table, part: slice) -> list[str]:
     shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
     titles = {word: plain_text(title) for word, title in table.layout.titles.items()}
     names = [header_levels(column, titles)[2] + " " for column in columns]
-    left = max(len(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
+    left = max(terminal_width(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
 
     def joined(label: str, cells: list[str]) -> str:
         texts = (" " + text.rjust(width) for text, width in zip(cells, widths, strict=True))
-        return (label.ljust(left) + "".join(texts)).rstrip()
+        return (label + " " * (left - terminal_width(label)) + "".join(texts)).rstrip()
 
     above, start = "", 0
     for metric, count in merged_headers(columns, 1, titles):
@@ -86,6 +87,12 @@ def _block(table: Table, part: slice) -> list[str]:
         lines.append(printed_label(group))
         lines += [joined(f"  {printed_label(rows[index].label)}", shown[index]) for index in members]
     return lines
+
+
+def terminal_width(text: str) -> int:
+    """Count the columns that a terminal gives a text: two for a wide character, none for an accent on another."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
 def _aligned(cells: list[list[tuple[str, str]]]) -> list[list[str]]:
