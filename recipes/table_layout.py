@@ -6,6 +6,7 @@ A layout whose columns leave `data` out is open: it is laid out on the data sets
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import unicodedata
@@ -88,12 +89,21 @@ def _plain_math(math: str) -> str:
     return re.sub(r"\\([^A-Za-z])", lambda found: " " if found[1] in ",;:! " else found[1], re.sub("[{}]", "", math))
 
 
+_WITHOUT_ARGUMENT = re.compile(
+    r"([_^]|\\(?:[dt]?frac|sqrt|hat|bar|vec|tilde|math[a-z]+|text[a-z]*)(?![A-Za-z])) *(?:$|[}_^])"
+)
+
+
 def _latex_fault(text: str) -> str:
     """Say what would stop LaTeX in the maths of a label, title or caption; empty where nothing does."""
     for found in LATEX.finditer(text):
-        bare = re.sub(r"\\.", "", found["math"] or "")
-        if bare.count("{") != bare.count("}") or any(sign in bare for sign in "%#&"):
+        math = (found["math"] or "")[1:-1]
+        bare = re.sub(r"\\[^A-Za-z]", "", math)
+        depths = list(itertools.accumulate((character == "{") - (character == "}") for character in bare))
+        if any(sign in bare for sign in "%#&") or min(depths, default=0) < 0 or (depths and depths[-1]):
             return f"{found[0]} is no maths that LaTeX can set: {{ and }} come in pairs, and % # & as \\% \\# \\&"
+        if lacking := _WITHOUT_ARGUMENT.search(bare):
+            return f"{found[0]} is no maths that LaTeX can set: {lacking[1]} has nothing behind it"
     return ""
 
 

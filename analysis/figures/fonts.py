@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.text import Text
@@ -49,21 +48,13 @@ def drawable(text: str) -> str:
 def fit_fonts(figure: Figure) -> tuple[bool, bool]:
     """Give every text of a figure fonts that have all its characters, or replace these.
 
+    A tick's label is written anew when it is drawn, so it must have been `drawn_label` before.
+
     Returns:
         Whether another font than our own is used, and whether any text has code points for characters.
     """
     said: list[str] = []
     others = False
-    for axis in (axis for axes in figure.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)):
-        labels = [label.get_text() for label in axis.get_majorticklabels()]
-        if "".join(labels).isascii():
-            continue
-        # Ticks are made anew when they are drawn, so what is said of their texts is said to the axis.
-        if (shown := list(map(drawable, labels))) != labels:
-            axis.set_ticks(axis.get_majorticklocs(), shown)
-        if families := _other_families("".join(shown)):
-            axis.set_tick_params(labelfontfamily=[OWN, *families])
-            others = True
     for text in figure.findobj(Text):
         text.set_text(drawable(text.get_text()))
         if families := _other_families(text.get_text()):

@@ -317,7 +317,7 @@ def test_the_page_never_scrolls_sideways(chromium: Page, file: Path, tmp_path: P
 
 
 def test_sixteen_numbers_with_spread_fit_a_desk(chromium: Page, tmp_path: Path) -> None:
-    """At 1280 pixels the table of two protocols shows all numbers, deviations, intervals and marks without scrolling."""
+    """At 1280 pixels the table of two protocols shows numbers, deviations, intervals and marks without scrolling."""
     for recipe in ("glt_baseline", "glt_ifl"):
         for seed in range(2):
             write_rich_run(tmp_path / "runs", recipe, seed=seed, skill=0.9 if "ifl" in recipe else 0.4)
