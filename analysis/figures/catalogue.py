@@ -77,7 +77,7 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     album = _Album(remarks)
     pair = study.chosen(recipe)
     made = figure5.figure5(study, pair, tables)
-    album.add("figure5", _figure5_caption(study, pair, made[0]), made)
+    album.add("figure5", figure5_caption(study, pair, made[0]), made)
     by_attribute = ", and by attribute group" if study.has_attributes else ""
     for protocol in study.protocols:
         album.add(
@@ -98,7 +98,7 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
     return album.drawn
 
 
-def _figure5_caption(study: Study, pair: Pair | None, figure: Figure | None) -> str:
+def figure5_caption(study: Study, pair: Pair | None, figure: Figure | None) -> str:
     """Say what those panels show that there are."""
     titles = [axes.get_title() for axes in figure.axes] if figure else []
     over = [title[1] for title in titles if " overall " in title]

@@ -123,7 +123,9 @@ def _table(table: Table) -> str:
     group = ""
     for row, line in zip(table.layout.rows, table.cells, strict=True):
         pairs = [_pair(accuracy, precision) for accuracy, precision in zip(line[::2], line[1::2], strict=True)]
-        lines.append(f"| {row.group if row.group != group else ''} | {plain_text(row.label)} | {' | '.join(pairs)} |")
+        lines.append(
+            f"| {plain_text(row.group) if row.group != group else ''} | {plain_text(row.label)} | {' | '.join(pairs)} |"
+        )
         group = row.group
     return "\n".join(lines)
 

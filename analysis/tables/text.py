@@ -115,7 +115,7 @@ def csv(table: Table) -> str:
     """Write one line for each cell, with the runs behind it; numbers in percent, four decimals."""
     records = [
         {
-            "group": row.group,
+            "group": plain_text(row.group),
             "label": plain_text(row.label),
             "recipe": row.recipe,
             "budget": row.budget,
