@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import matplotlib
@@ -12,12 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.fonts import drawn_label
-from analysis.figures.style import LINES, MARKERS, PALETTE, STYLE
+from analysis.figures.style import LINES, MARKERS, PAGE, PALETTE, STYLE
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
 from recipes.table_layout import Column
 
 ONSET: dict[str, Any] = {"color": "#777777", "linewidth": 1, "linestyle": (0, (1, 1)), "zorder": 1}
+LEGEND_COLUMNS = 3
 MARKS = 15
 """About how many markers a line carries; one at each evaluation would run into the next."""
 
@@ -38,8 +40,9 @@ def learning_curves(tables: list[Table]) -> tuple[Figure | None, list[str]]:
     if not tables:
         return None, []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.6 * len(tables)), layout="constrained")
-        blocks = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
+        heights = [3.6 + 0.17 * math.ceil((1 + len(table.layout.rows)) / LEGEND_COLUMNS) for table in tables]
+        figure = Figure(figsize=(PAGE, sum(heights)), layout="constrained")
+        blocks = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
         for block, table in zip(blocks, tables, strict=True):
             remarks += _block(block, table)
     return figure, list(dict.fromkeys(remarks))
@@ -88,7 +91,7 @@ def _block(block: Any, table: Table) -> list[str]:
     labels = [drawn_label(table.layout.full_label(row), 40) for row in table.layout.rows]
     handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
-    block.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=3.5)
+    block.legend(handles=handles, loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(handles)), handlelength=3.5)
     return remarks
 
 
