@@ -85,7 +85,7 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
     ranges = "below a number its 95 % interval; " if any(cell.interval for line in table.cells for cell in line) else ""
     return {
         "name": layout.name,
-        "heading": plain_text(caption(table)).rstrip("."),
+        "heading": plain_text(caption(table, underlined=False)).rstrip("."),
         "legend": f"{bold}{ranges}{'; '.join(legend(table))}".rstrip("; "),
         "blocks": [(plain_text(part.title), len(part.columns)) for part in parts],
         "subsets": [(plain_text(subset), len(part.metrics)) for part in parts for subset in part.subsets],

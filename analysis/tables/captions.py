@@ -15,22 +15,27 @@ SELECTS = {"last": "after the last epoch", "best": "at the epoch that is best on
 PRESETS = {"paper": "the reference code's hyper-parameters", "corrected": "the corrected hyper-parameters"}
 
 
-def caption(table: Table) -> str:
+def caption(table: Table, underlined: bool = True) -> str:
     """Return the layout's caption, which may hold LaTeX, or say what was measured, on what, how often and how trained.
 
     What the recipes, presets and seeds are called stands in the heading of other forms (`presentation.heading`).
+
+    Args:
+        table: a filled table.
+        underlined: whether the form underlines the second.
     """
     layout = table.layout
     if layout.caption is not None:
         return layout.caption
     columns = layout.columns
+    second = underlined and any(2 in line for line in ranks(table))
     metrics = list(dict.fromkeys(METRICS.get(column.metric, column.metric) for column in columns))
     parts = [
         f"{_listed(metrics)} in % on {_listed(list(dict.fromkeys(column.data for column in columns)))}",
         "; ".join(PROTOCOLS[protocol] for protocol in dict.fromkeys(column.protocol for column in columns)),
         f"{_spread(table)}, {SELECTS[layout.select]}, with {PRESETS[layout.preset]}",
         _groups(columns, table.grouping),
-        "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else ""),
+        f"Bold: best of its block{'; underlined: second' * second}",
         more_images_remark(table),
     ]
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
