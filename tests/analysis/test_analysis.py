@@ -451,7 +451,8 @@ def test_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
         for figure in ("figure5", "pairs_clt", "pairs_glt", "curves_digits_clt_glt")
         for kind in ("pdf", "png")
     }
-    names |= {f"digits_clt_glt{end}" for end in (".tex", ".csv", ".md", "_stacked.tex", "_gains.tex", "_shape.tex")}
+    names |= {f"digits_clt_glt{end}" for end in (".tex", ".tabular.tex", ".csv", ".md")}
+    names |= {f"digits_clt_glt_{what}.tex" for what in ("stacked", "gains", "shape")}
     assert {file.name for file in (tmp_path / "one").iterdir()} == names
     for name in sorted(names):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
