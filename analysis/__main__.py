@@ -35,6 +35,7 @@ tables and writes to `out`:
   results.csv                  one line for each run, protocol, subset and metric
   NAME.tex .md .csv            each table (LaTeX: \\input it; packages booktabs and graphicx); \
 the CSV has intervals and tests
+  NAME.tabular.tex             its tabular alone, for a float of your own
   NAME_stacked.tex             the same with one protocol above the other, for a narrow column
   NAME_paper.tex               beside the paper's numbers: paper, ours, difference (same data only)
   NAME_gains.tex               what IFL adds to each method: paper, ours
@@ -116,17 +117,15 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (out / name).write_text(content, encoding="utf-8", newline="\n")
-    for table in made:
-        print(text.terminal(table), flush=True)
-    for verdicts in judged:
-        print(claims.terminal(verdicts), flush=True)
+    print(*map(text.terminal, made), *map(claims.terminal, judged), sep="\n", flush=True)
     left_out = [*empty, *_left_out(unreadable)]
     files: list[Path] = []
     remarks: list[str] = []
     if "only" not in options:
         from analysis.report.write import publish
 
-        inputs = [name for name in contents if name.endswith(".tex") and not name.endswith("_stacked.tex")]
+        other_forms = ("_stacked.tex", ".tabular.tex")
+        inputs = [name for name in contents if name.endswith(".tex") and not name.endswith(other_forms)]
         files, remarks = publish(out, made, judged, runs, inputs, left_out, options.get("pair"), lines)
     every = [*empty, *(f"{name} is left out: {reason}" for name, reason in unreadable.items())]
     problems = [*(f"{table.layout.name}: {note}" for table in made for note in table.notes), *every, *remarks]
@@ -257,6 +256,7 @@ def make_tables(
         name = table.layout.name
         contents |= {
             f"{name}.tex": text.latex(table),
+            f"{name}.tabular.tex": text.bare_tabular(table),
             f"{name}.csv": text.csv(table),
             f"{name}.md": text.markdown(table),
         }

@@ -5,8 +5,11 @@ A layout whose columns leave `data` out is open: it is laid out on the data sets
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -35,12 +38,73 @@ SELECTS = ("last", "best")
 OF_THE_TABLE = ("recipe", "data.name", "train", "seed", "preset", "batch.budget")
 """The values of a run that a table says by keys of its own."""
 
+LATEX = re.compile(
+    r"(?P<math>(?<!\\)\$(?=[^\s$])(?:[^$\\]|\\.)*?(?<!\s)\$(?!\d))"
+    r"|(?P<cite>~?\\cite[pt]?(?:\[[^][]*\])?\{(?P<keys>[\w.:,+/ -]+)\})"
+)
+"""What is LaTeX as typed in labels, groups, titles and captions: `$...$` and citations; all else is text."""
+
 WRITTEN = ("results", "classes", "shape", "rankings", "ledger", "problems", "report", "index")
 """What analysis calls its other files."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def plain_text(text: str) -> str:
+    """Write a label or caption for a reader without LaTeX: `$\\beta^{2}$ \\cite{tang22}` becomes `β^2 [tang22]`."""
+    return LATEX.sub(lambda found: f" [{found['keys']}]" if found["cite"] else _plain_math(found[0][1:-1]), text)
+
+
+_SYMBOLS = {
+    **{name: chr(code) for name, code in {"times": 0xD7, "pm": 0xB1, "cdot": 0xB7, "infty": 0x221E}.items()},
+    **{name: "≤" for name in ("le", "leq")},
+    **{name: "≥" for name in ("ge", "geq")},
+    **{name: "→" for name in ("to", "rightarrow")},
+    **{
+        "lambda": "λ",
+        "Lambda": "Λ",
+        "dagger": "†",
+        "sim": "~",
+        "approx": "≈",
+        "ell": "\N{SCRIPT SMALL L}",
+        "quad": " ",
+    },
+}
+
+
+def _plain_math(math: str) -> str:
+    """Write maths as one would type it: Greek letters and a few signs; of any other command its argument remains."""
+
+    def letter(found: re.Match[str]) -> str:
+        name = found[1]
+        case = "SMALL" if name.islower() else "CAPITAL"
+        with contextlib.suppress(KeyError):
+            return _SYMBOLS.get(name) or unicodedata.lookup(f"GREEK {case} LETTER {name.upper()}")
+        return ""
+
+    math = re.sub(r"\\[dt]?frac *\{([^{}]*)\} *\{([^{}]*)\}", r"\1/\2", math)
+    math = re.sub(r"\\([A-Za-z]+) *", letter, math)
+    return re.sub(r"\\([^A-Za-z])", lambda found: " " if found[1] in ",;:! " else found[1], re.sub("[{}]", "", math))
+
+
+_WITHOUT_ARGUMENT = re.compile(
+    r"([_^]|\\(?:[dt]?frac|sqrt|hat|bar|vec|tilde|math[a-z]+|text[a-z]*)(?![A-Za-z])) *(?:$|[}_^])"
+)
+
+
+def _latex_fault(text: str) -> str:
+    """Say what would stop LaTeX in the maths of a label, title or caption; empty where nothing does."""
+    for found in LATEX.finditer(text):
+        math = (found["math"] or "")[1:-1]
+        bare = re.sub(r"\\[^A-Za-z]", "", math)
+        depths = list(itertools.accumulate((character == "{") - (character == "}") for character in bare))
+        if any(sign in bare for sign in "%#&") or min(depths, default=0) < 0 or (depths and depths[-1]):
+            return f"{found[0]} is no maths that LaTeX can set: {{ and }} come in pairs, and % # & as \\% \\# \\&"
+        if lacking := _WITHOUT_ARGUMENT.search(bare):
+            return f"{found[0]} is no maths that LaTeX can set: {lacking[1]} has nothing behind it"
+    return ""
 
 
 class Row(_Strict):
@@ -69,6 +133,13 @@ class Row(_Strict):
     def set_words(self) -> list[str]:
         """The values of `set` as words of a command."""
         return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.set.items()]
+
+    @field_validator("label", "group")
+    @classmethod
+    def _settable(cls, text: str) -> str:
+        if fault := _latex_fault(text):
+            raise ValueError(fault)
+        return text
 
     @field_validator("set")
     @classmethod
@@ -161,6 +232,10 @@ class Layout(_Strict):
     data: then only their shape compares."""
     claims: list[str] = []
     """Claims of recipes/published/claims.yaml that are judged, over the rows that `published` names."""
+    caption: str | None = None
+    """The table's caption, instead of one that says what the numbers are."""
+    titles: dict[str, str] = {}
+    """What stands over columns instead of a protocol's, subset's, metric's or data set's own name."""
     rows: list[Row] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
 
@@ -194,10 +269,16 @@ class Layout(_Strict):
         twin = self.twin_of(row)
         return twin.recipe if twin else row.twin
 
-    def full_label(self, row: Row) -> str:
-        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`."""
+    def full_label(self, row: Row, latex: bool = False) -> str:
+        """Return the label as it reads away from its neighbours: `+ IFL` becomes `Baseline + IFL`.
+
+        Args:
+            row: one of the table's.
+            latex: as typed, instead of as `plain_text`.
+        """
         twin = self.twin_of(row)
-        return f"{twin.label} {row.label}" if twin and row.label.startswith("+") else row.label
+        parts = [twin.label, row.label] if twin and row.label.startswith("+") else [row.label]
+        return " ".join(parts if latex else map(plain_text, parts))
 
     def seeds_of(self, row: Row) -> list[int]:
         """Return the seeds that a row averages, its own or the table's."""
@@ -233,6 +314,20 @@ class Layout(_Strict):
         named = [row.published for row in self.rows if row.published is not None] if self.claims else []
         if twice := next((method for method in named if named.count(method) > 1), None):
             raise ValueError(f"claims: two rows are published: {twice}, so nobody can say which a claim means")
+        return self
+
+    @model_validator(mode="after")
+    def _titles(self) -> Layout:
+        words = [
+            word for column in self.columns for word in (column.protocol, column.subset, column.metric, column.data)
+        ]
+        for word in self.titles:
+            if word not in words:
+                raise ValueError(
+                    f"titles names {word}, which no column has; {nearest(word, list(dict.fromkeys(words)))}"
+                )
+        if fault := next(filter(None, map(_latex_fault, (self.caption or "", *self.titles.values()))), ""):
+            raise ValueError(f"caption, titles: {fault}")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from matplotlib.figure import Figure
 
 from analysis.claims.ranks import AverageRanks, average_ranks
-from analysis.figures import environments, figure5, learning_curves, long_tail
+from analysis.figures import environments, figure5, fonts, learning_curves, long_tail
 from analysis.figures.average_ranks import average_ranks_figure
 from analysis.figures.methods import Pair, Study, studies
 from analysis.stats.bootstrap import ALPHA
@@ -45,8 +45,12 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
             name = one.name if len(found) == 1 else f"{study.data}_{study.preset}_{study.select}_{one.name}"
             drawn.append(NamedFigure(name, one.caption, one.figure))
     for table in tables:
+        drawn += [_ranks(table, of_protocol) for of_protocol in average_ranks(table)]
         figure, said = learning_curves.learning_curves([table])
         remarks += said
+        if figure is None:
+            remarks.append(f"{table.layout.name}: no learning curves, none of its runs was evaluated while it trained")
+            continue
         drawn.append(
             NamedFigure(
                 f"curves_{table.layout.name}",
@@ -55,7 +59,7 @@ def draw_all(tables: list[Table], pair: str | None = None) -> tuple[list[NamedFi
                 figure,
             )
         )
-        drawn += [_ranks(table, found) for found in average_ranks(table)]
+    remarks += [fonts.NOTE] * any([fonts.fit_fonts(one.figure)[1] for one in drawn])
     return drawn, list(dict.fromkeys(remarks))
 
 
@@ -87,22 +91,8 @@ class _Album:
 def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: list[str]) -> list[NamedFigure]:
     album = _Album(remarks)
     pair = study.chosen(recipe)
-    images = (
-        " With the paper's budget the run with IFL sees twice the images from its first epoch on."
-        if pair and pair.ifl.budget == "paper"
-        else ""
-    )
-    album.add(
-        "figure5",
-        "As the paper's figure 5. (a, b) a method without and with IFL, evaluated on the test split while it trains"
-        + (
-            "; (c, d) every method's overall improvement on the first row's, class-wise (CLT) against attribute-wise "
-            "(ALT), in points of percent"
-        )
-        * ("alt" in study.protocols)
-        + f".{images}",
-        figure5.figure5(study, pair, tables),
-    )
+    made = figure5.figure5(study, pair, tables)
+    album.add("figure5", figure5_caption(study, pair, made[0]), made)
     by_attribute = ", and by attribute group" if study.has_attributes else ""
     for protocol in study.protocols:
         album.add(
@@ -121,6 +111,25 @@ def _of_study(study: Study, tables: list[Table], recipe: str | None, remarks: li
         return album.drawn
     _of_pair(album, study, pair)
     return album.drawn
+
+
+def figure5_caption(study: Study, pair: Pair | None, figure: Figure | None) -> str:
+    """Say what those panels show that there are."""
+    titles = [axes.get_title() for axes in figure.axes] if figure else []
+    over = [title[1] for title in titles if " overall " in title]
+    above = [title[1] for title in titles if " points of " in title]
+    parts = ["As the paper's figure 5."]
+    if over:
+        parts.append(f"({', '.join(over)}) a method without and with IFL, evaluated on the test split while it trains.")
+    if over and pair and pair.ifl.budget == "paper":
+        beside = "; beside it IFL at equal images" if pair.ifl.key in study.matched else ""
+        parts.append(f"At the paper's budget IFL sees the images of every environment from epoch 0 on{beside}.")
+    if above:
+        parts.append(
+            f"({', '.join(above)}) every method's overall improvement on the first row's, class-wise (CLT) against "
+            "attribute-wise (ALT), in points of percent."
+        )
+    return " ".join(parts)
 
 
 def _of_pair(album: _Album, study: Study, pair: Pair) -> None:

@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.learning_curves import ONSET, onset
 from analysis.figures.style import ATTRIBUTE_LOOKS, COLUMN, PAGE, STYLE
 from analysis.inputs.artifacts import Classes, Environments, classes_of, environments_of
 from analysis.inputs.runs import Run
-from analysis.labels import shortened
 from analysis.stats.per_class import attribute_shares, effective_size, flat_in_class
 from ifl.metrics import GROUPS
 
@@ -143,7 +143,8 @@ def read_panel_data(title: str, run: Run) -> tuple[PanelData | None, list[str]]:
 
 
 def environment_panels(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list[str]]:
-    """Draw a line of panels for each (title, run): what environment 2 holds against environment 1, and the drift.
+    """Draw a line of panels for each (title, run): what environment 2 holds against environment 1, and the drift where
+    it was recorded.
 
     Returns:
         None where no run has environments, and remarks on what is left out.
@@ -160,8 +161,9 @@ def environment_panels(runs: list[tuple[str, Run]]) -> tuple[Figure | None, list
         figure = Figure(figsize=(PAGE, 2.55 * len(ready)), layout="constrained")
         letters = iter("abcdefghijkl")
         for block, data in zip(figure.subfigures(len(ready), 1, squeeze=False)[:, 0], ready, strict=True):
-            panels = block.subplots(1, 3, width_ratios=(1.25, 1, 1))
-            draws = zip(panels, (draw_shares, draw_sizes, draw_centers), strict=True)
+            drawn = (draw_shares, draw_sizes, draw_centers)[: 3 if len(data.epochs) else 2]
+            panels = block.subplots(1, len(drawn), width_ratios=(1.25, 1, 1)[: len(drawn)])
+            draws = zip(panels, drawn, strict=True)
             for axes, draw in draws:
                 draw(axes, data, next(letters))
             _finish(panels, data)
@@ -231,8 +233,6 @@ def draw_centers(axes: Axes, data: PanelData, letter: str) -> None:
     axes.set_title(f"({letter}) way of the centers", fontsize=8)
     axes.set_ylabel("distance from the start (L2)")
     axes.set_ylim(bottom=0)
-    if not len(data.epochs):
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center")
 
 
 def _finish(panels: Sequence[Axes], data: PanelData) -> None:
@@ -242,10 +242,11 @@ def _finish(panels: Sequence[Axes], data: PanelData) -> None:
     for axes in panels:
         axes.set_xlabel("epochs trained")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    shares, _, centers = panels
+    shares, _, *centers = panels
     shares.legend(fontsize=7, handlelength=2.5, loc="best")
     shares.set_xlim(right=data.end)
-    centers.legend(fontsize=7, handlelength=2.5, loc="lower right")
+    for axes in centers:
+        axes.legend(fontsize=7, handlelength=2.5, loc="lower right")
 
 
 def _legend(figure: Figure) -> None:
@@ -293,7 +294,7 @@ def extreme_images(title: str, run: Run) -> tuple[Figure | None, list[str]]:
             axes.set_xticks([])
             axes.set_yticks(
                 [(row + 0.5) * side for row in range(len(rows))],
-                [shortened(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
+                [drawn_label(classes.names[k], 16) if k < len(classes) else str(k) for k in last.classes[rows]],
             )
             axes.tick_params(length=0)
             axes.set_title(f"{title}: weigh {what}", fontsize=8)

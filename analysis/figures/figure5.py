@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -15,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.learning_curves import MARKS, ONSET, onset, series
 from analysis.figures.methods import Key, Method, Pair, Study
 from analysis.figures.point_labels import label_points
-from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
+from analysis.figures.style import EQUAL_LOOK, IFL_LOOK, PAGE, PLAIN_LOOK, STYLE
 from analysis.inputs.frame import METRICS
-from analysis.labels import shortened
 from analysis.tables.cells import Table
 from recipes.table_layout import PROTOCOLS
 
@@ -107,53 +108,75 @@ def figure5(study: Study, pair: Pair | None, tables: list[Table]) -> tuple[Figur
         ),
         None,
     )
-    points = {metric: improvements(study, tables, metric) for metric in METRICS}
-    if protocol is None and not any(points.values()):
-        return None, [f"{study.data}: no figure 5 yet: it needs finished runs of a method and its twin with IFL"]
+    points = {metric: found for metric in METRICS if (found := improvements(study, tables, metric))}
+    curves = _curves(study, pair, protocol) if pair and protocol else []
     remarks = []
-    alt = "alt" in study.protocols
+    if pair and protocol and not curves:
+        remarks.append(
+            f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never "
+            f"evaluated on {PROTOCOLS[protocol][1]} while they trained"
+        )
+    if not curves and not points:
+        lacking = f"{study.data}: no figure 5 yet: it needs finished runs of a method and its twin with IFL"
+        return None, remarks or [lacking]
+    if "alt" in study.protocols and not points:
+        remarks.append(f"{study.data}: figure 5 has no (c, d), no method has a number under both CLT and ALT")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 5.9 if alt else 2.3), layout="constrained")
-        heights = (2.1, 3.2) if alt else (2.1,)
-        above, *halves = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for letter, axes, metric in zip("ab", above.subplots(1, 2), METRICS, strict=True):
-            axes.set_title(
-                f"({letter}) overall {metric}"
-                + (f", {protocol.upper()} ({PROTOCOLS[protocol][1]})" if protocol else ""),
-                fontsize=8,
-            )
-            if pair is None or protocol is None:
-                axes.text(0.5, 0.5, "no finished runs of a method and its twin", transform=axes.transAxes, ha="center")
-                continue
-            drawn = _before_and_after(axes, pair, protocol, metric)
-            axes.set_xlabel("epochs trained")
-            axes.set_ylabel(f"{metric} (%)")
-            if not drawn:
-                remarks.append(
-                    f"{study.data}: figure 5 has no curves, {pair.ifl.label} and its twin were never "
-                    f"evaluated on {PROTOCOLS[protocol][1]} while they trained"
-                )
-        if pair is not None and protocol is not None:
-            above.legend(handles=_legend(pair), loc="outside lower center", ncols=3, handlelength=3)
-        for below in halves:
-            _class_against_attribute(figure, below, study, points)
+        heights = [2.3] * bool(curves) + [3.5] * bool(points)
+        figure = Figure(figsize=(PAGE, sum(heights)), layout="constrained")
+        halves = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+        letters = iter("abcd")
+        if curves:
+            _over_epochs(halves[0], curves, str(protocol), letters)
+        if points:
+            _class_against_attribute(figure, halves[-1], study, points, letters)
     return figure, remarks
 
 
-def _class_against_attribute(figure: Figure, below: Any, study: Study, points: dict[str, list[Improvement]]) -> None:
+class Curve(NamedTuple):
+    """A method of the panels over epochs, with its name and its look there."""
+
+    method: Method
+    label: str
+    look: dict[str, Any]
+
+
+def _curves(study: Study, pair: Pair, protocol: str) -> list[Curve]:
+    """Return a method without and with IFL, and with IFL at equal images, as far as they were evaluated."""
+    equal = study.matched.get(pair.ifl.key)
+    found = [Curve(pair.plain, drawn_label(pair.plain.label), PLAIN_LOOK)]
+    budget = ", paper's budget" if pair.ifl.budget == "paper" else ""
+    found.append(Curve(pair.ifl, drawn_label(pair.ifl.label) + budget, IFL_LOOK))
+    if equal is not None:
+        found.append(Curve(equal, drawn_label(equal.label) + ", equal images", EQUAL_LOOK))
+    return [curve for curve in found if any(_mean_of(curve.method, protocol, metric) for metric in METRICS)]
+
+
+def _over_epochs(above: Any, curves: list[Curve], protocol: str, letters: Iterator[str]) -> None:
+    """Draw curves over epochs, a panel for each metric."""
+    for metric, axes, letter in zip(METRICS, above.subplots(1, 2), letters, strict=False):
+        axes.set_title(f"({letter}) overall {metric}, {protocol.upper()} ({PROTOCOLS[protocol][1]})", fontsize=8)
+        _draw_curves(axes, curves, protocol, metric)
+        axes.set_xlabel("epochs trained")
+        axes.set_ylabel(f"{metric} (%)")
+    handles = [Line2D([], [], label=curve.label, **curve.look) for curve in curves]
+    handles += [Line2D([], [], label="IFL sets in", **ONSET)]
+    above.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, handlelength=3)
+
+
+def _class_against_attribute(
+    figure: Figure, below: Any, study: Study, points: dict[str, list[Improvement]], letters: Iterator[str]
+) -> None:
     """Draw every method's improvement on the first one, class-wise against attribute-wise, a panel for each metric."""
-    for letter, axes, metric in zip("cd", below.subplots(1, 2), METRICS, strict=True):
-        axes.set_title(f"({letter}) points of {metric} above {shortened(study.methods[0].label)}", fontsize=8)
+    panels = below.subplots(1, len(points), squeeze=False)[0]
+    for (metric, found), axes, letter in zip(points.items(), panels, letters, strict=False):
+        axes.set_title(f"({letter}) points of {metric} above {drawn_label(study.methods[0].label)}", fontsize=8)
         axes.set_xlabel("class-wise: CLT, overall")
         axes.set_ylabel("attribute-wise: ALT, overall")
-        _scatter(axes, points[metric])
-    for axes, metric in zip(below.axes, METRICS, strict=True):
-        label_points(
-            figure,
-            axes,
-            [(p.class_wise, p.attribute_wise) for p in points[metric]],
-            [shortened(p.label) for p in points[metric]],
-        )
+        _scatter(axes, found)
+    for axes, found in zip(panels, points.values(), strict=True):
+        places = [(point.class_wise, point.attribute_wise) for point in found]
+        label_points(figure, axes, places, [drawn_label(point.label) for point in found])
 
 
 def all_pairs(study: Study, protocol: str) -> Figure | None:
@@ -177,8 +200,10 @@ def all_pairs(study: Study, protocol: str) -> Figure | None:
                 axes.set_axis_off()
                 continue
             for metric, faint in zip(METRICS, (False, True), strict=True):
-                _before_and_after(axes, pair, protocol, metric, faint)
-            axes.set_title(shortened(pair.ifl.label, 34), fontsize=7.5)
+                looks = (_look(PLAIN_LOOK, faint), _look(IFL_LOOK, faint))
+                lines = [Curve(method, "", look) for method, look in zip(pair, looks, strict=True)]
+                _draw_curves(axes, lines, protocol, metric)
+            axes.set_title(drawn_label(pair.ifl.label, 34), fontsize=7.5)
         for axes in panels[:, 0]:
             axes.set_ylabel("percent")
         for column in panels.T:
@@ -204,36 +229,24 @@ def _mean_of(method: Method, protocol: str, metric: str) -> list[MeanPoint]:
     return mean_series([series(run.metrics()[0], split, metric) for run in method.runs.get(train, [])])
 
 
-def _legend(pair: Pair) -> list[Line2D]:
-    lines = [
-        Line2D([], [], label=shortened(method.label, 40), **look)
-        for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True)
-    ]
-    return [*lines, Line2D([], [], label="IFL sets in", **ONSET)]
-
-
 def _look(look: dict[str, Any], faint: bool) -> dict[str, Any]:
     """Return the look of a curve; a second metric in a panel is faint: thinner, with open markers."""
     return {**look, "linewidth": 0.7, "markerfacecolor": "white", "markeredgewidth": 0.7} if faint else look
 
 
-def _before_and_after(axes: Axes, pair: Pair, protocol: str, metric: str, faint: bool = False) -> bool:
-    """Draw the means over seeds of both methods, and their range; False where there is no evaluation."""
-    drawn = False
-    for method, look in zip(pair, (PLAIN_LOOK, IFL_LOOK), strict=True):
+def _draw_curves(axes: Axes, curves: list[Curve], protocol: str, metric: str) -> None:
+    """Draw the means over seeds of each method, their range, and where IFL sets in."""
+    for method, _, look in curves:
         curve = _mean_of(method, protocol, metric)
         if not curve:
             continue
         epochs, mean, low, high = zip(*curve, strict=True)
-        drawn = True
-        axes.plot(epochs, mean, **_look(look, faint), markevery=1 + len(curve) // MARKS)
+        axes.plot(epochs, mean, **look, markevery=1 + len(curve) // MARKS)
         axes.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)  # of no height with one seed
-        for first in sorted(
-            {first for run in method.runs[PROTOCOLS[protocol][0]] for first in onset(run.metrics()[0])}
-        ):
+        runs = method.runs[PROTOCOLS[protocol][0]]
+        for first in sorted({first for run in runs for first in onset(run.metrics()[0])}):
             axes.axvline(first, **ONSET)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return drawn
 
 
 def _scatter(axes: Axes, points: list[Improvement]) -> None:
@@ -252,7 +265,4 @@ def _scatter(axes: Axes, points: list[Improvement]) -> None:
                 zorder=3,
             )
     axes.margins(0.18, 0.12)
-    if points:
-        axes.legend(loc="lower right", handletextpad=0.2)
-    else:
-        axes.text(0.5, 0.5, "no method has both numbers yet", transform=axes.transAxes, ha="center")
+    axes.legend(loc="lower right", handletextpad=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import matplotlib
@@ -11,35 +12,59 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.style import LINES, MARKERS, PALETTE, STYLE
+from analysis.figures.fonts import drawn_label
+from analysis.figures.style import LINES, MARKERS, PAGE, PALETTE, STYLE
 from analysis.inputs.frame import METRICS
 from analysis.tables.cells import Table
+from recipes.table_layout import Column
 
 ONSET: dict[str, Any] = {"color": "#777777", "linewidth": 1, "linestyle": (0, (1, 1)), "zorder": 1}
+LEGEND_COLUMNS = 3
 MARKS = 15
 """About how many markers a line carries; one at each evaluation would run into the next."""
 
 
-def learning_curves(tables: list[Table]) -> tuple[Figure, list[str]]:
+def learning_curves(tables: list[Table]) -> tuple[Figure | None, list[str]]:
     """Draw a block of panels for each table (metrics down, protocols across), one line for each run.
 
     A row is a colour; methods are drawn solid, and with IFL dashed or dotted. The horizontal axis counts epochs
     completed, so that a vertical line at e says: epochs from the e-th on (counted from 0) were trained with alpha > 0.
 
+    Protocols without a curve are left out.
+
     Returns:
-        The figure, and remarks on metric files that had unreadable lines.
+        None where no run was evaluated, and remarks on metric files that had unreadable lines.
     """
     remarks: list[str] = []
+    tables = [table for table in tables if _panels(table)]
+    if not tables:
+        return None, []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 5.2 * len(tables)), layout="constrained")
-        blocks = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
+        heights = [3.6 + 0.17 * math.ceil((1 + len(table.layout.rows)) / LEGEND_COLUMNS) for table in tables]
+        figure = Figure(figsize=(PAGE, sum(heights)), layout="constrained")
+        blocks = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
         for block, table in zip(blocks, tables, strict=True):
             remarks += _block(block, table)
     return figure, list(dict.fromkeys(remarks))
 
 
+def _panels(table: Table) -> list[Column]:
+    """Return a column of each protocol under which a run of the table was evaluated."""
+    columns = {column.title: column for column in table.layout.columns}.values()
+    return [
+        column
+        for column in columns
+        if any(
+            series(run.metrics()[0], column.split, metric)
+            for index in range(len(table.layout.rows))
+            for run in table.runs[index, column.source]
+            for metric in METRICS
+        )
+    ]
+
+
 def _block(block: Any, table: Table) -> list[str]:
-    panels = list({column.title: column for column in table.layout.columns}.values())
+    panels = _panels(table)
     axes = block.subplots(len(METRICS), len(panels), sharex="col", sharey="row", squeeze=False)
     looks = _looks(table)
     remarks: list[str] = []
@@ -63,13 +88,10 @@ def _block(block: Any, table: Table) -> list[str]:
         any_onset |= bool(onsets)
     for down, metric in enumerate(METRICS):
         axes[down, 0].set_ylabel(f"overall {metric} (%)")
-    labels = [table.layout.full_label(row) for row in table.layout.rows]
+    labels = [drawn_label(table.layout.full_label(row), 40) for row in table.layout.rows]
     handles = [Line2D([], [], label=labels[index], **looks[index]) for index in sorted(drawn)]
     handles += [Line2D([], [], label="IFL sets in", **ONSET)] if any_onset else []
-    if handles:
-        block.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), handlelength=3.5)
-    else:
-        axes[0, 0].text(0.5, 0.5, "no evaluations yet", transform=axes[0, 0].transAxes, ha="center")
+    block.legend(handles=handles, loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(handles)), handlelength=3.5)
     return remarks
 
 

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.methods import Method, Pair, Study
 from analysis.figures.style import IFL_LOOK, PAGE, PLAIN_LOOK, STYLE, heat_map
 from analysis.inputs.artifacts import Classes, classes_of
 from analysis.inputs.runs import Run
-from analysis.labels import shortened
 from analysis.stats.per_class import accuracy_table, confusion, most_confused, tail_bins
 from ifl.metrics import GROUPS
 from recipes.table_layout import PROTOCOLS
@@ -40,7 +40,7 @@ def table_of(runs: list[Run], select: str, split: str, bins: list[NDArray[np.int
 def bin_names(classes: Classes, bins: list[NDArray[np.int64]]) -> list[str]:
     """Name each bin: by its class where it has only one, else by its places along the tail."""
     if all(len(part) == 1 for part in bins):
-        return [shortened(classes.names[part[0]], 12) for part in bins]
+        return [drawn_label(classes.names[part[0]], 12) for part in bins]
     ends = np.cumsum([len(part) for part in bins])
     return [f"{end - len(part) + 1}\N{EN DASH}{end}" for end, part in zip(ends, bins, strict=True)]
 
@@ -78,7 +78,7 @@ def all_methods(study: Study, protocol: str) -> tuple[Figure | None, list[str]]:
         figure = Figure(figsize=(PAGE, 1.5 + 0.19 * len(rows)), layout="constrained")
         axes = figure.subplots()
         image = heat_map(
-            axes, values, [shortened(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
+            axes, values, [drawn_label(method.label) for method, _ in rows], names, low=0, high=100, colours="cividis"
         )
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
         for edge in (len(bins) - 0.5, len(bins) + 0.5)[: 1 + with_attributes]:
@@ -122,7 +122,7 @@ def one_pair(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, li
         by_class, *others = top.subplots(1, len(heights), width_ratios=(3, 1.4)[: len(heights)], squeeze=False)[0]
         _draw_counts(by_class, classes, bins)
         for method, table, look in zip(pair, (plain, ifl), (PLAIN_LOOK, IFL_LOOK), strict=True):
-            by_class.plot(range(len(bins)), table[:-1, -1], label=shortened(method.label), **look)
+            by_class.plot(range(len(bins)), table[:-1, -1], label=drawn_label(method.label), **look)
             for by_attribute in others:
                 by_attribute.plot(range(len(GROUPS)), table[-1, :-1], **look)
         by_class.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor", fontsize=7)
@@ -166,7 +166,7 @@ def _draw_heat_maps(
 ) -> None:
     """Draw accuracy by class and attribute group without IFL, with it, and the difference."""
     attributes = [f"{INITIALS[name]}_A" for name in GROUPS]
-    titles = (shortened(pair.plain.label), shortened(pair.ifl.label), "difference, in points")
+    titles = (drawn_label(pair.plain.label), drawn_label(pair.ifl.label), "difference, in points")
     for axes, letter, title, table in zip(panels, "cde", titles, (plain, ifl, ifl - plain), strict=True):
         inner = table[:-1, :-1]
         if letter == "e":
@@ -206,14 +206,14 @@ def confusions(study: Study, pair: Pair, protocol: str) -> tuple[Figure | None, 
     chosen = [k for k in order if k in set(most_confused(plain, CONFUSED).tolist())]
     if not chosen:
         return None, [f"{what}: left out, it confuses no classes"]
-    names = [shortened(classes.names[k], 12) for k in chosen]
+    names = [drawn_label(classes.names[k], 12) for k in chosen]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(PAGE, 0.9 + 0.3 * len(chosen)), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for axes, letter, method, shares in zip(panels, "ab", pair, (plain, ifl), strict=True):
             image = heat_map(axes, shares[np.ix_(chosen, chosen)], names, names, low=0, high=100, colours="cividis")
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-            axes.set_title(f"({letter}) {shortened(method.label)}, {protocol.upper()}", fontsize=8)
+            axes.set_title(f"({letter}) {drawn_label(method.label)}, {protocol.upper()}", fontsize=8)
             axes.set_xlabel("predicted class")
         panels[0].set_ylabel("true class")
         panels[1].tick_params(labelleft=False)

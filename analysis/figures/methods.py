@@ -7,7 +7,7 @@ out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from analysis.inputs.runs import Run
@@ -59,6 +59,8 @@ class Study:
     preset: str
     select: str
     methods: list[Method]
+    matched: dict[Key, Method] = field(default_factory=dict)
+    """By key, methods with IFL at the paper's budget as they are at equal images, where a table has such runs."""
 
     @property
     def protocols(self) -> list[str]:
@@ -137,4 +139,11 @@ def _study(data: str, preset: str, select: str, tables: list[Table]) -> Study:
         )
         for row in largest.rows
     ]
-    return Study(data, preset, select, methods)
+    matched = {}
+    for method in methods:
+        recipe, budget, values = method.key
+        key = (recipe, "matched", values)
+        found = {train: runs[key, train] for train in ("glt", "cbl") if (key, train) in runs}
+        if method.baseline is not None and budget == "paper" and found:
+            matched[method.key] = replace(method, key=key, runs=found)
+    return Study(data, preset, select, methods, matched)

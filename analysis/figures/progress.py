@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -11,11 +13,38 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.fonts import drawn_label
 from analysis.figures.style import PAGE, STYLE, save_figure
 from analysis.inputs.runs import Run, load_run
-from analysis.labels import shortened
 
 RESTART: dict[str, Any] = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1}
+
+
+class _Look(NamedTuple):
+    """A curve of `curves_of` with its name in the legend and its look."""
+
+    name: str
+    label: str = ""
+    colour: str = "#000000"
+    dashes: str = "-"
+    marker: str = ""
+
+
+class _Panel(NamedTuple):
+    title: str
+    curves: tuple[_Look, ...]
+    from_zero: bool = True
+
+
+BLUE = "#0072B2"
+PANELS = (
+    _Panel("loss", (_Look("loss", "with center term"), _Look("method_loss", "of the method", BLUE, "--")), False),
+    _Panel("accuracy (%)", (_Look("accuracy", "training batches"), _Look("val", "val", BLUE, "--", marker="^")), False),
+    _Panel("center term, before alpha", (_Look("center_loss"),)),
+    _Panel("alpha", (_Look("alpha"),)),
+    _Panel("learning rate", (_Look("lr"),)),
+    _Panel("images/s", (_Look("images_per_s"),)),
+)
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
@@ -61,45 +90,39 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
 
 
 def progress(run: Run) -> Figure:
-    """Draw six panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s.
+    """Draw panels over epochs: losses, accuracy, center term, alpha, learning rate, images/s.
 
-    A vertical line marks each restart.
+    What the run has not is left out, as center term and alpha without IFL. A vertical line marks each restart.
     """
     lines, bad = run.metrics()
     curves = curves_of(lines, steps_of_epoch(lines))
+    shown = [panel for panel in PANELS if any(_worth_drawing(curve.name, curves[curve.name]) for curve in panel.curves)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, 4.1), layout="constrained")
-        loss, accuracy, center, alpha, lr, speed = figure.subplots(2, 3, sharex=True).flat
-        _line(loss, curves["loss"], "#000000", "-", "with center term")
-        _line(loss, curves["method_loss"], "#0072B2", "--", "of the method")
-        _line(accuracy, curves["accuracy"], "#000000", "-", "training batches")
-        _line(accuracy, curves["val"], "#0072B2", "--", "val", marker="^")
-        for axes, name in ((center, "center_loss"), (alpha, "alpha"), (lr, "lr"), (speed, "images_per_s")):
-            _line(axes, curves[name], "#000000", "-", "")
-        titles = (
-            "(a) loss",
-            "(b) accuracy (%)",
-            "(c) center term, before alpha",
-            "(d) alpha",
-            "(e) learning rate",
-            "(f) images/s",
-        )
-        for axes, title in zip((loss, accuracy, center, alpha, lr, speed), titles, strict=True):
-            axes.set_title(title, fontsize=8)
+        down = -(-len(shown) // 3)
+        figure = Figure(figsize=(PAGE, 0.4 + 1.85 * max(1, down)), layout="constrained")
+        if not shown:
+            figure.text(0.5, 0.4, "nothing is trained yet", ha="center")
+        across = min(3, len(shown)) or 1
+        places: Iterable[Axes] = figure.subplots(down, across, squeeze=False).flat if shown else ()
+        for axes, panel, letter in itertools.zip_longest(places, shown, "abcdef"[: len(shown)]):
+            if panel is None:
+                axes.remove()
+                continue
+            for curve in panel.curves:
+                _line(axes, curves[curve.name], curve)
+            axes.set_title(f"({letter}) {panel.title}", fontsize=8)
+            axes.set_xlabel("epochs trained")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             for at, _ in curves["restarts"]:
                 axes.axvline(at, **RESTART)
-        for axes in (alpha, lr, speed):
-            axes.set_xlabel("epochs trained")
-        for axes, name in ((center, "center_loss"), (alpha, "alpha"), (lr, "lr"), (speed, "images_per_s")):
-            highest = max((value for _, value in curves[name]), default=0) or 1
-            axes.set_ylim(-0.04 * highest, 1.08 * highest)  # a line along 0 is seen
-        for axes in (loss, accuracy):
-            if axes.lines:
+            if panel.from_zero:
+                highest = max(value for _, value in curves[panel.curves[0].name]) or 1
+                axes.set_ylim(-0.04 * highest, 1.08 * highest)  # a line along 0 is seen
+            if len(panel.curves) > 1:
                 axes.legend(fontsize=7, loc="best")
         state = "finished" if run.finished else "not finished"
         figure.suptitle(
-            f"{shortened(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
+            f"{drawn_label(run.name, 80)} ({state}{f', {bad} unreadable lines left out' if bad else ''})", fontsize=8
         )
         if curves["restarts"]:
             figure.legend(
@@ -124,17 +147,20 @@ def write_progress(folder: Path, out: Path) -> list[Path]:
     return save_figure(progress(run), out, f"progress-{run.name}")
 
 
-def _line(
-    axes: Axes, points: list[tuple[float, float]], colour: str, dashes: str, label: str, marker: str = ""
-) -> None:
+def _worth_drawing(name: str, points: list[tuple[float, float]]) -> bool:
+    """Say whether a curve shows anything: what IFL alone has is 0 without it."""
+    return any(value for _, value in points) if name in ("center_loss", "alpha") else bool(points)
+
+
+def _line(axes: Axes, points: list[tuple[float, float]], look: _Look) -> None:
     if points:
         axes.plot(
             *zip(*points, strict=True),
-            color=colour,
-            linestyle=dashes,
+            color=look.colour,
+            linestyle=look.dashes,
             linewidth=1,
-            marker=marker,
+            marker=look.marker,
             markersize=3,
             markevery=1 + len(points) // 15,
-            label=label or None,
+            label=look.label or None,
         )

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
+from analysis.figures.fonts import fit_fonts
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -41,11 +43,14 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.pdf and NAME.png (200 dpi), and return their paths; no date or version goes in."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a `$` in somebody's label is a dollar
+    others, _ = fit_fonts(figure)
     if figure.get_layout_engine() is not None:  # laid out once, not for each file: it takes most of the time
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     files = [out / f"{name}.pdf", out / f"{name}.png"]
-    figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    # Fonts with PostScript outlines, as many of other scripts are, can only be embedded as drawings.
+    with matplotlib.rc_context({"pdf.fonttype": 3 if others else 42}):
+        figure.savefig(files[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
     figure.savefig(files[1], dpi=200, metadata={"Software": None})
     return files
 
@@ -55,7 +60,8 @@ COLUMN, PAGE = 3.5, 7.2
 
 PLAIN_LOOK: dict[str, Any] = {"color": "#000000", "linestyle": "-", "marker": "o", "markersize": 3, "linewidth": 1.2}
 IFL_LOOK: dict[str, Any] = {"color": "#0072B2", "linestyle": "--", "marker": "^", "markersize": 3.5, "linewidth": 1.2}
-"""A method without and with IFL, told apart by colour, dashes and marker."""
+EQUAL_LOOK: dict[str, Any] = {"color": "#D55E00", "linestyle": ":", "marker": "v", "markersize": 3.5, "linewidth": 1.2}
+"""A method without and with IFL, and with IFL at equal images, told apart by colour, dashes and marker."""
 
 ATTRIBUTE_LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-", "marker": "o", "hatch": ""},

@@ -18,10 +18,12 @@ from analysis.figures.catalogue import NamedFigure
 from analysis.inputs.runs import Run
 from analysis.report.explain import column_name, explain_cell
 from analysis.tables.agreement import agreement_sentence
+from analysis.tables.captions import caption
 from analysis.tables.cells import Cell, Table
 from analysis.tables.ledger import EVERY, HEADS, Line, by_table, notes, shown
-from analysis.tables.presentation import MISSING, baseline_mark, blocks, heading, legend, percent, ranks
+from analysis.tables.presentation import MISSING, baseline_mark, blocks, legend, percent, ranks
 from recipes.common.json_text import NotJson, parse_json
+from recipes.table_layout import plain_text
 
 COLOURS = 128
 """Colours of an image on the page: enough for a plot, and a third of the bytes."""
@@ -98,22 +100,23 @@ def _table(table: Table, place: dict[str, int], number: int) -> dict[str, Any]:
         new = index == 0 or row.group != layout.rows[index - 1].group
         rows.append(
             {
-                "label": row.label,
-                "group": row.group if new else None,
+                "label": plain_text(row.label),
+                "group": plain_text(row.group) if new else None,
                 "cells": [_cell(cells[column], best[index][column], place, number, column) for column in shown],
             }
         )
+    bold = "bold: best of its block; " if layout.caption is not None else ""  # another caption says it itself
     ranges = "below a number its 95 % interval; " if any(cell.interval for line in table.cells for cell in line) else ""
     return {
         "name": layout.name,
-        "heading": heading(table),
-        "legend": f"Bold: best of its block; {ranges}{'; '.join(legend(table))}".rstrip("; "),
-        "blocks": [(part.title, len(part.columns)) for part in parts],
-        "subsets": [(subset, len(part.metrics)) for part in parts for subset in part.subsets],
+        "heading": plain_text(caption(table, underlined=False)).rstrip("."),
+        "legend": f"{bold}{ranges}{'; '.join(legend(table))}".rstrip("; "),
+        "blocks": [(plain_text(part.title), len(part.columns)) for part in parts],
+        "subsets": [(plain_text(subset), len(part.metrics)) for part in parts for subset in part.subsets],
         "columns": [
             {
-                "name": metric,
-                "said": f"{layout.columns[part.columns[0]].protocol.upper()} {subset} {metric}",
+                "name": plain_text(metric),
+                "said": plain_text(f"{part.short_title} {subset} {metric}"),
                 "lower": layout.columns[column].lower_is_better,
                 "first": column in starts,
             }
@@ -131,7 +134,8 @@ def _cell(cell: Cell, rank: int, place: dict[str, int], number: int, column: int
     text, interval = percent(cell), cell.interval
     return {
         "column": column,
-        "text": (text or MISSING) + ("" if cell.std is None else f" ± {100 * cell.std:.2f}"),
+        "text": text or MISSING,
+        "spread": "" if cell.std is None else f"± {100 * cell.std:.2f}",
         "value": "" if cell.mean is None else f"{cell.mean:.8f}",
         "range": f"{100 * interval[0]:.1f}\N{EN DASH}{100 * interval[1]:.1f}" if interval and text else "",
         "best": rank == 1,

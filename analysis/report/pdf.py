@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures.catalogue import NamedFigure
@@ -37,13 +38,16 @@ LIMIT_S = 300
 _HEAD = (
     r"""\documentclass[10pt,a4paper]{article}
 \usepackage[T1]{fontenc}
-\usepackage[a4paper,margin=18mm]{geometry}
+\usepackage[a4paper,margin=16mm]{geometry}
 \usepackage{booktabs,graphicx,caption}
 \captionsetup{font=small,labelfont=bf}
 \ifdefined\pdfsuppressptexinfo \pdfsuppressptexinfo=-1 \pdfinfoomitdate=1 \pdftrailerid{} \fi"""
     r""" % the same bytes every time
 \renewcommand{\topfraction}{0.95}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.6}
 \setcounter{topnumber}{4}\setcounter{totalnumber}{6}
+\makeatletter\def\fps@table{!htbp}\def\fps@figure{!htbp}\setlength{\@fptop}{0pt}\makeatother
+\renewcommand{\cite}[2][]{[#2]}\let\citep\cite\let\citet\cite % there is no bibliography
+\renewcommand{\arraystretch}{0.94}
 \begin{document}
 """
 )
@@ -54,18 +58,62 @@ def document(title: str, paragraphs: list[str], inputs: list[str], drawn: list[N
     lines = [
         _HEAD + rf"\section*{{{escape(title)}}}\suppressfloats",
         *(rf"{escape(said)}\par\smallskip" for said in paragraphs),
-        r"\clearpage",
     ]
     lines += [rf"\input{{{name}}}" for name in inputs] + [r"\clearpage"]
-    for one in drawn:
-        lines += [
-            r"\begin{figure}[p]",
-            r"\centering",
-            rf"\includegraphics[width=\linewidth,height=0.86\textheight,keepaspectratio]{{{one.name}.pdf}}",
-            rf"\caption{{{escape(one.caption)}}}",
-            r"\end{figure}",
-        ]
+    for page, scale in pages(drawn):
+        lines += [r"\begin{figure}[p]", r"\centering"]
+        for number, one in enumerate(page):
+            lines += [r"\par\bigskip"] if number else []
+            lines += [
+                rf"\includegraphics[width={scale * _size(one)[0]:.3f}in]{{{one.name}.pdf}}",
+                rf"\caption{{{escape(one.caption)}}}",
+            ]
+        lines += [r"\end{figure}"]
     return "\n".join([*lines, r"\end{document}", ""])
+
+
+LINE_IN, PAGE_IN = 6.9, 10.3
+"""Inches that a page has for figures, across and down."""
+
+ENLARGED, REDUCED = 1.3, 0.78
+"""By how much a figure is enlarged at most to fill the line, and reduced at most to fit a page with others."""
+
+
+def pages(drawn: Sequence[NamedFigure]) -> list[tuple[list[NamedFigure], float]]:
+    """Lay figures out on pages, each on the first with room for it, and join two that fit one page at a smaller scale.
+
+    Returns:
+        For each page its figures, and the scale of their sizes on the line.
+    """
+    filled: list[list[NamedFigure]] = []
+    for one in drawn:
+        place = next((page for page in filled if _scale([*page, one]) >= 1), None)
+        if place is None:
+            filled.append([one])
+        else:
+            place.append(one)
+    at = 0
+    while at < len(filled):
+        fits = {n: _scale([*filled[at], *filled[n]]) for n in range(at + 1, len(filled))}
+        best = max(fits, key=lambda n: fits[n], default=at)
+        if fits.get(best, 0) >= REDUCED:
+            filled[at] += filled.pop(best)
+        else:
+            at += 1
+    return [(page, min(1.0, _scale(page))) for page in filled]
+
+
+def _scale(page: Sequence[NamedFigure]) -> float:
+    """Return the scale at which figures fill a page with their captions."""
+    captions = sum(0.45 + 0.16 * (len(one.caption) // 105 + 1) for one in page)
+    return (PAGE_IN - captions) / sum(_size(one)[1] for one in page)
+
+
+def _size(one: NamedFigure) -> tuple[float, float]:
+    """Return the inches, across and down, of a figure on the line, where it is alone on its page."""
+    across, down = map(float, one.figure.get_size_inches())
+    scale = min(LINE_IN / across, ENLARGED)
+    return scale * across, scale * down
 
 
 def typeset(source: Path) -> tuple[Path | None, str]:

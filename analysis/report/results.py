@@ -14,7 +14,7 @@ from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, Resamples
 from analysis.tables import agreement, cells
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import MISSING, baseline_mark
-from recipes.table_layout import Column, available, load_layout
+from recipes.table_layout import Column, available, load_layout, plain_text
 
 OVERALL, CONTROLS, ABLATION = TABLES = ("digits_overall", "controls", "digits_ablation")
 """The tables of the page, files of recipes/tables: overall accuracy and precision under the three protocols."""
@@ -124,7 +124,9 @@ def _table(table: Table) -> str:
     group = ""
     for row, line in zip(table.layout.rows, table.cells, strict=True):
         pairs = [_pair(accuracy, precision) for accuracy, precision in zip(line[::2], line[1::2], strict=True)]
-        lines.append(f"| {row.group if row.group != group else ''} | {row.label} | {' | '.join(pairs)} |")
+        lines.append(
+            f"| {plain_text(row.group) if row.group != group else ''} | {plain_text(row.label)} | {' | '.join(pairs)} |"
+        )
         group = row.group
     return "\n".join(lines)
 

@@ -50,7 +50,8 @@ def publish(
     drawn, remarks = draw_all(tables, pair)
     files = [file for one in drawn for file in save_figure(one.figure, out, one.name)]
     about = (
-        f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; {len(tables)} tables, "
+        f"{len(runs)} run folders, {sum(run.finished for run in runs)} finished; "
+        f"{len(tables)} table{'s' * (len(tables) != 1)}, "
         f"{len(drawn)} figures."
     )
     source, index = out / "report.tex", out / "index.html"

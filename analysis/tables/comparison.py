@@ -13,7 +13,7 @@ from analysis.inputs import frame
 from analysis.stats.bootstrap import ALPHA, RESAMPLES
 from analysis.tables import agreement, published
 from analysis.tables.cells import Table
-from analysis.tables.latex import escape, latex_float, latex_mark, subset_name, tabular
+from analysis.tables.latex import escape, head_text, latex_float, latex_mark, latex_text, tabular
 from analysis.tables.presentation import (
     MISSING,
     PROTOCOLS,
@@ -95,8 +95,8 @@ def paper_and_ours(table: Table, later: bool = False) -> str:
 def _beside(table: Table, section: _Section, which: list[int], later: bool) -> list[str]:
     columns = [section.columns[i] for i in which]
     heads = [
-        [(escape(section.title), 3 * len(which))],
-        [(subset_name(section.heads[i]) if "_" in section.heads[i] else escape(section.heads[i]), 3) for i in which],
+        [(latex_text(section.title), 3 * len(which))],
+        [(head_text(section.heads[i]), 3) for i in which],
         [(word, 1) for _ in which for word in ("paper", "ours", "diff")],
     ]
     body = [
@@ -173,15 +173,15 @@ def gains(table: Table) -> str:
         tabulars = []
         for section in sections:
             heads = [
-                [(escape(section.title + ": paper | ours"), 2 * len(section.columns))],
-                [(subset_name(head) if "_" in head else escape(head), 2) for head in section.heads],
+                [(latex_text(section.title + ": paper | ours"), 2 * len(section.columns))],
+                [(head_text(head), 2) for head in section.heads],
             ]
             body = [
                 (
                     group,
                     [
                         (
-                            table.layout.full_label(table.layout.rows[row]),
+                            table.layout.full_label(table.layout.rows[row], latex=True),
                             [part for column in section.columns for part in _gain(table, found.get((row, column)))],
                         )
                         for row in members

@@ -6,25 +6,25 @@ A table keeps its natural size where that fits `\linewidth` and is shrunk to it 
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Sequence
 
+from analysis.tables.captions import caption
 from analysis.tables.cells import Cell, Table
 from analysis.tables.presentation import (
     MISSING,
     Block,
     baseline_mark,
     blocks,
-    few_seeds_remark,
-    heading,
     legend_and_notes,
-    more_images_remark,
     percent,
     printed_label,
     ranks,
     row_groups,
     single_subset,
 )
+from recipes.table_layout import LATEX, plain_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -112,6 +112,26 @@ def escape(text: str) -> str:
     return "".join(map(_escaped, " ".join(unicodedata.normalize("NFC", text).split())))
 
 
+def latex_text(text: str) -> str:
+    """Write text whose maths and citations are LaTeX as typed (see `recipes.table_layout.LATEX`), ASCII as `escape`."""
+    made, at = "", 0
+    for found in LATEX.finditer(text):
+        made += _between(text[at : found.start()])
+        made += "".join(each if each.isascii() else _escaped(each) for each in found[0])
+        at = found.end()
+    return made + _between(text[at:])
+
+
+def _between(text: str) -> str:
+    """Escape text beside LaTeX: the blanks at its ends are kept."""
+    return f"{' ' * text[:1].isspace()}{escape(text)}{' ' * (len(text) > 1 and text[-1].isspace())}"
+
+
+def latex_label(label: str) -> str:
+    """Write a label or a group's name: one with LaTeX whole, any other as `printed_label` shortens it."""
+    return latex_text(" ".join(label.split())) if LATEX.search(label) else escape(printed_label(label))
+
+
 def _escaped(character: str) -> str:
     if character in _LATEX:
         return _LATEX[character]
@@ -146,16 +166,9 @@ def latex(table: Table, stacked: bool = False) -> str:
     )
 
 
-def caption(table: Table) -> str:
-    """Say what the numbers are, as plain text."""
-    metrics = dict.fromkeys(" | ".join(block.metrics) for block in blocks(table.layout))
-    trained = dict.fromkeys(
-        f"{column.protocol.upper()}: {column.data}, {column.train} to {column.split}" for column in table.layout.columns
-    )
-    best = "Bold: best of its block" + ("; underlined: second" if any(2 in line for line in ranks(table)) else "")
-    said = filter(None, (few_seeds_remark(table), more_images_remark(table)))
-    remarks = "".join(f" {remark[0].upper()}{remark[1:]}." for remark in said)
-    return f"{heading(table)}. {', '.join(metrics)}. {'; '.join(trained)}. {best}.{remarks}"
+def bare_tabular(table: Table) -> str:
+    r"""Write the tabular of `latex` alone, to `\input` into a float of one's own; the same two packages."""
+    return "\n".join([PACKAGES, *_tabular(table, blocks(table.layout)), ""])
 
 
 def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
@@ -164,7 +177,7 @@ def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[
         PACKAGES,
         rf"\begin{{{float_}}}",
         r"\centering\footnotesize",
-        rf"\caption{{{escape(said)}}}",
+        rf"\caption{{{latex_text(said)}}}",
         rf"\label{{{label}}}",
     ]
     lines += [r"\setlength{\tabcolsep}{3.5pt}"]
@@ -176,6 +189,8 @@ def latex_float(float_: str, said: str, label: str, tabulars: Sequence[Sequence[
             "}%",
             r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
         ]
+    if any(r"\texttt{U+" in line for line in lines):
+        notes = [*notes, "U+ and a number stand for a character that the fonts of a small TeX installation lack"]
     if notes:
         lines += [r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines += [rf"{escape(note)}.\par" for note in notes]
@@ -208,27 +223,27 @@ def _tabular(table: Table, part: Sequence[Block]) -> list[str]:
 def _heads(part: Sequence[Block]) -> list[list[tuple[str, int]]]:
     """Return the header levels of blocks side by side: protocols, metrics, subsets; as few as say it."""
     metrics = [
-        escape(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part
+        latex_text(f"<{' | '.join(block.metrics)}>" if len(block.metrics) > 1 else block.metrics[0]) for block in part
     ]
     widths = [len(block.columns) for block in part]
-    subsets = [(subset_name(name), len(block.metrics)) for block in part for name in block.subsets]
+    subsets = [(head_text(name), len(block.metrics)) for block in part for name in block.subsets]
     if len(part) == 1:
-        return [[(rf"{escape(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
+        return [[(rf"{latex_text(part[0].title)} \quad {metrics[0]}", widths[0])], subsets]
     if single_subset(part):  # a header wider than its numbers would tear them apart
         return [
             [(metrics[0], sum(widths))],
-            [(escape(block.short_title), width) for block, width in zip(part, widths, strict=True)],
+            [(latex_text(block.short_title), width) for block, width in zip(part, widths, strict=True)],
         ]
     titles = itertools.groupby(zip(part, widths, strict=True), key=lambda entry: entry[0].title)
     return [
-        [(escape(title), sum(width for _, width in members)) for title, members in titles],
+        [(latex_text(title), sum(width for _, width in members)) for title, members in titles],
         list(zip(metrics, widths, strict=True)),
         subsets,
     ]
 
 
 Body = Sequence[tuple[str, Sequence[tuple[str, Sequence[str]]]]]
-"""[(group, [(label, LaTeX of the cells)])], names as plain text."""
+"""[(group, [(label, LaTeX of the cells)])], names as the layout types them."""
 
 
 def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, first: str = "Method") -> list[str]:
@@ -240,7 +255,7 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         body: groups are turned at the left where all are long enough for their names, else each is a line.
         first: the header over the labels.
     """
-    upright = all(len(group) <= 2.4 * len(rows) for group, rows in body)
+    upright = all(len(plain_text(group)) <= 2.4 * len(rows) for group, rows in body)
     before, left = (" & ", 2) if upright else ("", 1)
     lines = [rf"\begin{{tabular}}{{{'c' * upright}l{spec}}}", r"\toprule"]
     for depth, head in enumerate(heads):
@@ -256,23 +271,23 @@ def tabular(spec: str, heads: Sequence[Sequence[tuple[str, int]]], body: Body, f
         lines.append(r"\midrule")
         if not upright:
             width = left + sum(span for _, span in heads[-1])
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape(printed_label(group))}}}}} \\")
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex_label(group)}}}}} \\")
         for place, (label, shown) in enumerate(rows):
             name = _rotated_group(group, len(rows)) if upright and place == len(rows) // 2 else ""
-            lines.append(f"{name}{before}{escape(printed_label(label))} & {' & '.join(shown)} \\\\")
+            lines.append(f"{name}{before}{latex_label(label)} & {' & '.join(shown)} \\\\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _rotated_group(group: str, rows: int) -> str:
     """Turn a group's name and put it over the middle of its rows: set in the lower middle one, with no height."""
     shift = r".5ex" if rows % 2 else r"\dimexpr.5\baselineskip+.5ex\relax"
-    return rf"\smash{{\raisebox{{{shift}}}{{\rotatebox[origin=c]{{90}}{{\textit{{{escape(group)}}}}}}}}}"
+    return rf"\smash{{\raisebox{{{shift}}}{{\rotatebox[origin=c]{{90}}{{\textit{{{latex_text(group)}}}}}}}}}"
 
 
-def subset_name(name: str) -> str:
-    """Write `Many_C` with its index below."""
-    word, _, index = name.partition("_")
-    return f"{word}$_{index}$" if index else word
+def head_text(name: str) -> str:
+    """Write the name over a column; `Many_C` has its index below."""
+    indexed = re.fullmatch("([A-Za-z]+)_([A-Z])", name)
+    return f"{indexed[1]}$_{indexed[2]}$" if indexed else latex_text(name)
 
 
 def latex_mark(sign: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.labels import shortened
@@ -13,7 +13,7 @@ from analysis.tables.cells import Cell, Table
 from recipes.common.errors import RecipeError, one_line
 from recipes.noted import NOTHING, Noted
 from recipes.resolve import resolve
-from recipes.table_layout import Column, Layout, Row
+from recipes.table_layout import Column, Layout, Row, plain_text
 
 MISSING = "--"
 LONGEST = 48
@@ -85,7 +85,7 @@ def printed_label(label: str) -> str:
     """Return a label or group as tables print it: what is not printable is written out, and the middle of a long one is
     left out.
     """
-    return shortened(one_line(" ".join(label.split())), LONGEST, end=11)
+    return shortened(one_line(" ".join(plain_text(label).split())), LONGEST, end=11)
 
 
 def baseline_mark(cell: Cell) -> str:
@@ -117,19 +117,31 @@ def heading(table: Table) -> str:
     return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{groups}"
 
 
-def header_levels(column: Column) -> tuple[str, str, str]:
-    """Return the three header levels of a column as plain text."""
+def header_levels(column: Column, titles: Mapping[str, str] = {}) -> tuple[str, str, str]:
+    """Return the three header levels of a column: protocol, metric, subset.
+
+    Args:
+        column: the column.
+        titles: the layout's own words, which may hold LaTeX (`Layout.titles`).
+    """
     name, _, attribute = column.subset.partition("_")
     subset = ("Med" if name == "medium" else name.capitalize()) + (
         "_A" if attribute else "" if name == "overall" else "_C"
     )
-    return column.title, METRICS.get(column.metric, column.metric.capitalize()), subset
+    protocol = f"{titles.get(column.protocol, column.protocol.upper())}: {titles.get(column.data, column.data)}"
+    metric = METRICS.get(column.metric, column.metric.capitalize())
+    return (
+        f"{protocol}, {column.train} to {column.split}",
+        titles.get(column.metric, metric),
+        titles.get(column.subset, subset),
+    )
 
 
-def merged_headers(columns: list[Column], depth: int) -> list[tuple[str, int]]:
+def merged_headers(columns: list[Column], depth: int, titles: Mapping[str, str] = {}) -> list[tuple[str, int]]:
     """Merge equal neighbours of header level `depth` into [(text, number of columns)]; no span crosses one above it."""
     spans = itertools.groupby(columns, key=lambda column: header_levels(column)[: depth + 1])
-    return [(key[-1], len(list(members))) for key, members in spans]
+    merged = [list(members) for _, members in spans]
+    return [(header_levels(members[0], titles)[depth], len(members)) for members in merged]
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ class Block:
     """
 
     title: str
-    """The protocol in words."""
+    """The protocol in words; like the other names as the layout may have typed them, with LaTeX."""
     short_title: str
     """Its abbreviation."""
     metrics: tuple[str, ...]
@@ -159,7 +171,7 @@ def blocks(layout: Layout) -> list[Block]:
 
     Subsets that lack a metric of the others get a separate block.
     """
-    several = len({column.data for column in layout.columns}) > 1
+    several, titles = len({column.data for column in layout.columns}) > 1, layout.titles
     found: dict[tuple[str, tuple[str, ...]], dict[str, list[int]]] = {}
     for title in dict.fromkeys(column.title for column in layout.columns):
         units: dict[str, list[int]] = {}
@@ -170,15 +182,16 @@ def blocks(layout: Layout) -> list[Block]:
             metrics = tuple(header_levels(layout.columns[index])[1] for index in indices)
             found.setdefault((title, metrics), {})[subset] = indices
     made = []
-    for (_, metrics), units in found.items():
-        first = layout.columns[next(iter(units.values()))[0]]
-        where = f", {first.data}" if several else ""
+    for units in found.values():
+        shown = [[layout.columns[index] for index in indices] for indices in units.values()]
+        first = shown[0][0]
+        where = f", {titles.get(first.data, first.data)}" if several else ""
         made.append(
             Block(
-                PROTOCOLS[first.protocol] + where,
-                first.protocol.upper() + where,
-                metrics,
-                tuple(units),
+                titles.get(first.protocol, PROTOCOLS[first.protocol]) + where,
+                titles.get(first.protocol, first.protocol.upper()) + where,
+                tuple(header_levels(column, titles)[1] for column in shown[0]),
+                tuple(header_levels(columns[0], titles)[2] for columns in shown),
                 tuple(itertools.chain(*units.values())),
             )
         )

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+import unicodedata
 from typing import Any
 
 import pandas as pd
 
 from analysis.inputs import frame
 from analysis.tables.cells import Cell, Table
-from analysis.tables.latex import escape, latex
+from analysis.tables.latex import bare_tabular, escape, latex
 from analysis.tables.presentation import (
     MISSING,
     baseline_mark,
@@ -27,8 +28,9 @@ from analysis.tables.presentation import (
     row_groups,
 )
 from recipes.common.errors import one_line
+from recipes.table_layout import plain_text
 
-__all__ = ["csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
+__all__ = ["bare_tabular", "csv", "escape", "heading", "latex", "markdown", "percent", "terminal"]
 
 WIDTH = 120
 """Columns of a terminal that a table and its notes keep to."""
@@ -66,24 +68,31 @@ def _spans(table: Table, depth: int) -> list[slice]:
 def _block(table: Table, part: slice) -> list[str]:
     columns, rows = table.layout.columns[part], table.layout.rows
     shown = _aligned([[_terminal_cell(cell) for cell in cells[part]] for cells in table.cells])
-    names = [header_levels(column)[2] + " " for column in columns]
-    left = max(len(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
+    titles = {word: plain_text(title) for word, title in table.layout.titles.items()}
+    names = [header_levels(column, titles)[2] + " " for column in columns]
+    left = max(terminal_width(text) for text in ("Method", *(f"  {printed_label(row.label)}" for row in rows)))
     widths = [max(len(text) for text in texts) for texts in zip(names, *shown, strict=True)]
 
     def joined(label: str, cells: list[str]) -> str:
         texts = (" " + text.rjust(width) for text, width in zip(cells, widths, strict=True))
-        return (label.ljust(left) + "".join(texts)).rstrip()
+        return (label + " " * (left - terminal_width(label)) + "".join(texts)).rstrip()
 
     above, start = "", 0
-    for metric, count in merged_headers(columns, 1):
+    for metric, count in merged_headers(columns, 1, titles):
         span = sum(widths[start : start + count]) + count
         above += "  " + f" {metric} ".center(span - 3, "-") + " "
         start += count
-    lines = [columns[0].title, " " * left + above.rstrip(), joined("Method", names)]
+    lines = [header_levels(columns[0], titles)[0], " " * left + above.rstrip(), joined("Method", names)]
     for group, members in itertools.groupby(range(len(rows)), key=lambda index: rows[index].group):
         lines.append(printed_label(group))
         lines += [joined(f"  {printed_label(rows[index].label)}", shown[index]) for index in members]
     return lines
+
+
+def terminal_width(text: str) -> int:
+    """Count the columns that a terminal gives a text: two for a wide character, none for an accent on another."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
 
 
 def _aligned(cells: list[list[tuple[str, str]]]) -> list[list[str]]:
@@ -106,8 +115,8 @@ def csv(table: Table) -> str:
     """Write one line for each cell, with the runs behind it; numbers in percent, four decimals."""
     records = [
         {
-            "group": row.group,
-            "label": row.label,
+            "group": plain_text(row.group),
+            "label": plain_text(row.label),
             "recipe": row.recipe,
             "budget": row.budget,
             **({"set": " ".join(row.set_words)} if any(other.set for other in table.layout.rows) else {}),
@@ -168,7 +177,7 @@ def markdown(table: Table) -> str:
     layout, places = table.layout, ranks(table)
     lines = [f"# {plain(heading(table))}", ""]
     for block in blocks(layout):
-        lines += [f"**{plain(block.title)}**, {_PAIR.join(block.metrics)}", ""]
+        lines += [f"**{plain(block.title)}**, {_PAIR.join(map(plain, block.metrics))}", ""]
         lines.append(f"| | Method | {' | '.join(plain(subset) for subset in block.subsets)} |")
         lines.append(f"|---|---|{'---:|' * len(block.subsets)}")
         for group, rows in row_groups(layout):
@@ -193,5 +202,6 @@ def _markdown_cell(cell: Cell, place: int) -> str:
 def plain(text: str) -> str:
     """Escape text so that Markdown prints it as it is, on one line."""
     return "".join(
-        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character for character in " ".join(text.split())
+        "\\" + character if character in "\\`*_{}[]<>#|~$&" else character
+        for character in " ".join(plain_text(text).split())
     )

@@ -361,7 +361,7 @@ def test_runs_without_center_lines_keep_the_other_panels(tmp_path: Path) -> None
     kept = [line for line in (path / "metrics.jsonl").read_text().splitlines() if '"centers"' not in line]
     (path / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     figure, remarks = environments.environment_panels([("T", load_run(path))])
-    assert figure is not None and "not recorded" in texts(figure)
+    assert figure is not None and [axes.get_title()[:3] for axes in figure.axes] == ["(a)", "(b)"]
     assert remarks == [
         f"drift of the centers of T is left out: {path.name} has no lines about centers in metrics.jsonl"
     ]

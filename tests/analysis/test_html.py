@@ -316,6 +316,20 @@ def test_the_page_never_scrolls_sideways(chromium: Page, file: Path, tmp_path: P
     assert chromium.complaints == []  # no alert either
 
 
+def test_sixteen_numbers_with_spread_fit_a_desk(chromium: Page, tmp_path: Path) -> None:
+    """At 1280 pixels the table of two protocols shows numbers, deviations, intervals and marks without scrolling."""
+    for recipe in ("glt_baseline", "glt_ifl"):
+        for seed in range(2):
+            write_rich_run(tmp_path / "runs", recipe, seed=seed, skill=0.9 if "ifl" in recipe else 0.4)
+    layout = load_layout(available()["digits_clt_glt"]).model_copy(update={"seeds": [0, 1, 2]})
+    tables, runs = made(tmp_path / "runs", [layout])
+    assert tables[0].cells[8][0].std is not None and tables[0].cells[8][0].marked
+    file = tmp_path / "page.html"
+    file.write_text(page("T", tables, [], [], Path(), runs, []), encoding="utf-8")
+    chromium.open(file)
+    assert chromium.value("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.scroll'))") == 0
+
+
 def test_print_has_no_controls_and_whole_tables(chromium: Page, file: Path, tmp_path: Path) -> None:
     """On paper the navigation is gone and a table is as wide as it is, not scrolled; the PDF has pages."""
     chromium.open(file)
