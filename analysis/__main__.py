@@ -25,6 +25,9 @@ python -m analysis explain runs=DIR table=NAME row=ROW column=COLUMN [data=NAME,
 python -m analysis progress run=RUN_FOLDER out=DIR
 python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
 python -m analysis results runs=DIR out=FILE
+python -m analysis sweep runs=DIR [recipe=NAME,...] [data=NAME,...] [select=last|best] [out=DIR]
+python -m analysis tuned runs=DIR [table=NAME|PATH,...] [data=NAME,...] [grid=...] [select=last|best] [seeds=0,1,2] \
+[out=DIR]
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
@@ -47,6 +50,9 @@ what stands behind each number
 `progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
 `light` copies what tables and figures need of each finished run, to lie beside a paper; \
 pictures only of the runs in `thumbnails`.
+`sweep` prints runs with what differs between them and their accuracy on val and test; sweep.csv in out=.
+`tuned` chooses each row's values on val alone and prints the table of the chosen runs, with how many values each row
+was given; in out=: NAME_tuned.tex, NAME_tuned.csv and NAME_tuned_values.csv.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
@@ -57,6 +63,7 @@ pictures only of the runs in `thumbnails`.
   pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
   only     tables: no figures, report and page, which take most of the time
   later    yes: later papers' numbers, too, in NAME_paper.tex
+  grid     the values to choose among, as given to the launcher (default: those of all runs of a row)
   row      a row's label, recipe or number from 1
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
@@ -75,17 +82,8 @@ def main(argv: list[str]) -> None:
     if not argv or asks_help(argv):
         print(HELP, end="")
         return
-    if argv[0] == "explain":
-        _explain(_parse(argv[1:], EXPLAIN, ("runs", "table", "row", "column")))
-        return
-    if argv[0] == "progress":
-        _progress(_parse(argv[1:], ("run", "out"), ("run", "out")))
-        return
-    if argv[0] == "light":
-        _light(_parse(argv[1:], ("runs", "out", "thumbnails"), ("runs", "out")))
-        return
-    if argv[0] == "results":
-        _results(_parse(argv[1:], ("runs", "out"), ("runs", "out")))
+    if argv[0] in COMMANDS:
+        COMMANDS[argv[0]](argv[1:])
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _layout_overrides(options)
@@ -126,15 +124,17 @@ def main(argv: list[str]) -> None:
     print(f"{len(runs)} runs read; written:", *(f"  {file}" for file in files), sep="\n")
 
 
-def _progress(options: dict[str, str]) -> None:
+def _progress(words: list[str]) -> None:
     """Draw the progress of one run."""
+    options = _parse(words, ("run", "out"), ("run", "out"))
     from analysis.figures.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
 
 
-def _light(options: dict[str, str]) -> None:
+def _light(words: list[str]) -> None:
     """Copy the light part of finished runs."""
+    options = _parse(words, ("runs", "out", "thumbnails"), ("runs", "out"))
     from analysis.inputs.light_copy import copy_finished_runs
 
     names, size = copy_finished_runs(
@@ -143,8 +143,9 @@ def _light(options: dict[str, str]) -> None:
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
-def _results(options: dict[str, str]) -> None:
+def _results(words: list[str]) -> None:
     """Write the page of results on digits_glt."""
+    options = _parse(words, ("runs", "out"), ("runs", "out"))
     from analysis.report.results import page
 
     runs, _ = _load_runs(options)
@@ -195,8 +196,9 @@ def make_tables(runs: list[Run], layouts: list[Layout], later: bool = False) -> 
     return made, contents
 
 
-def _explain(options: dict[str, str]) -> None:
+def _explain(words: list[str]) -> None:
     """Print what is behind one cell."""
+    options = _parse(words, EXPLAIN, ("runs", "table", "row", "column"))
     override = _layout_overrides(options)
     runs, _ = _load_runs(options)
     layouts = _layouts(options, runs)
@@ -212,6 +214,85 @@ def _explain(options: dict[str, str]) -> None:
     row, column = explain.find_cell(layout, options["row"], options["column"])
     made = cells.fill_table(layout, runs, *frame.tidy(runs))
     print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
+
+
+def _sweep(words: list[str]) -> None:
+    """Print what differs between runs, and their numbers."""
+    options = _parse(words, ("runs", "recipe", "data", "select", "out"), ("runs",))
+    select = _layout_overrides(options).get("select", "last")
+    runs, unreadable = _load_runs(options)
+    for key in ("recipe", "data"):
+        wanted = options[key].split(",") if key in options else []
+        known = sorted({getattr(run, key) for run in runs})
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"{key}={name}: none of these runs has it; {nearest(name, known)}")
+        runs = [run for run in runs if not wanted or getattr(run, key) in wanted]
+    if not runs:
+        raise ValueError(f"recipe={options['recipe']} data={options['data']}: no run has both")
+
+    from analysis.inputs import frame
+    from analysis.sweeps import sweep
+
+    made = sweep.sweep(runs, *frame.tidy(runs), select=select)
+    print(sweep.terminal(made, select), *_left_out(unreadable), sep="\n")
+    _write(options, {"sweep.csv": frame.csv(made)})
+
+
+def _tuned(words: list[str]) -> None:
+    """Choose each row's values on val, and print the table of the chosen runs."""
+    options = _parse(words, ("runs", "table", "data", "grid", "select", "seeds", "out"), ("runs",))
+    override = _layout_overrides(options)
+    runs, unreadable = _load_runs(options)
+
+    from analysis.inputs import frame
+    from analysis.sweeps import tuned
+    from analysis.tables import cells, matching, text
+    from recipes.sweeps.grid import read_grid
+
+    grid = read_grid(options["grid"]) if "grid" in options else None
+    if "table" in options:
+        layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+    else:
+        named = _data_of(options, runs)
+        own = [run for run in runs if not named or run.data in named]
+        layouts = tuned.layouts_of(own, override.get("select", "last"), override.get("seeds"))
+    layouts, empty = matching.fillable(layouts, runs)
+    numbers, problems = frame.tidy(runs)
+    contents = {}
+    for layout in layouts:
+        layout = layout.model_copy(update={"name": f"{layout.name}_tuned"})
+        searches = tuned.search_all(layout, runs, numbers, grid)
+        rows = tuned.chosen_rows(layout, searches)
+        chosen = [run for row in rows.values() for run in row.runs]
+        table = cells.fill_table(layout, chosen, numbers, problems, chosen=rows)
+        print(text.terminal(table), flush=True)
+        contents |= {f"{layout.name}.tex": text.latex(table), f"{layout.name}.csv": text.csv(table)}
+        contents[f"{layout.name}_values.csv"] = frame.csv(tuned.values_csv(layout, searches))
+    for line in [*empty, *_left_out(unreadable)]:
+        print(*text.wrap_lines(line), sep="\n")
+    _write(options, contents)
+
+
+def _write(options: dict[str, str], contents: dict[str, str]) -> None:
+    """Write {file name: content} into the folder `out`, where the command names one."""
+    if "out" not in options:
+        return
+    out = Path(options["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (out / name).write_text(content, encoding="utf-8", newline="\n")
+    print("written:", *(f"  {out / name}" for name in contents), sep="\n")
+
+
+COMMANDS = {
+    "explain": _explain,
+    "progress": _progress,
+    "light": _light,
+    "results": _results,
+    "sweep": _sweep,
+    "tuned": _tuned,
+}
 
 
 def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
@@ -272,13 +353,19 @@ def _layout_overrides(options: dict[str, str]) -> dict[str, Any]:
     return override
 
 
-def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
-    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+def _data_of(options: dict[str, str], runs: list[Run]) -> list[str]:
+    """Return the data sets of `data=`, each of which some run must be on; none where it is not given."""
     known = sorted({run.data for run in runs})
     data = data_names(options["data"]) if "data" in options else []
     strange = [name for name in data if name not in known]
     if strange:
         raise ValueError(f"data={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+    return data
+
+
+def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
+    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+    known, data = sorted({run.data for run in runs}), _data_of(options, runs)
     if "table" in options:
         layouts = [find_layout(name, data, known) for name in dict.fromkeys(options["table"].split(","))]
     elif data:

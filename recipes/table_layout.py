@@ -74,7 +74,7 @@ class Row(_Strict):
         for key, value in values.items():
             if key in OF_THE_TABLE:
                 raise ValueError(f"{key} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
-            if fault := (key, value) != ("ifl", None) and key_fault(key) or value_fault(key, value, "set"):
+            if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
                 raise ValueError(fault)
         return values
 

@@ -1,7 +1,8 @@
 """Which runs a command asks for: one, a run for each seed, or those of a table; with the runs that these build on.
 
 `table=NAME` means the runs of every row on every (data, edition) of the table's columns; runs that rows or tables share
-are made once. An open table is laid out on the data sets of `data=`. `grid=` makes each of them once for each of its points.
+are made once. An open table is laid out on the data sets of `data=`. `grid=` makes each of them once for
+each of its points.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from recipes.common.json_text import read_object
 from recipes.dataset_values import sets_in
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
 from recipes.schema import PROJECT, Recipe
-from recipes.table_layout import Layout, data_names, find_layout, known_data
 from recipes.sweeps.grid import Point
+from recipes.table_layout import Layout, data_names, find_layout, known_data
 from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_switch
 from slurm.planning.schedule import Run
 from slurm.site_file import Site

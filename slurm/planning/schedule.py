@@ -114,7 +114,8 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
             *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
         ]
         above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
-        said = [str(step.run.folder), *filter(None, [step.run.point]), *(["made anew"] if step.run.again and step.run.folder.exists() else [])]
+        anew = ["made anew"] if step.run.again and step.run.folder.exists() else []
+        said = [str(step.run.folder), *filter(None, [step.run.point]), *anew]
         lines[step.run.folder] = (above, "  ".join([*said, *([f"after {' and '.join(after)}"] if after else [])]))
 
     def below(above: Path | None, indent: str) -> list[str]:
