@@ -236,7 +236,7 @@ def _sweep(words: list[str]) -> None:
 
     made = sweep.sweep(runs, *frame.tidy(runs), select=select)
     print(sweep.terminal(made, select), *_left_out(unreadable), sep="\n")
-    _write(options, {"sweep.csv": frame.csv(made)})
+    _write(options, {"sweep.csv": frame.csv(made.replace(sweep.MISSING, ""))})
 
 
 def _tuned(words: list[str]) -> None:

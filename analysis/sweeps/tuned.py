@@ -6,6 +6,7 @@ seeds that all of its values have. Of equal ones the first in the grid's order w
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from analysis.inputs.runs import Run
 from analysis.sweeps.values import differing_keys, order_of, texts
 from analysis.tables.cells import RowRuns, what_differs
 from analysis.tables.matching import Source
+from recipes.common.errors import RecipeError
 from recipes.sweeps.grid import Grid, read_grid
 from recipes.table_layout import PROTOCOLS, Layout, Row
 
@@ -155,8 +157,7 @@ def _grouped(layout: Layout, row: Row, source: Source, runs: Sequence[Run], grid
             str(point): [run for run in runs if place[run.name] == number] for number, point in enumerate(grid.points)
         }
     keys = differing_keys(runs)
-    noted = {run.grid for run in runs if run.grid}
-    known = read_grid(noted.pop()) if len(noted) == 1 else None
+    known = _noted_grid(runs)
     ordered = sorted(
         runs,
         key=lambda run: (_place(layout, row, source, run, known) if known else 0, order_of(run, keys), run.seed),
@@ -166,6 +167,14 @@ def _grouped(layout: Layout, row: Row, source: Source, runs: Sequence[Run], grid
         words = (f"{key}={text}" for key, text in zip(keys, texts(run, keys), strict=True))
         found.setdefault(" ".join(words) or AS_IT_IS, []).append(run)
     return found
+
+
+def _noted_grid(runs: Sequence[Run]) -> Grid | None:
+    """Return the grid with which runs were launched; None where they had none, several, or one of other code."""
+    noted = {run.grid for run in runs if run.grid}
+    with contextlib.suppress(RecipeError):
+        return read_grid(noted.pop()) if len(noted) == 1 else None
+    return None
 
 
 def _place(layout: Layout, row: Row, source: Source, run: Run, grid: Grid) -> int:
@@ -192,7 +201,7 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
         notes = [f"{label}: {note} ({where})" for note in search.notes]
         if choice is None:
             notes.append(f"{label}: no run to choose ({where})")
-            made[index, source] = RowRuns(notes=notes, marked=True, state="missing")
+            made[index, source] = RowRuns(notes=notes, marked=True, state="unlike" if search.notes else "missing")
             continue
         seeds = ", ".join(map(str, search.seeds))
         notes.insert(
