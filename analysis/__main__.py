@@ -233,10 +233,11 @@ def _sweep(words: list[str]) -> None:
 
     from analysis.inputs import frame
     from analysis.sweeps import sweep
+    from analysis.tables.presentation import MISSING
 
     made = sweep.sweep(runs, *frame.tidy(runs), select=select)
     print(sweep.terminal(made, select), *_left_out(unreadable), sep="\n")
-    _write(options, {"sweep.csv": frame.csv(made.replace(sweep.MISSING, ""))})
+    _write(options, {"sweep.csv": frame.csv(made.replace(MISSING, ""))})
 
 
 def _tuned(words: list[str]) -> None:
@@ -259,7 +260,7 @@ def _tuned(words: list[str]) -> None:
         layouts = tuned.layouts_of(own, override.get("select", "last"), override.get("seeds"))
     layouts, empty = matching.fillable(layouts, runs)
     numbers, problems = frame.tidy(runs)
-    contents = {}
+    contents: dict[str, str] = {}
     for layout in layouts:
         layout = layout.model_copy(update={"name": f"{layout.name}_tuned"})
         searches = tuned.search_all(layout, runs, numbers, grid)
