@@ -30,8 +30,6 @@ QUICK = {
         0,
         r"optim\.momentum \(2\), 6 points: 6 runs",
     ),
-    "python -m analysis sweep runs=examples/digits_glt recipe=glt_ifl,glt_baseline": (0, "select=last"),
-    "python -m analysis tuned runs=examples/digits_glt table=digits_alt": (0, "digits_alt_tuned: percent"),
     "python slurm/launch.py recipe=glt_randaug_ifl nodes=4": (2, r"python -m sharding\.build data=imagenet_glt"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (
@@ -81,6 +79,8 @@ LONG = [
     'python -m analysis explain runs=examples/digits_glt table=digits_clt_glt row="Baseline + IFL" '
     "column=glt.few.accuracy",
     "python -m analysis light runs=runs out=light",
+    "python -m analysis sweep runs=examples/digits_glt recipe=glt_ifl,glt_baseline",
+    "python -m analysis tuned runs=examples/digits_glt table=digits_alt",
     "python -m analysis results runs=examples/digits_glt out=docs/results-digits.md",
     "make test",
 ]
