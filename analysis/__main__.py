@@ -29,6 +29,9 @@ python -m analysis light runs=DIR out=DIR [thumbnails=RUN,...]
 python -m analysis bundle runs=DIR out=FILE.zip [anonymous=yes] [license=DATA:NAME,...] [table=NAME|PATH,...] \
 [data=NAME,...] [groups=thirds|shots] [select=last|best] [seeds=0,1,2]
 python -m analysis results runs=DIR out=FILE
+python -m analysis sweep runs=DIR [recipe=NAME,...] [data=NAME,...] [select=last|best] [out=DIR]
+python -m analysis tuned runs=DIR [table=NAME|PATH,...] [data=NAME,...] [grid=...] [select=last|best] [seeds=0,1,2] \
+[out=DIR]
 
 Reads every run folder in `runs`, recomputes the metrics from its stored predictions, prints the
 tables and writes to `out`:
@@ -56,6 +59,9 @@ what stands behind each number
 pictures only of the runs in `thumbnails`.
 `bundle` writes a zip for the reviewers of a paper's artifact: light runs, tables, recipes, environment, checklist; \
 with anonymous=yes without users, hosts, folders, addresses and accounts.
+`sweep` prints runs with what differs between them and their accuracy on val and test; sweep.csv in out=.
+`tuned` chooses each row's values on val alone and prints the table of the chosen runs, with how many values each row
+was given; in out=: NAME_tuned.tex, NAME_tuned.csv and NAME_tuned_values.csv.
 `results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
 
   table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
@@ -66,6 +72,7 @@ with anonymous=yes without users, hosts, folders, addresses and accounts.
   pair     the recipe that is shown in depth, without and with IFL (default: the first of the table)
   only     tables: no figures, report and page, which take most of the time
   later    yes: later papers' numbers, too, in NAME_paper.tex
+  grid     the values to choose among, as given to the launcher (default: those of all runs of a row)
   row      a row's label, recipe or number from 1
   column   PROTOCOL.SUBSET.METRIC, such as glt.overall.accuracy, or a number from 1
 """
@@ -86,16 +93,8 @@ def main(argv: list[str]) -> None:
     if not argv or asks_help(argv):
         print(HELP, end="")
         return
-    commands = {
-        "explain": (_explain, EXPLAIN, ("runs", "table", "row", "column")),
-        "progress": (_progress, ("run", "out"), ("run", "out")),
-        "light": (_light, ("runs", "out", "thumbnails"), ("runs", "out")),
-        "bundle": (_bundle, BUNDLE, ("runs", "out")),
-        "results": (_results, ("runs", "out"), ("runs", "out")),
-    }
-    if argv[0] in commands:
-        command, keys, needed = commands[argv[0]]
-        command(_parse(argv[1:], keys, needed))
+    if argv[0] in COMMANDS:
+        COMMANDS[argv[0]](argv[1:])
         return
     options = _parse(argv, KEYS, ("runs", "out"))
     override = _layout_overrides(options)
@@ -154,15 +153,17 @@ def _refuse_flags(options: dict[str, str], **legal: str) -> None:
             raise ValueError(f"{key}={options[key]}: legal is {key}={value}, or leave it out")
 
 
-def _progress(options: dict[str, str]) -> None:
+def _progress(words: list[str]) -> None:
     """Draw the progress of one run."""
+    options = _parse(words, ("run", "out"), ("run", "out"))
     from analysis.figures.progress import write_progress
 
     print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
 
 
-def _light(options: dict[str, str]) -> None:
+def _light(words: list[str]) -> None:
     """Copy the light part of finished runs."""
+    options = _parse(words, ("runs", "out", "thumbnails"), ("runs", "out"))
     from analysis.inputs.light_copy import copy_finished_runs
 
     names, size = copy_finished_runs(
@@ -171,8 +172,9 @@ def _light(options: dict[str, str]) -> None:
     print(f"{len(names)} runs, {size / 1e6:.1f} MB in {options['out']}")
 
 
-def _bundle(options: dict[str, str]) -> None:
+def _bundle(words: list[str]) -> None:
     """Write the zip for an artifact's reviewers."""
+    options = _parse(words, BUNDLE, ("runs", "out"))
     out, override = Path(options["out"]), _layout_overrides(options)
     if out.suffix != ".zip":
         raise ValueError(f"out={out}: legal is the name of a .zip")
@@ -195,12 +197,12 @@ def _bundle(options: dict[str, str]) -> None:
         made, contents, _ = make_tables(runs, layouts)
         lines = _account(made, runs, contents)
         own = {Path(word).stem: Path(word) for word in options.get("table", "").split(",") if word.endswith(YAML)}
-        words = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
+        again = [f"{key}={value}" for key, value in options.items() if key in ("data", "groups", "select", "seeds")]
         if "table" in options:
             named = dict.fromkeys(options["table"].split(","))
             places = (f"BUNDLE/layouts/{Path(word).stem}.yaml" if word.endswith(YAML) else word for word in named)
-            words.append(f"table={','.join(places)}")
-        asked = bundle.Asked(words, own, licences, names, unfinished)
+            again.append(f"table={','.join(places)}")
+        asked = bundle.Asked(again, own, licences, names, unfinished)
         left = bundle.write_bundle(out, folder, runs, made, contents, lines, asked)
     print(*left, f"{len(runs)} runs, {len(made)} tables, {out.stat().st_size / 1e6:.1f} MB in {out}", sep="\n")
 
@@ -213,8 +215,9 @@ def _licence(word: str) -> tuple[str, str]:
     return name, licence
 
 
-def _results(options: dict[str, str]) -> None:
+def _results(words: list[str]) -> None:
     """Write the page of results on digits_glt."""
+    options = _parse(words, ("runs", "out"), ("runs", "out"))
     from analysis.report.results import page
 
     runs, _ = _load_runs(options)
@@ -277,8 +280,9 @@ def make_tables(
     return made, contents, judged
 
 
-def _explain(options: dict[str, str]) -> None:
+def _explain(words: list[str]) -> None:
     """Print what is behind one cell."""
+    options = _parse(words, EXPLAIN, ("runs", "table", "row", "column"))
     override = _layout_overrides(options)
     runs, _ = _load_runs(options)
     layouts = _layouts(options, runs)
@@ -293,6 +297,87 @@ def _explain(options: dict[str, str]) -> None:
     row, column = explain.find_cell(layout, options["row"], options["column"])
     made = cells.fill_table(layout, runs, *frame.tidy(runs))
     print(*explain.explanation_lines(explain.explain_cell(made, row, column)), sep="\n")
+
+
+def _sweep(words: list[str]) -> None:
+    """Print what differs between runs, and their numbers."""
+    options = _parse(words, ("runs", "recipe", "data", "select", "out"), ("runs",))
+    select = _layout_overrides(options).get("select", "last")
+    runs, unreadable = _load_runs(options)
+    for key in ("recipe", "data"):
+        wanted = options[key].split(",") if key in options else []
+        known = sorted({getattr(run, key) for run in runs})
+        for name in wanted:
+            if name not in known:
+                raise ValueError(f"{key}={name}: none of these runs has it; {nearest(name, known)}")
+        runs = [run for run in runs if not wanted or getattr(run, key) in wanted]
+    if not runs:
+        raise ValueError(f"recipe={options['recipe']} data={options['data']}: no run has both")
+
+    from analysis.inputs import frame
+    from analysis.sweeps import sweep
+    from analysis.tables.presentation import MISSING
+
+    made = sweep.sweep(runs, *frame.tidy(runs), select=select)
+    print(sweep.terminal(made, select), *_left_out(unreadable), sep="\n")
+    _write(options, {"sweep.csv": frame.csv(made.replace(MISSING, ""))})
+
+
+def _tuned(words: list[str]) -> None:
+    """Choose each row's values on val, and print the table of the chosen runs."""
+    options = _parse(words, ("runs", "table", "data", "grid", "select", "seeds", "out"), ("runs",))
+    override = _layout_overrides(options)
+    runs, unreadable = _load_runs(options)
+
+    from analysis.inputs import frame
+    from analysis.sweeps import tuned
+    from analysis.tables import cells, matching, text
+    from recipes.sweeps.grid import read_grid
+
+    grid = read_grid(options["grid"]) if "grid" in options else None
+    if "table" in options:
+        layouts = [layout.model_copy(update=override) for layout in _layouts(options, runs)]
+    else:
+        named = _data_of(options, runs)
+        own = [run for run in runs if not named or run.data in named]
+        layouts = tuned.layouts_of(own, override.get("select", "last"), override.get("seeds"))
+    layouts, empty = matching.fillable(layouts, runs)
+    numbers, problems = frame.tidy(runs)
+    contents: dict[str, str] = {}
+    for layout in layouts:
+        layout = layout.model_copy(update={"name": f"{layout.name}_tuned"})
+        searches = tuned.search_all(layout, runs, numbers, grid)
+        rows = tuned.chosen_rows(layout, searches)
+        chosen = [run for row in rows.values() for run in row.runs]
+        table = cells.fill_table(layout, chosen, numbers, problems, chosen=rows)
+        print(text.terminal(table), flush=True)
+        contents |= {f"{layout.name}.tex": text.latex(table), f"{layout.name}.csv": text.csv(table)}
+        contents[f"{layout.name}_values.csv"] = frame.csv(tuned.values_csv(layout, searches))
+    for line in [*empty, *_left_out(unreadable)]:
+        print(*text.wrap_lines(line), sep="\n")
+    _write(options, contents)
+
+
+def _write(options: dict[str, str], contents: dict[str, str]) -> None:
+    """Write {file name: content} into the folder `out`, where the command names one."""
+    if "out" not in options:
+        return
+    out = Path(options["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (out / name).write_text(content, encoding="utf-8", newline="\n")
+    print("written:", *(f"  {out / name}" for name in contents), sep="\n")
+
+
+COMMANDS = {
+    "explain": _explain,
+    "progress": _progress,
+    "light": _light,
+    "bundle": _bundle,
+    "results": _results,
+    "sweep": _sweep,
+    "tuned": _tuned,
+}
 
 
 def _load_runs(options: dict[str, str]) -> tuple[list[Run], dict[str, str]]:
@@ -359,13 +444,19 @@ def _replaced(layout: Layout, override: dict[str, Any]) -> Layout:
     return layout.model_copy(update={"select": override.get("select", layout.select)})
 
 
-def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
-    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+def _data_of(options: dict[str, str], runs: list[Run]) -> list[str]:
+    """Return the data sets of `data=`, each of which some run must be on; none where it is not given."""
     known = sorted({run.data for run in runs})
     data = data_names(options["data"]) if "data" in options else []
     strange = [name for name in data if name not in known]
     if strange:
         raise ValueError(f"data={strange[0]}: none of these runs is on it; {nearest(strange[0], known)}")
+    return data
+
+
+def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
+    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+    known, data = sorted({run.data for run in runs}), _data_of(options, runs)
     if "table" in options:
         layouts = [find_layout(name, data, known) for name in dict.fromkeys(options["table"].split(","))]
     elif data:

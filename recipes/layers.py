@@ -46,7 +46,7 @@ def parse_words(words: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    holds = kinds(_annotation(key))
+    holds = kinds(annotation_of(key))
     if not text.strip():
         null = f", and so is {key}=null" if NoneType in holds else ""
         raise RecipeError(
@@ -65,7 +65,7 @@ def _value(key: str, text: str) -> Any:
         ) from None
 
 
-def _annotation(dotted: str) -> Any:
+def annotation_of(dotted: str) -> Any:
     """Return the type of the field that a key names; None where the schema has none."""
     kind: Any = Recipe
     for part in dotted.split("."):

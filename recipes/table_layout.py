@@ -144,23 +144,34 @@ class Row(_Strict):
     @field_validator("set")
     @classmethod
     def _legal(cls, values: dict[str, Any]) -> dict[str, Any]:
-        legal = science_keys(Recipe)
         for key, value in values.items():
             if key in OF_THE_TABLE:
                 raise ValueError(f"{key} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
-            if key not in legal and not key.startswith("method.args.") and (key, value) != ("ifl", None):
-                section, _, leaf = key.rpartition(".")
-                near = [word for word in legal if word.rpartition(".")[0] == section] or legal
-                elsewhere = [word for word in legal if word.rpartition(".")[2] == leaf]
-                hint = f"did you mean {elsewhere[0]}?" if elsewhere else nearest(key, near)
-                raise ValueError(f"{key} is no science key of a recipe; {hint}")
-            if fault := _value_fault(key, value):
+            if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
                 raise ValueError(fault)
         return values
 
 
-def _value_fault(key: str, value: Any) -> str:
-    """Say what is wrong with a value for a recipe's key, by the schema alone; empty where nothing is."""
+def key_fault(key: str) -> str:
+    """Say that a key is no science key of a recipe, and which would be near; empty where it is one."""
+    legal = science_keys(Recipe)
+    if key in legal or key.startswith("method.args."):
+        return ""
+    section, _, leaf = key.rpartition(".")
+    near = [word for word in legal if word.rpartition(".")[0] == section] or legal
+    elsewhere = [word for word in legal if word.rpartition(".")[2] == leaf]
+    hint = f"did you mean {elsewhere[0]}?" if elsewhere else nearest(key, near)
+    return f"{key} is no science key of a recipe; {hint}"
+
+
+def value_fault(key: str, value: Any, origin: str) -> str:
+    """Say what is wrong with a value for a recipe's key, by the schema alone; empty where nothing is.
+
+    Args:
+        key: dotted.
+        value: as a file or a command has it.
+        origin: where it stands, for the sentence.
+    """
     tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
@@ -169,7 +180,7 @@ def _value_fault(key: str, value: Any) -> str:
     except ValidationError as error:
         # What other keys then lack or contradict, the recipe may bring.
         own = [found for found in error.errors() if ".".join(map(str, found["loc"])).startswith(key)]
-        return sentence(error, {key: "set"}) if own else ""
+        return sentence(error, {key: origin}) if own else ""
     return ""
 
 

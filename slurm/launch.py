@@ -8,6 +8,7 @@
   again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
   table=NAME|PATH    instead of a recipe: all runs of recipes/tables/NAME.yaml or of a file of yours, first stages
                      first; an open table (clt_glt, alt, overall, parts, budgets) on the data sets of data=NAME,NAME
+  grid=KEY:V,V+KEY:V,V  each of these runs once for each combination of the values: grid=optim.lr:.05,.1,.2
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU

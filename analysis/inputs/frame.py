@@ -11,6 +11,9 @@ from analysis.inputs.runs import ClassFacts, Run
 from ifl.metrics import KEYS
 from recipes.table_layout import PROTOCOLS, SELECTS
 
+VAL = "val"
+"""What `protocol` is for numbers on the long-tailed val of a run's edition, by which a model is chosen."""
+
 METRICS = ("accuracy", "precision")
 """The two metrics of the paper."""
 
@@ -62,7 +65,8 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
     """Make one line for each (run, select, protocol, subset, metric) of the *finished* runs.
 
     Subsets and metrics are those of `ifl.metrics.KEYS`: accuracy, precision, f1 and ece of each subset, harmonic and
-    worst over the class groups (`overall`) and over the attribute groups (`overall_a`).
+    worst over the class groups (`overall`) and over the attribute groups (`overall_a`). Runs that keep their
+    predictions on val have lines of the protocol `val`, too.
 
     Returns:
         The frame, in the order of `runs`, with `COLUMNS`: `value` is a fraction in [0, 1], `seed` an int, the rest
@@ -72,8 +76,10 @@ def tidy(runs: list[Run]) -> tuple[pd.DataFrame, Problems]:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     problems: Problems = {}
     for run in (run for run in runs if run.finished):
-        for protocol, (edition, split) in PROTOCOLS.items():
+        for protocol, (edition, split) in {**PROTOCOLS, VAL: (run.train, "val")}.items():
             for select in SELECTS if edition == run.train else ():
+                if protocol == VAL and not run.has_predictions(select, split):
+                    continue
                 try:
                     scores = run.scored_predictions(select, split).scores()
                 except ValueError as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ifl.metrics import GROUPS, ScoredPredictions
+from recipes.common.cli import take_words
 from recipes.common.errors import RecipeError, one_line
 from recipes.common.json_text import parse_json, whole_lines
 from recipes.folders import is_run_name
@@ -71,6 +72,8 @@ class Run:
     """By what its classes are grouped (`groups=` of the command), where that is not its data set's own way."""
     noted: Noted = field(default=NOTHING, compare=False)
     """Values that its recipe took from outside of the project."""
+    grid: str = field(default="", compare=False)
+    """The `grid=` of the command that launched it; empty where it had none."""
 
     @property
     def name(self) -> str:
@@ -97,7 +100,10 @@ class Run:
             values: those of its own, which decide where the recipe cannot be resolved here.
         """
         hash8 = self._hash_of(words)
-        return self.hash == hash8 if hash8 else all(self._science.get(key) == value for key, value in values.items())
+        if hash8:
+            return self.hash == hash8
+        own = dict(self._science)
+        return all(own.get(key) == value for key, value in values.items())
 
     def is_current(self, words: Sequence[str]) -> bool:
         """Say whether it is a run of what a command means today; no where that cannot be resolved here."""
@@ -109,12 +115,18 @@ class Run:
         except (RecipeError, ValidationError):
             return ""
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """Its science values by their dotted keys, alike for all seeds of a recipe; none where they cannot be read."""
+        own = f"-{self.data}-{self.train}-s{self.seed}-"  # in the name of the run that it builds on
+        return {key: value.replace(own, "-", 1) if isinstance(value, str) else value for key, value in self._science}
+
     @cached_property
-    def _science(self) -> dict[str, Any]:
+    def _science(self) -> tuple[tuple[str, Any], ...]:
         try:
-            return science_values(as_it_ran(load_yaml(self.path / "recipe.yaml")))
+            return tuple(science_values(as_it_ran(load_yaml(self.path / "recipe.yaml"))).items())
         except (RecipeError, ValidationError):
-            return {}
+            return ()
 
     def scored_predictions(self, select: str, split: str) -> ScoredPredictions:
         """Read the stored predictions, ready to be scored.
@@ -163,6 +175,10 @@ class Run:
             return _mapping(self.path / name, _yaml if name.endswith(".yaml") else parse_json)
         except ValueError:
             return {}
+
+    def has_predictions(self, select: str, split: str) -> bool:
+        """Say whether it keeps its predictions of a split, readable or not."""
+        return (self.path / "preds" / select / f"{split}.npz").exists()
 
     def predictions(self, select: str, split: str) -> dict[str, NDArray[Any]]:
         """Read the arrays of `preds/<select>/<split>.npz`, each [M].
@@ -337,6 +353,7 @@ def load_run(path: Path, groups: str | None = None) -> Run:
         splits=_splits(meta),
         grouping="" if chosen == classes else groups or "",
         noted=noted_in(meta, _get(recipe, "train", str, "recipe.yaml")),
+        grid=_grid(meta),
     )
 
 
@@ -383,6 +400,13 @@ def _code(meta: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     stored = meta.get("code")
     known = stored if isinstance(stored, dict) else {}
     return tuple((word, str(known[word])) for word in ("method", "model") if word in known)
+
+
+def _grid(meta: Mapping[str, Any]) -> str:
+    """Return `Run.grid`."""
+    stored = meta.get("argv")
+    words = [word for word in stored if isinstance(word, str)] if isinstance(stored, list) else []
+    return take_words(words, ("grid",))[0].get("grid", "")
 
 
 def _yaml(data: bytes) -> Any:

@@ -1,15 +1,17 @@
 """Which runs are behind each cell of a table: like is averaged with like, the rest is named.
 
 A run is left out, and a note says so, when it is unfinished, has another preset, or has a seed that the table does not
-ask for. When the runs of a row disagree about the recipe's hash, those count that are the recipe as it stands; where
-none is, or where they disagree about the data's fingerprint, nobody can say which is meant, and none of them counts. A
-cell is marked where something was left out, where a seed is lacking, and where a run was changed on the command line;
-the notes say why.
+ask for. When the runs of a row disagree about the recipe's hash, those count that are the recipe as it stands, and the
+others are variants, which are listed and mark nothing; where none is, or where they disagree about the data's
+fingerprint, nobody can say which is meant, and none of them counts. Where none is and all agree, they count. A cell is
+marked where something was left out, where a seed is lacking, and where a run was changed on the command line; the notes
+say why.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ from analysis.inputs.frame import Problems
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import BaselineTest, Resamples, interval
 from analysis.tables import published
-from analysis.tables.matching import columns_there, runs_of_row, without_variants
+from analysis.tables.matching import columns_there, runs_of_row, variants_of
 from recipes.table_layout import Column, Layout, Row
 
 
@@ -85,7 +87,7 @@ FEW = 4
 
 
 @dataclass
-class _RowRuns:
+class RowRuns:
     """The runs that count for one row and source, with what there is to say about the others."""
 
     runs: list[Run] = field(default_factory=list)
@@ -97,7 +99,12 @@ class _RowRuns:
 
 
 def fill_table(
-    layout: Layout, runs: list[Run], frame: pd.DataFrame, problems: Problems, resamples: Resamples | None = None
+    layout: Layout,
+    runs: list[Run],
+    frame: pd.DataFrame,
+    problems: Problems,
+    resamples: Resamples | None = None,
+    chosen: Mapping[tuple[int, tuple[str, str]], RowRuns] | None = None,
 ) -> Table:
     """Fill a layout, but for columns that its data sets have not.
 
@@ -107,6 +114,7 @@ def fill_table(
         frame: their numbers, as `analysis.inputs.frame.tidy` returns them.
         problems: what could not be computed, as `tidy` returns it.
         resamples: given to several calls, each run is resampled once for all of them.
+        chosen: the runs of each row and source, where something else chose them.
     """
     resamples = resamples or Resamples()
     columns, lacking = columns_there(layout, runs)
@@ -114,7 +122,7 @@ def fill_table(
     keys = ["run", "select", "protocol", "subset", "metric"]
     values: dict[tuple[str, ...], float] = frame.set_index(keys)["value"].to_dict()
     choices = {
-        (index, source): _choose(layout, row, source, runs)
+        (index, source): chosen[index, source] if chosen else _choose(layout, row, source, runs)
         for index, row in enumerate(layout.rows)
         for source in layout.sources
     }
@@ -144,7 +152,7 @@ def fill_table(
 
 def _brief_notes(
     layout: Layout,
-    choices: dict[tuple[int, tuple[str, str]], _RowRuns],
+    choices: dict[tuple[int, tuple[str, str]], RowRuns],
     notes: list[str],
     unused: list[tuple[str, str]],
 ) -> list[str]:
@@ -180,9 +188,9 @@ def _brief_notes(
     return [*said, *(note for note in notes if note not in merged)]
 
 
-def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> _RowRuns:
+def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) -> RowRuns:
     data, train = source
-    choice, label = _RowRuns(), layout.full_label(row)
+    choice, label = RowRuns(), layout.full_label(row)
     candidates = runs_of_row(layout, row, source, runs)
     if not candidates:
         own = "".join(f" {word}" for word in row.set_words)
@@ -191,7 +199,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         )
         choice.state = "missing"
         return choice
-    for run in candidates:
+    variants = variants_of(layout, row, source, candidates)
+    for run in (run for run in candidates if run not in variants):
         state, reason = _why_left_out(layout, row, run)
         if not state:
             choice.runs.append(run)
@@ -199,13 +208,12 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
             choice.state = state if choice.state in ("", "foreign") else choice.state  # the more telling one stays
             choice.left_out.append((run.name, reason))
             choice.notes.append(f"{label}: {run.name} is left out: {reason}")
-    kept = without_variants(layout, row, source, choice.runs)
-    variants = [run for run in choice.runs if run not in kept]
-    choice.runs = kept
-    if unlike := _what_differs(choice.runs):
+    if unlike := what_differs(choice.runs):
         choice.state = "unlike"
         names = ", ".join(run.name for run in choice.runs)
         choice.notes.append(f"{label}: none of these runs counts, they {unlike}: {names}")
+        differing = [(run.name, run.departures()) for run in choice.runs]
+        choice.notes += [f"{label}: {name} has {', '.join(values)}" for name, values in differing if values]
         choice.runs = []
     for word, made_by in _by_code(choice.runs):
         choice.notes.append(f"{label}: these runs differ in the code of their {word}: {'; '.join(made_by)}")
@@ -222,7 +230,8 @@ def _choose(layout: Layout, row: Row, source: tuple[str, str], runs: list[Run]) 
         choice.notes.append(f"{label}: no run of seed {', '.join(lacking)} (data={data} train={train})")
     choice.marked = bool(choice.notes)
     for run in variants:
-        reason = f"it is a variant, with {', '.join(run.departures())} (a row with `set:` would show it)"
+        values = ", ".join(run.departures()) or f"the hash {run.hash}"
+        reason = f"it is a variant, with {values} (a row with `set:` would show it)"
         choice.left_out.append((run.name, reason))
         choice.notes.append(f"{label}: {run.name} is left out: {reason}")
     return choice
@@ -242,7 +251,7 @@ def _why_left_out(layout: Layout, row: Row, run: Run) -> tuple[str, str]:
     return "", ""
 
 
-def _what_differs(runs: list[Run]) -> str | None:
+def what_differs(runs: list[Run]) -> str | None:
     """Say in what else these runs differ, which should differ only in the seed; None where they do not."""
     if len({run.hash for run in runs}) > 1:
         return "differ in the recipe's hash"
@@ -269,7 +278,7 @@ def _by_code(runs: list[Run]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _mark_other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], _RowRuns]) -> list[str]:
+def _mark_other_data(layout: Layout, choices: dict[tuple[int, tuple[str, str]], RowRuns]) -> list[str]:
     """Mark the cells of rows that were made from different data: they are shown, but do not compare."""
     notes = []
     for source in layout.sources:
@@ -309,7 +318,7 @@ def _mark_other_samples(layout: Layout, cells: list[list[Cell]], resamples: Resa
 
 
 def _fill_cell(
-    layout: Layout, row: Row, column: Column, choice: _RowRuns, values: dict[tuple[str, ...], float], problems: Problems
+    layout: Layout, row: Row, column: Column, choice: RowRuns, values: dict[tuple[str, ...], float], problems: Problems
 ) -> Cell:
     """Make one cell; its notes say why a counted run gives no number for it."""
     found: list[tuple[float, Run]] = []
@@ -354,7 +363,7 @@ def _baseline_of(
     layout: Layout,
     index: int,
     source: tuple[str, str],
-    choices: dict[tuple[int, tuple[str, str]], _RowRuns],
+    choices: dict[tuple[int, tuple[str, str]], RowRuns],
     runs: list[Run],
 ) -> Baseline | None:
     """Find a row's baseline: the table's row that the layout calls its twin (`Layout.twin_of`).

@@ -31,12 +31,16 @@ def _row_with_values(layout: Layout, source: Source, run: Run) -> Row | None:
     return max(fitting, key=lambda row: len(row.set), default=None)
 
 
-def without_variants(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> list[Run]:
-    """Return those of a row's runs that are its recipe as it stands; all where none is, or where they are alike."""
-    if len({run.hash for run in runs}) < 2:
-        return list(runs)
-    own = [run for run in runs if run.is_current(layout.words(row, source))]
-    return own or list(runs)
+def variants_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> list[Run]:
+    """Return those of a row's runs that are tries beside it: they have other values than its recipe as it stands.
+
+    There are none where no run is the recipe, finished or not. Runs of another preset are not looked at.
+    """
+    alike = [run for run in runs if run.preset == layout.preset]
+    if len({run.hash for run in alike}) < 2:
+        return []
+    own = {run.name for run in alike if run.is_current(layout.words(row, source))}
+    return [run for run in alike if own and run.name not in own]
 
 
 def fillable(layouts: Sequence[Layout], runs: Sequence[Run]) -> tuple[list[Layout], list[str]]:

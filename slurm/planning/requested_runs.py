@@ -1,12 +1,14 @@
 """Which runs a command asks for: one, a run for each seed, or those of a table; with the runs that these build on.
 
 `table=NAME` means the runs of every row on every (data, edition) of the table's columns; runs that rows or tables share
-are made once. An open table is laid out on the data sets of `data=`.
+are made once. An open table is laid out on the data sets of `data=`. `grid=` makes each of them once for
+each of its points.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +22,13 @@ from recipes.common.json_text import read_object
 from recipes.dataset_values import sets_in
 from recipes.resolve import FIRST, differences, first_words, load_resolved, resolve, source_of, source_words
 from recipes.schema import PROJECT, Recipe
+from recipes.sweeps.grid import Point
 from recipes.table_layout import Layout, data_names, find_layout, known_data
+from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_switch
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
-SEVERAL = ("table", "seeds", "max_jobs", "again")
+SEVERAL = ("table", "seeds", "grid", "max_jobs", "again")
 """Words of a command that are none of a recipe."""
 OF_THE_TABLE = ("recipe", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
@@ -65,8 +69,8 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     """Return the runs that a command asks for.
 
     Raises:
-        RecipeError: a value of `table`, `seeds`, `max_jobs` or `again` that is not legal, words that the table itself
-            decides, or a recipe that cannot be run.
+        RecipeError: a value of `table`, `seeds`, `grid`, `max_jobs` or `again` that is not legal, words that the table
+            itself decides, or a recipe that cannot be run.
     """
     values, rest = take_words(words, SEVERAL)
     at_once, again = values.get("max_jobs"), values.get("again", "no")
@@ -76,6 +80,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
     commands: list[tuple[list[str], list[str]]] = [(rest, [])]
     said: tuple[str, ...] = ()
+    layout = None
     if "table" in values:
         of_data, rest = take_words(rest, ("data",))
         layout = _layout(values["table"], of_data.get("data"), _known_data(rest, site))
@@ -87,22 +92,57 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
             for row in layout.rows
             for source in sources
         ]
+    grid = grid_of(values.get("grid"), rest, layout)
+    if grid and layout:
+        for command, _ in commands:
+            refuse_switch(grid, _fitting(command, site)[0])
     if "seeds" in values:
         if any(word.startswith("seed=") for word in rest):
             raise RecipeError("seed= and seeds= do not go together: give one seed, or all of them as seeds=0,1,2")
         seeds = _seeds(values["seeds"])
         commands = [(command, seeds) for command, _ in commands]
     runs: dict[Path, Run] = {}
-    named: set[Path] = set()
+    named: dict[Path, Recipe] = {}
+    points = grid.points if grid else (NO_POINT,)
     for command in _seed_by_seed(commands):
-        recipe, remark = (
-            _fitting(command, site) if "table" in values else (resolve(command, site.slurm, str(site.path)), "")
-        )
-        _add(runs, recipe, rest, site, remark)
-        named.add(recipe.run_folder)
-    anew = named if again == "yes" else set()
-    asked = [replace(run, again=run.folder in anew) for run in runs.values()]
+        fits = functools.partial(_fitting if layout else _as_it_is, site=site)
+        named |= _add_points(runs, [(fits([*command, *point.words]), point) for point in points], rest, site)
+    if grid:
+        rows = len(layout.rows) if layout else 0
+        said = (*said, *announcement(grid, list(named.values()), rows, len(runs) - len(named)))
+    asked = [replace(run, again=again == "yes" and run.folder in named) for run in runs.values()]
     return Requested(asked, int(at_once) if at_once else None, said)
+
+
+def _add_points(
+    runs: dict[Path, Run], made: Sequence[tuple[tuple[Recipe, str], Point]], words: Sequence[str], site: Site
+) -> dict[Path, Recipe]:
+    """Add the runs of one command, one for each point of its grid, to `runs`, before each the one that it builds on.
+
+    Args:
+        runs: those that there are already.
+        made: recipe and remark of each, and its point.
+        words: the user's part of the command.
+        site: this machine's site file.
+
+    Returns:
+        The recipes by their folders.
+
+    Raises:
+        RecipeError: one builds on a run that it cannot build on, or two points make the same run.
+    """
+    found: dict[Path, Point] = {}
+    for (recipe, remark), point in made:
+        folder = recipe.run_folder
+        if folder in found:
+            raise RecipeError(
+                f"grid= has {found[folder]} and {point}, which make the same run {recipe.run_name}; each value once is "
+                "legal"
+            )
+        found[folder] = point
+        _add(runs, recipe, words, site, remark)
+        runs[folder] = replace(runs[folder], point=str(point))
+    return {recipe.run_folder: recipe for (recipe, _), _ in made}
 
 
 def words_of_a_run(words: Sequence[str]) -> list[str] | None:
@@ -187,6 +227,11 @@ def _seed_by_seed(commands: Sequence[tuple[list[str], list[str]]]) -> list[list[
         *(words for words, own in commands if not own),
         *([*words, f"seed={seed}"] for seed in seeds for words, own in commands if seed in own),
     ]
+
+
+def _as_it_is(command: Sequence[str], site: Site) -> tuple[Recipe, str]:
+    """Resolve a command, with nothing to remark."""
+    return resolve(command, site.slurm, str(site.path)), ""
 
 
 def _fitting(command: Sequence[str], site: Site) -> tuple[Recipe, str]:

@@ -22,6 +22,7 @@ class Run:
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
         pipe: the site file's command, by which its data come where their root is `pipe:`.
         again: what is there already is set aside, and the run made anew.
+        point: the values of `grid=` that it has, as words; empty where it has none.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class Run:
     command: tuple[str, ...] = ()
     pipe: str | None = None
     again: bool = False
+    point: str = ""
 
     @property
     def folder(self) -> Path:
@@ -112,7 +114,8 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
             *(f"{folder.name} has left the queue" for folder in step.left[-1:]),
         ]
         above = next((folder for folder in [*step.left[::-1], *step.finished] if folder in lines), None)
-        said = [str(step.run.folder), *(["made anew"] if step.run.again and step.run.folder.exists() else [])]
+        anew = ["made anew"] if step.run.again and step.run.folder.exists() else []
+        said = [str(step.run.folder), *filter(None, [step.run.point]), *anew]
         lines[step.run.folder] = (above, "  ".join([*said, *([f"after {' and '.join(after)}"] if after else [])]))
 
     def below(above: Path | None, indent: str) -> list[str]:

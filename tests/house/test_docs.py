@@ -26,6 +26,10 @@ MOST_LINES = {"README.md": 150, "AGENTS.md": 40, "CONTRIBUTING.md": 60}
 
 # Every command in a page's sh block is in one of these, with what it must end with: exit code, pattern of its output.
 QUICK = {
+    "python slurm/launch.py recipe=glt_ifl data=digits_glt grid=optim.lr:.05,.1,.2+optim.momentum:0,.9 cluster=dry": (
+        0,
+        r"optim\.momentum \(2\), 6 points: 6 runs",
+    ),
     "python slurm/launch.py recipe=glt_randaug_ifl nodes=4": (2, r"python -m sharding\.build data=imagenet_glt"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (
@@ -77,6 +81,8 @@ LONG = [
     "python -m analysis light runs=runs out=light",
     "python -m analysis bundle runs=runs out=bundle.zip",
     "python -m analysis bundle runs=runs out=bundle.zip anonymous=yes",
+    "python -m analysis sweep runs=examples/digits_glt recipe=glt_ifl,glt_baseline",
+    "python -m analysis tuned runs=examples/digits_glt table=digits_alt",
     "python -m analysis results runs=examples/digits_glt out=docs/results-digits.md",
     "make test",
 ]

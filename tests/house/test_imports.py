@@ -18,14 +18,14 @@ from tests.helpers.paths import PROJECT
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
     "recipes": "common values declarations yaml_io identity schema messages rules folders dataset_values noted "
-    "layers resolve code_digest table_layout",
+    "layers resolve code_digest table_layout sweeps",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
     "reader build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator exported model_card setup post_hoc finished_run train",
     "slurm": "environment site_file code_snapshot rendezvous scaling monitoring run_folder reuse job planning local "
     "cluster status launch",
-    "analysis": "labels inputs stats tables claims figures report publishing __main__",
+    "analysis": "labels inputs stats tables claims sweeps figures report publishing __main__",
 }
 """Of each room its sub-rooms and top-level modules, from low to high: each imports only those before it, and itself."""
 MOST_MODULES = 14

@@ -53,6 +53,7 @@ def test_a_table_is_its_rows_on_its_data_once_each(name: str, tmp_path: Path) ->
                     f"seed={seed}",
                     f"runs={tmp_path}",
                     f"batch.budget={row.budget}",
+                    *(f"{key}={value}" for key, value in row.set.items()),
                 ]
                 rows.add(resolve(words).run_folder)
     needed = {need for run in found for need in run.needs}

@@ -1,0 +1,1 @@
+"""Grids: one recipe or table with several values of some keys."""

@@ -1,0 +1,114 @@
+"""`grid=optim.lr:.05,.1,.2+optim.momentum:0,.9`: the product of some keys' values, each for a run of its own.
+
+The launcher makes the runs, and analysis chooses among them: both read a grid here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.common.errors import RecipeError
+from recipes.layers import annotation_of, parse_words
+from recipes.table_layout import key_fault, value_fault
+from recipes.values import as_typed
+
+KEY = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*"
+MOST = 10_000
+"""The most points of a grid: more are a slip, and would be listed one by one."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a grid.
+
+    Attributes:
+        words: its values as words of a command, as they were typed.
+        values: them by their dotted keys, as the recipe's fields read them.
+    """
+
+    words: tuple[str, ...]
+    values: dict[str, Any]
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid.
+
+    Attributes:
+        text: as it was typed.
+        axes: the keys, and how many values each has.
+        points: the product of the values; those of the last key change fastest.
+    """
+
+    text: str
+    axes: tuple[tuple[str, int], ...]
+    points: tuple[Point, ...]
+
+    def __str__(self) -> str:
+        axes = " x ".join(f"{key} ({count})" for key, count in self.axes)
+        return f"{axes}, {len(self.points)} point{'s' * (len(self.points) > 1)}"
+
+
+def read_grid(text: str) -> Grid:
+    """Read what stands behind `grid=`.
+
+    Raises:
+        RecipeError: it has another form, a key is no science key of a recipe or is there twice, a value is not legal,
+            or there are too many points.
+    """
+    axes: dict[str, list[tuple[str, Any]]] = {}
+    for part in re.split(rf"\+(?={KEY}:)", text):
+        key, colon, values = part.partition(":")
+        if not (colon and re.fullmatch(KEY, key)):
+            raise RecipeError(
+                f"grid={text} is not legal: keys with their values are, with + between keys, such as "
+                "grid=optim.lr:.05,.1,.2+optim.momentum:0,.9"
+            )
+        if fault := key_fault(key):
+            raise RecipeError(f"grid={text}: {fault}")
+        if key in axes:
+            raise RecipeError(f"grid={text}: {key} is there twice; once, with all its values, is legal")
+        axes[key] = [(value, _read(text, key, value)) for value in _split(values)]
+    if (count := math.prod(map(len, axes.values()))) > MOST:
+        raise RecipeError(f"grid={text} has {count:,} points; at most {MOST:,} are legal")
+    points = [
+        Point(
+            tuple(f"{key}={typed}" for key, (typed, _) in zip(axes, point, strict=True)),
+            {key: value for key, (_, value) in zip(axes, point, strict=True)},
+        )
+        for point in itertools.product(*axes.values())
+    ]
+    return Grid(text, tuple((key, len(values)) for key, values in axes.items()), tuple(points))
+
+
+def _split(values: str) -> list[str]:
+    """Split values at the commas that are not inside of a list or mapping."""
+    parts, depth = [""], 0
+    for sign in values:
+        depth += (sign in "[{") - (sign in "]}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def _read(grid: str, key: str, text: str) -> Any:
+    """Return a value as its field reads it.
+
+    Raises:
+        RecipeError: it is not legal there.
+    """
+    value: Any = parse_words([f"{key}={text}"])
+    for part in key.split("."):
+        value = value[part]
+    if fault := value_fault(key, value, f"grid={grid}"):
+        raise RecipeError(" ".join(fault.split()))
+    return as_typed(value, annotation_of(key))

@@ -1,0 +1,74 @@
+"""`grid=` of a command: its runs once for each point of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recipes.common.errors import RecipeError
+from recipes.schema import Recipe
+from recipes.sweeps.grid import Grid, Point, read_grid
+from recipes.table_layout import OF_THE_TABLE, Layout
+
+NO_POINT = Point((), {})
+
+
+def grid_of(text: str | None, words: Sequence[str], layout: Layout | None) -> Grid | None:
+    """Read the grid of a command, and refuse it where something else decides a key of it.
+
+    Args:
+        text: what stands behind `grid=`; None where nothing does.
+        words: the command's other words.
+        layout: the table whose runs are asked for, if any.
+
+    Raises:
+        RecipeError: the grid is not legal, or the command, the table or one of its rows decides a key of it.
+    """
+    if text is None:
+        return None
+    grid = read_grid(text)
+    for key, _ in grid.axes:
+        if any(word.startswith(f"{key}=") for word in words):
+            raise RecipeError(f"{key}= and grid={text} do not go together: give {key} in one of the two")
+        if layout and key in OF_THE_TABLE:
+            raise RecipeError(f"grid={text} and table= do not go together: the table {layout.name} says {key}")
+        if row := next((row for row in layout.rows if key in row.set), None) if layout else None:
+            raise RecipeError(f"grid={text} and table= do not go together: the row {row.label} sets {key} itself")
+    return grid
+
+
+def refuse_switch(grid: Grid, recipe: Recipe) -> None:
+    """Refuse a grid of IFL's values for a table's row without IFL, which they would switch on.
+
+    Args:
+        grid: the command's.
+        recipe: the row's, without the grid.
+
+    Raises:
+        RecipeError: it is such a row.
+    """
+    if recipe.ifl is None and (key := next((key for key, _ in grid.axes if key.startswith("ifl.")), None)):
+        raise RecipeError(
+            f"grid={grid.text} and table= do not go together: {key} would switch IFL on in the row of {recipe.recipe}; "
+            "a grid of recipe= is legal, or a table whose rows have IFL"
+        )
+
+
+def announcement(grid: Grid, recipes: Sequence[Recipe], rows: int, others: int) -> list[str]:
+    """Say how many runs a grid makes.
+
+    Args:
+        grid: the command's.
+        recipes: of the runs that it makes.
+        rows: how many rows the table has; 0 for a recipe.
+        others: how many runs those build on that the command makes, too.
+    """
+    each = f", for each of {rows} rows" if rows else ""
+    first = f", and {others} that they build on, without the grid's values" if others else ""
+    said = [f"grid: {grid}{each}: {len(recipes)} run{'s' * (len(recipes) > 1)}{first}"]
+    idle = dict.fromkeys(recipe.recipe for recipe in recipes if recipe.method.eval_of)
+    if idle and any(not key.startswith("method.") for key, _ in grid.axes):
+        said.append(
+            f"{', '.join(idle)} trains nothing: the grid's values of training change no number of it; "
+            "first.KEY=VALUE sets those of what it judges"
+        )
+    return said

@@ -1,0 +1,237 @@
+"""Tries beside each other and beside the table: val chooses, rows keep to their recipe, a sweep shows what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.__main__ import main
+from analysis.inputs.frame import tidy
+from analysis.inputs.runs import load_runs
+from analysis.sweeps import sweep, tuned
+from analysis.tables.cells import Table, fill_table
+from ifl.metrics import evaluate
+from recipes.resolve import dump, resolve
+from recipes.sweeps.grid import read_grid
+from recipes.table_layout import Layout, available, load_layout
+from tests.helpers.paths import PROJECT
+from tests.helpers.tables import ATTRIBUTE, GROUP, HALF, LABEL, MOST, NONE_RIGHT, TABLE_COLUMNS, layout, write_run
+
+BASE = {"recipe": "glt_baseline", "label": "Plain", "group": "G"}
+IFL = {"recipe": "glt_ifl", "label": "+ IFL", "group": "G", "twin": "glt_baseline"}
+SOURCE = ("digits_glt", "glt")
+
+
+def tried(folder: Path, right: int, *words: str, recipe: str = "glt_baseline", seed: int = 0, **change: Any) -> Path:
+    """Write a run with values of its own that is right on so many of val's ten samples."""
+    made = resolve([f"recipe={recipe}", "data=digits_glt", f"seed={seed}", *words])
+    path = write_run(folder, recipe, seed, hash_=made.hash8, **change)
+    (path / "recipe.yaml").write_text(dump(made))
+    prediction = np.where(np.arange(10) < right, LABEL, (LABEL + 1) % 4)
+    arrays = {"label": LABEL, "group": GROUP, "attribute": ATTRIBUTE, "prediction": prediction}
+    np.savez(path / "preds" / "last" / "val.npz", **arrays)
+    return path
+
+
+def launched(path: Path, grid: str) -> None:
+    file = path / "meta.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "argv": ["slurm/launch.py", f"grid={grid}"]}))
+
+
+def choose(folder: Path, made: Layout, grid: str | None = None) -> tuple[Table, tuned.Searches]:
+    runs, _ = load_runs(folder)
+    numbers, problems = tidy(runs)
+    searches = tuned.search_all(made, runs, numbers, read_grid(grid) if grid else None)
+    rows = tuned.chosen_rows(made, searches)
+    chosen = [run for row in rows.values() for run in row.runs]
+    return fill_table(made, chosen, numbers, problems, chosen=rows), searches
+
+
+# ----------------------------------------------------------------------------------------------------------------- val
+def test_results_hold_val_beside_the_test_splits(tmp_path: Path) -> None:
+    """The frame has the numbers of preds/last/val.npz with the protocol `val`; of runs without it nothing is said."""
+    tried(tmp_path, 7)
+    (tried(tmp_path, 7, "optim.lr=.2") / "preds" / "last" / "val.npz").unlink()
+    frame, problems = tidy(load_runs(tmp_path)[0])
+    val = frame[(frame["protocol"] == "val") & (frame["metric"] == "accuracy")]
+    wanted = evaluate(LABEL, np.where(np.arange(10) < 7, LABEL, (LABEL + 1) % 4), GROUP, ATTRIBUTE)
+    own = wanted["accuracy"]
+    found = dict(zip(val["subset"], val["value"], strict=True))
+    assert {name: found[name] for name in own} == own and set(val["select"]) == {"last"}
+    assert set(val["edition"]) == {"glt"} and not problems
+
+
+# --------------------------------------------------------------------------------------------------------------- tuned
+def test_val_alone_chooses_the_same_values_for_all_seeds(tmp_path: Path) -> None:
+    """The value with the best mean over seeds on val is chosen, though its test numbers are the worst and another is
+    better on val in one seed; the table has its test numbers, and says of how many values.
+    """
+    for seed, one, other in ((0, 9, 6), (1, 1, 6)):
+        tried(tmp_path, one, seed=seed, cbl=MOST)
+        tried(tmp_path, other, "optim.lr=0.05", seed=seed, cbl=NONE_RIGHT)
+    table, searches = choose(tmp_path, layout(rows=[BASE]))
+    search = searches[0, SOURCE]
+    assert [(one.label, one.val, one.chosen) for one in search.candidates] == [
+        ("optim.lr=0.05", 0.6, True),
+        ("optim.lr=0.1", 0.5, False),
+    ]
+    assert table.cells[0][0].values == (0.0, 0.0) and not table.cells[0][0].marked
+    assert table.notes == [
+        "Plain: optim.lr=0.05, chosen of 2 values by val 60.00 over seed 0, 1 (data=digits_glt train=glt)"
+    ]
+
+
+@pytest.mark.parametrize(("given", "noted"), [("optim.lr:.2,.1", ""), (None, "optim.lr:.2,.1"), (None, "")])
+def test_of_equal_values_the_first_of_the_grid_is_chosen(given: str | None, noted: str, tmp_path: Path) -> None:
+    """In the order of grid=, else of the grid with which the runs were launched, else of the values."""
+    for rate in ("0.1", "0.2"):
+        launched(tried(tmp_path, 5, f"optim.lr={rate}"), noted) if noted else tried(tmp_path, 5, f"optim.lr={rate}")
+    choice = choose(tmp_path, layout(rows=[BASE], seeds=[0]), given)[1][0, SOURCE].choice
+    assert choice
+    (run,) = choice.runs.values()
+    assert run.values["optim.lr"] == (0.2 if given or noted else 0.1)
+
+
+def test_a_grid_given_is_the_search_and_says_what_lacks(tmp_path: Path) -> None:
+    """Runs outside of grid= are not looked at, and a point without a run is named."""
+    tried(tmp_path, 9, "optim.lr=.4")
+    tried(tmp_path, 5)
+    table, searches = choose(tmp_path, layout(rows=[BASE], seeds=[0]), "optim.lr:.1,.3")
+    assert [one.label for one in searches[0, SOURCE].candidates] == ["optim.lr=.1"]
+    assert "Plain: no run with optim.lr=.3 (data=digits_glt train=glt)" in table.notes
+
+
+def test_unequal_search_budgets_are_marked(tmp_path: Path) -> None:
+    """Rows that were given other numbers of values are marked, and the note has the numbers."""
+    tried(tmp_path, 5)
+    tried(tmp_path, 5, recipe="glt_ifl")
+    rows = [BASE, IFL]
+    assert not any(line[0].marked for line in choose(tmp_path, layout(rows=rows, seeds=[0]))[0].cells)
+    tried(tmp_path, 6, "optim.lr=0.05", recipe="glt_ifl")
+    table, _ = choose(tmp_path, layout(rows=rows, seeds=[0]))
+    assert [line[0].marked for line in table.cells] == [True, True]
+    assert "unequal search budgets, so these rows do not compare: 1 value: Plain; 2 values: Plain + IFL" in table.notes
+
+
+def test_seeds_that_not_all_values_have_choose_nothing(tmp_path: Path) -> None:
+    """Val is averaged over the common seeds; the chosen value's test numbers are of all its seeds."""
+    tried(tmp_path, 5, "optim.lr=0.05")
+    tried(tmp_path, 6)
+    tried(tmp_path, 1, seed=1)
+    table, searches = choose(tmp_path, layout(rows=[BASE]))
+    search = searches[0, SOURCE]
+    assert search.seeds == [0] and search.choice and search.choice.label == "optim.lr=0.1"
+    assert len(table.cells[0][0].values) == 2 and table.cells[0][0].marked
+
+
+def test_one_value_a_row_is_the_ordinary_table() -> None:
+    """Where each row of real runs has one value, the tuned table has the ordinary one's numbers."""
+    recipes = ("glt_baseline", "glt_ifl", "glt_crt")
+    runs = [run for run in load_runs(PROJECT / "examples" / "digits_glt")[0] if run.recipe in recipes]
+    made = load_layout(available()["digits_alt"])
+    numbers, problems = tidy(runs)
+    rows = tuned.chosen_rows(made, tuned.search_all(made, runs, numbers, None))
+    mine, ordinary = (fill_table(made, runs, numbers, problems, chosen=chosen) for chosen in (rows, None))
+    values = [[cell.values for cell in line] for line in mine.cells]
+    assert values == [[cell.values for cell in line] for line in ordinary.cells]
+    assert sum(bool(line[0]) for line in values) == 3
+
+
+def test_tuned_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a table each recipe is a row; terminal, CSV, LaTeX and the list of all values are written."""
+    tried(tmp_path / "runs", 6, cbl=HALF)
+    tried(tmp_path / "runs", 5, "optim.lr=0.05", cbl=MOST)
+    main(["tuned", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"])
+    assert "glt_baseline: optim.lr=0.1, chosen of 2 values by val 60.00" in capsys.readouterr().out
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert names == ["paper_tuned.csv", "paper_tuned.tex", "paper_tuned_values.csv"]
+    lines = (tmp_path / "out" / "paper_tuned_values.csv").read_text().splitlines()
+    assert [line.split(",")[5:10] for line in lines[1:]] == [
+        ["optim.lr=0.05", "2", "50.0", "0", "0"],
+        ["optim.lr=0.1", "2", "60.0", "0", "1"],
+    ]
+    with pytest.raises(ValueError, match=r"lr is no science key of a recipe; did you mean optim.lr\?"):
+        main(["tuned", f"runs={tmp_path / 'runs'}", "grid=lr:1"])
+
+
+# --------------------------------------------------------------------------------------------------------------- sweep
+def test_a_sweep_shows_what_differs_alone(tmp_path: Path) -> None:
+    """Columns are the axes and values that differ, in the order of values, and the numbers; the unfinished is named."""
+    tried(tmp_path, 6, "optim.lr=0.2", cbl=MOST)
+    tried(tmp_path, 5, "optim.lr=0.05", cbl=HALF)
+    tried(tmp_path, 5, "optim.lr=0.05", seed=1, done=False)
+    runs, _ = load_runs(tmp_path)
+    made = sweep.sweep(runs, *tidy(runs))
+    assert list(made) == ["seed", "optim.lr", "val", "clt", "glt", "state", "run"]
+    assert made.drop(columns="run").to_numpy().tolist() == [
+        ["0", "0.05", "50.00", "50.00", "50.00", ""],
+        ["1", "0.05", "--", "--", "--", "unfinished"],
+        ["0", "0.2", "60.00", "80.00", "50.00", ""],
+    ]
+
+
+def test_values_that_follow_from_the_recipe_are_no_column(tmp_path: Path) -> None:
+    """Two recipes differ in many values, and the recipe's name says so."""
+    tried(tmp_path, 5)
+    tried(tmp_path, 5, recipe="glt_ifl")
+    runs, _ = load_runs(tmp_path)
+    assert list(sweep.sweep(runs, *tidy(runs))) == ["recipe", "val", "clt", "glt", "state", "run"]
+
+
+def test_the_sweep_of_no_run_is_refused(tmp_path: Path) -> None:
+    """A recipe that no run has is named, with the nearest."""
+    tried(tmp_path, 5)
+    with pytest.raises(ValueError, match="recipe=glt_basline: none of these runs has it; did you mean glt_baseline"):
+        main(["sweep", f"runs={tmp_path}", "recipe=glt_basline"])
+
+
+# ----------------------------------------------------------------------------------------------- tries beside the table
+def test_an_unfinished_try_marks_nothing(tmp_path: Path) -> None:
+    """A run with other values, finished or not, is a variant: it marks no cell and stands for no seed."""
+    tried(tmp_path, 5)
+    other = tried(tmp_path, 5, "optim.lr=0.05", done=False)
+    runs, _ = load_runs(tmp_path)
+    table = fill_table(layout(rows=[BASE], seeds=[0]), runs, *tidy(runs))
+    assert table.cells[0][0].values == (0.5,) and not table.cells[0][0].marked
+    assert [note for note in table.notes if other.name in note and "it is a variant, with optim.lr=0.05 (0.1)" in note]
+
+
+def test_a_try_does_not_stand_for_an_unfinished_row(tmp_path: Path) -> None:
+    """Where the recipe's own run is unfinished the row is, whatever else is there."""
+    tried(tmp_path, 5, done=False)
+    tried(tmp_path, 5, "optim.lr=0.05")
+    runs, _ = load_runs(tmp_path)
+    table = fill_table(layout(rows=[BASE], seeds=[0]), runs, *tidy(runs))
+    assert table.cells[0][0].values == () and table.cells[0][0].state == "unfinished"
+
+
+def test_where_no_run_is_the_recipe_the_values_are_listed(tmp_path: Path) -> None:
+    """Those that differ from each other count not, one line each says their values; those that agree do count."""
+    tried(tmp_path, 5, "optim.lr=0.05")
+    runs, _ = load_runs(tmp_path)
+    table = fill_table(layout(rows=[BASE], seeds=[0]), runs, *tidy(runs))
+    assert table.cells[0][0].values == (0.5,) and table.cells[0][0].marked
+    last = tried(tmp_path, 5, "optim.lr=0.2")
+    runs, _ = load_runs(tmp_path)
+    table = fill_table(layout(rows=[BASE], seeds=[0]), runs, *tidy(runs))
+    assert table.cells[0][0].values == () and f"Plain: {last.name} has optim.lr=0.2 (0.1)" in table.notes
+
+
+def test_a_layout_names_a_try_by_set(tmp_path: Path) -> None:
+    """`set:` of a row takes the runs with these values, beside the row of the recipe itself, and tuning keeps them
+    apart.
+    """
+    tried(tmp_path, 5)
+    tried(tmp_path, 5, "schedule.epochs=5", cbl=MOST)
+    file = tmp_path / "mine.yaml"
+    rows = [BASE, {**BASE, "label": "short", "set": {"schedule.epochs": 5}}]
+    file.write_text(yaml.safe_dump({"preset": "paper", "seeds": [0], "rows": rows, "columns": TABLE_COLUMNS}))
+    made = load_layout(file)
+    runs, _ = load_runs(tmp_path)
+    for table in (fill_table(made, runs, *tidy(runs)), choose(tmp_path, made)[0]):
+        assert [line[0].values for line in table.cells] == [(0.5,), (0.8,)]
