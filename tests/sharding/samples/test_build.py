@@ -194,6 +194,20 @@ def test_only_other_bytes_are_made_again(tmp_path: Path, capsys: pytest.CaptureF
     assert "73 images of 3 classes" in capsys.readouterr().out
 
 
+def test_a_new_image_behind_a_link_is_taken_in(tmp_path: Path) -> None:
+    """Class folders may be links: what changes in the folders that they lead to is noticed; a circle is no trouble."""
+    there = some(tmp_path / "elsewhere")
+    (tree := tmp_path / "birds").mkdir()
+    for folder in there.iterdir():
+        (tree / folder.name).symlink_to(folder)
+    (there / "ant" / "circle").symlink_to(tree)
+    out = built(tree, tmp_path / "data", "val=2", "test_cbl=2")
+    before = forms.meta(out, "birds")["splits"]["glt/train"]["samples"]
+    (there / "ant" / "new.jpg").write_bytes(forms.picture(30))
+    built(tree, out, "val=2", "test_cbl=2")
+    assert forms.meta(out, "birds")["splits"]["glt/train"]["samples"] == before + 1
+
+
 def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
     """A set that is built again without attributes loses the splits that it had with them."""
     built(digits, tmp_path, *CLUSTERS, name="tiny")
