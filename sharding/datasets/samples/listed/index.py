@@ -150,7 +150,7 @@ def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder from `top` down and the names of its files, through links as images are found, but once each."""
+    """Yield each folder from `top` down and the names of its files; through links, too, but each folder once."""
     known = set()
     for folder, inner, files in os.walk(top, followlinks=True):
         stamp = os.stat(folder)
