@@ -57,8 +57,10 @@ def recognises(path: Path) -> bool:
     kind = _kind(path)
     if kind == "zstd":
         return ".tar." in path.name.lower() or path.suffix.lower() == ".tzst"
-    images, others = set(), set()
-    for name in _first_names(path, kind):
+    images, others, names = set(), set(), _first_names(path, kind)
+    if kind == "zip" and not names:
+        return True  # it is not whole, which is said when it is read
+    for name in names:
         stem, end = posixpath.splitext(name)
         if posixpath.dirname(name) and is_image(name) and not _hidden(name):
             images.add(stem)
@@ -112,13 +114,23 @@ def _each(archive: Path, kind: str) -> Iterator[_Held]:
     Raises:
         DataError: it is damaged, or a path leaves it.
     """
+    for name, member, reason in _members(archive, kind):
+        yield _Held(_inside(name, archive), member, reason)
+
+
+def _members(archive: Path, kind: str) -> Iterator[_Held]:
+    """Yield what an archive holds, paths as they stand in it.
+
+    Raises:
+        DataError: it is damaged.
+    """
     if kind == "zip":
         with Zip(archive) as opened:
             for member in opened.members():
-                yield _Held(_inside(member.name, archive), member, member.reason)
+                yield _Held(member.name, member, member.reason)
     else:
         for file, reason in each_in_tar(archive, str(archive)):
-            yield _Held(_inside(file.name, archive), file, reason)
+            yield _Held(file.name, file, reason)
 
 
 def _inside(name: str, archive: Path) -> str:
@@ -152,22 +164,23 @@ def _kind(path: Path) -> str:
 
 
 def _first_names(path: Path, kind: str) -> list[str]:
-    """Return the names of the first members; none of what is no archive."""
+    """Return the names of the first members, up to the first damage; none of what is no archive."""
+    names = []
     try:
-        if kind in _OPEN:
-            with _OPEN[kind](path) as file:
-                return _names_in_stream(file)
-        return [one.name for one in islice(_each(path, kind), _LOOKED_AT) if not one.reason]
-    except (DataError, OSError, *_DAMAGE):
-        return []
+        for name in _plain_names(path, kind):
+            names.append(posixpath.normpath(f"/{name}").lstrip("/"))  # what leaves the archive is refused later
+    except (DataError, OSError, tarfile.TarError, *_DAMAGE):
+        pass
+    return names
 
 
-def _names_in_stream(file: io.BufferedIOBase) -> list[str]:
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            return [posixpath.normpath(member.name) for member in islice(tar, _LOOKED_AT) if member.isfile()]
-    except tarfile.TarError:
-        return []
+def _plain_names(path: Path, kind: str) -> Iterator[str]:
+    """Yield the names of the plain files among the first members, as they stand in the archive."""
+    if kind in _OPEN:
+        with _OPEN[kind](path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+            yield from (member.name for member in islice(tar, _LOOKED_AT) if member.isfile())
+    else:
+        yield from (one.name for one in islice(_members(path, kind), _LOOKED_AT) if not one.reason)
 
 
 # --------------------------------------------------------------------------------------------------------- unpacking

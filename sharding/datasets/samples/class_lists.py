@@ -36,10 +36,10 @@ def counts_in(path: Path, names: Sequence[str], word: str) -> dict[str, int]:
     entries = []
     for line, text in _lines(path, word):
         name, count = _parted(text)
-        if not (count.isascii() and count.isdigit() and int(count) > 0):
+        if not (count.isascii() and count.isdigit() and len(count) < 19 and int(count) > 0):
             raise DataError(
                 f"{word}={path}, line {line}: {count!r} is not a number of images; `class name,count` with a whole "
-                "count of 1 or more would be legal"
+                "count from 1 on, of 18 digits at most, would be legal"
             )
         entries.append((line, name, count))
     return {names[number]: int(count) for number, count in _entries(path, entries, names, word)}

@@ -32,6 +32,8 @@ SAMPLE, WIDTH = 10_000, 50
 """Images from which the principal components are found, and the most components that are kept."""
 GREY_SIDE, RGB_SIDE = 32, 16
 _STREAM = int.from_bytes(b"pixels", "big")
+LARGEST = 1e15
+"""Numbers of a user's features at most: k-means adds up the squares of their float32."""
 _ROWS = 65_536
 """Rows of a user's array that are looked at at a time."""
 
@@ -111,9 +113,6 @@ def save(path: Path, batches: Iterable[np.ndarray], count: int) -> None:
             file.write(np.ascontiguousarray(batch, "<f4").tobytes())
 
 
-_LARGEST = 1e15
-
-
 def from_file(path: Path, count: int) -> np.ndarray:
     """Map a user's features into memory: [N, D] of any type of number, read-only.
 
@@ -131,13 +130,11 @@ def from_file(path: Path, count: int) -> np.ndarray:
     if found.ndim != 2 or len(found) != count or found.shape[1] < 1:
         raise DataError(f"features={path} has the shape {list(found.shape)}; {wanted}")
     for start in range(0, count, _ROWS):
-        some = found[start : start + _ROWS]
-        finite = ((some <= _LARGEST) & (some >= -_LARGEST)).all(1)  # k-means squares them as float32
-        if not finite.all():
-            row = start + int(np.argmin(finite))
-            raise DataError(
-                f"features={path}: row {row} has a number that is not finite, or beyond {_LARGEST:g}; {wanted}"
-            )
+        with np.errstate(invalid="ignore"):
+            fit = (np.abs(found[start : start + _ROWS].astype(np.float64)) <= LARGEST).all(1)  # NaN is not, either
+        if not fit.all():
+            row = start + int(np.argmin(fit))
+            raise DataError(f"features={path}: row {row} has a number that is not finite or beyond 1e15; {wanted}")
     return found
 
 

@@ -160,6 +160,12 @@ def _refusal(room: Room, sizes: Sizes) -> str:
     k = int(unfit[0])
     parts = np.sum(list(room.parts(sizes).values()), axis=0)[k]
     have, where = room.cells[k].tolist(), "" if room.shared else " in the given test list"
+    if not sum(have):
+        split = " and ".join(name for name, count in vars(sizes).items() if count)
+        return (
+            f"class {room.names[k]!r} has no image{where}, which {split} are cut from; some of it there, or a source "
+            "without this class, would be legal"
+        )
     training = ", and training one more" if room.shared else ""
     groups = f", in attribute groups of {have}" if len(have) > 1 else ""
     need = f", in attribute groups {parts.tolist()}" if len(have) > 1 else ""

@@ -90,8 +90,10 @@ def _values(
         of = "images are larger than 64 pixels" if most > SMALL else f"{images} on their shorter side, some are longer"
         for key in ("image_size", "test_resize"):
             yield Value("data", key, like["data"][key], of)
-    for key in ("mean", "std"):
-        yield Value("data", key, list(statistics[key]), "of the training split of edition glt")
+    yield Value("data", "mean", list(statistics["mean"]), "of the training split of edition glt")
+    std = [value or 1.0 for value in statistics["std"]]  # networks divide by it
+    constant = "" if std == list(statistics["std"]) else ", and 1 where all pixels of a channel are the same"
+    yield Value("data", "std", std, f"of the training split of edition glt{constant}")
     alike = f"as {_LIKE[kind]}, whose images are {kind}"
     yield Value("augment", "crop_scale", like["augment"]["crop_scale"], alike)
     yield Value(

@@ -208,6 +208,31 @@ def test_only_other_bytes_are_made_again(tmp_path: Path, capsys: pytest.CaptureF
     assert "73 images of 3 classes" in capsys.readouterr().out
 
 
+def test_a_new_image_behind_a_link_is_taken_in(tmp_path: Path) -> None:
+    """Class folders may be links: what changes in the folders that they lead to is noticed; a circle is no trouble."""
+    there = some(tmp_path / "elsewhere")
+    (tree := tmp_path / "birds").mkdir()
+    for folder in there.iterdir():
+        (tree / folder.name).symlink_to(folder)
+    (there / "ant" / "circle").symlink_to(tree)
+    out = built(tree, tmp_path / "data", "val=2", "test_cbl=2")
+    before = forms.meta(out, "birds")["splits"]["glt/train"]["samples"]
+    (there / "ant" / "new.jpg").write_bytes(forms.picture(30))
+    built(tree, out, "val=2", "test_cbl=2")
+    assert forms.meta(out, "birds")["splits"]["glt/train"]["samples"] == before + 1
+
+
+def test_a_test_list_without_a_class(tmp_path: Path) -> None:
+    """A given test list that lacks a class is refused by a sentence that says so."""
+    tree = some(tmp_path / "birds")
+    lines = [f"{file.relative_to(tree)},{file.parent.name},train" for file in sorted(tree.glob("*/*"))]
+    (tmp_path / "list.csv").write_text(
+        "\n".join(["path,label,split", *lines[:-3], *(line.replace("train", "test") for line in lines[-3:])]) + "\n"
+    )
+    with pytest.raises(DataError, match="class 'ant' has no image in the given test list, which val and test_cbl are"):
+        built(tmp_path / "list.csv", tmp_path / "data", f"images={tree}")
+
+
 def test_other_words_leave_no_split_behind(digits: Path, tmp_path: Path) -> None:
     """A set that is built again without attributes loses the splits that it had with them."""
     built(digits, tmp_path, *CLUSTERS, name="tiny")

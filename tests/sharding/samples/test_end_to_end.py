@@ -51,6 +51,13 @@ def test_images_of_a_program_are_a_data_set(tmp_path: Path, capsys: pytest.Captu
     assert forms.meta(tmp_path, "mine")["splits"]["glt/train"]["per_class"] == [23, 23]
 
 
+def test_a_channel_without_contrast_divides_by_one() -> None:
+    """Networks divide by std: of a channel whose pixels are all the same, recipes start from 1."""
+    flat = {"mean": [0.1, 0.0, 0.0], "std": [0.4, 0.0, 0.0]}
+    values = {value.key: value for value in suggested({"least": 28, "most": 28, "longest": 28}, flat, 10).values}
+    assert values["std"].value == [0.4, 1.0, 1.0] and values["mean"].value == [0.1, 0.0, 0.0]
+
+
 def test_what_recipes_start_from() -> None:
     """Small images keep their size, on a small network without worker processes; larger ones get the paper's network.
 

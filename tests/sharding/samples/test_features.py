@@ -114,10 +114,7 @@ def write_npy(path: Path, array: object) -> None:
         (lambda path: write_npy(path, np.zeros((4, 2))), "has the shape [4, 2]; numbers [3, D], one row an image"),
         (lambda path: write_npy(path, np.zeros(3)), "has the shape [3]; numbers [3, D]"),
         (lambda path: write_npy(path, [[1.0], [np.nan], [2.0]]), "row 1 has a number that is not finite"),
-        (
-            lambda path: write_npy(path, [[1.0], [1e300], [2.0]]),
-            "that is not finite, or beyond 1e+15",
-        ),
+        (lambda path: write_npy(path, [[1.0], [2.0], [-1e30]]), "row 2 has a number that is not finite or beyond 1e15"),
         (lambda path: write_npy(path, [["a"], ["b"], ["c"]]), "is no array of numbers"),
         (lambda path: write_npy(path, np.array([[{}], [1], [2]], object)), "cannot be read: it is not an .npy"),
         (lambda path: path.write_bytes(b"no array"), "cannot be read: it is not an .npy of numbers"),

@@ -121,6 +121,7 @@ def test_other_words_are_refused(word: str, sentence: str) -> None:
         ("dgo,3\n", "line 1: there is no class 'dgo'; did you mean 'dog'?"),
         ("dog,3\ndog,3\n", "line 2: class 'dog' stands there twice; once would be legal"),
         ("dog,0\n", "line 1: '0' is not a number of images"),
+        ("dog,99999999999999999999\n", "line 1: '99999999999999999999' is not a number of images"),
         ("name,count\n", "line 1: 'count' is not a number of images"),
     ],
 )

@@ -106,6 +106,14 @@ def test_a_damaged_compressed_tar_is_refused(tree: Path) -> None:
     assert list((tree.parent / "work" / "unpacked").iterdir()) == []
 
 
+def test_a_tar_that_ends_early_is_still_one(tree: Path) -> None:
+    """The sentence tells of the damage, and not of formats, though the format is not named."""
+    path = tarred(tree, "owls.tar")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3 - 100])
+    with pytest.raises(DataError, match="not a whole one"):
+        read(path)
+
+
 def test_no_room_to_unpack(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What unpacking needs is said before it begins."""
     path = tarred(tree, "owls.tar.gz", "w:gz")
@@ -152,7 +160,7 @@ def test_a_zip_that_ends_early_is_refused(tree: Path, keep: int) -> None:
     path = zipped(tree)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match="is not a zip, or not a whole one"):
-        read(path, format="archive")
+        read(path)
 
 
 @pytest.mark.parametrize("name", ["../x/1.png", "/etc/1.png"])
@@ -164,7 +172,7 @@ def test_members_outside_are_refused(tmp_path: Path, name: str) -> None:
         member.size = len(picture(0))
         tar.addfile(member, io.BytesIO(picture(0)))
     with pytest.raises(DataError, match=f"member {name} leaves the archive"):
-        read(path, format="archive")
+        read(path)
 
 
 def test_shards_are_no_archive_of_class_folders(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -148,9 +148,21 @@ def _stamps(paths: Iterable[Path]) -> dict[str, list[int]]:
     names: list[str] = []
     for top in map(str, paths):
         names += [] if os.path.isdir(top) else [top]
-        for folder, _, files in os.walk(top):
+        for folder, files in _folders(top):
             names += [folder, *(os.path.join(folder, file) for file in files if folder == top)]
     return {path: list(stamp) for path, stamp in stamps_of(names).items() if stamp is not None}
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder from `top` down and the names of its files; through links, too, but each folder once."""
+    known = set()
+    for folder, inner, files in os.walk(top, followlinks=True):
+        stamp = os.stat(folder)
+        if (here := (stamp.st_dev, stamp.st_ino)) in known:
+            inner.clear()
+        else:
+            known.add(here)
+            yield folder, files
 
 
 def _stamps_of_archives(found: Listed) -> dict[str, list[int]]:
