@@ -112,7 +112,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
     step, rate = (trained[-1]["step"], trained[-1]["images_per_s"]) if trained else (0, None)
     epoch, steps, left = "-", "-", None
     recipe, meta = recipe_of(folder), meta_of(folder)
-    if recipe and meta:
+    if recipe and meta and meta["steps_per_epoch"]:  # a later evaluation has none
         epochs, of_epoch = recipe["schedule"]["epochs"], meta["steps_per_epoch"]
         epoch, steps = f"{step / of_epoch:.1f}/{epochs}", f"{step}/{of_epoch * epochs}"
         left = (of_epoch * epochs - step) * recipe["batch"]["size"] / rate if rate else None

@@ -443,6 +443,17 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert status.main(["watch=often"]) == 2 and "watch=often is no number of seconds" in capsys.readouterr().err
 
 
+def test_a_later_evaluation_has_a_state_though_it_takes_no_steps(tmp_path: Path) -> None:
+    run = tmp_path / "glt_logit_adjust-a-glt-s0-00000000"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
+    (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 0}')
+    (run / "metrics.jsonl").write_text('{"kind": "eval", "split": "val", "accuracy": {"overall": 0.5}}\n')
+    (run / "done").write_text("{}")
+    line = status.line_of(run, None)
+    assert (line.state, line.epoch, line.step, line.val) == ("finished", "-", "-", 0.5)
+
+
 def test_a_full_disk_does_not_hide_what_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
