@@ -81,15 +81,26 @@ def kept_epochs(recipe: Recipe) -> str:
     )
 
 
+_MOST_EPOCHS = 1000
+"""Up to this many epochs a legal number is looked for, for a message."""
+
+
 def _misplaced(key: str, milestones: Sequence[float], epochs: int, apart: bool) -> str:
     """Say that milestones do not rise, or fall on one epoch where they must stay `apart`, or come too late."""
     found = epochs_of(milestones, epochs)
-    if found == sorted(set(found) if apart else found) and (not found or found[-1] < epochs):
+    if _is_placed(found, epochs, apart):
         return ""
+    more = range(epochs + 1, _MOST_EPOCHS)
+    legal = next((n for n in more if _is_placed(epochs_of(milestones, n), n, apart)), 0)
     return (
         f"{key}={milestones} are the epochs {found} of schedule.epochs={epochs}: they must "
         f"{'differ' if apart else 'rise'} and lie before the last"
+        + (f"; schedule.epochs={legal} is the next legal number" if legal else "")
     )
+
+
+def _is_placed(found: list[int], epochs: int, apart: bool) -> bool:
+    return found == sorted(set(found) if apart else found) and (not found or found[-1] < epochs)
 
 
 def milestones(recipe: Recipe) -> str:

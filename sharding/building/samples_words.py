@@ -103,7 +103,9 @@ def _source(text: str) -> tuple[tuple[Path, str], ...]:
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [pair.partition(":") for pair in text.split(",")]
     for field, colon, column in pairs:
-        if field not in FIELDS or not colon or not column:
+        if field in FIELDS and not column:
+            raise ValueError(f"{field} lacks its column, and {field}:COLUMN is; the others go on behind a comma")
+        if field not in FIELDS or not colon:
             raise ValueError(f"FIELD:COLUMN is, such as columns=path:file,label:species; {nearest(field, FIELDS)}")
     if len({field for field, _, _ in pairs}) < len(pairs):
         raise ValueError("a field is named twice; once is")

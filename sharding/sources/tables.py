@@ -81,6 +81,8 @@ def rows(asked: Asked) -> Iterator[Row]:
 # ------------------------------------------------------------------------------------------------------------ columns
 def _columns(there: Sequence[str], asked: Asked, path: Path) -> dict[str, str]:
     """Return field -> the table's column, of those fields that it has."""
+    if not there:
+        raise DataError(f"{path}: is empty; a first line that names its columns, such as path and label, is needed")
     twice = [name for number, name in enumerate(there) if name in there[:number]]
     if twice:
         raise DataError(f"{path}: has two columns {shown(twice[0])}; one would be legal")
@@ -121,7 +123,7 @@ def _text(value: Any, column: str, at: str) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise DataError(f"{at}: column {shown(column)} holds a {type(value).__name__}; text or a number would be legal")
     return str(value).strip()
 
@@ -203,6 +205,8 @@ class _JsonLines:
             try:
                 found = json.loads(text)
             except (ValueError, RecursionError) as error:
+                if not isinstance(error, (json.JSONDecodeError, RecursionError)):  # Python's own is about its settings
+                    raise DataError(f"{self._path}, line {line}: holds a number of too many digits") from None
                 raise DataError(f"{self._path}, line {line}: is not JSON ({error}); one object a line is") from None
             if not isinstance(found, dict):
                 raise DataError(f'{self._path}, line {line}: is no JSON object; {{"path": ..., "label": ...}} is')

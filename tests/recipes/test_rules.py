@@ -25,7 +25,10 @@ BROKEN = {
     "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
     "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
     "uniform_stream": ("recipe=glt_crt ifl.environments=2", "it draws no uniform stream"),
-    "milestones": ("recipe=glt_ifl schedule.epochs=1", "they must differ and lie before the last"),
+    "milestones": (
+        "recipe=glt_ifl schedule.epochs=1",
+        "they must differ and lie before the last; schedule.epochs=3 is the next legal number",
+    ),
     "class_means": ("recipe=glt_ifl ifl.center_init=class_means ifl.milestones=[0,1]", "needs an epoch before"),
     "drops": ("schedule.decay=steps schedule.drops=[0.8,0.6]", "they must rise and lie before the last"),
     "arguments": ("method.args.scale=1", "unknown key method.args.scale: the method ce has no arguments"),

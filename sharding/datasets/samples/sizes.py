@@ -169,12 +169,16 @@ def _refusal(room: Room, sizes: Sizes) -> str:
     training = ", and training one more" if room.shared else ""
     groups = f", in attribute groups of {have}" if len(have) > 1 else ""
     need = f", in attribute groups {parts.tolist()}" if len(have) > 1 else ""
-    others = f", and so do {len(unfit) - 1} other classes" if len(unfit) > 1 else ""
+    others = (
+        ("", "", ", and so does 1 other class")[len(unfit)]
+        if len(unfit) < 3
+        else f", and so do {len(unfit) - 1} other classes"
+    )
     wanted = {name: count for name, count in vars(sizes).items() if count}
     legal = {name: _most(room, sizes, name, count) for name, count in wanted.items()}
     sentence = (
-        f"class {room.names[k]!r} has {sum(have)} images{where}{groups}; {sizes} need {int(parts.sum())}{need}"
-        f"{training}{others}"
+        f"class {room.names[k]!r} has {sum(have)} image{'s' * (sum(have) != 1)}{where}{groups}; "
+        f"{sizes} need {int(parts.sum())}{need}{training}{others}"
     )
     if any(legal.values()):
         single = [f"{name}={most}" for name, most in legal.items() if most]

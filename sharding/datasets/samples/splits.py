@@ -254,6 +254,7 @@ def _training(
     train = {"glt": table.first(deck, apportioned(counts, ratio))}
     used = np.zeros(len(pool.label), bool)
     if pool.attribute is not None:
+        notes += _thin(wishes.tail, counts, most, ratio, room > 0)
         # As many as in Train-GLT, as in the paper's ImageNet-GLT, so that the editions' runs see equally many images.
         each = min(int(most.min()), -(-int(counts.sum()) // len(counts)))
         train["cbl"] = table.first(deck, apportioned(np.full(len(counts), each), ratio))
@@ -265,6 +266,28 @@ def _training(
             "equal parts or shared sources leave them out"
         )
     return train, int(counts.max())
+
+
+def _thin(tail: LongTail, counts: np.ndarray, most: np.ndarray, ratio: np.ndarray, there: np.ndarray) -> list[str]:
+    """Say which classes have no image of one of their attribute groups in Train-GLT; nothing where all have some."""
+
+    def lacking(counts: np.ndarray) -> np.ndarray:
+        lacks: np.ndarray = (there & (apportioned(counts, ratio) == 0)).any(1)
+        return lacks
+
+    def is_thick(number: int) -> bool:
+        milder = replace(tail, ratio=float(number))
+        return not lacking(np.array(milder.of(_top(milder, most), len(most)), np.int64)).any()
+
+    if not (found := lacking(counts)).any():
+        return []
+    best = largest(is_thick, int(tail.ratio)) if tail.curve else 0
+    hint = f"; a ratio of {best} is the largest with which each group of each class has one" if best else ""
+    few = counts[groups.thirds(len(counts)) == 2]
+    return [
+        f"{int(found.sum())} of {len(found)} classes have no image of an attribute group in Train-GLT, where classes "
+        f"of Few have {int(few.min()):,} to {int(few.max()):,} images{hint}"
+    ]
 
 
 def _most(room: np.ndarray, ratio: np.ndarray) -> np.ndarray:

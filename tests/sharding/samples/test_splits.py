@@ -204,6 +204,18 @@ def test_an_unbalanced_test_list_is_kept_whole() -> None:
     )
 
 
+def test_a_tail_that_leaves_attribute_groups_empty_is_said() -> None:
+    """The note counts the classes, and with the ratio that it names each group has an image."""
+    pool = pool_of([[50, 50, 50]] * 4)
+    found = cut(pool, Wishes(LongTail("100", "exponential", 100.0)), 0)
+    [note] = [note for note in found.report.notes if "attribute group" in note and "Train-GLT" in note]
+    lacking = int((found.report.counts["glt/train"] == 0).any(1).sum())
+    assert lacking and note.startswith(f"{lacking} of 4 classes have no image of an attribute group in Train-GLT")
+    best = int(note.split("a ratio of ")[1].split()[0])
+    milder = cut(pool, Wishes(LongTail(str(best), "exponential", float(best))), 0)
+    assert milder.report.counts["glt/train"].all() and not any("Train-GLT" in note for note in milder.report.notes)
+
+
 def test_images_without_a_split_give_val_and_tests_before_a_training_list() -> None:
     """Where a source names training images and none for tests, these come from the images without a split."""
     pool = listed([[60]] * 4, [TRAIN, NONE], [2, 1])
@@ -260,6 +272,12 @@ def test_an_image_whose_source_is_in_the_test_list_is_not_trained_on() -> None:
             Wishes(TAIL, val=60, test_cbl=60),
             "class 'ant' has 50 images; val=60 and test_cbl=60 need 120, and training one more, and so do 3 other "
             "classes; together val=24 and test_cbl=24 would be legal",
+        ),
+        (
+            [[9], [1], [9], [1]],
+            Wishes(TAIL),
+            "class 'bee' has 1 image; val=1 and test_cbl=1 need 2, and training one more"
+            ", and so does 1 other class; even",
         ),
         ([[9], [0], [9], [9]], Wishes(TAIL), "class 'bee' has no images; a source without this class"),
         ([[50]] * 4, Wishes(TAIL, val=0), "val=0 is not legal: a number of images a class from 1 on, or a share"),

@@ -89,6 +89,7 @@ def test_other_names_are_data_sets_of_their_own() -> None:
         ([*GIVEN, "head=nowhere.txt"], "frequency, seed, or a file"),
         ([*GIVEN, "groups=third"], "did you mean thirds?"),
         ([*GIVEN, "columns=pth:a"], "did you mean path?"),
+        ([*GIVEN, "columns=path"], "path lacks its column"),
         ([*GIVEN, "columns=path:a,path:b"], "a field is named twice"),
         ([*GIVEN, "attributes=cluster"], "did you mean clusters?"),
         ([*GIVEN, "clusters=5"], "clusters= says how clusters are made: it needs attributes=clusters"),

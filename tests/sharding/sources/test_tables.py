@@ -109,3 +109,17 @@ def test_a_damaged_parquet_file(images: Path) -> None:
     """A file that is Parquet by its name alone is refused."""
     with pytest.raises(DataError, match="is not Parquet, or not a whole file"):
         read(written(images, "PAR1, but no more", "table.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("table.csv", "", "is empty; a first line that names its columns"),
+        ("table.jsonl", '{"path": "c.png", "label": true}', "column label holds a bool"),
+        ("table.jsonl", f'{{"path": "c.png", "label": {"1" * 5001}}}', "line 1: holds a number of too many digits$"),
+    ],
+)
+def test_odd_tables_have_their_own_sentence(images: Path, name: str, text: str, says: str) -> None:
+    """An empty table, a truth value as a label and a number without end are told as such."""
+    with pytest.raises(DataError, match=says):
+        values(written(images, text, name))

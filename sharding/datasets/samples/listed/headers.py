@@ -16,12 +16,16 @@ from sharding.building.process_pool import in_order
 from sharding.building.raw_files import Deflated, Place
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.images.any_image import formats
+from sharding.images.decoders import MAX_PIXELS
 from sharding.progress import ProgressBar
 
 NO_IMAGES = "files that are no image of a kind that can be read"
+TOO_LARGE = f"images of more than the {MAX_PIXELS} pixels that are legal"
 _AT_ONCE = 1000
 _HEAD = 1 << 16
 """Bytes in which the size of nearly every image is found."""
+_HUGE = (MAX_PIXELS, MAX_PIXELS)
+"""Stands for the sides of an image that Pillow takes for a bomb, and tells no size of."""
 _FEW, _SHARE = 10, 100
 """More than this many files that are no images, and more than one in so many, are refused: that is no slip."""
 
@@ -56,11 +60,12 @@ def without_bad(found: Listed, order: np.ndarray, notices: Notices, workers: int
     parts = [files[first : first + _AT_ONCE] for first in range(0, len(files), _AT_ONCE)]
     jobs = ([found.place(row) for row in part.tolist()] for part in parts)
     with ProgressBar(len(files), "headers", "img", smoothing=0.05) as bar:
-        for part, (unread, seen) in zip(
+        for part, (unread, large, seen) in zip(
             parts, in_order(_headers, None, jobs, workers if parts[1:] else 1), strict=True
         ):
-            bad[part[unread]] = True
-            notices.leave_out(NO_IMAGES, *(str(found.names[row]) for row in part[unread].tolist()))
+            for reason, places in ((NO_IMAGES, unread), (TOO_LARGE, large)):
+                bad[part[places]] = True
+                notices.leave_out(reason, *(str(found.names[row]) for row in part[places].tolist()))
             sides += [seen] if seen else []
             bar.update(len(part))
     why = "; ".join(notices.lines())
@@ -85,18 +90,20 @@ def _sides(shapes: Sequence[Sequence[int]]) -> Sides:
     return Sides(min(map(min, sides)), max(map(min, sides)), max(map(max, sides)))
 
 
-def _headers(_: None, places: Sequence[Place]) -> tuple[list[int], Sides | None]:
-    """Return which of some files are no images, and the sides of the others. Runs in a worker."""
-    bad, sizes = [], []
+def _headers(_: None, places: Sequence[Place]) -> tuple[list[int], list[int], Sides | None]:
+    """Return which of some files are no images, which are too large, and the sides of the others. Runs in a worker."""
+    bad, large, sizes = [], [], []
     for number, place in enumerate(places):
         size = _size(place)
         if size == (1, 1):
             raise DataError(f"{place}: an image of 1x1 pixels shows nothing; larger ones are legal")
         if size is None:
             bad.append(number)
+        elif size[0] * size[1] > MAX_PIXELS:
+            large.append(number)
         else:
             sizes.append(size)
-    return bad, _sides(sizes) if sizes else None
+    return bad, large, _sides(sizes) if sizes else None
 
 
 def _size(place: Place) -> tuple[int, int] | None:
@@ -112,6 +119,8 @@ def _size(place: Place) -> tuple[int, int] | None:
         return _size_in(_head(place)) or _size_in(place.read())
     except (MemoryError, DataError):
         raise
+    except Image.DecompressionBombError:
+        return _HUGE
     except OSError as error:
         if error.errno is not None:
             raise DataError(f"{place}: cannot be read ({error.strerror})") from None
@@ -137,5 +146,7 @@ def _size_in(data: bytes) -> tuple[int, int] | None:
             return image.size
     except MemoryError:
         raise
+    except Image.DecompressionBombError:
+        return _HUGE
     except Exception:  # as above
         return None
