@@ -24,8 +24,8 @@ demo: venv
 	@echo "== digits_glt: real scans of digits under six looks"
 	@mkdir -p out
 	@$(BIN)/python -m sharding.build data=digits_glt out=data $(if $(wildcard out/digits_glt.png),,preview=out/digits_glt.png)
-	@echo "== three runs, two at a time"
-	@$(BIN)/python slurm/launch.py table=demo cluster=local nodes=1 max_jobs=2
+	@echo "== three runs"
+	@$(BIN)/python slurm/launch.py table=demo cluster=local nodes=2
 	@echo "== the table"
 	@$(BIN)/python -m analysis runs=runs out=out table=demo
 

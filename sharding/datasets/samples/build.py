@@ -20,6 +20,7 @@ from recipes.common.files import file_digest
 from sharding.building.packing import WORK, Copies, channel_statistics, finish, pack, source_changed
 from sharding.building.request import Request
 from sharding.building.samples_words import WORDS
+from sharding.datasets.samples.equal_images import doubt_two_labels
 from sharding.datasets.samples.listed.arrays import Listed
 from sharding.datasets.samples.listed.index import listed, write_names
 from sharding.datasets.samples.listed.plan import plan_of
@@ -134,6 +135,7 @@ def _pack(request: Request, made: Decided, options: dict[str, Any]) -> None:
     indices = pack(out, plan, Copies(stored), options=bytes_of, workers=workers, part=request.part, notices=notices)
     if not request.does("finish"):
         return
+    doubt_two_labels(indices, made.classes, notices)
     finish(out, indices)
     _remove_others(out, plan)
     statistics = {

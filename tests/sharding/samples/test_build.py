@@ -23,6 +23,7 @@ from sharding.format.index import load_index
 from sharding.open import open_dataset
 from sharding.verify import verify
 from tests.helpers import forms, sources
+from tests.helpers.labelled import put
 
 
 def built(source: Path | str, out: Path, *words: str, name: str = "birds") -> Path:
@@ -97,6 +98,17 @@ def test_verify_and_describe_take_it(from_folder: Path, tmp_path: Path) -> None:
     report = verify(from_folder / "birds", workers=1)
     assert report.problems.count == 0 and report.warnings.count == 1 and forms.BROKEN in str(report.lines())
     assert any(path.name == "contact-glt-train.png" for path in describe(from_folder, "birds", tmp_path / "out"))
+
+
+def test_one_image_under_two_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of an image in another class is counted by name, in dataset.json and by the build."""
+    source = put(tmp_path / "raw", *(f"{name}/{number}.png" for name in ("ant", "bee") for number in range(6)))
+    (source / "bee" / "0.png").write_bytes((source / "ant" / "3.png").read_bytes())
+    built(source, tmp_path / "data", "val=1", "test_cbl=1")
+    doubtful = forms.meta(tmp_path / "data", "birds")["notes"]["doubtful"]
+    assert [one["count"] for one in doubtful.values()] == [1]
+    assert next(iter(doubtful.values()))["first"][0] in ("bee/0.png of class bee", "ant/3.png of class ant")
+    assert "with another label" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
