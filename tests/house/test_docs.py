@@ -256,7 +256,7 @@ def test_long_commands_in_a_fresh_clone(tmp_path: Path) -> None:
     bare, own = os.environ["PATH"], f"{clone}/.venv/bin:{os.environ['PATH']}"
     demo = in_clone(LONG[0], bare, 3600)
     assert demo.returncode == 0, demo.stdout[-3000:] + demo.stderr[-3000:]
-    assert "RandAug" in demo.stdout and "out/demo.tex" in demo.stdout
+    assert "BLSoftmax" in demo.stdout and "out/demo.tex" in demo.stdout
     again = in_clone("make demo", bare, 300)
     assert again.returncode == 0 and again.stdout.count("nothing to do") == 4  # the data and three runs
     for command in LONG[1:]:
