@@ -10,6 +10,7 @@ index.npz and dataset.json are written last.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,9 +63,9 @@ class Planned:
 class Images(Sequence[Planned]):
     """A split's images that are made when they are asked for, so that millions of them take no memory."""
 
+    @abstractmethod
     def keys(self) -> Iterator[str]:
         """Yield the images' keys in their order, without the images."""
-        raise NotImplementedError
 
 
 Render = Callable[[Planned, bytes], tuple[bytes, Mapping[str, Any]]]

@@ -6,36 +6,22 @@ read by position. It is unpacked once to a plain tar in the build's own folder, 
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import json
-import lzma
 import posixpath
-import shutil
 import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.common.errors import DataError
-from recipes.common.files import disk_refusal, file_digest, replacing, write_json
-from sharding.building.listing import BLOCK, COMPRESSED, FOLDERS, File, each_in_tar, shown
+from sharding.building.listing import FOLDERS, File, each_in_tar, shown
 from sharding.building.raw_files import Place
 from sharding.sources.rows import Asked, Row
 from sharding.sources.shared.class_folders import HIDDEN, NO_CLASS, NOWHERE, Tree, is_hidden, is_image, why_no_image
+from sharding.sources.shared.unpacked import DAMAGE, OPEN, compression, head_of, unpacked
 from sharding.sources.shared.zip_listing import MAGIC, Member, Zip
 
 SAYS = "a tar or zip of class folders"
-_OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {
-    "gzip": gzip.GzipFile,
-    "bzip2": bz2.BZ2File,
-    "xz": lzma.LZMAFile,
-}
-"""What a tar may be compressed by -> what opens it."""
-_DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError)
 _LOOKED_AT = 200
 """Members that `recognises` looks at."""
 _LABELS = {".cls", ".json"}
@@ -80,11 +66,8 @@ def rows(asked: Asked) -> Iterator[Row]:
         named = ", ".join(str(path) for path, _ in asked.paths)
         raise DataError(f"{named}: one archive is read, in which folders may be train, val and test")
     source, split = asked.paths[0]
-    kind = _kind(source)
-    if kind in _OPEN or kind == "zstd":
-        archive, kind = _unpacked(source, kind, asked.work), "tar"
-    else:
-        archive = source
+    archive = unpacked(source, asked.work)
+    kind = _kind(archive)
     tree, folders = Tree(), set[str]()
     for name, _, reason in _each(archive, kind):
         folder = name if reason == FOLDERS else posixpath.dirname(name)
@@ -152,15 +135,12 @@ def _stretch(archive: Path, file: File) -> Place:
 # ------------------------------------------------------------------------------------------------------------- kinds
 def _kind(path: Path) -> str:
     """Return `zip`, `tar`, or what the file is compressed by, as its first bytes say, or of a zip its name."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(BLOCK)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if head.startswith(MAGIC) or path.suffix.lower() == ".zip":
+    found = compression(path)
+    if found:
+        return found
+    if head_of(path, 4) in MAGIC or path.suffix.lower() == ".zip":
         return "zip"
-    found = COMPRESSED.match(head)
-    return str(found.lastgroup) if found else "tar"
+    return "tar"
 
 
 def _first_names(path: Path, kind: str) -> list[str]:
@@ -169,58 +149,15 @@ def _first_names(path: Path, kind: str) -> list[str]:
     try:
         for name in _plain_names(path, kind):
             names.append(posixpath.normpath(f"/{name}").lstrip("/"))  # what leaves the archive is refused later
-    except (DataError, OSError, tarfile.TarError, *_DAMAGE):
+    except (DataError, OSError, tarfile.TarError, *DAMAGE):
         pass
     return names
 
 
 def _plain_names(path: Path, kind: str) -> Iterator[str]:
     """Yield the names of the plain files among the first members, as they stand in the archive."""
-    if kind in _OPEN:
-        with _OPEN[kind](path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+    if kind in OPEN:
+        with OPEN[kind](path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             yield from (member.name for member in islice(tar, _LOOKED_AT) if member.isfile())
     else:
         yield from (one.name for one in islice(_members(path, kind), _LOOKED_AT) if not one.reason)
-
-
-# --------------------------------------------------------------------------------------------------------- unpacking
-def _unpacked(source: Path, kind: str, work: Path) -> Path:
-    """Return the plain tar of a compressed one, unpacked now unless an earlier start did it from the same bytes.
-
-    Raises:
-        DataError: it is damaged, or the disk has no room.
-    """
-    if kind not in _OPEN:
-        raise DataError(f"{source}: is compressed by {kind}, which is not read here; unpack it to a plain tar first")
-    folder = work / "unpacked"
-    name = source.name if source.name.endswith(".tar") else f"{source.name.split('.tar')[0]}.tar"
-    target, note = folder / name, folder / f"{name}.json"
-    stamp = source.stat()
-    known = json.loads(note.read_text()) if note.exists() and target.exists() else {}
-    same = [known.get("size"), known.get("mtime_ns")] == [stamp.st_size, stamp.st_mtime_ns]
-    if known and same:
-        return target
-    says = {"size": stamp.st_size, "mtime_ns": stamp.st_mtime_ns, "sha256": file_digest(source)}
-    if known.get("sha256") != says["sha256"]:
-        folder.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
-        if shutil.disk_usage(folder).free < stamp.st_size:
-            raise DataError(
-                f"{source}: unpacked it takes more than its {stamp.st_size / 1e9:.1f} GB, and {folder} has "
-                f"{shutil.disk_usage(folder).free / 1e9:.1f} GB free; make room, or name a plain tar"
-            )
-        _unpack(source, kind, target)
-    write_json(note, says)
-    return target
-
-
-def _unpack(source: Path, kind: str, target: Path) -> None:
-    with replacing(target) as temporary:
-        try:
-            with _OPEN[kind](source) as packed, open(temporary, "wb") as plain:
-                shutil.copyfileobj(packed, plain, 1 << 20)
-        except _DAMAGE as error:
-            raise DataError(f"{source}: is damaged or not whole ({error}); its publisher's bytes would do") from None
-        except OSError as error:
-            raise DataError(f"{source}: cannot be unpacked to {target} ({disk_refusal(error)})") from None

@@ -56,12 +56,11 @@ def by_column(values: np.ndarray, label: np.ndarray, classes: Sequence[str], kin
             "attributes=none"
         )
     found = _grouped(values, label, len(classes))
-    for name, here in zip(classes, found.kinds, strict=True):
-        if len(here) == 1:
-            raise DataError(
-                f"class {name!r} has the attribute {kinds[here[0]]!r} alone; two values or more in each class would be "
-                "legal, or attributes=none"
-            )
+    for number in _of_one_kind(found):
+        raise DataError(
+            f"class {classes[number]!r} has the attribute {kinds[found.kinds[number][0]]!r} alone; two values or more "
+            "in each class would be legal, or attributes=none"
+        )
     return found
 
 
@@ -74,13 +73,17 @@ def by_clusters(cluster: np.ndarray, label: np.ndarray, classes: Sequence[str]) 
         DataError: a class has a single cluster.
     """
     found = _grouped(cluster, label, len(classes))
-    for name, here in zip(classes, found.kinds, strict=True):
-        if len(here) == 1:
-            raise DataError(
-                f"class {name!r} has a single cluster, because its images have the same features; other features= or "
-                "attributes=none would be legal"
-            )
+    for number in _of_one_kind(found):
+        raise DataError(
+            f"class {classes[number]!r} has a single cluster, because its images have the same features; other "
+            "features= or attributes=none would be legal"
+        )
     return found
+
+
+def _of_one_kind(found: Attributes) -> list[int]:
+    """Return the classes whose images are all of one kind, so that they have no attribute tail."""
+    return [number for number, here in enumerate(found.kinds) if len(here) == 1]
 
 
 def _grouped(kind: np.ndarray, label: np.ndarray, classes: int) -> Attributes:

@@ -1,82 +1,130 @@
-"""What is packed by gzip, unpacked once into the build's own folder, so that images in it are read by position."""
+"""What is compressed as a whole, unpacked once into the build's own folder, so that images are read by position."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import json
+import lzma
+import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from recipes.common.errors import DataError, one_line
-from recipes.common.files import file_digest, whole_file
+from recipes.common.files import disk_refusal, file_digest, whole_file, write_json
+from sharding.building.listing import BLOCK, COMPRESSED
 
-_MAGIC = b"\x1f\x8b"
+OPEN: dict[str, Callable[[Path], io.BufferedIOBase]] = {
+    "gzip": gzip.GzipFile,
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+"""What a file may be compressed by -> what opens it."""
+DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, ValueError)
+"""What these raise for bytes that are cut off or damaged; bzip2 raises an OSError without a number."""
+_NOT_READ = "zstd"
 _PIECE = 1 << 20
 
 
-def is_packed(path: Path) -> bool:
-    """Return whether the file begins as gzip's do.
+def compression(path: Path) -> str:
+    """Return what the file is compressed by as a whole, by its first bytes; empty for a plain file or a zip.
 
     Raises:
         DataError: it cannot be read.
     """
-    return head_of(path, 2, inflate=False) == _MAGIC
+    found = COMPRESSED.match(_read(path, open, BLOCK))
+    kind = str(found.lastgroup) if found else ""
+    return kind if kind in OPEN or kind == _NOT_READ else ""
 
 
-def head_of(path: Path, size: int, inflate: bool = True) -> bytes:
-    """Return the first `size` bytes of a file, or of what it holds where it is packed and `inflate` says so.
+def head_of(path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of a file, or of what it holds where it is compressed.
 
     Raises:
         DataError: it cannot be read, or what it holds is damaged.
     """
-    try:
-        if inflate and is_packed(path):
-            with gzip.open(path) as packed:
-                return packed.read(size)
-        with open(path, "rb") as file:
-            return file.read(size)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _damaged(path, error) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return _read(path, OPEN.get(compression(path), open), size)
 
 
-def unpacked(path: Path, work: Path, most: int) -> Path:
-    """Return a file with the unpacked content of `path`: itself if it is not packed, else one below `work`.
+def unpacked(path: Path, work: Path, most: int | None = None) -> Path:
+    """Return a file with the plain content of `path`: itself if it is not compressed, else one below `work`.
 
-    That one's name holds the digest of the packed file, so a replaced archive is unpacked again. It is whole or not
-    there.
+    That one's name holds the digest of the compressed file, so a replaced archive is unpacked again; a file of the size
+    and time of the last start is not read for it. The copy is whole or not there.
 
     Args:
-        path: a file, packed by gzip or not.
+        path: a file, compressed or not.
         work: the build's own folder.
         most: bytes that the content may have; no more are written.
 
     Raises:
-        DataError: the packed file is damaged, cut off, or holds more than `most` bytes.
-        OSError: the copy cannot be written.
+        DataError: the file is compressed by what is not read here, is damaged or cut off, holds more than `most` bytes,
+            or the disk has no room.
     """
-    if not is_packed(path):
+    kind = compression(path)
+    if not kind:
         return path
-    copy = work / "unpacked" / f"{file_digest(path)[:16]}-{path.name.removesuffix('.gz')}"
-    if copy.is_file():
-        return copy
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(copy) as file, gzip.open(path) as packed:
-        written = 0
-        while piece := _piece(packed, path):
-            written += len(piece)
-            if written > most:
-                raise DataError(f"{path}: holds more than the {most} bytes that are legal for it")
-            file.write(piece)
+    if kind == _NOT_READ:
+        raise DataError(f"{path}: is compressed by {kind}, which is not read here; unpack it to a plain file first")
+    folder = work / "unpacked"
+    note = folder / f"{path.name}.json"
+    found = path.stat()
+    stamp = [str(path.absolute()), found.st_size, found.st_mtime_ns]
+    known = json.loads(note.read_text()) if note.is_file() else {}
+    sha256 = str(known["sha256"]) if known.get("stamp") == stamp else file_digest(path)
+    copy = folder / f"{sha256[:16]}-{_plain_name(path.name)}"
+    if not copy.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _unpack(path, OPEN[kind], copy, most)
+    if known.get("stamp") != stamp:
+        write_json(note, {"stamp": stamp, "sha256": sha256})
     return copy
 
 
-def _piece(packed: gzip.GzipFile, path: Path) -> bytes:
+def _read(path: Path, opened: Callable[..., io.BufferedIOBase], size: int) -> bytes:
     try:
-        return packed.read(_PIECE)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        with opened(path, "rb") as file:
+            return file.read(size)
+    except DAMAGE as error:
         raise _damaged(path, error) from None
+    except OSError as error:
+        if not error.errno:
+            raise _damaged(path, error) from None
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _plain_name(name: str) -> str:
+    """Return what an archive is called without the end that says its compression; `.tgz` and its like become `.tar`."""
+    stem, dot, end = name.rpartition(".")
+    return f"{stem}.tar" if end.lower() in ("tgz", "tbz2", "txz") else stem if dot else name
+
+
+def _unpack(path: Path, opened: Callable[[Path], io.BufferedIOBase], copy: Path, most: int | None) -> None:
+    size, free = path.stat().st_size, shutil.disk_usage(copy.parent).free
+    if free < size:
+        raise DataError(
+            f"{path}: unpacked it takes more than its {size / 1e9:.1f} GB, and {copy.parent} has {free / 1e9:.1f} GB "
+            "free; make room, or name a plain file"
+        )
+    written = 0
+    try:
+        with whole_file(copy) as file, opened(path) as packed:
+            while piece := packed.read(_PIECE):
+                written += len(piece)
+                if most is not None and written > most:
+                    raise DataError(f"{path}: holds more than the {most} bytes that are legal for it")
+                file.write(piece)
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise _damaged(path, error) from None
+    except OSError as error:
+        if not error.errno:
+            raise _damaged(path, error) from None
+        raise DataError(f"{path}: cannot be unpacked to {copy} ({disk_refusal(error)})") from None
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(one_line(f"{path}: is cut off or damaged (gzip says: {error}); fetched again it may be whole"))
+    return DataError(one_line(f"{path}: is cut off or damaged ({error}); fetched again it may be whole"))
