@@ -1,7 +1,7 @@
 """Counts along the quantiles of a Pareto distribution of power 6: the long tail of ImageNet-LT and Places-LT.
 
-Liu et al., "Large-Scale Long-Tailed Recognition in an Open World" (CVPR 2019), sample both "following the Pareto
-distribution with the power value alpha = 6" and give no more than the largest and the smallest class: 1,280 and 5
+Liu et al., "Large-Scale Long-Tailed Recognition in an Open World" (CVPR 2019), draw both
+from a Pareto distribution of power alpha = 6 and give no more than the largest and the smallest class: 1,280 and 5
 images of ImageNet-LT's 1,000 classes. Their counts are draws. Ours are the distribution's quantiles in the middle of
 each class's share: of that share u of the classes that are larger, x(u) = u^(-1/6), at u = (i + 1/2) / classes for
 class i, stretched so that the first class has `largest` images and the last `largest / ratio`.
