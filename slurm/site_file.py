@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,28 @@ from recipes.yaml_io import load_yaml
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
+READERS: Mapping[str, Callable[[object, Path], Any]] = {}
+"""Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
+
+A reader gets the value and the file's path, and raises a RecipeError that names both.
+"""
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a site file says: `slurm`, with `data` in it, is checked together with the recipe that it is merged into."""
+    """What a site file says: `slurm`, with `data` in it, is checked together with the recipe that it is merged into.
+
+    Attributes:
+        path: the file; None where there is none.
+        slurm: values of the recipe's section, and `data`.
+        setup: shell lines of the batch script.
+        own: values of further keys, each as its reader returns it.
+    """
 
     path: Path | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pipe(self) -> str | None:
@@ -74,7 +88,8 @@ def load() -> Site:
             if not isinstance(data, dict)
             else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
         )
-    site = Site(path, values, tuple(setup))
+    own = {key: read(values.pop(key), path) for key, read in READERS.items() if key in values}
+    site = Site(path, values, tuple(setup), own)
     if site.pipe is None:
         return site
     if "{path}" not in site.pipe:
@@ -82,4 +97,4 @@ def load() -> Site:
             f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is "
             "to print"
         )
-    return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))
+    return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"), own)
