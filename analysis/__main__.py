@@ -62,7 +62,7 @@ with anonymous=yes without users, hosts, folders, addresses and accounts.
 `sweep` prints runs with what differs between them and their accuracy on val and test; sweep.csv in out=.
 `tuned` chooses each row's values on val alone and prints the table of the chosen runs, with how many values each row
 was given; in out=: NAME_tuned.tex, NAME_tuned.csv and NAME_tuned_values.csv.
-`results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
+`results` writes a page of results on the runs' data set: docs/results-fashion.md is that of examples/fashion_glt.
 
   table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
   data     the data sets of open layouts, side by side; without table=, all open layouts
@@ -216,7 +216,7 @@ def _licence(word: str) -> tuple[str, str]:
 
 
 def _results(words: list[str]) -> None:
-    """Write the page of results on digits_glt."""
+    """Write the page of results on a data set."""
     options = _parse(words, ("runs", "out"), ("runs", "out"))
     from analysis.report.results import page
 

@@ -537,4 +537,4 @@ def test_a_run_changed_on_the_command_line_is_marked(tmp_path: Path) -> None:
         table = fill_table(layout, runs, frame, problems)
         row = [row.recipe for row in layout.rows].index("glt_ifl")
         assert any(cell.marked and cell.values for cell in table.cells[row]) == marked
-        assert any("schedule.epochs=5 (24)" in note for note in table.notes) == marked
+        assert any("schedule.epochs=5 (60)" in note for note in table.notes) == marked

@@ -940,7 +940,7 @@ def test_departures_name_science_alone() -> None:
     )
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "optim.lr=0.2"]), stands) == ["optim.lr=0.2 (0.1)"]
     assert departures(resolve(["recipe=glt_ifl", "data=digits_glt", "ifl.milestones=[1,2]"]), stands) == [
-        "ifl.milestones=[1, 2] ([14, 19])"
+        "ifl.milestones=[1, 2] ([36, 48])"
     ]
 
 
