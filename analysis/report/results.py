@@ -36,7 +36,7 @@ A test compares this page with what the command writes, so change the runs or th
 Words such as CLT, twin and budget are explained in [README.md](../README.md#words).
 
 - **{count} runs** are behind the page: {regime}. The regime was chosen by the baseline alone
-  ([data.md](data.md)).
+  ([small-sets.md](small-sets.md)).
 - Numbers are percent after the last epoch, overall accuracy \\| precision: the mean over seeds ± the standard
   deviation. In brackets: the number of seeds, where it is not the one that the table asks for.
 - ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} from {fewest} seeds on,
