@@ -43,8 +43,8 @@ def resized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
         return pixels
     # channels last, for which torch has a vectorised kernel; numpy's views cost a tenth of torch's
     image = torch.from_numpy(np.array(pixels)[None]).permute(0, 3, 1, 2)
-    resampled: np.ndarray = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True).numpy()
-    return resampled[0].transpose(1, 2, 0)
+    resampled: np.ndarray = F.interpolate(image, size=(height, width), mode="bilinear", antialias=True).numpy()[0]
+    return resampled.transpose(1, 2, 0)
 
 
 def shrunk(picture: Picture, short: int) -> Picture:
