@@ -23,7 +23,6 @@ from recipes.folders import hide_command, make_absolute
 from recipes.identity import departures, science_values
 from recipes.layers import (
     Axes,
-    Layer,
     axes_of,
     data_of,
     find_recipe,

@@ -75,7 +75,7 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
         raise RecipeError(
             "out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors"
         )
-    run = _finished(what, values[what], values.get("runs"))
+    run = _finished(what, values[what], values.get("runs", str(site.runs) if site.runs else None))
     gone = missing_weights(run, select)
     if gone:
         raise RecipeError(f"{what}={values[what]}: {gone}")

@@ -185,10 +185,10 @@ def _chosen(path: Path, cluster: str | None, usual: Any, described: Mapping[str,
     for name in described:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise RecipeError(f"{path}: clusters.{name} is not legal: a name has letters, digits and _ . - only")
-    for key, name in (("site", cluster), ("default", usual)):
-        if name is not None and name not in list(described):
-            known = nearest(name, described) if described else "the file has no `clusters:`"
-            raise RecipeError(f"{key}={name} is not legal ({path}): {known}")
+    for key, chosen in (("site", cluster), ("default", usual)):
+        if chosen is not None and chosen not in list(described):
+            known = nearest(chosen, described) if described else "the file has no `clusters:`"
+            raise RecipeError(f"{key}={chosen} is not legal ({path}): {known}")
     return cluster or usual
 
 

@@ -49,9 +49,9 @@ OF_GPUS = ("gpu-", "mem-per-gpu")
 """Beginnings of options that mean nothing, or are refused by sbatch, in a job without GPUs."""
 MEMORY = ("mem-per-cpu", "mem-per-gpu")
 """SLURM takes one of these and mem."""
-FORM = re.compile(r"[A-Za-z0-9_.,:;=/@+&|*\[\](){}~!^-]([A-Za-z0-9_.,:;=/@+&|*\[\](){}~!^ -]{0,998}\S)?")
-"""What the batch file can hold between single quotes, without a sign that sbatch reads in its lines."""
 SIGNS = "_ . , : ; = / @ + & | * [ ] ( ) { } ~ ! ^ -"
+FORM = re.compile(r"(?! )[A-Za-z0-9_.,:;=/@+&|*\[\](){}~!^ -]{1,1000}(?<! )")
+"""What the batch file can hold between single quotes, without a sign that sbatch reads in its lines."""
 SHORT = {
     **{"A": "account", "B": "extra-node-info", "C": "constraint", "D": "chdir", "F": "nodefile", "G": "gpus"},
     **{"H": "hold", "J": "job-name", "L": "licenses", "M": "clusters", "N": "nodes", "O": "overcommit"},

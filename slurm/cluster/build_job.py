@@ -78,7 +78,7 @@ class Stage:
     parts: tuple[tuple[str, ...], ...]
     slurm: Slurm = field(default_factory=Slurm)
     origins: Mapping[str, str] = field(default_factory=dict)
-    site: Site = Site()
+    site: Site = field(default_factory=Site)
 
 
 @dataclass(frozen=True)
