@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithGpus]:
     [
         ({"gpus_per_node": "a100:2"}, [{"0", "1"}, {"0", "1"}]),
         ({"options": {"gres": "gpu:a100:2"}}, [{"0", "1"}, {"0", "1"}]),
-        ({"gpus_per_node": 2, "options": {"gpu-bind": "single:1"}}, [{"0"}, {"0"}]),
+        ({"gpus_per_node": 2, "options": {"gpu-bind": "single:1"}}, [{"0"}, {"1"}]),
     ],
     ids=["typed", "gres", "bound"],
 )
