@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -20,6 +20,7 @@ from recipes.declarations import PRESETS
 from recipes.folders import make_absolute
 from recipes.identity import section_in
 from recipes.noted import Noted
+from recipes.sbatch.options import spelled
 from recipes.schema import PROJECT, Recipe
 from recipes.values import kinds
 from recipes.yaml_io import load_yaml, read_texts
@@ -266,6 +267,71 @@ class Layer:
     switches_ifl: bool = False
 
 
+class SiteValues(Mapping[str, Any]):
+    """What a site file says of runs: values of the `slurm.` section, and `data` and `runs`.
+
+    As a mapping it holds what is true of every run.
+
+    Attributes:
+        layers: where that comes from, the weakest first.
+        blocks: `data/NAME` or `recipe/NAME` -> what holds for runs on that data set or of that recipe alone.
+    """
+
+    def __init__(self, layers: Sequence[Layer], blocks: Mapping[str, Sequence[Layer]] | None = None) -> None:
+        self.layers, self.blocks = layers, blocks or {}
+        self._values = overlaid(layers)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def of_run(self, recipe: Any, data: Any) -> list[Layer]:
+        """Return the layers that hold for a recipe on a data set, the weakest first."""
+        names = blocks_of_run(recipe, data)
+        return [*self.layers, *(layer for name in names for layer in self.blocks.get(name, ()))]
+
+
+def blocks_of_run(recipe: Any, data: Any) -> tuple[str, str]:
+    """Name the blocks of a site file's `for:` that hold for a run, the later over the earlier."""
+    return f"data/{data}", f"recipe/{recipe}"
+
+
+def overlaid(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return what layers say together: of each key the last one counts, and mappings are laid over each other."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        _merge(values, layer.values, {}, layer.origin)
+    return values
+
+
+def site_layers(site: Mapping[str, Any], name: str, recipe: Any, data: Any) -> list[Layer]:
+    """Return a site file's layers for a run, nested as a recipe's sections are.
+
+    Args:
+        site: values of the `slurm.` section, and `data` and `runs`, perhaps as `SiteValues`.
+        name: names the file in sentences, where `site` does not.
+        recipe: the run's recipe.
+        data: its data set.
+    """
+    found = site.of_run(recipe, data) if isinstance(site, SiteValues) else [Layer(name, site)] if site else []
+    own = ("data", "runs")
+    return [
+        Layer(
+            layer.origin,
+            {
+                "slurm": {key: value for key, value in layer.values.items() if key not in own},
+                **{key: layer.values[key] for key in own if key in layer.values},
+            },
+        )
+        for layer in found
+    ]
+
+
 @dataclass(frozen=True)
 class Data:
     """What is known of the data set that a recipe is for.
@@ -302,7 +368,7 @@ class Data:
 
 
 def data_of(
-    command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer, said: Described | None = None
+    command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Sequence[Layer], said: Described | None = None
 ) -> Data:
     """Find out what is known of the data set: in its dataset.json, in the data root that the layers name, and its file.
 
@@ -310,7 +376,7 @@ def data_of(
         command: the values of the command.
         file: the recipe.
         axes: which data set, edition and preset it is.
-        site: the values of the site file.
+        site: the layers of the site file.
         said: what a run noted of its data set, so that no data root is looked at.
 
     Raises:
@@ -323,7 +389,7 @@ def data_of(
         return Data(said or Described(), values, path, None)
     blocks = file.values.get("on")
     named = [blocks.get(block) for block in axes.blocks(None)] if isinstance(blocks, dict) else []
-    root = _root_in([values, preset_values(axes.preset), site.values, file.values, *named, command])
+    root = _root_in([values, preset_values(axes.preset), overlaid(site), file.values, *named, command])
     sets = sorted({*files, *([] if is_remote(root) else sets_in(root))})
     return Data(_looked_up(axes.data, root, own is not None, sets), values, path, sets)
 
@@ -378,7 +444,9 @@ def _looked_up(name: Any, root: str, has_file: bool, sets: Sequence[str]) -> Des
     raise RecipeError(f"{absent}; neither {Path(root) / str(name) / FILE} nor {wanted} is there")
 
 
-def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Layer, data: Data) -> list[Layer]:
+def layers_of(
+    command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: Sequence[Layer], data: Data
+) -> list[Layer]:
     """List all layers, the weakest first.
 
     Raises:
@@ -387,12 +455,12 @@ def layers_of(command: Mapping[str, Any], file: RecipeFile, axes: Axes, site: La
     blocks = blocks_of(file, None if data.sets is None else [*data.sets, axes.data])
     own = {key: value for key, value in file.values.items() if key != "on"}
     if file.is_written_out and isinstance(section := own["data"], dict):  # what it left open the site file says
-        left_open = {key for key in site.values.get("data", {}) if section.get(key) is None}
+        left_open = {key for key in overlaid(site).get("data", {}) if section.get(key) is None}
         own["data"] = {key: value for key, value in section.items() if key not in left_open}
     return [
         *data.layers,
         Layer(f"recipes/presets/{axes.preset}.yaml", preset_values(axes.preset)),
-        site,
+        *site,
         Layer(file.origin, own, switches_ifl=True),
         *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks(data.kind)),
         Layer("the command line", command, switches_ifl=True),
@@ -413,6 +481,9 @@ def merged(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
         values = dict(layer.values)
         if isinstance(values.get("data"), str):
             values["data"] = {"name": values["data"]}
+        slurm = values.get("slurm")
+        if isinstance(slurm, dict) and isinstance(slurm.get("options"), dict):
+            values["slurm"] = {**slurm, "options": spelled(slurm["options"])}
         _merge(tree, values, origins, layer.origin)
     switches = [layer.values["ifl"] for layer in layers if layer.switches_ifl and "ifl" in layer.values]
     if not switches or switches[-1] is None:

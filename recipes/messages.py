@@ -15,7 +15,7 @@ from recipes.schema import Recipe
 def sentence(error: ValidationError, origins: dict[str, str]) -> str:
     """Return pydantic's first complaint as one sentence with the key, its origin and the nearest legal word."""
     first = error.errors()[0]
-    parts = [str(part) for part in first["loc"]]
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
     if parts[:2] == ["method", "args"]:  # pydantic goes on with the types that an argument may have
         parts = parts[:3]
     index = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts))
@@ -27,6 +27,9 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
         (origins[key] for key in (".".join(parts[:n]) for n in range(len(parts), 0, -1)) if key in origins),
         "the schema",
     )
+    message = first["msg"].removeprefix("Value error, ")
+    if [str(part) for part in first["loc"]][-1:] == ["[key]"]:  # of a mapping the key itself
+        return f"{dotted} ({origin}) is not legal: {message[0].lower()}{message[1:]}"
     if first["type"] == "extra_forbidden":
         above = ".".join(parts[:-1])
         if dotted == "slurm.setup":
@@ -52,11 +55,11 @@ def sentence(error: ValidationError, origins: dict[str, str]) -> str:
             f"{dotted}={given} ({origin}) is not legal: {dotted} is a section, such as "
             f"{dotted}.{next(iter(section.model_fields))}=...{off}"
         )
-    message = "a number is legal" if is_of_several_kinds else first["msg"].removeprefix("Value error, ")
+    message = "a number is legal" if is_of_several_kinds else message
     message = message[0].lower() + message[1:]
     return (
         f"{dotted}={given} ({origin}): {message}"
-        if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel)
+        if first["type"] != "value_error" or not isinstance(first["input"], dict | BaseModel) or len(parts) > 2
         else f"{message} ({origin})"
     )
 

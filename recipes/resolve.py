@@ -1,8 +1,8 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
 Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < presets/PRESET.yaml < site file
-(`slurm.` and what it says of data) < recipe < the recipe's `on:` blocks (PRESET < EDITION < small < NAME
-< NAME/EDITION) < command line.
+(`slurm.` and what it says of data and runs; in it what holds for all < cluster < `for:`) < recipe < the recipe's `on:`
+blocks (PRESET < EDITION < small < NAME < NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from recipes.folders import hide_command, make_absolute
 from recipes.identity import departures, science_values
 from recipes.layers import (
     Axes,
-    Layer,
     axes_of,
     data_of,
     find_recipe,
     layers_of,
     merged,
+    overlaid,
     parse_words,
     preset_values,
     recipe_file,
     refuse_changes,
+    site_layers,
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
@@ -57,7 +58,8 @@ def resolve(
 
     Args:
         words: the command's, key=value; those that begin with `first.` say what its first stage is.
-        site: values of the `slurm.` section, and under `data` of that one.
+        site: values of the `slurm.` section, and under `data` and `runs` of those; as `SiteValues` also what holds for
+            some runs alone.
         site_name: names `site` in messages.
         said: what a run noted of its data set; None looks it up in the data root.
 
@@ -90,11 +92,11 @@ def merge(
     axes = axes_of(command, file.values)
     if file.is_written_out:
         refuse_changes(command, file, axes)
-    site_layer = _site_layer(site or {}, site_name)
-    data = data_of(command, file, axes, site_layer, said)
-    tree, origins = merged(layers_of(command, file, axes, site_layer, data))
+    of_site = site_layers(site or {}, site_name, file.values.get("recipe"), axes.data)
+    data = data_of(command, file, axes, of_site, said)
+    tree, origins = merged(layers_of(command, file, axes, of_site, data))
     make_absolute(tree)
-    hide_command(tree, origins.get("data.root", ""), site_layer.values.get("data", {}).get("root"))
+    hide_command(tree, origins.get("data.root", ""), overlaid(of_site).get("data", {}).get("root"))
     _count_draws(tree, origins, data.said, axes)
     return tree, origins
 
@@ -113,11 +115,6 @@ def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described,
         )
     batch["draws_per_epoch"] = class_aware_draws(counts)
     origins[key] = f"the counts in {said.origin}"
-
-
-def _site_layer(site: Mapping[str, Any], name: str) -> Layer:
-    slurm = {key: value for key, value in site.items() if key != "data"}
-    return Layer(name, {"slurm": slurm, "data": site.get("data", {})} if site else {})
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:

@@ -26,6 +26,7 @@ from pydantic import (
 
 from recipes.declarations import declaration
 from recipes.identity import hash8
+from recipes.sbatch import options as sbatch
 from recipes.values import as_typed
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -99,6 +100,10 @@ Plain = Annotated[str, AfterValidator(_plain)]
 Features = Annotated[str, AfterValidator(_features)]
 Minutes = Annotated[int, BeforeValidator(_minutes)]
 Memory = Annotated[str, BeforeValidator(_memory)]
+Gpus = Annotated[int | str, BeforeValidator(sbatch.gpus_of_a_node)]
+OptionName = Annotated[str, AfterValidator(sbatch.checked_name)]
+OptionValue = Annotated[Any, AfterValidator(sbatch.checked_value)]
+Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(sbatch.mapping), AfterValidator(sbatch.given)]
 Name = Annotated[str, AfterValidator(_name)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 
@@ -368,13 +373,39 @@ class Slurm(Section):
         ge=1,
         le=525600,
     )
-    gpus_per_node: int | None = operation(
-        None, "GPUs asked for on each node; tasks_per_node defaults to it", ge=0, le=64
+    gpus_per_node: Gpus | None = operation(
+        None, "GPUs asked for on each node, also of a type, as in a100:4; tasks_per_node defaults to their number"
     )
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
     mem: Memory | None = operation(None, "memory of a node: 480G, 512M, a number of GB, or 0 for all that it has")
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
     modules: list[Plain] = operation([], "environment modules that the batch script loads, in this order")
+    options: Options = operation(
+        {},
+        (
+            "any other option of sbatch by its long name, such as {reservation: ml, gres: 'gpu:a100:4', exclusive: "
+            "true}; null leaves out what a weaker layer sets"
+        ),
+    )
+
+    @property
+    def gpus(self) -> int | None:
+        """The GPUs of a node, by either of the two ways to ask for them; None where neither is there."""
+        if self.gpus_per_node is not None:
+            return sbatch.number_of(self.gpus_per_node)
+        return sbatch.gpus_in(str(self.options.get("gres", "")))
+
+    @model_validator(mode="after")
+    def _asked_once(self) -> Slurm:
+        if self.gpus_per_node is not None and sbatch.gpus_in(str(self.options.get("gres", ""))) is not None:
+            raise ValueError(
+                f"slurm.gpus_per_node={self.gpus_per_node} and slurm.options.gres={self.options['gres']} both ask for "
+                "GPUs: one of the two is legal"
+            )
+        of_memory = [name for name in sbatch.MEMORY if name in self.options]
+        if len(asked := [*(["slurm.mem"] if self.mem else []), *(f"slurm.options.{name}" for name in of_memory)]) > 1:
+            raise ValueError(f"{' and '.join(asked)} exclude each other in SLURM: one of them is legal")
+        return self
 
     @model_validator(mode="after")
     def _warned_in_time(self) -> Slurm:
@@ -500,7 +531,7 @@ class Recipe(Section):
     @property
     def tasks(self) -> int:
         """Number of processes, R."""
-        return self.nodes * (self.tasks_per_node or (self.cluster != "local" and self.slurm.gpus_per_node) or 1)
+        return self.nodes * (self.tasks_per_node or (self.cluster != "local" and self.slurm.gpus) or 1)
 
     @property
     def hash8(self) -> str:

@@ -27,9 +27,12 @@ OURS = (
 """Options of SBATCH_ variables that the launcher must own: a run is found, stopped and put back by them."""
 BESIDE = {
     "time": ("TIMELIMIT",),
-    "mem": ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU"),
     "cpus_per_task": ("CPUS_PER_TASK", "CPUS_PER_GPU"),
-    "gpus_per_node": ("GPUS_PER_NODE", "GPUS", "GPUS_PER_TASK", "GRES"),
+    **dict.fromkeys(("gpus_per_node", "gres"), ("GPUS_PER_NODE", "GPUS", "GPUS_PER_TASK", "GRES")),
+    **dict.fromkeys(("mem", "mem_per_cpu", "mem_per_gpu"), ("MEM_PER_NODE", "MEM_PER_CPU", "MEM_PER_GPU")),
+    **dict.fromkeys(("hint", "threads_per_core", "ntasks_per_core"), ("HINT", "THREADS_PER_CORE", "NTASKS_PER_CORE")),
+    "oversubscribe": ("EXCLUSIVE",),
+    "switches": ("REQ_SWITCH", "WAIT4SWITCH"),
 }
 """Options of ours whose variables have other names, or that SLURM refuses beside others."""
 

@@ -13,6 +13,7 @@
   cluster=slurm      submit to SLURM (default)
   cluster=local      run here: a process for each task, on the CPU where there is no GPU
   cluster=dry        print the resolved recipe and the batch file, touch nothing
+  site=NAME          which cluster of the site file, where it describes several
   runs=DIR           where run folders are made
   build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`;
                      tasks=N parts at once
@@ -27,6 +28,7 @@ and precision; first.KEY=VALUE sets the first's schedule, optim, augment, batch 
 The same command again goes on where the run stopped, and does nothing if it is finished.
 Recipes, data values, tables, methods and models of yours may lie in folders that GLT_PATH names: docs/your-folder.md.
 What is true of your cluster (partition, account, ...) goes once into slurm/site.yaml: see slurm/site.example.yaml.
+Any other option of sbatch is slurm.options.NAME=VALUE: slurm.options.reservation=ml slurm.options.exclusive=true.
 """
 
 import sys
@@ -41,13 +43,13 @@ if __name__ == "__main__":
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from recipes.common import search_path
 from recipes.common.addresses import PIPE
-from recipes.common.cli import asks_help
+from recipes.common.cli import asks_help, take_words
 from recipes.common.errors import DataError, PlanError, RecipeError
 from recipes.common.output import ends_told, go_on_unread
 
@@ -90,7 +92,8 @@ class Training:
         from slurm.monitoring.commits import other_commits
         from slurm.run_folder import other_code, place_aside
 
-        said = [*self.said, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
+        unmet = self.site.unmet([run.recipe for run in self.runs])
+        said = [*self.said, *unmet, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))
@@ -107,7 +110,8 @@ def main(words: list[str]) -> int:
     from slurm import site_file
 
     try:
-        site = site_file.load()
+        chosen, words = take_words(words, ("site",))
+        site = site_file.load(chosen.get("site"))
         command = parse(words, site)
         if not isinstance(command, Training):
             return command.run()
@@ -128,6 +132,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         DataError: a word of a build is not legal.
     """
     from slurm import reuse
+    from slurm.cluster.sbatch_help import refuse_unknown
 
     if reuse.asks(words):
         return reuse.parse(words, site)
@@ -138,6 +143,9 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
     from slurm.planning.requested_runs import requested_runs
 
     asked = requested_runs(words, site)
+    if any(run.recipe.cluster != "local" for run in asked.runs):
+        site.refuse_no_cluster()
+        refuse_unknown(name for run in asked.runs for name in run.recipe.slurm.options)
     for run in asked.runs:
         _check_batch(run.recipe)
         lacking = run.recipe.log.lacking()
@@ -163,36 +171,44 @@ def _show(command: Training) -> int:
     """Print what would be made, and what it would cost: `cluster=dry`."""
     from recipes.resolve import dump
     from slurm.cluster import submission
+    from slurm.cluster.origins import by_origin
     from slurm.cluster.sbatch import batch_job
     from slurm.code_snapshot import place
 
     runs, site = command.runs, command.site
     own = [f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders()))}"] if search_path.folders() else []
-    said = [f"site file: {site.path or 'none'}", *own, *_estimates(runs), *submission.remarks(runs)]
+    said = [f"site file: {site.named(run.recipe for run in runs)}", *own, *_estimates(runs), *submission.remarks(runs)]
     comments = [f"# {line}" for line in (*said, *command.remarks, *_origins(command))]
     if len(runs) > 1:
         print(*comments, submission.preview(runs, command.at_once), sep="\n")
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
     print(f"# {folder}", *comments, dump(recipe), sep="\n")
-    print(batch_job(runs[0], place(folder.parent), site.setup).text())
+    job = batch_job(runs[0], place(folder.parent), site.for_run(recipe).setup)
+    print(*(f"# {line}" for line in by_origin(job, recipe.slurm.options, _merged(command) or {})), job.text(), sep="\n")
     return 0
+
+
+def _merged(command: Training) -> dict[str, str] | None:
+    """Return where the values of a command that makes one run come from, by their dotted keys."""
+    from recipes.resolve import merge
+    from slurm.planning.requested_runs import words_of_a_run
+
+    words = words_of_a_run(command.words) if len(command.runs) == 1 else None
+    return None if words is None else merge(words, command.site.slurm, str(command.site.path))[1]
 
 
 def _origins(command: Training) -> list[str]:
     """Say which values come from the data sets' own dataset.json; of several runs, which data sets have such values."""
     from recipes.common.addresses import is_remote
     from recipes.dataset_values import described
-    from recipes.resolve import merge
-    from slurm.planning.requested_runs import words_of_a_run
 
     sets = dict.fromkeys((run.recipe.data_root, run.recipe.data.name) for run in command.runs)
     found = {name: described(root, name) for root, name in sets if not is_remote(root)}
     saying = {name: said.origin for name, said in found.items() if said and said.values}
-    words = words_of_a_run(command.words)
-    if len(command.runs) > 1 or words is None:
+    origins = _merged(command)
+    if origins is None:
         return [f"values of {name} are in {origin}" for name, origin in saying.items()]
-    origins = merge(words, command.site.slurm, str(command.site.path))[1]
     keys: dict[str, list[str]] = {}
     for key, origin in sorted(origins.items()):
         if origin.endswith(tuple(saying.values())) and not any(other.startswith(f"{key}.") for other in origins):
@@ -207,7 +223,7 @@ def _run_here(command: Training) -> int:
     go_on_unread(anyhow=True)
     _announce(command)
     _set_aside(command)
-    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
+    return run_all(command.runs, _checker(command.site), command.at_once)
 
 
 def _submit(command: Training) -> int:
@@ -216,8 +232,7 @@ def _submit(command: Training) -> int:
 
     _announce(command)
     _set_aside(command)
-    check = functools.partial(_check_data, pipe=command.site.pipe)
-    submission.submit_all(command.runs, command.at_once, command.site, check)
+    submission.submit_all(command.runs, command.at_once, command.site, _checker(command.site))
     return 0
 
 
@@ -234,7 +249,7 @@ def _set_aside(command: Training) -> None:
 
     anew = [run for run in command.runs if run.again]
     for run in anew:
-        _check_data(run.recipe, pipe=command.site.pipe)
+        _checker(command.site)(run.recipe)
     for run in anew:
         set_aside(run.folder)
 
@@ -261,6 +276,11 @@ def _cost(runs: "Sequence[Run]") -> str:
         if runs[0].recipe.data_root != PIPE:
             raise
         return f"cost unknown: {error}"
+
+
+def _checker(site: "Site") -> "Callable[[Recipe], None]":
+    """Return what refuses a recipe whose data are not there."""
+    return lambda recipe: _check_data(recipe, site.for_run(recipe).pipe)
 
 
 def _check_data(recipe: "Recipe", pipe: str | None = None) -> None:
@@ -299,13 +319,13 @@ def _check_batch(recipe: "Recipe") -> None:
     from sharding.plan.epoch import BatchShape
     from sharding.plan.ranks import micro_batches
 
-    asked, here = recipe.slurm.gpus_per_node or 0, recipe.tasks // recipe.nodes
+    asked, here = recipe.slurm.gpus or 0, recipe.tasks // recipe.nodes
     if recipe.cluster != "local" and 0 < asked < here:
         raise RecipeError(
             f"tasks_per_node={here} with slurm.gpus_per_node={asked} would put two processes on one GPU, which NCCL "
             f"refuses: at most {asked} is legal, and the default"
         )
-    gpus = recipe.slurm.gpus_per_node != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
+    gpus = recipe.slurm.gpus != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
         batch = recipe.batch
         shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")

@@ -75,16 +75,17 @@ def parse(words: Sequence[str], site: Site) -> Reuse:
         raise RecipeError(
             "out= is missing: export=RUN out=FILE names the file to write, such as out=weights.safetensors"
         )
-    run = _finished(what, values[what], values.get("runs"))
+    run = _finished(what, values[what], values.get("runs", str(site.runs) if site.runs else None))
     gone = missing_weights(run, select)
     if gone:
         raise RecipeError(f"{what}={values[what]}: {gone}")
     if out:  # which needs no data
         return Reuse(("export", str(run), select, str(Path(out).absolute())))
-    here = resolve([], site.slurm, str(site.path)).data  # for what a site file says of any recipe
+    own = site.for_run(load_resolved(run / "recipe.yaml"))
+    here = resolve([], own.slurm, str(site.path)).data  # for what the site file says of this run, whatever the recipe
     kept = {"cache_folder": here.cache_folder, "cache_gb": here.cache_gb}
     root = _root(run, values.get("data.root"), here.root)
-    return Reuse(("evaluate", str(run), select, json.dumps({"root": root, **kept})), site.pipe)
+    return Reuse(("evaluate", str(run), select, json.dumps({"root": root, **kept})), own.pipe)
 
 
 def _root(run: Path, wanted: str | None, usual: str | None) -> str:

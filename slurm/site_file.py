@@ -1,8 +1,12 @@
 """The site file: what is true of a cluster and of no recipe, written once.
 
 `slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the
-recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where
-data lie and what nodes keep of them. slurm/site.example.yaml shows all.
+recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, `data:`, where data
+lie and what nodes keep of them, and `runs:`. slurm/site.example.yaml shows all.
+
+Under `clusters:` the same keys stand once more for each cluster, of which `site=NAME` or `default:` chooses one, and
+under `for:` for a data set, a recipe, builds or a stage of them. The file's own values are below the cluster's, and
+these below those of `for:`; what is special comes last.
 
 Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
 `setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
@@ -12,42 +16,62 @@ recipe; from this file come `setup` and what the run left open under `data:`.
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recipes.common.addresses import COMMAND, PIPE
+from recipes.common import search_path
+from recipes.common.addresses import COMMAND, PIPE, is_remote
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
-from recipes.schema import PROJECT
+from recipes.dataset_values import sets_in
+from recipes.layers import Layer, SiteValues, blocks_of_run, overlaid
+from recipes.sbatch.options import OWN, SHORT, refused, shown
+from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
+from sharding.building.request import stage_names
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
 READERS: Mapping[str, Callable[[object, Path], Any]] = {}
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
-A reader gets the value and the file's path, and raises a RecipeError that names both.
+A reader gets the value and the file's path, and raises a RecipeError that names both. Where the file, its cluster and
+its `for:` blocks give several mappings, the value is these laid over each other; null takes a key away.
 """
+FOR = ("data/NAME", "recipe/NAME", "build", "build/STAGE")
+"""What `for:` blocks are for."""
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a site file says: `slurm`, with `data` in it, is checked together with the recipe that it is merged into.
+    """What a site file says: `slurm`, with `data` and `runs` in it, is checked with the recipe that it is merged into.
+
+    `setup` and `own` are those of every run; `for_run` and `for_build` tell those of one.
 
     Attributes:
         path: the file; None where there is none.
-        slurm: values of the recipe's section, and `data`.
+        slurm: values of the recipe's section, and `data` and `runs`.
         setup: shell lines of the batch script.
         own: values of further keys, each as its reader returns it.
+        cluster: the one that was chosen.
+        clusters: all that the file names.
+        layers: the file's own values and the cluster's, as they stand there.
+        blocks: those of `for:`.
     """
 
     path: Path | None = None
-    slurm: dict[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     own: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str | None = None
+    clusters: tuple[str, ...] = ()
+    layers: Sequence[Layer] = field(default=(), compare=False)
+    blocks: Mapping[str, Sequence[Layer]] = field(default_factory=dict, compare=False)
 
     @property
     def pipe(self) -> str | None:
@@ -55,9 +79,67 @@ class Site:
         root = self.slurm.get("data", {}).get("root")
         return root.removeprefix(PIPE) if isinstance(root, str) and root.startswith(PIPE) else None
 
+    @property
+    def runs(self) -> Path | None:
+        """The folder of run folders; None where the file says none."""
+        runs = self.slurm.get("runs")
+        return Path(runs) if runs else None
 
-def load() -> Site:
+    def for_run(self, recipe: Recipe) -> Site:
+        """Return what holds for a run."""
+        return self._with(*blocks_of_run(recipe.recipe, recipe.data.name))
+
+    def for_build(self, stage: str | None = None) -> Site:
+        """Return what holds for a build, or for a stage of one."""
+        return self._with("build", *([f"build/{stage}"] if stage else []))
+
+    def named(self, recipes: Iterable[Recipe]) -> str:
+        """Name the file, and what of it holds for some runs beside what holds for all."""
+        chosen = [f"clusters.{self.cluster}"] if self.cluster else []
+        blocks = dict.fromkeys(name for recipe in recipes for name in blocks_of_run(recipe.recipe, recipe.data.name))
+        chosen += [f"for.{name}" for name in blocks if name in self.blocks]
+        return ", ".join([str(self.path or "none"), *chosen])
+
+    def unmet(self, recipes: Collection[Recipe]) -> list[str]:
+        """Say which blocks of `for:` name neither a recipe nor a data set that is here, for that may be a slip."""
+        known = {
+            "recipe": {*search_path.files(search_path.RECIPES), *(recipe.recipe for recipe in recipes)},
+            "data": {*search_path.files(search_path.DATA), *(recipe.data.name for recipe in recipes)},
+        }
+        for root in {recipe.data_root for recipe in recipes}:
+            known["data"] |= set() if is_remote(root) else set(sets_in(root))
+        asked = (name.partition("/")[::2] for name in self.blocks if not name.startswith("build"))
+        return [
+            f"{self.path}: for.{kind}/{name} holds for nothing that is here; {nearest(name, sorted(known[kind]))}"
+            for kind, name in asked
+            if name not in known[kind]
+        ]
+
+    def _with(self, *names: str) -> Site:
+        """Return the file with some blocks of `for:` laid over it, and no others."""
+        more = [layer for name in names for layer in self.blocks.get(name, ())]
+        if self.path is None or not self.blocks:
+            return self
+        return _site(self.path, [*self.layers, *more], {}, self.cluster, self.clusters)
+
+    def refuse_no_cluster(self) -> None:
+        """Refuse a job where the file describes several clusters and nothing chose one.
+
+        Raises:
+            RecipeError: it is so.
+        """
+        if self.clusters and self.cluster is None:
+            raise RecipeError(
+                f"site= is missing: {self.path} describes the clusters {', '.join(self.clusters)}, and no `default:` "
+                f"says which; site={self.clusters[0]} is legal"
+            )
+
+
+def load(cluster: str | None = None) -> Site:
     """Read this machine's site file; an empty one where there is none.
+
+    Args:
+        cluster: the one that a command chooses; None: the file's default.
 
     Raises:
         RecipeError: one sentence that names the file and what is wrong with it.
@@ -65,36 +147,155 @@ def load() -> Site:
     chosen = os.environ.get("GLT_SITE")
     path = (PROJECT / "slurm" / "site.yaml" if chosen is None else Path(chosen)).expanduser().absolute()
     if chosen == "" or (chosen is None and not path.exists()):
+        if cluster is not None:
+            raise RecipeError(f"site={cluster} is not legal: there is no site file, which would describe clusters")
         return Site()
     if not path.exists():
         raise RecipeError(f"GLT_SITE={chosen} names a file that does not exist")
+    values = _values(path)
+    described, usual = _mapping(path, values, "clusters"), values.pop("default", None)
+    name = _chosen(path, cluster, usual, described)
+    layers: list[Layer] = []
+    blocks: dict[str, list[Layer]] = {}
+    for one in (None, *described):  # those that are not chosen are checked, too
+        origin = f"{path}, clusters.{one}" if one else str(path)
+        own, special = _checked(path, described[one] if one else values, origin)
+        if one in (None, name):
+            layers.append(Layer(origin, own))
+            for key, block in special.items():
+                blocks.setdefault(key, []).append(Layer(f"{origin}, for.{key}", block))
+    return _site(path, layers, blocks, name, tuple(described))
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """Read the file; it may hold nothing but comments."""
     if path.is_file() and all(line.lstrip()[:1] in (b"", b"#") for line in path.read_bytes().splitlines()):
-        return Site(path)  # nothing but comments
+        return {}
     values = load_yaml(path)
     if "slurm" in values:
         raise RecipeError(
             f"{path}: leave out `slurm:`, the file holds the values of that section without its name, such as "
             "`partition: gpu`"
         )
-    setup = values.pop("setup", None) or []
-    if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
-        raise RecipeError(
-            f"{path}: setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)"
-        )
-    data = values.get("data", {})
+    return values
+
+
+def _chosen(path: Path, cluster: str | None, usual: Any, described: Mapping[str, Any]) -> str | None:
+    """Return the cluster that a command or the file chooses; None where neither does."""
+    for name in described:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise RecipeError(f"{path}: clusters.{name} is not legal: a name has letters, digits and _ . - only")
+    for key, chosen in (("site", cluster), ("default", usual)):
+        if chosen is not None and chosen not in list(described):
+            known = nearest(chosen, described) if described else "the file has no `clusters:`"
+            raise RecipeError(f"{key}={chosen} is not legal ({path}): {known}")
+    return cluster or usual
+
+
+def _mapping(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take a mapping of mappings out of the file."""
+    found = values.pop(key, None) or {}
+    if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+        raise RecipeError(f"{path}: {key}={found!r} is not legal: it holds a mapping of keys for each name")
+    return found
+
+
+def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the keys of the file or of a cluster, and its blocks of `for:`.
+
+    Raises:
+        RecipeError: a key or a block is not legal.
+    """
+    values = dict(part)
+    blocks = _mapping(path, values, "for")
+    for name in blocks:
+        kind, slash, rest = str(name).partition("/")
+        if kind not in ("data", "recipe", "build") or bool(rest) != (kind != "build" or bool(slash)):
+            raise RecipeError(f"{origin}: for.{name} is not legal: {nearest(name, FOR)}")
+        if kind == "build" and rest and rest not in (stages := stage_names()):
+            raise RecipeError(f"{origin}: for.{name} is not legal: {nearest(name, [f'build/{one}' for one in stages])}")
+    for where, held in (("", values), *((f"for.{name}.", block) for name, block in blocks.items())):
+        legal_keys = (*Slurm.model_fields, "setup", "data", "runs", *READERS)
+        if wrong := next((key for key in held if key not in legal_keys), None):
+            raise RecipeError(f"{origin}: {where}{wrong} is not legal: {nearest(wrong, legal_keys)}")
+        _check_data(held, f"{origin}: {where}")
+        _check_setup(held, f"{origin}: {where}")
+        if "runs" in held:
+            held["runs"] = _folder(held["runs"], f"{origin}: {where}")
+    return values, blocks
+
+
+def _check_data(held: Mapping[str, Any], where: str) -> None:
+    data = held.get("data", {})
     if not isinstance(data, dict) or (wrong := next((key for key in data if key not in DATA), None)):
         raise RecipeError(
-            f"{path}: data={data!r} is not legal: {', '.join(DATA)} are its keys"
+            f"{where}data={data!r} is not legal: {', '.join(DATA)} are its keys"
             if not isinstance(data, dict)
-            else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
+            else f"{where}data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
         )
-    own = {key: read(values.pop(key), path) for key, read in READERS.items() if key in values}
-    site = Site(path, values, tuple(setup), own)
+    root = data.get("root")
+    if isinstance(root, str) and root.startswith(PIPE) and "{path}" not in root:
+        raise RecipeError(
+            f"{where}data.root={root} is a command without {{path}}, which stands for the file that it is to print"
+        )
+
+
+def _check_setup(held: Mapping[str, Any], where: str) -> None:
+    setup = held.get("setup") or []
+    if not isinstance(setup, list) or not all(isinstance(line, str) and "\n" not in line for line in setup):
+        raise RecipeError(f"{where}setup={setup!r} is not a list of shell lines (quote a line that holds `: ` or ` #`)")
+    if hidden := next((line for line in setup if line.lstrip().startswith("#SBATCH")), None):
+        raise RecipeError(
+            f"{where}setup: {hidden!r} would mean nothing, for sbatch reads no such line behind the first command; "
+            f"{_instead(hidden)}"
+        )
+
+
+def _instead(line: str) -> str:
+    """Say how the site file asks for what a line of a batch file asks for."""
+    found = re.match(r"\s*#SBATCH\s+(?:--([A-Za-z][\w-]*)|-([A-Za-z]))(?:\s*=?\s*)(.*)", line)
+    if not found:
+        return "`options:` holds sbatch's options by their long names"
+    name = found[1] or SHORT.get(found[2], found[2])
+    value = re.split(r"\s#", found[3])[0].strip().strip("'\"")
+    if name in OWN:
+        return f"`{OWN[name]}: {value.rpartition('@')[2] if name == 'signal' else value}` says it"
+    if reason := refused(name):
+        return f"--{name} is not to be set: {reason}"
+    return f"`options: {shown({name: value or True})}` says it"
+
+
+def _folder(runs: Any, where: str) -> str:
+    """Return the folder of run folders, with the variables of this shell in it replaced."""
+    if not isinstance(runs, str) or not runs.strip():
+        raise RecipeError(f"{where}runs={runs!r} is not legal: a folder is")
+    path = os.path.expanduser(os.path.expandvars(runs))
+    if "$" in path or not os.path.isabs(path):
+        raise RecipeError(
+            f"{where}runs={runs} is not legal: a whole folder name is, from / or ~ on, with variables that this shell "
+            "has"
+        )
+    return path
+
+
+def _site(
+    path: Path,
+    layers: Sequence[Layer],
+    blocks: Mapping[str, Sequence[Layer]],
+    cluster: str | None,
+    clusters: tuple[str, ...],
+) -> Site:
+    """Return what layers say together."""
+    values = overlaid(layers)
+    setup = tuple(values.get("setup") or ())
+    own = {key: read(values[key], path) for key, read in READERS.items() if values.get(key) is not None}
+    slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
+    site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
     if site.pipe is None:
         return site
-    if "{path}" not in site.pipe:
-        raise RecipeError(
-            f"{path}: data.root={PIPE}{site.pipe} is a command without {{path}}, which stands for the file that it is "
-            "to print"
-        )
-    return Site(path, values, (*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"), own)
+    return replace(site, setup=(*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))
+
+
+def _of_runs(layer: Layer) -> Layer:
+    """Return what of a layer is the recipe's to merge."""
+    return Layer(layer.origin, {key: layer.values[key] for key in layer.values if key not in ("setup", *READERS)})

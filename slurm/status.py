@@ -1,6 +1,7 @@
 """What the runs are doing: `python slurm/status.py [runs=DIR] [watch=SECONDS]`, `why=RUN`, `cancel=RUN`.
 
-  runs=DIR       folder of the run folders (default: runs/ in the project)
+  runs=DIR       folder of the run folders (default: the site file's, else runs/ in the project)
+  site=NAME      which cluster of the site file, where its folders differ
   watch=SECONDS  show it again and again
   why=RUN        the last error of a run, from the rank that met it first, or what became of a job that could not say
   cancel=RUN     cancel a run's SLURM job
@@ -35,6 +36,7 @@ if __name__ == "__main__":
 
     in_environment()  # before the first import that a bare or an older Python lacks
 
+import os
 import re
 import subprocess
 import time
@@ -43,7 +45,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
-from recipes.common.errors import StatusError, UserError, one_line
+from recipes.common.errors import RecipeError, StatusError, UserError, one_line
 from recipes.common.output import end_unread, ends_told
 from slurm import environment
 from slurm.monitoring import run_state
@@ -72,6 +74,7 @@ DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, O
 TWICE: tuple[Literal["twice"]] = ("twice",)
 EXAMPLES = {
     "runs": "a folder of run folders",
+    "site": "a cluster of the site file",
     "watch": "the seconds between two looks, as in watch=5",
     "why": "a run, as in why=NAME",
     "cancel": "a run, as in cancel=NAME",
@@ -242,8 +245,9 @@ def parse(words: Sequence[str]) -> Look | About:
     Raises:
         StatusError: a word is not legal, or there is no such run.
     """
-    usual = str(PROJECT / "runs")
-    options = {"runs": usual, **key_values(words, EXAMPLES, _fault, legal=TWICE)}
+    options = key_values(words, EXAMPLES, _fault, legal=TWICE)
+    usual = str(PROJECT / "runs") if "runs" in options else _usual(options.get("site"))
+    options = {"runs": usual, **options}
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", options.get("watch", "1")):
         raise StatusError(f"watch={options['watch']} is no number of seconds, of which 0 to 999999 are legal")
     runs = Path(options["runs"])
@@ -253,6 +257,19 @@ def parse(words: Sequence[str]) -> Look | About:
         if key in options:
             return About(_run_named(key, options[key], runs), act)
     return Look(runs, float(options["watch"]) if "watch" in options else None)
+
+
+def _usual(site: str | None) -> str:
+    """Return the folder of run folders where the command names none: the site file's, else the project's."""
+    runs = None
+    if site is not None or os.environ.get("GLT_SITE") or (PROJECT / "slurm" / "site.yaml").exists():
+        from slurm import site_file  # loads the schema, and most need it not
+
+        try:
+            runs = site_file.load(site).runs
+        except RecipeError as error:
+            raise StatusError(str(error)) from None
+    return str(runs or PROJECT / "runs")
 
 
 def _run_named(key: str, name: str, runs: Path) -> Path:

@@ -248,6 +248,11 @@ def stages_of(arguments: Sequence[str]) -> Mapping[str, bool]:
     return {stage: parts for stage, parts in literals["STAGES"].items() if stage not in needless}
 
 
+def stage_names() -> list[str]:
+    """List the stages that some builder has."""
+    return sorted({stage for name in builders() for stage in _literals(name)["STAGES"]})
+
+
 def _literals(name: str) -> dict[str, Any]:
     usual: dict[str, Any] = {"TAKES": (), "STAGES": {}, "WITHOUT": {}, "ONLY_FOR": {}}
     return usual | literals(DATASETS / name / "build.py", usual, DataError)

@@ -56,7 +56,8 @@ class BatchJob:
     @property
     def decided(self) -> tuple[str, ...]:
         """The options of sbatch that a shell's variables must not decide."""
-        return (*self.parameters, *self.options)
+        more = (name.replace("-", "_") for name in self.parameters.get("additional_parameters", ()))
+        return (*self.parameters, *more, *self.options)
 
     def text(self) -> str:
         """Return the batch file."""

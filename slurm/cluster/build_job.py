@@ -14,21 +14,25 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
-from recipes.resolve import resolve
+from recipes.resolve import merge, resolve
+from recipes.sbatch.options import OF_GPUS
+from recipes.sbatch.options import with_gpus as gres_with
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
 from sharding.building.request import SAMPLES, builder_of, parse, stages_of
 from sharding.building.samples_words import READ, absolute
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
-from slurm.cluster.sbatch import asked
+from slurm.cluster.origins import LAUNCHER, by_origin
+from slurm.cluster.sbatch import asked, gpu_options
+from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.code_snapshot import place, snapshot_code
 from slurm.monitoring.run_state import ENDED, is_in, queue
 from slurm.site_file import Site
@@ -60,10 +64,21 @@ class BuildJob:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's words, one tuple for each part."""
+    """A stage of a build.
+
+    Attributes:
+        name: what it is called.
+        parts: its words, one tuple for each part.
+        slurm: what its job asks for.
+        origins: where that comes from, by the dotted keys of a recipe.
+        site: what this machine's site file says for it.
+    """
 
     name: str
     parts: tuple[tuple[str, ...], ...]
+    slurm: Slurm = field(default_factory=Slurm)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    site: Site = field(default_factory=Site)
 
 
 @dataclass(frozen=True)
@@ -74,17 +89,13 @@ class Build:
         name: the data set.
         plan: the stages, in their order.
         cluster: where they run: slurm, local or dry.
-        slurm: what each job asks for.
         work: the folder that the stages leave their work in.
-        site: this machine's site file.
     """
 
     name: str
     plan: tuple[Stage, ...]
     cluster: str
-    slurm: Slurm
     work: Path
-    site: Site
 
     def run(self) -> int:
         """Do what the command asks for; returns the exit code.
@@ -132,15 +143,31 @@ def parse_command(words: Sequence[str], site: Site) -> Build:
             f"{taken} and build= do not go together: build=NAME names the data set, and its stages and parts are the "
             "jobs"
         )
-    options = resolve(["recipe=glt_baseline", *slurm_words], site.slurm, str(site.path)).slurm
+    if cluster != "local":
+        site.refuse_no_cluster()
+    _asked(slurm_words, site.for_build())
     given = [f"data={ours['build']}", *rest]
     name, request = parse(given)
     if not stages_of(given):
         raise RecipeError(f"build={name} has no stages, it takes seconds: python -m sharding.build {shlex.join(given)}")
-    if cluster != "local" and not any(word.startswith("workers=") for word in given):
-        given.append(f"workers={options.cpus_per_task}")  # a job may see more cores than are its own
-    work = request.out.absolute() / name / WORK
-    return Build(name, tuple(stages(_absolute(given), int(tasks))), cluster, options, work, site)
+    plan = []
+    for stage in stages(_absolute(given), int(tasks)):
+        own = site.for_build(stage.name)
+        slurm, origins = _asked(slurm_words, own)
+        parts = stage.parts
+        if cluster != "local":
+            refuse_unknown(slurm.options)
+            if not any(word.startswith("workers=") for word in given):  # a job may see more cores than are its own
+                parts = tuple((*part, f"workers={slurm.cpus_per_task}") for part in parts)
+        plan.append(replace(stage, parts=parts, slurm=slurm, origins=origins, site=own))
+    return Build(name, tuple(plan), cluster, request.out.absolute() / name / WORK)
+
+
+def _asked(words: Sequence[str], site: Site) -> tuple[Slurm, dict[str, str]]:
+    """Return what the jobs of a stage ask for, and where that comes from."""
+    command = ["recipe=glt_baseline", *words]
+    origins = merge(command, site.slurm, str(site.path))[1]
+    return resolve(command, site.slurm, str(site.path)).slurm, origins
 
 
 def _show(build: Build) -> int:
@@ -149,7 +176,9 @@ def _show(build: Build) -> int:
     print(*(f"# {line}\n" for line in _remarks(build)), sep="", end="")
     for stage in build.plan:
         print(f"# {stage.name}: {len(stage.parts)} x python -m sharding.build {shlex.join(stage.parts[0])}")
-        print(_job(build, stage, place(build.work), after).text())
+        job = _job(build, stage, place(build.work), after)
+        origins = {**stage.origins, "nodes": LAUNCHER, "tasks_per_node": LAUNCHER}
+        print(*(f"# {line}" for line in by_origin(job, stage.slurm.options, origins)), job.text(), sep="\n")
         after = f"JOB_OF_{stage.name.upper()}"
     return 0
 
@@ -181,21 +210,28 @@ def _absolute(words: Sequence[str]) -> list[str]:
 
 def _job(build: Build, stage: Stage, code: Path, after: str | None) -> BatchJob:
     """Return a stage's job; only a stage called features asks for a GPU, and for one."""
-    slurm, work = build.slurm, build.work
-    optional = {
-        "gpus_per_node": 1 if stage.name == "features" and slurm.gpus_per_node else None,
-        "dependency": f"afterany:{after}" if after else None,
-    }
+    work, asked_for = build.work, stage.slurm
+    slurm = with_gpus(asked_for, 1 if stage.name == "features" and asked_for.gpus else 0)
+    optional = {"gpus_per_node": slurm.gpus_per_node, "dependency": f"afterany:{after}" if after else None}
     parameters = {
         **asked(slurm),
         "job_name": f"build-{build.name}-{stage.name}",
         "nodes": 1,
         "ntasks_per_node": 1,
-        "setup": setup_lines(slurm.modules, build.site.setup, code),
-        **{key: value for key, value in optional.items() if value is not None},
+        "setup": setup_lines(slurm.modules, stage.site.setup, code),
+        **{key: value for key, value in optional.items() if value},
     }
-    decided = () if slurm.gpus_per_node is None else ("gpus_per_node",)
-    return BatchJob(work / "log", tuple(map(BuildJob, stage.parts)), parameters, decided)
+    return BatchJob(work / "log", tuple(map(BuildJob, stage.parts)), parameters, gpu_options(asked_for))
+
+
+def with_gpus(slurm: Slurm, number: int) -> Slurm:
+    """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
+    options = {name: value for name, value in slurm.options.items() if number or not name.startswith(OF_GPUS)}
+    if "gres" in options and (gres := gres_with(str(options.pop("gres")), number)):
+        options["gres"] = gres
+    kind = str(slurm.gpus_per_node).rpartition(":")[0]
+    own = None if slurm.gpus_per_node is None else f"{kind}:{number}" if kind and number else number
+    return slurm.model_copy(update={"options": options, "gpus_per_node": own})
 
 
 def _submit(build: Build) -> int:
@@ -227,7 +263,8 @@ def _submit(build: Build) -> int:
 
 def _remarks(build: Build) -> list[str]:
     """Say which variables of this shell the jobs do not see, and which they do."""
-    return environment.remarks(_job(build, build.plan[0], Path(), None).decided)
+    decided = (_job(build, stage, Path(), None).decided for stage in build.plan)
+    return list(dict.fromkeys(line for options in decided for line in environment.remarks(options)))
 
 
 def _in_the_queue(build: Build) -> list[str]:

@@ -20,12 +20,17 @@ def asked(slurm: Slurm) -> dict[str, Any]:
         "cpus_per_task": slurm.cpus_per_task,
         "time": slurm.time,
         "signal_delay_s": slurm.signal_delay_s,
-        "additional_parameters": {"requeue": True},
+        "additional_parameters": {"requeue": True, **slurm.options},
         # -K1: one dead rank ends the step, and the others do not wait for ever. The cores and the environment of a
         # task are said again: srun of 22.05 and 23.02 takes the first, and of a shell with SBATCH_EXPORT neither.
         "srun_args": ["-K1", "--export=ALL", f"--cpus-per-task={slurm.cpus_per_task}"],
         **{key: value for key, value in given.items() if value is not None},
     }
+
+
+def gpu_options(slurm: Slurm) -> tuple[str, ...]:
+    """Return the options by which the number of GPUs is decided, also where it is 0 and no line says so."""
+    return () if slurm.gpus is None else ("gpus_per_node",)
 
 
 def parameters(
@@ -74,5 +79,5 @@ def batch_job(run: Run, code: Path, setup: Sequence[str] = (), dependency: str |
         folder / "log",
         (TrainJob(str(folder), run.command),),
         parameters(recipe, folder, code, setup, dependency, run.needs),
-        () if recipe.slurm.gpus_per_node is None else ("gpus_per_node",),  # 0 decides, too
+        gpu_options(recipe.slurm),
     )

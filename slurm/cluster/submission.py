@@ -68,7 +68,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
     for run in runs:
         if run.folder in settled:
             print(nothing_to_do(run.folder, settled[run.folder]))
-    if any(step.run.recipe.slurm.gpus_per_node is None for step in steps):
+    if any(step.run.recipe.slurm.gpus is None for step in steps):
         print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
     print(*(f"{line}\n" for line in remarks([step.run for step in steps])), sep="", end="", file=sys.stderr, flush=True)
     for step in steps:
@@ -79,7 +79,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         print(f"run folder: {folder}", flush=True)
         before = dict.fromkeys(jobs[other] for other in (*step.finished, *step.left))
         condition = f"afterany:{':'.join(before)}" if before else None
-        job = batch_job(step.run, code, site.setup, condition).submit()
+        job = batch_job(step.run, code, site.for_run(step.run.recipe).setup, condition).submit()
         needs = [need.name for need in step.finished]
         append_event(folder, "submitted", incarnation=LAUNCHER, job=job, code=code.name, needs=needs)
         if job is None:
@@ -98,7 +98,7 @@ def remarks(runs: Sequence[Run]) -> list[str]:
     said = []
     for run in runs:
         said += environment.remarks(batch_job(run, Path()).decided)
-        gpus, tasks = run.recipe.slurm.gpus_per_node or 0, run.recipe.tasks // run.recipe.nodes
+        gpus, tasks = run.recipe.slurm.gpus or 0, run.recipe.tasks // run.recipe.nodes
         if tasks < gpus:
             said.append(
                 f"{gpus - tasks} of slurm.gpus_per_node={gpus} stay idle on each node: tasks_per_node={tasks} uses one "

@@ -267,7 +267,7 @@ def _add(runs: dict[Path, Run], recipe: Recipe, words: Sequence[str], site: Site
             changed = [] if prepared else differences(recipe, _recipe_of(need), first, site.slurm)
             said = f"as the first stage of {recipe.recipe}, with {', '.join(changed)}" if changed else ""
             _add(runs, _source(recipe, need, words, site), own, site, said)
-    runs[folder] = Run(recipe, needs, remark, pipe=site.pipe)
+    runs[folder] = Run(recipe, needs, remark, pipe=site.for_run(recipe).pipe)
 
 
 def _recipe_of(run: Path) -> str:

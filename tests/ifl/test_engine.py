@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,6 +137,25 @@ def test_gpus_that_cannot_be_used_are_refused(
     else:
         with pytest.raises(RunError, match=sentence):
             engine.refuse_missing_gpus(asked)
+
+
+@pytest.mark.parametrize(("visible", "number"), [("0,1,2,3", 3), ("3", 0)], ids=["all of the node's", "its own alone"])
+def test_a_rank_takes_its_gpu_however_slurm_binds_them(
+    monkeypatch: pytest.MonkeyPatch, visible: str, number: int
+) -> None:
+    """Rank 3 of a node takes GPU 3 of the four that it sees, or the one that SLURM shows it."""
+    from ifl import engine
+
+    variables = {"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": visible, "LOCAL_WORLD_SIZE": "4", "RANK": "3"}
+    for name, value in {**variables, "LOCAL_RANK": "3", "PATH": os.environ["PATH"]}.items():
+        monkeypatch.setenv(name, value)
+    taken: list[int] = []
+    monkeypatch.setattr(engine, "_deepspeed", lambda: SimpleNamespace(init_distributed=lambda **_: None))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible.split(",")))
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
+    assert engine.connect(1.0, gpus=4) == torch.device("cuda", number)
 
 
 def test_a_job_without_usable_gpus_ends_with_1(tiny_root: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_default_site_file_is_the_projects(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("partitoin: gpu", "did you mean slurm.partition?"),
+        ("partitoin: gpu", "partitoin is not legal: did you mean partition?"),
         ("slurm: {partition: gpu}", "leave out `slurm:`"),
         ("- partition", "must hold `key: value` lines"),
         ("a: [", "is not readable YAML"),
@@ -190,7 +190,17 @@ def test_the_example_is_legal_and_complete(tmp_path: Path) -> None:
     """
     example = PROJECT / "slurm" / "site.example.yaml"
     shown = yaml.safe_load(example.read_text())
-    assert set(shown) == {*Slurm.model_fields, "setup", "data"} and set(shown["data"]) == set(site_file.DATA)
+    assert set(shown) == {
+        *Slurm.model_fields,
+        *site_file.READERS,
+        "setup",
+        "data",
+        "runs",
+        "clusters",
+        "default",
+        "for",
+    }
+    assert set(shown["data"]) == set(site_file.DATA)
     text = batch_part(dry(example, "nodes=2"))
     assert {key: flags(text)[key] for key in ("time", "mem", "gpus-per-node", "ntasks-per-node", "signal")} == {
         "time": "1440",
