@@ -87,10 +87,12 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """What the user should know of the whole and of single runs, each remark once."""
+        from recipes.folders import place_aside
         from slurm.monitoring.commits import other_commits
-        from slurm.run_folder import other_code, place_aside
+        from slurm.planning import archived_runs
+        from slurm.run_folder import other_code
 
-        said = [*self.said, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
+        said = [*self.said, *archived_runs.remarks(self.runs), *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))
@@ -135,6 +137,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         from slurm.cluster import build_job
 
         return build_job.parse_command(words, site)
+    from slurm.planning.archived_runs import marked
     from slurm.planning.requested_runs import requested_runs
 
     asked = requested_runs(words, site)
@@ -143,7 +146,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    runs = [replace(run, command=tuple(sys.argv)) for run in asked.runs]
+    runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
     return Training(runs, asked.at_once, site, words, asked.said)
 
 
@@ -206,8 +209,9 @@ def _run_here(command: Training) -> int:
 
     go_on_unread(anyhow=True)
     _announce(command)
-    _set_aside(command)
-    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
+    _look_after(command)
+    check = functools.partial(_check_data, pipe=command.site.pipe)
+    return run_all(command.runs, check, command.at_once, command.site.own)
 
 
 def _submit(command: Training) -> int:
@@ -215,7 +219,7 @@ def _submit(command: Training) -> int:
     from slurm.cluster import submission
 
     _announce(command)
-    _set_aside(command)
+    _look_after(command)
     check = functools.partial(_check_data, pipe=command.site.pipe)
     submission.submit_all(command.runs, command.at_once, command.site, check)
     return 0
@@ -228,9 +232,16 @@ def _announce(command: Training) -> None:
         print(line, flush=True)
 
 
-def _set_aside(command: Training) -> None:
-    """Rename the folders of the runs that are to be made anew, once it is sure that they can be made."""
+def _look_after(command: Training) -> None:
+    """Put back what only the archive holds, archive what is finished and not there, and set aside what is made anew.
+
+    The folders of runs that are to be made anew are renamed once it is sure that they can be made.
+    """
+    from slurm.planning import archived_runs
     from slurm.run_folder import set_aside
+
+    archived_runs.put_back(command.runs)
+    archived_runs.keep_finished(command.runs, command.site.own.get("archive"))
 
     anew = [run for run in command.runs if run.again]
     for run in anew:

@@ -160,7 +160,9 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     assert given.pop("setup") == [
-        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # finished, though SLURM starts it again",
+        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || {{ PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))} "
+        f"{shlex.quote(sys.executable)} -P -m slurm.after_run {shlex.quote(str(tmp_path / 'a run'))} finished over; "
+        "exit 0; }",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
     ]
