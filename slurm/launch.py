@@ -92,7 +92,11 @@ class Training:
         from slurm.planning import archived_runs
         from slurm.run_folder import other_code
 
-        said = [*self.said, *archived_runs.remarks(self.runs), *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
+        said = [
+            *self.said,
+            *archived_runs.remarks(self.runs),
+            *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark),
+        ]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))

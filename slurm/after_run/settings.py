@@ -142,7 +142,7 @@ def archive_of(value: object, path: Path) -> Archive:
     return Archive(place, weights)
 
 
-# ------------------------------------------------------------------------------------------------------ for jobs to read
+# ----------------------------------------------------------------------------------------------------- for jobs to read
 def hand_over(runs: Path, own: Mapping[str, object]) -> None:
     """Write what jobs of a folder of runs need of the site file; nothing is left there where it says nothing.
 
