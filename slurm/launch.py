@@ -20,6 +20,8 @@
   eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
                      data.root=DIR  where its data lie here, if the run comes from another machine
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
+  tidy=show|yes      shows what nobody needs any more in runs=DIR, and with yes removes it: old code, checkpoints of
+                     finished runs (not their weights), leftovers, submission files
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
@@ -57,6 +59,7 @@ if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answ
     from slurm.planning.schedule import Run
     from slurm.reuse import Reuse
     from slurm.site_file import Site
+    from slurm.upkeep.removal import Tidy
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -126,7 +129,7 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
+def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | Training":
     """Read a command once, and refuse it where it cannot be done; nothing is written or started.
 
     Raises:
@@ -137,6 +140,10 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
 
     if reuse.asks(words):
         return reuse.parse(words, site)
+    if any(word.startswith("tidy=") for word in words):
+        from slurm.upkeep import removal
+
+        return removal.parse(words, site)
     if any(word.startswith("build=") for word in words):
         from slurm.cluster import build_job
 

@@ -78,8 +78,8 @@ def test_tables_of_the_archive_are_those_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_made_once_and_completed(tmp_path: Path) -> None:
-    """Done again, nothing is copied; with weights wished for later, or a run made anew, the copy is made anew and nothing
-    of the older one is lost; the weights are those that `done` names."""
+    """Done again, nothing is copied; with weights wished for later, or a run made anew, the copy is made anew and
+    nothing of the older one is lost; the weights are those that `done` names."""
     run, place = finished(tmp_path / "runs"), tmp_path / "archive"
     with pytest.raises(DataError, match="no folder here"):
         archive.keep(run, Archive(str(place)))
