@@ -89,24 +89,25 @@ def after(folder: Path, word: str, over: bool) -> None:
     wanted = AtTheEnd()
     try:
         wanted = handed_over(folder.parent)
+        if word in notices.WORDS and not (word == "finished" and _is_told(folder)):
+            _tell(folder, wanted.notify, notices.of_a_run(folder, word))
+    except Exception as error:  # each part is done whatever became of the others
+        append_event(folder, "notice refused", of=word, error=one_line(_said(error)))
+    try:
+        for command in commands.note_end(folder, word) if over else ():
+            _tell(folder, wanted.notify, notices.of_a_command(command, folder.parent))
     except Exception as error:
-        append_event(folder, "notice refused", of=word, error=one_line(str(error)))
-    if word in notices.WORDS and not (word == "finished" and _is_told(folder)):
-        _tell(folder, wanted.notify, notices.of_a_run(folder, word))
-    if over:
-        with contextlib.suppress(OSError):  # a disk that fails; the end was told
-            for command in commands.note_end(folder, word):
-                _tell(folder, wanted.notify, notices.of_a_command(command, folder.parent))
-    if wanted.archive and word == "finished":
-        try:
-            if copy := archive.keep(folder, wanted.archive):
-                append_event(folder, "archived", to=str(copy), weights=wanted.archive.weights)
-        except Exception as error:
-            append_event(folder, "archive refused", to=wanted.archive.folder, error=one_line(_said(error)))
+        append_event(folder, "notice refused", of=notices.ALL, error=one_line(_said(error)))
+    try:
+        if wanted.archive and word == "finished" and (copy := archive.keep(folder, wanted.archive)):
+            append_event(folder, "archived", to=str(copy), weights=wanted.archive.weights)
+    except Exception as error:
+        to = wanted.archive.folder if wanted.archive else None
+        append_event(folder, "archive refused", to=to, error=one_line(_said(error)))
 
 
 def _said(error: Exception) -> str:
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 def _is_told(folder: Path) -> bool:

@@ -28,7 +28,9 @@ from slurm.monitoring.failure import last_error
 LIMIT_S = 5.0
 """The longest that a notice may take."""
 WORDS = ("finished", "failed", "given up", "stuck")
-"""The ends of a run that are told; a command's end is called `all ended`."""
+"""The ends of a run that are told."""
+ALL = "all ended"
+"""The end of a command."""
 
 
 def of_a_run(folder: Path, word: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def of_a_command(command: Command, runs: Path) -> dict[str, Any]:
     counts = command.counts
     shown = ", ".join(f"{number} {word}" for word, number in counts.items())
     return {
-        "event": "all ended",
+        "event": ALL,
         "command": command.label,
         "folder": str(runs),
         "runs": len(command.runs),

@@ -12,17 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.common.files import write_whole
-from slurm.monitoring.progress import Progress
+from slurm.monitoring.progress import PART_OF, Progress
 from slurm.monitoring.run_line import Status, columns_of, without_alike
 
 COLUMNS = ("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %")
-KINDS = {
-    **dict.fromkeys(("finished",), "done"),
-    **dict.fromkeys(("running", "suspended"), "running"),
-    **dict.fromkeys(("queued", "held", "new"), "queued"),
-    "unknown": "unknown",
-}
-"""States by the colour that they have; all others have that of a failure."""
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --text: #1d2126; --soft: #5b6570; --line: #d9dde1;
   --done: #1a7f37; --running: #0b63c5; --queued: #8a6100; --failed: #c0262d; --unknown: #6b4fa0; }
@@ -69,7 +62,7 @@ def page(runs: str, commands: Sequence[Progress], statuses: Sequence[Status], ev
     """Return the page's text; see `write`."""
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     rows = "\n".join(_row(status) for status in without_alike(statuses))
-    running = sum(KINDS.get(status.state) == "running" for status in statuses)
+    running = sum(PART_OF.get(status.state) == "running" for status in statuses)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -116,5 +109,5 @@ def _row(status: Status) -> str:
         f'<td data-name="{column}"{" class=none" if cell == "-" else ""}>{html.escape(cell)}</td>'
         for column, cell in zip(COLUMNS[2:], rest, strict=True)
     )
-    kind = KINDS.get(state, "failed")
-    return f'<tr><td>{html.escape(name)}</td><td class="state {kind}">{html.escape(state)}</td>{others}</tr>'
+    part = PART_OF.get(state, "failed")
+    return f'<tr><td>{html.escape(name)}</td><td class="state {part}">{html.escape(state)}</td>{others}</tr>'

@@ -13,10 +13,11 @@ from slurm.monitoring.run_line import Status
 PARTS: Mapping[str, tuple[str, ...]] = {
     "done": ("finished",),
     "running": ("running", "suspended"),
-    "queued": ("queued", "held", "not started"),
+    "queued": ("queued", "held", "new", "not started"),
     "unknown": ("unknown",),
 }
 """What a line counts, with the states of each; all others count as failed."""
+PART_OF = {state: part for part, states in PARTS.items() for state in states}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,8 @@ def progress_of(command: Command, statuses: Mapping[str, Status]) -> Progress:
         statuses: the lines of all runs of the folder, by their names; a run without a line has not started.
     """
     words = [statuses[name].state if name in statuses else "not started" for name in command.runs]
-    part_of = {word: part for part, known in PARTS.items() for word in known}
-    parts = Counter(part_of.get(word, "failed") for word in words)
-    failed = Counter(word for word in words if part_of.get(word, "failed") == "failed")
+    parts = Counter(PART_OF.get(word, "failed") for word in words)
+    failed = Counter(word for word in words if word not in PART_OF)
     own = [statuses[name] for name in command.runs if name in statuses]
     order = ["done", "running", "queued", "failed", *(["unknown"] if parts["unknown"] else [])]
     return Progress(
@@ -85,7 +85,7 @@ def _left(command: Command, statuses: Mapping[str, Status], running: int) -> flo
     for name in command.runs:
         status = statuses.get(name)
         state = status.state if status else "not started"
-        if state not in (*PARTS["running"], *PARTS["queued"]):
+        if PART_OF.get(state) not in ("running", "queued"):
             continue
         if status and status.left_s is not None:
             left.append(status.left_s)

@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 from recipes.common.errors import RecipeError
+from recipes.resolve import resolve
 from slurm import site_file
 from slurm.after_run import ending, notices, settings
 from slurm.after_run.settings import Archive, Notify, archive_of, hand_over, handed_over, notify_of
 from slurm.cluster import needs, requeue
+from slurm.cluster.sbatch import parameters
 from slurm.local.run_queue import run_all
 from slurm.monitoring import commands, events, run_state
 from slurm.planning.schedule import Run
@@ -335,6 +337,25 @@ def test_a_job_that_cannot_come_back_is_given_up(tmp_path: Path, monkeypatch: py
         2,
     )
     assert last["text"] == "table=t: all of 2 runs have ended, 1 given up, 1 waiting"
+
+
+@pytest.mark.parametrize("folder", ["runs", "a b's $(touch canary)"])
+def test_a_job_that_starts_again_after_the_end_does_what_was_not_done(tmp_path: Path, folder: str) -> None:
+    """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, before
+    modules and setup, and leaves with 0; so it does where the code is gone."""
+    words, file = teller(tmp_path)
+    runs = tmp_path / folder
+    run = run_in(runs, done=True)
+    hand_over(runs, {"notify": Notify(command=tuple(words))})
+    recipe = resolve(["data=digits_glt", f"runs={tmp_path}"])
+    for code in (PROJECT, tmp_path / "gone"):
+        line = parameters(recipe, run, code)["setup"][0]
+        variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(["bash", "-c", f"{line}\nexit 7"], cwd=tmp_path, env=variables, capture_output=True)
+        assert done.returncode == 0
+        if folder != "runs":
+            break
+    assert [one["event"] for one in told(file)] == ["finished"] and not (tmp_path / "canary").exists()
 
 
 def test_a_local_launch_tells_while_the_others_go_on(
