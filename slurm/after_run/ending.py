@@ -5,14 +5,13 @@ Whatever goes wrong is noted in log/events.jsonl and does nothing to the run. St
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.common.errors import one_line
+from recipes.common.errors import DataError, one_line
 from slurm.after_run import archive, notices
 from slurm.after_run.settings import AtTheEnd, Notify, hand_over, handed_over
 from slurm.monitoring import commands
@@ -39,7 +38,7 @@ def begin(folders: Sequence[Path], words: Sequence[str], own: Mapping[str, objec
 def start(
     folder: Path, word: str, over: bool, variables: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes] | None:
-    """Start what is to be done in a process of its own; None where there is nothing.
+    """Start what is to be done in a process of its own; None where nobody is to be told and nothing kept.
 
     Args:
         folder: the run folder.
@@ -48,7 +47,9 @@ def start(
         variables: of that process; None gives it this one's.
     """
     try:
-        if not is_needed(folder, word, over):
+        if not _is_for_a_process(folder, word, over):
+            if over:
+                commands.note_end(folder, word)
             return None
         return subprocess.Popen(
             [sys.executable, "-m", "slurm.after_run", str(folder), word, "over" if over else "again"],
@@ -58,7 +59,7 @@ def start(
             process_group=0,  # a Ctrl-C is for the runs
         )
     except OSError as error:
-        append_event(folder, "notice refused", of=word, error=f"no process for it: {error.strerror}")
+        append_event(folder, "notice refused", of=word, error=_said(error))
         return None
 
 
@@ -73,14 +74,14 @@ def wait(folder: Path, word: str, process: subprocess.Popen[bytes] | None) -> No
         append_event(folder, "archive refused", of=word, error=f"not done in {LIMIT_S:g} s; the same command makes it")
 
 
-def is_needed(folder: Path, word: str, over: bool) -> bool:
-    """Say whether there is anything to do, without doing it."""
-    if over and commands.files(folder.parent):
-        return True
-    with contextlib.suppress(Exception):
+def _is_for_a_process(folder: Path, word: str, over: bool) -> bool:
+    """Say whether there may be anything to tell or to keep, which takes time."""
+    try:
         wanted = handed_over(folder.parent)
-        return bool((wanted.notify and word in notices.WORDS) or (wanted.archive and word == "finished"))
-    return True  # damaged: the process notes it
+    except DataError:
+        return True  # it notes what is wrong
+    told = word in notices.WORDS or (over and bool(commands.files(folder.parent)))
+    return bool((wanted.notify and told) or (wanted.archive and word == "finished"))
 
 
 # ---------------------------------------------------------------------------------------------------- in that process

@@ -132,5 +132,3 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
     with open(file, "ab+") as out:
         torn = out.tell() > 0 and os.pread(out.fileno(), 1, out.tell() - 1) != b"\n"
         out.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
-        out.flush()
-        os.fsync(out.fileno())

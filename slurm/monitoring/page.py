@@ -16,6 +16,8 @@ from slurm.monitoring.progress import PART_OF, Progress
 from slurm.monitoring.run_line import Status, columns_of, without_alike
 
 COLUMNS = ("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %")
+FIRST = ("failed", "unknown", "running", "queued", "done")
+"""The order of the page's lines: what somebody may have to do something about comes first."""
 STYLE = """
 :root { color-scheme: light dark; --ground: #fbfbfa; --text: #1d2126; --soft: #5b6570; --line: #d9dde1;
   --done: #1a7f37; --running: #0b63c5; --queued: #8a6100; --failed: #c0262d; --unknown: #6b4fa0; }
@@ -61,7 +63,8 @@ def write(file: Path, runs: Path, commands: Sequence[Progress], statuses: Sequen
 def page(runs: str, commands: Sequence[Progress], statuses: Sequence[Status], every_s: float, when: str) -> str:
     """Return the page's text; see `write`."""
     head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    rows = "\n".join(_row(status) for status in without_alike(statuses))
+    shown = sorted(without_alike(statuses), key=lambda status: FIRST.index(PART_OF.get(status.state, "failed")))
+    rows = "\n".join(map(_row, shown))
     running = sum(PART_OF.get(status.state) == "running" for status in statuses)
     return f"""<!DOCTYPE html>
 <html lang="en">

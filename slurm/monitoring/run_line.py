@@ -114,7 +114,9 @@ def columns_of(s: Status) -> tuple[str, ...]:
 
 def table(statuses: Sequence[Status], colour: bool) -> str:
     """Set the runs' lines as a table; `colour` marks the states for a terminal."""
-    rows = [("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %", "log")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %", "log")
+    ]
     for s in without_alike(statuses):
         rows.append(columns_of(s))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from recipes.common.cli import Fault, key_values, nearest
-from recipes.common.errors import RecipeError
+from recipes.common.errors import DataError, RecipeError
 from recipes.common.locks import locked, release, try_acquire
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
@@ -28,6 +29,7 @@ from slurm.site_file import Site
 from slurm.upkeep.superfluous import CHECKPOINTS, TIDIED, Found, Item, by_kind, has_its_weights, look
 
 WORDS = ("show", "yes")
+TWICE: tuple[Literal["twice"]] = ("twice",)
 LAUNCHING = ".launching"
 """The lock that submissions into a folder of runs hold."""
 
@@ -72,7 +74,7 @@ def parse(words: Sequence[str], site: Site) -> Tidy:
             return RecipeError(f"{fault.key}= has no value: {fault.key}=VALUE is legal, or leave it out")
         return RecipeError(f"{fault.key}= does not go with tidy=: {nearest(fault.key, ('tidy', 'runs'))}")
 
-    values = key_values(words, ("tidy", "runs"), wrong, legal=("twice",))
+    values = key_values(words, ("tidy", "runs"), wrong, legal=TWICE)
     if values["tidy"] not in WORDS:
         raise RecipeError(f"tidy={values['tidy']} is not legal: {nearest(values['tidy'], WORDS)}")
     own = [f"runs={values['runs']}"] if "runs" in values else []
@@ -104,8 +106,8 @@ def remove(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
                         gone.append(item)
                     except FileNotFoundError:
                         continue
-            except OSError as error:
-                said.append(f"{root}: {error.strerror}; the same command goes on")
+            except (OSError, DataError) as error:
+                said.append(f"{root}: {getattr(error, 'strerror', None) or error}; the same command goes on")
     return gone, said
 
 

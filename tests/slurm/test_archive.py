@@ -12,7 +12,7 @@ import pytest
 
 from analysis.__main__ import main as analyse
 from recipes.common.errors import DataError, RecipeError
-from recipes.resolve import dump, resolve
+from recipes.resolve import dump
 from slurm import launch as launcher
 from slurm.after_run import archive, ending
 from slurm.after_run.settings import Archive, hand_over
@@ -246,4 +246,3 @@ def test_the_same_command_archives_what_is_not_there(
     assert sorted(path.name for path in place.iterdir()) == sorted(run.folder.name for run in runs)
     archived_runs.keep_finished(runs, own["archive"])
     assert capsys.readouterr().out.count("archived in") == 2
-    assert resolve(["data=digits_glt"]).runs is None

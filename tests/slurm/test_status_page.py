@@ -19,6 +19,7 @@ from slurm.monitoring.run_state import Job
 from tests.helpers.browser import CHROMIUM, browser
 from tests.helpers.paths import PROJECT
 
+END = ("held", "finished")
 HOSTILE = "<script>alert(1)</script>&\"'; é"
 
 
@@ -114,6 +115,8 @@ def test_the_page_is_whole_in_itself_and_its_text_is_text() -> None:
     assert "script" not in reader.tags and reader.links == ["data:,"] and "url(" not in text and "@import" not in text
     assert text.count('http-equiv="refresh" content="7"') == 1
     shown = "".join(reader.said)
+    order = re.findall(r'class="state \w+">([\w ]+)<', text)
+    assert order == [*("failed", "gave up", "stuck", "unreadable", "unknown", "running", "running", "queued"), *END]
     assert shown.count(HOSTILE) == 3 and "812" in shown and "02:01:01" in shown and "51.7" in shown
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -41,9 +40,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(run_state, "queue", lambda: {"9": Job("PENDING", 0, "queued-run")})
     runs = tmp_path / "runs"
     done = finished(runs)
-    epochs = json.loads((done / "meta.json").read_text())["steps_per_epoch"]
     kept = superfluous._kept_steps(done)
-    assert kept and max(kept) < 60 and epochs == 10
+    assert kept and not kept & {58, 59, 60}
     for step in (*kept, 59):
         old(done / "ckpt" / f"step-{step:09d}" / "suite.pt", bytes(1000))
     old(done / "ckpt" / "step-000000058.old" / "suite.pt")
@@ -237,8 +235,8 @@ def test_nothing_is_submitted_meanwhile(runs: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["tidy=now"], "tidy=now is not legal: legal: show, yes"),
-        (["tidy=YES"], "did you mean"),
+        (["tidy=now"], "tidy=now is not legal: did you mean show? legal: show, yes"),
+        (["tidy=YES"], "tidy=YES is not legal: legal: show, yes"),
         (["tidy="], "tidy= has no value"),
         (["tidy=show", "seed=1"], "seed= does not go with tidy="),
         (["tidy=show", "runs=/no/such folder"], "runs=/no/such folder is no folder"),
@@ -249,7 +247,7 @@ def test_slips_are_one_sentence(words: list[str], said: str) -> None:
     """A wrong word is told before anything is looked at."""
     with pytest.raises(RecipeError) as error:
         launcher.parse(words, Site())
-    assert said in str(error.value) or said == "did you mean"
+    assert said in str(error.value)
 
 
 def test_the_command_is_reached_from_a_shell(tmp_path: Path) -> None:
