@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ FOLDERS = ("runs", "data.root", "data.cache_folder")
 """The fields that hold a folder."""
 OLD = ".old-"
 """Before the number at the end of a run folder that `again=yes` set aside."""
+LIGHT = (
+    *("recipe.yaml", "meta.json", "metrics.jsonl", "done", "log/events.jsonl", "log/energy.jsonl"),
+    *("preds/last/*.npz", "env/*.npz"),
+)
+"""What tables and figures are made from in a run folder: its light part, as patterns."""
 LONGEST = 2000
 """Characters of a folder's name."""
 
@@ -20,6 +26,12 @@ LONGEST = 2000
 def is_run_name(name: str) -> bool:
     """Say whether a folder of runs may hold a run under this name: not a hidden one, nor one that was set aside."""
     return not name.startswith(".") and not re.search(rf"{re.escape(OLD)}\d+$", name)
+
+
+def place_aside(folder: Path) -> Path:
+    """Return the name under which a run folder would be set aside: its own with `.old-N`, the first that is free."""
+    names = (folder.with_name(f"{folder.name}{OLD}{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def make_absolute(tree: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@
   eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
                      data.root=DIR  where its data lie here, if the run comes from another machine
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
+  tidy=show|yes      shows what nobody needs any more in runs=DIR, and with yes removes it: old code, checkpoints of
+                     finished runs (not their weights), leftovers, submission files
 
 Any value of the recipe can be set as section.key=value: optim.lr=0.2 schedule.epochs=10 ifl.environments=3 ifl=null.
 Of a key given twice the last one counts. A second stage (cRT, LWS) brings its first, which takes over its model, data
@@ -59,6 +61,7 @@ if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answ
     from slurm.planning.schedule import Run
     from slurm.reuse import Reuse
     from slurm.site_file import Site
+    from slurm.upkeep.removal import Tidy
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -89,11 +92,17 @@ class Training:
     @property
     def remarks(self) -> list[str]:
         """What the user should know of the whole and of single runs, each remark once."""
+        from recipes.folders import place_aside
         from slurm.monitoring.commits import other_commits
-        from slurm.run_folder import other_code, place_aside
+        from slurm.planning import archived_runs
+        from slurm.run_folder import other_code
 
-        unmet = self.site.unmet([run.recipe for run in self.runs])
-        said = [*self.said, *unmet, *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark)]
+        said = [
+            *self.said,
+            *self.site.unmet([run.recipe for run in self.runs]),
+            *archived_runs.remarks(self.runs),
+            *(f"{run.recipe.recipe} runs {run.remark}" for run in self.runs if run.remark),
+        ]
         for run in self.runs:
             if not run.again:
                 said.append(other_code(run.recipe, run.folder))
@@ -124,7 +133,7 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
+def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | Training":
     """Read a command once, and refuse it where it cannot be done; nothing is written or started.
 
     Raises:
@@ -136,10 +145,15 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
 
     if reuse.asks(words):
         return reuse.parse(words, site)
+    if any(word.startswith("tidy=") for word in words):
+        from slurm.upkeep import removal
+
+        return removal.parse(words, site)
     if any(word.startswith("build=") for word in words):
         from slurm.cluster import build_job
 
         return build_job.parse_command(words, site)
+    from slurm.planning.archived_runs import marked
     from slurm.planning.requested_runs import requested_runs
 
     asked = requested_runs(words, site)
@@ -151,7 +165,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Training":
         lacking = run.recipe.log.lacking()
         if lacking:
             raise RecipeError(lacking)
-    runs = [replace(run, command=tuple(sys.argv)) for run in asked.runs]
+    runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
     return Training(runs, asked.at_once, site, words, asked.said)
 
 
@@ -222,8 +236,8 @@ def _run_here(command: Training) -> int:
 
     go_on_unread(anyhow=True)
     _announce(command)
-    _set_aside(command)
-    return run_all(command.runs, _checker(command.site), command.at_once)
+    _look_after(command)
+    return run_all(command.runs, _checker(command.site), command.at_once, command.site.own)
 
 
 def _submit(command: Training) -> int:
@@ -231,7 +245,7 @@ def _submit(command: Training) -> int:
     from slurm.cluster import submission
 
     _announce(command)
-    _set_aside(command)
+    _look_after(command)
     submission.submit_all(command.runs, command.at_once, command.site, _checker(command.site))
     return 0
 
@@ -243,9 +257,16 @@ def _announce(command: Training) -> None:
         print(line, flush=True)
 
 
-def _set_aside(command: Training) -> None:
-    """Rename the folders of the runs that are to be made anew, once it is sure that they can be made."""
+def _look_after(command: Training) -> None:
+    """Put back what only the archive holds, archive what is finished and not there, and set aside what is made anew.
+
+    The folders of runs that are to be made anew are renamed once it is sure that they can be made.
+    """
+    from slurm.planning import archived_runs
     from slurm.run_folder import set_aside
+
+    archived_runs.put_back(command.runs)
+    archived_runs.keep_finished(command.runs, command.site.own.get("archive"))
 
     anew = [run for run in command.runs if run.again]
     for run in anew:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from recipes.code_digest import FOLDERS, code_digests
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_whole
-from recipes.folders import OLD
+from recipes.folders import place_aside
 from recipes.resolve import dump
 from recipes.schema import Recipe
 
@@ -47,12 +46,6 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         f"{'' if done else ', and a start goes on with this one'}: again=yes makes it anew and keeps the old one "
         "beside it"
     )
-
-
-def place_aside(folder: Path) -> Path:
-    """Return the name under which a run folder would be set aside: its own with `.old-N`, the first that is free."""
-    names = (folder.with_name(f"{folder.name}{OLD}{number}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
 
 
 def set_aside(folder: Path) -> Path | None:

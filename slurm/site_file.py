@@ -33,10 +33,11 @@ from recipes.sbatch.options import OWN, SHORT, refused, shown
 from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
 from sharding.building.request import stage_names
+from slurm.after_run.settings import archive_of, notify_of
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
-READERS: Mapping[str, Callable[[object, Path], Any]] = {}
+READERS: Mapping[str, Callable[[object, Path], Any]] = {"notify": notify_of, "archive": archive_of}
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
 A reader gets the value and the file's path, and raises a RecipeError that names both. Where the file, its cluster and

@@ -1,12 +1,16 @@
-"""What the runs are doing: `python slurm/status.py [runs=DIR] [watch=SECONDS]`, `why=RUN`, `cancel=RUN`.
+"""What the runs are doing: `python slurm/status.py [runs=DIR] [watch=SECONDS] [html=FILE]`, `why=RUN`, `cancel=RUN`.
 
   runs=DIR       folder of the run folders (default: the site file's, else runs/ in the project)
   site=NAME      which cluster of the site file, where its folders differ
   watch=SECONDS  show it again and again
+  html=FILE      write it as a web page, which a browser reads again every 30 seconds, or as often as watch= says; with
+                 watch= the page is written again and again
   why=RUN        the last error of a run, from the rank that met it first, or what became of a job that could not say
   cancel=RUN     cancel a run's SLURM job
 
-One line a run: state, epoch, step, restarts, device, images/s, time left, last validation accuracy, log. States:
+First a line for each command of several runs (a table, seeds, a grid): how many of them are done, running, queued and
+failed, and the hours until all are done if as many stay under way. Then one line a run: state, epoch, step, restarts,
+device, images/s, time left, last validation accuracy, log. Elements of a job array that only wait are one line. States:
 
   running     queued (waiting or requeued)     finished
   stuck       running, but nothing was written for so long that the ranks themselves should have ended it
@@ -40,133 +44,33 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from recipes.common.cli import Fault, asks_help, key_values, nearest
 from recipes.common.errors import RecipeError, StatusError, UserError, one_line
 from recipes.common.output import end_unread, ends_told
 from slurm import environment
-from slurm.monitoring import run_state
+from slurm.after_run import ending
+from slurm.monitoring import commands, page, progress, run_state
 from slurm.monitoring.commits import other_commits
 from slurm.monitoring.failure import why
-from slurm.monitoring.run_state import (
-    ENDED,
-    Job,
-    is_over,
-    job_of,
-    meta_of,
-    metric_lines,
-    recipe_of,
-    state_of,
-)
+from slurm.monitoring.run_line import DAMAGE, Status, line_of, table
+from slurm.monitoring.run_state import ENDED, job_of, state_of
 
 PROJECT = Path(__file__).resolve().parent.parent
-COLOURS = {
-    "finished": 32,
-    "running": 36,
-    "queued": 33,
-    **dict.fromkeys(("failed", "gave up", "lost", "stuck", "blocked", "waiting", "timed out", "unreadable"), 31),
-}
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
-"""What reading a file meets in which something is missing or is of another kind."""
+PAGE_S = 30.0
+"""How often a browser reads a page again that is not written again and again."""
 TWICE: tuple[Literal["twice"]] = ("twice",)
 EXAMPLES = {
     "runs": "a folder of run folders",
     "site": "a cluster of the site file",
     "watch": "the seconds between two looks, as in watch=5",
+    "html": "a file, as in html=status.html",
     "why": "a run, as in why=NAME",
     "cancel": "a run, as in cancel=NAME",
 }
-
-
-@dataclass(frozen=True)
-class Status:
-    """One run's line."""
-
-    name: str
-    state: str
-    epoch: str
-    step: str
-    restarts: int
-    device: str
-    images_per_s: float | None
-    left_s: float | None
-    val: float | None
-    log: str
-
-
-def line_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
-    """Return the run's line. One damaged run must not hide the others, whatever is wrong with it."""
-    try:
-        return status_of(folder, jobs)
-    except DAMAGE:
-        return Status(folder.name, "unreadable", "-", "-", 0, "-", None, None, None, "-")
-
-
-def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
-    """Return the run's line, from its files and the queue; notes an end that SLURM soon forgets."""
-    from slurm.monitoring.events import LAUNCHER, append_event, read
-
-    events = read(folder)
-    lines = metric_lines(folder)
-    trained = [line for line in lines if line["kind"] == "train"]
-    step, rate = (trained[-1]["step"], trained[-1]["images_per_s"]) if trained else (0, None)
-    epoch, steps, left = "-", "-", None
-    recipe, meta = recipe_of(folder), meta_of(folder)
-    if recipe and meta and meta["steps_per_epoch"]:  # a later evaluation has none
-        epochs, of_epoch = recipe["schedule"]["epochs"], meta["steps_per_epoch"]
-        epoch, steps = f"{step / of_epoch:.1f}/{epochs}", f"{step}/{of_epoch * epochs}"
-        left = (of_epoch * epochs - step) * recipe["batch"]["size"] / rate if rate else None
-    vals = [line["accuracy"]["overall"] for line in lines if line["kind"] == "eval" and line["split"] == "val"]
-    state = state_of(folder, events, jobs)
-    if state in ("cancelled", "timed out") and not is_over(events):
-        append_event(folder, "verdict", incarnation=LAUNCHER, verdict=state)  # SLURM forgets it in some minutes
-    starts = sum(event["event"] == "start" for event in events)
-    logs = [*(folder / "log").glob("rank-0.log"), *(folder / "log").glob("*_0_log.out")]
-    log = str(max(logs, key=lambda path: path.stat().st_mtime)) if logs else "-"
-    return Status(
-        folder.name,
-        state,
-        epoch,
-        steps,
-        max(0, starts - 1),
-        _device(lines),
-        rate,
-        left if state == "running" else None,
-        vals[-1] if vals else None,
-        log,
-    )
-
-
-def _device(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the newest start trains on, `cpu` or `cuda`."""
-    boots = [str(line["device"]) for line in lines if line["kind"] == "boot" and "device" in line]
-    return boots[-1].split()[0] if boots else "-"
-
-
-def table(statuses: Sequence[Status], colour: bool) -> str:
-    """Set the runs' lines as a table; `colour` marks the states for a terminal."""
-    rows = [("run", "state", "epoch", "step", "restarts", "device", "img/s", "left", "val %", "log")]
-    for s in statuses:
-        rate = "-" if s.images_per_s is None else f"{s.images_per_s:.0f}"
-        val = "-" if s.val is None else f"{100 * s.val:.1f}"
-        rows.append((s.name, s.state, s.epoch, s.step, str(s.restarts), s.device, rate, _left(s.left_s), val, s.log))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    out = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        if colour and row[1] in COLOURS:
-            cells[1] = f"\033[{COLOURS[row[1]]}m{cells[1]}\033[0m"
-        out.append("  ".join(cells).rstrip())
-    return "\n".join(out)
-
-
-def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return time.strftime("%H:%M:%S", time.gmtime(seconds)) if seconds < 86400 else f"{seconds / 86400:.1f} d"
 
 
 def cancel(folder: Path) -> str:
@@ -192,29 +96,57 @@ def cancel(folder: Path) -> str:
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"
     append_event(folder, "verdict", incarnation=LAUNCHER, verdict="cancelled")  # SLURM forgets it in some minutes
+    ending.wait(folder, "cancelled", ending.start(folder, "cancelled", over=True, variables=environment.clean()))
     return f"{folder.name}: job {job} is being cancelled"
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
 @dataclass(frozen=True)
 class Look:
-    """Show all runs of a folder: once, or again and again every so many seconds."""
+    """Show all runs of a folder: once, or again and again every so many seconds.
+
+    Attributes:
+        runs: the folder.
+        every_s: the seconds between two looks; None for one look.
+        page: the web page that is written instead.
+    """
 
     runs: Path
     every_s: float | None
+    page: Path | None = None
 
     def run(self) -> int:
-        """Print the table; returns the exit code."""
+        """Print the table, or write the page; returns the exit code."""
         clear = "\033[H\033[2J" if self.every_s is not None and sys.stdout.isatty() else ""
         while True:
             jobs = run_state.queue()
             folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
             lines = [line_of(folder, jobs) for folder in folders]
-            shown = [table(lines, sys.stdout.isatty()), other_commits(folders)]
-            print(clear + "\n".join(filter(None, shown)), flush=True)
+            together = progress.lines(commands.commands(self.runs), lines)
+            if self.page:
+                self._write(self.page, together, lines)
+            else:
+                shown = [*map(str, together), table(lines, sys.stdout.isatty()), other_commits(folders)]
+                print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:
                 return 0
             time.sleep(self.every_s)
+
+    def _write(self, file: Path, together: Sequence[progress.Progress], lines: Sequence[Status]) -> None:
+        """Write the page, and say so; one that is written again and again may fail now and then.
+
+        Raises:
+            StatusError: the one page cannot be written.
+        """
+        try:
+            page.write(file, self.runs.absolute(), together, lines, self.every_s or PAGE_S)
+        except OSError as error:
+            sentence = f"{file} cannot be written: {error.strerror}"
+            if self.every_s is None:
+                raise StatusError(sentence) from None
+            print(f"status.py: {sentence}", file=sys.stderr, flush=True)
+            return
+        print(f"{file}: {len(lines)} runs", flush=True)
 
 
 @dataclass(frozen=True)
@@ -256,7 +188,11 @@ def parse(words: Sequence[str]) -> Look | About:
     for key, act in (("why", why), ("cancel", cancel)):
         if key in options:
             return About(_run_named(key, options[key], runs), act)
-    return Look(runs, float(options["watch"]) if "watch" in options else None)
+    file = Path(options["html"]) if "html" in options else None
+    if file and (file.is_dir() or not file.absolute().parent.is_dir()):
+        wrong = "a folder" if file.is_dir() else "in a folder that is not there"
+        raise StatusError(f"html={file} is {wrong}: the name of a file is legal, in a folder that is there")
+    return Look(runs, float(options["watch"]) if "watch" in options else None, file)
 
 
 def _usual(site: str | None) -> str:

@@ -20,9 +20,8 @@ import numpy as np
 
 from analysis.inputs.runs import arrays_of
 from recipes.common.json_text import whole_lines
-from recipes.folders import is_run_name
+from recipes.folders import LIGHT, is_run_name
 
-FILES = ("recipe.yaml", "meta.json", "metrics.jsonl", "done")
 PLACES = re.compile(rb"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
 WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
@@ -39,11 +38,7 @@ def copy_run(run: Path, out: Path, thumbnails: bool) -> int:
     """Copy a finished run's light part to `out/NAME` in place of what is there; returns its bytes."""
     target = out / run.name
     shutil.rmtree(target, ignore_errors=True)
-    for path in [
-        *(run / name for name in (*FILES, *LOGS) if (run / name).is_file()),
-        *sorted(run.glob("preds/last/*.npz")),
-        *sorted(run.glob("env/*.npz")),
-    ]:
+    for path in (path for pattern in LIGHT for path in sorted(run.glob(pattern)) if path.is_file()):
         name = path.relative_to(run).as_posix()
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)

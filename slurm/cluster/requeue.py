@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from slurm import environment
+from slurm.after_run import ending
 from slurm.cluster.energy import note_energy
 from slurm.monitoring.events import append_event, incarnation, newest_step, read
+from slurm.monitoring.failure import is_stuck
 
 PATIENCE = 3
 ANSWER_S = 600
@@ -87,6 +89,13 @@ def _ends(folder: Path, job: str) -> list[str]:
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
 
 
+def _follow(folder: Path, verdict: Verdict) -> None:
+    """Do what the site file wants done when a run has ended; it takes seconds, or as long as a copy of the run."""
+    again = "stuck" if is_stuck(read(folder)) else "failed"
+    word = {"give up": "given up", "requeue": again}.get(verdict, verdict)
+    ending.wait(folder, word, ending.start(folder, word, over=verdict != "requeue"))
+
+
 def main(folder: Path, code: int) -> int:
     """Carry the decision out; returns the batch script's exit code."""
     job = os.environ.get("SLURM_JOB_ID")
@@ -103,16 +112,21 @@ def main(folder: Path, code: int) -> int:
     if verdict != "requeue":
         if verdict != "superseded":
             note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
+            _follow(folder, verdict)
         return 0 if verdict == "finished" else code or 1
     if not noted:  # nor could its starts be counted, and it would come back for ever
         print(
             f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
         )
+        _follow(folder, "give up")
         return code or 1
+    if not any(event["event"] == "stopped" and event["incarnation"] == incarnation() for event in read(folder)):
+        _follow(folder, verdict)  # SLURM ends this script when it takes the job back
     refused, _, reason = _scontrol("requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
         append_event(folder, "verdict", verdict="requeue refused", reason=reason)
         print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
+        _follow(folder, "give up")
         return code or 1
     time.sleep(60)  # SLURM ends this script when it takes the job back
     return code or 1

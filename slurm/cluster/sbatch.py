@@ -60,7 +60,8 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            f"[ ! -e {own}/done ] || exit 0  # finished, though SLURM starts it again",
+            # Finished, though SLURM starts it again; it may have been ended before all was done that follows.
+            f"[ ! -e {own}/done ] || {{ {_again(own, code)}; exit 0; }}",
             *setup_lines(recipe.slurm.modules, setup, code),
             *(
                 f"[ -e {need}/done ] || {PYTHON} -m slurm.cluster.needs {own} {need} || exit 0"
@@ -70,6 +71,11 @@ def parameters(
         "teardown": ["code=$?", f"{PYTHON} -m slurm.cluster.requeue {own} $code"],
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def _again(own: str, code: Path) -> str:
+    """Return the command that does what is not done yet after a run's end: it comes before modules and setup lines."""
+    return f"PYTHONPATH={shlex.quote(str(code))} {PYTHON} -m slurm.after_run {own} finished over"
 
 
 def batch_job(run: Run, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> BatchJob:

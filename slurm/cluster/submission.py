@@ -58,12 +58,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
+    from slurm.after_run.ending import begin
     from slurm.cluster.sbatch import batch_job
     from slurm.code_snapshot import snapshot_code
     from slurm.monitoring.events import LAUNCHER, append_event
     from slurm.run_folder import prepare
 
     plan = _plan(runs, at_once)
+    if plan.steps:
+        begin([run.folder for run in runs], runs[0].command, site.own)
     steps, settled, jobs = plan.steps, plan.settled, plan.jobs
     for run in runs:
         if run.folder in settled:

@@ -5,25 +5,36 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import Popen
 
 from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
+from slurm.after_run import ending
+from slurm.environment import clean
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, goes_on
 from slurm.local.progress import View
 from slurm.local.stop_signals import StopSignals
+from slurm.monitoring.events import read
+from slurm.monitoring.failure import is_stuck
 from slurm.monitoring.run_state import is_finished, nothing_to_do
 from slurm.planning.schedule import Run, Step, finished_of, schedule
 
 PAUSE_S = 0.2
 """Between two looks at the runs under way."""
+NOTHING: Mapping[str, object] = {}
 AT_ONCE = 130
 """The exit code after a second Ctrl-C, as a shell's."""
 
 
-def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int | None = None) -> int:
+def run_all(
+    runs: Sequence[Run],
+    check: Callable[[Recipe], None],
+    at_once: int | None = None,
+    own: Mapping[str, object] = NOTHING,
+) -> int:
     """Train on this machine.
 
     A run that fails stops those that need it and no others; a signal (Ctrl-C, SIGTERM, SIGHUP) lets those under way
@@ -33,6 +44,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
         runs: each once, and after those that it builds on.
         at_once: how many are under way at a time, which share the cores; 1 if None.
         check: refuses a recipe before anything is started.
+        own: the values of the site file's further keys, which say what follows a run's end.
 
     Returns:
         The exit code: 0 if all are finished, else that of the first that is not.
@@ -50,6 +62,9 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     _refuse_queued([step.run.folder for step in steps])
     code = FINISHED
     if steps:
+        folders = [run.folder for run in runs]
+        folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ending.begin(folders, runs[0].command, own)
         todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes)
         todo.work()
         code = todo.code
@@ -73,6 +88,7 @@ class _Queue:
         self._under_way: dict[int, LocalRun] = {}
         self._view = View(steps, at_once)
         self._signals = StopSignals(self._ask, self._pause)
+        self._followers: list[tuple[Path, str, Popen[bytes] | None]] = []
 
     def work(self) -> None:
         """Run all steps, in their order where nothing hinders."""
@@ -96,6 +112,8 @@ class _Queue:
             for run in self._under_way.values():
                 run.end()
             self._view.close()
+            for follower in self._followers:
+                ending.wait(*follower)
 
     def _start(self) -> None:
         """Start the waiting runs that can start now, and give up those that never can."""
@@ -106,6 +124,8 @@ class _Queue:
                 self.outcomes[step.run.folder] = f"not started, needs {lost.name}" if lost else "not started"
                 self.code = self.code or (STOPPED if self.interrupted else FINISHED)
                 self._waiting.remove(step)
+                if lost and not self.interrupted:
+                    self._follow(step.run.folder, "waiting")
             elif not open_needs and len(self._under_way) < self._at_once:
                 self._waiting.remove(step)
                 lane = min(set(range(self._at_once)) - self._under_way.keys())
@@ -125,6 +145,12 @@ class _Queue:
                 self.outcomes[run.folder] = {FINISHED: "finished", STOPPED: "stopped"}.get(ended, "failed")
                 self.code = ended if ended == STOPPED or self.code == FINISHED else self.code
                 self._view.ended(lane, run, self.outcomes[run.folder])
+                if ended != STOPPED:
+                    self._follow(run.folder, "finished" if ended == FINISHED else _failure(run.folder))
+
+    def _follow(self, folder: Path, word: str) -> None:
+        """Start what the site file wants done when a run has ended; the other runs go on meanwhile."""
+        self._followers.append((folder, word, ending.start(folder, word, over=True, variables=clean())))
 
     def _interrupt(self) -> None:
         self.interrupted = True
@@ -140,6 +166,10 @@ class _Queue:
             run.pause(paused)
 
 
+def _failure(folder: Path) -> str:
+    return "stuck" if is_stuck(read(folder)) else "failed"
+
+
 def _refuse_queued(folders: Sequence[Path]) -> None:
     """Refuse runs that have a job: two starts of a run would take it away from each other.
 
@@ -148,7 +178,6 @@ def _refuse_queued(folders: Sequence[Path]) -> None:
     Raises:
         RecipeError: one of the runs has a job in SLURM's queue, or may have one.
     """
-    from slurm.monitoring.events import read
     from slurm.monitoring.run_state import ENDED, job_of, queue, state_of
 
     known = queue()

@@ -25,6 +25,8 @@ OF: dict[str, dict[str, Kind]] = {
     "verdict": {"verdict": str},
 }
 """What an event of a kind says besides, that others decide by."""
+BESIDE = ("notified", "notice refused", "archived", "archive refused")
+"""Events of what was done about a run when it had ended: they say nothing of its state, and nobody decides by them."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 
@@ -79,7 +81,16 @@ def append_event(folder: Path, event: str, **values: Any) -> bool:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return all whole lines, oldest first; torn ones, and what is not an event, are dropped."""
+    """Return all whole lines but those of `BESIDE`, oldest first; torn ones, and what is not an event, are dropped."""
+    return [event for event in _all(folder) if event["event"] not in BESIDE]
+
+
+def beside(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of `BESIDE`, oldest first."""
+    return [event for event in _all(folder) if event["event"] in BESIDE]
+
+
+def _all(folder: Path) -> list[dict[str, Any]]:
     path = folder / "log" / "events.jsonl"
     events = []
     for event in whole_lines(path.read_bytes()) if path.exists() else ():

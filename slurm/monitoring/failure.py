@@ -73,6 +73,23 @@ def why(folder: Path) -> str:
     return f"{folder.name}: {sentence}\n{log}:\n{tail}"
 
 
+def last_error(events: Sequence[dict[str, Any]]) -> str:
+    """Return the sentence of the newest start's failure: the first that follows from no other, or srun's; else none."""
+    errors = [event["error"] for event in _of_newest(events) if event["event"] == "failed"]
+    ends = [str(end) for event in _of_newest(events) for end in event.get("ends") or ()]
+    return next((error for error in errors if not _follows(error)), next(iter([*errors, *ends]), ""))
+
+
+def is_stuck(events: Sequence[dict[str, Any]]) -> bool:
+    """Say whether a watchdog ended the newest start, for it made no progress."""
+    return any(event["event"] == "failed" and event["error"].startswith("Stuck") for event in _of_newest(events))
+
+
+def _of_newest(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the start noted that noted the last event."""
+    return [event for event in events if event["incarnation"] == events[-1]["incarnation"]]
+
+
 def _follows(error: str) -> bool:
     """Whether a rank met an error because of another; what is wrong with the data has that word from a file system."""
     return bool(re.search(FOLLOWS, error)) and not error.startswith("DataError")

@@ -22,6 +22,7 @@ class Run:
         command: the `sys.argv` of the launcher, which the run's meta.json keeps; a job's own are other words.
         pipe: the site file's command, by which its data come where their root is `pipe:`.
         again: what is there already is set aside, and the run made anew.
+        archived: the archive's copy of it, where it is finished there and no longer here; None else.
         point: the values of `grid=` that it has, as words; empty where it has none.
     """
 
@@ -32,6 +33,7 @@ class Run:
     pipe: str | None = None
     again: bool = False
     point: str = ""
+    archived: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -40,7 +42,7 @@ class Run:
     @property
     def is_to_make(self) -> bool:
         """Whether there is anything to train or evaluate; a finished run that is made anew is still in its folder."""
-        return self.again or not is_finished(self.folder)
+        return self.again or not (self.archived or is_finished(self.folder))
 
 
 @dataclass(frozen=True)
@@ -132,4 +134,5 @@ def tree(steps: Sequence[Step], settled: dict[Path, str]) -> str:
 def finished_of(runs: Sequence[Run]) -> set[Path]:
     """Return the folders of the runs, and of what they need, that are finished and stay so."""
     anew = {run.folder for run in runs if run.again}
-    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)} - anew
+    archived = {run.folder for run in runs if run.archived}
+    return {folder for run in runs for folder in (run.folder, *run.needs) if is_finished(folder)} - anew | archived

@@ -40,6 +40,7 @@ QUICK = {
     "python slurm/launch.py build=imagenet_glt tasks=16 source=/shared/ILSVRC2012_img_train.tar out=/shared/data "
     "cluster=dry": (0, "#SBATCH --array=0-15"),
     "python slurm/status.py": (0, "state"),
+    "python slurm/launch.py tidy=show": (0, "in all 0 B not needed any more"),
     "python -m slurm.scaling image_s=0.0003": (0, "ranks:.*images/s"),
     "python -m sharding.build data=mscoco_glt source=COCO out=data": (2, r"COCO/cocottributes_py3\.jbl cannot be read"),
     "python -m sharding.build data=mscoco_glt source=COCO out=data attributes=cocottributes_py3.jbl resize_short=160": (

@@ -159,8 +159,10 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
         "code=$?",
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
+    own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
     assert given.pop("setup") == [
-        f"[ ! -e {shlex.quote(str(tmp_path / 'a run'))}/done ] || exit 0  # finished, though SLURM starts it again",
+        f"[ ! -e {own}/done ] || {{ PYTHONPATH={code} {shlex.quote(sys.executable)} -P -m slurm.after_run {own} "
+        "finished over; exit 0; }",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
     ]

@@ -1,0 +1,1 @@
+"""What is not needed any more in a folder of runs."""
