@@ -175,7 +175,7 @@ def _show(command: Training) -> int:
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
     print(f"# {folder}", *comments, dump(recipe), sep="\n")
-    print(batch_job(runs[0], place(folder.parent), site.setup).text())
+    print(batch_job(runs[0], place(folder.parent), site.setup, own=site.own).text())
     return 0
 
 

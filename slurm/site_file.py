@@ -23,10 +23,12 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
 from recipes.yaml_io import load_yaml
+from slurm.starting.container import read_container
+from slurm.starting.interpreter import read_python
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
-READERS: Mapping[str, Callable[[object, Path], Any]] = {}
+READERS: Mapping[str, Callable[[object, Path], Any]] = {"container": read_container, "python": read_python}
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
 A reader gets the value and the file's path, and raises a RecipeError that names both.

@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from recipes.common.files import replacing, write_whole
 from slurm import environment
 from slurm.code_snapshot import copied_folders
 from slurm.monitoring.run_state import Job, is_in, queue
+from slurm.starting.interpreter import PYTHON
 
-PYTHON = f"{shlex.quote(sys.executable)} -P"
-"""This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
 ID_S = 30.0
 """How long SLURM is asked for the id of a job that it took."""
 TIMEOUTS = 1000
@@ -42,12 +40,14 @@ class BatchJob:
         calls: what it calls; several make an array.
         parameters: submitit's.
         options: those of sbatch that are decided, beside the parameters.
+        python: shell words that start a rank's Python.
     """
 
     folder: Path
     calls: Sequence[Callable[[], Any]]
     parameters: dict[str, Any]
     options: tuple[str, ...] = ()
+    python: str = PYTHON
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class BatchJob:
         more = {**parameters.pop("additional_parameters"), "signal": f"USR2@{parameters['signal_delay_s']}"}
         parameters |= {"wckey": None, "setup": [*parameters["setup"], *self._pickle_lines()]}
         return _make_sbatch_string(
-            command=f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
+            command=f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
             folder=self.folder,
             map_count=len(self.calls) if len(self.calls) > 1 else None,
             additional_parameters=more,

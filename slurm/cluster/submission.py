@@ -79,7 +79,7 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         print(f"run folder: {folder}", flush=True)
         before = dict.fromkeys(jobs[other] for other in (*step.finished, *step.left))
         condition = f"afterany:{':'.join(before)}" if before else None
-        job = batch_job(step.run, code, site.setup, condition).submit()
+        job = batch_job(step.run, code, site.setup, condition, site.own).submit()
         needs = [need.name for need in step.finished]
         append_event(folder, "submitted", incarnation=LAUNCHER, job=job, code=code.name, needs=needs)
         if job is None:

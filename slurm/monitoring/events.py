@@ -3,8 +3,6 @@
 It is what the batch script decides by and what a status view shows; nothing in it is needed to resume.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,15 +10,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from recipes.common.json_text import Kind, whole_lines, wrong_kinds
 
-ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
+ALL: "dict[str, type]" = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
-OF: dict[str, dict[str, Kind]] = {
-    "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id
+OF: "dict[str, dict[str, Kind]]" = {
+    "submitted": {"job": (str, type(None))},  # None where SLURM did not tell the id
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
 }
@@ -39,12 +36,8 @@ def incarnation() -> str:
 
 def newest_step(folder: Path) -> int:
     """Return the step of the newest committed checkpoint, -1 where there is none."""
-    steps = [
-        int(match[1])
-        for path in folder.glob("ckpt/step-*/MANIFEST.json")
-        if (match := re.fullmatch(r"step-(\d+)", path.parent.name))
-    ]
-    return max(steps, default=-1)
+    names = [path.parent.name for path in folder.glob("ckpt/step-*/MANIFEST.json")]
+    return max((int(name[len("step-") :]) for name in names if re.fullmatch(r"step-\d+", name)), default=-1)
 
 
 def append_event(folder: Path, event: str, **values: Any) -> bool:
@@ -78,7 +71,7 @@ def append_event(folder: Path, event: str, **values: Any) -> bool:
     return True
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> "list[dict[str, Any]]":
     """Return all whole lines, oldest first; torn ones, and what is not an event, are dropped."""
     path = folder / "log" / "events.jsonl"
     events = []
