@@ -11,7 +11,8 @@
   grid=KEY:V,V+KEY:V,V  each of these runs once for each combination of the values: grid=optim.lr:.05,.1,.2
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
-  cluster=local      run here: a process for each task, on the CPU where there is no GPU
+  cluster=local      run on this machine: a process for each task, on the CPU where there is no GPU
+  cluster=here       inside salloc or an interactive job: run on its nodes at once, and wait (docs/debugging.md)
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   runs=DIR           where run folders are made
   build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`;
@@ -81,7 +82,7 @@ class Training:
 
     @property
     def cluster(self) -> str:
-        """Where the runs go: slurm, local or dry."""
+        """Where the runs go: slurm, local, here or dry."""
         return self.runs[0].recipe.cluster
 
     @property
@@ -111,7 +112,7 @@ def main(words: list[str]) -> int:
         command = parse(words, site)
         if not isinstance(command, Training):
             return command.run()
-        return {"dry": _show, "local": _run_here, "slurm": _submit}[command.cluster](command)
+        return {"dry": _show, "local": _run_here, "here": _run_here, "slurm": _submit}[command.cluster](command)
     except (RecipeError, DataError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
@@ -201,13 +202,15 @@ def _origins(command: Training) -> list[str]:
 
 
 def _run_here(command: Training) -> int:
-    """Run on this machine until all runs have ended: `cluster=local`."""
+    """Run until all runs have ended, on this machine (`cluster=local`) or in an allocation (`cluster=here`)."""
+    from slurm.cluster.held_allocation import beginner
     from slurm.local.run_queue import run_all
 
+    begin = beginner(command.runs, command.site) if command.cluster == "here" else None
     go_on_unread(anyhow=True)
     _announce(command)
     _set_aside(command)
-    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once)
+    return run_all(command.runs, functools.partial(_check_data, pipe=command.site.pipe), command.at_once, begin)
 
 
 def _submit(command: Training) -> int:

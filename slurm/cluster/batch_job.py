@@ -138,13 +138,15 @@ def require_sbatch() -> None:
         )
 
 
-def setup_lines(modules: Sequence[str], lines: Sequence[str], code: Path) -> list[str]:
+def setup_lines(
+    modules: Sequence[str], lines: Sequence[str], code: Path, folders: Sequence[Path] | None = None
+) -> list[str]:
     """Return what the batch script does before its ranks start: a module or line that fails ends the job.
 
     The suite's copy comes last, so that it is first on the path whatever modules and the site put there; and so that a
-    job has the folders of GLT_PATH that were copied, and no others.
+    job has the folders of GLT_PATH that were copied (or `folders`), and no others.
     """
-    own = ":".join(map(str, copied_folders(code)))
+    own = ":".join(map(str, copied_folders(code) if folders is None else folders))
     return [
         *(f"module load {name} || exit 1" for name in modules),
         *(part for line in lines for part in (line, _refusal(line))),

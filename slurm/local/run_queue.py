@@ -12,7 +12,7 @@ from recipes.common.errors import RecipeError
 from recipes.schema import Recipe
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, goes_on
-from slurm.local.progress import View
+from slurm.local.progress import Begin, View
 from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.run_state import is_finished, nothing_to_do
 from slurm.planning.schedule import Run, Step, finished_of, schedule
@@ -23,8 +23,10 @@ AT_ONCE = 130
 """The exit code after a second Ctrl-C, as a shell's."""
 
 
-def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int | None = None) -> int:
-    """Train on this machine.
+def run_all(
+    runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int | None = None, begin: Begin | None = None
+) -> int:
+    """Train on this machine, or wherever `begin` starts the ranks, and wait.
 
     A run that fails stops those that need it and no others; a signal (Ctrl-C, SIGTERM, SIGHUP) lets those under way
     save and starts no other.
@@ -33,6 +35,7 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
         runs: each once, and after those that it builds on.
         at_once: how many are under way at a time, which share the cores; 1 if None.
         check: refuses a recipe before anything is started.
+        begin: starts a run; None: its ranks are processes of this machine.
 
     Returns:
         The exit code: 0 if all are finished, else that of the first that is not.
@@ -47,10 +50,10 @@ def run_all(runs: Sequence[Run], check: Callable[[Recipe], None], at_once: int |
     steps = schedule(runs, finished, ())
     for step in steps:
         check(step.run.recipe)
-    _refuse_queued([step.run.folder for step in steps])
+    _refuse_queued([step.run for step in steps])
     code = FINISHED
     if steps:
-        todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes)
+        todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes, begin)
         todo.work()
         code = todo.code
     if len(runs) > 1:
@@ -67,11 +70,11 @@ class _Queue:
         interrupted: whether the user wants it to end; then nothing is started.
     """
 
-    def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> None:
+    def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str], begin: Begin | None) -> None:
         self.outcomes, self.code, self.interrupted = outcomes, FINISHED, False
         self._waiting, self._at_once, self._alone = list(steps), at_once, len(steps) == 1
         self._under_way: dict[int, LocalRun] = {}
-        self._view = View(steps, at_once)
+        self._view = View(steps, at_once, begin)
         self._signals = StopSignals(self._ask, self._pause)
 
     def work(self) -> None:
@@ -140,7 +143,7 @@ class _Queue:
             run.pause(paused)
 
 
-def _refuse_queued(folders: Sequence[Path]) -> None:
+def _refuse_queued(runs: Sequence[Run]) -> None:
     """Refuse runs that have a job: two starts of a run would take it away from each other.
 
     Without SLURM on this machine a run folder may be a copy.
@@ -152,13 +155,14 @@ def _refuse_queued(folders: Sequence[Path]) -> None:
     from slurm.monitoring.run_state import ENDED, job_of, queue, state_of
 
     known = queue()
-    for folder in folders:
+    for run in runs:
+        folder = run.folder
         events = read(folder)
         job = job_of(folder, events, known or {})
         if known and job and known[job].state not in ENDED:
             raise RecipeError(
                 f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py "
-                f"cancel={folder}` ends it, then cluster=local can go on"
+                f"cancel={folder}` ends it, then cluster={run.recipe.cluster} can go on"
             )
         if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
             raise RecipeError(

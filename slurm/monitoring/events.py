@@ -24,11 +24,13 @@ OF: "dict[str, dict[str, Kind]]" = {
 """What an event of a kind says besides, that others decide by."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
+HELD = "GLT_HELD"
+"""Environment variable of ranks that a launcher runs in an allocation of the user's: the job is not the run's."""
 
 
 def incarnation() -> str:
-    """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""
-    job = os.environ.get("SLURM_JOB_ID")
+    """Name this start of the job: SLURM's job id and restart count, or the process group of a launcher's run."""
+    job = None if HELD in os.environ else os.environ.get("SLURM_JOB_ID")
     return (
         f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
     )
