@@ -25,7 +25,7 @@ KEYS = {
 """What starts containers -> the keys that go with it."""
 _TEXT = r"[^\x00-\x1f\x7f]+"
 _FOLDER = r"/[^\x00-\x1f\x7f:,\\]*"
-_BIND = re.compile(rf"({_FOLDER})(?::({_FOLDER}))?(?::[A-Za-z0-9=+_-]+)?")
+_BIND = re.compile(rf"({_FOLDER})(?::({_FOLDER})(?::[A-Za-z0-9=+_-]+)?)?")
 
 
 @dataclass(frozen=True)
