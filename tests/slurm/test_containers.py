@@ -232,7 +232,7 @@ def test_dry_shows_a_container_and_a_wrong_one_is_refused(tmp_path: Path) -> Non
     assert "container.bind is not legal" in refused("data=digits_glt", "cluster=dry", GLT_SITE=str(path))
 
 
-# ------------------------------------------------------------------------------------------------------- what is outside
+# ------------------------------------------------------------------------------------------------------ what is outside
 BARE = ["-E", "-s", "-S"]
 """No packages, no variables: what a node's own Python has at least."""
 

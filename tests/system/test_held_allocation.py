@@ -1,4 +1,7 @@
-"""`cluster=here` on a real SLURM: runs in an allocation that is held, shared, interrupted and taken away."""
+"""`cluster=here` on a real SLURM: runs in an allocation that is held, shared, interrupted and taken away; containers.
+
+The containers are stand-ins, which note how they are called, hide what is not bound, and run the command here.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recipes.common.locks import is_held
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm.monitoring import events
 from tests.helpers import cluster as clusters
+from tests.helpers.containers import stand_ins
 from tests.helpers.jobs import launched, result_of, wait
 
 WORDS = [
@@ -103,6 +108,66 @@ def run_in(folder: Path, root: Path, *words: str) -> tuple[list[str], Path]:
 def trained(folder: Path, steps: int) -> bool:
     metrics = folder / "metrics.jsonl"
     return metrics.exists() and metrics.read_text().count('"train"') >= steps
+
+
+def site_with(folder: Path, **container: object) -> tuple[Path, Path]:
+    """A site file with stand-ins for containers on its PATH; and the file that they note their calls in.
+
+    They hide all temporary folders of the tests, SLURM's configuration among them.
+    """
+    bin_folder, calls = stand_ins(folder / "stand-ins", folder.parent)
+    image = folder / "an image.sif"
+    image.touch()
+    values = {
+        **{
+            "container": {"image": str(image), **container},
+            "python": str(Path(sys.prefix).resolve() / "bin" / "python"),
+        },
+        **{"partition": "lowgrace", "setup": [f"export PATH='{bin_folder}':$PATH"]},
+    }
+    (folder / "site.yaml").write_text(yaml.safe_dump(values))
+    return folder / "site.yaml", calls
+
+
+def test_a_run_in_a_held_allocation_and_a_container(held: Held, tiny_root: Path, tmp_path: Path) -> None:
+    """A run starts at once on the held node, in the site's container, where neither SLURM nor the nodes' names are
+    known; its end and code are those of a local run."""
+    site, calls = site_with(tmp_path)
+    words, folder = run_in(tmp_path / "runs", tiny_root, "nodes=1", "schedule.epochs=2")
+    code, said = held.ended(held.start(*words, GLT_SITE=str(site)))
+    assert code == 0 and f"run folder: {folder}" in said, said
+    assert (folder / "done").exists() and [event["event"] for event in events.read(folder)] == ["start", "finished"]
+    assert (
+        calls.read_text().count("exec --bind") == 1 and f"{tmp_path}/an image.sif env PYTHONPATH=" in calls.read_text()
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("engine", ["apptainer", "pyxis"])
+def test_a_job_in_a_container_is_preempted_and_goes_on(
+    cluster: clusters.Cluster, undisturbed: dict[str, object], tiny_root: Path, tmp_path: Path, engine: str
+) -> None:
+    """Both of its starts have their ranks in the container, the batch script between them runs outside by the node's
+    plain python3, and it ends with an undisturbed run's bits."""
+    site, calls = site_with(tmp_path, engine=engine)
+    words, folder = run_in(tmp_path / "runs", tiny_root)
+    launched(words, {**cluster.environment, "GLT_SITE": str(site)})
+    wait(lambda: trained(folder, 5), 90, "the fifth step", cluster, folder)
+    cluster.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+
+    def kinds() -> list[str]:
+        return [event["event"] for event in events.read(folder)]
+
+    wait(lambda: kinds().count("verdict") == 2, 200, "the verdict on the second start", cluster, folder)
+    verdicts = [event["verdict"] for event in events.read(folder) if event["event"] == "verdict"]
+    assert kinds().count("start") == 2 and verdicts == ["requeue", "finished"]
+    assert result_of(folder) == undisturbed
+    noted = calls.read_text().splitlines()
+    if engine == "pyxis":  # srun's words, once a start
+        assert noted[0] == f"--container-image={tmp_path}/an image.sif" and len(noted) == 4
+    else:  # a call a rank
+        assert len(noted) == 4 and all(f"--bind {tmp_path}/runs:{tmp_path}/runs" in call for call in noted)
+    assert "python3 -E -s -m slurm.cluster.requeue" in (folder / "log" / f"{folder.name}.sh").read_text()
 
 
 @pytest.fixture(scope="module")
