@@ -143,6 +143,8 @@ def step_script(run: Run, site: Site, allocation: Allocation) -> str:
     return "\n".join(
         [
             "#!/bin/bash",
+            f"export {HELD}={allocation.job} SLURM_JOB_NODELIST={shlex.quote(allocation.node_list)}",
+            "export SUBMITIT_EXECUTOR=slurm PYTHONUNBUFFERED=1",
             *setup_lines(recipe.slurm.modules, site.setup, PROJECT, search_path.folders()),
             *start.lines,
             f"exec {shlex.join(srun)} {start.rank} {words}",
@@ -167,8 +169,7 @@ class HeldRun(LocalRun):
         write_whole(script, step_script(run, self._site, self._allocation))
         variables = {
             **with_command(environment.clean(), run.pipe),
-            **{"SUBMITIT_EXECUTOR": "slurm", "PYTHONUNBUFFERED": "1", HELD: self._allocation.job},
-            **{LAUNCHER: "0", "SLURM_JOB_NODELIST": self._allocation.node_list},
+            LAUNCHER: "0",
         }
         with open(self._said, "w") as said, blocked():
             step = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from tests.helpers.launching import stub
@@ -32,6 +33,19 @@ words=()
 for word; do case $word in --container-*) printf '%s\\n' "$word" >> '{calls}';; *) words+=("$word");; esac; done
 exec '{srun}' "${{words[@]}}"
 """
+
+
+def sandbox(folder: Path) -> dict[str, object]:
+    """Make an image that is a folder, for a real Apptainer; returns what a site file says of it.
+
+    It holds the places of this machine's programs alone, which the site's binds bring.
+    """
+    places = {"/usr", "/etc", *(str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix))}
+    for name in ("usr", "etc", "proc", "sys", "dev", "tmp", "var/tmp", "root", *(place[1:] for place in places)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (folder / name).symlink_to(f"usr/{name}")
+    return {"image": str(folder), "binds": sorted(places)}
 
 
 def stand_ins(folder: Path, hidden: Path) -> tuple[Path, Path]:
