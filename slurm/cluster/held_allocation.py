@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ from slurm.starting.rank_start import folders_of, rank_start
 
 NO_STEP_FROM = 0xFFFFFFF0
 """Ids of steps that hold nothing of their job, such as the one in which some sites run the shell of salloc."""
+SILENT_S = 15.0
+"""After so long without a word of rank 0 the user is told that the step waits."""
 KILLED_S = 15.0
 """How long srun may take to end a step at once."""
 
@@ -159,12 +162,13 @@ class HeldRun(LocalRun):
     def __init__(self, run: Run, cores: int, bar: Callable[[], tqdm], *, site: Site, allocation: Allocation) -> None:
         """Start its ranks; for the other arguments see `LocalRun`, whose errors are raised."""
         self._site, self._allocation = site, allocation
-        self._said, self._waits = run.folder / "log" / "here.log", False
+        self._said, self._asked = run.folder / "log" / "here.log", False
+        self._silent_until: float | None = time.monotonic() + SILENT_S
         super().__init__(run, cores, bar)
 
     def _begin(self, run: Run, ended: int, cores: int) -> list[subprocess.Popen[bytes]]:
         (run.folder / "log").mkdir(exist_ok=True)
-        self._before = len(read(run.folder))
+        self._before, self._rank_began = len(read(run.folder)), self._rank_said()
         script = run.folder / "log" / "here.sh"
         write_whole(script, step_script(run, self._site, self._allocation))
         variables = {
@@ -184,6 +188,11 @@ class HeldRun(LocalRun):
             )
         return [step]
 
+    def stop(self) -> None:
+        """Ask all ranks to save and leave; a step that still waits for its cores is given up."""
+        self._asked = True
+        super().stop()
+
     def pause(self, paused: bool) -> None:
         """Let the ranks go on: a step's processes are SLURM's to stop, and only the view of them pauses."""
 
@@ -197,18 +206,26 @@ class HeldRun(LocalRun):
 
     def _draw(self) -> None:
         super()._draw()
-        if not self._waits and self.step == 0 and "retrying" in self._said.read_text(errors="replace"):
-            self._waits = True
-            self.bar.write(
-                f"{self.folder.name} waits: other steps have the cores or GPUs of job {self._allocation.job}"
-            )
+        if self._silent_until is not None and time.monotonic() > self._silent_until:
+            self._silent_until = None
+            if self._rank_said() == self._rank_began:
+                job = self._allocation.job
+                self.bar.write(
+                    f"{self.folder.name} waits: no rank has begun, and other steps may have the cores or GPUs of job "
+                    f"{job} (squeue --steps --jobs={job} lists them)"
+                )
+
+    def _rank_said(self) -> int:
+        """Return how much rank 0 has ever written, bytes; srun itself says late that it waits."""
+        log = self.folder / "log" / "rank-0.log"
+        return log.stat().st_size if log.exists() else 0
 
     def _verdict(self, codes: list[int | None]) -> int:
         """Return the run's exit code from srun's, which is the highest of the ranks', and from what they noted."""
         noted = [event["event"] for event in read(self.folder)[self._before :]]
         if codes == [FINISHED]:
             return FINISHED
-        if codes == [STOPPED] or (noted and noted[-1] == "stopped"):
+        if codes == [STOPPED] or (noted and noted[-1] == "stopped") or (self._asked and not noted):
             return self._has_stopped()
         self.bar.leave = False
         ends = [line for line in self._said.read_text(errors="replace").splitlines() if line.strip()][-15:]

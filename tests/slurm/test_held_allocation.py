@@ -86,7 +86,7 @@ def test_a_step_s_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: s
 
 def script(folder: Path, site: Site, held: Allocation, *words: str) -> tuple[str, list[str]]:
     """The script of a step, and the words of srun and what follows it."""
-    recipe = resolve([*DIGITS, f"runs={folder / 'my runs'}", f"data.root={folder}", *words])
+    recipe = resolve([*DIGITS, f"runs={folder / 'my runs'}", f"data.root={folder / 'data'}", *words])
     text = step_script(Run(recipe, command=("launch.py", "a 'b' $(c)")), site, held)
     return text, shlex.split(next(line for line in text.splitlines() if line.startswith("exec ")))[1:]
 
@@ -119,7 +119,7 @@ def test_the_step_has_modules_setup_and_container_as_a_job(tmp_path: Path, monke
     inside = words[words.index("apptainer") :]
     bound = [bind.partition(":")[0] for bind in inside if f"{bind.partition(':')[0]}:" * 2 == f"{bind}:"]
     assert all(
-        any(Path(folder).is_relative_to(place) for place in bound) for folder in (own, tmp_path / "runs", PROJECT)
+        any(Path(folder).is_relative_to(place) for place in bound) for folder in (own, tmp_path / "my runs", PROJECT)
     )
     assert f"PYTHONPATH={PROJECT}" in inside and inside[-2:] == ["launch.py", "a 'b' $(c)"]
     failing = script(tmp_path, Site(setup=("false",)), HELD)[0]
