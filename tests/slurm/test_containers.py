@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -230,6 +231,20 @@ def test_dry_shows_a_container_and_a_wrong_one_is_refused(tmp_path: Path) -> Non
     assert "/shared/glt.sif env PYTHONPATH=" in shown and not (tmp_path / "runs").exists()
     path.write_text("container: {image: /shared/glt.sif, bind: [/a]}\n")
     assert "container.bind is not legal" in refused("data=digits_glt", "cluster=dry", GLT_SITE=str(path))
+
+
+def test_the_definition_is_whole() -> None:
+    """slurm/container.def copies files that are there, its scripts are bash, and it checks packages that are pinned."""
+    text = (PROJECT / "slurm" / "container.def").read_text()
+    sections = dict(zip(*[iter(re.split(r"^%(\w+)\n", text, flags=re.MULTILINE)[1:])] * 2, strict=True))
+    assert set(sections) == {"files", "post", "environment", "test"}
+    assert all((PROJECT / line.split()[0]).is_file() for line in sections["files"].splitlines() if line.strip())
+    for name in ("post", "environment", "test"):
+        assert subprocess.run(["bash", "-n", "-c", sections[name]], capture_output=True).stderr == b""
+    imported = re.search(r"import ([\w, ]+);", sections["test"])
+    pinned = re.findall(r"^([\w-]+)==", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    assert imported and set(imported[1].split(", ")) <= set(pinned)
+    assert "apptainer build glt.sif slurm/container.def" in (PROJECT / "docs" / "containers.md").read_text()
 
 
 # ------------------------------------------------------------------------------------------------------ what is outside
