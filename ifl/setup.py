@@ -247,7 +247,7 @@ def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool) -> Ranks:
     patience = patience_s(recipe.log.stuck_after_s)
     check_before_connecting(_workers(recipe))
     # A finished run may be judged again on a machine without the GPUs that its job had.
-    gpus = (recipe.slurm.gpus or 0) if trains and recipe.cluster == "slurm" else 0
+    gpus = (recipe.slurm.gpus or 0) if trains and recipe.cluster in ("slurm", "here") else 0
     device = join_ranks(patience, gpus)
     comm = Comm(patience_s=patience)
     print(f"rank {comm.rank} of {comm.size} runs on {name_of(device)}", flush=True)

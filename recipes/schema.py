@@ -483,7 +483,10 @@ class Recipe(Section):
     tasks_per_node: int | None = operation(
         None, "processes of a node; default: its GPUs on SLURM, 1 locally", ge=1, le=64
     )
-    cluster: Literal["slurm", "local", "dry"] = operation("slurm", "where it runs; dry prints and touches nothing")
+    cluster: Literal["slurm", "local", "here", "dry"] = operation(
+        "slurm",
+        "where it runs; here: on the nodes of the allocation that this shell holds; dry prints and touches nothing",
+    )
     runs: str | None = operation(None, "folder of the run folders; default: runs/ in the project")
     model: Model = Model()
     method: Method = Method()

@@ -5,10 +5,9 @@ from theirs. A shell in an allocation holds that job's variables, a shell of tor
 What recipe, command and site file say must hold in all of them, and a job learns its place from SLURM alone.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Collection, Mapping
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
 
 REACHING = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 """Where SLURM is, and who asks: the only variables of its own that stay."""
@@ -37,36 +36,49 @@ BESIDE = {
 """Options of ours whose variables have other names, or that SLURM refuses beside others."""
 
 
-def of_a_rank(variables: Mapping[str, str]) -> list[str]:
+def of_a_rank(variables: "Mapping[str, str]") -> "list[str]":
     """Name the variables by which a rank would learn a place that is not its own."""
     return [name for name in variables if name in OF_A_RANK or name.startswith("TORCHELASTIC_")]
 
 
-def of_a_job(variables: Mapping[str, str]) -> list[str]:
+def of_a_job(variables: "Mapping[str, str]") -> "list[str]":
     """Name the variables of a job that the shell is in."""
     return [name for name in variables if name.startswith(OF_A_JOB) and name not in REACHING]
 
 
-def clean() -> dict[str, str]:
+def clean() -> "dict[str, str]":
     """Return this process's variables for a command that asks SLURM, or for what runs outside of any job."""
     variables = dict(os.environ)
     away = {*of_a_rank(variables), *of_a_job(variables)}
     return {name: value for name, value in variables.items() if name not in away and not name.startswith(OF_A_QUESTION)}
 
 
-def for_sbatch(options: Collection[str]) -> dict[str, str]:
+def ask(words: "Sequence[str]", timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """Run a command of SLURM's that only tells, in the words that Python 3.6 has for it.
+
+    Raises:
+        FileNotFoundError: there is no such command.
+        subprocess.TimeoutExpired: it does not answer.
+    """
+    pipe = subprocess.PIPE
+    return subprocess.run(
+        words, env=clean(), stdout=pipe, stderr=pipe, universal_newlines=True, timeout=timeout_s, check=False
+    )
+
+
+def for_sbatch(options: "Collection[str]") -> "dict[str, str]":
     """Return this process's variables for sbatch; `options`: those that its file sets, such as `gpus_per_node`."""
     away = overriding(options)
     return {name: value for name, value in clean().items() if name not in away}
 
 
-def overriding(options: Collection[str]) -> list[str]:
+def overriding(options: "Collection[str]") -> "list[str]":
     """Name the SBATCH_ variables that would beat the file, or that the launcher must own."""
     names = {*OURS, *(name for option in options for name in BESIDE.get(option, (option.upper(),)))}
     return sorted(name for name in os.environ if name.startswith("SBATCH_") and name.removeprefix("SBATCH_") in names)
 
 
-def remarks(options: Collection[str]) -> list[str]:
+def remarks(options: "Collection[str]") -> "list[str]":
     """Say in a sentence each which variables of this shell are set aside, and which reach sbatch."""
     job = of_a_job(os.environ)
     aside = [*overriding(options), *sorted(of_a_rank(os.environ)), *([f"{len(job)} of a job or step"] if job else [])]

@@ -11,7 +11,8 @@
   grid=KEY:V,V+KEY:V,V  each of these runs once for each combination of the values: grid=optim.lr:.05,.1,.2
   preset=paper|corrected                                                  nodes=N  tasks_per_node=N
   cluster=slurm      submit to SLURM (default)
-  cluster=local      run here: a process for each task, on the CPU where there is no GPU
+  cluster=local      run on this machine: a process for each task, on the CPU where there is no GPU
+  cluster=here       inside salloc or an interactive job: run on its nodes at once, and wait (docs/debugging.md)
   cluster=dry        print the resolved recipe and the batch file, touch nothing
   site=NAME          which cluster of the site file, where it describes several
   runs=DIR           where run folders are made
@@ -86,7 +87,7 @@ class Training:
 
     @property
     def cluster(self) -> str:
-        """Where the runs go: slurm, local or dry."""
+        """Where the runs go: slurm, local, here or dry."""
         return self.runs[0].recipe.cluster
 
     @property
@@ -124,7 +125,7 @@ def main(words: list[str]) -> int:
         command = parse(words, site)
         if not isinstance(command, Training):
             return command.run()
-        return {"dry": _show, "local": _run_here, "slurm": _submit}[command.cluster](command)
+        return {"dry": _show, "local": _run_here, "here": _run_here, "slurm": _submit}[command.cluster](command)
     except (RecipeError, DataError) as error:
         print(f"launch.py: {error}", file=sys.stderr)
         return 2
@@ -198,7 +199,8 @@ def _show(command: Training) -> int:
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
     print(f"# {folder}", *comments, dump(recipe), sep="\n")
-    job = batch_job(runs[0], place(folder.parent), site.for_run(recipe).setup)
+    here = site.for_run(recipe)
+    job = batch_job(runs[0], place(folder.parent), here.setup, own=here.own)
     print(*(f"# {line}" for line in by_origin(job, recipe.slurm.options, _merged(command) or {})), job.text(), sep="\n")
     return 0
 
@@ -231,13 +233,15 @@ def _origins(command: Training) -> list[str]:
 
 
 def _run_here(command: Training) -> int:
-    """Run on this machine until all runs have ended: `cluster=local`."""
+    """Run until all runs have ended, on this machine (`cluster=local`) or in an allocation (`cluster=here`)."""
+    from slurm.cluster.held_allocation import beginner
     from slurm.local.run_queue import run_all
 
+    begin = beginner(command.runs, command.site) if command.cluster == "here" else None
     go_on_unread(anyhow=True)
     _announce(command)
     _look_after(command)
-    return run_all(command.runs, _checker(command.site), command.at_once, command.site.own)
+    return run_all(command.runs, _checker(command.site), command.at_once, begin, command.site.own)
 
 
 def _submit(command: Training) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from slurm import environment
+from slurm.starting.rank_start import NODE_ADDRESSES
 
 
 def export_rank() -> None:
@@ -22,6 +23,9 @@ def export_rank() -> None:
 
     for name in environment.of_a_rank(os.environ):
         del os.environ[name]
+    # The step's nodes are the job's but in a held allocation, where they may be some of them.
+    os.environ["SLURM_JOB_NODELIST"] = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+    os.environ["SLURM_JOB_NUM_NODES"] = os.environ.get("SLURM_STEP_NUM_NODES") or os.environ["SLURM_JOB_NUM_NODES"]
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     # Before torch is imported. Never more threads than cores, and none that spin while they wait: nodes may be shared.
     os.environ.setdefault(
@@ -30,8 +34,9 @@ def export_rank() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
     # submitit derives the port only from the job's id; a leftover of the incarnation before would still hold it.
-    restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
+    restart, step = (int(os.environ.get(f"SLURM_{name}", "0")) for name in ("RESTART_COUNT", "STEP_ID"))
+    moved = int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart + 24729 * step  # steps share a held allocation
+    os.environ["MASTER_PORT"] = str(20000 + moved % 40000)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     # Starts share a log; what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
     print(
@@ -47,6 +52,8 @@ def export_rank() -> None:
 def _reachable(node: str) -> str:
     """Return the node's name where it resolves, else the address that SLURM itself reaches it by.
 
+    In a container, which may have no scontrol, the batch script has asked.
+
     Raises:
         RuntimeError: SLURM does not tell an address.
     """
@@ -54,6 +61,9 @@ def _reachable(node: str) -> str:
         socket.getaddrinfo(node, None)
         return node
     except socket.gaierror:
+        for told in os.environ.get(NODE_ADDRESSES, "").split():
+            if told.startswith(f"{node}="):
+                return told.partition("=")[2]
         words = ["scontrol", "show", "node", node]
         shown = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, check=True).stdout
         if not (address := re.search(r"NodeAddr=(\S+)", shown)):

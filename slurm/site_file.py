@@ -2,7 +2,7 @@
 
 `slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the
 recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, `data:`, where data
-lie and what nodes keep of them, and `runs:`. slurm/site.example.yaml shows all.
+lie and what nodes keep of them, `runs:`, and further keys, such as `container:`. slurm/site.example.yaml shows all.
 
 Under `clusters:` the same keys stand once more for each cluster, of which `site=NAME` or `default:` chooses one, and
 under `for:` for a data set, a recipe, builds or a stage of them. The file's own values are below the cluster's, and
@@ -34,10 +34,17 @@ from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
 from sharding.building.request import stage_names
 from slurm.after_run.settings import archive_of, notify_of
+from slurm.starting.container import read_container
+from slurm.starting.interpreter import read_python
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
-READERS: Mapping[str, Callable[[object, Path], Any]] = {"notify": notify_of, "archive": archive_of}
+READERS: Mapping[str, Callable[[object, Path], Any]] = {
+    "notify": notify_of,
+    "archive": archive_of,
+    "container": read_container,
+    "python": read_python,
+}
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
 A reader gets the value and the file's path, and raises a RecipeError that names both. Where the file, its cluster and

@@ -1,7 +1,5 @@
 """Errors whose message is one sentence for the user, so that no traceback is wanted. Standard library only."""
 
-from __future__ import annotations
-
 LONGEST = 1000
 """Characters of a sentence that are shown."""
 

@@ -1,13 +1,11 @@
 """JSON that is read back, whatever became of its bytes on the disk or on its way. Standard library only."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple, Union
 
 from recipes.common.errors import DataError, one_line
 
@@ -31,7 +29,7 @@ class NotJson(ValueError):
         self.offset = offset
 
 
-def parse_json(data: bytes, each: Callable[[dict[str, Any]], Any] = lambda entry: entry) -> Any:
+def parse_json(data: bytes, each: "Callable[[dict[str, Any]], Any]" = lambda entry: entry) -> Any:
     """Return the value of a JSON text in UTF-8.
 
     Args:
@@ -42,7 +40,7 @@ def parse_json(data: bytes, each: Callable[[dict[str, Any]], Any] = lambda entry
         NotJson: it is none, it is nested too deeply, or an object of it has a key twice, of which Python keeps one.
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> Any:
+    def unique(pairs: "list[tuple[str, Any]]") -> Any:
         entry = dict(pairs)
         if len(entry) < len(pairs):
             raise NotJson(_twice([key for key, _ in pairs]))
@@ -77,15 +75,15 @@ def _check_surrogates(data: bytes) -> None:
                 raise NotJson("it holds half of a character (one surrogate of two)", escape.start())
 
 
-def _twice(keys: list[str]) -> str:
-    first: dict[str, int] = {}
+def _twice(keys: "list[str]") -> str:
+    first: "dict[str, int]" = {}
     for number, key in enumerate(keys, 1):
         if first.setdefault(key, number) < number:
             return f"{key!r} is given twice in one object, as its entries {first[key]} and {number}"
     return ""
 
 
-def read_object(path: Path, kinds: Mapping[str, type], remedy: str = OF_A_RUN) -> dict[str, Any]:
+def read_object(path: Path, kinds: "Mapping[str, type]", remedy: str = OF_A_RUN) -> "dict[str, Any]":
     """Return the object that a JSON file of ours holds.
 
     Args:
@@ -102,21 +100,23 @@ def read_object(path: Path, kinds: Mapping[str, type], remedy: str = OF_A_RUN) -
         raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     except NotJson as error:
         raise DataError(one_line(f"{path} is damaged ({error}); {remedy}")) from None
-    if wrong := wrong_kinds(content, kinds):
+    wrong = wrong_kinds(content, kinds)
+    if wrong:
         raise DataError(one_line(f"{path} is damaged ({wrong}); {remedy}"))
-    found: dict[str, Any] = content
+    found: "dict[str, Any]" = content
     return found
 
 
-Kind = type | tuple[type, ...]
+Kind = Union[type, Tuple[type, ...]]
 """The type of a value, or several."""
 
 
-def wrong_kinds(content: Any, kinds: Mapping[str, Kind]) -> str:
+def wrong_kinds(content: Any, kinds: "Mapping[str, Kind]") -> str:
     """Say which key an object lacks, or has with a value of another type; empty where all is as it should be."""
     if not isinstance(content, dict):
         return "it does not hold an object"
-    if missing := [key for key in kinds if key not in content]:
+    missing = [key for key in kinds if key not in content]
+    if missing:
         return f"it lacks {', '.join(missing)}"
     other = next((key for key, kind in kinds.items() if not _is_a(content[key], kind)), None)
     return "" if other is None else f"{other} is {type(content[other]).__name__}, not {_name(kinds[other])}"
@@ -130,7 +130,7 @@ def _is_a(value: Any, kind: Kind) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def whole_lines(data: bytes) -> Iterator[dict[str, Any]]:
+def whole_lines(data: bytes) -> "Iterator[dict[str, Any]]":
     """Yield the objects of a text of one a line; lines that a kill or the disk has torn are passed over."""
     for line in data.splitlines():
         try:

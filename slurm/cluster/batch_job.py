@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from recipes.common.files import replacing, write_whole
 from slurm import environment
 from slurm.code_snapshot import copied_folders
 from slurm.monitoring.run_state import Job, is_in, queue
+from slurm.starting.interpreter import PYTHON
 
-PYTHON = f"{shlex.quote(sys.executable)} -P"
-"""This interpreter; -P keeps the folder of the command, which may hold other code, off the module path."""
 ID_S = 30.0
 """How long SLURM is asked for the id of a job that it took."""
 TIMEOUTS = 1000
@@ -42,12 +40,14 @@ class BatchJob:
         calls: what it calls; several make an array.
         parameters: submitit's.
         options: those of sbatch that are decided, beside the parameters.
+        python: shell words that start a rank's Python.
     """
 
     folder: Path
     calls: Sequence[Callable[[], Any]]
     parameters: dict[str, Any]
     options: tuple[str, ...] = ()
+    python: str = PYTHON
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class BatchJob:
         more = {**parameters.pop("additional_parameters"), "signal": f"USR2@{parameters['signal_delay_s']}"}
         parameters |= {"wckey": None, "setup": [*parameters["setup"], *self._pickle_lines()]}
         return _make_sbatch_string(
-            command=f"{PYTHON} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
+            command=f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
             folder=self.folder,
             map_count=len(self.calls) if len(self.calls) > 1 else None,
             additional_parameters=more,
@@ -139,13 +139,15 @@ def require_sbatch() -> None:
         )
 
 
-def setup_lines(modules: Sequence[str], lines: Sequence[str], code: Path) -> list[str]:
+def setup_lines(
+    modules: Sequence[str], lines: Sequence[str], code: Path, folders: Sequence[Path] | None = None
+) -> list[str]:
     """Return what the batch script does before its ranks start: a module or line that fails ends the job.
 
     The suite's copy comes last, so that it is first on the path whatever modules and the site put there; and so that a
-    job has the folders of GLT_PATH that were copied, and no others.
+    job has the folders of GLT_PATH that were copied (or `folders`), and no others.
     """
-    own = ":".join(map(str, copied_folders(code)))
+    own = ":".join(map(str, copied_folders(code) if folders is None else folders))
     return [
         *(f"module load {name} || exit 1" for name in modules),
         *(part for line in lines for part in (line, _refusal(line))),

@@ -36,6 +36,7 @@ from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.code_snapshot import place, snapshot_code
 from slurm.monitoring.run_state import ENDED, is_in, queue
 from slurm.site_file import Site
+from slurm.starting.rank_start import rank_start
 
 CLUSTERS = ("slurm", "local", "dry")
 
@@ -211,17 +212,27 @@ def _absolute(words: Sequence[str]) -> list[str]:
 def _job(build: Build, stage: Stage, code: Path, after: str | None) -> BatchJob:
     """Return a stage's job; only a stage called features asks for a GPU, and for one."""
     work, asked_for = build.work, stage.slurm
+    start = rank_start(stage.site.own, code, _folders(build))
     slurm = with_gpus(asked_for, 1 if stage.name == "features" and asked_for.gpus else 0)
     optional = {"gpus_per_node": slurm.gpus_per_node, "dependency": f"afterany:{after}" if after else None}
     parameters = {
-        **asked(slurm),
+        **asked(slurm, start),
         "job_name": f"build-{build.name}-{stage.name}",
         "nodes": 1,
         "ntasks_per_node": 1,
-        "setup": setup_lines(slurm.modules, stage.site.setup, code),
+        "setup": [*setup_lines(slurm.modules, stage.site.setup, code), *start.lines],
         **{key: value for key, value in optional.items() if value},
     }
-    return BatchJob(work / "log", tuple(map(BuildJob, stage.parts)), parameters, gpu_options(asked_for))
+    decided = gpu_options(asked_for)
+    return BatchJob(work / "log", tuple(map(BuildJob, stage.parts)), parameters, decided, start.rank)
+
+
+def _folders(build: Build) -> list[str]:
+    """Return what a container of the build must see: the folders that its words name, and those of files they name."""
+    values = [part for word in build.plan[0].parts[0] for part in split_word(word)[1].split(",")]
+    named = [Path(value) for value in values if value.startswith("/")]
+    around = [path if path.is_dir() or path.parent == Path("/") else path.parent for path in named]
+    return [str(build.work.parent.parent), *map(str, around)]
 
 
 def with_gpus(slurm: Slurm, number: int) -> Slurm:

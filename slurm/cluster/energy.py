@@ -4,8 +4,6 @@ SLURM has it where a plug-in measures it (AcctGatherEnergyType) and an accountin
 is noted. Analysis reads the text. Not run on a cluster that measures: only with an `sacct` that tests stand in for.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -27,7 +25,7 @@ def note_energy(folder: Path, job: str) -> bool:
     """
     words = ["sacct", "--noheader", "--parsable2", "--duplicates", "-j", job, f"--format={FIELDS}"]
     try:
-        asked = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, timeout=ANSWER_S)
+        asked = environment.ask(words, ANSWER_S)
         if asked.returncode or not _MEASURED.search(asked.stdout):
             return False
         line = json.dumps({"by": "sacct", "job": job, "text": asked.stdout.strip()})

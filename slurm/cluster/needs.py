@@ -5,15 +5,12 @@ word on how a job ended is not always the run's: from 24.05 on, a job that was o
 although it finished.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path
 
 from slurm.after_run import ending
 from slurm.monitoring.events import append_event
-from slurm.monitoring.run_state import is_finished
 
 SEEN_S = 60.0
 """How long a node may not see a file that another one wrote: NFS keeps a folder's list that long."""
@@ -22,7 +19,7 @@ SEEN_S = 60.0
 def main(folder: Path, need: Path) -> int:
     """Return 0 if the first stage is finished after all, and else 1, with `waiting` noted."""
     deadline = time.monotonic() + SEEN_S
-    while not is_finished(need):
+    while not (need / "done").exists():
         if time.monotonic() >= deadline:
             append_event(folder, "waiting", needs=[need.name])
             print(f"{folder.name} needs {need}, which is not finished: launch it again", file=sys.stderr, flush=True)

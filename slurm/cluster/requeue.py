@@ -7,16 +7,13 @@ cancelled, and a start that a newer one has replaced leaves the queue alone. (Wi
 requeues by itself and kills the batch script first; then there is nothing to decide.)
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from slurm import environment
 from slurm.after_run import ending
@@ -24,15 +21,20 @@ from slurm.cluster.energy import note_energy
 from slurm.monitoring.events import append_event, incarnation, newest_step, read
 from slurm.monitoring.failure import is_stuck
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
+
 PATIENCE = 3
 ANSWER_S = 600
 """How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
 AWAY = "contact|connect|timed out|no answer|temporar|unexpected message"
 """Complaints of a controller that is asked again; after the last, the requeue may be under way."""
-Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 
-def decide(folder: Path, cancelled: bool) -> Verdict:
+def decide(folder: Path, cancelled: bool) -> "Verdict":
     """Decide what to do with the run, only from what is on disk: `done`, the checkpoints and the events."""
     if (folder / "done").exists():
         return "finished"
@@ -59,14 +61,12 @@ def decide(folder: Path, cancelled: bool) -> Verdict:
     return "give up" if len(fruitless) >= PATIENCE else "requeue"
 
 
-def _scontrol(*words: str) -> tuple[int, str, str]:
+def _scontrol(*words: str) -> "tuple[int, str, str]":
     """Return scontrol's exit code, output and complaint; ask again for a while if the controller is not reached."""
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            done = subprocess.run(
-                ["scontrol", *words], env=environment.clean(), capture_output=True, text=True, timeout=60
-            )
+            done = environment.ask(["scontrol", *words], 60)
             answer = done.returncode, done.stdout, done.stderr.strip()
         except FileNotFoundError:
             return 1, "", "this node has no scontrol"
@@ -77,12 +77,12 @@ def _scontrol(*words: str) -> tuple[int, str, str]:
         time.sleep(5)
 
 
-def _job(job: str) -> Mapping[str, str]:
+def _job(job: str) -> "Mapping[str, str]":
     """Return what SLURM knows of the job; empty where it does not answer."""
     return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "-o", job)[1]))
 
 
-def _ends(folder: Path, job: str) -> list[str]:
+def _ends(folder: Path, job: str) -> "list[str]":
     """Return srun's lines about tasks of this start that ended badly; it knows those that could not say why, too."""
     log = folder / "log" / f"{job}_0_log.err"
     said = log.read_text(errors="replace").rpartition(f" of job {job}: rank 0 ")[2] if log.exists() else ""

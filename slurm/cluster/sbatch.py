@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recipes.schema import Recipe, Slurm
-from slurm.cluster.batch_job import PYTHON, BatchJob, setup_lines
+from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
 from slurm.planning.schedule import Run
+from slurm.starting.rank_start import RankStart, folders_of, rank_start
 
 
-def asked(slurm: Slurm) -> dict[str, Any]:
+def asked(slurm: Slurm, start: RankStart) -> dict[str, Any]:
     """Return submitit's parameters for what every job asks SLURM for; values that were not given are not there."""
     given = {key: getattr(slurm, key) for key in ("partition", "account", "qos", "constraint", "mem")}
     return {
@@ -23,7 +24,7 @@ def asked(slurm: Slurm) -> dict[str, Any]:
         "additional_parameters": {"requeue": True, **slurm.options},
         # -K1: one dead rank ends the step, and the others do not wait for ever. The cores and the environment of a
         # task are said again: srun of 22.05 and 23.02 takes the first, and of a shell with SBATCH_EXPORT neither.
-        "srun_args": ["-K1", "--export=ALL", f"--cpus-per-task={slurm.cpus_per_task}"],
+        "srun_args": ["-K1", "--export=ALL", f"--cpus-per-task={slurm.cpus_per_task}", *start.srun],
         **{key: value for key, value in given.items() if value is not None},
     }
 
@@ -40,6 +41,7 @@ def parameters(
     setup: Sequence[str] = (),
     dependency: str | None = None,
     needs: Sequence[Path] = (),
+    start: RankStart | None = None,
 ) -> dict[str, Any]:
     """Return submitit's SLURM parameters.
 
@@ -52,38 +54,49 @@ def parameters(
         setup: the site file's shell lines.
         dependency: as sbatch takes it, such as `afterany:17`.
         needs: run folders that must be finished, or the job leaves and the run is `waiting`.
+        start: how Python is started on the nodes; None: as this command was.
     """
+    start = start or RankStart()
     own, optional = shlex.quote(str(folder)), {"gpus_per_node": recipe.slurm.gpus_per_node, "dependency": dependency}
     return {
-        **asked(recipe.slurm),
+        **asked(recipe.slurm, start),
         "job_name": recipe.run_name,
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
             # Finished, though SLURM starts it again; it may have been ended before all was done that follows.
-            f"[ ! -e {own}/done ] || {{ {_again(own, code)}; exit 0; }}",
+            f"[ ! -e {own}/done ] || {{ {_again(own, code, start)}; exit 0; }}",
             *setup_lines(recipe.slurm.modules, setup, code),
+            *start.lines,
             *(
-                f"[ -e {need}/done ] || {PYTHON} -m slurm.cluster.needs {own} {need} || exit 0"
+                f"[ -e {need}/done ] || {start.outside} -m slurm.cluster.needs {own} {need} || exit 0"
                 for need in (shlex.quote(str(need)) for need in needs)
             ),
         ],
-        "teardown": ["code=$?", f"{PYTHON} -m slurm.cluster.requeue {own} $code"],
+        "teardown": ["code=$?", f"{start.outside} -m slurm.cluster.requeue {own} $code"],
         **{key: value for key, value in optional.items() if value},
     }
 
 
-def _again(own: str, code: Path) -> str:
+def _again(own: str, code: Path, start: RankStart) -> str:
     """Return the command that does what is not done yet after a run's end: it comes before modules and setup lines."""
-    return f"PYTHONPATH={shlex.quote(str(code))} {PYTHON} -m slurm.after_run {own} finished over"
+    return f"PYTHONPATH={shlex.quote(str(code))} {start.outside} -m slurm.after_run {own} finished over"
 
 
-def batch_job(run: Run, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> BatchJob:
-    """Return a run's job; for the other arguments see `parameters`."""
+def batch_job(
+    run: Run,
+    code: Path,
+    setup: Sequence[str] = (),
+    dependency: str | None = None,
+    own: Mapping[str, Any] | None = None,
+) -> BatchJob:
+    """Return a run's job; `own`: the site file's further keys; for the other arguments see `parameters`."""
     recipe, folder = run.recipe, run.folder
+    start = rank_start(own or {}, code, folders_of(recipe))
     return BatchJob(
         folder / "log",
         (TrainJob(str(folder), run.command),),
-        parameters(recipe, folder, code, setup, dependency, run.needs),
+        parameters(recipe, folder, code, setup, dependency, run.needs, start),
         gpu_options(recipe.slurm),
+        start.rank,
     )

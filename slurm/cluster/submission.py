@@ -82,7 +82,8 @@ def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
         print(f"run folder: {folder}", flush=True)
         before = dict.fromkeys(jobs[other] for other in (*step.finished, *step.left))
         condition = f"afterany:{':'.join(before)}" if before else None
-        job = batch_job(step.run, code, site.for_run(step.run.recipe).setup, condition).submit()
+        own = site.for_run(step.run.recipe)
+        job = batch_job(step.run, code, own.setup, condition, own.own).submit()
         needs = [need.name for need in step.finished]
         append_event(folder, "submitted", incarnation=LAUNCHER, job=job, code=code.name, needs=needs)
         if job is None:

@@ -66,7 +66,7 @@ class LocalRun:
             _take(self._lock, run.folder)
             prepare(run.recipe, run.folder)  # not before: the recipe of a run in progress stays as it is
             self._lines = _new_lines(run.folder / "metrics.jsonl")
-            self._processes = _start(run, self._lock, ended, max(1, cores // run.recipe.tasks))
+            self._processes = self._begin(run, ended, cores)
             self.bar = bar()
         except BaseException:
             os.close(self._alive)
@@ -74,6 +74,10 @@ class LocalRun:
             raise
         finally:
             os.close(ended)
+
+    def _begin(self, run: Run, ended: int, cores: int) -> list[subprocess.Popen[bytes]]:
+        """Start the processes; `ended` is the pipe by which ranks see that this process has ended."""
+        return _start(run, self._lock, ended, max(1, cores // run.recipe.tasks))
 
     def poll(self) -> int | None:
         """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
@@ -104,11 +108,14 @@ class LocalRun:
         """Leave nothing running, and let go of the folder."""
         for process in self._processes:
             if process.poll() is None:
-                process.kill()
+                self._kill(process)
             process.wait()
         os.close(self._alive)
         release(self._lock)
         self._lock.close()
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
 
     def _draw(self) -> None:
         for line in next(self._lines):
@@ -152,10 +159,14 @@ class LocalRun:
             self.bar.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]), file=sys.stderr)
             return FAILED
         if STOPPED in codes:
-            unsaved = next((event["error"] for event in read(self.folder)[-1:] if "error" in event), "")
-            self.bar.write(unsaved or _saved(newest_step(self.folder)))
-            return STOPPED
+            return self._has_stopped()
         return FINISHED
+
+    def _has_stopped(self) -> int:
+        """Say that the run has stopped on a request, and what is saved; returns the code for it."""
+        unsaved = next((event["error"] for event in read(self.folder)[-1:] if "error" in event), "")
+        self.bar.write(unsaved or _saved(newest_step(self.folder)))
+        return STOPPED
 
 
 def goes_on(folder: Path) -> str:
@@ -234,7 +245,7 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
             **{key: str(value) for key, value in variables.items()},
             "PYTHONUNBUFFERED": "1",
         }
-        with open(folder / "log" / f"rank-{rank}.log", "a") as log, _blocked():
+        with open(folder / "log" / f"rank-{rank}.log", "a") as log, blocked():
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "slurm.job", str(folder), *run.command],
@@ -251,7 +262,7 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
 
 
 @contextlib.contextmanager
-def _blocked() -> Iterator[None]:
+def blocked() -> Iterator[None]:
     """Block the requests to stop: a process that is started here keeps them until it listens."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:

@@ -6,13 +6,18 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
+
+from tqdm import tqdm
 
 from sharding.progress import ProgressBar
 from slurm.local.process_group import LocalRun
 from slurm.planning.cost import images_of
 from slurm.planning.schedule import Run, Step
+
+Begin = Callable[[Run, int, Callable[[], tqdm]], LocalRun]
+"""Starts a run; its arguments are those of `LocalRun`."""
 
 
 class View:
@@ -21,7 +26,8 @@ class View:
     Where nobody watches a terminal, bars of several runs would overwrite each other: there each run's end is a line.
     """
 
-    def __init__(self, steps: Sequence[Step], at_once: int) -> None:
+    def __init__(self, steps: Sequence[Step], at_once: int, begin: Begin | None = None) -> None:
+        self._begin = begin or LocalRun
         self._several, self._at_once, self._runs = len(steps) > 1, at_once, len(steps)
         self._terminal = sys.stderr.isatty()
         self._images = {step.run.folder: images_of(step.run) for step in steps} if self._several else {}
@@ -60,7 +66,7 @@ class View:
             leave=not self._several,
             disable=self._several and not self._terminal,
         )
-        started = LocalRun(run, len(os.sched_getaffinity(0)) // self._at_once, bar)
+        started = self._begin(run, len(os.sched_getaffinity(0)) // self._at_once, bar)
         self._bars[lane], self._began[lane] = started.bar, time.monotonic()
         return started
 

@@ -15,7 +15,7 @@ from slurm.after_run import ending
 from slurm.environment import clean
 from slurm.job import FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, goes_on
-from slurm.local.progress import View
+from slurm.local.progress import Begin, View
 from slurm.local.stop_signals import StopSignals
 from slurm.monitoring.events import read
 from slurm.monitoring.failure import is_stuck
@@ -33,9 +33,10 @@ def run_all(
     runs: Sequence[Run],
     check: Callable[[Recipe], None],
     at_once: int | None = None,
+    begin: Begin | None = None,
     own: Mapping[str, object] = NOTHING,
 ) -> int:
-    """Train on this machine.
+    """Train on this machine, or wherever `begin` starts the ranks, and wait.
 
     A run that fails stops those that need it and no others; a signal (Ctrl-C, SIGTERM, SIGHUP) lets those under way
     save and starts no other.
@@ -44,6 +45,7 @@ def run_all(
         runs: each once, and after those that it builds on.
         at_once: how many are under way at a time, which share the cores; 1 if None.
         check: refuses a recipe before anything is started.
+        begin: starts a run; None: its ranks are processes of this machine.
         own: the values of the site file's further keys, which say what follows a run's end.
 
     Returns:
@@ -59,13 +61,13 @@ def run_all(
     steps = schedule(runs, finished, ())
     for step in steps:
         check(step.run.recipe)
-    _refuse_queued([step.run.folder for step in steps])
+    _refuse_queued([step.run for step in steps])
     code = FINISHED
     if steps:
         folders = [run.folder for run in runs]
         folders[0].parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         ending.begin(folders, runs[0].command, own)
-        todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes)
+        todo = _Queue(steps, min(at_once or 1, len(steps)), outcomes, begin)
         todo.work()
         code = todo.code
     if len(runs) > 1:
@@ -82,11 +84,11 @@ class _Queue:
         interrupted: whether the user wants it to end; then nothing is started.
     """
 
-    def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str]) -> None:
+    def __init__(self, steps: Sequence[Step], at_once: int, outcomes: dict[Path, str], begin: Begin | None) -> None:
         self.outcomes, self.code, self.interrupted = outcomes, FINISHED, False
         self._waiting, self._at_once, self._alone = list(steps), at_once, len(steps) == 1
         self._under_way: dict[int, LocalRun] = {}
-        self._view = View(steps, at_once)
+        self._view = View(steps, at_once, begin)
         self._signals = StopSignals(self._ask, self._pause)
         self._followers: list[tuple[Path, str, Popen[bytes] | None]] = []
 
@@ -170,7 +172,7 @@ def _failure(folder: Path) -> str:
     return "stuck" if is_stuck(read(folder)) else "failed"
 
 
-def _refuse_queued(folders: Sequence[Path]) -> None:
+def _refuse_queued(runs: Sequence[Run]) -> None:
     """Refuse runs that have a job: two starts of a run would take it away from each other.
 
     Without SLURM on this machine a run folder may be a copy.
@@ -181,13 +183,14 @@ def _refuse_queued(folders: Sequence[Path]) -> None:
     from slurm.monitoring.run_state import ENDED, job_of, queue, state_of
 
     known = queue()
-    for folder in folders:
+    for run in runs:
+        folder = run.folder
         events = read(folder)
         job = job_of(folder, events, known or {})
         if known and job and known[job].state not in ENDED:
             raise RecipeError(
                 f"{folder.name} has job {job} in SLURM's queue ({known[job].state}): `python slurm/status.py "
-                f"cancel={folder}` ends it, then cluster=local can go on"
+                f"cancel={folder}` ends it, then cluster={run.recipe.cluster} can go on"
             )
         if shutil.which("squeue") and state_of(folder, events, known) == "unknown":
             raise RecipeError(

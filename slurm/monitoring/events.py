@@ -3,8 +3,6 @@
 It is what the batch script decides by and what a status view shows; nothing in it is needed to resume.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,15 +10,14 @@ import re
 import sys
 import time
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from recipes.common.json_text import Kind, whole_lines, wrong_kinds
 
-ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
+ALL: "dict[str, type]" = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
-OF: dict[str, dict[str, Kind]] = {
-    "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id
+OF: "dict[str, dict[str, Kind]]" = {
+    "submitted": {"job": (str, type(None))},  # None where SLURM did not tell the id
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
 }
@@ -29,11 +26,13 @@ BESIDE = ("notified", "notice refused", "archived", "archive refused")
 """Events of what was done about a run when it had ended: they say nothing of its state, and nobody decides by them."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
+HELD = "GLT_HELD"
+"""Environment variable of ranks that a launcher runs in an allocation of the user's: the job is not the run's."""
 
 
 def incarnation() -> str:
-    """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""
-    job = os.environ.get("SLURM_JOB_ID")
+    """Name this start of the job: SLURM's job id and restart count, or the process group of a launcher's run."""
+    job = None if HELD in os.environ else os.environ.get("SLURM_JOB_ID")
     return (
         f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
     )
@@ -41,12 +40,8 @@ def incarnation() -> str:
 
 def newest_step(folder: Path) -> int:
     """Return the step of the newest committed checkpoint, -1 where there is none."""
-    steps = [
-        int(match[1])
-        for path in folder.glob("ckpt/step-*/MANIFEST.json")
-        if (match := re.fullmatch(r"step-(\d+)", path.parent.name))
-    ]
-    return max(steps, default=-1)
+    names = [path.parent.name for path in folder.glob("ckpt/step-*/MANIFEST.json")]
+    return max((int(name[len("step-") :]) for name in names if re.fullmatch(r"step-\d+", name)), default=-1)
 
 
 def append_event(folder: Path, event: str, **values: Any) -> bool:
@@ -80,17 +75,17 @@ def append_event(folder: Path, event: str, **values: Any) -> bool:
     return True
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> "list[dict[str, Any]]":
     """Return all whole lines but those of `BESIDE`, oldest first; torn ones, and what is not an event, are dropped."""
     return [event for event in _all(folder) if event["event"] not in BESIDE]
 
 
-def beside(folder: Path) -> list[dict[str, Any]]:
+def beside(folder: Path) -> "list[dict[str, Any]]":
     """Return the lines of `BESIDE`, oldest first."""
     return [event for event in _all(folder) if event["event"] in BESIDE]
 
 
-def _all(folder: Path) -> list[dict[str, Any]]:
+def _all(folder: Path) -> "list[dict[str, Any]]":
     path = folder / "log" / "events.jsonl"
     events = []
     for event in whole_lines(path.read_bytes()) if path.exists() else ():

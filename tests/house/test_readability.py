@@ -23,6 +23,13 @@ LONGEST_FILES = {"ifl/train.py": 200, "README.md": 150, "AGENTS.md": 40}
 OLD_PYTHON = {
     "recipes/common/install.py",
     "recipes/common/venv.py",
+    "recipes/common/errors.py",
+    "recipes/common/json_text.py",
+    "slurm/environment.py",
+    "slurm/monitoring/events.py",
+    "slurm/cluster/energy.py",
+    "slurm/cluster/needs.py",
+    "slurm/cluster/requeue.py",
     "slurm/launch.py",
     "slurm/status.py",
     "slurm/scaling.py",
