@@ -272,8 +272,8 @@ def _folder(runs: Any, origin: str) -> str:
     path = os.path.expanduser(os.path.expandvars(runs))
     if "$" in path or not os.path.isabs(path):
         raise RecipeError(
-            f"{origin}: runs={runs} is not legal: a whole folder name is, from / or ~ on, with variables that this shell "
-            "has"
+            f"{origin}: runs={runs} is not legal: a whole folder name is, from / or ~ on, with variables that this "
+            "shell has"
         )
     return path
 

@@ -440,7 +440,7 @@ def test_runs_lie_where_the_site_says(site: Any, tmp_path: Path, monkeypatch: py
         {
             "runs": str(tmp_path / "none"),
             "default": "a",
-            "clusters": {"a": {"runs": f"{tmp_path}/$GLT_USER/alpha"}, "b": other},
+            "clusters": {"a": {"runs": f"{tmp_path}/$GLT_USER/alpha"}, "b": {"runs": "/scratch/$GLT_NOT_HERE"}},
         }
     )
     assert resolve(ON, file.slurm).run_folder.parent == runs == file.runs
