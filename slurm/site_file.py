@@ -224,23 +224,19 @@ def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str
             raise RecipeError(f"{origin}: for.{name} is not legal: {nearest(name, [f'build/{one}' for one in stages])}")
     for where, held in (("", values), *((f"for.{name}.", block) for name, block in blocks.items())):
         legal_keys = (*Slurm.model_fields, "setup", "data", "runs", *READERS)
-        if wrong := next((key for key in held if key not in legal_keys), None):
-            raise RecipeError(f"{origin}: {where}{wrong} is not legal: {nearest(wrong, legal_keys)}")
+        if wrong := [key for key in held if key not in legal_keys]:
+            raise RecipeError(f"{origin}: {where}{wrong[0]} is not legal: {nearest(wrong[0], legal_keys)}")
         _check_data(held, f"{origin}: {where}")
         _check_setup(held, f"{origin}: {where}")
-        if "runs" in held:
-            held["runs"] = _folder(held["runs"], f"{origin}: {where}")
     return values, blocks
 
 
 def _check_data(held: Mapping[str, Any], where: str) -> None:
     data = held.get("data", {})
-    if not isinstance(data, dict) or (wrong := next((key for key in data if key not in DATA), None)):
-        raise RecipeError(
-            f"{where}data={data!r} is not legal: {', '.join(DATA)} are its keys"
-            if not isinstance(data, dict)
-            else f"{where}data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
-        )
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where}data={data!r} is not legal: {', '.join(DATA)} are its keys")
+    if wrong := [key for key in data if key not in DATA]:
+        raise RecipeError(f"{where}data.{wrong[0]} is not legal: {nearest(str(wrong[0]), DATA)}")
     root = data.get("root")
     if isinstance(root, str) and root.startswith(PIPE) and "{path}" not in root:
         raise RecipeError(
@@ -273,15 +269,19 @@ def _instead(line: str) -> str:
     return f"`options: {shown({name: value or True})}` says it"
 
 
-def _folder(runs: Any, where: str) -> str:
-    """Return the folder of run folders, with the variables of this shell in it replaced."""
+def _folder(runs: Any, origin: str) -> str:
+    """Return the folder of run folders, with the variables of this shell in it replaced.
+
+    Raises:
+        RecipeError: it is no whole name of a folder.
+    """
     if not isinstance(runs, str) or not runs.strip():
-        raise RecipeError(f"{where}runs={runs!r} is not legal: a folder is")
+        raise RecipeError(f"{origin}: runs={runs!r} is not legal: a folder is")
     path = os.path.expanduser(os.path.expandvars(runs))
     if "$" in path or not os.path.isabs(path):
         raise RecipeError(
-            f"{where}runs={runs} is not legal: a whole folder name is, from / or ~ on, with variables that this shell "
-            "has"
+            f"{origin}: runs={runs} is not legal: a whole folder name is, from / or ~ on, with variables that this "
+            "shell has"
         )
     return path
 
@@ -305,5 +305,6 @@ def _site(
 
 
 def _of_runs(layer: Layer) -> Layer:
-    """Return what of a layer is the recipe's to merge."""
-    return Layer(layer.origin, {key: layer.values[key] for key in layer.values if key not in ("setup", *READERS)})
+    """Return what of a layer is the recipe's to merge; a cluster that is not this one may have other variables."""
+    values = {key: value for key, value in layer.values.items() if key not in ("setup", *READERS)}
+    return Layer(layer.origin, values | ({"runs": _folder(values["runs"], layer.origin)} if "runs" in values else {}))

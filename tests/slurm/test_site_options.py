@@ -333,6 +333,7 @@ def test_a_cluster_s_data_and_command_are_its_own(site: Any) -> None:
             None,
             "clusters.alpha: partitoin is not legal: did you mean partit",
         ),
+        ({"clusters": {"alpha": {"": "x"}}}, None, "clusters.alpha:  is not legal"),
         ({"clusters": {"alpha": {"default": "x"}}}, None, "clusters.alpha: default is not legal"),
         ({"for": {"dta/x": {}}}, None, "for.dta/x is not legal: did you mean data/NAME"),
         ({"for": {"glt_ifl": {}}}, None, "for.glt_ifl is not legal"),
@@ -436,7 +437,11 @@ def test_runs_lie_where_the_site_says(site: Any, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("GLT_USER", "me")
     runs = tmp_path / "me" / "alpha"
     file = site(
-        {"runs": str(tmp_path / "none"), "default": "a", "clusters": {"a": {"runs": f"{tmp_path}/$GLT_USER/alpha"}}}
+        {
+            "runs": str(tmp_path / "none"),
+            "default": "a",
+            "clusters": {"a": {"runs": f"{tmp_path}/$GLT_USER/alpha"}, "b": {"runs": "/scratch/$GLT_NOT_HERE"}},
+        }
     )
     assert resolve(ON, file.slurm).run_folder.parent == runs == file.runs
     assert resolve([*ON, f"runs={tmp_path}"], file.slurm).run_folder.parent == tmp_path

@@ -53,10 +53,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithGpus]:
     ("asked", "visible"),
     [
         ({"gpus_per_node": "a100:2"}, [{"0", "1"}, {"0", "1"}]),
-        ({"options": {"gres": "gpu:a100:2"}}, [{"0", "1"}, {"0", "1"}]),
-        ({"gpus_per_node": 2, "options": {"gpu-bind": "single:1"}}, [{"0"}, {"1"}]),
+        ({"options": {"gres": "gpu:a100:2", "gpu-bind": "single:1"}}, [{"0"}, {"1"}]),
     ],
-    ids=["typed", "gres", "bound"],
+    ids=["typed", "gres, bound"],
 )
 def test_options_reach_the_job_and_gpus_its_ranks(
     cluster: WithGpus,
