@@ -77,5 +77,5 @@ def test_ends_are_told_once_and_runs_are_archived(cluster: clusters.Cluster, tin
     for folder in folders[:2]:
         os.rename(folder, tmp_path / folder.name)
     said = launched([*words[:-1], "seeds=0,1"], shell)
-    assert said.count("put back from") == 2 and said.count("is finished: nothing to do") == 2 and "job: " not in said
+    assert said.count(": put back from") == 2 and said.count("is finished: nothing to do") == 2 and "job: " not in said
     assert [event["event"] for event in events.read(folders[0])].count("start") == 1
