@@ -24,8 +24,9 @@ def export_rank() -> None:
     for name in environment.of_a_rank(os.environ):
         del os.environ[name]
     # The step's nodes are the job's but in a held allocation, where they may be some of them.
-    os.environ["SLURM_JOB_NODELIST"] = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
-    os.environ["SLURM_JOB_NUM_NODES"] = os.environ.get("SLURM_STEP_NUM_NODES") or os.environ["SLURM_JOB_NUM_NODES"]
+    for name in ("NODELIST", "NUM_NODES"):
+        if of_step := os.environ.get(f"SLURM_STEP_{name}"):
+            os.environ[f"SLURM_JOB_{name}"] = of_step
     submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     # Before torch is imported. Never more threads than cores, and none that spin while they wait: nodes may be shared.
     os.environ.setdefault(

@@ -171,10 +171,7 @@ class HeldRun(LocalRun):
         self._before, self._rank_began = len(read(run.folder)), self._rank_said()
         script = run.folder / "log" / "here.sh"
         write_whole(script, step_script(run, self._site, self._allocation))
-        variables = {
-            **with_command(environment.clean(), run.pipe),
-            LAUNCHER: "0",
-        }
+        variables = {**with_command(environment.clean(), run.pipe), LAUNCHER: "0"}  # it is their standard input
         with open(self._said, "w") as said, blocked():
             step = subprocess.Popen(
                 ["bash", str(script)],
