@@ -23,10 +23,11 @@ from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError
 from recipes.schema import PROJECT
 from recipes.yaml_io import load_yaml
+from slurm.nodes import site_limits
 
 DATA = ("root", "cache_folder", "cache_gb")
 """Keys of the data section that are true of a cluster."""
-READERS: Mapping[str, Callable[[object, Path], Any]] = {}
+READERS: Mapping[str, Callable[[object, Path], Any]] = {"look": site_limits.read}
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
 A reader gets the value and the file's path, and raises a RecipeError that names both.
@@ -89,6 +90,7 @@ def load() -> Site:
             else f"{path}: data.{wrong} is not legal: {nearest(str(wrong), DATA)}"
         )
     own = {key: read(values.pop(key), path) for key, read in READERS.items() if key in values}
+    setup += site_limits.exported(own.get("look"))
     site = Site(path, values, tuple(setup), own)
     if site.pipe is None:
         return site

@@ -35,6 +35,7 @@ if __name__ == "__main__":
 
     in_environment()  # before the first import that a bare or an older Python lacks
 
+import contextlib
 import re
 import subprocess
 import time
@@ -59,6 +60,7 @@ from slurm.monitoring.run_state import (
     recipe_of,
     state_of,
 )
+from slurm.nodes.remarks import remarks
 
 PROJECT = Path(__file__).resolve().parent.parent
 COLOURS = {
@@ -160,6 +162,17 @@ def table(statuses: Sequence[Status], colour: bool) -> str:
     return "\n".join(out)
 
 
+def about_nodes(folders: Sequence[Path]) -> list[str]:
+    """Say what a user should know of the nodes of these runs, in a sentence each."""
+    from slurm.monitoring.events import read
+
+    said: list[str] = []
+    for folder in folders:
+        with contextlib.suppress(*DAMAGE):  # a damaged run has its word in the table
+            said += remarks(folder.name, read(folder))
+    return said
+
+
 def _left(seconds: float | None) -> str:
     if seconds is None:
         return "-"
@@ -207,7 +220,7 @@ class Look:
             jobs = run_state.queue()
             folders = [path.parent for path in sorted(self.runs.glob("[!.]*/recipe.yaml"))]
             lines = [line_of(folder, jobs) for folder in folders]
-            shown = [table(lines, sys.stdout.isatty()), other_commits(folders)]
+            shown = [table(lines, sys.stdout.isatty()), *about_nodes(folders), other_commits(folders)]
             print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:
                 return 0

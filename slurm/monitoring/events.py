@@ -23,8 +23,12 @@ OF: dict[str, dict[str, Kind]] = {
     "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
+    "node": {"node": str, "fault": str, "text": str},
+    "slow": {"node": str, "factor": (int, float), "steps": int},
 }
 """What an event of a kind says besides, that others decide by."""
+REMARKS = ("node", "slow")
+"""Events about a node: they say nothing of where the run is."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 
