@@ -102,15 +102,23 @@ class NodeLook:
                     seen.faults.append(Fault(key, f"cannot write {called}, {folder}: {reason}"))
         return seen
 
-    def reports(self, comm: Comm, seen: Seen, device: torch.device) -> list[NodeReport]:
+    def reports(
+        self, comm: Comm, seen: Seen, device: torch.device, meeting: torch.device | None = None
+    ) -> list[NodeReport]:
         """Meet the others, and put together what all have seen. A collective.
+
+        Args:
+            comm: the ranks.
+            seen: what this rank has seen.
+            device: this rank's.
+            meeting: the device of the messages; None: the same. All ranks must have one of its kind.
 
         Raises:
             RunError: on all ranks, where the sum over the ranks is wrong.
         """
-        comm.sum(torch.zeros(1, device=device)).cpu()  # all leave it in the same moment
+        comm.sum(torch.zeros(1, device=meeting or device)).cpu()  # all leave it in the same moment
         seen.clock = time.time()
-        all_seen = comm.gather_objects(seen, device)
+        all_seen = comm.gather_objects(seen, meeting or device)
         fit = not any(fault.kind in (DEVICE, "answer") for one in all_seen for fault in one.faults)
         reached = allreduce_gb_s(comm, device) if fit and comm.size > 1 else None
         reports = by_node(all_seen, self.limits, reached)
