@@ -146,7 +146,7 @@ def answer_of(device: torch.device) -> Fault | None:
         return Fault(DEVICE, f"cannot compute on {device}: {str(error).splitlines()[0]}")
     if not wrong:
         return None
-    return Fault("answer", f"gives {wrong} wrong numbers of {SIDE**2} in a product of {device} that is known")
+    return Fault("answer", f"gets {wrong} of {SIDE**2} numbers wrong in a product that is known, on {device}")
 
 
 def hadamard(device: torch.device) -> torch.Tensor:

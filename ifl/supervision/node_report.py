@@ -142,7 +142,7 @@ def by_node(seen: Sequence[Seen], limits: NodeLimits, allreduce_gb_s: float | No
         )
         report.faults += [
             *_slow_folders(report, limits),
-            *_clock(report, limits),
+            *_clock(report, limits, "the others" if len(clocks) > 2 else f"that of {next(iter(clocks))}"),
             *(fault for one in own[:1] for fault in _versions(one, usual)),
             *_unlocked(report),
         ]
@@ -168,12 +168,12 @@ def _slow_folders(report: NodeReport, limits: NodeLimits) -> list[Fault]:
     return faults
 
 
-def _clock(report: NodeReport, limits: NodeLimits) -> list[Fault]:
+def _clock(report: NodeReport, limits: NodeLimits, others: str) -> list[Fault]:
     most = CLOCK_S if limits.clock_s is None else limits.clock_s
     if abs(report.clock_s) <= most:
         return []
     way = "ahead of" if report.clock_s > 0 else "behind"
-    text = f"has a clock that is {abs(report.clock_s):.1f} s {way} the others"
+    text = f"has a clock that is {abs(report.clock_s):.1f} s {way} {others}"
     return [Fault("clock", text, hard=limits.clock_s is not None)]
 
 
