@@ -34,7 +34,7 @@ def read(value: object, path: Path) -> NodeLimits:
 def _lacking(key: str, given: Any) -> str:
     """Say what would be legal; empty where the value is."""
     if key == "exclude_slow":
-        return "" if isinstance(given, bool) else "yes or no"
+        return "" if isinstance(given, bool) else "true or false"
     number = isinstance(given, int | float) and not isinstance(given, bool)
     if key == "slow_steps":
         return "" if isinstance(given, int) and number and 10 <= given <= 10**6 else "10 to 1000000 steps"

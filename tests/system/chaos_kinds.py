@@ -43,7 +43,7 @@ class Target:
 
     def _site(self) -> dict[str, str]:
         site = self.disk.parent / "site.yaml"
-        site.write_text("look: {slow_steps: 20, exclude_slow: yes}\n")
+        site.write_text("look: {slow_steps: 20, exclude_slow: true}\n")
         return {"GLT_SITE": str(site)}
 
     def nodes(self) -> list[str]:
