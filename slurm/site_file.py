@@ -1,8 +1,8 @@
 """The site file: what is true of a cluster and of no recipe, written once.
 
 `slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the
-recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, and `data:`, where
-data lie and what nodes keep of them. slurm/site.example.yaml shows all.
+recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, `data:`, where data
+lie and what nodes keep of them, and `look:`, what is asked of nodes. slurm/site.example.yaml shows all.
 
 Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
 `setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
