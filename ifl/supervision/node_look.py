@@ -20,12 +20,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ifl.distributed.comm import Comm
 from ifl.supervision.node_limits import NodeLimits
-from ifl.supervision.node_report import DEVICE, Fault, NodeFault, NodeReport, Rates, Seen, by_node, node_name
+from ifl.supervision.node_report import (
+    DEVICE,
+    Fault,
+    NodeFault,
+    NodeReport,
+    Rates,
+    Seen,
+    by_node,
+    node_name,
+    slow_text,
+)
 from ifl.supervision.stragglers import Stragglers
 from recipes.common.errors import RunError
 from recipes.common.locks import NO_LOCKS
@@ -68,10 +79,13 @@ class NodeLook:
             first_on_node: whether this rank looks at the folders.
 
         Raises:
-            NodeFault: on all ranks, where a node is not fit.
+            NodeFault: on all ranks, where a node is not fit; on one whose GPU does not compute, before the others.
             RunError: on all ranks, where the sum over the ranks is wrong.
         """
-        reports = self.reports(comm, self.own(device, name, first_on_node), device)
+        seen = self.own(device, name, first_on_node)
+        if device.type == "cuda" and (lost := next((fault for fault in seen.faults if fault.kind == DEVICE), None)):
+            raise NodeFault({seen.node: lost})  # messages travel by the device, too: only this rank can say it
+        reports = self.reports(comm, seen, device)
         bad = {report.node: report.hard for report in reports if report.hard}
         if bad:
             well = (rank for report in reports if not report.hard for rank in report.ranks)
@@ -85,7 +99,12 @@ class NodeLook:
     def stragglers(self, comm: Comm, reports: Sequence[NodeReport]) -> Stragglers:
         """Return what watches the nodes' own times from now on; rank 0 tells of them."""
         nodes = {rank: report.node for report in reports for rank in report.ranks}
-        tell = self.tell if comm.rank == 0 else lambda event, **values: None
+
+        def tell(event: str, **values: Any) -> None:
+            if comm.rank == 0:
+                print(f"node {values['node']} {slow_text(**values)}", file=sys.stderr, flush=True)
+                self.tell(event, **values)
+
         return Stragglers([nodes[rank] for rank in range(comm.size)], self.limits, tell)
 
     def own(self, device: torch.device, name: str, first_on_node: bool) -> Seen:

@@ -121,6 +121,11 @@ def node_name() -> str:
     return os.environ.get("GLT_NODE") or os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
+def slow_text(factor: float, steps: int, **_: Any) -> str:
+    """Return the end of a sentence about a node that is slow."""
+    return f"took {factor:g} times as long for an image as the others, over {steps} steps"
+
+
 def by_node(seen: Sequence[Seen], limits: NodeLimits, allreduce_gb_s: float | None) -> list[NodeReport]:
     """Put what the ranks saw together, and compare the nodes with each other and with the limits."""
     clocks = _clocks(seen)

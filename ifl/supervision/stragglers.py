@@ -64,20 +64,21 @@ class Stragglers:
             limits: from when on a node is slow.
             tell: called with an event's name and values, once for each slow node.
         """
-        self._nodes, self._limits, self._tell = nodes, limits, tell
+        self._limits, self._tell = limits, tell
+        self._ranks = {node: [rank for rank, its in enumerate(nodes) if its == node] for node in nodes}
         self._told: set[str] = set()
         self._reset()
 
     def _reset(self) -> None:
-        self._sums: dict[str, int] = dict.fromkeys(self._nodes, 0)
+        self._sums: dict[str, int] = dict.fromkeys(self._ranks, 0)
         self._steps = 0
 
     def count(self, own_ns: Sequence[int]) -> None:
         """Add a step's own times by rank, in nanoseconds an image; a node is as slow as its slowest rank."""
         if len(self._sums) < 2 or 0 in own_ns:
             return
-        for node in self._sums:
-            self._sums[node] += max(own for own, its in zip(own_ns, self._nodes, strict=True) if its == node)
+        for node, ranks in self._ranks.items():
+            self._sums[node] += max(own_ns[rank] for rank in ranks)
         self._steps += 1
         if self._steps >= self._limits.slow_steps:
             self._judge()

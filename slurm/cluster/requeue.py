@@ -82,7 +82,7 @@ def _ask(*words: str) -> tuple[int, str, str]:
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            done = subprocess.run(words, env=environment.clean(), capture_output=True, text=True, timeout=60)
+            done = subprocess.run(list(words), env=environment.clean(), capture_output=True, text=True, timeout=60)
             answer = done.returncode, done.stdout, done.stderr.strip()
         except FileNotFoundError:
             return 1, "", f"this node has no {words[0]}"

@@ -7,16 +7,20 @@ can start again.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ifl.supervision.node_report import slow_text
+
 FORGET_S = 86400.0
 """A node is forgotten after so long: somebody may have mended it."""
 SHARE = 0.1
 """Of a partition's nodes, at most this share is left out, and always one."""
-UP = "idle,allocated,mixed,completing"
+OUT = r"down|drain|fail|error|unk|maint|inval|future|.*\*"
+"""States of nodes that take no job, as sinfo writes them; an asterisk says that a node does not answer."""
 Asking = Callable[..., tuple[int, str, str]]
 """Runs a command of SLURM's, and returns its code, output and complaint."""
 
@@ -34,7 +38,7 @@ def bad_nodes(events: Sequence[Mapping[str, Any]], slow_too: bool, now: float | 
 def reason_of(event: Mapping[str, Any]) -> str:
     """Return the end of a sentence about a node, from a `node` or a `slow` event."""
     if event["event"] == "slow":
-        return f"took {event['factor']:g} times as long for an image as the others, over {event['steps']} steps"
+        return slow_text(**event)
     return str(event["text"])
 
 
@@ -89,13 +93,13 @@ def exclusion(
     listed = _hosts(known.get("ExcNodeList", ""), ask)
     theirs = [node for node in listed if node not in ours]
     partition = known.get("Partition", "")
-    everyone = _nodes(partition, (), ask)
-    others = set(_nodes(partition, ("-t", UP), ask)) - set(theirs)
+    states = _states(partition, ask)
+    others = {node for node, state in states.items() if not re.match(OUT, state)} - set(theirs)
     needed = int(known.get("NumNodes", "1").partition("-")[0] or 1)
-    chosen = choose(bad, others, len(everyone), needed)
+    chosen = choose(bad, others, len(states), needed)
     unfit = [e["node"] for e in events if e["event"] == "node" and e["incarnation"] == mine]
     stuck = next((node for node in unfit if len(others - {node}) < needed), None)
-    if stuck and everyone:
+    if stuck and states:
         return Exclusion(
             refused=f"node {stuck} {bad.get(stuck, 'is unfit')}, and partition {partition} has no other node that is "
             f"up, for a job of {needed}"
@@ -112,7 +116,7 @@ def _hosts(text: str, ask: Asking) -> list[str]:
     return text.split(",") if code else said.split()
 
 
-def _nodes(partition: str, more: Sequence[str], ask: Asking) -> list[str]:
-    """Return the names of a partition's nodes, each once; empty where SLURM does not tell."""
-    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N", "-p", partition, *more)
-    return [] if code else list(dict.fromkeys(said.split()))
+def _states(partition: str, ask: Asking) -> dict[str, str]:
+    """Return the states of a partition's nodes; empty where SLURM does not tell."""
+    code, said, _ = ask("sinfo", "-h", "-a", "-N", "-o", "%N %T", "-p", partition)
+    return {} if code else dict(re.findall(r"^(\S+) (\S+)", said, re.MULTILINE))

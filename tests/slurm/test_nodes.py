@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -17,31 +18,35 @@ from ifl.supervision.node_limits import NodeLimits
 from ifl.supervision.node_report import Fault, NodeReport, Rates
 from recipes.common.errors import RecipeError
 from recipes.common.files import write_json
-from recipes.schema import PROJECT
-from slurm import status
+from recipes.resolve import resolve
+from slurm import launch as launcher
+from slurm import site_file, status
 from slurm.cluster import node_check, requeue
 from slurm.monitoring import events, run_state
 from slurm.nodes import exclusion, site_limits
 from slurm.nodes.table import table
-from tests.helpers.launching import batch_part, launch, refused
+from tests.helpers.launching import batch_file, batch_part, launch
 from tests.helpers.paths import FAULTS
 
 SITE = Path("/a/site.yaml")
 
 
 # ------------------------------------------------------------------------------------------------------- the site file
-def test_the_sites_limits_reach_the_ranks(tmp_path: Path) -> None:
+def test_the_sites_limits_reach_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`look:` of the site file is exported by the batch script before srun, and what the shell makes of it is read by
     a rank as it was written; without the key nothing is exported."""
     wanted = {"folder_mb_s": 50, "clock_s": 2.5, "slow_factor": 2, "slow_steps": 200, "exclude_slow": True}
     site = tmp_path / "my site.yaml"
     site.write_text(yaml.safe_dump({"look": wanted, "setup": ["true"]}))
-    text = batch_part(launch("data=digits_glt", "cluster=dry", GLT_SITE=str(site)).stdout)
+    monkeypatch.setenv("GLT_SITE", str(site))
+    recipe = resolve(["data=digits_glt"])
+    text = batch_file(recipe, tmp_path, tmp_path, site_file.load().setup)
     (line,) = [line for line in text[: text.index("\nsrun")].splitlines() if line.startswith("export GLT_LOOK=")]
     script = f"{line}; exec {sys.executable} -c 'import os; print(os.environ[\"GLT_LOOK\"])'"
     said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
     assert NodeLimits(**yaml.safe_load(said)) == NodeLimits(**wanted) == site_limits.read(wanted, site)
-    assert "GLT_LOOK" not in launch("data=digits_glt", "cluster=dry").stdout
+    site.write_text("setup: ['true']\n")
+    assert "GLT_LOOK" not in batch_file(recipe, tmp_path, tmp_path, site_file.load().setup)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ class Slurm:
     def __call__(self, words: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
         said = ""
         if words[0] == "sinfo":
-            said = "\n".join(self.nodes)
+            said = "\n".join([*(f"{node} mixed" for node in self.nodes), "r8 drained", "r9 idle*", "r10 down"])
         elif words[1:3] == ["show", "job"]:
             said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded}"
         elif words[1] == "show":
@@ -216,13 +221,15 @@ def test_what_is_noted_of_nodes_does_not_change_a_runs_state(run: Path) -> None:
     assert run_state.is_over(events.read(run)) and run_state.state_of(run, events.read(run), {}) == "cancelled"
 
 
-def test_status_names_slow_nodes_and_those_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_names_slow_nodes_and_those_left_out(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A slow node of the newest start, and the nodes that the run goes on without, in a sentence each; nothing once the
     run is finished. A damaged event does not hide them."""
     (run / "recipe.yaml").write_text("{}")
     _node(run, "r2")
     events.append_event(run, "verdict", verdict="requeue", excluded=["r2"])
-    os.environ["SLURM_RESTART_COUNT"] = "1"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     events.append_event(run, "start")
     events.append_event(run, "slow", node="r3", factor=2.345, steps=100)
     events.append_event(run, "slow", node=["r3"], factor="2", steps=100)
@@ -236,11 +243,9 @@ def test_status_names_slow_nodes_and_those_left_out(run: Path, capsys: pytest.Ca
 
 
 # ------------------------------------------------------------------------------------------------------- the look alone
-def test_check_finds_what_was_injected(tmp_path: Path) -> None:
+def test_check_finds_what_was_injected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`check=nodes cluster=local` on two processes in the place of nodes: each fault of either is named in a sentence
     and in the table, and the exit code is 1. The folder is kept, and shows the table again."""
-    import platform
-
     first, second = (f"{platform.node()}-{rank}" for rank in (0, 1))
     faults = [f"unwritable {first}", f"answer {second}", f"clock {second}", f"version {second}", f"slow-disk {second}"]
     (tmp_path / "fault").write_text("\n".join(faults))
@@ -266,8 +271,7 @@ def test_check_finds_what_was_injected(tmp_path: Path) -> None:
     ):
         assert sentence in text, text
     (kept,) = (tmp_path / ".check").iterdir()
-    again = launch(f"check={kept}")
-    assert (again.returncode, again.stdout) == (1, text)
+    assert launcher.main([f"check={kept}"]) == 1 and capsys.readouterr().out == text
 
 
 @pytest.mark.parametrize(
@@ -287,15 +291,19 @@ def test_check_finds_what_was_injected(tmp_path: Path) -> None:
 )
 def test_slips_are_one_sentence(words: list[str], sentence: str) -> None:
     """What is wrong in the command is told before anything is started."""
-    assert sentence in refused(*words)
+    with pytest.raises(RecipeError, match=re.escape(sentence)):
+        launcher.parse(words, site_file.Site())
 
 
-def test_dry_shows_the_looks_job_and_touches_nothing(tmp_path: Path) -> None:
+def test_dry_shows_the_looks_job_and_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`cluster=dry` prints the batch file: as many tasks and GPUs as a run would ask for, a few minutes, no requeue."""
     site = tmp_path / "site.yaml"
     site.write_text("partition: gpu\ngpus_per_node: 4\nsetup: [date]\nlook: {disk_mb_s: 100}\n")
-    said = launch("check=nodes", "nodes=2", "cluster=dry", f"runs={tmp_path / 'runs'}", GLT_SITE=str(site))
-    text = batch_part(said.stdout)
+    monkeypatch.setenv("GLT_SITE", str(site))
+    assert launcher.main(["check=nodes", "nodes=2", "cluster=dry", f"runs={tmp_path / 'runs'}"]) == 0
+    text = batch_part(capsys.readouterr().out)
     for line in (
         "--nodes=2",
         "--ntasks-per-node=4",
@@ -309,12 +317,12 @@ def test_dry_shows_the_looks_job_and_touches_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_damaged_table_is_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_table_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file of a look that is not what a look writes is told by its name."""
     write_json(tmp_path / "nodes.json", {"nodes": [{"node": "a"}]})
-    said = launch(f"check={tmp_path}")
-    assert said.returncode == 2 and f"{tmp_path / 'nodes.json'} is damaged" in said.stderr
-    assert len(said.stderr.splitlines()) == 1
+    assert launcher.main([f"check={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'nodes.json'} is damaged" in said and len(said.splitlines()) == 1
 
 
 def test_a_rate_far_below_the_others_is_told_without_a_limit() -> None:
@@ -332,8 +340,8 @@ def test_a_rate_far_below_the_others_is_told_without_a_limit() -> None:
 
 def test_the_look_needs_sbatch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without SLURM on this machine the sentence names the other ways."""
-    monkeypatch.setattr(node_check.require_sbatch.__globals__["shutil"], "which", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     check = node_check.parse_command(["check=nodes", f"runs={tmp_path}"], node_check.Site())
     with pytest.raises(RecipeError, match="no sbatch: use cluster=local"):
         check.run()
-    assert not (tmp_path / ".check").exists() and PROJECT.exists()
+    assert not (tmp_path / ".check").exists()

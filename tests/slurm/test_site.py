@@ -190,7 +190,9 @@ def test_the_example_is_legal_and_complete(tmp_path: Path) -> None:
     """
     example = PROJECT / "slurm" / "site.example.yaml"
     shown = yaml.safe_load(example.read_text())
-    assert set(shown) == {*Slurm.model_fields, "setup", "data"} and set(shown["data"]) == set(site_file.DATA)
+    assert set(shown) == {*Slurm.model_fields, "setup", "data", *site_file.READERS} and set(shown["data"]) == set(
+        site_file.DATA
+    )
     text = batch_part(dry(example, "nodes=2"))
     assert {key: flags(text)[key] for key in ("time", "mem", "gpus-per-node", "ntasks-per-node", "signal")} == {
         "time": "1440",
