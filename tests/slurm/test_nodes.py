@@ -115,7 +115,7 @@ class Slurm:
             said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded}"
         elif words[1] == "show":
             said = words[3].replace(",", "\n")
-        else:
+        elif words[0] == "scontrol":
             self.asked.append(" ".join(words[1:]))
         code = int(bool(self.refused) and words[1] == "update")
         return subprocess.CompletedProcess(words, code, stdout=said, stderr=self.refused if code else "")
