@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ifl.distributed.comm import Comm
 from ifl.supervision.node_limits import NodeLimits
 from ifl.supervision.node_report import (
     DEVICE,
+    FULL_FOLDER,
     Fault,
     NodeFault,
     NodeReport,
@@ -39,6 +40,7 @@ from ifl.supervision.node_report import (
 )
 from ifl.supervision.stragglers import Stragglers
 from recipes.common.errors import RunError
+from recipes.common.files import FULL
 from recipes.common.locks import NO_LOCKS
 
 SIDE = 512
@@ -80,7 +82,8 @@ class NodeLook:
 
         Raises:
             NodeFault: on all ranks, where a node is not fit; on one whose GPU does not compute, before the others.
-            RunError: on all ranks, where the sum over the ranks is wrong.
+            RunError: on all ranks, where the sum over the ranks is wrong, or no node can write the shared folder.
+            OSError: on all ranks, where that is full.
         """
         seen = self.own(device, name, first_on_node)
         if device.type == "cuda" and (lost := next((fault for fault in seen.faults if fault.kind == DEVICE), None)):
@@ -88,6 +91,7 @@ class NodeLook:
         reports = self.reports(comm, seen, device)
         bad = {report.node: report.hard for report in reports if report.hard}
         if bad:
+            self._not_the_nodes(bad, len(reports))
             well = (rank for report in reports if not report.hard for rank in report.ranks)
             raise NodeFault(bad, next(well, 0))
         if comm.rank == 0:
@@ -95,6 +99,18 @@ class NodeLook:
                 for fault in report.faults:
                     print(f"node {report.node} {fault.text}", file=sys.stderr, flush=True)
         return reports
+
+    def _not_the_nodes(self, bad: Mapping[str, Fault], nodes: int) -> None:
+        """Stop where the shared folder is what is wrong, and not the nodes that cannot write it.
+
+        Raises:
+            OSError: it is full.
+            RunError: no node can write it.
+        """
+        if any(fault.kind == FULL_FOLDER for fault in bad.values()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        if len(bad) == nodes > 1 and {fault.kind for fault in bad.values()} == {"folder"}:
+            raise RunError(f"each of the nodes {', '.join(bad)} {next(iter(bad.values())).text}")
 
     def stragglers(self, comm: Comm, reports: Sequence[NodeReport]) -> Stragglers:
         """Return what watches the nodes' own times from now on; rank 0 tells of them."""
@@ -118,7 +134,10 @@ class NodeLook:
                     setattr(seen, key, rates_of(folder))
                 except OSError as error:
                     reason = error.strerror or str(error)
-                    seen.faults.append(Fault(key, f"cannot write {called}, {folder}: {reason}"))
+                    full = key == "folder" and error.errno in FULL
+                    seen.faults.append(
+                        Fault(FULL_FOLDER if full else key, f"cannot write {called}, {folder}: {reason}")
+                    )
         return seen
 
     def reports(

@@ -18,6 +18,8 @@ from recipes.common.errors import RunError
 
 DEVICE = "device"
 """The kind of a fault whose node has no device that can be used."""
+FULL_FOLDER = "full"
+"""The kind of a fault of the shared folder, which has no room, and not of the node."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Fault:
     """One thing that is wrong with a node.
 
     Attributes:
-        kind: device, answer, folder, disk, rate, clock or versions.
+        kind: device, answer, folder, full, disk, rate, clock, versions or locks.
         text: the end of a sentence that begins with the node.
         hard: whether the node is left out.
     """

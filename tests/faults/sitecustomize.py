@@ -5,8 +5,8 @@ in its step raises an error (`exception`), gets losses that are no numbers (`nan
 ranks make (`skip`).
 
 Other kinds last as long as their line `KIND NODE` stands in the file. The node's device has none that can be used
-(`no-device`) or answers wrong (`answer`), its shared folder cannot be written (`unwritable`), its clock is 37 s ahead
-(`clock`), its torch is another (`version`), its disk is slow (`slow-disk`), or its ranks are (`slow`).
+(`no-device`) or answers wrong (`answer`), its folders cannot be written (`unwritable`) or are full (`full`), its clock
+is 37 s ahead (`clock`), its torch is another (`version`), its disk is slow (`slow-disk`), or its ranks are (`slow`).
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def _arm_look(look: ModuleType) -> None:
     def refused(folder):
         if lasts("unwritable"):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if lasts("full"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return rates_of(folder)
 
     def slow_fsync(file):

@@ -60,14 +60,19 @@ def looked(folder: str, fault: str = "", limits: dict[str, Any] | None = None) -
         return "", None, [report.plain() for report in reports]
     except NodeFault as error:
         return str(error), error.witness, [(node, found.kind) for node, found in error.faults.items()]
+    except (RunError, OSError) as error:
+        return f"{type(error).__name__}: {error}", None, []
     finally:
         os.fsync = fsync
         del os.environ["GLT_NODE"]
 
 
-def _looked(folder: Path, fault: str = "", **limits: Any) -> tuple[str, int | None, list[Any]]:
+def _looked(
+    folder: Path, fault: str = "", everywhere: bool = False, **limits: Any
+) -> tuple[str, int | None, list[Any]]:
     """The answer, which must be the same on all ranks."""
-    (folder / "fault").write_text(f"{fault} n2\n" if fault else "")
+    text = "".join(f"{fault} n{rank}\n" for rank in (range(4) if everywhere else (2,)) if fault)
+    (folder / "fault").write_text(text)
     answers = started(4).run(looked, str(folder), fault, limits)
     assert all(answer == answers[0] for answer in answers)
     assert not [path for path in folder.rglob("*") if path.name not in ("fault", "shared", "disk")], "it left a file"
@@ -117,6 +122,15 @@ def test_rates_and_clocks_leave_a_node_out_by_the_sites_limits_alone(tmp_path: P
     assert _looked(tmp_path, "clock", clock_s=2)[2] == [("n2", "clock")]
     sentence, _, nodes = _looked(tmp_path, allreduce_gb_s=1e5)
     assert sentence == "" and all("look.allreduce_gb_s=100000" in node["faults"][0]["text"] for node in nodes)
+
+
+def test_a_folder_that_no_node_can_write_or_that_is_full_accuses_no_node(tmp_path: Path) -> None:
+    """A shared folder without room, on one node or all, is told as such; one that no node can write, too."""
+    folder = tmp_path / "shared"
+    full = f"OSError: [Errno {errno.ENOSPC}] No space left on device: '{folder}'"
+    assert _looked(tmp_path, "full") == _looked(tmp_path, "full", everywhere=True) == (full, None, [])
+    said = f"each of the nodes n0, n1, n2, n3 cannot write the shared folder, {folder}: Read-only file system"
+    assert _looked(tmp_path, "unwritable", everywhere=True)[0] == f"RunError: {said}"
 
 
 def wrong_sums(own: int) -> str:
