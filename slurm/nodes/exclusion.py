@@ -118,5 +118,5 @@ def _hosts(text: str, ask: Asking) -> list[str]:
 
 def _states(partition: str, ask: Asking) -> dict[str, str]:
     """Return the states of a partition's nodes; empty where SLURM does not tell."""
-    code, said, _ = ask("sinfo", "-h", "-a", "-N", "-o", "%N %T", "-p", partition)
+    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N %T", "-p", partition)
     return {} if code else dict(re.findall(r"^(\S+) (\S+)", said, re.MULTILINE))
