@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import Output
+from ifl.supervision.node_events import DEVICE
+from ifl.supervision.node_report import Fault, NodeFault, node_name
 from recipes.common.addresses import free_port
 from recipes.common.errors import RunError
 from recipes.common.output import go_on_unread
@@ -70,7 +72,8 @@ def refuse_missing_gpus(asked: int) -> None:
         asked: how many GPUs of a node the recipe asked SLURM for.
 
     Raises:
-        RunError: torch sees none, or fewer than the node's ranks need.
+        NodeFault: torch sees none, or fewer than the node's ranks need.
+        RunError: there are more ranks than GPUs.
     """
     given = int(os.environ.get("SLURM_GPUS_ON_NODE") or asked)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1)
@@ -79,11 +82,12 @@ def refuse_missing_gpus(asked: int) -> None:
     # SLURM may show each rank its own GPUs alone.
     wanted = min(given, ranks, ranks if visible is None else len(visible.split(",")))
     if seen < wanted:
-        raise RunError(
-            f"{platform.node()} has {given} GPUs for this job and torch {torch.__version__} sees {seen}"
+        text = (
+            f"has {given} GPUs for this job and torch {torch.__version__} sees {seen}"
             f" (CUDA_VISIBLE_DEVICES={visible}): look at its driver and at which torch is installed; "
             "slurm.gpus_per_node=0 trains on CPUs"
         )
+        raise NodeFault({node_name(): Fault(DEVICE, text)})
     if 0 < max(given, seen) < ranks:
         raise RunError(
             f"{ranks} ranks of {platform.node()} would share {max(given, seen)} GPUs, and a GPU takes one: "

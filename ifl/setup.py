@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ from ifl.saving.weights import load_run, start_from
 from ifl.step import TrainStep
 from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
+from ifl.supervision.node_look import NodeLook
+from ifl.supervision.node_report import NodeReport
 from ifl.supervision.open_files import check_before_connecting, check_before_reading
 from ifl.supervision.startup_timer import Boot
+from ifl.supervision.stragglers import Stragglers
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
@@ -76,12 +79,16 @@ class Ranks:
     Attributes:
         fence: rank 0's claim on the run folder, against an older start of the same run; None elsewhere.
         patience_s: how long a rank waits for the others in a collective, seconds.
+        nodes: what was seen of the nodes; empty where nobody looked.
+        stragglers: told of the ranks' own times; None where nobody looked.
     """
 
     device: torch.device
     comm: Comm
     fence: Fence | None
     patience_s: float
+    nodes: Sequence[NodeReport] = ()
+    stragglers: Stragglers | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,11 @@ class Setup:
         """What a start runs on."""
         return {"world": self.ranks.comm.size, "device": name_of(self.ranks.device)}
 
+    @property
+    def looked(self) -> dict[str, Any]:
+        """What was seen of the nodes, for the line of a start; empty where nobody looked."""
+        return {"nodes": [node.plain() for node in self.ranks.nodes]} if self.ranks.nodes else {}
+
     def facts(self, steps: int) -> dict[str, Any]:
         """Return what meta.json says of the run itself; `steps`: of an epoch."""
         return {
@@ -216,6 +228,7 @@ def set_up(
     trains: bool = True,
     parts: Parts = USUAL_PARTS,
     pipe: str | None = None,
+    look: NodeLook | None = None,
 ) -> Setup:
     """Join the other ranks and make everything ready. A collective.
 
@@ -227,14 +240,16 @@ def set_up(
         trains: whether the training set's images are needed, besides those of the splits that are evaluated.
         parts: the classes to make things of.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
+        look: how the nodes are looked at before anything is loaded; None: they are not.
 
     Raises:
+        NodeFault: a node is not fit to train on.
         DataError: the data set, its cache or the decoder is not what the run needs.
         CheckpointError: the first stage's weights are not there or do not fit.
         Fenced: a newer start of the same job has the run.
     """
     boot.part("connect")
-    ranks = connect(recipe, folder, boot, trains)
+    ranks = connect(recipe, folder, boot, trains, look)
     data = open_data(recipe, pipe)
     boot.part("network")
     model = build_model(recipe, folder, ranks, data, fresh, parts)
@@ -242,8 +257,8 @@ def set_up(
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
 
-def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool) -> Ranks:
-    """Join the other ranks; rank 0 claims the run folder. A collective."""
+def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool, look: NodeLook | None = None) -> Ranks:
+    """Join the other ranks, and look at the nodes; rank 0 claims the run folder. A collective."""
     patience = patience_s(recipe.log.stuck_after_s)
     check_before_connecting(_workers(recipe))
     # A finished run may be judged again on a machine without the GPUs that its job had.
@@ -251,8 +266,14 @@ def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool) -> Ranks:
     device = join_ranks(patience, gpus)
     comm = Comm(patience_s=patience)
     print(f"rank {comm.rank} of {comm.size} runs on {name_of(device)}", flush=True)
+    nodes, stragglers = [], None
+    if look:
+        boot.part("look")
+        nodes = look.at_start(comm, device, name_of(device), is_first_on_node())
+        stragglers = look.stragglers(comm, nodes)
     boot.part("data")
-    return Ranks(device=device, comm=comm, fence=Fence(folder) if comm.rank == 0 else None, patience_s=patience)
+    fence = Fence(folder) if comm.rank == 0 else None
+    return Ranks(device=device, comm=comm, fence=fence, patience_s=patience, nodes=nodes, stragglers=stragglers)
 
 
 def open_data(recipe: Recipe, pipe: str | None = None) -> Data:
@@ -385,6 +406,7 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
         invariance=invariance,
         reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
         heartbeat=heartbeat,
+        stragglers=ranks.stragglers,
     )
 
 

@@ -23,6 +23,7 @@ from ifl.mixup import lam_of_step, mix, partners
 from ifl.network.bn_statistics import RunningStatistics
 from ifl.saving.state import State, step_seed
 from ifl.step_reduction import MicroBatchSums, StepSync, StepTotals
+from ifl.supervision.stragglers import Stragglers
 from recipes.schema import Recipe
 from sharding.plan.epoch import EpochPlan
 from sharding.reader import Batch
@@ -69,6 +70,7 @@ class TrainStep:
         statistics: the running statistics of batch normalisation.
         reduction: what the ranks reduce once a step.
         heartbeat: called whenever a micro-batch has been read.
+        stragglers: told of the ranks' own times; None where nobody asks.
     """
 
     recipe: Recipe
@@ -81,6 +83,7 @@ class TrainStep:
     invariance: Invariance | Off
     reduction: StepSync
     heartbeat: Callable[[], None]
+    stragglers: Stragglers | None = None
 
     def take(
         self,
@@ -103,6 +106,7 @@ class TrainStep:
             Diverged: on all ranks, before any update: a number is not finite or out of range.
             Desynchronised: the ranks do not make the same step.
         """
+        self.reduction.begin()
         ids_G = plan.batch(state.step)
         labels_G = torch.from_numpy(self.labels[ids_G]).to(self.engine.device)
         lam = self._lam(state)
@@ -119,6 +123,8 @@ class TrainStep:
             self._refuse(state, totals.bad)
         self._update(state, totals, ids_G, labels_G)
         state.step += 1
+        if self.stragglers:
+            self.stragglers.count(totals.own_ns)
         return totals
 
     def _lam(self, state: State) -> float:

@@ -3,7 +3,8 @@
 It carries everything that all ranks must agree on: the requests to save or stop, the losses, the groups' batch
 statistics and the centers' class sums, all as exact integers (ifl/distributed/fixed_point.py). It also carries each
 rank's place in the run: if one rank left out a collective or made one twice, sums of different steps would be added up
-unnoticed. It starts after the last forward pass and travels while the gradients are computed.
+unnoticed. And each rank's own time of the step before rides in it (ifl/supervision/stragglers.py). It starts after the
+last forward pass and travels while the gradients are computed.
 
 Axes: B rows of a micro-batch, C notes of a row, D feature, G rows of the global batch, K classes.
 """
@@ -21,6 +22,7 @@ from ifl.distributed.consistency import ranks_of
 from ifl.distributed.fixed_point import to_fixed, to_float
 from ifl.invariance.class_sums import ClassSums, NoClassSums
 from ifl.method import Targets
+from ifl.supervision.stragglers import OwnTime
 
 LOSS_BITS = 24
 """Losses and center distances of single rows count in multiples of 2**-24 (6e-8); with a batch of 256 values up to
@@ -74,6 +76,7 @@ class StepTotals:
         statistics: float64 [2 x channels], the mean of the groups' batch statistics.
         class_sums: int64 [K, D + 1] as the centers' `move` takes them, or None.
         notes: float64 [G, C], the method's notes in canonical row order, or None.
+        own_ns: of each rank its own nanoseconds an image in the step before; 0 where they are not known.
     """
 
     save: bool
@@ -85,10 +88,11 @@ class StepTotals:
     statistics: torch.Tensor
     class_sums: torch.Tensor | None
     notes: torch.Tensor | None
+    own_ns: list[int]
 
 
 class Field(IntEnum):
-    """The numbers at the beginning of the message; after them comes one place for each rank."""
+    """The numbers at the beginning of the message; after them come each rank's place, and each rank's own time."""
 
     SAVE = 0
     STOP = 1
@@ -106,8 +110,8 @@ class Message:
     """
 
     def __init__(self, comm: Comm, device: torch.device) -> None:
-        self._rank = comm.rank
-        self._head = torch.zeros(len(Field) + comm.size, dtype=torch.int64, device=device)
+        self._rank, self._size = comm.rank, comm.size
+        self._head = torch.zeros(len(Field) + 2 * comm.size, dtype=torch.int64, device=device)
         self._tensors: dict[str, torch.Tensor] = {}
 
     def add(self, field: Field, value: torch.Tensor | int) -> None:
@@ -118,6 +122,10 @@ class Message:
         """Write where this rank is, in the rank's own place."""
         self._head[len(Field) + self._rank] = place
 
+    def set_own(self, own_ns: int) -> None:
+        """Write this rank's own time, in the rank's own place."""
+        self._head[len(Field) + self._size + self._rank] = own_ns
+
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Append an int64 tensor of any shape, the same on all ranks."""
         self._tensors[name] = tensor
@@ -126,15 +134,16 @@ class Message:
         """Return int64, flat: what the ranks sum."""
         return torch.cat([self._head, *(tensor.flatten() for tensor in self._tensors.values())])
 
-    def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], list[int], dict[str, torch.Tensor]]:
-        """Cut the ranks' sum apart: the head's numbers, the ranks' places, and the tensors in their shapes."""
+    def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], list[int], list[int], dict[str, torch.Tensor]]:
+        """Cut the ranks' sum apart: the head's numbers, the ranks' places, their own times, the tensors in shape."""
         sizes = [len(self._head), *(tensor.numel() for tensor in self._tensors.values())]
         head, *rest = torch.split(summed, sizes)
         numbers = head.tolist()  # the one wait for the device
         tensors = {
             name: part.view(tensor.shape) for (name, tensor), part in zip(self._tensors.items(), rest, strict=True)
         }
-        return dict(zip(Field, numbers[: len(Field)], strict=True)), numbers[len(Field) :], tensors
+        places, own_ns = numbers[len(Field) : -self._size], numbers[-self._size :]
+        return dict(zip(Field, numbers[: len(Field)], strict=True)), places, own_ns, tensors
 
 
 class StepSync:
@@ -151,15 +160,23 @@ class StepSync:
         """
         self.comm, self.batch, self.device = comm, batch, device
         self.class_sums = class_sums or NoClassSums()
+        self._own_time = OwnTime(device)
         self._reset()
 
     def _reset(self) -> None:
         self._message = Message(self.comm, self.device)
         self._statistics: torch.Tensor | None = None
         self._notes: torch.Tensor | None = None
+        self._rows = 0
+
+    def begin(self) -> None:
+        """Begin the clock of this rank's own part of a step; without it the step has no own time."""
+        self._message.set_own(self._own_time.taken_ns())
+        self._own_time.begin()
 
     def add(self, part: MicroBatchSums) -> None:
         """Collect one micro-batch."""
+        self._rows += len(part.losses_B)
         loss, bad_loss = to_fixed(part.losses_B, LOSS_BITS, self.batch)
         distances_B = part.losses_B.new_zeros(1) if part.distances_B is None else part.distances_B
         center, bad_center = to_fixed(distances_B, LOSS_BITS, self.batch)
@@ -205,6 +222,7 @@ class StepSync:
             self._message.put("class sums", sums)
         if self._notes is not None:
             self._message.put("notes", self._notes)
+        self._own_time.end(self._rows)
         self._pending = self.comm.start_sum(self._message.packed())
 
     def wait(self) -> StepTotals:
@@ -213,7 +231,7 @@ class StepSync:
         Raises:
             Desynchronised: not all ranks' parts are of this step.
         """
-        number, places, tensors = self._message.read(self._pending.wait())
+        number, places, own_ns, tensors = self._message.read(self._pending.wait())
         if set(places) != {self._place}:
             raise Desynchronised(
                 f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "
@@ -230,6 +248,7 @@ class StepSync:
             statistics=to_float(tensors["statistics"], STATISTIC_BITS) / number[Field.GROUPS],
             class_sums=self.class_sums.finish(tensors.get("class sums")),
             notes=None if notes is None else to_float(notes, LOSS_BITS),
+            own_ns=own_ns,
         )
         self._reset()
         return totals

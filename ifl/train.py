@@ -31,6 +31,7 @@ from ifl.saving import checkpoint, provenance
 from ifl.saving.best_epoch import save_best, write_environment
 from ifl.saving.state import State, unpack
 from ifl.setup import USUAL_PARTS, Parts, Setup, make_invariance, make_saver, make_step, plan_of, set_up
+from ifl.supervision.node_look import NodeLook
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stop import StopRequest
 from recipes.common.files import write_json
@@ -52,6 +53,7 @@ def train(
     parts: Parts = USUAL_PARTS,
     pipe: str | None = None,
     command: Sequence[str] = (),
+    look: NodeLook | None = None,
 ) -> bool:
     """Train a resolved recipe in its run folder, from its newest checkpoint if there is one.
 
@@ -63,6 +65,7 @@ def train(
         parts: the classes that the run is made of; tests put in their own.
         pipe: the site file's command, by which the data come where their root is `pipe:`.
         command: the launcher's `sys.argv`, for meta.json; empty where this process was started by hand.
+        look: how the nodes are looked at before the first step; None: they are not.
 
     Returns:
         True when the run is finished; False when it was stopped after a checkpoint.
@@ -72,7 +75,7 @@ def train(
         return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested, pipe, command)
 
     # ---------------------------------------------------------------------------------- who takes part; new or resumed
-    run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts, pipe=pipe)
+    run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts, pipe=pipe, look=look)
     comm, device, engine = run.ranks.comm, run.ranks.device, run.model.engine
     stop = StopRequest(stop_requested, comm, device)
     invariance = make_invariance(run, parts)
@@ -89,7 +92,7 @@ def train(
     if packed is None:
         saver.save(state)  # from now on history without a checkpoint means that one was lost
     seconds = boot.over()
-    report.write(state, "boot", **run.runs_on, seconds=round(seconds, 2), parts=boot.parts)
+    report.write(state, "boot", **run.runs_on, **run.looked, seconds=round(seconds, 2), parts=boot.parts)
     state.spend("boot", seconds)
 
     while state.epoch < recipe.schedule.epochs:

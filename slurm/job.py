@@ -7,19 +7,23 @@ it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from slurm.monitoring.events import append_event
 
 if TYPE_CHECKING:
+    from ifl.supervision.node_look import NodeLook
     from ifl.supervision.watchdog import Watchdog
+    from recipes.schema import Recipe
 
 FINISHED, FAILED, STOPPED = 0, 1, 99
 """Exit codes of a rank: the run is finished; an error; stopped by a signal after a checkpoint, wants to go on."""
@@ -68,9 +72,13 @@ class TrainJob:
 
             if first:
                 append_event(folder, "start", code=running(), world=int(os.environ.get("WORLD_SIZE") or 1))
-            pipe, command = command_of_process(), self.command
+            more: dict[str, Any] = {
+                "pipe": command_of_process(),
+                "command": self.command,
+                "look": _look(recipe, folder),
+            }
             with disk_of(folder):
-                finished = train(recipe, folder, stop_requested, watchdog.progressed, pipe=pipe, command=command)
+                finished = train(recipe, folder, stop_requested, watchdog.progressed, **more)
             code = FINISHED if finished else STOPPED
             if first:
                 append_event(folder, "finished" if code == FINISHED else "stopped")
@@ -81,6 +89,7 @@ class TrainJob:
                     print(error, file=sys.stderr)
                 else:
                     traceback.print_exc()
+            _note_nodes(Path(self.folder), error)
             append_event(
                 Path(self.folder),
                 "failed",
@@ -95,6 +104,26 @@ class TrainJob:
     def checkpoint(self) -> None:
         """Return nothing to submit, when submitit asks before it requeues: the loop saves on the same signal."""
         return None
+
+
+def _look(recipe: Recipe, folder: Path) -> NodeLook:
+    """Say how the nodes are looked at; what is told of them later is noted in the run folder."""
+    from ifl.supervision.node_limits import NodeLimits
+    from ifl.supervision.node_look import NodeLook
+    from slurm.code_snapshot import running
+
+    disk = Path(recipe.data.cache_folder or tempfile.gettempdir())
+    tell = functools.partial(append_event, folder)
+    return NodeLook(folder, disk, running(), NodeLimits.of_environment(), tell)
+
+
+def _note_nodes(folder: Path, error: BaseException) -> None:
+    """Note nodes that nothing is trained on, by the one rank that is to do it."""
+    from ifl.supervision.node_report import NodeFault
+
+    if isinstance(error, NodeFault) and error.witness in (None, int(os.environ.get("RANK", "0"))):
+        for node, fault in error.faults.items():
+            append_event(folder, "node", node=node, fault=fault.kind, text=fault.text)
 
 
 def _watchdog(folder: Path, rank: int, stuck_after_s: float, stop_requested: Callable[[], bool]) -> Watchdog:

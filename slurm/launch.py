@@ -19,6 +19,9 @@
   build=NAME         instead of a recipe: build a data set's shards, with the words of `python -m sharding.build`;
                      tasks=N parts at once
 
+  check=nodes        looks at nodes=N nodes as a run does before its first step, and prints a table: the command to type
+                     first on a new cluster; a short job that it waits for, or cluster=local
+
   eval=RUN           judges a finished run again, here, and writes its predictions again   select=last|best
                      data.root=DIR  where its data lie here, if the run comes from another machine
   export=RUN         writes a finished run's weights as safetensors to out=FILE            select=last|best
@@ -59,6 +62,7 @@ from recipes.common.output import ends_told, go_on_unread
 if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answers at once
     from recipes.schema import Recipe
     from slurm.cluster.build_job import Build
+    from slurm.cluster.node_check import EarlierCheck, NodeCheck
     from slurm.planning.schedule import Run
     from slurm.reuse import Reuse
     from slurm.site_file import Site
@@ -134,7 +138,7 @@ def main(words: list[str]) -> int:
         return 2
 
 
-def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | Training":
+def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeCheck | EarlierCheck | Training":
     """Read a command once, and refuse it where it cannot be done; nothing is written or started.
 
     Raises:
@@ -154,6 +158,10 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | Trainin
         from slurm.cluster import build_job
 
         return build_job.parse_command(words, site)
+    if any(word.startswith("check=") for word in words):
+        from slurm.cluster import node_check
+
+        return node_check.parse_command(words, site)
     from slurm.planning.archived_runs import marked
     from slurm.planning.requested_runs import requested_runs
 

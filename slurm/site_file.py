@@ -2,7 +2,8 @@
 
 `slurm/site.yaml`, or the file that the environment variable GLT_SITE names (empty: none). It holds values of the
 recipe's `slurm.` section, `setup:`, shell lines that the batch script runs before the ranks start, `data:`, where data
-lie and what nodes keep of them, `runs:`, and further keys, such as `container:`. slurm/site.example.yaml shows all.
+lie and what nodes keep of them, `runs:`, and further keys, such as `container:` or `look:`. slurm/site.example.yaml
+shows all.
 
 Under `clusters:` the same keys stand once more for each cluster, of which `site=NAME` or `default:` chooses one, and
 under `for:` for a data set, a recipe, builds or a stage of them. The file's own values are below the cluster's, and
@@ -34,6 +35,7 @@ from recipes.schema import PROJECT, Recipe, Slurm
 from recipes.yaml_io import load_yaml
 from sharding.building.request import stage_names
 from slurm.after_run.settings import archive_of, notify_of
+from slurm.nodes import site_limits
 from slurm.starting.container import read_container
 from slurm.starting.interpreter import read_python
 
@@ -44,6 +46,7 @@ READERS: Mapping[str, Callable[[object, Path], Any]] = {
     "archive": archive_of,
     "container": read_container,
     "python": read_python,
+    "look": site_limits.read,
 }
 """Keys of the file that are neither the recipe's nor shell: each with what turns its value into `Site.own[KEY]`.
 
@@ -295,8 +298,8 @@ def _site(
 ) -> Site:
     """Return what layers say together."""
     values = overlaid(layers)
-    setup = tuple(values.get("setup") or ())
     own = {key: read(values[key], path) for key, read in READERS.items() if values.get(key) is not None}
+    setup = (*(values.get("setup") or ()), *site_limits.exported(own.get("look")))
     slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
     site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
     if site.pipe is None:

@@ -40,6 +40,7 @@ if __name__ == "__main__":
 
     in_environment()  # before the first import that a bare or an older Python lacks
 
+import contextlib
 import os
 import re
 import subprocess
@@ -58,6 +59,7 @@ from slurm.monitoring.commits import other_commits
 from slurm.monitoring.failure import why
 from slurm.monitoring.run_line import DAMAGE, Status, line_of, table
 from slurm.monitoring.run_state import ENDED, job_of, state_of
+from slurm.nodes.remarks import remarks
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE_S = 30.0
@@ -71,6 +73,17 @@ EXAMPLES = {
     "why": "a run, as in why=NAME",
     "cancel": "a run, as in cancel=NAME",
 }
+
+
+def about_nodes(folders: Sequence[Path]) -> list[str]:
+    """Say what a user should know of the nodes of these runs, in a sentence each."""
+    from slurm.monitoring.events import read
+
+    said: list[str] = []
+    for folder in folders:
+        with contextlib.suppress(*DAMAGE):  # a damaged run has its word in the table
+            said += remarks(folder.name, read(folder))
+    return said
 
 
 def cancel(folder: Path) -> str:
@@ -126,7 +139,8 @@ class Look:
             if self.page:
                 self._write(self.page, together, lines)
             else:
-                shown = [*map(str, together), table(lines, sys.stdout.isatty()), other_commits(folders)]
+                about = (*about_nodes(folders), other_commits(folders))
+                shown = [*map(str, together), table(lines, sys.stdout.isatty()), *about]
                 print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:
                 return 0

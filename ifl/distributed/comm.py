@@ -14,6 +14,17 @@ import torch
 import torch.distributed as dist
 
 
+def join(patience_s: float) -> Comm:
+    """Join the other ranks (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) without DeepSpeed.
+
+    Tensors on the CPU travel by gloo, those on GPUs by NCCL; so ranks of which some lack their GPU can still meet.
+    """
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(seconds=patience_s)
+    )
+    return Comm(patience_s=patience_s)
+
+
 class Pending:
     """A tensor whose reduction is under way; `wait()` returns it once all ranks' parts have arrived."""
 

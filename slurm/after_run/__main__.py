@@ -5,12 +5,12 @@ the launcher of local runs, as a process of its own that may take `start`'s time
 could not be done is noted in log/events.jsonl, and does nothing to the run. Standard library only.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
-from slurm.after_run.ending import after
+from slurm.after_run.follow import NEWER
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.version_info >= NEWER:
+    from slurm.after_run.ending import after
+
     after(Path(sys.argv[1]).absolute(), sys.argv[2], over=sys.argv[3] == "over")

@@ -56,7 +56,7 @@ def start(
             cwd=PROJECT,
             env=None if variables is None else dict(variables),
             stdin=subprocess.DEVNULL,
-            process_group=0,  # a Ctrl-C is for the runs
+            start_new_session=True,  # a Ctrl-C is for the runs
         )
     except OSError as error:
         append_event(folder, "notice refused", of=word, error=_said(error))

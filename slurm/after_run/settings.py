@@ -25,9 +25,8 @@ from recipes.common.cli import nearest
 from recipes.common.errors import DataError, RecipeError
 from recipes.common.files import named, replacing
 from recipes.common.json_text import read_object
+from slurm.after_run.follow import WANTED
 
-FILE = ".site.json"
-"""In the folder of run folders."""
 LEGAL = (
     "a command as a list of words, such as [/home/me/bin/tell, --quietly], or an address that begins with http:// or "
     "https:// is"
@@ -151,7 +150,7 @@ def hand_over(runs: Path, own: Mapping[str, object]) -> None:
         own: the values of the site file's further keys.
     """
     kept = {key: asdict(value) for key, value in own.items() if isinstance(value, Notify | Archive)}
-    file = runs / FILE
+    file = runs / WANTED
     if not kept:
         file.unlink(missing_ok=True)
         return
@@ -169,7 +168,7 @@ def handed_over(runs: Path) -> AtTheEnd:
     Raises:
         DataError: it is damaged.
     """
-    file = runs / FILE
+    file = runs / WANTED
     if not file.exists():
         return AtTheEnd()
     kept = read_object(file, {}, "launch any run of this folder again, which writes it anew")

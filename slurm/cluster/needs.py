@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from slurm.after_run import ending
+from slurm.after_run.follow import follow
 from slurm.monitoring.events import append_event
 
 SEEN_S = 60.0
@@ -23,7 +23,7 @@ def main(folder: Path, need: Path) -> int:
         if time.monotonic() >= deadline:
             append_event(folder, "waiting", needs=[need.name])
             print(f"{folder.name} needs {need}, which is not finished: launch it again", file=sys.stderr, flush=True)
-            ending.wait(folder, "waiting", ending.start(folder, "waiting", over=True))
+            follow(folder, "waiting", over=True)
             return 1
         time.sleep(2)
     return 0

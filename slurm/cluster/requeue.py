@@ -2,32 +2,38 @@
 
 `python -m slurm.cluster.requeue RUN_FOLDER CODE` runs on the job's first node with srun's exit code. Finished runs end;
 a run that saved and stopped on a signal goes back into the queue; so does one that failed, unless it has failed
-`PATIENCE` times in a row without a new checkpoint, or the run folder cannot be written. A cancelled job stays
+`PATIENCE` times in a row without a new checkpoint, `BLIND` times for want of a device, or the run folder cannot be
+written. Nodes that were found unfit are left out of the next start (slurm/nodes/exclusion.py). A cancelled job stays
 cancelled, and a start that a newer one has replaced leaves the queue alone. (With a preemption without grace SLURM
 requeues by itself and kills the batch script first; then there is nothing to decide.)
 """
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ifl.supervision.node_events import DEVICE
+from ifl.supervision.node_limits import NodeLimits
 from slurm import environment
-from slurm.after_run import ending
+from slurm.after_run.follow import follow
 from slurm.cluster.energy import note_energy
-from slurm.monitoring.events import append_event, incarnation, newest_step, read
-from slurm.monitoring.failure import is_stuck
+from slurm.monitoring.events import append_event, incarnation, newest_step, read, since_submitted
+from slurm.nodes.exclusion import Exclusion, exclusion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Literal
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Literal
 
     Verdict = Literal["finished", "requeue", "give up", "cancelled", "superseded"]
 
 PATIENCE = 3
+BLIND = 2
+"""So many starts in a row that found no usable device on a node end a run: then it is hardly the node."""
 ANSWER_S = 600
 """How long SLURM's controller is asked again where it does not answer: a cut cable, a restart."""
 AWAY = "contact|connect|timed out|no answer|temporar|unexpected message"
@@ -48,8 +54,18 @@ def decide(folder: Path, cancelled: bool) -> "Verdict":
         return "superseded"
     if any(e["event"] == "stopped" and e["incarnation"] == mine for e in events):
         return "requeue"
-    # Starts that ended by themselves, even before they noted that they began; one that SLURM threw out did not fail.
+    fruitless, blind = _fruitless(folder, events, mine)
+    return "give up" if len(fruitless) >= PATIENCE or len(blind) >= BLIND else "requeue"
+
+
+def _fruitless(folder: Path, events: "Sequence[Mapping[str, Any]]", mine: str) -> "tuple[set[str], set[str]]":
+    """Return the starts since the last progress that ended by themselves, and those that found no usable device.
+
+    This one, `mine`, is among the first. A start may end before it noted that it began; one that SLURM threw out did
+    not fail.
+    """
     fruitless = {mine}
+    blind: "set[str]" = set()
     for event in reversed(events):
         if event["event"] == "submitted":
             break  # the user's wish to try again
@@ -58,18 +74,20 @@ def decide(folder: Path, cancelled: bool) -> "Verdict":
             break
         if event["event"] == "verdict":
             fruitless.add(event["incarnation"])
-    return "give up" if len(fruitless) >= PATIENCE else "requeue"
+        if event["event"] == "node" and event["fault"] == DEVICE:
+            blind.add(event["incarnation"])
+    return fruitless, blind
 
 
-def _scontrol(*words: str) -> "tuple[int, str, str]":
-    """Return scontrol's exit code, output and complaint; ask again for a while if the controller is not reached."""
+def _ask(*words: str) -> "tuple[int, str, str]":
+    """Return a command's exit code, output and complaint; ask again for a while if the controller is not reached."""
     deadline = time.monotonic() + ANSWER_S
     while True:
         try:
-            done = environment.ask(["scontrol", *words], 60)
+            done = environment.ask(list(words), 60)
             answer = done.returncode, done.stdout, done.stderr.strip()
         except FileNotFoundError:
-            return 1, "", "this node has no scontrol"
+            return 1, "", f"this node has no {words[0]}"
         except subprocess.TimeoutExpired:
             answer = 1, "", "no answer for 60 s"
         if answer[0] == 0 or not re.search(AWAY, answer[2], re.IGNORECASE) or time.monotonic() > deadline:
@@ -79,7 +97,7 @@ def _scontrol(*words: str) -> "tuple[int, str, str]":
 
 def _job(job: str) -> "Mapping[str, str]":
     """Return what SLURM knows of the job; empty where it does not answer."""
-    return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "-o", job)[1]))
+    return dict(re.findall(r"(\w+)=(\S+)", _ask("scontrol", "show", "job", "-o", job)[1]))
 
 
 def _ends(folder: Path, job: str) -> "list[str]":
@@ -89,11 +107,10 @@ def _ends(folder: Path, job: str) -> "list[str]":
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
 
 
-def _follow(folder: Path, verdict: Verdict) -> None:
-    """Do what the site file wants done when a run has ended; it takes seconds, or as long as a copy of the run."""
-    again = "stuck" if is_stuck(read(folder)) else "failed"
-    word = {"give up": "given up", "requeue": again}.get(verdict, verdict)
-    ending.wait(folder, word, ending.start(folder, word, over=verdict != "requeue"))
+def _follow(folder: Path, verdict: "Verdict") -> None:
+    """Do what the site file wants done when a run has ended."""
+    word = {"give up": "given up", "requeue": "failed"}.get(verdict, verdict)
+    follow(folder, word, over=verdict != "requeue")
 
 
 def main(folder: Path, code: int) -> int:
@@ -107,7 +124,19 @@ def main(folder: Path, code: int) -> int:
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
         # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
         verdict = "superseded"
-    noted = append_event(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
+    without = _without(folder, known, verdict)
+    if without.refused:
+        verdict = "give up"
+    said = {"excluded": without.nodes, "reason": without.refused}
+    noted = append_event(
+        folder,
+        "verdict",
+        verdict=verdict,
+        code=code,
+        state=state,
+        ends=_ends(folder, job),
+        **{key: value for key, value in said.items() if value},
+    )
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
     if verdict != "requeue":
         if verdict != "superseded":
@@ -122,14 +151,35 @@ def main(folder: Path, code: int) -> int:
         return code or 1
     if not any(event["event"] == "stopped" and event["incarnation"] == incarnation() for event in read(folder)):
         _follow(folder, verdict)  # SLURM ends this script when it takes the job back
-    refused, _, reason = _scontrol("requeue", job)
+    if without.wanted is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends this script once the job is requeued
+    refused, _, reason = _ask("scontrol", "requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
         append_event(folder, "verdict", verdict="requeue refused", reason=reason)
         print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
         _follow(folder, "give up")
         return code or 1
-    time.sleep(60)  # SLURM ends this script when it takes the job back
+    if without.wanted is None:
+        time.sleep(60)  # SLURM ends this script when it takes the job back
+    else:
+        _leave_out(job, without.wanted)
     return code or 1
+
+
+def _without(folder: Path, known: "Mapping[str, str]", verdict: "Verdict") -> Exclusion:
+    """Decide which nodes the job is to be left without, or say which ones made it give up."""
+    events, mine = since_submitted(read(folder)), incarnation()
+    if verdict == "requeue":
+        return exclusion(events, known, mine, NodeLimits.of_environment().exclude_slow, _ask)
+    unfit = [e for e in events if e["event"] == "node" and e["incarnation"] == mine and verdict == "give up"]
+    return Exclusion(refused="; ".join(f"node {event['node']} {event['text']}" for event in unfit))
+
+
+def _leave_out(job: str, nodes: str) -> None:
+    """Change the nodes that a job is left without; SLURM takes that of a job that waits, and of no other."""
+    refused, _, reason = _ask("scontrol", "update", f"JobId={job}", f"ExcNodeList={nodes}")
+    if refused:
+        print(f"scontrol update JobId={job} ExcNodeList={nodes} failed: {reason}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

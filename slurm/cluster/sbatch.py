@@ -73,7 +73,8 @@ def parameters(
                 for need in (shlex.quote(str(need)) for need in needs)
             ),
         ],
-        "teardown": ["code=$?", f"{start.outside} -m slurm.cluster.requeue {own} $code"],
+        # Without the trap the shell would end at a requeue before the nodes to leave out are told.
+        "teardown": ["code=$?", "trap : TERM", f"{start.outside} -m slurm.cluster.requeue {own} $code"],
         **{key: value for key, value in optional.items() if value},
     }
 

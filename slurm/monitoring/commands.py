@@ -56,7 +56,7 @@ class Command:
         if isinstance(line.get("runs"), list):
             self.runs = tuple(map(str, line["runs"]))
             self.label = str(line.get("command"))
-            self.launched = float(line["time"]) if isinstance(line.get("time"), int | float) else 0.0
+            self.launched = float(line["time"]) if isinstance(line.get("time"), (int, float)) else 0.0
             self.ends = {name: word for name, word in self.ends.items() if word == "finished"}
             self.told = False
         elif isinstance(line.get("run"), str) and isinstance(line.get("end"), str):

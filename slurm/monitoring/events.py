@@ -10,9 +10,12 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.common.json_text import Kind, whole_lines, wrong_kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ALL: "dict[str, type]" = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
@@ -20,10 +23,14 @@ OF: "dict[str, dict[str, Kind]]" = {
     "submitted": {"job": (str, type(None))},  # None where SLURM did not tell the id
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
+    "node": {"node": str, "fault": str, "text": str},
+    "slow": {"node": str, "factor": (int, float), "steps": int},
 }
 """What an event of a kind says besides, that others decide by."""
 BESIDE = ("notified", "notice refused", "archived", "archive refused")
 """Events of what was done about a run when it had ended: they say nothing of its state, and nobody decides by them."""
+REMARKS = ("node", "slow")
+"""Events about a node: they say nothing of where the run is."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 HELD = "GLT_HELD"
@@ -92,3 +99,9 @@ def _all(folder: Path) -> "list[dict[str, Any]]":
         if not wrong_kinds(event, ALL) and not wrong_kinds(event, OF.get(event["event"], {})):
             events.append(event)
     return events
+
+
+def since_submitted(events: "Sequence[dict[str, Any]]") -> "Sequence[dict[str, Any]]":
+    """Return the events from the last submission on; all where there was none."""
+    start = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
+    return events[start:]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from slurm.monitoring import run_state
-from slurm.monitoring.run_state import meta_of, metric_lines, since_submitted, state_of
+from slurm.monitoring.events import since_submitted
+from slurm.monitoring.run_state import meta_of, metric_lines, state_of
 
 FOLLOWS = (
     r"[Cc]onnection (closed|reset|refused)|^Stuck.* waiting for the other ranks|Broken pipe|[Tt]imed out waiting"

@@ -17,6 +17,7 @@ from recipes.common.errors import DataError
 from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 from slurm import environment
+from slurm.monitoring.events import since_submitted
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
@@ -189,6 +190,7 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     """Return the run's state, by the first that knows: `done`, the local lock, the queue, the last event."""
     if (folder / "done").exists():
         return "finished"
+    events = _of_the_run(events)
     if is_held(folder / "lock"):
         return _moving(folder)
     cancelled = any(event.get("verdict") == "cancelled" for event in since_submitted(events))
@@ -216,14 +218,14 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
     return _moving(folder, known.began) if known.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
 
 
-def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """Return the events from the last submission on; all where there was none."""
-    start = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
-    return events[start:]
+def _of_the_run(events: Sequence[Any]) -> list[Any]:
+    """Return the events without those about nodes, which say nothing of where the run is."""
+    return [event for event in events if event["event"] not in REMARKS]
 
 
 def is_over(events: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the last word is one after which the job does not come back."""
+    events = _of_the_run(events)
     final = ("finished", "give up", "cancelled", "timed out", "requeue refused")
     return bool(events) and (events[-1].get("verdict") in final or events[-1]["event"] == "waiting")
 

@@ -23,8 +23,8 @@ ORDER = {
     "reader build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator exported model_card setup post_hoc finished_run train",
-    "slurm": "environment starting monitoring after_run site_file code_snapshot rendezvous scaling run_folder reuse "
-    "job planning local cluster upkeep status launch",
+    "slurm": "environment starting monitoring nodes after_run site_file code_snapshot rendezvous scaling run_folder "
+    "reuse job planning local cluster upkeep status launch",
     "analysis": "labels inputs stats tables claims sweeps figures report publishing __main__",
 }
 """Of each room its sub-rooms and top-level modules, from low to high: each imports only those before it, and itself."""

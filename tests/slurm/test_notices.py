@@ -157,7 +157,7 @@ def test_jobs_find_it_in_a_file_that_only_its_user_reads(tmp_path: Path) -> None
     own = {"notify": Notify(address=f"https://h/{SECRET}"), "archive": Archive("/a", True), "other": 7}
     hand_over(tmp_path, own)
     assert handed_over(tmp_path) == settings.AtTheEnd(own["notify"], own["archive"])
-    assert stat.S_IMODE((tmp_path / settings.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / settings.WANTED).stat().st_mode) == 0o600
     hand_over(tmp_path, {"notify": Notify(command=("tell",))})
     assert handed_over(tmp_path) == settings.AtTheEnd(Notify(command=("tell",)))
     hand_over(tmp_path, {})
@@ -373,7 +373,7 @@ def test_a_local_launch_tells_while_the_others_go_on(
     (last,) = (notice for notice in got if notice["event"] == "all ended")
     assert (last["command"], last["ends"]) == ("seeds=0,1,2", {"finished": 1, "failed": 1, "waiting": 1})
     holding = [path for path in runs.rglob("*") if path.is_file() and SECRET in path.read_text()]
-    assert holding == [runs / settings.FILE] and SECRET not in "".join(capfd.readouterr())
+    assert holding == [runs / settings.WANTED] and SECRET not in "".join(capfd.readouterr())
 
 
 # --------------------------------------------------------------------------------------------------- a command's end

@@ -215,6 +215,8 @@ class Chaos:
                 f"run {number}: after {kind} it {state} and did not come back; its last events: "
                 f"{events.read(target.folder)[-4:]}"
             )
+        if blow.without and state == "running" and blow.without in target.nodes():
+            self.problems.append(f"run {number}: after {kind} it came back to node {blow.without}")
         blow.undo()
         if dead():
             struck, stopped = time.monotonic(), target.starts()

@@ -36,10 +36,23 @@ class Target:
         self.submit()
 
     def submit(self) -> None:
-        own = {**self.cluster.environment, "PYTHONPATH": str(FAULTS), "GLT_FAULT": str(self.fault)}
+        own = {**self.cluster.environment, "PYTHONPATH": str(FAULTS), "GLT_FAULT": str(self.fault), **self._site()}
         said = launched(self.words, {**own, **self.next_environment})
         self.next_environment = {}
         self.job = re.search(r"job: (\d+)", said)[1]
+
+    def _site(self) -> dict[str, str]:
+        site = self.disk.parent / "site.yaml"
+        site.write_text("look: {slow_steps: 20, exclude_slow: true}\n")
+        return {"GLT_SITE": str(site)}
+
+    def nodes(self) -> list[str]:
+        """The nodes that the job has."""
+        listed = self.known().get("NodeList", "(null)")
+        return self.cluster.run("scontrol", "show", "hostnames", listed).stdout.split() if "(" not in listed else []
+
+    def noted(self, kind: str) -> int:
+        return sum(event["event"] == kind for event in events.read(self.folder))
 
     def ranks(self) -> dict[int, int]:
         """The process of each of the run's live ranks; a rank's loader workers, forked from it, look the same."""
@@ -89,12 +102,14 @@ class Blow:
         starts: how many starts there had been when the last part of the fault struck, if it has parts.
         why: a pattern that `status.py why=RUN` must show; None where nothing failed.
         undo: called once that has come.
+        without: the node that the next start must not have; empty where it may have any.
     """
 
     comes_back: bool = True
     why: str | None = None
     undo: Callable[[], object] = lambda: None
     starts: int | None = None
+    without: str = ""
 
 
 class Missed(Exception):
@@ -290,6 +305,40 @@ def cut(target: Target, dice: random.Random) -> Blow:
     node = target.node_of(_one(target, dice)[1])
     target.cluster.cut(node)
     return Blow(undo=lambda: target.cluster.heal(node))
+
+
+@kind("unfit-node")
+def fail_the_look(target: Target, dice: random.Random) -> Blow:
+    """A node answers wrong from the next start on: that start finds it, and the one after it is elsewhere."""
+    _trains(target)
+    before, starts, found = target.known()["Restarts"], target.starts(), target.noted("node")
+    target.cluster.run("scontrol", "requeue", target.job)
+    _wait(lambda: target.known()["Restarts"] != before and target.known()["JobState"] == "RUNNING", 60)
+    node = dice.choice(target.nodes())
+    target.fault.write_text(f"answer {node}\n")
+    _wait(lambda: target.noted("node") > found or target.starts() > starts + 1, 90)
+    return Blow(
+        why=rf"NodeFault: node {node} gets \d+ of \d+ numbers wrong",
+        undo=lambda: target.fault.unlink(missing_ok=True),
+        starts=target.starts(),
+        without=node,
+    )
+
+
+@kind("straggler")
+def slow_down(target: Target, dice: random.Random) -> Blow:
+    """A node's rank gets slow: it is named, and left out when the job has come back."""
+    _trains(target)
+    node = f"r{target.node_of(_one(target, dice)[1])}"
+    found = target.noted("slow")
+    target.fault.write_text(f"slow {node}\n")
+    try:
+        _wait(lambda: target.noted("slow") > found, 60)
+    except Missed:
+        target.fault.unlink()
+        raise
+    target.cluster.run("scancel", "--signal=USR2", target.job)
+    return Blow(undo=lambda: target.fault.unlink(missing_ok=True), without=node)
 
 
 # -------------------------------------------------------------------------------------------------------------- storage

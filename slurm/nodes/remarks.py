@@ -1,0 +1,33 @@
+"""What a user should know of a run's nodes: those that are slow, those left out, and why a run gave up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from slurm.nodes.exclusion import FORGET_S, bad_nodes, reason_of
+
+
+def remarks(name: str, events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say it in a sentence each, about the run as its events tell it; nothing of a run that is finished."""
+    since = next((i for i in reversed(range(len(events))) if events[i]["event"] == "submitted"), 0)
+    told = events[since:]
+    if any(event["event"] == "finished" for event in told):
+        return []
+    verdict = next((event for event in reversed(told) if event["event"] == "verdict"), None)
+    if verdict and verdict["verdict"] == "give up" and verdict.get("reason"):
+        return [f"{name} gave up: {verdict['reason']}"]
+    starts = [event["incarnation"] for event in told if event["event"] == "start"]
+    said = [
+        f"{name}: node {event['node']} {reason_of(event)}"
+        for event in told
+        if event["event"] == "slow" and [event["incarnation"]] == starts[-1:]
+    ]
+    excluded = verdict.get("excluded") if verdict else None
+    if verdict and excluded:
+        why = bad_nodes(events, slow_too=True, now=verdict["time"])
+        until = time.strftime("%d %b %H:%M", time.localtime(verdict["time"] + FORGET_S))
+        nodes = "; ".join(f"node {node}, which {why.get(node, 'was unfit')}" for node in excluded)
+        said.append(f"{name} goes on without {nodes} (forgotten at the requeue after {until})")
+    return said
