@@ -17,7 +17,7 @@ from recipes.common.errors import DataError
 from recipes.common.json_text import OF_A_RUN, NotJson, parse_json, read_object, wrong_kinds
 from recipes.common.locks import is_held
 from slurm import environment
-from slurm.monitoring.events import since_submitted
+from slurm.monitoring.events import REMARKS, since_submitted
 
 LIVE = ("running", "queued", "suspended", "held", "blocked", "stuck", "unknown")
 """States in which the run has a job or a process, or may have one: it is not to be started again."""
