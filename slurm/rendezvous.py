@@ -31,12 +31,14 @@ def export_rank() -> None:
     os.environ["MASTER_ADDR"] = _reachable(os.environ["MASTER_ADDR"])
     # submitit derives the port only from the job's id; a leftover of the incarnation before would still hold it.
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + 7919 * restart) % 40000)
+    # Packed runs are steps of one job.
+    away = 7919 * restart + 1613 * int(os.environ.get("SLURM_STEP_ID", "0"))
+    os.environ["MASTER_PORT"] = str(20000 + (int(os.environ["MASTER_PORT"]) - 20000 + away) % 40000)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     # Starts share a log; what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
     print(
         (
-            f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of "
+            f"start {restart} of job {environment.job_id()}: rank {os.environ['RANK']} of "
             f"{os.environ['WORLD_SIZE']}, meeting at {place}"
         ),
         file=sys.stderr,

@@ -89,7 +89,7 @@ def _ends(folder: Path, job: str) -> list[str]:
 
 def main(folder: Path, code: int) -> int:
     """Carry the decision out; returns the batch script's exit code."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = environment.job_id()
     if job is None:
         return code  # no job, so no queue to go back to
     known = _job(job)

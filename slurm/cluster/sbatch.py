@@ -30,7 +30,7 @@ def asked(slurm: Slurm) -> dict[str, Any]:
 
 def parameters(
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     code: Path,
     setup: Sequence[str] = (),
     dependency: str | None = None,
@@ -42,13 +42,14 @@ def parameters(
 
     Args:
         recipe: the run's.
-        folder: the run folder.
+        folder: the run folder; None in an array, whose elements learn theirs on the node.
         code: the copy of the suite that the job runs from.
         setup: the site file's shell lines.
         dependency: as sbatch takes it, such as `afterany:17`.
         needs: run folders that must be finished, or the job leaves and the run is `waiting`.
     """
-    own, optional = shlex.quote(str(folder)), {"gpus_per_node": recipe.slurm.gpus_per_node, "dependency": dependency}
+    own = '"$run"' if folder is None else shlex.quote(str(folder))
+    optional = {"gpus_per_node": recipe.slurm.gpus_per_node, "dependency": dependency}
     return {
         **asked(recipe.slurm),
         "job_name": recipe.run_name,

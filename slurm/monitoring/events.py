@@ -16,11 +16,12 @@ from types import NoneType
 from typing import Any
 
 from recipes.common.json_text import Kind, whole_lines, wrong_kinds
+from slurm import environment
 
 ALL: dict[str, type] = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
 OF: dict[str, dict[str, Kind]] = {
-    "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id
+    "submitted": {"job": (str, NoneType)},  # None where SLURM did not tell the id; of an element, `array` is the name
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
 }
@@ -31,7 +32,7 @@ LAUNCHER = "local."
 
 def incarnation() -> str:
     """Name this start of the job: SLURM's job id and restart count, or the process group of a local run."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = environment.job_id()
     return (
         f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
     )
