@@ -14,17 +14,21 @@ import os
 import secrets
 import shlex
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recipes.common.files import sync_folder, write_json
 from slurm.cluster.batch_job import PYTHON, BatchJob, link_line
 from slurm.cluster.needs import NEEDS
+from slurm.cluster.packed import OVER
 from slurm.cluster.sbatch import parameters
 from slurm.job import TrainJob
 from slurm.monitoring.run_state import ARRAYS, Job, is_in
 from slurm.planning.arrays import Array, numbers_text
+
+JOB = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,11 @@ class ArrayJob(BatchJob):
 
     Attributes:
         runs: the run folders of the calls.
-        array: the elements that are submitted and how many of them at once, as sbatch takes it.
+        has_needs: whether some of the runs need another to be finished.
     """
 
     runs: tuple[Path, ...] = ()
-    array: str = ""
+    has_needs: bool = False
 
     @property
     def is_array(self) -> bool:
@@ -52,40 +56,109 @@ class ArrayJob(BatchJob):
         return {run / "log" / f"{run.name}.pkl": call for run, call in zip(self.runs, self.calls, strict=True)}
 
     def setup(self) -> list[str]:
-        """Return the lines that find the run, those of every run, and the one that finds the pickle."""
-        element = f'{shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"/0'
+        """Return the lines that find the run, those of every run, and those that find need and pickle."""
+        return [*self.find_run("0"), *self.parameters["setup"], *self.before_ranks()]
+
+    def find_run(self, place: str) -> list[str]:
+        """Return the shell lines that find the run of this element at a place, a number or a shell's word."""
+        link = f'{shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"/{place}'
         return [
-            f"name=$(readlink {element}) && name=${{name##*/}} || exit 1",
+            f"name=$(readlink {link}) && name=${{name##*/}} || exit 1",
             f'run={shlex.quote(str(self.folder.parents[1]))}/"$name"',
-            *self.parameters["setup"],
             'log="$run/log"',
-            link_line("${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}", "$name.pkl"),
         ]
+
+    def before_ranks(self) -> list[str]:
+        """Return the shell lines of a run just before its ranks start."""
+        needs = [f'{PYTHON} -m slurm.cluster.needs "$run" || exit 0'] if self.has_needs else []
+        return [*needs, link_line(JOB, "$name.pkl")]
 
     def holds(self, job: Job) -> bool:
         return any(is_in(run / "log", job) for run in self.runs)
 
 
-def array_job(array: Array, code: Path, setup: tuple[str, ...] = (), dependency: str | None = None) -> ArrayJob:
+@dataclass(frozen=True)
+class PackedJob(ArrayJob):
+    """Runs as a job array of which each element makes several, side by side: each is a step of its own.
+
+    A run has its share of cores and GPUs, its own log and verdict; what becomes of the job is decided for all of them
+    when the last has ended (slurm/cluster/packed.py).
+
+    Attributes:
+        tasks: processes of a run.
+        gpus: GPUs of a run; None where the job asks for none.
+    """
+
+    tasks: int = 1
+    gpus: int | None = None
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "%a"
+
+    def setup(self) -> list[str]:
+        """Return what is set up once for all, and the beginning of what is done for each run."""
+        return [
+            f'run={shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"',
+            *self.parameters["setup"],
+            "one() (  # the run at place $1",
+            *self.find_run('"$1"'),
+            f'exec >> "$log/{JOB}_0_log.out" 2>> "$log/{JOB}_0_log.err"',
+            f'[ ! -e "$run/done" ] && [ ! -e "$log/{JOB}{OVER}" ] || exit 0  # it has ended in an earlier start',
+            *self.before_ranks(),
+        ]
+
+    def command(self) -> str:
+        """Return the step of a run: of its share, which no other step takes, and of the job's memory, which all do."""
+        gpus = [] if self.gpus is None else [f"--gpus-per-node={self.gpus}"]
+        share = ["--exact", "--mem=0", "--nodes=1", f"--ntasks={self.tasks}", f"--ntasks-per-node={self.tasks}", *gpus]
+        return " ".join(
+            [
+                'srun --unbuffered --open-mode=append --output "$log/%A_%a_%t_log.out" --error "$log/%A_%a_%t_log.err"',
+                *map(shlex.quote, [*self.parameters["srun_args"], *share]),
+                f'{PYTHON} -u -m submitit.core._submit "$log"',
+            ]
+        )
+
+    def text(self) -> str:
+        """Return the batch file."""
+        element = f'{shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"'
+        teardown = [
+            "code=$?",
+            f'{PYTHON} -m slurm.cluster.packed run "$run" $code',
+            ")",
+            f'for link in {element}/[0-9]*; do [ ! -L "$link" ] || one "${{link##*/}}" & done',
+            "wait",
+            f"{PYTHON} -m slurm.cluster.packed job {element}",
+        ]
+        return replace(self, parameters={**self.parameters, "use_srun": False, "teardown": teardown})._file()
+
+    def _file(self) -> str:
+        return ArrayJob.text(self)
+
+
+def array_job(array: Array, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> ArrayJob:
     """Return the job of several runs; for the other arguments see `sbatch.parameters`."""
     first = array.runs[0]
+    slurm, tasks, pack = first.recipe.slurm, first.recipe.tasks, max(map(len, array.elements))
     given = parameters(first.recipe, None, code, setup, dependency)
-    if any(run.needs for run in array.runs):
-        given["setup"] = [*given["setup"], f'{PYTHON} -m slurm.cluster.needs "$run" || exit 0']
     throttle = f"%{array.at_once}" if array.at_once else ""
-    given |= {"job_name": array_name(array)}
-    given["additional_parameters"] = {
-        **given["additional_parameters"],
-        "array": numbers_text(array.numbers) + throttle,
+    given["job_name"] = array_name(array)
+    given["additional_parameters"] = {**given["additional_parameters"], "array": numbers_text(array.numbers) + throttle}
+    own: dict[str, Any] = {
+        "folder": first.folder.parent / ARRAYS / given["job_name"],
+        "calls": tuple(TrainJob(str(run.folder), run.command) for run in array.runs),
+        "parameters": given,
+        "options": () if slurm.gpus_per_node is None else ("gpus_per_node",),  # 0 decides, too
+        "runs": tuple(run.folder for run in array.runs),
+        "has_needs": any(run.needs for run in array.runs),
     }
-    return ArrayJob(
-        first.folder.parent / ARRAYS / given["job_name"],
-        tuple(TrainJob(str(run.folder), run.command) for run in array.runs),
-        given,
-        () if first.recipe.slurm.gpus_per_node is None else ("gpus_per_node",),
-        tuple(run.folder for run in array.runs),
-        given["additional_parameters"]["array"],
-    )
+    if pack == 1:
+        return ArrayJob(**own)
+    given["ntasks_per_node"] = pack * tasks
+    if slurm.gpus_per_node:
+        given["gpus_per_node"] = pack * slurm.gpus_per_node
+    return PackedJob(**own, tasks=tasks, gpus=slurm.gpus_per_node or None)
 
 
 def array_name(array: Array) -> str:

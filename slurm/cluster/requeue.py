@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -87,35 +87,45 @@ def _ends(folder: Path, job: str) -> list[str]:
     return re.findall(r"^srun: error: (\S+: tasks? .*)$", said, re.MULTILINE)[:8]
 
 
-def main(folder: Path, code: int) -> int:
-    """Carry the decision out; returns the batch script's exit code."""
-    job = environment.job_id()
-    if job is None:
-        return code  # no job, so no queue to go back to
+def judge(folder: Path, code: int, job: str, **values: bool) -> tuple[Verdict, bool]:
+    """Decide about the run and note it, with `values`; returns the verdict, and whether it is on disk."""
     known = _job(job)
     state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
         # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
         verdict = "superseded"
-    noted = append_event(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job))
+    noted = append_event(folder, "verdict", verdict=verdict, code=code, state=state, ends=_ends(folder, job), **values)
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
-    if verdict != "requeue":
-        if verdict != "superseded":
-            note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
-        return 0 if verdict == "finished" else code or 1
-    if not noted:  # nor could its starts be counted, and it would come back for ever
+    if verdict == "requeue" and not noted:  # nor could its starts be counted, and it would come back for ever
         print(
             f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
         )
-        return code or 1
+    return verdict, noted
+
+
+def put_back(job: str, folders: Sequence[Path]) -> None:
+    """Put a job back into the queue, and wait for the end; where SLURM refuses, note it for the runs and return."""
     refused, _, reason = _scontrol("requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
-        append_event(folder, "verdict", verdict="requeue refused", reason=reason)
+        for folder in folders:
+            append_event(folder, "verdict", verdict="requeue refused", reason=reason)
         print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
-        return code or 1
+        return
     time.sleep(60)  # SLURM ends this script when it takes the job back
-    return code or 1
+
+
+def main(folder: Path, code: int) -> int:
+    """Carry the decision out; returns the batch script's exit code."""
+    job = environment.job_id()
+    if job is None:
+        return code  # no job, so no queue to go back to
+    verdict, noted = judge(folder, code, job)
+    if verdict == "requeue" and noted:
+        put_back(job, [folder])
+    elif verdict not in ("requeue", "superseded"):
+        note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
+    return 0 if verdict == "finished" else code or 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ if TYPE_CHECKING:  # a command imports only what it needs, so that it answers at
 
 
 # ------------------------------------------------------------------------------------------------------------- running
-def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None]) -> None:
+def submit_all(
+    runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None], pack: int = 1
+) -> None:
     """Submit to SLURM what is not finished and not in the queue.
 
     Args:
@@ -38,6 +40,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
         at_once: how many may be under way at once; None sets no limit.
         site: this machine's site file.
         check: refuses a recipe before anything is submitted.
+        pack: how many share a job.
 
     Raises:
         RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
@@ -52,7 +55,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
     if lacking:
         require_sbatch()
     with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
-        _submit(runs, at_once, site)
+        _submit(_plan(runs, at_once, pack), runs, site)
 
 
 @contextlib.contextmanager
@@ -63,8 +66,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
-    plan = _plan(runs, at_once)
+def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     for run in runs:
         if run.folder in plan.settled:
             print(nothing_to_do(run.folder, plan.settled[run.folder]))
@@ -142,9 +144,9 @@ def remarks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def preview(runs: Sequence[Run], at_once: int | None) -> str:
+def preview(runs: Sequence[Run], at_once: int | None, pack: int = 1) -> str:
     """Show what `submit_all` would do, as `tree` and `shown` show it; changes nothing."""
-    plan = _plan(runs, at_once)
+    plan = _plan(runs, at_once, pack)
     if plan.arrays == plain_jobs(plan.steps):
         return tree(plan.steps, plan.settled)
     return "\n".join(filter(None, [shown(plan.arrays, plan.settled), plan.left_out]))
@@ -169,7 +171,7 @@ class _Plan:
     left_out: str = ""
 
 
-def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
+def _plan(runs: Sequence[Run], at_once: int | None, pack: int) -> _Plan:
     from slurm.cluster.limits import limits
     from slurm.cluster.sbatch import parameters
     from slurm.monitoring.events import read
@@ -206,6 +208,7 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
         at_once,
         under_way,
         allowed.array_size,
+        pack,
     )
     live = sum(job.state not in ENDED for job in (known or {}).values())
     fitting, left_out = _fitting(planned, allowed, live)

@@ -136,7 +136,8 @@ def _place(folder: str) -> str:
 
 @functools.cache  # an array's folder appears as a whole, before SLURM hears of it
 def _linked(folder: str) -> frozenset[str]:
-    return frozenset(os.path.realpath(os.path.join(entry.path, "log")) for entry in os.scandir(folder))
+    links = [entry.path for entry in os.scandir(folder) if entry.is_symlink()]
+    return frozenset(os.path.realpath(os.path.join(link, "log")) for link in links)
 
 
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
@@ -157,6 +158,11 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
         or (job == last and said.name == name)
     ]
     return max(own, key=lambda job: (jobs[job].state not in ENDED, number_of(job)), default=None)
+
+
+def runs_of(job: Job) -> int:
+    """Return how many runs a job makes side by side."""
+    return len(_leads_to(os.path.dirname(job.batch_file)))
 
 
 def main_id(job: str) -> str:
@@ -257,7 +263,13 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
     if known.state in ENDED:
         return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
-    return _moving(folder, known.began) if known.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
+    return _of_a_live_job(folder, events, known, said)
+
+
+def _of_a_live_job(folder: Path, events: Sequence[Mapping[str, Any]], job: Job, said: str) -> str:
+    if events and events[-1].get("packed"):  # it has ended, and other runs of its job have not
+        return "queued" if said == "requeue" else said
+    return _moving(folder, job.began) if job.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
 
 
 def since_submitted(events: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
