@@ -124,7 +124,10 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
             f"SLURM took the job {asked.name} and does not tell its id (squeue): the same command goes on when it does"
         )
     behind = f" ({condition})" if condition else ""
-    print(f"job: {job}{behind}" if array.alone else f"array: {job}, {len(runs)} runs{behind}", flush=True)
+    print(
+        f"job: {job}{behind}" if array.alone else f"array: {job}, {len(runs)} runs in {array.jobs} jobs{behind}",
+        flush=True,
+    )
     return {run.folder: job for run in runs}
 
 

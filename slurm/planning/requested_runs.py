@@ -73,8 +73,8 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     """Return the runs that a command asks for.
 
     Raises:
-        RecipeError: a value of `table`, `seeds`, `grid`, `max_jobs`, `pack` or `again` that is not legal, words that the
-            table itself decides, or a recipe that cannot be run.
+        RecipeError: a value of `table`, `seeds`, `grid`, `max_jobs`, `pack` or `again` that is not legal, words that
+            the table itself decides, or a recipe that cannot be run.
     """
     values, rest = take_words(words, SEVERAL)
     at_once, again = values.get("max_jobs"), values.get("again", "no")
@@ -145,8 +145,8 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
         )
     if recipe.nodes > 1:
         raise RecipeError(
-            f"pack={pack} is legal for runs of one node, and {recipe.recipe} has nodes={recipe.nodes}: leave out one of "
-            "them"
+            f"pack={pack} is legal for runs of one node, and {recipe.recipe} has nodes={recipe.nodes}: leave out one "
+            "of them"
         )
     if gpus and gpus % pack:
         raise RecipeError(

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from slurm import launch as launcher
-from slurm.cluster import limits, needs
+from slurm.cluster import limits, needs, packed, requeue
 from slurm.cluster.array_job import array_job, write_elements
 from slurm.monitoring import events, run_state
 from slurm.planning.arrays import Array, arrays, numbers_text
+from slurm.planning.requested_runs import requested_runs
 from slurm.planning.schedule import Run, schedule
+from slurm.site_file import Site
 from tests.helpers.launching import flags, stub
 
 
@@ -91,6 +94,12 @@ def test_larger_tables_become_several_arrays() -> None:
     assert [shown for shown, _, _ in planned(runs, size=0)] == [f"{seed} alone" for seed in range(5)]
 
 
+def test_packs_are_of_what_is_to_be_made() -> None:
+    """Packed runs share an element, so many each, and none that is done or waits for something else is among them."""
+    runs = [run(seed) for seed in range(6)] + [run(6, 0), run(7, 1)]
+    assert planned(runs, finished=(0, 2), pack=2) == [("1+3 4+5", "", None), ("6 .", "", None), (". 7", "1", None)]
+
+
 @pytest.mark.parametrize("numbers, text", [((0, 3, 4, 5, 6, 7), "0,3-7"), ((1,), "1"), ((1, 2, 4), "1-2,4")])
 def test_elements_are_written_as_sbatch_takes_them(numbers: tuple[int, ...], text: str) -> None:
     assert numbers_text(numbers) == text
@@ -154,6 +163,78 @@ def test_an_element_reads_what_it_needs(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "first run").mkdir()
     (tmp_path / "first run" / "done").touch()
     assert needs.main(one.folder, []) == 0 and len(events.read(one.folder)) == 1
+
+
+def test_packed_runs_have_their_share(tmp_path: Path) -> None:
+    """With pack=2 on a node of four GPUs each run asks for two, trains with two processes, and the job asks for all;
+    the steps take their share of cores and GPUs, and the memory is the job's."""
+    words = ["data=digits_glt", f"runs={tmp_path}", "slurm.gpus_per_node=4", "slurm.cpus_per_task=3", "slurm.mem=9G"]
+    runs, _, _, pack = requested_runs([*words, "seeds=0,1", "pack=2"], Site())
+    assert [(one.recipe.slurm.gpus_per_node, one.recipe.tasks) for one in runs] == [(2, 2), (2, 2)] and pack == 2
+    text = array_job(Array((tuple(runs),), (0,)), tmp_path).text()
+    asked = flags(text)
+    named = ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem", "array")
+    assert [asked[name] for name in named] == ["1", "4", "4", "3", "9G", "0"]
+    (step,) = [line for line in text.splitlines() if line.startswith("srun")]
+    share = {"--exact", "--mem=0", "--ntasks=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=3", "-K1"}
+    assert share <= set(shlex.split(step))
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["pack=0"], "pack=0 is not legal"),
+        (["pack=x;y"], "pack=x;y is not legal"),
+        (["pack=65"], "from 1 to 64"),
+        (["pack=2", "nodes=2"], "has nodes=2"),
+        (["pack=3", "slurm.gpus_per_node=4"], "1, 2, 4 are legal"),
+        (["pack=2", "cluster=local"], "use max_jobs=2"),
+        (["pack=2", "slurm.arrays=false"], "do not go together"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(words: list[str], sentence: str) -> None:
+    """In one sentence, before anything is made."""
+    with pytest.raises(RecipeError, match=sentence) as error:
+        requested_runs(["data=digits_glt", "seeds=0,1", *words], Site())
+    assert "\n" not in str(error.value)
+
+
+def test_a_failed_run_of_a_pack_counts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of a pack has its own verdict. The job goes back as long as any is to go on; one that gave up is marked
+    as over in that job, is told as such while the others run, and one that finished is finished."""
+    for name, value in {"JOB_ID": "9", "ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    words = ["data=digits_glt", f"runs={tmp_path}"]
+    runs = [Run(resolve([*words, f"seed={seed}"])) for seed in range(3)]
+    for one in runs:
+        (one.folder / "log").mkdir(parents=True)
+    array, element = Array((tuple(runs),), (0,)), tmp_path / run_state.ARRAYS / "x" / "0"
+    write_elements(array, element.parent)
+    asked: list[list[str]] = []
+
+    def scontrol(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(words[1:])
+        return subprocess.CompletedProcess(words, 0, "JobState=RUNNING Restarts=0", "")
+
+    monkeypatch.setattr(requeue.subprocess, "run", scontrol)
+    monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
+    good, bad, stopped = (one.folder for one in runs)
+    (good / "done").touch()
+    said = []
+    for start in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
+        if start == 0:
+            events.append_event(stopped, "stopped")
+            assert [packed.end_run(folder, code) for folder, code in ((good, 0), (stopped, 99))] == [0, 99]
+        packed.end_run(bad, 1)
+        asked.clear()
+        said.append((packed.end_job(element), asked == [["requeue", "7_0"]]))
+    assert said == [(1, True), (1, True), (1, False)]
+    assert [path.name for path in (bad / "log").glob("*.over")] == ["7_0.over"]
+    assert not list(stopped.glob("log/*.over")) and not list(good.glob("log/*.over"))
+    job = {"7_0": run_state.Job("RUNNING", 0, "x", f"{element}/x.sh")}
+    states = [run_state.state_of(folder, events.read(folder), job) for folder in (good, bad, stopped)]
+    assert states == ["finished", "gave up", "queued"] and run_state.runs_of(job["7_0"]) == 3
 
 
 # --------------------------------------------------------------------------------------------------------------- queue

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.common.errors import StatusError
 from recipes.resolve import resolve
 from recipes.schema import PROJECT
 from slurm import status
@@ -111,6 +112,67 @@ def test_an_element_works_comes_back_and_is_cancelled_alone(talking: clusters.Cl
         log = folders[number] / "log"
         assert f"out of {folders[number].name}" in (log / f"{main}_{number}_0_log.out").read_text()
         assert ": finished" in (log / f"{main}_{number}_0_log.err").read_text()
+
+
+def test_packed_runs_share_a_job_and_end_alone(talking: clusters.Cluster, tmp_path: Path) -> None:
+    """Two runs are steps of one job, side by side. One ends; the other is warned: the job comes back for it alone, and
+    the run that is finished is not started again. Each has its own logs, and neither can be cancelled without the
+    other."""
+    words = [*TINY, f"runs={tmp_path / 'my runs'}", "slurm.partition=low", "slurm.mem=512M"]
+    runs = [Run(resolve([*words, f"seed={seed}"])) for seed in range(2)]
+    first, second = folders = [run.folder for run in runs]
+    for folder in folders:
+        (folder / "log").mkdir(parents=True)
+        (folder / "recipe.yaml").write_text("log: {}")
+    array = Array((tuple(runs),), (0,))
+    job = array_job(array, PROJECT)
+    job = replace(job, calls=tuple(Work(str(run.folder)) for run in array.runs))
+    write_elements(array, job.folder)
+    main = job.submit()
+    wait(lambda: all("start" in kinds(folder) for folder in folders), 60, "the starts", talking, first)
+    known = run_state.queue() or {}
+    assert list(known) == [f"{main}_0"]
+    assert [run_state.job_of(folder, [], known) for folder in folders] == [f"{main}_0"] * 2
+    assert "NumCPUs=2 NumTasks=2" in talking.run("scontrol", "show", "job", "-o", f"{main}_0").stdout
+    with pytest.raises(StatusError, match=r"shares job .* with 1 other run,"):
+        status.cancel(second)
+    (first / "go").touch()
+    wait(lambda: kinds(first).count("finished") == 2, 60, "the first's verdict", talking, first)
+    assert run_state.state_of(second, events.read(second), known) == "running"
+    assert talking.run("scancel", "--signal=USR2", f"{main}_0").returncode == 0
+    wait(lambda: kinds(second).count("start") == 2, 60, "the second start", talking, second)
+    (second / "go").touch()
+    wait(lambda: kinds(second).count("finished") == 2, 60, "the second's verdict", talking, second)
+    assert kinds(first) == ["start", "finished", "finished"]
+    assert kinds(second) == ["start", "stopped", "requeue", "start", "finished", "finished"]
+    for folder in folders:
+        assert f"out of {folder.name}" in (folder / "log" / f"{main}_0_0_log.out").read_text()
+        assert ": finished" in (folder / "log" / f"{main}_0_0_log.err").read_text()
+    ended = ("show", "job", "-o", f"{main}_0")
+    wait(lambda: "JobState=COMPLETED" in talking.run("scontrol", *ended).stdout, 30, "the end", talking, first)
+
+
+@pytest.mark.full
+def test_packed_training_ends_with_the_bits_of_single_jobs(
+    talking: clusters.Cluster, tiny_root: Path, tmp_path: Path
+) -> None:
+    """Three seeds, two in a job, thrown out by a job of higher priority, end with the bits of runs that had a job of
+    their own."""
+    words = [*TINY, "slurm.partition=low", f"data.root={tiny_root}", "recipe=glt_ifl"]
+    packed, alone = [*words, f"runs={tmp_path / 'packed'}"], [*words, f"runs={tmp_path / 'alone'}"]
+    said = launched([*packed, "seeds=0,1,2", "pack=2"], talking.environment)
+    assert said.count("array: ") == 1 and "2 jobs" in said, said
+    folders = sorted(path.parent for path in (tmp_path / "packed").glob("[!.]*/recipe.yaml"))
+    trained = folders[0] / "metrics.jsonl"
+    wait(lambda: trained.exists() and trained.read_text().count('"train"') >= 2, 300, "a step", talking, folders[0])
+    told = talking.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    assert told.returncode == 0
+    launched([*alone, "seeds=0,1,2", "slurm.arrays=false"], talking.environment)
+    for folder in folders:
+        other = tmp_path / "alone" / folder.name
+        wait(lambda f=folder, o=other: (f / "done").exists() and (o / "done").exists(), 600, "both", talking, folder)
+        assert result_of(folder) == result_of(other)
+    assert max(kinds(folder).count("start") for folder in folders) == 2
 
 
 @pytest.mark.full
