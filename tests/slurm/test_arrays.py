@@ -15,7 +15,7 @@ import pytest
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from slurm import launch as launcher
-from slurm.cluster import limits, needs, packed, requeue
+from slurm.cluster import batch_job, limits, needs, packed, requeue
 from slurm.cluster.array_job import array_job, write_elements
 from slurm.monitoring import events, run_state
 from slurm.planning.arrays import Array, arrays, numbers_text
@@ -318,6 +318,35 @@ def test_the_users_limit_leaves_what_fits(command: Callable[..., Launched], tiny
     (tmp_path / "queue").write_text("")
     third = command(*words, "seeds=0,1,2,3,4,5,6")
     assert third[0] == 0 and "5 of 7 jobs" in third[1]
+
+
+def test_an_array_whose_id_is_not_told_is_not_submitted_twice(
+    command: Callable[..., Launched], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where squeue does not show the array that sbatch took, the launcher says so; until it comes up the same command
+    submits nothing, and then it is found. A run whose folder's links cannot be made is never handed to SLURM."""
+    monkeypatch.setattr(batch_job, "ID_S", 0.0)
+    words = ["data=digits_glt", f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}", "slurm.gpus_per_node=0"]
+    stub(tmp_path / "bin", "squeue", "exit 0")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / run_state.ARRAYS).write_text("in the way")
+    assert command(*words, "seeds=0,1,2")[0] == 2 and not (tmp_path / "asked.101").exists()
+    (tmp_path / "runs" / run_state.ARRAYS).unlink()
+    code, _, said = command(*words, "seeds=0,1,2")
+    assert code == 2 and "does not tell its id" in said
+    assert "may be in its queue already" in command(*words, "seeds=0,1,2")[2]
+    stub(tmp_path / "bin", "squeue", f"cat {shlex.quote(str(tmp_path))}/queue")
+    code, said, _ = command(*words, "seeds=0,1,2")
+    assert code == 0 and said.count("is queued: nothing to do") == 3 and not (tmp_path / "asked.102").exists()
+
+
+def test_a_wrapped_arrays_element_is_known_by_its_id_and_name(tmp_path: Path) -> None:
+    """Where a site's wrapper hands over another file, what was noted decides, unless the id is another's now."""
+    events.append_event(tmp_path, "submitted", job="7_3", array="glt-x9-0")
+    noted = events.read(tmp_path)
+    for name, job in (("glt-x9-0", "7_3"), (tmp_path.name, None), ("other", None)):
+        jobs = {f"7_{number}": run_state.Job("RUNNING", 0, name, "/tmp/copy.sh") for number in range(5)}
+        assert run_state.job_of(tmp_path, noted, jobs) == job
 
 
 @pytest.mark.parametrize(
