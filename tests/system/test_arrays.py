@@ -159,7 +159,7 @@ def test_packed_training_ends_with_the_bits_of_single_jobs(
 ) -> None:
     """Three seeds, two in a job, thrown out by a job of higher priority, end with the bits of runs that had a job of
     their own."""
-    words = [*TINY, "slurm.partition=low", f"data.root={tiny_root}", "recipe=glt_ifl"]
+    words = [*TINY, "slurm.partition=low", f"data.root={tiny_root}"]
     packed, alone = [*words, f"runs={tmp_path / 'packed'}"], [*words, f"runs={tmp_path / 'alone'}"]
     said = launched([*packed, "seeds=0,1,2", "pack=2"], talking.environment)
     assert said.count("array: ") == 1 and "2 jobs" in said, said
