@@ -15,7 +15,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +120,6 @@ class PackedJob(ArrayJob):
             ]
         )
 
-    def text(self) -> str:
-        """Return the batch file."""
-        element = f'{shlex.quote(str(self.folder))}/"$SLURM_ARRAY_TASK_ID"'
-        teardown = [
-            "code=$?",
-            f'{PYTHON} -m slurm.cluster.packed run "$run" $code',
-            ")",
-            f'for link in {element}/[0-9]*; do [ ! -L "$link" ] || one "${{link##*/}}" & done',
-            "wait",
-            f"{PYTHON} -m slurm.cluster.packed job {element}",
-        ]
-        return replace(self, parameters={**self.parameters, "use_srun": False, "teardown": teardown})._file()
-
-    def _file(self) -> str:
-        return ArrayJob.text(self)
-
 
 def array_job(array: Array, code: Path, setup: Sequence[str] = (), dependency: str | None = None) -> ArrayJob:
     """Return the job of several runs; for the other arguments see `sbatch.parameters`."""
@@ -155,7 +139,19 @@ def array_job(array: Array, code: Path, setup: Sequence[str] = (), dependency: s
     }
     if pack == 1:
         return ArrayJob(**own)
-    given["ntasks_per_node"] = pack * tasks
+    element = f'{shlex.quote(str(own["folder"]))}/"$SLURM_ARRAY_TASK_ID"'
+    given |= {
+        "ntasks_per_node": pack * tasks,
+        "use_srun": False,  # each run has a step of its own
+        "teardown": [
+            "code=$?",
+            f'{PYTHON} -m slurm.cluster.packed run "$run" $code',
+            ")",
+            f'for link in {element}/[0-9]*; do [ ! -L "$link" ] || one "${{link##*/}}" & done',
+            "wait",
+            f"{PYTHON} -m slurm.cluster.packed job {element}",
+        ],
+    }
     if slurm.gpus_per_node:
         given["gpus_per_node"] = pack * slurm.gpus_per_node
     return PackedJob(**own, tasks=tasks, gpus=slurm.gpus_per_node or None)
