@@ -380,6 +380,7 @@ class Slurm(Section):
     mem: Memory | None = operation(None, "memory of a node: 480G, 512M, a number of GB, or 0 for all that it has")
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
     modules: list[Plain] = operation([], "environment modules that the batch script loads, in this order")
+    arrays: bool = operation(True, "several runs of one command are job arrays; false: each is a job of its own")
     options: Options = operation(
         {},
         (

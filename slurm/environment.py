@@ -46,6 +46,15 @@ def of_a_job(variables: "Mapping[str, str]") -> "list[str]":
     return [name for name in variables if name.startswith(OF_A_JOB) and name not in REACHING]
 
 
+def job_id() -> "str | None":
+    """Return the id of the job that this process is in, as squeue writes it: 17, or 17_3 of an array's element.
+
+    An element has a number of its own besides, SLURM_JOB_ID; that of one element is the whole array's.
+    """
+    array, element = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID")
+
+
 def clean() -> "dict[str, str]":
     """Return this process's variables for a command that asks SLURM, or for what runs outside of any job."""
     variables = dict(os.environ)

@@ -4,7 +4,8 @@
   data=NAME          imagenet_glt (default), mscoco_glt, digits_glt, or a built data set of yours
   data.root=DIR      where data sets lie (default: data/ in the project)
   train=glt|cbl      training edition
-  seed=N             or several runs: seeds=0,1,2  max_jobs=N at once
+  seed=N             or several runs: seeds=0,1,2  max_jobs=N at once; on SLURM they are job arrays, see docs/arrays.md
+  pack=N             N runs side by side in each job, for small runs of one node
   again=yes          make runs anew that are there already; the old folders become NAME.old-1 and so on
   table=NAME|PATH    instead of a recipe: all runs of recipes/tables/NAME.yaml or of a file of yours, first stages
                      first; an open table (clt_glt, alt, overall, parts, budgets) on the data sets of data=NAME,NAME
@@ -81,6 +82,7 @@ class Training:
         site: this machine's site file.
         words: the command's.
         said: what the user should know of the whole.
+        pack: how many runs share a job of SLURM's.
     """
 
     runs: "Sequence[Run]"
@@ -88,6 +90,7 @@ class Training:
     site: "Site"
     words: "Sequence[str]"
     said: tuple[str, ...] = ()
+    pack: int = 1
 
     @property
     def cluster(self) -> str:
@@ -175,7 +178,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         if lacking:
             raise RecipeError(lacking)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
-    return Training(runs, asked.at_once, site, words, asked.said)
+    return Training(runs, asked.at_once, site, words, asked.said, asked.pack)
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
@@ -203,7 +206,7 @@ def _show(command: Training) -> int:
     said = [f"site file: {site.named(run.recipe for run in runs)}", *own, *_estimates(runs), *submission.remarks(runs)]
     comments = [f"# {line}" for line in (*said, *command.remarks, *_origins(command))]
     if len(runs) > 1:
-        print(*comments, submission.preview(runs, command.at_once), sep="\n")
+        print(*comments, submission.preview(runs, command.at_once, site, command.pack), sep="\n")
         return 0
     recipe, folder = runs[0].recipe, runs[0].folder
     print(f"# {folder}", *comments, dump(recipe), sep="\n")
@@ -258,7 +261,7 @@ def _submit(command: Training) -> int:
 
     _announce(command)
     _look_after(command)
-    submission.submit_all(command.runs, command.at_once, command.site, _checker(command.site))
+    submission.submit_all(command.runs, command.at_once, command.site, _checker(command.site), command.pack)
     return 0
 
 

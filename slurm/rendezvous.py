@@ -42,7 +42,7 @@ def export_rank() -> None:
     # Starts share a log; what comes after this line is of this start (slurm/cluster/requeue.py looks for rank 0's).
     print(
         (
-            f"start {restart} of job {os.environ['SLURM_JOB_ID']}: rank {os.environ['RANK']} of "
+            f"start {restart} of job {environment.job_id()}: rank {os.environ['RANK']} of "
             f"{os.environ['WORLD_SIZE']}, meeting at {place}"
         ),
         file=sys.stderr,

@@ -105,6 +105,11 @@ def cancel(folder: Path) -> str:
             f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends "
             "with Ctrl-C where it runs"
         )
+    if (together := run_state.runs_of(jobs[job])) > 1:
+        raise StatusError(
+            f"{folder.name} shares job {job} with {together - 1} other run{'s' * (together > 2)}, which would end with "
+            f"it, so nothing was cancelled: scancel {job} cancels all"
+        )
     done = subprocess.run(["scancel", job], env=environment.clean(), capture_output=True, text=True)
     if done.returncode:
         return f"{folder.name}: scancel {job} said: {done.stderr.strip()}"

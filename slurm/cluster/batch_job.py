@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from recipes.common.errors import RecipeError
 from recipes.common.files import replacing, write_whole
 from slurm import environment
 from slurm.code_snapshot import copied_folders
-from slurm.monitoring.run_state import Job, is_in, queue
+from slurm.monitoring.run_state import Job, is_in, main_id, queue
 from slurm.starting.interpreter import PYTHON
 
 ID_S = 30.0
@@ -59,6 +59,16 @@ class BatchJob:
         more = (name.replace("-", "_") for name in self.parameters.get("additional_parameters", ()))
         return (*self.parameters, *more, *self.options)
 
+    @property
+    def logs(self) -> Path:
+        """Where logs and pickles of one call lie, with SLURM's signs (%A, %a) for what an element of an array is."""
+        return self.folder
+
+    @property
+    def pickles(self) -> dict[Path, Callable[[], Any]]:
+        """The files of the calls."""
+        return {self.folder / self._pickle(str(number)): call for number, call in enumerate(self.calls)}
+
     def text(self) -> str:
         """Return the batch file."""
         from submitit.slurm.slurm import _make_sbatch_string
@@ -66,14 +76,31 @@ class BatchJob:
         parameters = dict(self.parameters)
         # submitit would take the signal from a variable of the shell, and writes a key of its own for the accounting.
         more = {**parameters.pop("additional_parameters"), "signal": f"USR2@{parameters['signal_delay_s']}"}
-        parameters |= {"wckey": None, "setup": [*parameters["setup"], *self._pickle_lines()]}
+        parameters |= {"wckey": None, "setup": self.setup()}
         return _make_sbatch_string(
-            command=f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}",
-            folder=self.folder,
-            map_count=len(self.calls) if len(self.calls) > 1 else None,
+            command=self.command(),
+            folder=self.logs,
+            map_count=len(self.calls) if self.is_array else None,
             additional_parameters=more,
             **parameters,
         )
+
+    @property
+    def is_array(self) -> bool:
+        return len(self.calls) > 1
+
+    def command(self) -> str:
+        """Return what srun runs."""
+        return f"{self.python} -u -m submitit.core._submit {shlex.quote(str(self.logs))}"
+
+    def setup(self) -> list[str]:
+        """Return the lines before it: the last ones give the pickle the name by which submitit looks for it."""
+        job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if self.is_array else "${SLURM_JOB_ID}"
+        return [
+            *self.parameters["setup"],
+            f"log={shlex.quote(str(self.folder))}",
+            link_line(job, self._pickle("${SLURM_ARRAY_TASK_ID}")),
+        ]
 
     def submit(self) -> str | None:
         """Hand it to SLURM, and return its id; None where SLURM took it and does not tell.
@@ -83,15 +110,16 @@ class BatchJob:
         """
         from submitit.core.utils import DelayedSubmission
 
-        for number, call in enumerate(self.calls):
+        for place, call in self.pickles.items():
             delayed = DelayedSubmission(call)
             delayed.set_timeout(self.parameters["time"], TIMEOUTS)
-            with replacing(self.folder / self._pickle(str(number))) as path:
+            with replacing(place) as path:
                 delayed.dump(path)
         file = self.folder / f"{self.name}.sh"
         write_whole(file, self.text())
-        if (before := queue()) is None:  # then an older job of this folder would be taken for the new one
+        if (known := queue()) is None:  # then an older job of this folder would be taken for the new one
             raise RecipeError(f"SLURM does not answer (squeue), so {self.name} was not submitted")
+        before = {main_id(job) for job in known}
         said = subprocess.run(
             ["sbatch", str(file)], env=environment.for_sbatch(self.decided), capture_output=True, text=True
         )
@@ -103,28 +131,29 @@ class BatchJob:
             raise RecipeError(f"sbatch refused {self.name}: {words[-1]}")
         return job
 
+    def holds(self, job: Job) -> bool:
+        """Say whether the batch file of a job is this one's, by its folder."""
+        return is_in(self.folder, job)
+
     def _pickle(self, part: str) -> str:
-        return f"{self.name}-{part}.pkl" if len(self.calls) > 1 else f"{self.name}.pkl"
+        return f"{self.name}-{part}.pkl" if self.is_array else f"{self.name}.pkl"
 
-    def _pickle_lines(self) -> list[str]:
-        """Return the shell lines that give the pickle the name by which submitit looks for it."""
-        job = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if len(self.calls) > 1 else "${SLURM_JOB_ID}"
-        link, target = f'"$log/{job}_submitted.pkl"', self._pickle("${SLURM_ARRAY_TASK_ID}")
-        return [
-            f"log={shlex.quote(str(self.folder))}",
-            f'[ {link} -ef "$log/{target}" ] || ln -sfn "{target}" {link} || exit 1',
-        ]
-
-    def _id(self, before: dict[str, Job]) -> str | None:
+    def _id(self, before: Collection[str]) -> str | None:
         """Ask SLURM which new job has a batch file in our folder, whatever a site's plugin named it.
 
         A site's wrapper may hand over another file than ours; then the name decides.
         """
-        new = {job: said for job, said in (queue() or {}).items() if job not in before}
-        own = [job for job, said in new.items() if is_in(self.folder, said)]
+        new = {job: said for job, said in (queue() or {}).items() if main_id(job) not in before}
+        own = [job for job, said in new.items() if self.holds(said)]
         named = {job: said for job, said in new.items() if said.name == self.name}
         wrapped = [job for job, said in named.items() if os.path.basename(said.batch_file) != f"{self.name}.sh"]
-        return max((job.partition("_")[0] for job in own or wrapped), key=int, default=None)
+        return max((main_id(job) for job in own or wrapped), key=int, default=None)
+
+
+def link_line(job: str, pickle: str) -> str:
+    """Return the shell line that gives a pickle in the folder $log the name by which submitit looks for it."""
+    link = f'"$log/{job}_submitted.pkl"'
+    return f'[ {link} -ef "$log/{pickle}" ] || ln -sfn "{pickle}" {link} || exit 1'
 
 
 def require_sbatch() -> None:

@@ -22,8 +22,6 @@ from typing import Any
 from recipes.common.cli import nearest, split_word, take_words
 from recipes.common.errors import RecipeError
 from recipes.resolve import merge, resolve
-from recipes.sbatch.options import OF_GPUS
-from recipes.sbatch.options import with_gpus as gres_with
 from recipes.schema import Slurm
 from sharding.building.packing import WORK
 from sharding.building.request import SAMPLES, builder_of, parse, stages_of
@@ -31,7 +29,7 @@ from sharding.building.samples_words import READ, absolute
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.origins import LAUNCHER, by_origin
-from slurm.cluster.sbatch import asked, gpu_options
+from slurm.cluster.sbatch import asked, gpu_options, with_gpus
 from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.code_snapshot import place, snapshot_code
 from slurm.monitoring.run_state import ENDED, is_in, queue
@@ -233,16 +231,6 @@ def _folders(build: Build) -> list[str]:
     named = [Path(value) for value in values if value.startswith("/")]
     around = [path if path.is_dir() or path.parent == Path("/") else path.parent for path in named]
     return [str(build.work.parent.parent), *map(str, around)]
-
-
-def with_gpus(slurm: Slurm, number: int) -> Slurm:
-    """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
-    options = {name: value for name, value in slurm.options.items() if number or not name.startswith(OF_GPUS)}
-    if "gres" in options and (gres := gres_with(str(options.pop("gres")), number)):
-        options["gres"] = gres
-    kind = str(slurm.gpus_per_node).rpartition(":")[0]
-    own = None if slurm.gpus_per_node is None else f"{kind}:{number}" if kind and number else number
-    return slurm.model_copy(update={"options": options, "gpus_per_node": own})
 
 
 def _submit(build: Build) -> int:

@@ -113,18 +113,15 @@ def _follow(folder: Path, verdict: "Verdict") -> None:
     follow(folder, word, over=verdict != "requeue")
 
 
-def main(folder: Path, code: int) -> int:
-    """Carry the decision out; returns the batch script's exit code."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return code  # no job, so no queue to go back to
+def judge(folder: Path, code: int, job: str, **values: bool) -> "tuple[Verdict, bool]":
+    """Decide about the run and note it, with `values`; returns the verdict, and whether it is on disk."""
     known = _job(job)
     state = known.get("JobState", "UNKNOWN")
     verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
         # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
         verdict = "superseded"
-    without = _without(folder, known, verdict)
+    without = left_out(folder, known, verdict)
     if without.refused:
         verdict = "give up"
     said = {"excluded": without.nodes, "reason": without.refused}
@@ -135,38 +132,67 @@ def main(folder: Path, code: int) -> int:
         code=code,
         state=state,
         ends=_ends(folder, job),
+        **values,
         **{key: value for key, value in said.items() if value},
     )
     print(f"srun ended with {code}, job {job} is {state}: {verdict}", file=sys.stderr, flush=True)
-    if verdict != "requeue":
-        if verdict != "superseded":
-            note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
-            _follow(folder, verdict)
-        return 0 if verdict == "finished" else code or 1
-    if not noted:  # nor could its starts be counted, and it would come back for ever
+    if verdict == "requeue" and not noted:  # nor could its starts be counted, and it would come back for ever
         print(
             f"{folder} cannot be written: the job ends; launch the run again when it can", file=sys.stderr, flush=True
         )
+    return verdict, noted
+
+
+def after(folder: Path, verdict: "Verdict", noted: bool) -> None:
+    """Do what the site file wants done after a verdict; of a run that was only stopped nobody is told."""
+    mine = incarnation()
+    if verdict == "requeue" and not noted:
         _follow(folder, "give up")
-        return code or 1
-    if not any(event["event"] == "stopped" and event["incarnation"] == incarnation() for event in read(folder)):
-        _follow(folder, verdict)  # SLURM ends this script when it takes the job back
-    if without.wanted is not None:
+    elif verdict != "superseded" and not (
+        verdict == "requeue" and any(e["event"] == "stopped" and e["incarnation"] == mine for e in read(folder))
+    ):
+        _follow(folder, verdict)
+
+
+def put_back(job: str, folders: "Sequence[Path]") -> None:
+    """Put a job back into the queue, without the nodes that its runs are to be left without, and wait for the end.
+
+    Where SLURM refuses, note it for the runs and return.
+    """
+    known = _job(job)
+    lists = [left_out(folder, known, "requeue").wanted for folder in folders]
+    wanted = next((nodes for nodes in lists if nodes is not None), None)
+    if wanted is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends this script once the job is requeued
     refused, _, reason = _ask("scontrol", "requeue", job)
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
-        append_event(folder, "verdict", verdict="requeue refused", reason=reason)
+        for folder in folders:
+            append_event(folder, "verdict", verdict="requeue refused", reason=reason)
         print(f"scontrol requeue {job} failed: {reason}; launch the run again to go on", file=sys.stderr, flush=True)
-        _follow(folder, "give up")
-        return code or 1
-    if without.wanted is None:
+        for folder in folders:
+            _follow(folder, "give up")
+        return
+    if wanted is None:
         time.sleep(60)  # SLURM ends this script when it takes the job back
     else:
-        _leave_out(job, without.wanted)
-    return code or 1
+        _leave_out(job, wanted)
 
 
-def _without(folder: Path, known: "Mapping[str, str]", verdict: "Verdict") -> Exclusion:
+def main(folder: Path, code: int) -> int:
+    """Carry the decision out; returns the batch script's exit code."""
+    job = environment.job_id()
+    if job is None:
+        return code  # no job, so no queue to go back to
+    verdict, noted = judge(folder, code, job)
+    if verdict not in ("requeue", "superseded"):
+        note_energy(folder, job)  # not before a requeue, which has no time to lose: the last start asks for all
+    after(folder, verdict, noted)  # SLURM ends this script when it takes the job back
+    if verdict == "requeue" and noted:
+        put_back(job, [folder])
+    return 0 if verdict == "finished" else code or 1
+
+
+def left_out(folder: Path, known: "Mapping[str, str]", verdict: "Verdict") -> Exclusion:
     """Decide which nodes the job is to be left without, or say which ones made it give up."""
     events, mine = since_submitted(read(folder)), incarnation()
     if verdict == "requeue":

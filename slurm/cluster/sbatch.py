@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.sbatch.options import OF_GPUS
+from recipes.sbatch.options import with_gpus as gres_with
 from recipes.schema import Recipe, Slurm
 from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
@@ -34,9 +36,19 @@ def gpu_options(slurm: Slurm) -> tuple[str, ...]:
     return () if slurm.gpus is None else ("gpus_per_node",)
 
 
+def with_gpus(slurm: Slurm, number: int) -> Slurm:
+    """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
+    options = {name: value for name, value in slurm.options.items() if number or not name.startswith(OF_GPUS)}
+    if "gres" in options and (gres := gres_with(str(options.pop("gres")), number)):
+        options["gres"] = gres
+    kind = str(slurm.gpus_per_node).rpartition(":")[0]
+    own = None if slurm.gpus_per_node is None else f"{kind}:{number}" if kind and number else number
+    return slurm.model_copy(update={"options": options, "gpus_per_node": own})
+
+
 def parameters(
     recipe: Recipe,
-    folder: Path,
+    folder: Path | None,
     code: Path,
     setup: Sequence[str] = (),
     dependency: str | None = None,
@@ -49,7 +61,7 @@ def parameters(
 
     Args:
         recipe: the run's.
-        folder: the run folder.
+        folder: the run folder; None in an array, whose elements learn theirs on the node.
         code: the copy of the suite that the job runs from.
         setup: the site file's shell lines.
         dependency: as sbatch takes it, such as `afterany:17`.
@@ -57,7 +69,8 @@ def parameters(
         start: how Python is started on the nodes; None: as this command was.
     """
     start = start or RankStart()
-    own, optional = shlex.quote(str(folder)), {"gpus_per_node": recipe.slurm.gpus_per_node, "dependency": dependency}
+    own = '"$run"' if folder is None else shlex.quote(str(folder))
+    optional = {"gpus_per_node": recipe.slurm.gpus_per_node, "dependency": dependency}
     return {
         **asked(recipe.slurm, start),
         "job_name": recipe.run_name,

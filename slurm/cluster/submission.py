@@ -13,18 +13,26 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recipes.common.errors import RecipeError
 from recipes.common.locks import locked
 from recipes.schema import Recipe
 from slurm import environment
 from slurm.monitoring.run_state import is_finished, nothing_to_do
+from slurm.planning.arrays import Array, arrays, plain_jobs, shown
 from slurm.planning.schedule import Run, Step, finished_of, schedule, tree
 from slurm.site_file import Site
 
+if TYPE_CHECKING:  # a command imports only what it needs, so that it answers at once
+    from slurm.cluster.batch_job import BatchJob
+    from slurm.cluster.limits import Limits
+
 
 # ------------------------------------------------------------------------------------------------------------- running
-def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None]) -> None:
+def submit_all(
+    runs: Sequence[Run], at_once: int | None, site: Site, check: Callable[[Recipe], None], pack: int = 1
+) -> None:
     """Submit to SLURM what is not finished and not in the queue.
 
     Args:
@@ -32,6 +40,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
         at_once: how many may be under way at once; None sets no limit.
         site: this machine's site file.
         check: refuses a recipe before anything is submitted.
+        pack: how many share a job.
 
     Raises:
         RecipeError: SLURM does not answer or refuses a job (those before it stay submitted; the same command goes on),
@@ -46,7 +55,7 @@ def submit_all(runs: Sequence[Run], at_once: int | None, site: Site, check: Call
     if lacking:
         require_sbatch()
     with _alone(runs[0].folder.parent) if lacking else contextlib.nullcontext():
-        _submit(runs, at_once, site)
+        _submit(_plan(runs, at_once, pack, site), runs, site)
 
 
 @contextlib.contextmanager
@@ -57,42 +66,74 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _submit(runs: Sequence[Run], at_once: int | None, site: Site) -> None:
+def _submit(plan: _Plan, runs: Sequence[Run], site: Site) -> None:
     from slurm.after_run.ending import begin
+
+    for run in runs:
+        if run.folder in plan.settled:
+            print(nothing_to_do(run.folder, plan.settled[run.folder]))
+    if plan.left_out and not plan.arrays:
+        raise RecipeError(plan.left_out)
+    todo = [run for array in plan.arrays for run in array.runs]
+    if any(run.recipe.slurm.gpus is None for run in todo):
+        print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
+    print(*(f"{line}\n" for line in remarks(todo)), sep="", end="", file=sys.stderr, flush=True)
+    if plan.arrays:
+        begin([run.folder for run in runs], runs[0].command, site.own)
+    jobs = dict(plan.jobs)
+    for array in plan.arrays:
+        before = dict.fromkeys(jobs[other] for other in array.after)
+        condition = f"afterany:{':'.join(before)}" if before else None
+        jobs |= _submit_one(array, site, condition)
+    if plan.left_out:
+        print(plan.left_out, flush=True)
+
+
+def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, str]:
+    """Make the folders of an array's runs and hand it to SLURM; returns the job to wait for of each run.
+
+    Raises:
+        RecipeError: SLURM refuses it, does not answer, or does not tell the id.
+    """
+    from slurm.cluster.array_job import array_job, write_elements
     from slurm.cluster.sbatch import batch_job
     from slurm.code_snapshot import snapshot_code
     from slurm.monitoring.events import LAUNCHER, append_event
     from slurm.run_folder import prepare
 
-    plan = _plan(runs, at_once)
-    if plan.steps:
-        begin([run.folder for run in runs], runs[0].command, site.own)
-    steps, settled, jobs = plan.steps, plan.settled, plan.jobs
+    runs = array.runs
+    code = snapshot_code(runs[0].folder.parent)
     for run in runs:
-        if run.folder in settled:
-            print(nothing_to_do(run.folder, settled[run.folder]))
-    if any(step.run.recipe.slurm.gpus is None for step in steps):
-        print("slurm.gpus_per_node is not set, so the job asks for no GPU (0 says so on purpose)", file=sys.stderr)
-    print(*(f"{line}\n" for line in remarks([step.run for step in steps])), sep="", end="", file=sys.stderr, flush=True)
-    for step in steps:
-        folder = step.run.folder
-        code = snapshot_code(folder.parent)
-        prepare(step.run.recipe, folder)
-        (folder / "log").mkdir(exist_ok=True)
-        print(f"run folder: {folder}", flush=True)
-        before = dict.fromkeys(jobs[other] for other in (*step.finished, *step.left))
-        condition = f"afterany:{':'.join(before)}" if before else None
-        own = site.for_run(step.run.recipe)
-        job = batch_job(step.run, code, own.setup, condition, own.own).submit()
-        needs = [need.name for need in step.finished]
-        append_event(folder, "submitted", incarnation=LAUNCHER, job=job, code=code.name, needs=needs)
-        if job is None:
-            raise RecipeError(
-                f"SLURM took the job {folder.name} and does not tell its id (squeue): the same command goes on when it "
-                "does"
-            )
-        jobs[folder] = job
-        print(f"job: {job}" + (f" ({condition})" if condition else ""), flush=True)
+        prepare(run.recipe, run.folder)
+        (run.folder / "log").mkdir(exist_ok=True)
+        if array.alone:
+            print(f"run folder: {run.folder}", flush=True)
+    own = site.for_run(runs[0].recipe)  # alike for all, see `_request`
+    asked: BatchJob
+    if array.alone:
+        asked = batch_job(runs[0], code, own.setup, condition, own.own)
+    else:
+        asked = array_job(array, code, own.setup, condition, own.own)
+        write_elements(array, asked.folder)
+    job = asked.submit()
+    for number in array.numbers:
+        for run in array.elements[number]:
+            id_ = job if array.alone or job is None else f"{job}_{number}"
+            named = {} if array.alone else {"array": asked.name}
+            needs = [need.name for need in run.needs if not is_finished(need)]
+            append_event(run.folder, "submitted", incarnation=LAUNCHER, job=id_, code=code.name, needs=needs, **named)
+            if not array.alone and job is not None:
+                print(f"{id_}: {run.folder}")
+    if job is None:
+        raise RecipeError(
+            f"SLURM took the job {asked.name} and does not tell its id (squeue): the same command goes on when it does"
+        )
+    behind = f" ({condition})" if condition else ""
+    print(
+        f"job: {job}{behind}" if array.alone else f"array: {job}, {len(runs)} runs in {array.jobs} jobs{behind}",
+        flush=True,
+    )
+    return {run.folder: job for run in runs}
 
 
 def remarks(runs: Sequence[Run]) -> list[str]:
@@ -111,10 +152,12 @@ def remarks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def preview(runs: Sequence[Run], at_once: int | None) -> str:
-    """Show what `submit_all` would do, as `tree` shows it; looks at the disk and the queue and changes nothing."""
-    plan = _plan(runs, at_once)
-    return tree(plan.steps, plan.settled)
+def preview(runs: Sequence[Run], at_once: int | None, site: Site, pack: int = 1) -> str:
+    """Show what `submit_all` would do, as `tree` and `shown` show it; changes nothing."""
+    plan = _plan(runs, at_once, pack, site)
+    if plan.arrays == plain_jobs(plan.steps):
+        return tree(plan.steps, plan.settled)
+    return "\n".join(filter(None, [shown(plan.arrays, plan.settled), plan.left_out]))
 
 
 @dataclass(frozen=True)
@@ -122,19 +165,24 @@ class _Plan:
     """What a command has to do.
 
     Attributes:
-        steps: what is to be submitted, in order.
+        steps: the runs that are to be made, in order.
+        arrays: what is to be submitted, in order.
         settled: the state of each run, or run that one needs, that is not to be submitted.
         jobs: the jobs of those that are in the queue.
+        left_out: what is not submitted for want of room in the queue, in a sentence.
     """
 
     steps: list[Step]
+    arrays: list[Array]
     settled: dict[Path, str]
     jobs: dict[Path, str]
+    left_out: str = ""
 
 
-def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
+def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _Plan:
+    from slurm.cluster.limits import limits
     from slurm.monitoring.events import read
-    from slurm.monitoring.run_state import LIVE, job_of, queue, state_of
+    from slurm.monitoring.run_state import ENDED, LIVE, job_of, number_of, queue, state_of
 
     known = queue()
     finished = finished_of(runs)
@@ -152,10 +200,48 @@ def _plan(runs: Sequence[Run], at_once: int | None) -> _Plan:
             settled[folder] = state
             if job := job_of(folder, events, known or {}):
                 jobs[folder] = job
-    steps = schedule(
-        [run for run in runs if run.folder not in settled or run.folder in jobs],
-        finished,
-        sorted(jobs, key=lambda folder: int(jobs[folder])),
+    queued = sorted(jobs, key=lambda folder: number_of(jobs[folder]))
+    left = [run for run in runs if run.folder not in settled or run.folder in jobs]
+    together = sum(run.folder not in jobs for run in left) > 1 and any(run.recipe.slurm.arrays for run in left)
+    steps = schedule(left, finished, queued, None if together else at_once)
+    if not together:
+        return _Plan(steps, plain_jobs(steps), settled, jobs)
+    allowed = limits(left[0].recipe.slurm)
+    under_way = [folder for folder in queued if folder in {run.folder for run in runs}]
+    planned = arrays(
+        runs,
+        steps,
+        lambda run: _request(run, site),
         at_once,
+        under_way,
+        allowed.array_size,
+        pack,
     )
-    return _Plan(steps, settled, jobs)
+    live = sum(job.state not in ENDED for job in (known or {}).values())
+    fitting, left_out = _fitting(planned, allowed, live)
+    return _Plan(steps, fitting, settled, jobs, left_out)
+
+
+def _request(run: Run, site: Site) -> str:
+    """Return all that a run's job asks for and does besides the run; runs with the same may share an array."""
+    from slurm.cluster.sbatch import parameters
+
+    own = site.for_run(run.recipe)
+    return repr(({**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}, own.own))
+
+
+def _fitting(planned: Sequence[Array], allowed: Limits, live: int) -> tuple[list[Array], str]:
+    """Return what there is room for in the queue, from the beginning, and a sentence on the rest."""
+    asked = sum(array.jobs for array in planned)
+    room = asked if allowed.jobs is None else max(0, allowed.jobs - live)
+    if asked <= room:
+        return list(planned), ""
+    fitting, free = [], room
+    for array in planned:
+        if free > 0:
+            fitting.append(array.first(free))
+        free -= array.jobs
+    return fitting, (
+        f"{room} of {asked} jobs are submitted: {allowed.of} lets you have {allowed.jobs} in the queue, and {live} are "
+        "there; the same command goes on with the others when there is room"
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.common.json_text import Kind, whole_lines, wrong_kinds
+from slurm import environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ALL: "dict[str, type]" = {"event": str, "incarnation": str, "step": int}
 """What every event says, and of which type that is."""
 OF: "dict[str, dict[str, Kind]]" = {
-    "submitted": {"job": (str, type(None))},  # None where SLURM did not tell the id
+    "submitted": {"job": (str, type(None))},  # None where SLURM did not tell the id; of an element, `array` is the name
     "failed": {"rank": int, "error": str},
     "verdict": {"verdict": str},
     "node": {"node": str, "fault": str, "text": str},
@@ -39,7 +40,7 @@ HELD = "GLT_HELD"
 
 def incarnation() -> str:
     """Name this start of the job: SLURM's job id and restart count, or the process group of a launcher's run."""
-    job = None if HELD in os.environ else os.environ.get("SLURM_JOB_ID")
+    job = None if HELD in os.environ else environment.job_id()
     return (
         f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else f"local.{os.environ.get('MASTER_PORT', '')}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -45,7 +46,8 @@ class Job(NamedTuple):
         state: its state, or the reason why it never leaves the queue.
         began: when it started, in seconds since 1970; 0 where it has not.
         name: its name; a run's job has the run folder's, unless a site's plugin renames it.
-        batch_file: the file that sbatch was given, in the run folder's log/, unless a site's wrapper copies it.
+        batch_file: the file that sbatch was given, in the run folder's log/, unless a site's wrapper copies it; of an
+            array of runs as if each element had a copy in its own folder (`ARRAYS`).
     """
 
     state: str
@@ -54,6 +56,8 @@ class Job(NamedTuple):
     batch_file: str = ""
 
 
+ARRAYS = ".arrays"
+"""Folder beside the run folders: in `.arrays/NAME/3` lie links to the runs that element 3 of the array NAME makes."""
 TELLS_S = 600
 """For so many seconds a job whose id SLURM has not told may still come up, and is not submitted again."""
 
@@ -68,11 +72,11 @@ def queue() -> dict[str, Job] | None:
     """
     if shutil.which("squeue") is None:
         return None
-    words = ["squeue", "-h", "-a", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"]
+    words = ["squeue", "-h", "-a", "-r", "--me", "-t", "all", "-o", "%i|%T|%S|%r|%j|%o"]
+    # An array's elements one by one; those that never left it together, in words that are not cut.
+    variables = {**environment.clean(), "SLURM_BITSTR_LEN": "0"}
     try:
-        shown = subprocess.run(
-            words, env=environment.clean(), capture_output=True, text=True, errors="replace", timeout=30
-        )
+        shown = subprocess.run(words, env=variables, capture_output=True, text=True, errors="replace", timeout=30)
     except subprocess.TimeoutExpired:
         return None
     jobs = {}
@@ -82,8 +86,25 @@ def queue() -> dict[str, Job] | None:
         job, state, began, reason, own, batch_file = line.split("|", 5)
         if state == "PENDING" and (reason == "DependencyNeverSatisfied" or re.search(HELD, reason)):
             state = reason
-        jobs[job] = Job(state, _seconds(began), own, batch_file)
+        for element in _elements(job):
+            jobs[element] = Job(state, _seconds(began), own, _seen_from(element, batch_file))
     return None if shown.returncode else jobs
+
+
+def _elements(job: str) -> list[str]:
+    """Return the ids that squeue means by one: 17_[0,3-4%2] are 17_0, 17_3 and 17_4."""
+    together = re.fullmatch(r"(\d+)_\[([0-9,-]+)(?:%\d+)?\]", job)
+    if together is None:
+        return [job]
+    ranges = [part.split("-") for part in together[2].split(",")]
+    return [f"{together[1]}_{number}" for part in ranges for number in range(int(part[0]), int(part[-1]) + 1)]
+
+
+def _seen_from(job: str, batch_file: str) -> str:
+    """Return the batch file as if it lay in the folder of the job's own element, where it has one."""
+    folder, file = os.path.split(batch_file)
+    of_runs = os.path.basename(os.path.dirname(folder)) == ARRAYS and "_" in job
+    return os.path.join(folder, job.partition("_")[2], file) if of_runs else batch_file
 
 
 def _seconds(moment: str) -> float:
@@ -95,8 +116,29 @@ def _seconds(moment: str) -> float:
 
 
 def is_in(folder: Path, job: Job) -> bool:
-    """Say whether the file that sbatch was given for a job lies in the folder."""
-    return os.path.realpath(os.path.dirname(job.batch_file)) == os.path.realpath(folder)
+    """Say whether the file that sbatch was given for a job lies in the folder, or in an array's that leads to it."""
+    return os.path.realpath(folder) in _leads_to(os.path.dirname(job.batch_file))
+
+
+def _leads_to(folder: str) -> frozenset[str]:
+    """Return the folder, or the log folders of the runs that an element of an array makes."""
+    if os.path.basename(os.path.dirname(os.path.dirname(folder))) != ARRAYS:
+        return frozenset([_place(folder)])
+    try:
+        return _linked(folder)
+    except OSError:  # not there yet, or not seen yet from here
+        return frozenset()
+
+
+@functools.cache  # a table's jobs and runs ask for the same ones again and again
+def _place(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+@functools.cache  # an array's folder appears as a whole, before SLURM hears of it
+def _linked(folder: str) -> frozenset[str]:
+    links = [entry.path for entry in os.scandir(folder) if entry.is_symlink()]
+    return frozenset(os.path.realpath(os.path.join(link, "log")) for link in links)
 
 
 def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str, Job]) -> str | None:
@@ -104,26 +146,34 @@ def job_of(folder: Path, events: Sequence[Mapping[str, Any]], jobs: Mapping[str,
 
     It is the one noted last, or one that waits or runs although nothing was noted (a full disk, Ctrl-C after sbatch).
     SLURM uses ids again, so the file that sbatch was given decides too, under whatever name a site's plugin lets the
-    job run; or else the name, where a site's wrapper handed over another file.
+    job run; or else the name, where a site's wrapper handed over another file. An array's file leads to the run by what
+    was written of its elements.
     """
-    noted = _noted(events)
+    noted: Mapping[str, Any] = next((event for event in reversed(events) if event["event"] == "submitted"), {})
+    last, name = noted.get("job"), noted.get("array", folder.name)
+    log = os.path.realpath(folder / "log")
     own = [
         job
         for job, said in jobs.items()
-        if (is_in(folder / "log", said) and (job == noted or said.state not in ENDED))
-        or (job == noted and said.name == folder.name)
+        if ((job == last or said.state not in ENDED) and log in _leads_to(os.path.dirname(said.batch_file)))
+        or (job == last and said.name == name)
     ]
-    return max(own, key=lambda job: (jobs[job].state not in ENDED, _number(job)), default=None)
+    return max(own, key=lambda job: (jobs[job].state not in ENDED, number_of(job)), default=None)
 
 
-def _number(job: str) -> int:
-    """Return the number in a job's id, which squeue writes as 17, 17_3, 17_[4-15] or 17+0."""
-    return int(re.split(r"\D", job, maxsplit=1)[0])
+def runs_of(job: Job) -> int:
+    """Return how many runs a job makes side by side."""
+    return len(_leads_to(os.path.dirname(job.batch_file)))
 
 
-def _noted(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the job that was submitted last, as the run folder knows it."""
-    return next((event["job"] for event in reversed(events) if event["event"] == "submitted"), None)
+def main_id(job: str) -> str:
+    """Return the number in a job's id, which squeue writes as 17, 17_3, 17_[4-15] or 17+0, as text."""
+    return re.split(r"\D", job, maxsplit=1)[0]
+
+
+def number_of(job: str) -> int:
+    """Return the number in a job's id: the higher, the newer."""
+    return int(main_id(job))
 
 
 def _has_been_submitted(events: Sequence[Mapping[str, Any]]) -> bool:
@@ -215,7 +265,13 @@ def state_of(folder: Path, events: Sequence[dict[str, Any]], jobs: Mapping[str, 
         return {"CANCELLED": "cancelled", "TIMEOUT": "timed out"}[known.state]
     if known.state in ENDED:
         return "failed" if said in ("start", "submitted", "requeue", "stopped") else said
-    return _moving(folder, known.began) if known.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
+    return _of_a_live_job(folder, events, known, said)
+
+
+def _of_a_live_job(folder: Path, events: Sequence[Mapping[str, Any]], job: Job, said: str) -> str:
+    if events and events[-1].get("packed"):  # it has ended, and other runs of its job have not
+        return "queued" if said == "requeue" else said
+    return _moving(folder, job.began) if job.state in ("RUNNING", "STAGE_OUT", "SIGNALING") else "queued"
 
 
 def _of_the_run(events: Sequence[Any]) -> list[Any]:

@@ -28,8 +28,10 @@ from slurm.planning.grids import NO_POINT, announcement, grid_of, refuse_switch
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
 
-SEVERAL = ("table", "seeds", "grid", "max_jobs", "again")
+SEVERAL = ("table", "seeds", "grid", "max_jobs", "pack", "again")
 """Words of a command that are none of a recipe."""
+MOST_PACKED = 64
+"""Runs in a job, at most."""
 OF_THE_TABLE = ("recipe", "data.name", "train", "preset", "batch.budget")
 CACHE = ("data.cache=", "data.cache_folder=", "data.cache_gb=")
 WITH_A_TABLE = (
@@ -58,19 +60,21 @@ class Requested(NamedTuple):
         runs: each once, and after those that it builds on.
         at_once: how many may be under way at once; None where the command does not say.
         said: what the user should know of the whole.
+        pack: how many runs share a job of SLURM's.
     """
 
     runs: list[Run]
     at_once: int | None
     said: tuple[str, ...] = ()
+    pack: int = 1
 
 
 def requested_runs(words: Sequence[str], site: Site) -> Requested:
     """Return the runs that a command asks for.
 
     Raises:
-        RecipeError: a value of `table`, `seeds`, `grid`, `max_jobs` or `again` that is not legal, words that the table
-            itself decides, or a recipe that cannot be run.
+        RecipeError: a value of `table`, `seeds`, `grid`, `max_jobs`, `pack` or `again` that is not legal, words that
+            the table itself decides, or a recipe that cannot be run.
     """
     values, rest = take_words(words, SEVERAL)
     at_once, again = values.get("max_jobs"), values.get("again", "no")
@@ -78,6 +82,7 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
         raise RecipeError(f"again={again} is not legal: yes is, which makes runs anew and keeps the old ones, or no")
     if at_once is not None and not re.fullmatch(r"[1-9][0-9]{0,5}", at_once):
         raise RecipeError(f"max_jobs={at_once} is not legal: it is the number of jobs that may run at once, 1 or more")
+    pack = _pack(values.get("pack", "1"))
     commands: list[tuple[list[str], list[str]]] = [(rest, [])]
     said: tuple[str, ...] = ()
     layout = None
@@ -110,8 +115,47 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     if grid:
         rows = len(layout.rows) if layout else 0
         said = (*said, *announcement(grid, list(named.values()), rows, len(runs) - len(named)))
-    asked = [replace(run, again=again == "yes" and run.folder in named) for run in runs.values()]
-    return Requested(asked, int(at_once) if at_once else None, said)
+    asked = [
+        replace(run, recipe=_shared(run.recipe, pack), again=again == "yes" and run.folder in named)
+        for run in runs.values()
+    ]
+    return Requested(asked, int(at_once) if at_once else None, said, pack)
+
+
+def _pack(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > MOST_PACKED:
+        raise RecipeError(f"pack={text} is not legal: it is how many runs share a job, from 1 to {MOST_PACKED}")
+    return int(text)
+
+
+def _shared(recipe: Recipe, pack: int) -> Recipe:
+    """Return the recipe with its share of a node's GPUs, where several runs share a job.
+
+    Raises:
+        RecipeError: they cannot.
+    """
+    gpus = recipe.slurm.gpus_per_node
+    if pack == 1:
+        return recipe
+    if recipe.cluster == "local":
+        raise RecipeError(f"pack={pack} puts runs into one job of SLURM's; with cluster=local use max_jobs={pack}")
+    if not recipe.slurm.arrays:
+        raise RecipeError(
+            f"pack={pack} and slurm.arrays=false do not go together: packed runs are elements of an array"
+        )
+    if recipe.nodes > 1:
+        raise RecipeError(
+            f"pack={pack} is legal for runs of one node, and {recipe.recipe} has nodes={recipe.nodes}: leave out one "
+            "of them"
+        )
+    if gpus and gpus % pack:
+        raise RecipeError(
+            f"pack={pack} does not share slurm.gpus={gpus} evenly: "
+            f"{', '.join(str(share) for share in range(1, gpus + 1) if gpus % share == 0)} are legal"
+        )
+    if not gpus:
+        return recipe
+    return recipe.model_copy(update={"slurm": recipe.slurm.model_copy(update={"gpus_per_node": gpus // pack})})
 
 
 def _add_points(

@@ -87,8 +87,8 @@ class Cluster:
 
     address = "127.0.0.1"
 
-    def __init__(self, folder: Path, nodes: int = NODES, task_plugin: str = "task/none") -> None:
-        self.folder, self.nodes, self.task_plugin = folder, nodes, task_plugin
+    def __init__(self, folder: Path, nodes: int = NODES, task_plugin: str = "task/none", options: str = "") -> None:
+        self.folder, self.nodes, self.task_plugin, self.options = folder, nodes, task_plugin, options
         self.marks = {
             MARK: str(folder)
         }  # only in the daemons' environment: a user's shell, which has SLURM_CONF too, is not ours
@@ -112,7 +112,7 @@ class Cluster:
             machines=self._machines(),
             task_plugin=self.task_plugin,
         )
-        (self.folder / "slurm.conf").write_text(conf)
+        (self.folder / "slurm.conf").write_text(conf + self.options)
         self._daemon(
             "munged",
             "--force",

@@ -71,7 +71,7 @@ def result_of(folder: Path) -> dict[str, object]:
     return {
         "step": last.name,
         "model": {name: value.numpy().tobytes() for name, value in model.items()},
-        "centers": suite["centers"].numpy().tobytes(),
+        "centers": None if suite["centers"] is None else suite["centers"].numpy().tobytes(),
         "arrays": arrays,
     }
 

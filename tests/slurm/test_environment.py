@@ -185,7 +185,7 @@ def test_parts_of_an_array_find_their_pickles(tmp_path: Path) -> None:
     ):
         (job.folder / target).write_text("")
         for _ in range(2):
-            subprocess.run(["bash", "-c", "\n".join(of._pickle_lines())], env=variables, check=True)
+            subprocess.run(["bash", "-c", "\n".join(of.setup()[-2:])], env=variables, check=True)
             assert os.readlink(job.folder / link) == target
 
 

@@ -160,6 +160,7 @@ def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
         f"data.root={tmp_path / 'none'}",
         "seeds=0,1,2",
         "max_jobs=1",
+        "slurm.arrays=false",
         "cluster=dry",
         f"runs={tmp_path / 'runs'}",
     )
@@ -202,6 +203,7 @@ def test_submitting_again_submits_nothing_twice(cluster: dict[str, str], tiny_ro
         f"data.root={tiny_root}",
         f"runs={tmp_path / 'runs'}",
         "slurm.gpus_per_node=0",
+        "slurm.arrays=false",
         "max_jobs=2",
     ]
 
@@ -274,6 +276,7 @@ def test_a_refused_job_leaves_the_others(cluster: dict[str, str], tiny_root: Pat
         f"data.root={tiny_root}",
         f"runs={tmp_path / 'runs'}",
         "slurm.gpus_per_node=0",
+        "slurm.arrays=false",
         "seeds=0,1,2",
     ]
     (tmp_path / "refuse").write_text("102")

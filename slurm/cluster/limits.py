@@ -1,0 +1,94 @@
+"""How much SLURM lets a user submit: an array's size, and jobs in the queue, where it says so.
+
+An array's elements count as jobs. Where SLURM does not tell a limit it may have one all the same; then sbatch refuses.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import subprocess
+from dataclasses import dataclass
+
+from recipes.schema import Slurm
+from slurm import environment
+
+ARRAY_SIZE = 1001
+"""SLURM's own default of MaxArraySize."""
+ANSWER_S = 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one user may submit.
+
+    Attributes:
+        array_size: the most elements of an array, which are numbered from 0; 0 where there are no arrays.
+        jobs: the most jobs in the queue; None where SLURM does not say.
+        of: who says so, for a sentence.
+    """
+
+    array_size: int = ARRAY_SIZE
+    jobs: int | None = None
+    of: str = ""
+
+
+def limits(slurm: Slurm) -> Limits:
+    """Ask SLURM, and where there is one its accounting database, for the limits of a request."""
+    config = _answer(["scontrol", "show", "config"])
+    sizes = re.findall(r"(?:^MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", config, re.MULTILINE)
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", config, re.MULTILINE)
+    rows = _association(slurm, found[1] if found else "")
+    quality = slurm.qos or next((row[-1] for row in rows if row[-1]), "")
+    told = [
+        (int(row[place]), f"the association's {name}")
+        for row in rows
+        for place, name in OF_AN_ASSOCIATION
+        if row[place]
+    ]
+    told += [(jobs, f"MaxSubmitJobsPerUser of qos {quality}") for jobs in _quality_of_service(quality)]
+    jobs, of = min(told, default=(None, ""))
+    return Limits(min(map(int, sizes), default=ARRAY_SIZE), jobs, of)
+
+
+OF_AN_ASSOCIATION = ((3, "MaxSubmitJobs"), (4, "GrpSubmitJobs"))
+"""Columns of what sacctmgr is asked for."""
+
+
+def _association(slurm: Slurm, cluster: str) -> list[list[str]]:
+    """Return the user's association that a job would have: the cells of its line; none where that cannot be told.
+
+    A user with several accounts gets the limits of one only where the request names it.
+    """
+    words = ["show", "assoc", "where", f"user={getpass.getuser()}"]
+    fields = "format=Cluster,Account,Partition,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
+    rows = [line.split("|") for line in _answer(["sacctmgr", "-nP", *words, fields]).splitlines()]
+    fitting = [
+        row
+        for row in rows
+        if len(row) == 6
+        and row[0].lower() in (cluster.lower(), "")
+        and (slurm.account is None or row[1].lower() == slurm.account.lower())
+        and (not row[2] or row[2] in (slurm.partition or "").split(","))
+        and all(re.fullmatch(r"\d*", row[place]) for place, _ in OF_AN_ASSOCIATION)
+    ]
+    return fitting if len({row[1] for row in fitting}) == 1 else []
+
+
+def _quality_of_service(name: str) -> list[int]:
+    """Return its limit, if it has one."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        return []
+    said = _answer(["sacctmgr", "-nP", "show", "qos", "where", f"name={name}", "format=MaxSubmitJobsPerUser"]).strip()
+    return [int(said)] if re.fullmatch(r"\d+", said) else []
+
+
+def _answer(words: list[str]) -> str:
+    """Return what a command says; nothing where it is not there, fails or does not answer."""
+    try:
+        done = subprocess.run(
+            words, env=environment.clean(), capture_output=True, text=True, errors="replace", timeout=ANSWER_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if done.returncode else done.stdout
