@@ -69,7 +69,7 @@ def science_values(recipe: BaseModel) -> dict[str, Any]:
 
 
 def _counts(science: dict[str, Any], key: str) -> bool:
-    """Say whether a dotted key is science: a key inside a mapping, such as slurm.options.hold, is what that field is."""
+    """Say whether a dotted key is science; one inside a mapping, such as slurm.options.hold, is what that field is."""
     return bool(science.get(key, science.get(key.rpartition(".")[0], True)))
 
 
