@@ -58,14 +58,19 @@ def departures(recipe: BaseModel, other: BaseModel) -> list[str]:
     return [
         f"{key}={mine.get(key)} ({others.get(key)})"
         for key in sorted({*mine, *others})
-        if mine.get(key) != others.get(key) and science.get(key, True)
+        if mine.get(key) != others.get(key) and _counts(science, key)
     ]
 
 
 def science_values(recipe: BaseModel) -> dict[str, Any]:
     """Return the recipe's science fields, by their dotted keys."""
     science = _flat(_marks(type(recipe)))
-    return {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if science.get(key, True)}
+    return {key: value for key, value in _flat(recipe.model_dump(mode="json")).items() if _counts(science, key)}
+
+
+def _counts(science: dict[str, Any], key: str) -> bool:
+    """Say whether a dotted key is science; one inside a mapping, such as slurm.options.hold, is what that field is."""
+    return bool(science.get(key, science.get(key.rpartition(".")[0], True)))
 
 
 def science_keys(section: type[BaseModel]) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from recipes.common.errors import RecipeError
+from recipes.identity import departures, science_values
 from recipes.resolve import dump, resolve
 from recipes.sbatch.options import OWN, REFUSED, SHORT, gpus_in, with_gpus
 from recipes.schema import PROJECT, Slurm
@@ -77,8 +78,10 @@ def test_options_reach_the_batch_file_as_they_are(site: Any) -> None:
 
 
 def test_options_are_no_science() -> None:
-    """A run keeps its name and folder whatever its job asks for."""
-    assert resolve([*ON, "slurm.options.reservation=ml"]).run_name == resolve(ON).run_name
+    """A run keeps its name and folder whatever its job asks for, and is told to be no other run than its recipe's."""
+    with_option, without = resolve([*ON, "slurm.options.reservation=ml"]), resolve(ON)
+    assert with_option.run_name == without.run_name and departures(with_option, without) == []
+    assert science_values(with_option) == science_values(without)
 
 
 @pytest.mark.parametrize(
