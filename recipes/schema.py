@@ -396,6 +396,15 @@ class Slurm(Section):
             return sbatch.number_of(self.gpus_per_node)
         return sbatch.gpus_in(str(self.options.get("gres", "")))
 
+    def with_gpus(self, number: int) -> Slurm:
+        """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
+        options = {name: value for name, value in self.options.items() if number or not name.startswith(sbatch.OF_GPUS)}
+        if "gres" in options and (gres := sbatch.with_gpus(str(options.pop("gres")), number)):
+            options["gres"] = gres
+        kind = str(self.gpus_per_node).rpartition(":")[0]
+        own = None if self.gpus_per_node is None else f"{kind}:{number}" if kind and number else number
+        return self.model_copy(update={"options": options, "gpus_per_node": own})
+
     @model_validator(mode="after")
     def _asked_once(self) -> Slurm:
         if self.gpus_per_node is not None and sbatch.gpus_in(str(self.options.get("gres", ""))) is not None:

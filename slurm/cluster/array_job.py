@@ -23,7 +23,7 @@ from recipes.common.files import sync_folder, write_json
 from slurm.cluster.batch_job import BatchJob, link_line
 from slurm.cluster.needs import NEEDS
 from slurm.cluster.packed import OVER
-from slurm.cluster.sbatch import gpu_options, parameters, with_gpus
+from slurm.cluster.sbatch import gpu_options, parameters, step_gpus
 from slurm.job import TrainJob
 from slurm.monitoring.run_state import ARRAYS, Job, is_in
 from slurm.planning.arrays import Array, numbers_text
@@ -150,15 +150,13 @@ def array_job(
     }
     if pack == 1:
         return ArrayJob(parameters=given, **common)
-    slurm = with_gpus(recipe.slurm, pack * (recipe.slurm.gpus or 0))
+    slurm = recipe.slurm.with_gpus(pack * (recipe.slurm.gpus or 0))
     given["additional_parameters"] |= slurm.options
     if slurm.gpus_per_node:
         given["gpus_per_node"] = slurm.gpus_per_node
-    of_a_run = {"gpus-per-node": recipe.slurm.gpus_per_node, "gres": recipe.slurm.options.get("gres")}
-    gpus = tuple(f"--{name}={value}" for name, value in of_a_run.items() if value)
     packed = {**given, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}  # each run has a step of its own
     packed["teardown"] = _teardown(f'{shlex.quote(str(folder))}/"$SLURM_ARRAY_TASK_ID"', start.outside)
-    return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=gpus)
+    return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm))
 
 
 def _teardown(element: str, python: str) -> list[str]:

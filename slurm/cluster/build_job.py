@@ -29,7 +29,7 @@ from sharding.building.samples_words import READ, absolute
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.origins import LAUNCHER, by_origin
-from slurm.cluster.sbatch import asked, gpu_options, with_gpus
+from slurm.cluster.sbatch import asked, gpu_options
 from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.code_snapshot import place, snapshot_code
 from slurm.monitoring.run_state import ENDED, is_in, queue
@@ -211,7 +211,7 @@ def _job(build: Build, stage: Stage, code: Path, after: str | None) -> BatchJob:
     """Return a stage's job; only a stage called features asks for a GPU, and for one."""
     work, asked_for = build.work, stage.slurm
     start = rank_start(stage.site.own, code, _folders(build))
-    slurm = with_gpus(asked_for, 1 if stage.name == "features" and asked_for.gpus else 0)
+    slurm = asked_for.with_gpus(1 if stage.name == "features" and asked_for.gpus else 0)
     optional = {"gpus_per_node": slurm.gpus_per_node, "dependency": f"afterany:{after}" if after else None}
     parameters = {
         **asked(slurm, start),

@@ -29,6 +29,7 @@ from recipes.common.files import write_whole
 from recipes.schema import PROJECT, Recipe
 from slurm import environment
 from slurm.cluster.batch_job import setup_lines
+from slurm.cluster.sbatch import step_gpus
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.local.process_group import LocalRun, blocked, goes_on
 from slurm.local.progress import Begin
@@ -130,15 +131,16 @@ def _refuse_unfitting(recipe: Recipe, allocation: Allocation) -> None:
 def step_script(run: Run, site: Site, allocation: Allocation) -> str:
     """Return the shell script that starts a run's ranks: modules and setup as in a job, then srun in its place."""
     recipe, folder = run.recipe, run.folder
+    site = site.for_run(recipe)
     start = rank_start(site.own, PROJECT, [*folders_of(recipe), *map(str, search_path.folders())])
-    gpus = recipe.slurm.gpus_per_node
+    gpus = step_gpus(recipe.slurm) or ([] if recipe.slurm.gpus is None else ["--gres=none"])
     srun = [
         *("srun", f"--jobid={allocation.job}", f"--job-name={recipe.run_name}"),
         *(f"--nodes={recipe.nodes}", f"--ntasks={recipe.tasks}", f"--ntasks-per-node={recipe.tasks // recipe.nodes}"),
         # Each step has cores and GPUs of its own, so that several commands share the allocation, and one more waits.
         # In a step that holds them all (srun --pty bash), nothing is ever free, so a step shares them.
         *("--overlap" if allocation.within_step else "--exact", f"--cpus-per-task={recipe.slurm.cpus_per_task}"),
-        *("--mem=0", *([] if gpus is None else [f"--gpus-per-node={gpus}" if gpus else "--gres=none"])),
+        *("--mem=0", *gpus),
         *("-K1", "--quit-on-interrupt", "--export=ALL", "--unbuffered", "--open-mode=append"),
         *(f"--output={folder}/log/rank-%t.log", *start.srun),
     ]

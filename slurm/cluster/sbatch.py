@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.sbatch.options import OF_GPUS
-from recipes.sbatch.options import with_gpus as gres_with
 from recipes.schema import Recipe, Slurm
 from slurm.cluster.batch_job import BatchJob, setup_lines
 from slurm.job import TrainJob
@@ -36,14 +34,10 @@ def gpu_options(slurm: Slurm) -> tuple[str, ...]:
     return () if slurm.gpus is None else ("gpus_per_node",)
 
 
-def with_gpus(slurm: Slurm, number: int) -> Slurm:
-    """Return what a job asks for with so many GPUs of a node, in the form and of the type that it has now."""
-    options = {name: value for name, value in slurm.options.items() if number or not name.startswith(OF_GPUS)}
-    if "gres" in options and (gres := gres_with(str(options.pop("gres")), number)):
-        options["gres"] = gres
-    kind = str(slurm.gpus_per_node).rpartition(":")[0]
-    own = None if slurm.gpus_per_node is None else f"{kind}:{number}" if kind and number else number
-    return slurm.model_copy(update={"options": options, "gpus_per_node": own})
+def step_gpus(slurm: Slurm) -> tuple[str, ...]:
+    """Return srun's arguments for the GPUs of a node, in the form that the recipe asks for them."""
+    asked_for = {"gpus-per-node": slurm.gpus_per_node, "gres": slurm.options.get("gres")}
+    return tuple(f"--{name}={value}" for name, value in asked_for.items() if value)
 
 
 def parameters(

@@ -134,7 +134,7 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
     Raises:
         RecipeError: they cannot.
     """
-    gpus = recipe.slurm.gpus_per_node
+    gpus = recipe.slurm.gpus
     if pack == 1:
         return recipe
     if recipe.cluster == "local":
@@ -155,7 +155,7 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
         )
     if not gpus:
         return recipe
-    return recipe.model_copy(update={"slurm": recipe.slurm.model_copy(update={"gpus_per_node": gpus // pack})})
+    return recipe.model_copy(update={"slurm": recipe.slurm.with_gpus(gpus // pack)})
 
 
 def _add_points(

@@ -133,9 +133,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     monkeypatch.setattr(requeue.time, "sleep", lambda _: None)
     monkeypatch.setattr(requeue.signal, "signal", lambda *_: None)
-    events.append_event(tmp_path, "submitted", incarnation=events.LAUNCHER, job="5", needs=[])
-    events.append_event(tmp_path, "start")
-    return tmp_path
+    folder = tmp_path / "a-run"
+    folder.mkdir()
+    events.append_event(folder, "submitted", incarnation=events.LAUNCHER, job="5", needs=[])
+    events.append_event(folder, "start")
+    return folder
 
 
 def _ends(monkeypatch: pytest.MonkeyPatch, folder: Path, slurm: Slurm) -> dict[str, Any]:
