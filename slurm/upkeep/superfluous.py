@@ -82,7 +82,7 @@ def look(runs: Path, jobs: Mapping[str, Job] | None) -> Found:
             items += list(_of_a_run(folder))
         except DAMAGE:
             states[folder] = "unreadable"
-    submitted = any((folder / "log" / f"{folder.name}.sh").exists() for folder in states)
+    submitted = any(map(_was_submitted, states))
     if jobs is not None or not submitted:
         items += _code(runs, states)
     items += [item for path in runs.glob(".*") if (item := _leftover(runs, path))]
@@ -94,6 +94,14 @@ def look(runs: Path, jobs: Mapping[str, Job] | None) -> Found:
     if jobs is None and submitted:
         kept.append("all code is kept, for SLURM does not answer (squeue): a job may be running from it")
     return Found(items, kept)
+
+
+def _was_submitted(folder: Path) -> bool:
+    """Say whether SLURM ever had a job of a run, or may have had one."""
+    try:
+        return any(event["event"] == "submitted" for event in read(folder))
+    except OSError:
+        return True
 
 
 def _state(folder: Path, jobs: Mapping[str, Job] | None) -> str:

@@ -200,8 +200,8 @@ def test_a_folder_that_was_replaced_meanwhile_is_not_touched(runs: Path) -> None
     holder = removal.os.open
     replaced = []
 
-    def opened(path: Path, *flags: int) -> int:
-        handle = holder(path, *flags)
+    def opened(path: Path, *flags: int, **options: int) -> int:
+        handle = holder(path, *flags, **options)
         if path == done and not replaced:
             replaced.append(done.rename(runs / f"{done.name}.old-9"))
             shutil.copytree(replaced[0], done, symlinks=True)
