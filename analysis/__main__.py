@@ -62,9 +62,9 @@ with anonymous=yes without users, hosts, folders, addresses and accounts.
 `sweep` prints runs with what differs between them and their accuracy on val and test; sweep.csv in out=.
 `tuned` chooses each row's values on val alone and prints the table of the chosen runs, with how many values each row
 was given; in out=: NAME_tuned.tex, NAME_tuned.csv and NAME_tuned_values.csv.
-`results` writes the page of results on digits_glt, docs/results-digits.md, from the runs in examples/digits_glt.
+`results` writes a page of results on the runs' data set: docs/results-fashion.md is that of examples/fashion_glt.
 
-  table    layouts in recipes/tables, or paths of yours (default: all whose data set occurs among the runs)
+  table    layouts in recipes/tables, or paths of yours (default: all that a row of these runs stands in)
   data     the data sets of open layouts, side by side; without table=, all open layouts
   groups   by what classes are many, medium and few, where a data set knows both (default: its own way)
   select   the last epoch or the best on val (default: as the table says)
@@ -216,7 +216,7 @@ def _licence(word: str) -> tuple[str, str]:
 
 
 def _results(words: list[str]) -> None:
-    """Write the page of results on digits_glt."""
+    """Write the page of results on a data set."""
     options = _parse(words, ("runs", "out"), ("runs", "out"))
     from analysis.report.results import page
 
@@ -455,27 +455,43 @@ def _data_of(options: dict[str, str], runs: list[Run]) -> list[str]:
 
 
 def _layouts(options: dict[str, str], runs: list[Run]) -> list[Layout]:
-    """Load the layouts named, else the open ones on `data=`, else all that name a data set of the runs."""
+    """Load the layouts named, else the open ones on `data=`, else those that the runs belong to."""
     known, data = sorted({run.data for run in runs}), _data_of(options, runs)
     if "table" in options:
         layouts = [find_layout(name, data, known) for name in dict.fromkeys(options["table"].split(","))]
     elif data:
         layouts = [load_layout(available()[name], data) for name in open_tables()]
     else:
-        layouts = [load_layout(file) for file in available().values() if not is_open(file)]
-        layouts = [layout for layout in layouts if {column.data for column in layout.columns} & set(known)]
-        # Those laid out as the paper's tables come first, in the paper's order.
-        layouts.sort(key=lambda layout: (not layout.published, layout.published))
-        if not layouts:
-            raise ValueError(
-                f"recipes/tables has no table that names the data of these runs ({', '.join(known)}): "
-                f"data={known[0]} lays out the open ones on them ({', '.join(open_tables())})"
-            )
+        layouts = _layouts_of(runs, known)
     names = [layout.name for layout in layouts]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"table={options.get('table')}: two tables are called {twice[0]}, and so would be their files")
     return layouts
+
+
+def _layouts_of(runs: list[Run], known: list[str]) -> list[Layout]:
+    """Return the layouts that name the data sets of the runs, and the open ones, as far as any of the runs is theirs.
+
+    Where none is, all that name the data sets.
+    """
+    fixed = [load_layout(file) for file in available().values() if not is_open(file)]
+    fixed = [layout for layout in fixed if {column.data for column in layout.columns} & set(known)]
+    # Those laid out as the paper's tables come first, in the paper's order.
+    fixed.sort(key=lambda layout: (not layout.published, layout.published))
+    laid_out = [load_layout(available()[name], known) for name in open_tables()]
+    there = {(run.preset, run.recipe, run.budget, run.data, run.train) for run in runs}
+    made = [
+        layout
+        for layout in (*fixed, *laid_out)
+        if any((layout.preset, row.recipe, row.budget, *of) in there for row in layout.rows for of in layout.sources)
+    ]
+    if not made and not fixed:
+        raise ValueError(
+            f"recipes/tables has no table with a row of these runs, which are on {', '.join(known)}: data={known[0]} "
+            f"lays out the open ones on them ({', '.join(open_tables())})"
+        )
+    return made or fixed
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from recipes.layers import noted
 from recipes.schema import Recipe
 from sharding.cache.decoded_images import FILES_OF_A_CACHE, PixelCache
 from sharding.cache.disk_budget import cache_folder
+from sharding.cache.own_pixels import OwnPixels, are_small
 from sharding.cache.prefetcher import Prefetcher
 from sharding.cache.remote_shards import NodeCache
 from sharding.format.dataset import Dataset, Split
@@ -49,7 +50,7 @@ from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
 from sharding.plan.philox import DrawKey
 from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.plan.windowed import ShardWindow
-from sharding.reader import Batch, EvalView, MicroBatches, Reader, TrainView
+from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, TrainView
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -452,15 +453,20 @@ def opened(recipe: Recipe, pipe: str | None = None) -> Dataset:
 
 
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:
-    """Return the training crops (`train`) and test crops of splits, from the node's cache where the recipe has one.
+    """Return the training crops (`train`) and test crops of splits.
+
+    They come from the node's cache where the recipe has one, and where the splits are small and this process reads them
+    by itself, from its memory once they are decoded.
 
     Raises:
         DataError: the cache's folder cannot be used, or its bytes do not hold the test crops.
     """
     data, augment = recipe.data, recipe.augment
-    caches: dict[str, PixelCache | None] = dict.fromkeys(splits)
+    caches: dict[str, Cache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         caches |= _pixel_caches(recipe, decoder, splits)
+    elif not data.workers and are_small(splits.values()):  # workers would each keep them once more
+        caches |= {name: OwnPixels(split) for name, split in splits.items()}
     train = TrainView(
         data.image_size,
         augment.crop_scale,

@@ -129,7 +129,7 @@ class Data(Section):
         "none",
         (
             "decoded: a node keeps the decoded images of the training set, and the test crops, in data.cache_folder, "
-            "for all its ranks and later runs"
+            "for all its ranks and later runs; none: a rank without workers keeps those of small sets in its memory"
         ),
     )
     cache_short_side: int | None = science(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from recipes.common.errors import DataError, RunError, UserError, one_line
 from recipes.common.process_limits import memory_of_job
-from sharding.cache.decoded_images import PixelCache
 from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
@@ -37,6 +36,23 @@ from sharding.transport import Piped, Transport, say
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
 Value = TypeVar("Value")
+
+
+class Cache(Protocol):
+    """Keeps the decoded images of a split: `PixelCache` for a node, `OwnPixels` for this process."""
+
+    @property
+    def takes_more(self) -> bool:
+        """False once it is full."""
+        ...
+
+    def get(self, sample: int) -> np.ndarray | None:
+        """Return uint8 [H, W, 3] of a sample, not to be changed; None if it is not here."""
+        ...
+
+    def put(self, sample: int, pixels: np.ndarray) -> None:
+        """Keep uint8 [H, W, 3] for a sample, unless the cache is full."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -75,7 +91,7 @@ class TrainView:
     short_side: int | None = None
     randaug_pixels: str = "own"
 
-    def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
+    def stages(self, draws: Draws, cache: Cache | None) -> list[Stage]:
         """Return the stages from `image` to `pixels`; the cache keeps whole pictures."""
         return [kept_whole(cache, self.short_side), augmented(draws, self)]
 
@@ -92,30 +108,25 @@ class EvalView:
     size: int
     resize: int
 
-    def stages(self, draws: Draws, cache: PixelCache | None) -> list[Stage]:
+    def stages(self, draws: Draws, cache: Cache | None) -> list[Stage]:
         """Return the stages from `image` to `pixels`; the cache keeps the crops."""
         return [centred(cache, self)]
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
-def planned_samples(split: Split, draws: Draws, kept: PixelCache | None = None) -> Callable[[], Iterator[Sample]]:
+def planned_samples(split: Split, draws: Draws, kept: Cache | None = None) -> Callable[[], Iterator[Sample]]:
     """Return the pipeline's source, which yields the planned samples in order.
 
     A sample that is in the cache has `pixels`; the others have their bytes, `jpg`.
     """
 
     def source() -> Iterator[Sample]:
-        for sample, draw, stream in zip(draws.ids.tolist(), draws.draws.tolist(), draws.streams.tolist(), strict=True):
+        index = split.index
+        columns = (index.key[draws.ids], index.label[draws.ids], draws.ids, draws.draws, draws.streams)
+        for key, label, sample, draw, stream in zip(*(column.tolist() for column in columns), strict=True):
             known = kept.get(sample) if kept is not None else None
             data = {"jpg": split.read(sample)} if known is None else {"pixels": known}
-            yield {
-                "__key__": str(split.index.key[sample]),
-                **data,
-                "cls": int(split.index.label[sample]),
-                "id": sample,
-                "draw": draw,
-                "stream": stream,
-            }
+            yield {"__key__": key, **data, "cls": label, "id": sample, "draw": draw, "stream": stream}
 
     return source
 
@@ -135,7 +146,7 @@ def decoded(split: Split, decoder: Decoder) -> Stage:
     return stage
 
 
-def kept_whole(cache: PixelCache | None, short_side: int | None) -> Stage:
+def kept_whole(cache: Cache | None, short_side: int | None) -> Stage:
     """Return the stage that shrinks `image` if asked to and puts it into the cache; `pixels` become `image`."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
@@ -172,7 +183,7 @@ def augmented(draws: Draws, view: TrainView) -> Stage:
     return stage
 
 
-def centred(cache: PixelCache | None, view: EvalView) -> Stage:
+def centred(cache: Cache | None, view: EvalView) -> Stage:
     """Return the stage from `image` to `pixels`: the deterministic test crop, which is put into the cache."""
 
     def stage(samples: Iterator[Sample]) -> Iterator[Sample]:
@@ -206,7 +217,7 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         split: whose samples are read.
         view: how they are viewed.
         decoder: the name of the run's decoder.
-        cache: the node's cache of decoded images: whole training pictures, or test crops.
+        cache: of decoded images: whole training pictures, or test crops.
 
     Raises:
         DataError: the decoder is not on this machine.
@@ -218,7 +229,7 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         view: TrainView | EvalView,
         *,
         decoder: str = "pillow",
-        cache: PixelCache | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.split, self.view, self.decoder, self.cache = split, view, decoders.decoder(decoder), cache
 

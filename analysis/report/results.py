@@ -1,77 +1,63 @@
-"""The page of results on the bundled data set, `docs/results-digits.md`: tables, counts and what they do not show.
+"""The page of results on a data set, `docs/results-NAME.md`: tables, verdicts, what is missing and what it cost.
 
 Everything in the page is computed from the run folders, so that no number is kept by hand; a test compares the
-committed page with what `python -m analysis results` writes.
+committed pages with what `python -m analysis results` writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from analysis.claims import text as claims
+from analysis.claims.verdicts import judge
 from analysis.inputs import frame
 from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, FEWEST_SEEDS, Resamples
-from analysis.tables import agreement, cells
+from analysis.tables import cells, ledger
 from analysis.tables.cells import Cell, Table
-from analysis.tables.presentation import MISSING, baseline_mark
-from recipes.table_layout import Column, available, load_layout, plain_text
+from analysis.tables.presentation import MISSING, baseline_mark, row_groups
+from analysis.tables.text import plain
+from recipes.table_layout import available, load_layout
 
-OVERALL, CONTROLS, ABLATION = TABLES = ("digits_overall", "controls", "digits_ablation")
-"""The tables of the page, files of recipes/tables: overall accuracy and precision under the three protocols."""
+CLAIMS, PARTS, BUDGETS = TABLES = ("claims", "parts", "budgets")
+"""The tables of the page, open files of recipes/tables: overall accuracy and precision under the three protocols."""
+
+TITLES = {
+    CLAIMS: "The paper's methods at equal images, and its claims",
+    PARTS: "The parts of IFL",
+    BUDGETS: "At the paper's budget",
+}
 
 PAGE = """\
-# What came out on digits_glt
+# What came out on {data}
 
 Written by `python -m analysis results runs={runs} out={out}`.
 A test compares this page with what the command writes, so change the runs or the command and never the page.
 Words such as CLT, twin and budget are explained in [README.md](../README.md#words).
 
-## What this shows, and what it does not
+- **{count} runs** are behind the page: {regime}. The regime was chosen by the baseline alone
+  ([small-sets.md](small-sets.md)).
+- Numbers are percent after the last epoch, overall accuracy \\| precision: the mean over seeds ± the standard
+  deviation. In brackets: the number of seeds, where it is not the one that the table asks for.
+- ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} from {fewest} seeds on,
+  not corrected for the number of cells. The verdicts are.
+- Nothing here ranks methods on other data, such as ImageNet-GLT.
 
-- **One seed (n = 1).** {count} runs of seed 0 are behind the page. A row's twin is the same method without IFL, and
-  p < {alpha} below is of the same test samples: McNemar's exact test, not corrected for the number of cells. It says
-  nothing about other seeds. Arrows, above (↑) and below (↓) the twin, stand in a table from {fewest} seeds on.
-- **The networks are undertrained.** They are small, train for 24 epochs without momentum (preset `paper`), and are far
-  from converged when they stop. More steps alone help a lot.
-- **Shown:** every row of the tables trains, is evaluated and finds its way into a table. The long tails cost accuracy:
-  the baseline has {clt} % under CLT, where only the classes are rebalanced for the test, and {glt} % under GLT.
-- **Not shown:** how methods rank on ImageNet-GLT or MSCOCO-GLT. No number here may be cited for that.
-- **More images explain part of the gain.** At the paper's budget a row with two or three environments sees two or three
-  times the images of its twin. Compare it with the rows of [equal images](#at-equal-images-and-ifl-in-parts).
+{tables}
+## What is missing
 
-All numbers are percent, after the last epoch: overall accuracy \\| precision.
+{missing}
 
-## The methods of the paper's tables 1 and 2
+## What it cost
 
-{overall}
-
-{overall_counts}
-
-{overall_claims}
-
-## At equal images, and IFL in parts
-
-"Matched" means that IFL's environments together draw as many images as the baseline. "Baseline, twice the draws" sees
-as many images, and takes as many steps, as "Baseline + IFL, paper budget".
-
-{controls}
-
-{controls_counts}
-
-## The rows of the paper's table 4
-
-{ablation}
-
-{ablation_claims}
+{cost}
 
 ## How the runs were made
 
-`python slurm/launch.py table=NAME seeds=0 cluster=local` made them: one process and one thread a run, on CPUs. The
-tables were `digits_clt_glt`, `digits_alt`, `digits_overall`, `digits_ablation` and `controls`.
-
+`python slurm/launch.py table=NAME data={data} cluster=local nodes=1 max_jobs=2`, with the tables {names}.
 [{runs}](../{runs}) holds the light part of each run folder: recipe, provenance, training log
-and predictions. From it `python -m analysis runs={runs} out=out` makes every table, with intervals, tests
-and figures, and accuracy by class group and by attribute group too.
+and predictions. From it `python -m analysis runs={runs} data={data} out=out` makes every table, with
+intervals, tests and figures.
 """
 
 
@@ -79,98 +65,114 @@ def page(runs: list[Run], where: str, out: str) -> str:
     """Return the page as Markdown.
 
     Args:
-        runs: the runs on digits_glt.
+        runs: the runs, on one data set.
         where: their folder, relative to the project, as the page names it.
         out: the page's own file, as the page names it.
 
     Raises:
-        ValueError: a table of `TABLES` lacks a number.
+        ValueError: the runs are on several data sets, or none is one of the page's tables.
     """
-    numbers, problems = frame.tidy(runs)
-    resamples = Resamples()
-    made = {}
-    for name in TABLES:
-        made[name] = cells.fill_table(load_layout(available()[name]), runs, numbers, problems, resamples)
-        if any(cell.mean is None for line in made[name].cells for cell in line):
-            raise ValueError(f"runs={where}: they lack a number of table={name}; `python -m analysis` names it")
-    baseline = dict(zip(_protocols(made[OVERALL]), made[OVERALL].cells[0][::2], strict=True))
+    sets = sorted({run.data for run in runs})
+    if len(sets) > 1:
+        raise ValueError(f"runs={where}: a page is of one data set, and these runs are on {' and '.join(sets)}")
+    made = _filled(runs, sets)
+    if not made:
+        raise ValueError(f"runs={where}: none of them is one of the tables {', '.join(TABLES)} on {sets[0]}")
+    lines = ledger.ledger(made, runs)
     return PAGE.format(
+        data=sets[0],
         runs=where,
         out=out,
         count=len(runs),
+        regime=_regime(runs),
         alpha=ALPHA,
         fewest=FEWEST_SEEDS,
-        clt=_rounded(baseline["CLT"]),
-        glt=_rounded(baseline["GLT"]),
-        overall=_table(made[OVERALL]),
-        overall_counts=_counts(made[OVERALL], "paper", "At the paper's budget"),
-        overall_claims=_claims(made[OVERALL]),
-        controls=_table(made[CONTROLS]),
-        controls_counts=_counts(made[CONTROLS], "matched", "At equal images"),
-        ablation=_table(made[ABLATION]),
-        ablation_claims=_claims(made[ABLATION]),
+        tables="\n".join(_section(table) for table in made),
+        missing=_missing(made, sets[0]),
+        cost=f"{ledger.sentence(lines).capitalize()}. Hardware: {', '.join(lines[-1].own.hardware) or MISSING}.",
+        names=" and ".join(f"`{table.layout.name}`" for table in made),
     )
 
 
-def _protocols(table: Table) -> list[str]:
-    """Return the protocols of the columns, in their order: `CLT`, `GLT`, `ALT`."""
-    return list(dict.fromkeys(column.protocol.upper() for column in table.layout.columns))
+def _filled(runs: list[Run], data: Sequence[str]) -> list[Table]:
+    """Return those of `TABLES` that have a number."""
+    numbers, problems = frame.tidy(runs)
+    resamples = Resamples()
+    layouts = [load_layout(available()[name], data) for name in TABLES]
+    made = [cells.fill_table(layout, runs, numbers, problems, resamples) for layout in layouts]
+    return [table for table in made if any(cell.values for line in table.cells for cell in line)]
 
 
-def _table(table: Table) -> str:
+def _regime(runs: Sequence[Run]) -> str:
+    """Say how long and how most of the runs trained."""
+
+    def usual(key: str) -> str:
+        found = [str(run.values.get(key, MISSING)) for run in runs]
+        return max(dict.fromkeys(found), key=found.count)
+
+    return (
+        f"most trained for {usual('schedule.epochs')} epochs in batches of {usual('batch.size')} with momentum "
+        f"{usual('optim.momentum')}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}"
+    )
+
+
+def _section(table: Table) -> str:
+    """Write a table, and below it the verdicts on its claims."""
+    lines = [f"## {TITLES[table.layout.name]}", "", *_rows(table)]
+    if judged := judge(table):
+        text = claims.markdown(judged).splitlines()
+        lines += ["", f"### Verdicts of `{judged.name}`", "", f"{claims.summary(judged)}.", *text[1:]]
+    return "\n".join([*lines, ""])
+
+
+def _rows(table: Table) -> Iterator[str]:
     """Write a Markdown table: a row for each method, a pair `accuracy \\| precision` for each protocol."""
-    protocols = _protocols(table)
-    lines = [f"| | method | {' | '.join(protocols)} |", "|---|---|" + "---:|" * len(protocols)]
-    group = ""
-    for row, line in zip(table.layout.rows, table.cells, strict=True):
-        pairs = [_pair(accuracy, precision) for accuracy, precision in zip(line[::2], line[1::2], strict=True)]
-        lines.append(
-            f"| {plain_text(row.group) if row.group != group else ''} | {plain_text(row.label)} | {' | '.join(pairs)} |"
-        )
-        group = row.group
-    return "\n".join(lines)
+    protocols = list(dict.fromkeys(column.protocol.upper() for column in table.layout.columns))
+    yield f"| | method | {' | '.join(protocols)} |"
+    yield "|---|---|" + "---:|" * len(protocols)
+    for group, indices in row_groups(table.layout):
+        for place, index in enumerate(indices):
+            row, line = table.layout.rows[index], table.cells[index]
+            asked = len(table.layout.seeds_of(row))
+            pairs = [_pair(both[0], both[1], asked) for both in zip(line[::2], line[1::2], strict=True)]
+            yield f"| {plain(group) * (place == 0)} | {plain(row.label)} | {' | '.join(pairs)} |"
 
 
-def _pair(accuracy: Cell, precision: Cell) -> str:
-    return f"{_rounded(accuracy)}{baseline_mark(accuracy)} \\| {_rounded(precision)}{baseline_mark(precision)}"
+def _pair(accuracy: Cell, precision: Cell, asked: int) -> str:
+    number = len(accuracy.values)
+    if not number:
+        return MISSING
+    return f"{_rounded(accuracy)} \\| {_rounded(precision)}" + f" ({number})" * (number != asked)
 
 
 def _rounded(cell: Cell) -> str:
-    """Print the mean in percent with one decimal; other tables print two."""
-    return MISSING if cell.mean is None else f"{100 * cell.mean:.1f}"
+    """Print mean and spread in percent with one decimal; other tables print two."""
+    if cell.mean is None:
+        return MISSING
+    spread = "" if cell.std is None else f" ± {100 * cell.std:.1f}"
+    return f"{100 * cell.mean:.1f}{spread}{baseline_mark(cell)}"
 
 
-def _counts(table: Table, budget: str, beginning: str) -> str:
-    """Say how many rows of a budget have a better overall accuracy than their baselines, under each protocol."""
-    tested = [
-        (column, cell)
-        for row, line in zip(table.layout.rows, table.cells, strict=True)
-        for column, cell in zip(table.layout.columns, line, strict=True)
-        if row.twin and row.budget == budget and column.metric == "accuracy"
-    ]
-    said = [_count_under(protocol, tested) for protocol in _protocols(table)]
-    return f"{beginning}, by overall accuracy against the twin:\n\n" + "\n".join(said)
+def _missing(made: Sequence[Table], data: str) -> str:
+    """Say which runs the tables still lack, with the command that makes them."""
+    filled = {table.layout.name: table for table in made}
+    said = []
+    for name in TABLES:
+        command = f"`python slurm/launch.py table={name} data={data}`"
+        if name not in filled:
+            said.append(f"- All of `{name}`: {command}")
+        elif lacking := [*_lacking(filled[name])]:
+            said += [f"- Rows of `{name}`, with the seeds that they lack: {command}", *lacking]
+    return "\n".join(said) or "Nothing: every row has the seeds that its table asks for."
 
 
-def _count_under(protocol: str, tested: Sequence[tuple[Column, Cell]]) -> str:
-    """Count one protocol's rows above and below their baselines."""
-    of_protocol = [cell for column, cell in tested if column.protocol.upper() == protocol]
-    tests = [cell.baseline_test for cell in of_protocol if cell.baseline_test]
-    above, below = ([test for test in tests if test.sign == sign] for sign in (1, -1))
-    sure = [sum(test.significant for test in those) for those in (above, below)]
-    return (
-        f"- {protocol}: {len(above)} of {len(tests)} rows are above ({sure[0]} with p < {ALPHA}), "
-        f"{len(below)} below ({sure[1]} with p < {ALPHA})."
-    )
-
-
-def _claims(table: Table) -> str:
-    """Say how many of the paper's differences between a row and its baseline have the same sign here."""
-    found = agreement.count_verdicts(agreement.claims(table))
-    agree, against = (found[word] + found[f"{word} surely"] for word in ("agrees", "disagrees"))
-    return (
-        f"The paper's numbers are of other data, so only signs compare. "
-        f"Of its {sum(found.values())} differences between a row and its twin,\n"
-        f"{agree} have the same sign here ({found['agrees surely']} with p < {ALPHA}), "
-        f"and {against} the opposite one ({found['disagrees surely']} with p < {ALPHA})."
-    )
+def _lacking(table: Table) -> Iterator[str]:
+    """Name the rows without all of their seeds, a line for each edition that they train on."""
+    for source in table.layout.sources:
+        named = []
+        for index, row in enumerate(table.layout.rows):
+            there = {run.seed for run in table.runs.get((index, source), [])}
+            if seeds := [str(seed) for seed in table.layout.seeds_of(row) if seed not in there]:
+                named.append(f"{plain(row.label)} ({', '.join(seeds)})")
+        if named:
+            yield f"  - trained on {source[1]}: {', '.join(named)}"

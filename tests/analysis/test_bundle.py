@@ -17,7 +17,7 @@ from analysis.__main__ import main
 from analysis.publishing.anonymous import clean
 from tests.helpers.paths import GOLDEN
 
-TABLE = "table=digits_overall"
+TABLE = f"table={GOLDEN / 'tables' / 'digits_overall.yaml'}"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,8 @@ def test_tables_come_out_of_the_bundle_again(anonymous: Path, tmp_path: Path) ->
     """By the command of its README, byte for byte, the ledger among them; and they are the tables of the runs."""
     folder = unpacked(anonymous, tmp_path / "bundle")
     words = re.search(r"^python -m analysis (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
-    assert words is not None and words[1] == f"runs=BUNDLE/runs out=again only=tables {TABLE}"
+    assert words is not None
+    assert words[1] == "runs=BUNDLE/runs out=again only=tables table=BUNDLE/layouts/digits_overall.yaml"
     main(words[1].replace("BUNDLE", str(folder)).replace("out=again", f"out={tmp_path / 'again'}").split())
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert again.pop("problems.txt") is not None

@@ -16,7 +16,7 @@ import yaml
 
 from analysis.__main__ import make_tables
 from analysis.inputs.runs import load_runs
-from recipes.table_layout import available, load_layout
+from recipes.table_layout import load_layout
 from tests.helpers.paths import GOLDEN
 
 TABLES = ("digits_clt_glt", "digits_overall")
@@ -25,7 +25,7 @@ TABLES = ("digits_clt_glt", "digits_overall")
 def contents(runs: Path = GOLDEN / "runs") -> dict[str, str]:
     found, unreadable = load_runs(runs)
     assert not unreadable
-    return make_tables(found, [load_layout(available()[name]) for name in TABLES])[1]
+    return make_tables(found, [load_layout(GOLDEN / "tables" / f"{name}.yaml") for name in TABLES])[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The page of results on the bundled data set is what `python -m analysis results` writes; nobody edits it by hand."""
+"""The pages of results are what `python -m analysis results` writes; nobody edits them by hand."""
 
 from __future__ import annotations
 
@@ -9,23 +9,37 @@ import pytest
 from analysis.__main__ import main
 from analysis.inputs.runs import load_runs
 from analysis.report.results import page
+from tests.helpers.paths import GOLDEN, PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
-RUNS, PAGE = "examples/digits_glt", "docs/results-digits.md"
+PAGES = {"examples/fashion_glt": "docs/results-fashion.md"}
 
 
-def test_the_committed_page_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("runs", PAGES)
+def test_the_committed_page_is_what_the_command_writes(
+    runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command, as the page itself quotes it, writes the committed page to the byte."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "examples").symlink_to(PROJECT / "examples")
     monkeypatch.chdir(tmp_path)
-    main(["results", f"runs={RUNS}", f"out={PAGE}"])
-    assert f"`python -m analysis results runs={RUNS} out={PAGE}`" in (tmp_path / PAGE).read_text(encoding="utf-8")
-    assert (tmp_path / PAGE).read_bytes() == (PROJECT / PAGE).read_bytes()
+    main(["results", f"runs={runs}", f"out={PAGES[runs]}"])
+    assert f"`python -m analysis results runs={runs} out={PAGES[runs]}`" in (tmp_path / PAGES[runs]).read_text("utf-8")
+    assert (tmp_path / PAGES[runs]).read_bytes() == (PROJECT / PAGES[runs]).read_bytes()
 
 
-def test_a_page_with_holes_is_refused() -> None:
-    """Where runs of the page's tables are missing, one sentence names the table: no page has empty cells."""
-    runs, _ = load_runs(PROJECT / RUNS)
-    with pytest.raises(ValueError, match="lack a number of table=digits_overall"):
-        page([run for run in runs if run.recipe == "glt_baseline"], RUNS, PAGE)
+def test_what_is_missing_stands_with_its_command() -> None:
+    """Of a single row's runs the page names every other row, with the seeds that it lacks, and the tables without any
+    run."""
+    runs, _ = load_runs(PROJECT / "examples" / "fashion_glt")
+    text = page([run for run in runs if run.recipe == "glt_baseline" and run.seed == 0], "runs", "page.md")
+    lines = text[text.index("## What is missing") : text.index("## What it cost")].splitlines()
+    assert lines[2].endswith("`python slurm/launch.py table=claims data=fashion_glt`")
+    assert lines[3].startswith("  - trained on glt: Baseline (1, 2, 3, 4), cRT (0, 1, 2), LWS (0, 1, 2), ")
+    assert lines[3].count("(0, 1, 2)") == 15 and lines[3].count("(0, 1, 2, 3, 4)") == 5
+
+
+def test_runs_of_other_tables_make_no_page() -> None:
+    """Where none of the runs is a row of the page's tables, one sentence says which tables those are."""
+    runs, _ = load_runs(GOLDEN / "runs")
+    with pytest.raises(ValueError, match="none of them is one of the tables claims, parts, budgets on digits_glt"):
+        page(runs, "runs", "page.md")

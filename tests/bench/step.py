@@ -1,6 +1,6 @@
 """What IFL costs: `python -m tests.bench.step [networks=small_resnet,resnext50_32x4d] [ranks=1,2] [n=40] [large_n=5]
 [data=DIR]` prints milliseconds a step with and without it, their ratio, and where the difference goes; `python -m
-tests.bench.step shares=examples/digits_glt` prints where whole runs' time went.
+tests.bench.step shares=examples/fashion_glt` prints where whole runs' time went.
 
 Both train by the real loop (reader, DeepSpeed, gloo, CPU) at equal images: `glt_ifl` with batch.budget=matched, its
 center term on and every sample scored, against `glt_baseline`. The two take turns step by step, while one computes the

@@ -16,7 +16,7 @@ _NAMES = {
         "glt_lws_ifl glt_mixup glt_mixup_ifl glt_randaug glt_randaug_ifl glt_ride glt_ride_ce glt_ride_ce_ifl "
         "glt_ride_ifl glt_ride_ifl_mixup glt_ride_ifl_randaug glt_tade glt_tade_ifl glt_tde"
     ),
-    "recipes/data/*.yaml": "digits_glt imagenet_glt mscoco_glt",
+    "recipes/data/*.yaml": "digits_glt fashion_glt imagenet_glt mscoco_glt",
     "recipes/tables/*.yaml": (
         "ablation alt budgets claims clt_glt controls demo digits_ablation digits_alt digits_clt_glt digits_overall "
         "imagenet_alt imagenet_clt_glt mscoco overall parts"

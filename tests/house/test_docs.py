@@ -76,14 +76,14 @@ LONG = [
     "python -m analysis runs=runs out=out",
     "python -m analysis runs=runs out=out only=tables",
     "python -m analysis runs=runs out=out pair=glt_randaug_ifl",
-    'python -m analysis explain runs=examples/digits_glt table=digits_clt_glt row="Baseline + IFL" '
-    "column=glt.few.accuracy",
+    'python -m analysis explain runs=examples/fashion_glt table=claims data=fashion_glt row="Baseline + IFL" '
+    "column=glt.overall.accuracy",
     "python -m analysis light runs=runs out=light",
     "python -m analysis bundle runs=runs out=bundle.zip",
     "python -m analysis bundle runs=runs out=bundle.zip anonymous=yes",
-    "python -m analysis sweep runs=examples/digits_glt recipe=glt_ifl,glt_baseline",
-    "python -m analysis tuned runs=examples/digits_glt table=digits_alt",
-    "python -m analysis results runs=examples/digits_glt out=docs/results-digits.md",
+    "python -m analysis sweep runs=examples/fashion_glt recipe=glt_ifl,glt_baseline",
+    "python -m analysis tuned runs=examples/fashion_glt table=claims data=fashion_glt",
+    "python -m analysis results runs=examples/fashion_glt out=docs/results-fashion.md",
     "make test",
 ]
 CLUSTER = [

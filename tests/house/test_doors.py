@@ -203,7 +203,7 @@ def test_every_command_may_be_piped_into_head(unread: int, tmp_path: Path) -> No
 
 def test_every_command_tells_of_an_output_that_cannot_be_written() -> None:
     """On a full disk each ends with code 2 and one sentence; whatever its standard error is, it says no more."""
-    words = {"slurm/status.py": ["runs=examples/digits_glt"], "slurm/scaling.py": ["image_s=1", "interruptions_h=0"]}
+    words = {"slurm/status.py": ["runs=examples/fashion_glt"], "slurm/scaling.py": ["image_s=1", "interruptions_h=0"]}
     with open("/dev/full", "w") as full:
         started = {
             door: subprocess.Popen(

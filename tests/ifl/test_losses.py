@@ -17,7 +17,7 @@ from ifl.saving.weights import start_from
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
-from tests.helpers.paths import PROJECT
+from tests.helpers.paths import GOLDEN
 
 COUNTS = np.array([40, 12, 5, 3])
 B, D, K = 12, 6, len(COUNTS)
@@ -445,8 +445,8 @@ def test_irm_weight_grows_tenfold_after_each_three_tenths_of_the_epochs(
 
 
 def test_irm_of_a_run_that_knows_no_lag_goes_on_as_it_began() -> None:
-    """The committed run's recipe.yaml is older than the argument: its method has it all the same, and no lag."""
-    recipe = load_resolved(PROJECT / "examples/digits_glt/glt_irm-digits_glt-glt-s0-c4b25d9d/recipe.yaml")
+    """This run's recipe.yaml is older than the argument: its method has it all the same, and no lag."""
+    recipe = load_resolved(GOLDEN / "older" / "glt_irm.yaml")
     _, irm = build_network(recipe, COUNTS)
     z_BK, y_B = batch(seed=7)
     weights = [

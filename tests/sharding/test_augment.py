@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
 import os
 import random
@@ -15,9 +16,12 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -101,6 +105,25 @@ def test_raw_stream_known_answer() -> None:
     rng = draw_rng(seed=1, epoch=2, draw=3)
     words = np.array([rng.word() for _ in range(64)], dtype="<u8").tobytes()
     assert hashlib.sha256(words).hexdigest() == RAW_DIGEST
+
+
+def test_draws_that_are_used_in_turn_do_not_mix() -> None:
+    """Each has the words of a numpy generator of its own, however many it takes and whatever draws, epochs or threads
+    come between.
+    """
+    triples = [(1, 2, 3), (1, 2, 4), (1, 3, 3), (2**32 - 1, 2**32 - 1, 2**63 - 1)]
+    counter = np.array([0, 0, 0, int.from_bytes(b"augment", "big")], dtype=np.uint64)
+    keys = [np.array([seed << 32 | epoch, draw], dtype=np.uint64) for seed, epoch, draw in triples]
+    expected = [np.random.Philox(key=key, counter=counter).random_raw(100).tolist() for key in keys]
+    dice = [draw_rng(*triple) for triple in triples]
+    found: list[list[int]] = [[] for _ in triples]
+    for _ in range(100):
+        for words, rng in zip(found, dice, strict=True):
+            words.append(rng.word())
+    assert found == expected
+    with ThreadPoolExecutor(4) as threads:
+        again = threads.map(lambda triple: [rng.word() for rng in [draw_rng(*triple)] for _ in range(100)], triples * 9)
+    assert list(again) == expected * 9
 
 
 @settings(max_examples=200)
@@ -275,6 +298,18 @@ def test_resize_is_antialiased() -> None:
     test = eval_pixels(picture_of(image), size=32, resize=32)
     for pixels in (train, test):
         assert abs(pixels[2:-2, 2:-2].astype(int) - 128).max() <= 12
+
+
+def test_resize_is_torch_s() -> None:
+    """To the bit, for every size of small crops, also of a read-only picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    pixels.flags.writeable = False
+    for height, width in itertools.product(range(1, 33, 3), range(1, 33, 2)):
+        crop = pixels[32 - height :, :width]
+        plain = torch.tensor(crop.copy()).permute(2, 0, 1)[None]
+        for side in (28, 32):
+            wanted = F.interpolate(plain, size=(side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+            assert np.array_equal(resized(crop, side, side), wanted.numpy())
 
 
 def test_flip_is_fair_when_on_and_absent_when_off() -> None:

@@ -47,7 +47,7 @@ def test_the_copy_is_the_suite_and_its_commit(project: Path, tmp_path: Path) -> 
         name: text
         for name, text in contents(project).items()
         if name.endswith((".py", ".yaml"))
-        and not name.startswith(("tests/", "slurm/site.yaml", "examples/digits_glt/"))
+        and not name.startswith(("tests/", "slurm/site.yaml", "examples/fashion_glt/"))
     }
     assert len(expected) > 50
     assert contents(code) == expected | {"COMMIT": b"unknown\n"}

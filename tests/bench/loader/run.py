@@ -1,7 +1,7 @@
 """The loader beside what people would use instead: same files, same crops, two workers, in turns.
 
     python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5]
-    [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory]
+    [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory,small]
 
 `data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that
 warms up with an epoch; then they take turns, an epoch of `images` at a time, and a row's figure is the median of its
@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench.loader import access, data, memory, pixels, randaug
+from tests.bench.loader import access, data, memory, pixels, randaug, small
 from tests.bench.loader.environments import PROJECT, install, python_of, reason_of
 from tests.bench.loader.pipelines import BATCH, MAKERS, WORKERS
 
@@ -54,7 +54,13 @@ TABLES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "randaug224": ("full", 224, RANDAUG),
 }
 """By name: the set, the crop's side, and the rows."""
-SECTIONS = {"pixels": pixels.section, "policy": randaug.section, "access": access.section, "memory": memory.section}
+SECTIONS = {
+    "pixels": pixels.section,
+    "policy": randaug.section,
+    "access": access.section,
+    "memory": memory.section,
+    "small": small.section,
+}
 
 
 class Loader:
