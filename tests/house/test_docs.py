@@ -34,7 +34,11 @@ QUICK = {
     "python slurm/launch.py recipe=glt_ifl data=digits_glt nodes=4 cluster=dry": (0, "#SBATCH --nodes=4"),
     "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2 max_jobs=2 nodes=4 cluster=dry": (
         0,
-        "has left the queue",
+        "array 1: elements 0-2, 2 at once",
+    ),
+    "python slurm/launch.py recipe=glt_ifl data=digits_glt seeds=0,1,2,3,4,5,6,7 pack=4 cluster=dry": (
+        0,
+        r"array 1: elements 0-1\n.*\n.*\n.*\n  \[0\] .*-s3-.*\n  \[1\] .*-s4-",
     ),
     "python slurm/launch.py table=digits_clt_glt seeds=0,1,2 cluster=dry": (0, "glt_crt-digits_glt-glt-s2-"),
     "python slurm/launch.py build=imagenet_glt tasks=16 source=/shared/ILSVRC2012_img_train.tar out=/shared/data "
