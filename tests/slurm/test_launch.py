@@ -157,6 +157,7 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     }
     assert given.pop("teardown") == [
         "code=$?",
+        "trap : TERM",
         f"{shlex.quote(sys.executable)} -P -m slurm.cluster.requeue {shlex.quote(str(tmp_path / 'a run'))} $code",
     ]
     own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
