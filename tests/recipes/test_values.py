@@ -206,7 +206,7 @@ def test_truths_among_the_arguments_stay_what_they_are() -> None:
 
 def test_a_nodes_word_of_a_table_may_be_any_number(tmp_path: Path) -> None:
     """nodes=8.0 beside table= is 8, also where a row has to take fewer."""
-    runs, _, _ = requested_runs([f"runs={tmp_path}", "table=digits_ablation", "seeds=0", "nodes=8.0"], Site())
+    runs = requested_runs([f"runs={tmp_path}", "table=digits_ablation", "seeds=0", "nodes=8.0"], Site()).runs
     assert {run.recipe.nodes for run in runs if run.recipe.recipe != "glt_irm"} == {8}
 
 

@@ -270,7 +270,7 @@ def test_rows_that_cannot_use_all_nodes_take_fewer_and_say_so(tmp_path: Path) ->
     all. One recipe alone is refused.
     """
     words = ["nodes=4", "slurm.gpus_per_node=8"]
-    runs, _, _ = requested_runs(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site())
+    runs = requested_runs(["table=ablation", "seeds=0", f"runs={tmp_path}", *words], Site()).runs
     nodes = {run.recipe.recipe: (run.recipe.nodes, run.recipe.tasks, run.remark) for run in runs}
     assert nodes["glt_irm"] == (
         1,

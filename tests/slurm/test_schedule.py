@@ -44,7 +44,7 @@ def places(steps: list[Step]) -> dict[str, tuple[str, str]]:
 
 # --------------------------------------------------------------------------------------------------------------- words
 def seeds_and_limit(*words: str) -> tuple[list[int], int | None]:
-    runs, at_once, _ = requested_runs(["data=digits_glt", *words], Site())
+    runs, at_once = requested_runs(["data=digits_glt", *words], Site())[:2]
     return [r.recipe.seed for r in runs], at_once
 
 

@@ -56,7 +56,7 @@ def test_each_kind_of_file_is_found(own: Path, tmp_path: Path) -> None:
     assert declaration("my_method").REFUSES and model_forms("my_model") == ("plain", "twin")
     assert "build" in vars(load_file("models", "my_model"))
     assert available()["my_table"] == own / "recipes/tables/my_table.yaml"
-    runs, _, _ = requested_runs(["table=my_table", "cluster=dry", f"data.root={tmp_path}"], Site())
+    runs = requested_runs(["table=my_table", "cluster=dry", f"data.root={tmp_path}"], Site()).runs
     assert [run.recipe.recipe for run in runs] == ["my_twin", "my_row"]
 
 

@@ -333,7 +333,7 @@ def test_processes_get_the_site_file_s_command_and_no_other(tmp_path: Path, monk
 def test_the_cost_of_runs_whose_data_cannot_be_counted_is_unknown(tmp_path: Path) -> None:
     """And no reason to refuse them."""
     site = site_file.Site(tmp_path / "site.yaml", {"data": {"root": "pipe:false {path}"}})
-    runs, _, _ = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site)
+    runs = requested_runs(["data=digits_glt", "seeds=0,1", f"runs={tmp_path}"], site).runs
     assert launcher._cost(runs).startswith(
         "cost unknown: digits_glt/dataset.json, by the site file's pipe: command, cannot be fetched"
     )
