@@ -6,6 +6,7 @@ committed pages with what `python -m analysis results` writes.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from analysis.claims import text as claims
@@ -35,8 +36,8 @@ Written by `python -m analysis results runs={runs} out={out}`.
 A test compares this page with what the command writes, so change the runs or the command and never the page.
 Words such as CLT, twin and budget are explained in [README.md](../README.md#words).
 
-- **{count} runs** are behind the page: {regime}. The regime was chosen by the baseline alone
-  ([small-sets.md](small-sets.md)).
+- **{count} runs** are behind the page: {regime}.
+  The regime was chosen by the baseline alone ([small-sets.md](small-sets.md)).
 - Numbers are percent after the last epoch, overall accuracy \\| precision: the mean over seeds ± the standard
   deviation. In brackets: the number of seeds, where it is not the one that the table asks for.
 - ↑ and ↓: above and below the twin, which is the same method without IFL, with p < {alpha} from {fewest} seeds on,
@@ -55,9 +56,9 @@ Words such as CLT, twin and budget are explained in [README.md](../README.md#wor
 ## How the runs were made
 
 `python slurm/launch.py table=NAME data={data} cluster=local nodes=1 max_jobs=2`, with the tables {names}.
-[{runs}](../{runs}) holds the light part of each run folder: recipe, provenance, training log
-and predictions. From it `python -m analysis runs={runs} data={data} out=out` makes every table, with
-intervals, tests and figures.
+[{runs}](../{runs}) holds the light part of each run folder: recipe, provenance, training
+log and predictions. From it `python -m analysis runs={runs} out=out` makes every table, with intervals,
+tests and figures.
 """
 
 
@@ -95,12 +96,22 @@ def page(runs: list[Run], where: str, out: str) -> str:
 
 
 def _filled(runs: list[Run], data: Sequence[str]) -> list[Table]:
-    """Return those of `TABLES` that have a number."""
+    """Return those of `TABLES` that have a number in a row that none before them has."""
     numbers, problems = frame.tidy(runs)
     resamples = Resamples()
-    layouts = [load_layout(available()[name], data) for name in TABLES]
-    made = [cells.fill_table(layout, runs, numbers, problems, resamples) for layout in layouts]
-    return [table for table in made if any(cell.values for line in table.cells for cell in line)]
+    made: list[Table] = []
+    shown: set[tuple[str, str]] = set()
+    for name in TABLES:
+        table = cells.fill_table(load_layout(available()[name], data), runs, numbers, problems, resamples)
+        rows = {
+            (row.recipe, row.budget)
+            for row, line in zip(table.layout.rows, table.cells, strict=True)
+            if any(cell.values for cell in line)
+        }
+        if rows - shown:
+            made.append(table)
+            shown |= rows
+    return made
 
 
 def _regime(runs: Sequence[Run]) -> str:
@@ -120,8 +131,9 @@ def _section(table: Table) -> str:
     """Write a table, and below it the verdicts on its claims."""
     lines = [f"## {TITLES[table.layout.name]}", "", *_rows(table)]
     if judged := judge(table):
-        text = claims.markdown(judged).splitlines()
-        lines += ["", f"### Verdicts of `{judged.name}`", "", f"{claims.summary(judged)}.", *text[1:]]
+        lines += ["", f"### Verdicts of `{judged.name}`", "", f"{claims.summary(judged)}."]
+        for line in claims.markdown(judged).splitlines()[1:]:
+            lines += textwrap.wrap(line, 120, subsequent_indent="  ") if line.startswith("- ") else [line]
     return "\n".join([*lines, ""])
 
 
@@ -175,4 +187,5 @@ def _lacking(table: Table) -> Iterator[str]:
             if seeds := [str(seed) for seed in table.layout.seeds_of(row) if seed not in there]:
                 named.append(f"{plain(row.label)} ({', '.join(seeds)})")
         if named:
-            yield f"  - trained on {source[1]}: {', '.join(named)}"
+            line = f"  - trained on {source[1]}: {', '.join(named)}"
+            yield "\n".join(textwrap.wrap(line, 120, subsequent_indent="    "))
