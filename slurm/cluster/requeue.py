@@ -23,7 +23,7 @@ from slurm import environment
 from slurm.after_run.follow import follow
 from slurm.cluster.energy import note_energy
 from slurm.monitoring.events import append_event, incarnation, newest_step, read, since_submitted
-from slurm.nodes.exclusion import Exclusion, exclusion
+from slurm.nodes.exclusion import Exclusion, exclusion, is_of_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,8 +159,9 @@ def put_back(job: str, folders: "Sequence[Path]") -> None:
 
     Where SLURM refuses, note it for the runs and return.
     """
-    known = _job(job)
-    lists = [left_out(folder, known, "requeue").wanted for folder in folders]
+    of_nodes = [folder for folder in folders if any(map(is_of_nodes, since_submitted(read(folder))))]
+    known = _job(job) if of_nodes else {}
+    lists = [left_out(folder, known, "requeue").wanted for folder in of_nodes]
     wanted = next((nodes for nodes in lists if nodes is not None), None)
     if wanted is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends this script once the job is requeued

@@ -36,6 +36,11 @@ def bad_nodes(events: "Sequence[Mapping[str, Any]]", slow_too: bool, now: "float
     return found
 
 
+def is_of_nodes(event: "Mapping[str, Any]") -> bool:
+    """Say whether an event names a bad node, or nodes that were left out."""
+    return event["event"] in ("node", "slow") or bool(event.get("excluded"))
+
+
 def reason_of(event: "Mapping[str, Any]") -> str:
     """Return the end of a sentence about a node, from a `node` or a `slow` event."""
     if event["event"] == "slow":
