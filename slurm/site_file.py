@@ -53,6 +53,8 @@ READERS: Mapping[str, Callable[[object, Path], Any]] = {
 A reader gets the value and the file's path, and raises a RecipeError that names both. Where the file, its cluster and
 its `for:` blocks give several mappings, the value is these laid over each other; null takes a key away.
 """
+OF_ALL = ("runs", "notify", "archive")
+"""Keys that do not stand in `for:`, since runs that are launched together share them."""
 FOR = ("data/NAME", "recipe/NAME", "build", "build/STAGE")
 """What `for:` blocks are for."""
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -229,6 +231,11 @@ def _checked(path: Path, part: Mapping[str, Any], origin: str) -> tuple[dict[str
         legal_keys = (*Slurm.model_fields, "setup", "data", "runs", *READERS)
         if wrong := [key for key in held if key not in legal_keys]:
             raise RecipeError(f"{origin}: {where}{wrong[0]} is not legal: {nearest(wrong[0], legal_keys)}")
+        if where and (wrong := [key for key in OF_ALL if key in held]):
+            raise RecipeError(
+                f"{origin}: {where}{wrong[0]} is not legal: {wrong[0]} holds for all runs of a folder, so it stands in "
+                "the file or in one of its clusters"
+            )
         _check_data(held, f"{origin}: {where}")
         _check_setup(held, f"{origin}: {where}")
     return values, blocks
@@ -298,13 +305,19 @@ def _site(
 ) -> Site:
     """Return what layers say together."""
     values = overlaid(layers)
-    own = {key: read(values[key], path) for key, read in READERS.items() if values.get(key) is not None}
+    given = {key: values[key] for key in READERS if values.get(key) is not None}
+    own = {key: READERS[key](_without_nulls(value), path) for key, value in given.items()}
     setup = (*(values.get("setup") or ()), *site_limits.exported(own.get("look")))
     slurm = SiteValues([_of_runs(layer) for layer in layers], {key: [*map(_of_runs, blocks[key])] for key in blocks})
     site = Site(path, slurm, setup, own, cluster, clusters, layers, blocks)
     if site.pipe is None:
         return site
     return replace(site, setup=(*setup, f"export {COMMAND}={shlex.quote(site.pipe)}"))
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a mapping without the keys that a null takes away; another value as it is."""
+    return {key: held for key, held in value.items() if held is not None} if isinstance(value, dict) else value
 
 
 def _of_runs(layer: Layer) -> Layer:

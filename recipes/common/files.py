@@ -105,5 +105,8 @@ def pread(fd: int, size: int, offset: int) -> bytes:
 
 def file_digest(path: Path) -> str:
     """Return the hex sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # not hashlib.file_digest, which a batch script's Python may be too old for
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

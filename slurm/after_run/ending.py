@@ -18,7 +18,7 @@ from slurm.monitoring import commands
 from slurm.monitoring.events import append_event, beside
 
 PROJECT = Path(__file__).resolve().parents[2]
-LIMIT_S = 600.0
+LIMIT_S, BEFORE_A_REQUEUE_S = 600.0, 30.0
 """The longest that all of it may take; a copy that is not whole by then is made at the next start or launch."""
 
 
@@ -63,15 +63,22 @@ def start(
         return None
 
 
-def wait(folder: Path, word: str, process: subprocess.Popen[bytes] | None) -> None:
-    """Wait for it, and end it where it takes too long; a process that a dead disk holds is left to its fate."""
+def wait(folder: Path, word: str, process: subprocess.Popen[bytes] | None, over: bool = True) -> None:
+    """Wait for it, and end it where it takes too long; a process that a dead disk holds is left to its fate.
+
+    A job that is to come back may be within the warning before its time limit, so there it is no long wait.
+    """
     if process is None:
         return
+    limit = LIMIT_S if over else BEFORE_A_REQUEUE_S
     try:
-        process.wait(LIMIT_S)
+        process.wait(limit)
     except subprocess.TimeoutExpired:
         process.kill()
-        append_event(folder, "archive refused", of=word, error=f"not done in {LIMIT_S:g} s; the same command makes it")
+        refused, hint = (
+            ("archive refused", "; the same command makes it") if word == "finished" else ("notice refused", "")
+        )
+        append_event(folder, refused, of=word, error=f"not done in {limit:g} s{hint}")
 
 
 def _is_for_a_process(folder: Path, word: str, over: bool) -> bool:

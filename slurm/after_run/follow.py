@@ -10,8 +10,8 @@ NEWER = (3, 9)
 WANTED = ".site.json"
 """In a folder of runs: what the site file wants done."""
 OLD = (
-    "what follows a run's end needs Python 3.9 on the node: `python:` in the site file names one; or launch again, "
-    "which archives what has finished"
+    "what follows a run's end needs a python3 of 3.9 or later on the node, which `modules:` of the site file may "
+    "bring; launching again archives what has finished"
 )
 
 
@@ -32,4 +32,4 @@ def follow(folder: Path, word: str, over: bool) -> None:
 
     if word == "failed" and is_stuck(read(folder)):
         word = "stuck"
-    ending.wait(folder, word, ending.start(folder, word, over=over))
+    ending.wait(folder, word, ending.start(folder, word, over=over), over)

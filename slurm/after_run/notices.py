@@ -51,7 +51,7 @@ def of_a_run(folder: Path, word: str) -> dict[str, Any]:
         "event": word,
         "run": folder.name,
         "folder": str(folder),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": environment.job_id(),
         "step": max(newest_step(folder), 0),
         "val": val,
         "error": error,

@@ -26,6 +26,7 @@ from slurm.cluster.packed import OVER
 from slurm.cluster.sbatch import gpu_options, parameters, step_gpus
 from slurm.job import TrainJob
 from slurm.monitoring.run_state import ARRAYS, Job, is_in
+from slurm.nodes import site_limits
 from slurm.planning.arrays import Array, numbers_text
 from slurm.starting.interpreter import PYTHON
 from slurm.starting.rank_start import folders_of, rank_start
@@ -91,10 +92,12 @@ class PackedJob(ArrayJob):
     Attributes:
         tasks: processes of a run.
         gpus: srun's arguments for the GPUs of a run.
+        guard: the shell line by which a finished run leaves.
     """
 
     tasks: int = 1
     gpus: tuple[str, ...] = ()
+    guard: str = ""
 
     @property
     def logs(self) -> Path:
@@ -108,7 +111,8 @@ class PackedJob(ArrayJob):
             "one() (  # the run at place $1",
             *self.find_run('"$1"'),
             f'exec >> "$log/{JOB}_0_log.out" 2>> "$log/{JOB}_0_log.err"',
-            f'[ ! -e "$run/done" ] && [ ! -e "$log/{JOB}{OVER}" ] || exit 0  # it has ended in an earlier start',
+            self.guard,
+            f'[ ! -e "$log/{JOB}{OVER}" ] || exit 0  # it has given up in an earlier start',
             *self.before_ranks(),
         ]
 
@@ -154,9 +158,12 @@ def array_job(
     given["additional_parameters"] |= slurm.options
     if slurm.gpus_per_node:
         given["gpus_per_node"] = slurm.gpus_per_node
-    packed = {**given, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}  # each run has a step of its own
+    guard, *lines = given["setup"]  # the guard is each run's, and all else is done once
+    if look := (own or {}).get("look"):  # packed runs measure a disk side by side
+        lines += site_limits.exported(look._replace(folder_mb_s=None, disk_mb_s=None))
+    packed = {**given, "setup": lines, "use_srun": False, "ntasks_per_node": pack * recipe.tasks}
     packed["teardown"] = _teardown(f'{shlex.quote(str(folder))}/"$SLURM_ARRAY_TASK_ID"', start.outside)
-    return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm))
+    return PackedJob(parameters=packed, **common, tasks=recipe.tasks, gpus=step_gpus(recipe.slurm), guard=guard)
 
 
 def _teardown(element: str, python: str) -> list[str]:

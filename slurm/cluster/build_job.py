@@ -262,7 +262,7 @@ def _submit(build: Build) -> int:
 
 def _remarks(build: Build) -> list[str]:
     """Say which variables of this shell the jobs do not see, and which they do."""
-    decided = (_job(build, stage, Path(), None).decided for stage in build.plan)
+    decided = (_job(build, stage, place(build.work), None).decided for stage in build.plan)
     return list(dict.fromkeys(line for options in decided for line in environment.remarks(options)))
 
 

@@ -33,6 +33,7 @@ from recipes.schema import PROJECT, Recipe
 from slurm import environment
 from slurm.cluster.batch_job import BatchJob, require_sbatch, setup_lines
 from slurm.cluster.sbatch import asked, gpu_options
+from slurm.cluster.sbatch_help import refuse_unknown
 from slurm.code_snapshot import place, running, snapshot_code
 from slurm.monitoring.run_state import ENDED, queue
 from slurm.nodes.table import is_fit, table
@@ -136,7 +137,7 @@ class NodeCheck:
         Raises:
             RecipeError: SLURM is not on this machine, does not answer or refuses the job.
         """
-        return {"dry": _show, "local": _look_here, "slurm": _submit}[self.recipe.cluster](self)
+        return MODES[self.recipe.cluster](self)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,13 @@ def parse_command(words: Sequence[str], site: Site) -> NodeCheck | EarlierCheck:
             raise RecipeError(f"check={what} is not legal: check=nodes looks at nodes, check=FOLDER shows a look again")
         return EarlierCheck(Path(what))
     others = [word for word in words if not word.startswith("check=")]
-    recipe = resolve(["recipe=glt_baseline", *others], site.slurm, str(site.path))
+    # Of the site file what is true of all runs: what stands in `for:` is for others.
+    recipe = resolve(["recipe=glt_baseline", *others], dict(site.slurm), str(site.path))
+    if recipe.cluster not in MODES:
+        raise RecipeError(f"cluster={recipe.cluster} does not go with check=: {nearest(recipe.cluster, MODES)}")
+    if recipe.cluster != "local":
+        site.refuse_no_cluster()
+        refuse_unknown(recipe.slurm.options)
     folder = recipe.run_folder.parent.absolute() / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return NodeCheck(recipe, folder, site)
 
@@ -174,9 +181,16 @@ def parse_command(words: Sequence[str], site: Site) -> NodeCheck | EarlierCheck:
 # -------------------------------------------------------------------------------------------------------------- modes
 def _show(check: NodeCheck) -> int:
     """Print the batch file: `cluster=dry`."""
-    print(*(f"# {line}\n" for line in environment.remarks(_job(check, Path()).decided)), sep="", end="")
-    print(_job(check, place(check.folder.parents[1])).text())
+    job = _job(check, place(check.folder.parents[1]))
+    print(*(f"# {line}\n" for line in _remarks(check, job)), sep="", end="")
+    print(job.text())
     return 0
+
+
+def _remarks(check: NodeCheck, job: BatchJob) -> list[str]:
+    """Say what the user should know of the job: variables of the shell, and whether GPUs are looked at."""
+    none = "slurm.gpus_per_node is not set, so the job asks for no GPU, and none is looked at (0 says so on purpose)"
+    return [*environment.remarks(job.decided), *([none] if check.recipe.slurm.gpus is None else [])]
 
 
 def _look_here(check: NodeCheck) -> int:
@@ -217,7 +231,7 @@ def _look_here(check: NodeCheck) -> int:
 
 def _job(check: NodeCheck, code: Path) -> BatchJob:
     recipe = check.recipe
-    site = check.site.for_run(recipe)
+    site = check.site
     start = rank_start(site.own, code, [str(check.folder), *folders_of(recipe)])
     parameters = {
         **asked(recipe.slurm, start),
@@ -237,7 +251,9 @@ def _submit(check: NodeCheck) -> int:
     """Look by a job, and wait for it: `cluster=slurm`."""
     require_sbatch()
     check.folder.mkdir(parents=True, mode=0o700)
-    job = _job(check, snapshot_code(check.folder.parents[1])).submit()
+    asked_for = _job(check, snapshot_code(check.folder.parents[1]))
+    print(*(f"{line}\n" for line in _remarks(check, asked_for)), sep="", end="", file=sys.stderr, flush=True)
+    job = asked_for.submit()
     if job is None:
         raise RecipeError(f"SLURM took the look and does not tell its job's id (squeue); its folder is {check.folder}")
     print(f"job {job} looks at {check.recipe.nodes} nodes", flush=True)
@@ -312,6 +328,10 @@ def _without_table(folder: Path, what: str) -> int:
         said = log.read_text(errors="replace").splitlines()
         print(*(f"{log.name}: {line}" for line in said[-5:]), sep="\n", file=sys.stderr)
     return 1
+
+
+MODES = {"dry": _show, "local": _look_here, "slurm": _submit}
+"""Where a look can be made."""
 
 
 if __name__ == "__main__":

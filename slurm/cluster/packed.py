@@ -23,7 +23,7 @@ def end_run(folder: Path, code: int) -> int:
     if job is None:
         return code
     verdict, noted = judge(folder, code, job, packed=True)
-    if verdict not in ("requeue", "finished") and noted:
+    if verdict in ("give up", "cancelled") and noted:
         (folder / "log" / f"{job}{OVER}").touch()
     after(folder, verdict, noted)
     return 0 if verdict == "finished" else code or 1

@@ -97,7 +97,8 @@ def _ask(*words: str) -> "tuple[int, str, str]":
 
 def _job(job: str) -> "Mapping[str, str]":
     """Return what SLURM knows of the job; empty where it does not answer."""
-    return dict(re.findall(r"(\w+)=(\S+)", _ask("scontrol", "show", "job", "-o", job)[1]))
+    said = re.findall(r"(\w+)=(\S+)", _ask("scontrol", "show", "job", "-o", job)[1])
+    return dict(reversed(said))  # the first of a name counts: the user's comment comes late
 
 
 def _ends(folder: Path, job: str) -> "list[str]":

@@ -36,7 +36,9 @@ def gpu_options(slurm: Slurm) -> tuple[str, ...]:
 
 def step_gpus(slurm: Slurm) -> tuple[str, ...]:
     """Return srun's arguments for the GPUs of a node, in the form that the recipe asks for them."""
-    asked_for = {"gpus-per-node": slurm.gpus_per_node, "gres": slurm.options.get("gres")}
+    items = str(slurm.options.get("gres", "")).split(",")
+    gres = ",".join(item for item in items if item.split(":")[0] == "gpu")  # of others a job may have too few for all
+    asked_for = {"gpus-per-node": slurm.gpus_per_node, "gres": gres}
     return tuple(f"--{name}={value}" for name, value in asked_for.items() if value)
 
 
@@ -71,8 +73,7 @@ def parameters(
         "nodes": recipe.nodes,
         "ntasks_per_node": recipe.tasks // recipe.nodes,
         "setup": [
-            # Finished, though SLURM starts it again; it may have been ended before all was done that follows.
-            f"[ ! -e {own}/done ] || {{ {_again(own, code, start)}; exit 0; }}",
+            done_guard(own, code, start),
             *setup_lines(recipe.slurm.modules, setup, code),
             *start.lines,
             *(
@@ -86,9 +87,14 @@ def parameters(
     }
 
 
-def _again(own: str, code: Path, start: RankStart) -> str:
-    """Return the command that does what is not done yet after a run's end: it comes before modules and setup lines."""
-    return f"PYTHONPATH={shlex.quote(str(code))} {start.outside} -m slurm.after_run {own} finished over"
+def done_guard(own: str, code: Path, start: RankStart) -> str:
+    """Return the shell line by which a job of a finished run leaves, before modules and setup lines.
+
+    SLURM may start it again, and may have ended it before all was done that follows a run's end.
+    """
+    at = shlex.quote(str(code))  # where Python looks first, whatever its options
+    after = f"cd {at}; PYTHONPATH={at} {start.outside} -m slurm.after_run {own} finished over"
+    return f"[ ! -e {own}/done ] || {{ {after}; exit 0; }}"
 
 
 def batch_job(

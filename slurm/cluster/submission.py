@@ -225,9 +225,10 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
 def _request(run: Run, site: Site) -> str:
     """Return all that a run's job asks for and does besides the run; runs with the same may share an array."""
     from slurm.cluster.sbatch import parameters
+    from slurm.starting.rank_start import folders_of
 
     own = site.for_run(run.recipe)
-    return repr(({**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}, own.own))
+    return repr(({**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}, own.own, folders_of(run.recipe)))
 
 
 def _fitting(planned: Sequence[Array], allowed: Limits, live: int) -> tuple[list[Array], str]:

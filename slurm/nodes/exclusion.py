@@ -98,7 +98,7 @@ def exclusion(
     listed = _hosts(known.get("ExcNodeList", ""), ask)
     theirs = [node for node in listed if node not in ours]
     partition = known.get("Partition", "")
-    states = _states(partition, ask)
+    states = _usable(known, ask)
     others = {node for node, state in states.items() if not re.match(OUT, state)} - set(theirs)
     needed = int(known.get("NumNodes", "1").partition("-")[0] or 1)
     chosen = choose(bad, others, len(states), needed)
@@ -107,7 +107,7 @@ def exclusion(
     if stuck and states:
         return Exclusion(
             refused=f"node {stuck} {bad.get(stuck, 'is unfit')}, and partition {partition} has no other node that is "
-            f"up, for a job of {needed}"
+            f"up and has what the job asks for, for a job of {needed}"
         )
     wanted = [*theirs, *chosen]
     return Exclusion(tuple(chosen), ",".join(wanted) if set(wanted) != set(listed) else None)
@@ -121,7 +121,22 @@ def _hosts(text: str, ask: "Asking") -> "list[str]":
     return text.split(",") if code else said.split()
 
 
-def _states(partition: str, ask: "Asking") -> "dict[str, str]":
-    """Return the states of a partition's nodes; empty where SLURM does not tell."""
-    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N %T", "-p", partition)
-    return {} if code else dict(re.findall(r"^(\S+) (\S+)", said, re.MULTILINE))
+def _usable(known: "Mapping[str, str]", ask: "Asking") -> "dict[str, str]":
+    """Return the states of those nodes of a job's partition that have what it asks for.
+
+    Empty where that cannot be told: then none is left out, for the job might find no node and wait for ever.
+    """
+    asked = {key: known.get(key, "(null)") for key in ("ReqNodeList", "Reservation", "Features")}
+    wanted = re.split("[&,|]", "" if asked["Features"] == "(null)" else asked["Features"])
+    plain = all(re.match(r"[\w.-]*$", feature) for feature in wanted)
+    if not plain or any(asked[key] not in ("", "(null)") for key in ("ReqNodeList", "Reservation")):
+        return {}
+    enough = any if "|" in asked["Features"] else all
+    kind = re.search(r"gpu:([A-Za-z][\w.-]*)", known.get("TresPerNode", ""))
+    code, said, _ = ask("sinfo", "-h", "-N", "-o", "%N %T %f %G", "-p", known.get("Partition", ""))
+    return {
+        node: state
+        for node, state, features, gres in re.findall(r"^(\S+) (\S+) (\S+) (\S+)", "" if code else said, re.MULTILINE)
+        if enough(not feature or feature in features.split(",") for feature in wanted)
+        and (not kind or f"gpu:{kind[1]}" in gres)
+    }

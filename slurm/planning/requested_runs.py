@@ -137,8 +137,10 @@ def _shared(recipe: Recipe, pack: int) -> Recipe:
     gpus = recipe.slurm.gpus
     if pack == 1:
         return recipe
-    if recipe.cluster == "local":
-        raise RecipeError(f"pack={pack} puts runs into one job of SLURM's; with cluster=local use max_jobs={pack}")
+    if recipe.cluster in ("local", "here"):
+        raise RecipeError(
+            f"pack={pack} puts runs into one job of SLURM's; with cluster={recipe.cluster} use max_jobs={pack}"
+        )
     if not recipe.slurm.arrays:
         raise RecipeError(
             f"pack={pack} and slurm.arrays=false do not go together: packed runs are elements of an array"
@@ -337,17 +339,17 @@ def _refuse_another_network(recipe: Recipe, source: Path) -> None:
 
 def _source(recipe: Recipe, folder: Path, words: Sequence[str], site: Site) -> Recipe:
     """Return the recipe of the run that another builds on: as it was prepared, or as its name says."""
+    carried = [*first_words(words), *(word for word in words if word.startswith(CARRIED))]
+    source = resolve([*source_words(recipe, _recipe_of(folder)), *carried], site.slurm, str(site.path))
     if (folder / "recipe.yaml").exists():
         return load_resolved(folder / "recipe.yaml").model_copy(
             update={
                 "cluster": recipe.cluster,
                 "nodes": recipe.nodes,
                 "tasks_per_node": recipe.tasks_per_node,
-                "slurm": recipe.slurm,
+                "slurm": source.slurm,
             }
         )
-    carried = [*first_words(words), *(word for word in words if word.startswith(CARRIED))]
-    source = resolve([*source_words(recipe, _recipe_of(folder)), *carried], site.slurm, str(site.path))
     if source.run_folder != folder:
         raise RecipeError(
             f"{recipe.recipe} builds on the run {folder.name}, which is not in {folder.parent}, and "

@@ -290,18 +290,18 @@ def test_what_is_special_wins(site: Any) -> None:
 
 def test_keys_of_other_modules_stand_in_clusters_and_for_too(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader is handed what the layers say together, once for the file and once for a run; null takes a key away."""
-    monkeypatch.setattr(site_file, "READERS", {"notify": lambda value, path: (value, path.name)})
+    monkeypatch.setattr(site_file, "READERS", {"container": lambda value, path: (value, path.name)})
     file = site(
         {
-            **{"notify": {"command": "c", "after_s": 3}, "default": "alpha"},
-            "clusters": {"alpha": {"notify": {"command": "a"}}, "beta": {"notify": None}},
-            "for": {"recipe/glt_ifl": {"notify": {"after_s": 5}}, "build": {"notify": None}},
+            **{"container": {"image": "c", "nv": 3, "binds": 1}, "default": "alpha"},
+            "clusters": {"alpha": {"container": {"image": "a", "binds": None}}, "beta": {"container": None}},
+            "for": {"recipe/glt_ifl": {"container": {"nv": 5}}, "build": {"container": None}},
         }
     )
-    assert file.own == {"notify": ({"command": "a", "after_s": 3}, "site.yaml")}
-    assert file.for_run(resolve([*ON, "recipe=glt_ifl"])).own["notify"][0] == {"command": "a", "after_s": 5}
+    assert file.own == {"container": ({"image": "a", "nv": 3}, "site.yaml")}
+    assert file.for_run(resolve([*ON, "recipe=glt_ifl"])).own["container"][0] == {"image": "a", "nv": 5}
     assert file.for_build().own == {} and site_file.load("beta").own == {}
-    assert "notify" not in file.slurm and resolve(ON, file.slurm).run_name
+    assert "container" not in file.slurm and resolve(ON, file.slurm).run_name
 
 
 def test_a_cluster_s_data_and_command_are_its_own(site: Any) -> None:
