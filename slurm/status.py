@@ -105,7 +105,8 @@ def cancel(folder: Path) -> str:
             f"{folder.name} has no job in SLURM's queue, it is {state_of(folder, events, jobs)}: a local run ends "
             "with Ctrl-C where it runs"
         )
-    if (together := run_state.runs_of(jobs[job])) > 1:
+    together = run_state.runs_of(jobs[job])
+    if together > 1:
         raise StatusError(
             f"{folder.name} shares job {job} with {together - 1} other run{'s' * (together > 2)}, which would end with "
             f"it, so nothing was cancelled: scancel {job} cancels all"

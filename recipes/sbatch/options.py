@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 OWN = {
     "account": "account",
     "constraint": "constraint",
@@ -120,6 +118,8 @@ def checked_value(value: Any) -> Any:
 
 def shown(options: Mapping[str, Any]) -> str:
     """Return options as YAML in one line."""
+    import yaml  # the schema is loaded without it
+
     return yaml.safe_dump(dict(options), default_flow_style=True, width=2000).strip()
 
 

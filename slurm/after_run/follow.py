@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
+from slurm.after_run.wanted import WANTED
 from slurm.monitoring.events import append_event, read
 
 NEWER = (3, 9)
 """The Python that what follows needs."""
-WANTED = ".site.json"
-"""In a folder of runs: what the site file wants done."""
 OLD = (
     "what follows a run's end needs a python3 of 3.9 or later on the node, which `modules:` of the site file may "
     "bring; launching again archives what has finished"

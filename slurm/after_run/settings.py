@@ -25,7 +25,7 @@ from recipes.common.cli import nearest
 from recipes.common.errors import DataError, RecipeError
 from recipes.common.files import named, replacing
 from recipes.common.json_text import read_object
-from slurm.after_run.follow import WANTED
+from slurm.after_run.wanted import WANTED
 
 LEGAL = (
     "a command as a list of words, such as [/home/me/bin/tell, --quietly], or an address that begins with http:// or "

@@ -28,10 +28,10 @@ from recipes.resolve import dump, resolve
 from recipes.table_layout import Layout, available, find_layout, load_layout
 from slurm.planning.requested_runs import requested_runs
 from slurm.site_file import Site
-from tests.helpers.paths import PROJECT
+from tests.helpers.paths import GOLDEN
 from tests.helpers.tables import TABLE_COLUMNS, layout, write_run
 
-EXAMPLES = PROJECT / "examples" / "digits_glt"
+EXAMPLES = GOLDEN / "runs"
 SHOWN = ("glt_baseline-digits_glt-glt-s0-7b03b2e6", "glt_ifl-digits_glt-glt-s0-ba82ba7c")
 
 

@@ -35,7 +35,8 @@ def test_what_is_missing_stands_with_its_command() -> None:
     lines = text[text.index("## What is missing") : text.index("## What it cost")].splitlines()
     assert lines[2].endswith("`python slurm/launch.py table=claims data=fashion_glt`")
     assert lines[3].startswith("  - trained on glt: Baseline (1, 2, 3, 4), cRT (0, 1, 2), LWS (0, 1, 2), ")
-    assert lines[3].count("(0, 1, 2)") == 15 and lines[3].count("(0, 1, 2, 3, 4)") == 5
+    of_glt = " ".join(" ".join(lines[3:]).partition("trained on cbl")[0].split())
+    assert of_glt.count("(0, 1, 2)") == 15 and of_glt.count("(0, 1, 2, 3, 4)") == 5
 
 
 def test_runs_of_other_tables_make_no_page() -> None:

@@ -101,7 +101,11 @@ def test_dry_shows_the_jobs_and_touches_nothing(raw: Path, tmp_path: Path) -> No
     ]
     assert ["#SBATCH --gpus-per-node=1" in text for text in files] == [False, True, False, False, False, False]
     assert all("#SBATCH --partition=long" in text and "#SBATCH --requeue" in text for text in files)
-    assert ["afterany:JOB_OF_INDEX" in files[1], "afterany:JOB_OF_PACK" in files[5], "dependency" in files[0]] == [
+    assert [
+        "afterany:JOB_OF_INDEX" in files[1],
+        "afterany:JOB_OF_PACK" in files[5],
+        "#SBATCH --dependency" in files[0],
+    ] == [
         True,
         True,
         False,

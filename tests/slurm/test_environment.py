@@ -203,14 +203,16 @@ def started(text: str, folder: Path) -> tuple[int, str]:
 
 
 def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
-    """Where `done` is there the batch script leaves with 0, before modules, setup and srun."""
+    """Where `done` is there the batch script leaves with 0, before modules, setup and srun, and does what follows an end
+    and was not done yet."""
     recipe, run = resolve(["data=digits_glt", "slurm.modules=[cuda]"]), tmp_path / "a run"
     (run / "log").mkdir(parents=True)
     text = batch_file(recipe, run, tmp_path, ["echo setup"])
     said = started(text, tmp_path)[1]
     assert said.split()[:3] == ["module", "setup", "srun"]
     (run / "done").touch()
-    assert started(text, tmp_path) == (0, "")
+    code, said = started(text, tmp_path)
+    assert code == 0 and said.split()[1] == "slurm.after_run" and len(said.splitlines()) == 1
 
 
 def test_a_second_stage_without_its_first_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +226,7 @@ def test_a_second_stage_without_its_first_waits(tmp_path: Path, monkeypatch: pyt
     code, said = started(text, tmp_path)
     assert code == 0 and "slurm.cluster.needs" in said and "srun" not in said
     monkeypatch.setattr(needs, "SEEN_S", 0.0)
-    assert needs.main(folder, first) == 1
+    assert needs.main(folder, [first]) == 1
     assert [(event["event"], event["needs"]) for event in events.read(folder)] == [("waiting", ["first"])]
     (first / "done").touch()
-    assert "srun" in started(text, tmp_path)[1] and needs.main(folder, first) == 0
+    assert "srun" in started(text, tmp_path)[1] and needs.main(folder, [first]) == 0

@@ -162,8 +162,8 @@ def test_batch_file_holds_checked_values_only(tmp_path: Path) -> None:
     ]
     own, code = shlex.quote(str(tmp_path / "a run")), shlex.quote(str(tmp_path / "some code"))
     assert given.pop("setup") == [
-        f"[ ! -e {own}/done ] || {{ PYTHONPATH={code} {shlex.quote(sys.executable)} -P -m slurm.after_run {own} "
-        "finished over; exit 0; }",
+        f"[ ! -e {own}/done ] || {{ cd {code}; PYTHONPATH={code} {shlex.quote(sys.executable)} -P "
+        f"-m slurm.after_run {own} finished over; exit 0; }}",
         f"export PYTHONPATH={shlex.quote(str(tmp_path / 'some code'))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export GLT_PATH=",
     ]

@@ -103,16 +103,25 @@ class Slurm:
     """Stands in for SLURM's commands where the order of what is asked is the promise; see tests/system for a real
     one."""
 
-    def __init__(self, nodes: Sequence[str], excluded: str = "(null)", needed: int = 2, refused: str = "") -> None:
-        self.nodes, self.excluded, self.needed, self.refused = nodes, excluded, needed, refused
+    def __init__(
+        self,
+        nodes: Sequence[str],
+        excluded: str = "(null)",
+        needed: int = 2,
+        refused: str = "",
+        asks: str = "",
+    ) -> None:
+        self.nodes, self.excluded, self.needed, self.refused, self.asks = nodes, excluded, needed, refused, asks
         self.asked: list[str] = []
 
     def __call__(self, words: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
         said = ""
         if words[0] == "sinfo":
-            said = "\n".join([*(f"{node} mixed" for node in self.nodes), "r8 drained", "r9 idle*", "r10 down"])
+            up = [node if " " in node else f"{node} mixed (null) (null)" for node in self.nodes]
+            away = (f"{node} (null) (null)" for node in ("r8 drained", "r9 idle*", "r10 down"))
+            said = "\n".join([*up, *away])
         elif words[1:3] == ["show", "job"]:
-            said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded}"
+            said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded} {self.asks}"
         elif words[1] == "show":
             said = words[3].replace(",", "\n")
         elif words[0] == "scontrol":
@@ -189,11 +198,36 @@ def test_without_another_node_the_run_gives_up_and_says_so(
     slurm = Slurm(["r1", "r2"])
     verdict = _ends(monkeypatch, run, slurm)
     assert verdict["verdict"] == "give up" and slurm.asked == []
-    reason = "node r2 answers wrong, and partition low has no other node that is up, for a job of 2"
+    reason = (
+        "node r2 answers wrong, and partition low has no other node that is up and has what the job asks for, for a "
+        "job of 2"
+    )
     assert verdict["reason"] == reason
     (run / "recipe.yaml").write_text("{}")
     assert status.Look(run.parent, None).run() == 0
     assert f"{run.name} gave up: {reason}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("asks", "verdict", "without"),
+    [
+        ("Features=a100", "give up", None),
+        ("Features=a100|h100", "requeue", ["r2"]),
+        ("TresPerNode=gres/gpu:a100:4", "give up", None),
+        ("ReqNodeList=r[1-2] Features=(null)", "requeue", None),
+        ("Reservation=ml", "requeue", None),
+        ("Features=[rack1|rack2]*2", "requeue", None),
+    ],
+)
+def test_only_nodes_count_that_have_what_the_job_asks_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, asks: str, verdict: str, without: list[str] | None
+) -> None:
+    """So that a job never waits for a node that is not there. Where that cannot be told none is left out."""
+    _node(run, "r2")
+    both, other = "idle a100,ib gpu:a100:4(S:0)", "idle h100 gpu:h100:4"
+    slurm = Slurm([f"r1 {both}", f"r2 {both}", *(f"r{number} {other}" for number in (3, 4, 5))], asks=asks)
+    said = _ends(monkeypatch, run, slurm)
+    assert (said["verdict"], said.get("excluded")) == (verdict, without)
 
 
 def test_no_usable_device_is_tried_once_elsewhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -327,7 +327,7 @@ def test_a_job_that_cannot_come_back_is_given_up(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ending, "start", lambda *words, over: ending.after(*words, over))
     assert requeue.main(first, 99) == 99
     monkeypatch.setattr(needs, "SEEN_S", 0)
-    assert needs.main(second, first) == 1
+    assert needs.main(second, [first]) == 1
     last = told(file)[-1]
     assert [one["event"] for one in told(file)] == ["given up", "all ended"]
     assert (last["command"], last["ends"], last["not_finished"], last["runs"]) == (
@@ -368,7 +368,9 @@ def test_a_local_launch_tells_while_the_others_go_on(
     Machine(monkeypatch, codes={1: 1})
     zero, one, two = (Run(recipe, command=("launch.py", "seeds=0,1,2")) for recipe in recipes(runs, 3))
     with server() as (address, got):
-        code = run_all([zero, one, replace(two, needs=(one.folder,))], accept, 2, {"notify": Notify(address=address)})
+        code = run_all(
+            [zero, one, replace(two, needs=(one.folder,))], accept, 2, own={"notify": Notify(address=address)}
+        )
     assert code == 1 and sorted(notice["event"] for notice in got) == ["all ended", "failed", "finished"]
     (last,) = (notice for notice in got if notice["event"] == "all ended")
     assert (last["command"], last["ends"]) == ("seeds=0,1,2", {"finished": 1, "failed": 1, "waiting": 1})

@@ -162,7 +162,7 @@ def test_a_first_stage_takes_over_what_must_agree(tmp_path: Path) -> None:
         assert (recipe.model.name, recipe.data.image_size, recipe.optim.precision) == ("resnet50", 24, "bf16")
         assert (recipe.schedule.epochs, recipe.optim.lr, recipe.augment.hflip) == (epochs, lr, hflip)
     assert first.remark.startswith("as the first stage of glt_crt, with ")
-    assert "model.name=resnet50 (small_resnet)" in first.remark and "schedule.epochs=7 (24)" in first.remark
+    assert "model.name=resnet50 (small_resnet)" in first.remark and "schedule.epochs=7 (60)" in first.remark
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_options_reach_the_job_and_gpus_its_ranks(
     """scontrol shows the comment with every sign that is legal, and the excluded node, which the job keeps off; its two
     ranks see all of the node's GPUs, or each its own alone."""
     comment = f"long tails {SIGNS} end"
-    own = {"comment": comment, "exclude": "r[1]", "mail-type": "FAIL", **dict(asked.pop("options", {}))}  # type: ignore[call-overload]
+    more: dict[str, object] = dict(asked.pop("options", {}))  # type: ignore[call-overload]
+    own = {"comment": comment, "exclude": "r[1]", "mail-type": "FAIL", **more}
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump({"partition": "low", **asked, "options": own, "runs": str(tmp_path / "runs")}))
     for name, value in {**cluster.environment, "GLT_SITE": str(path), "SBATCH_EXCLUSIVE": "user"}.items():
