@@ -31,7 +31,7 @@ from slurm.site_file import Site
 from tests.helpers.paths import GOLDEN
 from tests.helpers.tables import TABLE_COLUMNS, layout, write_run
 
-EXAMPLES = GOLDEN / "runs"
+LIGHT = GOLDEN / "light"
 SHOWN = ("glt_baseline-digits_glt-glt-s0-7b03b2e6", "glt_ifl-digits_glt-glt-s0-ba82ba7c")
 
 
@@ -52,7 +52,7 @@ def test_an_open_table_is_the_fixed_one_on_the_same_runs(tmp_path: Path) -> None
     columns = [{key: value for key, value in column.items() if key != "data"} for column in fixed["columns"]]
     file = tmp_path / "digits_clt_glt.yaml"
     file.write_text(yaml.safe_dump({**fixed, "columns": columns}))
-    runs = [run for run in load_runs(EXAMPLES)[0] if run.recipe in ("glt_baseline", "glt_ifl", "glt_crt")]
+    runs = [run for run in load_runs(GOLDEN / "runs")[0] if run.recipe in ("glt_baseline", "glt_ifl", "glt_crt")]
     ours, theirs = find_layout(str(file), ["digits_glt"]), load_layout(available()["digits_clt_glt"])
     assert latex.latex(filled(ours, runs)) == latex.latex(filled(theirs, runs))
 
@@ -125,7 +125,7 @@ def test_a_row_counts_the_runs_that_are_its_recipe(tmp_path: Path) -> None:
 def without_attributes(folder: Path) -> list[Run]:
     """Real runs as they would be on a data set of a class tail alone."""
     for name in SHOWN:
-        shutil.copytree(EXAMPLES / name, folder / name)
+        shutil.copytree(LIGHT / name, folder / name)
         changed(folder / name, editions={"glt": ["test_cbl", "train", "val"]})
         for file in [*(folder / name / "preds").glob("*/*.npz"), *(folder / name / "env").glob("*.npz")]:
             with np.load(file) as stored:

@@ -19,7 +19,7 @@ from ifl.metrics import evaluate
 from recipes.resolve import dump, resolve
 from recipes.sweeps.grid import read_grid
 from recipes.table_layout import Layout, available, load_layout
-from tests.helpers.paths import GOLDEN
+from tests.helpers.paths import PROJECT
 from tests.helpers.tables import ATTRIBUTE, GROUP, HALF, LABEL, MOST, NONE_RIGHT, TABLE_COLUMNS, layout, write_run
 
 BASE = {"recipe": "glt_baseline", "label": "Plain", "group": "G"}
@@ -132,14 +132,14 @@ def test_seeds_that_not_all_values_have_choose_nothing(tmp_path: Path) -> None:
 def test_one_value_a_row_is_the_ordinary_table() -> None:
     """Where each row of real runs has one value, the tuned table has the ordinary one's numbers."""
     recipes = ("glt_baseline", "glt_ifl", "glt_crt")
-    runs = [run for run in load_runs(GOLDEN / "runs")[0] if run.recipe in recipes]
-    made = load_layout(available()["digits_alt"])
+    runs = [run for run in load_runs(PROJECT / "examples" / "fashion_glt")[0] if run.recipe in recipes]
+    made = load_layout(available()["claims"], ["fashion_glt"])
     numbers, problems = tidy(runs)
     rows = tuned.chosen_rows(made, tuned.search_all(made, runs, numbers, None))
     mine, ordinary = (fill_table(made, runs, numbers, problems, chosen=chosen) for chosen in (rows, None))
     values = [[cell.values for cell in line] for line in mine.cells]
     assert values == [[cell.values for cell in line] for line in ordinary.cells]
-    assert sum(bool(line[0]) for line in values) == 2
+    assert sum(bool(line[0]) for line in values) == 3
 
 
 def test_tuned_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

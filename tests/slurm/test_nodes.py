@@ -121,7 +121,8 @@ class Slurm:
             away = (f"{node} (null) (null)" for node in ("r8 drained", "r9 idle*", "r10 down"))
             said = "\n".join([*up, *away])
         elif words[1:3] == ["show", "job"]:
-            said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded} {self.asks}"
+            said = f"JobState=RUNNING Restarts=0 Partition=low NumNodes={self.needed} ExcNodeList={self.excluded} "
+            said += self.asks
         elif words[1] == "show":
             said = words[3].replace(",", "\n")
         elif words[0] == "scontrol":
