@@ -203,7 +203,7 @@ def started(text: str, folder: Path) -> tuple[int, str]:
 
 
 def test_a_finished_run_is_not_started_again(tmp_path: Path) -> None:
-    """Where `done` is there the batch script leaves with 0, before modules, setup and srun, and does what is still to do."""
+    """Where `done` is there the batch script leaves with 0, before modules, setup and srun; it does what was left."""
     recipe, run = resolve(["data=digits_glt", "slurm.modules=[cuda]"]), tmp_path / "a run"
     (run / "log").mkdir(parents=True)
     text = batch_file(recipe, run, tmp_path, ["echo setup"])
