@@ -499,6 +499,7 @@ def test_the_worked_example_of_the_page_is_what_comes_out(
         assert launch.main([*words, f"site={name}"]) == 0
         out = capsys.readouterr().out
         part = out[out.index("# where the") : out.index("# setup")]
+        assert " apptainer exec --bind " in out and " --nv /shared/images/glt.sif " in out and "bin/tell" not in out
         shown[name] = re.sub("-s0-[0-9a-f]{8}", "-s0-HASH", part.replace(str(path), "/shared/site.yaml")).strip()
     assert shown["alpha"] == alpha.strip()
     differ = [line for line in shown["beta"].splitlines() if line not in shown["alpha"].splitlines()]
