@@ -18,7 +18,10 @@ OUTSIDE = "python3 -E -s"
 the path nor what the user has installed reaches it."""
 NODE_ADDRESSES = "GLT_NODE_ADDRESSES"
 """Environment variable: the job's nodes as NAME=ADDRESS, as SLURM knows them, for ranks in containers without SLURM."""
-_TOLD = r"scontrol show node -o "$SLURM_JOB_NODELIST" | sed -n 's/^NodeName=\([^ ]*\) .*NodeAddr=\([^ ]*\) .*/\1=\2/p'"
+_TOLD = (
+    'scontrol show node -o "$SLURM_JOB_NODELIST" | '
+    r"sed -n 's/^NodeName=\([^ ]*\) .*NodeAddr=\([^ ]*\) .*/\1=\2/p'"
+)
 
 
 @dataclass(frozen=True)
