@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import cluster as clusters
 from tests.helpers.digits import digits, twentieth
 from tests.helpers.paths import TESTS
 from tests.helpers.shared import made_once
@@ -118,6 +119,19 @@ def not_tested(reasons: list[str]) -> str:
     how = " (`make system`, as root on Debian, installs all of it; then run the tests as root)" if parts else ""
     parts = [", ".join(parts) + how] * bool(parts) + [f"{count}: {reason}" for reason, count in other.items()]
     return f"not tested here, {len(reasons)} of the tests: " + "; ".join(parts) if parts else ""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    """A real SLURM for a file's tests; files that need another one have a fixture of that name."""
+    package = clusters.missing_package()
+    if package:
+        pytest.skip(f"needs {package} (make system, as root)")
+    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield running.start()
+    finally:
+        running.stop()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -194,18 +193,6 @@ def test_local_does_the_same(raw: Path, root: Path, tmp_path: Path) -> None:
     shown = launch(words(raw, tmp_path, "tasks=2", "cluster=local"))
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert content(tmp_path) == content(root)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    package = clusters.missing_package()
-    if package:
-        pytest.skip(f"needs {package} (make system, as root)")
-    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        yield running.start()
-    finally:
-        running.stop()
 
 
 @pytest.mark.full

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ WORDS = [
     *("slurm.cpus_per_task=1", "slurm.gpus_per_node=0"),
 ]
 SECRET = "S3CRET"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    package = clusters.missing_package()
-    if package:
-        pytest.skip(f"needs {package} (make system, as root)")
-    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        yield running.start()
-    finally:
-        running.stop()
 
 
 @pytest.mark.full

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,18 +25,6 @@ from tests.helpers import cluster as clusters
 from tests.helpers.jobs import launched, result_of, wait
 
 TINY = ["data=digits_glt", "schedule.epochs=2", "batch.size=32", "batch.bn=16", "slurm.cpus_per_task=1", "log.every=1"]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    package = clusters.missing_package()
-    if package:
-        pytest.skip(f"needs {package} (make system, as root)")
-    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        yield running.start()
-    finally:
-        running.stop()
 
 
 @pytest.fixture()

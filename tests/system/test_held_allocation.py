@@ -39,18 +39,6 @@ WORDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    package = clusters.missing_package()
-    if package:
-        pytest.skip(f"needs {package} (make system, as root)")
-    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        yield running.start()
-    finally:
-        running.stop()
-
-
 class Held:
     """An allocation, and a shell's commands in it."""
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,18 +32,6 @@ WORDS = [
     "log.eval_test_every=12",
     "slurm.cpus_per_task=1",
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    package = clusters.missing_package()
-    if package:
-        pytest.skip(f"needs {package} (make system, as root)")
-    running = clusters.Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        yield running.start()
-    finally:
-        running.stop()
 
 
 def queue_of(cluster: clusters.Cluster) -> dict[str, run_state.Job] | None:
