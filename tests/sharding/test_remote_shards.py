@@ -61,9 +61,13 @@ def server(tiny_root: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of hundredths of a second and stalls of half a one."""
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_files, "PAUSES_S", (0.01, 0.02, 0.03, 0.04))
+
+
+@pytest.fixture
+def short_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second without bytes is a stall: for tests that wait for one, as on a busy machine it is none."""
     monkeypatch.setattr(remote_files, "STALL_S", 0.5)
 
 
@@ -169,6 +173,7 @@ def test_training_from_afar_ends_with_the_same_bits(server: Server, tiny_root: P
 
 # --------------------------------------------------------------------------------------------------------------- faults
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("short_stalls")
 def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path, fault: str) -> None:
     """Every file's first answer has the fault (dataset.json's and the index's, too; of stalls, which take their time,
     four shards'), every other shard's second one as
@@ -202,6 +207,7 @@ def test_faults_are_tried_again(server: Server, tiny_root: Path, tmp_path: Path,
     ],
 )
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.usefixtures("short_stalls")
 def test_a_source_that_fails_for_good_ends_the_run(
     server: Server, tiny_root: Path, tmp_path: Path, workers: int, fault: str, cause: str
 ) -> None:
@@ -287,6 +293,7 @@ def commands_running() -> Iterator[str]:
             yield file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
+@pytest.mark.usefixtures("short_stalls")
 def test_a_trickle_is_given_up(server: Server, tmp_path: Path) -> None:
     """Bytes that never stop coming, and never are many; what a command leaves running is ended, too."""
     for command in (
@@ -710,6 +717,7 @@ def test_addresses_that_cannot_be_used_are_refused(monkeypatch: pytest.MonkeyPat
     assert not canary.exists()
 
 
+@pytest.mark.usefixtures("short_stalls")
 def test_a_command_of_the_site_file_brings_the_data(tiny_root: Path, tmp_path: Path) -> None:
     """The same batches; one that fails, stalls or prints less is told with its exit code."""
     here = local(tiny_root)
