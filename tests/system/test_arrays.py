@@ -19,12 +19,14 @@ from recipes.schema import PROJECT
 from slurm import status
 from slurm.cluster.array_job import array_job, write_elements
 from slurm.monitoring import events, run_state
+from slurm.monitoring.run_line import status_of
 from slurm.planning.arrays import Array
 from slurm.planning.schedule import Run
 from tests.helpers import cluster as clusters
 from tests.helpers.jobs import launched, result_of, wait
 
 TINY = ["data=digits_glt", "schedule.epochs=2", "batch.size=32", "batch.bn=16", "slurm.cpus_per_task=1", "log.every=1"]
+LONG = "schedule.epochs=40"  # seconds of training on any machine: long enough to be met by a preemption
 
 
 @pytest.fixture()
@@ -54,6 +56,18 @@ class Work:
         print("out of", folder.name)
         sys.stdout.flush()
         os._exit(99 if warned else 0)
+
+
+def in_training(folder: Path) -> bool:
+    """Say whether a run has made its first steps and not its last."""
+    trained = folder / "metrics.jsonl"
+    return trained.exists() and trained.read_text().count('"train"') >= 2 and not (folder / "done").exists()
+
+
+def throw_out(talking: clusters.Cluster) -> None:
+    """Take all nodes away by a short job of higher priority."""
+    told = talking.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    assert told.returncode == 0
 
 
 def kinds(folder: Path) -> list[str]:
@@ -146,15 +160,13 @@ def test_packed_training_ends_with_the_bits_of_single_jobs(
 ) -> None:
     """Three seeds, two in a job, thrown out by a job of higher priority, end with the bits of runs that had a job of
     their own."""
-    words = [*TINY, "slurm.partition=low", f"data.root={tiny_root}"]
+    words = [*TINY, LONG, "slurm.partition=low", f"data.root={tiny_root}"]
     packed, alone = [*words, f"runs={tmp_path / 'packed'}"], [*words, f"runs={tmp_path / 'alone'}"]
     said = launched([*packed, "seeds=0,1,2", "pack=2"], talking.environment)
     assert said.count("array: ") == 1 and "2 jobs" in said, said
     folders = sorted(path.parent for path in (tmp_path / "packed").glob("[!.]*/recipe.yaml"))
-    trained = folders[0] / "metrics.jsonl"
-    wait(lambda: trained.exists() and trained.read_text().count('"train"') >= 2, 300, "a step", talking, folders[0])
-    told = talking.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
-    assert told.returncode == 0
+    wait(lambda: in_training(folders[0]), 300, "a step", talking, folders[0])
+    throw_out(talking)
     launched([*alone, "seeds=0,1,2", "slurm.arrays=false"], talking.environment)
     for folder in folders:
         other = tmp_path / "alone" / folder.name
@@ -188,7 +200,7 @@ def test_larger_tables_are_several_arrays_of_this_slurm(tiny_root: Path, tmp_pat
             assert [run_state.job_of(folder, events.read(folder), known) for folder in folders] == elements
             assert f"job {first}_2 is being cancelled" in status.cancel(folders[2])
             assert running.run("scancel", first).returncode == 0
-            states = [status.status_of(folder, run_state.queue()).state for folder in folders]
+            states = [status_of(folder, run_state.queue()).state for folder in folders]
             assert states == [*["cancelled"] * 4, "queued", "queued"]
         assert "4 runs in 4 jobs" in launched(several, running.environment)
     finally:
@@ -200,7 +212,7 @@ def test_a_table_of_twenty_runs_ends_whole(talking: clusters.Cluster, tiny_root:
     """Twenty runs of ten seeds and two rates, four at once, are one array; all running elements are thrown out by a job
     of higher priority, twice, and each comes back as itself. Every run ends, and those of one seed end with the bits of
     runs that were jobs of their own. The same command again submits nothing."""
-    words = [*TINY, "slurm.partition=low", f"data.root={tiny_root}", "grid=optim.lr:.05,.1"]
+    words = [*TINY, LONG, "slurm.partition=low", f"data.root={tiny_root}", "grid=optim.lr:.05,.1"]
     own, alone = [*words, f"runs={tmp_path / 'array'}"], [*words, f"runs={tmp_path / 'alone'}", "slurm.arrays=false"]
     seeds = f"seeds={','.join(map(str, range(10)))}"
     said = launched([*own, seeds, "max_jobs=4"], talking.environment)
@@ -214,9 +226,14 @@ def test_a_table_of_twenty_runs_ends_whole(talking: clusters.Cluster, tiny_root:
         return sum((folder / "done").exists() for folder in folders)
 
     for count in (2, 8):
-        wait(lambda count=count: finished() >= count, 300, f"{count} finished runs", talking, folders[0])
-        told = talking.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
-        assert told.returncode == 0
+        wait(
+            lambda count=count: finished() >= count and any(map(in_training, folders)),
+            300,
+            f"{count} finished runs and one in training",
+            talking,
+            folders[0],
+        )
+        throw_out(talking)
     wait(lambda: finished() == 20, 600, "the end of all", talking, folders[0])
     starts = [kinds(folder).count("start") for folder in folders]
     assert max(starts) >= 2 and sum(starts) >= 22, starts
