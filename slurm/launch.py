@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answ
     from recipes.schema import Recipe
     from slurm.cluster.build_job import Build
     from slurm.cluster.node_check import EarlierCheck, NodeCheck
+    from slurm.planning.arrays import Array
     from slurm.planning.schedule import Run
     from slurm.reuse import Reuse
     from slurm.site_file import Site
@@ -197,32 +198,44 @@ def _show(command: Training) -> int:
     """Print what would be made, and what it would cost: `cluster=dry`."""
     from recipes.resolve import dump
     from slurm.cluster import submission
-    from slurm.cluster.origins import by_origin
-    from slurm.cluster.sbatch import batch_job
-    from slurm.code_snapshot import place
+    from slurm.planning.arrays import one_job
 
     runs, site = command.runs, command.site
     own = [f"{search_path.VARIABLE}: {':'.join(map(str, search_path.folders()))}"] if search_path.folders() else []
     said = [f"site file: {site.named(run.recipe for run in runs)}", *own, *_estimates(runs), *submission.remarks(runs)]
     comments = [f"# {line}" for line in (*said, *command.remarks, *_origins(command))]
     if len(runs) > 1:
-        print(*comments, submission.preview(runs, command.at_once, site, command.pack), sep="\n")
+        plan, arrays = submission.preview(runs, command.at_once, site, command.pack)
+        print(*comments, plan, sep="\n")
+        # Plain jobs may be hundreds, so one stands for all of them; arrays are a handful.
+        alone = [array for array in arrays if array.alone]
+        for array in [*(array for array in arrays if not array.alone), *alone[:1]]:
+            print("", *_batch_file(command, array), sep="\n")
+        if len(alone) > 1:
+            print(f"# the other {len(alone) - 1} plain jobs have such files, too: `seed=` and `recipe=` show one")
         return 0
-    recipe, folder = runs[0].recipe, runs[0].folder
-    print(f"# {folder}", *comments, dump(recipe), sep="\n")
-    here = site.for_run(recipe)
-    job = batch_job(runs[0], place(folder.parent), here.setup, own=here.own)
-    print(*(f"# {line}" for line in by_origin(job, recipe.slurm.options, _merged(command) or {})), job.text(), sep="\n")
+    print(f"# {runs[0].folder}", *comments, dump(runs[0].recipe), *_batch_file(command, one_job(runs[0])), sep="\n")
     return 0
 
 
-def _merged(command: Training) -> dict[str, str] | None:
-    """Return where the values of a command that makes one run come from, by their dotted keys."""
+def _batch_file(command: Training, array: "Array") -> list[str]:
+    """Return a batch file, with where its `#SBATCH` lines come from before it."""
+    from slurm.cluster.origins import by_origin
+    from slurm.cluster.submission import job_of
+    from slurm.code_snapshot import place
+
+    first = array.runs[0]
+    job = job_of(array, place(first.folder.parent), command.site)
+    origins = by_origin(job, first.recipe.slurm.options, _merged(command, first))
+    return [*(f"# {line}" for line in (f"batch file of {job.name}", *origins)), job.text()]
+
+
+def _merged(command: Training, run: "Run") -> dict[str, str]:
+    """Return where the values of a run come from, by their dotted keys."""
     from recipes.resolve import merge
     from slurm.planning.requested_runs import words_of_a_run
 
-    words = words_of_a_run(command.words) if len(command.runs) == 1 else None
-    return None if words is None else merge(words, command.site.slurm, str(command.site.path))[1]
+    return merge(words_of_a_run(run, command.words), command.site.slurm, str(command.site.path))[1]
 
 
 def _origins(command: Training) -> list[str]:
@@ -233,9 +246,9 @@ def _origins(command: Training) -> list[str]:
     sets = dict.fromkeys((run.recipe.data_root, run.recipe.data.name) for run in command.runs)
     found = {name: described(root, name) for root, name in sets if not is_remote(root)}
     saying = {name: said.origin for name, said in found.items() if said and said.values}
-    origins = _merged(command)
-    if origins is None:
+    if len(command.runs) > 1:
         return [f"values of {name} are in {origin}" for name, origin in saying.items()]
+    origins = _merged(command, command.runs[0])
     keys: dict[str, list[str]] = {}
     for key, origin in sorted(origins.items()):
         if origin.endswith(tuple(saying.values())) and not any(other.startswith(f"{key}.") for other in origins):

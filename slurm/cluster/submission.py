@@ -95,8 +95,7 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     Raises:
         RecipeError: SLURM refuses it, does not answer, or does not tell the id.
     """
-    from slurm.cluster.array_job import array_job, write_elements
-    from slurm.cluster.sbatch import batch_job
+    from slurm.cluster.array_job import write_elements
     from slurm.code_snapshot import snapshot_code
     from slurm.monitoring.events import LAUNCHER, append_event
     from slurm.run_folder import prepare
@@ -108,12 +107,8 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
         (run.folder / "log").mkdir(exist_ok=True)
         if array.alone:
             print(f"run folder: {run.folder}", flush=True)
-    own = site.for_run(runs[0].recipe)  # alike for all, see `_request`
-    asked: BatchJob
-    if array.alone:
-        asked = batch_job(runs[0], code, own.setup, condition, own.own)
-    else:
-        asked = array_job(array, code, own.setup, condition, own.own)
+    asked = job_of(array, code, site, condition)
+    if not array.alone:
         write_elements(array, asked.folder)
     job = asked.submit()
     for number in array.numbers:
@@ -136,6 +131,25 @@ def _submit_one(array: Array, site: Site, condition: str | None) -> dict[Path, s
     return {run.folder: job for run in runs}
 
 
+def job_of(array: Array, code: Path, site: Site, condition: str | None = None) -> BatchJob:
+    """Return what sbatch is given for an array or a plain job.
+
+    Args:
+        array: the runs.
+        code: the copy of the code that they run from.
+        site: this machine's site file.
+        condition: SLURM's dependency, such as `afterany:17`.
+    """
+    from slurm.cluster.array_job import array_job
+    from slurm.cluster.sbatch import batch_job
+
+    first = array.runs[0]
+    own = site.for_run(first.recipe)  # alike for all, see `_request`
+    if array.alone:
+        return batch_job(first, code, own.setup, condition, own.own)
+    return array_job(array, code, own.setup, condition, own.own)
+
+
 def remarks(runs: Sequence[Run]) -> list[str]:
     """Say what the user should know of the jobs of these runs, each once: variables of the shell, GPUs that idle."""
     from slurm.cluster.sbatch import batch_job
@@ -152,12 +166,12 @@ def remarks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def preview(runs: Sequence[Run], at_once: int | None, site: Site, pack: int = 1) -> str:
-    """Show what `submit_all` would do, as `tree` and `shown` show it; changes nothing."""
+def preview(runs: Sequence[Run], at_once: int | None, site: Site, pack: int = 1) -> tuple[str, list[Array]]:
+    """Show what `submit_all` would do, as `tree` and `shown` show it, and what it would submit; changes nothing."""
     plan = _plan(runs, at_once, pack, site)
     if plan.arrays == plain_jobs(plan.steps):
-        return tree(plan.steps, plan.settled)
-    return "\n".join(filter(None, [shown(plan.arrays, plan.settled), plan.left_out]))
+        return tree(plan.steps, plan.settled), plan.arrays
+    return "\n".join(filter(None, [shown(plan.arrays, plan.settled), plan.left_out])), plan.arrays
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,12 @@ def arrays(
 
 def plain_jobs(steps: Iterable[Step]) -> list[Array]:
     """Return a job for each run, in the order that the steps say."""
-    return [Array(((step.run,),), (0,), _unique([*step.finished, *step.left]), alone=True) for step in steps]
+    return [one_job(step.run, _unique([*step.finished, *step.left])) for step in steps]
+
+
+def one_job(run: Run, after: tuple[Path, ...] = ()) -> Array:
+    """Return the plain job of a run, after the jobs of some run folders."""
+    return Array(((run,),), (0,), after, alone=True)
 
 
 def _alike(runs: Sequence[Run], request: Callable[[Run], Hashable], together: bool) -> list[list[Run]]:

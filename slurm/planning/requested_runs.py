@@ -191,10 +191,18 @@ def _add_points(
     return {recipe.run_folder: recipe for (recipe, _), _ in made}
 
 
-def words_of_a_run(words: Sequence[str]) -> list[str] | None:
-    """Return the words of a command without those that make several runs of it; None where a table names the runs."""
+def words_of_a_run(run: Run, words: Sequence[str]) -> list[str]:
+    """Return the words by which a command's values of a run were found, but for what its row and its point set."""
     values, rest = take_words(words, SEVERAL)
-    return None if "table" in values else rest
+    if "table" not in values:
+        return rest
+    recipe = run.recipe
+    return [
+        f"recipe={recipe.recipe}",
+        f"data={recipe.data.name}",
+        f"train={recipe.train}",
+        *take_words(rest, ("data",))[1],
+    ]
 
 
 def _layout(name: str, data: str | None, known: Sequence[str]) -> Layout:

@@ -465,7 +465,7 @@ def test_dry_names_the_origin_of_each_line(site: Any) -> None:
     (run,) = requested_runs(words, file).runs
     job = batch_job(run, Path(), file.for_run(run.recipe).setup)
     command = launch.Training([run], None, file, words)
-    said = by_origin(job, run.recipe.slurm.options, launch._merged(command) or {})
+    said = by_origin(job, run.recipe.slurm.options, launch._merged(command, run))
     path = file.path
     found = dict(line.strip().split(": ", 1) for line in said[1:])
     assert found == {
@@ -479,6 +479,25 @@ def test_dry_names_the_origin_of_each_line(site: Any) -> None:
     }
     assert sum(len(names.split(", ")) for names in found.values()) == job.text().count("#SBATCH")
     assert file.named([run.recipe]) == f"{path}, clusters.alpha, for.data/digits_glt, for.recipe/glt_ifl"
+
+
+def test_dry_shows_the_batch_file_of_each_array(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two stages both, with where their lines come from; of plain jobs, which may be hundreds, the first alone."""
+    monkeypatch.setenv("GLT_SITE", str(site(LAYERED).path))
+    words = [*ON, "recipe=glt_crt", "seeds=0,1,2", "slurm.time=90", f"runs={tmp_path}", "cluster=dry"]
+    assert launch.main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("#SBATCH --array=0-2") == shown.count("#   the command line: time") == 2
+    assert shown.count(", for.data/digits_glt: ") == 2
+    assert [step for step in ("slurm.cluster.needs", "slurm.cluster.requeue") if step in shown] == [
+        "slurm.cluster.needs",
+        "slurm.cluster.requeue",
+    ]
+    assert launch.main([*words, "slurm.arrays=false"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("#SBATCH --job-name=") == 1 and "the other 5 plain jobs" in shown
 
 
 def test_the_worked_example_of_the_page_is_what_comes_out(
