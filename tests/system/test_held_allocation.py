@@ -205,7 +205,9 @@ def test_stopped_taken_away_and_gone_on(
     finally:
         third.give_back()
     assert result_of(folder) == undisturbed
-    assert [event["event"] for event in events.read(folder)] == ["start", "stopped"] * 2 + ["start", "finished"]
+    # Ranks that share cores may be slow.
+    kinds = [event["event"] for event in events.read(folder) if event["event"] != "slow"]
+    assert kinds == ["start", "stopped"] * 2 + ["start", "finished"]
 
 
 def launched_status(held: Held, runs: Path) -> str:
