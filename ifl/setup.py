@@ -122,6 +122,13 @@ class Model:
     statistics: RunningStatistics
     rank_rows: list[np.ndarray]
 
+    @property
+    def network(self) -> Network:
+        """The network that the engine trains."""
+        network = self.engine.network
+        assert isinstance(network, Network)
+        return network
+
     def go_on_from(self, state: State) -> None:
         """Take over what a loaded state remembers, and the running statistics that the engine has loaded."""
         self.method.memory = {key: value.to(self.engine.device) for key, value in state.memory.items()}
@@ -377,11 +384,9 @@ def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
     recipe, device = run.recipe, run.ranks.device
     if recipe.ifl is None:
         return Off()
-    network = run.model.engine.network
-    assert isinstance(network, Network)
     centers = parts.centers(
         len(run.data.counts),
-        feature_dim_of(network.backbone),
+        feature_dim_of(run.model.network.backbone),
         recipe.ifl.center,
         recipe.ifl.center_lr,
         recipe.seed,
@@ -403,6 +408,7 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
         engine=model.engine,
         method=model.method,
         statistics=model.statistics,
+        row_masks=model.network.row_masks,
         invariance=invariance,
         reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
         heartbeat=heartbeat,
