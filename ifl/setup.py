@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ifl.distributed.comm import Comm
 from ifl.engine import Engine, is_first_on_node, name_of
 from ifl.engine import connect as join_ranks
 from ifl.evaluator import Evaluator
+from ifl.frozen_features import FrozenFeatures
 from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
@@ -53,7 +54,7 @@ from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
 from sharding.plan.philox import DrawKey
 from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.plan.windowed import ShardWindow
-from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, TrainView
+from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, Source, TrainView
 
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
@@ -260,7 +261,7 @@ def set_up(
     data = open_data(recipe, pipe)
     boot.part("network")
     model = build_model(recipe, folder, ranks, data, fresh, parts)
-    readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
+    readers = build_readers(recipe, folder, ranks, data, model, trains, parts, boot)
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
 
@@ -308,7 +309,7 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
     shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
     rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
     network, method = build_network(recipe, data.counts)
-    if fresh and recipe.method.init_from:
+    if (fresh or _reads_features(recipe)) and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if batch.bn and comm.size > groups:
         synchronise_groups(network, comm.size, groups, ranks.patience_s)
@@ -324,15 +325,22 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
 
 
 def build_readers(
-    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts, boot: Boot
 ) -> Readers:
-    """Agree on the decoder, and prepare to read the splits. A collective."""
-    workers, device, fetches = _workers(recipe), ranks.device, is_first_on_node()
+    """Agree on the decoder, and prepare to read the splits; features that are read are computed. A collective."""
+    once, device = trains and _reads_features(recipe), ranks.device
+    workers, fetches = 0 if once else _workers(recipe), is_first_on_node() and not once
     decoder = _agreed_decoder(recipe, folder, ranks, trains)
     splits = {"train": data.train_split} if trains else {}
     splits |= {name: data.dataset.split(recipe.train, name) for name in ("val", *data.tests)}
     _check_files(recipe, splits)
-    crops = views(recipe, decoder, splits)
+    crops: Mapping[str, Source]
+    if once:
+        boot.part("features")
+        frozen = FrozenFeatures(recipe, model.network, data.dataset, decoder, ranks.comm, device, boot.beat)
+        crops = frozen.of(splits)
+    else:
+        crops = views(recipe, decoder, splits)
     evaluators = {
         name: Evaluator(
             crops[name], ranks.comm, workers=workers, device=device, persistent=name == "val", fetches=fetches
@@ -343,12 +351,16 @@ def build_readers(
     if trains:
         reader, fetcher = parts.reader(crops["train"], workers, pin_memory=device.type == "cuda"), None
         cache = data.dataset.cache
-        if isinstance(cache, NodeCache):
+        if isinstance(cache, NodeCache) and not once:
             draws = recipe.batch.size // recipe.streams
             cache.check_budget(data.train_split.index, recipe.data.shuffle_window, draws)
             fetcher = Prefetcher(data.train_split) if fetches else None
         training = TrainReader(reader, fetcher, model.rank_rows, recipe.seed)
     return Readers(evaluators=evaluators, decoder=decoder, training=training)
+
+
+def _reads_features(recipe: Recipe) -> bool:
+    return recipe.data.features == "once"
 
 
 def _workers(recipe: Recipe) -> int:

@@ -53,7 +53,7 @@ class RowMasks:
 
 
 class DropPath(nn.Module):
-    """float [B, ...] -> the same: in training rows are 0 with probability `rate`, and the others divided by 1 - rate."""
+    """float [B, ...] -> the same: in training a row is 0 with probability `rate`, else divided by 1 - rate."""
 
     def __init__(self, rate: float, layer: int, masks: RowMasks) -> None:
         super().__init__()

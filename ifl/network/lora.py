@@ -1,12 +1,13 @@
 """LoRA (Hu et al., ICLR 2022): low-rank updates of linear layers, by the package peft.
 
-Equation 3: h = W x + s B A x, with W fixed, A [r, d_in] drawn and B [d_out, r] zero at the start, so that the first step
-begins at the network as it was. s is alpha / r. There is no dropout.
+Equation 3: h = W x + s B A x, with W fixed, A [r, d_in] drawn and B [d_out, r] zero at the start, so that the first
+step begins at the network as it was. s is alpha / r. There is no dropout.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,8 @@ def insert(backbone: nn.Module, rank: int, scale: float, model: str) -> list[nn.
         ) from None
     # A pattern of whole names: peft takes each of a list for an ending, too.
     pattern = "|".join(map(re.escape, names))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=pattern), backbone)
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": scale * rank, "target_modules": pattern}
+    inject_adapter_in_model(LoraConfig(**settings), backbone)
     return [parameter for name, parameter in backbone.named_parameters() if name.endswith((DOWN, UP))]
 
 

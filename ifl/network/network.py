@@ -108,9 +108,7 @@ class Twin(nn.Module):
         return torch.cat([self.first(images), self.second(images)], dim=1)
 
 
-def build_backbone(
-    name: str, form: str = "plain", init: str = "own", drop_path: float | None = None
-) -> nn.Module:
+def build_backbone(name: str, form: str = "plain", init: str = "own", drop_path: float | None = None) -> nn.Module:
     """Build the backbone of the file NAME of ifl/models, or of a folder of GLT_PATH, in one of its forms.
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
