@@ -2,7 +2,7 @@
 
 Equations 3 and 4: x = MLP(LN(x')) + s ReLU(LN(x') W_down) W_up + x', with all but the bottleneck fixed. W_up is zero at
 the start, so that the first step begins at the network as it was. Weights of the network keep their names; an adapter's
-are extra entries below its MLP's, such as `blocks.0.mlp.adapter.down.weight`.
+are extra entries beside its MLP's, such as `blocks.0.adapter.down.weight`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Adapter(nn.Module):
 
 
 def insert(backbone: nn.Module, width: int, scale: float, model: str) -> list[nn.Parameter]:
-    """Put an adapter into every module of a backbone that is called `mlp`, and return what the adapters train.
+    """Put an adapter beside every module of a backbone that is called `mlp`, and return what the adapters train.
 
     The `mlp` of timm's and torchvision's ViTs and of timm's ConvNeXts are such modules. Its first linear layer or 1x1
     convolution says C, and the last gives C again.
@@ -60,15 +60,15 @@ def insert(backbone: nn.Module, width: int, scale: float, model: str) -> list[nn
         RunError: there is no such module.
     """
     added: list[nn.Parameter] = []
-    blocks = [module for name, module in backbone.named_modules() if name.rpartition(".")[2] == "mlp"]
-    for mlp in blocks:
+    for block in [module for module in backbone.modules() if isinstance(getattr(module, "mlp", None), nn.Module)]:
+        mlp: Any = block.mlp
         layers = [layer for layer in mlp.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         if not layers or (shape := _shape(layers[0]))[0] != _shape(layers[-1])[1]:
             continue
         make: Any = nn.Linear if isinstance(layers[0], nn.Linear) else partial(nn.Conv2d, kernel_size=1)
-        mlp.adapter = Adapter(shape[0], width, scale, make)
-        mlp.register_forward_hook(_added)
-        added += mlp.adapter.parameters()
+        block.adapter = Adapter(shape[0], width, scale, make)
+        mlp.register_forward_hook(partial(_add, block.adapter))
+        added += block.adapter.parameters()
     if not added:
         raise RunError(
             f"model.train=adapter: the network of {model} has no blocks with a module `mlp`, beside which an adapter "
@@ -83,7 +83,7 @@ def _shape(layer: Any) -> tuple[int, int]:
     return layer.in_channels, layer.out_channels
 
 
-def _added(mlp: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+def _add(adapter: Adapter, mlp: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
     """Add the adapter's output to its MLP's."""
-    total: torch.Tensor = output + mlp.adapter(given[0])
+    total: torch.Tensor = output + adapter(given[0])
     return total
