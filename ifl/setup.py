@@ -17,11 +17,11 @@ from ifl.distributed.comm import Comm
 from ifl.engine import Engine, is_first_on_node, name_of
 from ifl.engine import connect as join_ranks
 from ifl.evaluator import Evaluator
-from ifl.frozen_features import FrozenFeatures
 from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
+from ifl.network.frozen_features import FrozenFeatures
 from ifl.network.network import Network, build_network, feature_dim_of
 from ifl.saving import run_facts
 from ifl.saving.saver import Saver
@@ -56,6 +56,8 @@ from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.plan.windowed import ShardWindow
 from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, Source, TrainView
 
+Beat = Callable[[str], None]
+"""Told of progress, in words."""
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
 
@@ -260,8 +262,12 @@ def set_up(
     ranks = connect(recipe, folder, boot, trains, look)
     data = open_data(recipe, pipe)
     boot.part("network")
-    model = build_model(recipe, folder, ranks, data, fresh, parts)
-    readers = build_readers(recipe, folder, ranks, data, model, trains, parts, boot)
+    # The features that a second stage reads are those of its first stage's backbone, also where it goes on.
+    once = trains and recipe.data.features == "once"
+    model = build_model(recipe, folder, ranks, data, fresh or once, parts)
+    if once:
+        boot.part("features")
+    readers = build_readers(recipe, folder, ranks, data, model, trains, parts, boot.beat)
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
 
@@ -309,7 +315,7 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
     shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
     rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
     network, method = build_network(recipe, data.counts)
-    if (fresh or _reads_features(recipe)) and recipe.method.init_from:
+    if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if batch.bn and comm.size > groups:
         synchronise_groups(network, comm.size, groups, ranks.patience_s)
@@ -325,10 +331,10 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
 
 
 def build_readers(
-    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts, boot: Boot
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts, beat: Beat
 ) -> Readers:
     """Agree on the decoder, and prepare to read the splits; features that are read are computed. A collective."""
-    once, device = trains and _reads_features(recipe), ranks.device
+    once, device = trains and recipe.data.features == "once", ranks.device
     workers, fetches = 0 if once else _workers(recipe), is_first_on_node() and not once
     decoder = _agreed_decoder(recipe, folder, ranks, trains)
     splits = {"train": data.train_split} if trains else {}
@@ -336,8 +342,7 @@ def build_readers(
     _check_files(recipe, splits)
     crops: Mapping[str, Source]
     if once:
-        boot.part("features")
-        frozen = FrozenFeatures(recipe, model.network, data.dataset, decoder, ranks.comm, device, boot.beat)
+        frozen = FrozenFeatures(recipe, model.network, data.dataset, decoder, ranks.comm, device, beat)
         crops = frozen.of(splits)
     else:
         crops = views(recipe, decoder, splits)
@@ -357,10 +362,6 @@ def build_readers(
             fetcher = Prefetcher(data.train_split) if fetches else None
         training = TrainReader(reader, fetcher, model.rank_rows, recipe.seed)
     return Readers(evaluators=evaluators, decoder=decoder, training=training)
-
-
-def _reads_features(recipe: Recipe) -> bool:
-    return recipe.data.features == "once"
 
 
 def _workers(recipe: Recipe) -> int:

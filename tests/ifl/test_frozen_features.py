@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from recipes.schema import Recipe
+from sharding.features.store import FeatureArray
 from tests.helpers import mini
+from tests.helpers.ranks import started
 from tests.helpers.tuned import WORDS, last_weights, network_of, run, write_models
 
 HEAD = (*WORDS, "model.name=tiny_vit", "model.train=head", "optim.lr=0.5", "augment.hflip=false", "data.workers=0")
@@ -97,6 +101,33 @@ def test_damaged_features_are_computed_again(root: Path, tmp_path: Path) -> None
     assert arrays(root) == before
     now = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in now if now[name] != times[name]} == {damaged.name}
+
+
+def test_parts_of_a_run_that_was_killed_are_used(root: Path, tmp_path: Path) -> None:
+    """What lies there of an array is not computed again: a part with other values ends in it."""
+    train(root, tmp_path / "first", *ONCE, ranks=1)
+    (path,) = (root / "digits_glt" / "features").glob("*/train-*.npy")
+    features_ND = np.load(path)
+    array = FeatureArray(path, *features_ND.shape)
+    assert array.parts == 1
+    path.unlink()
+    array.put_part(0, features_ND + 1)
+    train(root, tmp_path / "second", *ONCE, ranks=1)
+    assert np.array_equal(np.load(path), features_ND + 1) and not path.with_suffix(".parts").exists()
+
+
+@pytest.mark.full
+def test_two_runs_at_once_harm_each_other_nothing(root: Path, tmp_path: Path) -> None:
+    """Runs of one and of two ranks that begin in the same moment on a data set without features both end, and leave
+    the arrays that one alone makes."""
+    train(root, tmp_path / "alone", *ONCE)
+    alone = arrays(root)
+    shutil.rmtree(root / "digits_glt" / "features")
+    recipes = [mini.recipe_of(root, tmp_path / str(ranks), *ONCE) for ranks in (1, 2)]
+    started(1), started(2)
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(run, recipes, (1, 2))) == [True, True]
+    assert arrays(root) == alone
 
 
 @pytest.mark.full

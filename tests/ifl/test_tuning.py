@@ -231,7 +231,8 @@ def test_a_network_in_which_nothing_fits_is_refused(models: Path, mode: str) -> 
     """The sentence names the model and what would be legal."""
     (models / "ifl" / "models" / "bare.py").write_text(
         "from torch import nn\n\n\ndef build():\n"
-        "    network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n    network.feature_dim = 8\n    return network\n"
+        "    layers = nn.Conv2d(3, 8, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "    network = nn.Sequential(*layers)\n    network.feature_dim = 8\n    return network\n"
     )
     recipe = resolve(["data=digits_glt", "model.name=bare", f"model.train={mode}"])
     with pytest.raises(RunError, match=f"model.train={mode}: the network of .*bare.py has no ") as refused:
