@@ -2,8 +2,8 @@
 
 Equations 3 and 4: x = MLP(LN(x')) + s ReLU(LN(x') W_down) W_up + x', with all but the bottleneck fixed. W_up is zero at
 the start, so that the first step begins at the network as it was. Where a block scales its MLP's output (LayerScale),
-it scales the adapter's with it. Weights of the network keep their names; an adapter's
-are extra entries beside its MLP's, such as `blocks.0.adapter.down.weight`.
+it scales the adapter's with it. Weights of the network keep their names; an adapter's are extra entries beside its
+MLP's, such as `blocks.0.adapter.down.weight`.
 """
 
 from __future__ import annotations

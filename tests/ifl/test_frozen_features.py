@@ -185,7 +185,8 @@ def _train_crops(recipe: Recipe, root: Path) -> torch.Tensor:
 
 @pytest.mark.full
 def test_where_the_data_cannot_be_written_the_node_keeps_them(root: Path, tmp_path: Path) -> None:
-    """A file in the way of the folder stands for a disk that refuses: the run goes on with the cache folder. Here loader workers read the images."""
+    """A file in the way of the folder stands for a disk that refuses: the run goes on with the cache folder. Here
+    loader workers read the images."""
     (root / "digits_glt" / "features").write_text("")
     kept = tmp_path / "cache"
     train(root, tmp_path / "runs", *ONCE, f"data.cache_folder={kept}", "data.workers=2")
