@@ -13,13 +13,14 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from recipes.common.files import sync_folder, whole_file
+from recipes.common.errors import DataError
+from recipes.common.files import disk_refusal, sync_folder, whole_file
 
 PART = 1024
 """Rows of a part."""
@@ -59,9 +60,13 @@ class FeatureArray:
         return self.path.exists() or self._part(part).exists()
 
     def put_part(self, part: int, features: np.ndarray) -> None:
-        """Keep a part, float32 [M, D]."""
-        self._part(part).parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # somebody has joined the array, and removed the folder
+        """Keep a part, float32 [M, D].
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        with _refusals_told(self.path):
+            self._part(part).parent.mkdir(parents=True, exist_ok=True)
             _write(self._part(part), features.shape, [features])
 
     def lacking(self) -> list[int]:
@@ -72,8 +77,12 @@ class FeatureArray:
         return [part for part, shape in shapes if not _is_whole(self._part(part), shape)]
 
     def join(self) -> None:
-        """Make the array of its parts, unless somebody else has, and remove them."""
-        with contextlib.suppress(FileNotFoundError):  # of a part: then another process has joined the array
+        """Make the array of its parts, unless somebody else has, and remove them.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        with _refusals_told(self.path):
             if not self.path.exists():
                 parts = (np.load(self._part(part)) for part in range(self.parts))
                 _write(self.path, (self.samples, self.dim), parts)
@@ -95,6 +104,17 @@ def can_write(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+@contextlib.contextmanager
+def _refusals_told(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal into a sentence. A part that is gone is none: another process has joined the array."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise DataError(f"features cannot be kept as {path}: {disk_refusal(error)}") from None
 
 
 def _write(path: Path, shape: tuple[int, ...], rows: Iterable[np.ndarray]) -> None:

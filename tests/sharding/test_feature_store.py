@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recipes.common.errors import DataError
 from sharding.features import store
 from sharding.features.batches import FeatureBatches
 from sharding.features.store import FeatureArray, can_write
@@ -69,6 +71,20 @@ def test_a_part_that_comes_late_harms_nothing(array: FeatureArray) -> None:
     array.join()
     fill(array, 1)
     assert array.is_whole() and array.lacking() == []
+
+
+def test_a_full_disk_is_told_in_one_sentence(array: FeatureArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a part and of the whole array; what was there before stays."""
+
+    def refuses(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fill(array, 0, 1)
+    monkeypatch.setattr(store, "_write", refuses)
+    for action in (lambda: fill(array, 2), array.join):
+        with pytest.raises(DataError, match="train-x.npy: no space left on device, the same command goes on when"):
+            action()
+    assert array.lacking() == [2]
 
 
 def test_folders_that_cannot_be_made_are_told(tmp_path: Path) -> None:
