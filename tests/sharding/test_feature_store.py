@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_in_one_sentence(array: FeatureArray, monkeypatch: p
     fill(array, 0, 1)
     monkeypatch.setattr(store, "_write", refuses)
     for action in (lambda: fill(array, 2), array.join):
-        with pytest.raises(DataError, match="train-x.npy: no space left on device, the same command goes on when"):
+        with pytest.raises(DataError, match=r"train-x\.npy: no space left on device, the same command goes on when"):
             action()
     assert array.lacking() == [2]
 
