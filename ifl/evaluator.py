@@ -16,7 +16,7 @@ from ifl.method import BaseMethod
 from ifl.metrics import evaluate
 from ifl.saving.storage import write_arrays
 from sharding.cache.prefetcher import Prefetcher
-from sharding.reader import MicroBatches, Reader, evaluation_draws
+from sharding.reader import Reader, Source, evaluation_draws
 
 EVAL_BATCH = 256
 
@@ -28,12 +28,12 @@ class Evaluator:
     """One split, read again for each evaluation."""
 
     def __init__(
-        self, crops: MicroBatches, comm: Comm, *, workers: int, device: torch.device, persistent: bool, fetches: bool
+        self, crops: Source, comm: Comm, *, workers: int, device: torch.device, persistent: bool, fetches: bool
     ) -> None:
         """Prepare to read a split.
 
         Args:
-            crops: the split's images.
+            crops: the split's images, or their features.
             comm: the ranks, which share the samples.
             workers: loader processes of this rank.
             device: this rank's.

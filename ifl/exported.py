@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ifl.method import BaseMethod, Output
+from ifl.network import lora
 from ifl.network.network import Network, build_network
 from recipes.common.errors import RunError
 from recipes.identity import science
@@ -32,6 +33,30 @@ INPUT = (
     "by std"
 )
 """What the network is given, as the file says it."""
+
+
+def plain_weights(recipe: Recipe, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a run's weights as they are exported: LoRA's updates are added to the weights that they update."""
+    return lora.merged(weights, recipe.model.scale) if recipe.model.train == "lora" else weights
+
+
+def plain_recipe(recipe: Recipe) -> Recipe:
+    """Return what makes the network of exported weights: one with LoRA is a plain one there."""
+    if recipe.model.train != "lora":
+        return recipe
+    update = {"train": "all", "rank": None, "alpha": None}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=update)})
+
+
+TRAINED = {
+    "all": "all of the network trained",
+    "head": "the classifier trained, the backbone did not",
+    "lora": "LoRA trained, and its updates are added to the weights: the network is a plain one",
+    "adapter": "AdaptFormer's bottlenecks trained: they are the entries with .adapter. in their names, beside those of "
+    "the plain network",
+    "norm": "the backbone's normalisations and the classifier trained",
+}
+"""What of a network trained, by model.train, as the file says it."""
 
 
 def description(recipe: Recipe, meta: Mapping[str, Any]) -> dict[str, str]:
@@ -55,6 +80,7 @@ def description(recipe: Recipe, meta: Mapping[str, Any]) -> dict[str, str]:
         "model": recipe.model.name,
         "method": recipe.method.name,
         "decoder": meta["decoder"],
+        "trained": TRAINED[recipe.model.train],
         "input": INPUT,
     }
     return text | {key: json.dumps(value) for key, value in about.items()}
@@ -138,7 +164,7 @@ def load(file: str | Path, device: str | torch.device = "cpu") -> Exported:
     try:
         recipe = Recipe.model_validate(json.loads(about["science"]))
         names, counts = json.loads(about["class_names"]), np.array(json.loads(about["class_counts"]))
-        network, method = build_network(recipe, counts)
+        network, method = build_network(plain_recipe(recipe), counts)
         network.load_state_dict(tensors)
     except KeyError as error:
         raise RunError(

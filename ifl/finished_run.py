@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ifl.evaluator import scores, write_predictions
-from ifl.exported import INPUT, description
+from ifl.exported import INPUT, description, plain_weights
 from ifl.model_card import model_card
 from ifl.saving.checkpoint import CheckpointError
 from ifl.saving.weights import load_run, start_from
@@ -115,9 +115,8 @@ def export(run: Path, select: Select, file: Path) -> None:
     if recipe.method.eval_of:
         raise CheckpointError(f"{run.name} has no weights of its own: it judges those of {recipe.method.eval_of}")
     about = {"run": run.name, "select": select, **description(recipe, meta)}
-    write_whole(
-        file, save({name: tensor.contiguous() for name, tensor in load_run(run, select).items()}, metadata=about)
-    )
+    weights = plain_weights(recipe, load_run(run, select))
+    write_whole(file, save({name: tensor.contiguous() for name, tensor in weights.items()}, metadata=about))
     card = file.with_name(f"{file.name}.md")
     write_whole(card, model_card(run, select, recipe, meta, INPUT))
     print(f"{file}: {recipe.model.name} of {run.name}, {select}; {card.name} describes it")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
+from ifl.network.frozen_features import FrozenFeatures
 from ifl.network.network import Network, build_network, feature_dim_of
 from ifl.saving import run_facts
 from ifl.saving.saver import Saver
@@ -53,8 +54,10 @@ from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
 from sharding.plan.philox import DrawKey
 from sharding.plan.ranks import micro_batches, rank_draws
 from sharding.plan.windowed import ShardWindow
-from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, TrainView
+from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, Source, TrainView
 
+Beat = Callable[[str], None]
+"""Told of progress, in words."""
 TEST_SPLITS = ("test_cbl", "test_gbl", "test_glt")
 
 
@@ -121,6 +124,13 @@ class Model:
     engine: Engine
     statistics: RunningStatistics
     rank_rows: list[np.ndarray]
+
+    @property
+    def network(self) -> Network:
+        """The network that the engine trains."""
+        network = self.engine.network
+        assert isinstance(network, Network)
+        return network
 
     def go_on_from(self, state: State) -> None:
         """Take over what a loaded state remembers, and the running statistics that the engine has loaded."""
@@ -252,8 +262,12 @@ def set_up(
     ranks = connect(recipe, folder, boot, trains, look)
     data = open_data(recipe, pipe)
     boot.part("network")
-    model = build_model(recipe, folder, ranks, data, fresh, parts)
-    readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
+    # The features that a second stage reads are those of its first stage's backbone, also where it goes on.
+    once = trains and recipe.data.features == "once"
+    model = build_model(recipe, folder, ranks, data, fresh or once, parts)
+    if once:
+        boot.part("features")
+    readers = build_readers(recipe, folder, ranks, data, model, trains, parts, boot.beat)
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
 
@@ -317,15 +331,21 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
 
 
 def build_readers(
-    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, model: Model, trains: bool, parts: Parts, beat: Beat
 ) -> Readers:
-    """Agree on the decoder, and prepare to read the splits. A collective."""
-    workers, device, fetches = _workers(recipe), ranks.device, is_first_on_node()
+    """Agree on the decoder, and prepare to read the splits; features that are read are computed. A collective."""
+    once, device = trains and recipe.data.features == "once", ranks.device
+    workers, fetches = 0 if once else _workers(recipe), is_first_on_node() and not once
     decoder = _agreed_decoder(recipe, folder, ranks, trains)
     splits = {"train": data.train_split} if trains else {}
     splits |= {name: data.dataset.split(recipe.train, name) for name in ("val", *data.tests)}
     _check_files(recipe, splits)
-    crops = views(recipe, decoder, splits)
+    crops: Mapping[str, Source]
+    if once:
+        frozen = FrozenFeatures(recipe, model.network, data.dataset, decoder, ranks.comm, device, beat)
+        crops = frozen.of(splits)
+    else:
+        crops = views(recipe, decoder, splits)
     evaluators = {
         name: Evaluator(
             crops[name], ranks.comm, workers=workers, device=device, persistent=name == "val", fetches=fetches
@@ -336,7 +356,7 @@ def build_readers(
     if trains:
         reader, fetcher = parts.reader(crops["train"], workers, pin_memory=device.type == "cuda"), None
         cache = data.dataset.cache
-        if isinstance(cache, NodeCache):
+        if isinstance(cache, NodeCache) and not once:
             draws = recipe.batch.size // recipe.streams
             cache.check_budget(data.train_split.index, recipe.data.shuffle_window, draws)
             fetcher = Prefetcher(data.train_split) if fetches else None
@@ -377,11 +397,9 @@ def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
     recipe, device = run.recipe, run.ranks.device
     if recipe.ifl is None:
         return Off()
-    network = run.model.engine.network
-    assert isinstance(network, Network)
     centers = parts.centers(
         len(run.data.counts),
-        feature_dim_of(network.backbone),
+        feature_dim_of(run.model.network.backbone),
         recipe.ifl.center,
         recipe.ifl.center_lr,
         recipe.seed,
@@ -403,6 +421,7 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
         engine=model.engine,
         method=model.method,
         statistics=model.statistics,
+        row_masks=model.network.row_masks,
         invariance=invariance,
         reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
         heartbeat=heartbeat,

@@ -21,6 +21,7 @@ from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod, Rows, Targets, weighted_sum
 from ifl.mixup import lam_of_step, mix, partners
 from ifl.network.bn_statistics import RunningStatistics
+from ifl.network.drop_path import RowMasks
 from ifl.saving.state import State, step_seed
 from ifl.step_reduction import MicroBatchSums, StepSync, StepTotals
 from ifl.supervision.stragglers import Stragglers
@@ -68,6 +69,7 @@ class TrainStep:
         labels: int64 [N], of the training set.
         rank_rows: this rank's rows of every global batch, int64 [B] for each micro-batch.
         statistics: the running statistics of batch normalisation.
+        row_masks: told the rows of each micro-batch, for stochastic depth.
         reduction: what the ranks reduce once a step.
         heartbeat: called whenever a micro-batch has been read.
         stragglers: told of the ranks' own times; None where nobody asks.
@@ -80,6 +82,7 @@ class TrainStep:
     engine: Engine
     method: BaseMethod
     statistics: RunningStatistics
+    row_masks: RowMasks
     invariance: Invariance | Off
     reduction: StepSync
     heartbeat: Callable[[], None]
@@ -144,6 +147,7 @@ class TrainStep:
         """
         # Methods may use torch's own random numbers: they depend on the rows, never on the rank that holds them.
         seed_torch(step_seed(self.recipe.seed, state.epoch, state.step, int(rows_B[0])), self.engine.device)
+        self.row_masks.begin(self.recipe.seed, state.epoch, state.step, rows_B, self.recipe.batch.size)
         batch = next(batches)
         self.heartbeat()
         images, labels_B, ids_B, streams_B = (column.to(self.engine.device, non_blocking=True) for column in batch)

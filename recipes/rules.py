@@ -189,6 +189,59 @@ def whole_groups(recipe: Recipe) -> str:
     )
 
 
+# ---------------------------------------------------------------------------------------------------------- what trains
+def small_additions(recipe: Recipe) -> str:
+    """Refuse the size of what nothing adds to the network."""
+    model = recipe.model
+    for key, value in (("rank", model.rank), ("alpha", model.alpha)):
+        if value is not None and model.train not in ("lora", "adapter"):
+            return (
+                f"model.{key}={value} would change nothing with model.train={model.train}: it is legal with lora and "
+                "adapter"
+            )
+    return ""
+
+
+def depth_of_fixed(recipe: Recipe) -> str:
+    """Refuse stochastic depth in a backbone that does not train."""
+    if recipe.model.drop_path is None or recipe.model.train != "head":
+        return ""
+    return (
+        f"model.drop_path={recipe.model.drop_path} would change nothing with model.train=head, whose backbone is used "
+        "as in evaluation: leave it out"
+    )
+
+
+def center_term_alone(recipe: Recipe) -> str:
+    """Refuse IFL where nothing of it is left: fixed features have no gradient, and nothing is drawn otherwise."""
+    if not recipe.ifl or recipe.model.train != "head" or recipe.ifl.environments > 1:
+        return ""
+    return (
+        "ifl.environments=1 leaves the center term alone, and with model.train=head the features that it pulls do not "
+        "move: ifl.environments=2 or more is legal, or another model.train"
+    )
+
+
+def features_once(recipe: Recipe) -> str:
+    """Require a backbone that does not move, and nothing done to pixels, where features take the images' place."""
+    data, augment = recipe.data, recipe.augment
+    if data.features == "none":
+        return f"data.feature_views={data.feature_views} is of data.features=once" if data.feature_views else ""
+    if recipe.model.train != "head":
+        return (
+            f"data.features=once needs a backbone that does not train, and model.train={recipe.model.train} moves its "
+            "features: model.train=head is legal"
+        )
+    if augment.mixup:
+        return "augment.mixup mixes pixels, and data.features=once reads none: leave one of the two out"
+    if augment.randaug and not data.feature_views:
+        return (
+            "augment.randaug would change nothing with data.features=once and its one clean view: "
+            "data.feature_views=4 computes four augmented ones"
+        )
+    return ""
+
+
 # --------------------------------------------------------------------------------------------------------------- mixup
 def mixup_groups(recipe: Recipe) -> str:
     """Require groups where mixup forms pairs in them."""
@@ -326,6 +379,10 @@ RULES = (
     Rule(count_order),
     Rule(environments),
     Rule(whole_groups, TooManyTasks),
+    Rule(small_additions),
+    Rule(depth_of_fixed),
+    Rule(center_term_alone),
+    Rule(features_once),
     Rule(mixup_groups),
     Rule(mixup_shares, TooManyTasks),
     Rule(mixup_environments),

@@ -176,6 +176,22 @@ class Data(Section):
     mean: tuple[Unit, Unit, Unit] = science((0.485, 0.456, 0.406), "channel means, of pixels in 0..1")
     std: tuple[Unit, Unit, Unit] = science((0.229, 0.224, 0.225), "channel standard deviations, of pixels in 0..1")
     shuffle_window: int = science(0, "0 shuffles the whole epoch; k shuffles inside windows of k permuted shards", ge=0)
+    features: Literal["none", "once"] = science(
+        "none",
+        (
+            "once: with model.train=head the backbone's features of all splits are computed once, kept beside the data "
+            "for all runs, and read instead of images; none: images are read"
+        ),
+    )
+    feature_views: int = science(
+        0,
+        (
+            "of features=once: augmented views of each training image, of which a draw takes one; 0: its test crop "
+            "alone, and nothing of augment"
+        ),
+        ge=0,
+        le=64,
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Data:
@@ -196,6 +212,43 @@ class Model(Section):
             "torch leaves a new Conv2d, which the reference does in BBN"
         ),
     )
+    train: Literal["all", "head", "lora", "adapter", "norm"] = science(
+        "all",
+        (
+            "what of it trains besides the classifier: all, nothing (head), low-rank updates of its linear layers "
+            "(lora), AdaptFormer's bottlenecks beside its MLPs (adapter), or its normalisations"
+        ),
+    )
+    rank: int | None = science(
+        None, "rank of LoRA's updates, or width of an adapter's bottleneck; default: lora 8, adapter 64", ge=1, le=4096
+    )
+    alpha: float | None = science(
+        None,
+        "LoRA's updates count alpha / rank (default: alpha = rank), an adapter's output alpha (default: .1)",
+        gt=0,
+        le=1e4,
+    )
+    drop_path: float | None = science(
+        None,
+        (
+            "stochastic depth: the largest share of rows that a residual branch leaves out; default: the model's own, "
+            "0 for most"
+        ),
+        ge=0,
+        lt=1,
+    )
+
+    @property
+    def width(self) -> int:
+        """The rank of LoRA's updates, or the width of an adapter's bottleneck."""
+        return self.rank or {"adapter": 64}.get(self.train, 8)
+
+    @property
+    def scale(self) -> float:
+        """What the output of LoRA's updates, or of an adapter, is multiplied by."""
+        if self.train == "adapter":
+            return 0.1 if self.alpha is None else self.alpha
+        return 1.0 if self.alpha is None else self.alpha / self.width
 
 
 class Method(Section):

@@ -59,7 +59,8 @@ class Batch(NamedTuple):
     """A micro-batch of M samples.
 
     Attributes:
-        images: uint8 [M, 3, H, W], not normalised, channels last in memory as they were decoded.
+        images: uint8 [M, 3, H, W], not normalised, channels last in memory as they were decoded; or features of them,
+            float32 [M, D].
         labels: int64 [M], class ids.
         ids: int64 [M], sample ids.
         streams: int64 [M].
@@ -247,10 +248,23 @@ class MicroBatches(torch.utils.data.Dataset[Batch]):
         return batch
 
 
+class Source(Protocol):
+    """A map-style data set of micro-batches: `MicroBatches`, or features in the place of images."""
+
+    @property
+    def split(self) -> Split:
+        """Whose samples are read."""
+        ...
+
+    def __getitem__(self, draws: Draws) -> Batch:
+        """Return the batch of some draws."""
+        ...
+
+
 class Reader:
     """Reads the batches of one rank. Its persistent workers live as long as it does, over all epochs."""
 
-    def __init__(self, dataset: MicroBatches, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
+    def __init__(self, dataset: Source, workers: int, pin_memory: bool = False, persistent: bool = True) -> None:
         self._handover = Handover()
         self._dataset, self._pin_memory, self._persistent = dataset, pin_memory, persistent
         self._loader = self._with(workers)
@@ -293,7 +307,7 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
     An exception raised in a worker would reach its rank only as the text of a traceback.
     """
 
-    def __init__(self, dataset: MicroBatches, transport: Transport) -> None:
+    def __init__(self, dataset: Source, transport: Transport) -> None:
         self._dataset, self._transport = dataset, transport
 
     def __getitem__(self, draws: Draws) -> Batch | Piped | UserError:

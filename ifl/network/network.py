@@ -8,13 +8,16 @@ from typing import cast
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ifl.method import BaseMethod, Task, load_file, load_method
+from ifl.network import adapters, lora
+from ifl.network.drop_path import RowMasks, depth_argument, drawn_by_row
 from ifl.network.hook_results import look_at_method, look_at_network
 from recipes.common import search_path
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
-from recipes.schema import Recipe
+from recipes.schema import Model, Recipe
 
 
 def feature_dim_of(backbone: nn.Module) -> int:
@@ -23,7 +26,12 @@ def feature_dim_of(backbone: nn.Module) -> int:
 
 
 class Network(nn.Module):
-    """uint8 [B, 3, H, W] -> `Output`. The pixels are normalised here, once a batch and on the device."""
+    """uint8 [B, 3, H, W] -> `Output`. The pixels are normalised here, once a batch and on the device.
+
+    Attributes:
+        still: the kind of the backbone's layers that stay as in evaluation while the network trains; None: no kind.
+        row_masks: what draws the rows that stochastic depth leaves out.
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -31,21 +39,31 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.still = False
+        self.still: type[nn.Module] | None = None
+        self.row_masks = RowMasks()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute features [B, D], logits [B, K] and anything else that the head returns.
 
+        Args:
+            images: uint8 [B, 3, H, W], or the features of images, float [B, D], where the backbone has done its part.
+        """
+        features = images if images.dim() == 2 else self.features(images)
+        out = self.head(features)
+        return (features, *out) if isinstance(out, tuple) else (features, out)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features float [B, D] of images uint8 [B, 3, H, W].
+
         The pixels lie channels last, as tensor cores and the convolutions of CPUs read them, and a convolution's output
         lies as its input does. Parameters stay as they are: DeepSpeed sends them as plain bytes and, with ZeRO, keeps
         them end to end.
         """
         pixels = images.contiguous(memory_format=torch.channels_last).float()
-        features = self.backbone((pixels - self.mean) / self.std)
-        out = self.head(features)
-        return (features, *out) if isinstance(out, tuple) else (features, out)
+        given: torch.Tensor = self.backbone((pixels - self.mean) / self.std)
+        return given
 
     @property
     def size(self) -> dict[str, int]:
@@ -55,20 +73,26 @@ class Network(nn.Module):
             "features": feature_dim_of(self.backbone),
         }
 
-    def freeze_backbone(self, still: bool) -> None:
-        """Train the head only.
+    def freeze_backbone(self, still: type[nn.Module] | None, but: Sequence[nn.Parameter] = ()) -> None:
+        """Train the head only, and of the backbone some parameters.
 
         Args:
-            still: use the backbone's batch normalisation as it is. Otherwise it normalises by the batch's statistics
-                and moves its running ones.
+            still: the kind of the backbone's layers that are used as in evaluation. Batch normalisation which is not
+                still normalises by the batch's statistics and moves its running ones.
+            but: the backbone's parameters that train.
         """
         self.backbone.requires_grad_(False)
+        for parameter in but:
+            parameter.requires_grad_(True)
         self.still = still
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Network:
         super().train(mode)
-        self.backbone.train(mode and not self.still)
+        if mode and self.still:
+            for layer in self.backbone.modules():
+                if isinstance(layer, self.still):
+                    layer.eval()
         return self
 
 
@@ -84,7 +108,7 @@ class Twin(nn.Module):
         return torch.cat([self.first(images), self.second(images)], dim=1)
 
 
-def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Module:
+def build_backbone(name: str, form: str = "plain", init: str = "own", drop_path: float | None = None) -> nn.Module:
     """Build the backbone of the file NAME of ifl/models, or of a folder of GLT_PATH, in one of its forms.
 
     It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
@@ -93,6 +117,7 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
         name: of the model.
         form: plain, experts, branches or twin.
         init: `own`, or `torch`: all convolutions are drawn again as torch does by default.
+        drop_path: the rate of stochastic depth; None: the model's own.
 
     Raises:
         RunError: the file cannot be imported, or gives no such network.
@@ -100,9 +125,10 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
     build, file = getattr(load_file("models", name), "build", None), search_path.place(search_path.MODELS, name)
     if not callable(build):
         raise RunError(f"{file} has no function `build`, which gives the network")
+    depth = depth_argument(build, drop_path, f"{file}: build()")
 
     def checked(*forms: str) -> nn.Module:
-        backbone = build(*forms)
+        backbone = build(*forms, **depth)
         dim = getattr(backbone, "feature_dim", None)
         if not isinstance(backbone, nn.Module) or type(dim) is not int or dim < 1:
             raise RunError(
@@ -133,7 +159,8 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     """
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
-    backbone = build_backbone(recipe.model.name, declared.FORM, recipe.model.init)
+    model = recipe.model
+    backbone = build_backbone(model.name, declared.FORM, model.init, model.drop_path)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(
@@ -148,6 +175,53 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     look_at_network(backbone, head, recipe.model.name, recipe.method.name, feature_dim_of(backbone), len(class_counts))
     look_at_method(method, recipe.method.name, len(class_counts))
     network = Network(backbone, head, recipe.data.mean, recipe.data.std)
-    if declared.TRAINS == "head":
-        network.freeze_backbone(still=bool(recipe.method.args.get("frozen_bn", False)))
+    if model.drop_path:
+        network.row_masks = drawn_by_row(backbone, search_path.place(search_path.MODELS, model.name))
+    choose_trained(network, model, declared.TRAINS, bool(recipe.method.args.get("frozen_bn", False)))
     return network, method
+
+
+def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool) -> None:
+    """Add to the backbone what LoRA or AdaptFormer add, and choose what trains. The head always does.
+
+    A backbone that does not train at all is used as in evaluation, and so is the batch normalisation of one that trains
+    by what is added. A method that trains the head alone says itself, by `frozen_bn`, whether the statistics stand;
+    what its first stage added is there and does not train.
+
+    Args:
+        network: all of whose parameters train.
+        model: the recipe's section.
+        trains: TRAINS of the method, all or head.
+        frozen_bn: its argument of that name.
+
+    Raises:
+        RunError: the network has no layer that this is for, or peft is not installed.
+    """
+    backbone, what = network.backbone, model.train
+    file = search_path.place(search_path.MODELS, model.name)
+    added: list[nn.Parameter] = []
+    if what == "lora":
+        added = lora.insert(backbone, model.width, model.scale, file)
+    elif what == "adapter":
+        added = adapters.insert(backbone, model.width, model.scale, file)
+    if what == "head":
+        network.freeze_backbone(nn.Module)
+    elif trains == "head":
+        network.freeze_backbone(nn.Module if frozen_bn else None)
+    elif what == "norm":
+        network.freeze_backbone(None, normalisations(backbone, file))
+    elif added:
+        network.freeze_backbone(_BatchNorm, added)
+
+
+def normalisations(backbone: nn.Module, file: str) -> list[nn.Parameter]:
+    """Return the weights and biases of a backbone's normalising layers, known by their class's name.
+
+    Raises:
+        RunError: there are none; `file` names the model.
+    """
+    layers = [layer for layer in backbone.modules() if "norm" in type(layer).__name__.lower()]
+    found = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+    if not found:
+        raise RunError(f"model.train=norm: the network of {file} has no normalisation with weights")
+    return found

@@ -28,6 +28,10 @@ class Boot:
         self._part, self._since = name, now
         self._heartbeat(f"boot, {name}")
 
+    def beat(self, said: str) -> None:
+        """Tell the watchdog of progress within a part."""
+        self._heartbeat(f"boot, {said}")
+
     def over(self) -> float:
         """End the start, and return its seconds; what comes now is the first step.
 

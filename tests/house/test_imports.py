@@ -20,7 +20,7 @@ ORDER = {
     "recipes": "common values declarations yaml_io identity sbatch schema messages rules folders dataset_values noted "
     "layers resolve code_digest table_layout sweeps",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
-    "reader build verify describe coco_attributes",
+    "reader features build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision engine network methods models invariance step_reduction saving "
     "mixup step run_log evaluator exported model_card setup post_hoc finished_run train",
     "slurm": "environment starting monitoring nodes after_run site_file code_snapshot rendezvous scaling run_folder "

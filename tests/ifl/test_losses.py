@@ -180,7 +180,7 @@ def test_crt_keeps_the_backbone_and_starts_a_new_classifier() -> None:
 def test_lws_starts_as_its_first_stage_and_learns_the_scales_alone() -> None:
     first, second = network(method("ce"), 1), network(method("lws"), 2)
     start_from(second, method("lws"), first.state_dict())
-    second.freeze_backbone(still=True)
+    second.freeze_backbone(still=torch.nn.Module)
     assert {name: parameter.shape for name, parameter in second.named_parameters() if parameter.requires_grad} == {
         "head.scale_K": (K,)
     }

@@ -1,0 +1,1 @@
+"""Features of a data set's images, computed once and kept as arrays."""
