@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
 from recipes.declarations import declaration
-from recipes.file_digests import note_digests
-from recipes.folders import hide_command, make_absolute
+from recipes.folders import hide_command, make_absolute, note_digests
 from recipes.identity import departures, science_values
 from recipes.layers import (
     Axes,

@@ -216,7 +216,7 @@ class Method(Section):
     )
     text: str | None = operation(
         None,
-        "file of class vectors made from text, from which the classifier starts (docs/clip.md); it counts by its digest",
+        "file of class vectors made from text, from which the classifier starts (docs/clip.md); counts by its digest",
     )
     text_sha256: Sha256 | None = science(None, "digest of the file method.text; the launcher writes it here")
     legacy_count_order: bool = science(

@@ -1,4 +1,6 @@
-"""Class vectors of a data set, by the text tower of a CLIP model: `python -m ifl.clip NAME weights=FILE data=NAME out=FILE`.
+"""Class vectors of a data set, by the text tower of a CLIP model.
+
+    python -m ifl.clip NAME weights=FILE data=NAME out=FILE
 
     NAME              a model of open_clip, such as ViT-B-32; also open_clip:NAME
     weights=FILE      its checkpoint, both towers; nothing is downloaded
@@ -22,6 +24,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from recipes.common.cli import asks_help, key_values
 from recipes.common.errors import DataError, UserError, one_line
@@ -51,12 +54,12 @@ def make(name: str, weights: Path, dataset: Dataset, templates: Sequence[str], w
         out: the file.
 
     Raises:
-        RunError: the library is not installed, or has no such model, or the weights are not its own.
+        DataError: the library is not installed, or has no such model, or the weights are not its own.
     """
-    from ifl.backbones.open_clip import library, open_clip_model
     from ifl.clip.class_vectors import ClassVectors, write_vectors
+    from sharding.images.open_clip_models import library, open_clip_model
 
-    model, clip = open_clip_model(name, {}, weights), library()
+    clip, model = library(), cast("Any", open_clip_model(name, {}, weights))
     vectors_DK = clip.build_zero_shot_classifier(model, clip.get_tokenizer(name), list(words), list(templates))
     scale = float(model.logit_scale.detach().exp())
     made_by = {"model": f"open_clip:{name}", "weights_sha256": file_digest(weights), "logit_scale": repr(scale)}

@@ -19,7 +19,8 @@ CONFIG = {
 """The vocabulary is that of CLIP's tokenizer."""
 MODEL = """
 from pathlib import Path
-from ifl.backbones.open_clip import library, open_clip_backbone
+from ifl.backbones.open_clip import open_clip_backbone
+from sharding.images.open_clip_models import library
 
 def build():
     library().add_model_config(Path(__file__).parents[2] / "{name}.json")
@@ -29,14 +30,14 @@ def build():
 
 
 def make(folder: Path) -> tuple[nn.Module, Path]:
-    """Make the model known to open_clip and fill a folder of GLT_PATH: its file of weights and `ifl/models/own_clip.py`.
+    """Make the model known to open_clip, and a folder of GLT_PATH with its weights and `ifl/models/own_clip.py`.
 
     Returns:
         The model, and the file of its weights.
     """
     from safetensors.torch import save_file
 
-    from ifl.backbones.open_clip import library, open_clip_model
+    from sharding.images.open_clip_models import library, open_clip_model
 
     (folder / "ifl/models").mkdir(parents=True)
     config, weights = folder / f"{NAME}.json", folder / f"{NAME}.safetensors"

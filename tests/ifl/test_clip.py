@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn
 
-from ifl.backbones import open_clip
+from ifl.backbones.open_clip import open_clip_backbone
 from ifl.clip import __main__ as command
 from ifl.clip.class_vectors import ClassVectors, read_vectors, write_vectors
 from ifl.clip.head_start import start_head
 from ifl.method import BaseMethod, Task, load_method
-from recipes.common.errors import RecipeError, RunError
+from recipes.common.errors import DataError, RecipeError, RunError
 from recipes.declarations import declaration
 from recipes.resolve import dump, load_resolved, resolve
+from sharding.images import open_clip_models
 from sharding.open import open_dataset
 from tests.helpers import mini, tiny_clip
 from tests.helpers.ranks import started
@@ -40,7 +41,7 @@ def vectors_of(dim: int, names: list[str] = NAMES, seed: int = 0) -> ClassVector
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory, mini_root: Path) -> tuple[Path, nn.Module, Path]:
-    """A folder of GLT_PATH with the tiny CLIP, the model, and its class vectors of the mini data set by two templates."""
+    """A folder of GLT_PATH with the tiny CLIP, the model, and its vectors of the mini data set's classes."""
     folder = tmp_path_factory.mktemp("clip")
     model, weights = tiny_clip.make(folder)
     (folder / "templates.txt").write_text("a photo of a {}.\nthe digit {}\n")
@@ -62,14 +63,14 @@ def zero_shot(clip: tuple[Path, nn.Module, Path], root: Path, runs: Path, nodes:
     return recipe.run_folder
 
 
-# -------------------------------------------------------------------------------------------------------------- zero-shot
+# ------------------------------------------------------------------------------------------------------------ zero-shot
 def test_zero_shot_is_open_clips_own(clip: tuple[Path, nn.Module, Path], mini_root: Path, tmp_path: Path) -> None:
     """A zero-shot run on two ranks predicts, for every image of every split, what open_clip's own encode_image and
     encode_text give, with the softmax's maximum to 1e-4 relatively; its folder is whole, and says what the text was."""
-    folder, model, text = clip
+    model = clip[1]
     run = zero_shot(clip, mini_root, tmp_path, nodes=2)
     recipe, data = load_resolved(run / "recipe.yaml"), open_dataset(mini_root, "digits_glt")
-    tokens = open_clip.library().get_tokenizer(tiny_clip.NAME)
+    tokens = open_clip_models.library().get_tokenizer(tiny_clip.NAME)
     with torch.no_grad():
         prompts = [[f"a photo of a {name}.", f"the digit {name}"] for name in data.class_names]
         texts_KTD = torch.stack([F.normalize(model.encode_text(tokens(each)), dim=1) for each in prompts])
@@ -137,7 +138,7 @@ def again(run: str, glt_path: str) -> dict[str, int]:
     return evaluate(Path(run), "last")
 
 
-# ------------------------------------------------------------------------------------------------------ the head's start
+# ----------------------------------------------------------------------------------------------------- the head's start
 def task(dim: int) -> Task:
     return Task(np.array([14, 9, 6, 3]), dim, 10)
 
@@ -195,7 +196,7 @@ def test_a_run_starts_from_its_text_once(mini_root: Path, tmp_path: Path) -> Non
     assert whole.hash8 == halved.hash8 != plain.hash8
 
 
-# --------------------------------------------------------------------------------------------------------------- the file
+# ------------------------------------------------------------------------------------------------------------- the file
 def saved(path: Path, vectors: Any, names: Any = NAMES) -> Path:
     np.savez(path, vectors=vectors, class_names=np.array(names))
     return path
@@ -266,7 +267,7 @@ def test_a_run_is_named_by_the_content_of_its_text(tmp_path: Path) -> None:
         read_vectors(tmp_path / "a", NAMES, a.method.text_sha256)
 
 
-# ------------------------------------------------------------------------------------------------------------ the command
+# ---------------------------------------------------------------------------------------------------------- the command
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -302,13 +303,13 @@ def test_weights_of_another_model_are_refused(clip: tuple[Path, nn.Module, Path]
     torch.save(
         {name: value for name, value in clip[1].state_dict().items() if name != "ln_final.weight"}, tmp_path / "w"
     )
-    with pytest.raises(RunError, match=r"/w does not hold the weights of open_clip:tiny-clip: .*Missing[^\n]+weight"):
-        open_clip.open_clip_backbone(tiny_clip.NAME, {}, tmp_path / "w")
-    with pytest.raises(RunError, match=r"^the argument size of open_clip:tiny-clip is not legal; .*force_image_size"):
-        open_clip.open_clip_backbone(tiny_clip.NAME, {"size": 3}, None)
+    with pytest.raises(DataError, match=r"/w does not hold the weights of open_clip:tiny-clip: .*Missing[^\n]+weight"):
+        open_clip_backbone(tiny_clip.NAME, {}, tmp_path / "w")
+    with pytest.raises(DataError, match=r"^the argument size of open_clip:tiny-clip is not legal; .*force_image_size"):
+        open_clip_backbone(tiny_clip.NAME, {"size": 3}, None)
 
 
 def test_where_open_clip_lacks_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_clip, "find_spec", lambda name: None)
-    with pytest.raises(RunError, match=r"python -m pip install open_clip_torch"):
-        open_clip.open_clip_backbone("ViT-B-32", {}, None)
+    monkeypatch.setattr(open_clip_models, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"python -m pip install open_clip_torch"):
+        open_clip_backbone("ViT-B-32", {}, None)
