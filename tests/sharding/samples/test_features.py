@@ -159,7 +159,7 @@ def test_networks_that_are_refused(tmp_path: Path) -> None:
         weights_file(None, "resnet18")
 
 
-# ------------------------------------------------------------------------------------------------- networks of libraries
+# ------------------------------------------------------------------------------------------------ networks of libraries
 def noise(count: int = 3) -> Few:
     return Few(np.random.default_rng(0).integers(0, 255, (count, 40, 50, 3)).astype(np.uint8))
 
