@@ -10,11 +10,12 @@ from tests.helpers.paths import PROJECT
 
 _NAMES = {
     "recipes/*.yaml": (
-        "glt_balanced_softmax glt_balanced_softmax_ifl glt_baseline glt_baseline_2n glt_bbn glt_clip_zeroshot glt_crt "
-        "glt_crt_ifl glt_focal glt_ifl glt_ifl_1env glt_ifl_3env glt_ifl_center_only glt_ifl_class_means "
+        "glt_balanced_softmax glt_balanced_softmax_ifl glt_baseline glt_baseline_2n glt_bbn glt_clip_zeroshot "
+        "glt_crt glt_crt_ifl glt_focal glt_ifl glt_ifl_1env glt_ifl_3env glt_ifl_center_only glt_ifl_class_means "
         "glt_ifl_no_center glt_ifl_unbalanced glt_irm glt_ldam glt_ldam_ifl glt_lff glt_logit_adjust "
-        "glt_logit_adjust_ifl glt_lws glt_lws_ifl glt_mixup glt_mixup_ifl glt_randaug glt_randaug_ifl glt_ride glt_ride_ce glt_ride_ce_ifl "
-        "glt_ride_ifl glt_ride_ifl_mixup glt_ride_ifl_randaug glt_tade glt_tade_ifl glt_tde"
+        "glt_logit_adjust_ifl glt_lws glt_lws_ifl glt_mixup glt_mixup_ifl glt_randaug glt_randaug_ifl glt_ride "
+        "glt_ride_ce glt_ride_ce_ifl glt_ride_ifl glt_ride_ifl_mixup glt_ride_ifl_randaug glt_tade glt_tade_ifl "
+        "glt_tde"
     ),
     "recipes/data/*.yaml": "digits_glt fashion_glt imagenet_glt mscoco_glt",
     "recipes/tables/*.yaml": (
