@@ -110,9 +110,10 @@ def main(words: Sequence[str]) -> int:
     try:
         names = [word.removeprefix("open_clip:") for word in words if "=" not in word]
         given = key_values((word for word in words if "=" in word), KEYS)
-        if len(names) != 1 or (lacking := [key for key in NEEDED if key not in given]):
-            missing = "one model's NAME" if len(names) != 1 else f"{lacking[0]}="
-            raise DataError(f"{missing} is needed: python -m ifl.clip NAME weights=FILE data=NAME out=FILE")
+        missing = [f"{key}=" for key in NEEDED if key not in given]
+        missing = missing if len(names) == 1 else ["one model's NAME", *missing]
+        if missing:
+            raise DataError(f"{missing[0]} is needed: python -m ifl.clip NAME weights=FILE data=NAME out=FILE")
         dataset = open_dataset(given.get("data.root", PROJECT / "data"), given["data"])
         if "templates" in given:
             templates = checked(lines_of("templates", given["templates"]), f"templates={given['templates']}")
