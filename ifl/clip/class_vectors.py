@@ -1,7 +1,8 @@
 """The file of class vectors that `method.text` names: one vector a class, made from text.
 
-A safetensors file with the tensor `vectors`, float32 [K, D], or [K, T, D] with T templates; its metadata hold
-`class_names` and `templates` as JSON lists, and what the vectors were made by. An .npz with the arrays `vectors`,
+A safetensors file with the tensor `vectors`, float32 [K, D], or [K, T, D] with T templates; its metadata have one entry,
+`about`, JSON with the lists `class_names` and `templates`, and what the vectors were made by. (Of several entries the
+library writes the order by chance, and the same vectors are to be the same file.) An .npz with the arrays `vectors`,
 `class_names` and `templates` is legal too.
 
 Axes: K classes, T templates, D feature.
@@ -23,7 +24,7 @@ from recipes.common.errors import DataError, RunError, one_line
 from recipes.common.files import file_digest, write_whole
 from sharding.format.index import load_npz
 
-VECTORS, NAMES, TEMPLATES = "vectors", "class_names", "templates"
+VECTORS, ABOUT, NAMES, TEMPLATES = "vectors", "about", "class_names", "templates"
 WANTED = f"a file with `{VECTORS}` float [K, D] or [K, T, D] and K `{NAMES}` is legal, such as python -m ifl.clip makes"
 
 
@@ -49,8 +50,8 @@ def write_vectors(path: Path, made: ClassVectors) -> None:
     """Write the file, a safetensors."""
     from safetensors.torch import save
 
-    said = {NAMES: json.dumps(list(made.class_names)), TEMPLATES: json.dumps(list(made.templates)), **made.made_by}
-    write_whole(path, save({VECTORS: made.vectors_KD.contiguous()}, metadata=said))
+    said = {NAMES: list(made.class_names), TEMPLATES: list(made.templates), **made.made_by}
+    write_whole(path, save({VECTORS: made.vectors_KD.contiguous()}, metadata={ABOUT: json.dumps(said)}))
 
 
 def read_vectors(path: Path, class_names: Sequence[str], sha256: str | None = None) -> ClassVectors:
@@ -93,11 +94,11 @@ def _tensors(path: Path) -> tuple[torch.Tensor, list[str], list[str], dict[str, 
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        said = dict(file.metadata() or {})
-        if VECTORS not in file.keys() or NAMES not in said:  # noqa: SIM118 - the library's own keys()
-            raise DataError(f"it lacks `{VECTORS}` or, in its metadata, `{NAMES}`")
-        names, templates = (json.loads(said.pop(key, "[]")) for key in (NAMES, TEMPLATES))
-        return file.get_tensor(VECTORS), _texts(names), _texts(templates), said
+        said = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+        if VECTORS not in file.keys() or not isinstance(said, dict) or NAMES not in said:  # noqa: SIM118 - no dict
+            raise DataError(f"it lacks `{VECTORS}` or, in the entry `{ABOUT}` of its metadata, `{NAMES}`")
+        names, templates = _texts(said.pop(NAMES)), _texts(said.pop(TEMPLATES, []))
+        return file.get_tensor(VECTORS), names, templates, {key: str(value) for key, value in said.items()}
 
 
 def _arrays(path: Path) -> tuple[torch.Tensor, list[str], list[str], dict[str, str]]:

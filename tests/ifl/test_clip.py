@@ -252,10 +252,12 @@ def test_a_run_is_named_by_the_content_of_its_text(tmp_path: Path) -> None:
     """The same file elsewhere is the same run, and another one is another; recipe.yaml holds the digest, so the run of
     a file that was changed is not gone on with."""
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_vectors(tmp_path / name, vectors_of(8, seed=seed))
+        drawn = vectors_of(8, seed=seed)
+        write_vectors(tmp_path / name, ClassVectors(drawn.vectors_KD, NAMES, ["a {}"], {"model": "m", "other": "o"}))
     plain, a, b, c = (
         resolve(["data=digits_glt", *([f"method.text={tmp_path / name}"] if name else [])]) for name in ("", *"abc")
     )
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert a.hash8 == b.hash8 and len({plain.hash8, a.hash8, c.hash8}) == 3
     (tmp_path / "recipe.yaml").write_text(dump(a))
     assert resolve([f"recipe={tmp_path}/recipe.yaml"]) == a
