@@ -1,9 +1,9 @@
 """The file of class vectors that `method.text` names: one vector a class, made from text.
 
 A safetensors file with the tensor `vectors`, float32 [K, D], or [K, T, D] with T templates; its metadata have one
-entry, `about`, JSON with the lists `class_names` and `templates`, and what the vectors were made by. (Of several entries the
-library writes the order by chance, and the same vectors are to be the same file.) An .npz with the arrays `vectors`,
-`class_names` and `templates` is legal too.
+entry, `about`, JSON with the lists `class_names` and `templates`, and what the vectors were made by. (Of several
+entries the library writes the order by chance, and the same vectors are to be the same file.) An .npz with the arrays
+`vectors`, `class_names` and `templates` is legal too.
 
 Axes: K classes, T templates, D feature.
 """
