@@ -1,7 +1,8 @@
 """Predictions by weights that exist already.
 
-A method that trains nothing (`method.eval_of`), such as post-hoc logit adjustment, evaluates another run's weights;
-and a run that has trained all its epochs ends with the predictions of its best one.
+A method that trains nothing evaluates another run's weights (`method.eval_of`), as post-hoc logit adjustment does, or
+the network as it starts (`TRAINS = "nothing"`), as zero-shot classification does; and a run that has trained all its
+epochs ends with the predictions of its best one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from ifl.evaluator import scores, write_predictions
 from ifl.run_log import Metrics, RunLog
@@ -45,7 +47,7 @@ def predict_all(
     return True
 
 
-def evaluate_other_run(
+def evaluate_untrained(
     recipe: Recipe,
     folder: Path,
     boot: Boot,
@@ -54,7 +56,7 @@ def evaluate_other_run(
     pipe: str | None = None,
     command: Sequence[str] = (),
 ) -> bool:
-    """Evaluate the last and the best weights of the run `method.eval_of` by the recipe's method. A collective.
+    """Evaluate, by the recipe's method, the weights of the run `method.eval_of`, or the network's start. A collective.
 
     What it writes is a run folder like any other. An evaluation that was cut off is made again. The arguments are those
     of `train`.
@@ -64,25 +66,40 @@ def evaluate_other_run(
 
     Raises:
         CheckpointError: that run is not finished, or another network's.
+        RunError: the file of class vectors is not what the run needs.
     """
-    assert recipe.method.eval_of is not None, "the recipe trains"
+    assert not recipe.trains, "the recipe trains"
     run = set_up(recipe, folder, boot, fresh=True, trains=False, pipe=pipe)
     boot.over()
-    comm, model = run.ranks.comm, run.model
+    comm, model, eval_of = run.ranks.comm, run.model, recipe.method.eval_of
     stop = StopRequest(stop_requested, comm, run.ranks.device)
-    other, first = folder.parent / recipe.method.eval_of, comm.rank == 0
+    first = comm.rank == 0
     if first:
         write_json(folder / "meta.json", provenance.meta(run.facts(steps=0), command))
-    for select in ("best", "last"):
-        start_from(model.engine.network, model.method, load_run(other, select))
+    both: tuple[Literal["best", "last"], ...] = ("best", "last") if eval_of else ("last",)
+    for select in both:
+        if eval_of:
+            start_from(model.engine.network, model.method, load_run(folder.parent / eval_of, select))
         run_log = Metrics(folder / "metrics.jsonl", 0) if first and select == "last" else SILENT
         if not predict_all(run, folder / "preds" / select, heartbeat, stop, run_log):
             return False
     if run.ranks.fence:
+        whose = {"eval_of": eval_of} if eval_of else _keep_start(run)
         run.ranks.fence.check()
-        write_json(folder / "done", {"epochs": 0, "eval_of": other.name, "seconds": {}, "wall_s": 0.0})
+        write_json(folder / "done", {"epochs": 0, **whose, "seconds": {}, "wall_s": 0.0})
     comm.gather_objects(None, run.ranks.device)  # nobody leaves before `done` is there
     return True
+
+
+def _keep_start(run: Setup) -> dict[str, Any]:
+    """Keep the weights of a network that nothing trains, for later evaluations, exports and runs that build on it.
+
+    Returns:
+        What `done` says of them: the last are the best.
+    """
+    shutil.copytree(run.folder / "preds" / "last", run.folder / "preds" / "best", dirs_exist_ok=True)
+    kept = ["last.pt", write_weights(run.folder / "ckpt" / "last.pt", run.model.engine)]
+    return {"weights": {"last": kept, "best": kept}}
 
 
 def finish(run: Setup, state: State, stop: StopRequest, heartbeat: Callable[..., None]) -> bool:

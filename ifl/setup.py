@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ifl.clip.head_start import said_of_text, start_from_text
 from ifl.distributed.comm import Comm
 from ifl.engine import Engine, is_first_on_node, name_of
 from ifl.engine import connect as join_ranks
@@ -221,6 +222,7 @@ class Setup:
             **noted(self.recipe.data.name, self.data.dataset.meta),
             **run_facts.of_the_data(self.data.dataset),
             **run_facts.own_recipes(self.recipe),
+            **said_of_text(self.recipe, self.data.dataset.class_names),
         }
 
     def fetched(self) -> dict[str, float]:
@@ -317,6 +319,8 @@ def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: b
     network, method = build_network(recipe, data.counts)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
+    if fresh:
+        start_from_text(network.head, recipe, data.dataset.class_names)
     if batch.bn and comm.size > groups:
         synchronise_groups(network, comm.size, groups, ranks.patience_s)
     engine = parts.engine(network, recipe.optim, batch.size, max(map(len, rank_rows)), len(rank_rows), device)

@@ -25,7 +25,7 @@ from ifl.distributed.consistency import check_equal, digest
 from ifl.evaluator import Predictions, accuracy, scores, write_predictions
 from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
-from ifl.post_hoc import evaluate_other_run, finish
+from ifl.post_hoc import evaluate_untrained, finish
 from ifl.run_log import Reporter, RunLog, has_history, open_metrics
 from ifl.saving import checkpoint, provenance
 from ifl.saving.best_epoch import save_best, write_environment
@@ -71,8 +71,8 @@ def train(
         True when the run is finished; False when it was stopped after a checkpoint.
     """
     boot = Boot(heartbeat)
-    if recipe.method.eval_of:  # nothing is trained: this method evaluates the weights of another run
-        return evaluate_other_run(recipe, folder, boot, heartbeat, stop_requested, pipe, command)
+    if not recipe.trains:  # the method evaluates the weights of another run, or what the network starts from
+        return evaluate_untrained(recipe, folder, boot, heartbeat, stop_requested, pipe, command)
 
     # ---------------------------------------------------------------------------------- who takes part; new or resumed
     run = set_up(recipe, folder, boot, fresh=not has_history(folder), parts=parts, pipe=pipe, look=look)

@@ -7,12 +7,14 @@ literals:
 
     STREAMS = ("uniform",)     what its batches are drawn from, in equal shares: uniform, class_balanced, class_inverse
     FORM = "plain"             the form of network it needs: plain, experts, branches, twin (see ifl/models)
-    TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it
+    TRAINS = "all"             or "head": the backbone stays as `method.init_from` left it; or "nothing": the run
+                               evaluates the network as it starts
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
     NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees
-                               all rows of a batch-normalisation group, so there are no more ranks than groups)
+                               all rows of a batch-normalisation group, so there are no more ranks than groups), text
+                               (class vectors, `method.text`)
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def declared_in(path: Path) -> Declaration:
     declared = Declaration(**literals(path, tuple(Declaration.__dataclass_fields__)))
     for key, value, legal in (
         ("FORM", [declared.FORM], FORMS),
-        ("TRAINS", [declared.TRAINS], ("all", "head")),
+        ("TRAINS", [declared.TRAINS], ("all", "head", "nothing")),
         ("COUNTS", [declared.COUNTS], (True, False)),
         ("STREAMS", declared.STREAMS, STREAMS),
     ):

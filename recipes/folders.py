@@ -1,4 +1,8 @@
-"""Folders and addresses in a recipe: the user's, so they count from the folder of the command and not of the job."""
+"""Folders, files and addresses in a recipe: the user's, so they count from the folder of the command, not of the job.
+
+Where a file lies is operation, and its digest, which is written beside it, is science: the same file elsewhere is the
+same run, another file of that name is another one, and a table needs no file.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ from typing import Any
 
 from recipes.common.addresses import PIPE, is_remote, path_fault, root_fault
 from recipes.common.errors import RecipeError
+from recipes.common.files import file_digest
 
-FOLDERS = ("runs", "data.root", "data.cache_folder")
-"""The fields that hold a folder."""
+FOLDERS = ("runs", "data.root", "data.cache_folder", "method.text")
+"""The fields that hold a folder or a file."""
+DIGESTS = {"method.text": "method.text_sha256"}
+"""The field of a file -> the field of its digest, in the same section."""
 OLD = ".old-"
 """Before the number at the end of a run folder that `again=yes` set aside."""
 LIGHT = (
@@ -104,3 +111,34 @@ def hide_command(tree: dict[str, Any], origin: str, of_site: Any) -> None:
             f"`root: {PIPE}COMMAND`; elsewhere `{PIPE}` alone means it"
         )
     data["root"] = PIPE
+
+
+def note_digests(values: dict[str, Any]) -> None:
+    """Write the digests of a recipe's files beside them.
+
+    Raises:
+        RecipeError: a file cannot be read, or is not the one whose digest stands there.
+    """
+    for field, noted in DIGESTS.items():
+        section, _, key = field.rpartition(".")
+        of_section, digest_key = values[section], noted.rpartition(".")[2]
+        if of_section[key] is not None:
+            of_section[digest_key] = checked_digest(field, Path(of_section[key]), of_section[digest_key])
+
+
+def checked_digest(field: str, path: Path, noted: str | None) -> str:
+    """Return the sha256 of a file's content; `noted` is what it must be, if anything.
+
+    Raises:
+        RecipeError: it cannot be read, or is another file; the sentence names the field.
+    """
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise RecipeError(f"{field}={path} cannot be read: {error.strerror}") from None
+    if noted not in (None, found):
+        raise RecipeError(
+            f"{field}={path} is not the file that the recipe was written with: its sha256 begins with {found[:12]}, "
+            f"and that one's with {str(noted)[:12]}; that file, or a new run with {field}=FILE, is legal"
+        )
+    return found

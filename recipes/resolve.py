@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
 from recipes.declarations import declaration
-from recipes.folders import hide_command, make_absolute
+from recipes.folders import hide_command, make_absolute, note_digests
 from recipes.identity import departures, science_values
 from recipes.layers import (
     Axes,
@@ -252,6 +252,7 @@ def _written_out(recipe: Recipe) -> Recipe:
         is_weighted = recipe.ifl is not None or "class_inverse" in recipe.stream_names
         values["batch"]["replacement"] = recipe.preset == "paper" and is_weighted
     values["method"]["args"] = method_args(recipe)
+    note_digests(values)
     return Recipe.model_validate(values)
 
 

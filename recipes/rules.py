@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from recipes.common import search_path
@@ -310,18 +311,40 @@ def one_source(recipe: Recipe) -> str:
 
 def nothing_trained(recipe: Recipe) -> str:
     """Refuse what changes training in a run that only evaluates."""
-    if not recipe.method.eval_of:
+    if recipe.trains:
         return ""
     for key, on, trained in (
         ("ifl", recipe.ifl, "glt_ifl"),
         ("augment.mixup", recipe.augment.mixup, "glt_mixup"),
         ("augment.randaug", recipe.augment.randaug, "glt_randaug"),
     ):
+        if on and not recipe.method.eval_of:
+            return f"{key} cannot be combined with the method {recipe.method.name}, which trains nothing: leave it out"
         if on:
             return (
                 f"{key} cannot be combined with method.eval_of={recipe.method.eval_of}: nothing is trained; name "
                 f"{trained} in method.eval_of instead"
             )
+    return ""
+
+
+def class_vectors(recipe: Recipe) -> str:
+    """Require a file of class vectors where the method needs one, and that a classifier starts from one source."""
+    method, needs = recipe.method, _declared(recipe).NEEDS
+    if method.text is None:
+        if "text" in needs:
+            return (
+                f"the method {method.name} needs method.text=FILE: {needs['text']}; python -m ifl.clip makes the file"
+            )
+        return "method.text_sha256 without method.text=FILE is no start: leave it out" if method.text_sha256 else ""
+    for key, source in (("init_from", method.init_from), ("eval_of", method.eval_of)):
+        if source:
+            return (
+                f"method.text cannot be combined with method.{key}={source}, whose classifier or backbone is what the "
+                f"method {method.name} starts from: give it to that run instead"
+            )
+    if not Path(method.text).is_file():
+        return f"method.text={method.text} is no file: one that python -m ifl.clip makes is legal"
     return ""
 
 
@@ -390,6 +413,7 @@ RULES = (
     Rule(first_stage),
     Rule(one_source),
     Rule(nothing_trained),
+    Rule(class_vectors),
     Rule(uniform_stream),
     Rule(milestones),
     Rule(class_means),

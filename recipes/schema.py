@@ -67,6 +67,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _sha256(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("64 hex digits are legal, a file's sha256")
+    return value
+
+
 def _minutes(value: Any) -> Any:
     """Read a time limit as minutes, from minutes or from one of SLURM's unmistakable forms.
 
@@ -106,6 +112,7 @@ OptionValue = Annotated[Any, AfterValidator(sbatch.checked_value)]
 Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(sbatch.mapping), AfterValidator(sbatch.given)]
 Name = Annotated[str, AfterValidator(_name)]
 Unit = Annotated[float, Field(ge=0, le=1)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
 class Section(BaseModel):
@@ -260,6 +267,11 @@ class Method(Section):
     eval_of: Plain | None = science(
         None, "trains nothing and judges the weights of this recipe, or run of one, by the method's own rule"
     )
+    text: str | None = operation(
+        None,
+        "file of class vectors made from text, from which the classifier starts (docs/clip.md); counts by its digest",
+    )
+    text_sha256: Sha256 | None = science(None, "digest of the file method.text; the launcher writes it here")
     legacy_count_order: bool = science(
         False,
         (
@@ -578,6 +590,11 @@ class Recipe(Section):
     def streams(self) -> int:
         """S, the number of streams a batch is drawn from."""
         return len(self.stream_names)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; else another run's weights, or the network's start, are evaluated."""
+        return not self.method.eval_of and declaration(self.method.name).TRAINS != "nothing"
 
     @property
     def mixup_blocks(self) -> int:

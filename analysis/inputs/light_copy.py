@@ -22,9 +22,9 @@ from analysis.inputs.runs import arrays_of
 from recipes.common.json_text import whole_lines
 from recipes.folders import LIGHT, is_run_name
 
-PLACES = re.compile(rb"^(runs|  root|  cache_folder): .*$", re.MULTILINE)
+PLACES = re.compile(rb"^(runs|  root|  cache_folder|  text): .*$", re.MULTILINE)
 """Where data and runs lay on the machine, in a resolved recipe; they say nothing elsewhere."""
-WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder)=[^"]*"')
+WORDS = re.compile(rb',\s*"(runs|data\.root|data\.cache_folder|method\.text)=[^"]*"')
 """The same in the command that meta.json records."""
 LOGS = {
     "log/events.jsonl": ("event", "incarnation", "time", "step", "world", "rank", "verdict"),

@@ -65,7 +65,10 @@ HELP = {
     "long_tail": ("none|RATIO|pareto:RATIO|FILE", "the classes' tail: as the data are (default), a curve, or counts"),
     "head": ("frequency|seed|FILE", "which classes are frequent (default frequency); a file names one a line"),
     "groups": ("thirds|shots", "Many, Medium, Few: thirds of the classes (default), or over 100, 20 to 100, under 20"),
-    "features": ("pixels|NAME|FILE.npy", "what clusters are made of: pixels (default), a backbone, an array"),
+    "features": (
+        "pixels|NAME|LIBRARY:NAME|FILE.npy",
+        "what clusters are made of: pixels (default), a backbone (LIBRARY: timm, torchvision, open_clip), an array",
+    ),
     "clusters": ("N", "clusters of each class, 2 to 127 (default 6), which make three attribute groups"),
     "attribute_tail": ("natural|A:B:C", "the attribute groups in training: as they are (default), or such as 7:2:1"),
     "val": ("X", "images of each class: a share below 1, or a count"),

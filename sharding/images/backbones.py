@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,17 @@ FILE = "resnet50-0676ba61.pth"
 _NAMES = {PAPER: "ResNet-50"}
 
 
+def is_of_library(name: str) -> bool:
+    """Say whether a name begins with that of a library, as LIBRARY:NAME (sharding/images/library_backbones.py)."""
+    return ":" in name
+
+
 def weights_file(given: Path | None, name: str = PAPER) -> Path:
     """Return the file of weights to use; nothing is downloaded.
 
     Args:
         given: the user's, a state dict; None: the one in torch's cache, for the paper's network alone.
-        name: the network's name in torchvision.
+        name: the network's name in torchvision, or LIBRARY:NAME.
 
     Raises:
         DataError: it does not exist.
@@ -35,10 +40,11 @@ def weights_file(given: Path | None, name: str = PAPER) -> Path:
     if given is not None:
         if not given.is_file():
             such = f", such as {FILE}," if name == PAPER else ""
-            raise DataError(
-                f"weights={given} does not exist; a state dict of torchvision's {known}{such} would be legal"
-            )
+            whose = name if is_of_library(name) else f"torchvision's {known}"
+            raise DataError(f"weights={given} does not exist; a state dict of {whose}{such} would be legal")
         return given
+    if is_of_library(name):
+        raise DataError(f"features={name} needs weights=FILE: features of an untrained network make no attributes")
     if name != PAPER:
         raise DataError(f"features={name} needs weights=FILE, a state dict of torchvision's {name}")
     import torch
@@ -62,11 +68,37 @@ def network(name: str, weights: Path) -> Callable[[np.ndarray], np.ndarray]:
     """
     import torch
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = torchvision_model(name, weights, name)
+    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def forward(pixels: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+            found: np.ndarray = model(batch).flatten(1).cpu().numpy()
+            return found
+
+    return forward
+
+
+def torchvision_model(name: str, weights: Path, asked: str) -> torch.nn.Module:
+    """Build a network of torchvision without its last linear layer, with the weights of a state dict.
+
+    Args:
+        name: in torchvision.
+        weights: the file of the state dict, which may hold that layer.
+        asked: how the user named it.
+
+    Raises:
+        DataError: torchvision has no such network, or the weights are not its own.
+    """
+    import torch
+
     from sharding.images.torchvision_cpu import torchvision
 
     legal = torchvision.models.list_models(module=torchvision.models)
     if name not in legal:
-        raise DataError(f"features={name} is no network of torchvision; {nearest(name, legal)}")
+        raise DataError(f"features={asked} is no network of torchvision; {nearest(name, legal)}")
     model = torchvision.models.get_model(name, weights=None)
     last = [path for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)][-1:]
     for path in last:
@@ -81,13 +113,5 @@ def network(name: str, weights: Path) -> Callable[[np.ndarray], np.ndarray]:
             f"weights={weights} are not those of torchvision's {_NAMES.get(name, name)}: "
             f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
         ) from None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-    def forward(pixels: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
-            found: np.ndarray = model(batch).flatten(1).cpu().numpy()
-            return found
-
-    return forward
+    loaded: torch.nn.Module = model
+    return loaded

@@ -62,13 +62,13 @@ def cost(runs: Sequence[Run]) -> Cost:
 
 
 def images_of(run: Run) -> int:
-    """Return a run's training images: epochs x draws of all streams; none where another run's weights are evaluated.
+    """Return a run's training images: epochs x draws of all streams; none where nothing is trained.
 
     Raises:
         DataError: the data set cannot be read.
     """
     recipe = run.recipe
-    if recipe.method.eval_of:
+    if not recipe.trains:
         return 0
     dataset = opened(recipe.data_root, recipe.data.name, run.pipe)
     share = 1 if recipe.batch.budget == "matched" else recipe.streams

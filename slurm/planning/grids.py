@@ -65,10 +65,8 @@ def announcement(grid: Grid, recipes: Sequence[Recipe], rows: int, others: int) 
     each = f", for each of {rows} rows" if rows else ""
     first = f", and {others} that they build on, without the grid's values" if others else ""
     said = [f"grid: {grid}{each}: {len(recipes)} run{'s' * (len(recipes) > 1)}{first}"]
-    idle = dict.fromkeys(recipe.recipe for recipe in recipes if recipe.method.eval_of)
+    idle = {recipe.recipe: bool(recipe.method.eval_of) for recipe in recipes if not recipe.trains}
     if idle and any(not key.startswith("method.") for key, _ in grid.axes):
-        said.append(
-            f"{', '.join(idle)} trains nothing: the grid's values of training change no number of it; "
-            "first.KEY=VALUE sets those of what it judges"
-        )
+        judges = "; first.KEY=VALUE sets those of what it judges" if any(idle.values()) else ""
+        said.append(f"{', '.join(idle)} trains nothing: the grid's values of training change no number of it{judges}")
     return said

@@ -71,8 +71,14 @@ def rank_start(own: Mapping[str, Any], code: Path, folders: Sequence[str]) -> Ra
 
 
 def folders_of(recipe: Recipe) -> list[str]:
-    """Return what a run's ranks need to see of the disk: all runs, for first stages lie beside it; data; a cache."""
+    """Return what a run's ranks see of the disk: all runs, for first stages lie beside it; data; a cache; text."""
     runs, cache = recipe.run_folder.parent, recipe.data.cache_folder
     # A cache's folder may not be there yet, so the one around it is bound.
     around = [] if cache is None else [cache if Path(cache).parent == Path("/") else str(Path(cache).parent)]
-    return [str(runs), *([] if is_remote(recipe.data_root) else [str(Path(recipe.data_root).absolute())]), *around]
+    text = [] if recipe.method.text is None else [str(Path(recipe.method.text).parent)]
+    return [
+        str(runs),
+        *([] if is_remote(recipe.data_root) else [str(Path(recipe.data_root).absolute())]),
+        *around,
+        *text,
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recipes.declarations import declaration
 from recipes.resolve import load_resolved, resolve
 from recipes.schema import Recipe
 from sharding.format.dataset_json import begin_dataset, finish_dataset
@@ -194,6 +195,11 @@ def same_bits(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> list[st
     )
 
 
-METHODS = sorted(path.stem for path in (PROJECT / "ifl" / "methods").glob("*.py") if not path.stem.startswith("_"))
+METHODS = sorted(
+    path.stem
+    for path in (PROJECT / "ifl" / "methods").glob("*.py")
+    if not path.stem.startswith("_") and declaration(path.stem).TRAINS != "nothing"
+)
+"""The methods that train."""
 IFL = ("ifl.environments=2", "ifl.milestones=[2,3]", "ifl.alpha=[0.001,0.002]")
 """So the skewed environments act in the last epoch."""

@@ -27,11 +27,13 @@ DOORS = {
     "sharding/describe.py": ["-m", "sharding.describe"],
     "sharding/coco_attributes.py": ["-m", "sharding.coco_attributes"],
     "ifl/engine.py": ["-m", "ifl.engine"],
+    "ifl/clip/__main__.py": ["-m", "ifl.clip"],
 }
 """The file of each command, and how Python is told to start it."""
 BEFORE = {
     *DOORS,
     *(f"{Path(door).parts[0]}/__init__.py" for door in DOORS),
+    "ifl/clip/__init__.py",
     "recipes/__init__.py",
     "recipes/common/__init__.py",
     "recipes/common/venv.py",
@@ -125,7 +127,7 @@ def test_a_stand_in_for_an_old_python_hands_over(project: Path) -> None:
             ", alter_sys=True)" if start[0] == "-m" else ")"
         )
         result = subprocess.run([sys.executable, "-S", "-c", code], cwd=project, capture_output=True, text=True)
-        module = "analysis.__main__" if start[-1] == "analysis" else start[-1]
+        module = f"{start[-1]}.__main__" if door.endswith("__main__.py") else start[-1]
         assert result.stderr.splitlines() == [f"EXEC  {' '.join([*start[:-1], module, 'some words'])}"], result.stderr
 
 

@@ -46,6 +46,7 @@ OLD_PYTHON = {
     "sharding/describe.py",
     "sharding/coco_attributes.py",
     "ifl/engine.py",
+    "ifl/clip/__main__.py",
 }
 """They must be read by Python 3.6, which has no such import, to go on in .venv or to say that a newer one is needed."""
 FENCE = re.compile(r"^\s*(```|~~~)")

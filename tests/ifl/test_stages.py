@@ -352,7 +352,7 @@ def test_declarations_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("STREAMS = ()", "STREAMS=() is not legal"),
         ("STREAMS = ('uniform', 'uniform')", "is not legal"),
         ("COUNTS = 'yes'", "COUNTS=['yes'] is not legal; legal: True, False"),
-        ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head"),
+        ("TRAINS = 'tail'", "TRAINS=['tail'] is not legal; legal: all, head, nothing"),
         ("ARGS = dict(a=1)", "ARGS must be a literal, for it is read without running the file"),
         ("FORM = PLAIN", "FORM must be a literal"),
         ("FORM = ['plain']", "FORM=[['plain']] is not legal"),

@@ -28,6 +28,7 @@ BROKEN = {
     "first_stage": ("recipe=glt_crt method.init_from=null", "must name the recipe of its first stage"),
     "one_source": ("method.init_from=glt_ifl method.eval_of=glt_focal", "exclude each other"),
     "nothing_trained": ("method.eval_of=glt_focal augment.mixup=1", "name glt_mixup in method.eval_of instead"),
+    "class_vectors": ("recipe=glt_clip_zeroshot", "the method clip_zeroshot needs method.text=FILE: its class vectors"),
     "uniform_stream": ("recipe=glt_crt ifl.environments=2", "it draws no uniform stream"),
     "milestones": (
         "recipe=glt_ifl schedule.epochs=1",

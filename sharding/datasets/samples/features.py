@@ -4,7 +4,8 @@
 are grey, else 16x16 in RGB. Mean and covariance are exact sums of whole numbers over at most `SAMPLE` images, which the
 seed draws. `features=NAME` is a network of torchvision without its last layer, on the central 256x256 pixels of images
 whose shorter side was made 260 (224 and 228 for a network that takes no other size); mean and standard deviation are
-not subtracted, as in the paper. `features=FILE.npy` is the user's own.
+not subtracted, as in the paper. `features=LIBRARY:NAME` is a network of timm, torchvision or open_clip on images as it
+was trained with. `features=FILE.npy` is the user's own.
 
 Images are decoded `BATCH` at a time by worker processes, so memory does not grow with their number.
 """
@@ -23,8 +24,9 @@ from recipes.common.errors import DataError
 from recipes.common.files import whole_file
 from sharding.building.dice import Dice
 from sharding.building.process_pool import in_order
-from sharding.images.backbones import network
+from sharding.images.backbones import is_of_library, network
 from sharding.images.decoders import picture_of
+from sharding.images.library_backbones import library_backbone
 from sharding.images.transforms import eval_pixels
 
 BATCH = 64
@@ -91,11 +93,15 @@ def of_backbone(pictures: Pictures, name: str, weights: Path, rows: np.ndarray, 
     """Yield the features of some images by a network, float32 [B, D] at a time.
 
     Raises:
-        DataError: torchvision has no such network, or the weights are not its own.
+        DataError: there is no such network, or the weights are not its own.
     """
-    forward = network(name, weights)
-    size = 224 if name.startswith("vit_") else 256
-    for pixels in in_order(_views, (pictures, size), _batches(rows), workers):
+    if is_of_library(name):
+        found = library_backbone(name, weights)
+        forward, size, resize = found.forward(), found.size, found.resize
+    else:
+        forward, size = network(name, weights), 224 if name.startswith("vit_") else 256
+        resize = size + 4
+    for pixels in in_order(_views, (pictures, size, resize), _batches(rows), workers):
         yield forward(pixels)
 
 
@@ -165,7 +171,7 @@ def _small(state: tuple[Pictures, bool], rows: np.ndarray) -> np.ndarray:
     )
 
 
-def _views(state: tuple[Pictures, int], rows: np.ndarray) -> np.ndarray:
+def _views(state: tuple[Pictures, int, int], rows: np.ndarray) -> np.ndarray:
     """Decode images for a network: uint8 [B, size, size, 3]."""
-    pictures, size = state
-    return np.stack([eval_pixels(picture_of(pictures.picture(int(row))), size=size, resize=size + 4) for row in rows])
+    pictures, size, resize = state
+    return np.stack([eval_pixels(picture_of(pictures.picture(int(row))), size=size, resize=resize) for row in rows])

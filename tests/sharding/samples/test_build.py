@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 import time
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from recipes.common.errors import DataError
+from recipes.common.files import file_digest
 from sharding.build import run
 from sharding.datasets.samples.listed.index import write_names
 from sharding.datasets.samples.listed.texts import GrowingTexts
@@ -174,6 +176,34 @@ def test_features_of_ones_own(clustered: Path, digits: Path, tmp_path: Path) -> 
         kind = [int(name.rpartition("-")[2].removesuffix(".png")) // 3 % 5 for name in index.source.tolist()]
         assert all((index.attribute[i] == 2) == (kind[i] == 4) for i in range(len(index)))
     assert forms.files_of(tmp_path / "tiny") != forms.files_of(clustered / "tiny")
+
+
+@pytest.mark.full
+def test_clusters_by_a_network_of_timm(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two builds by the same file of weights give the same bytes, wherever the file lies, and the second of one folder
+    does nothing; another file is noticed. dataset.json names network and digest."""
+    from sharding.images.torchvision_operators import define_missing
+
+    define_missing()
+    import timm
+    import torch
+
+    words = [*CLUSTERS, "features=timm:test_vit"]
+    for name, seed in (("a", 0), ("c", 1)):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_vit").state_dict(), tmp_path / f"{name}.pth")
+    shutil.copy(tmp_path / "a.pth", tmp_path / "b.pth")
+    for name in ("a", "b"):
+        built(digits, tmp_path / name, *words, f"weights={tmp_path / name}.pth", name="tiny")
+    assert forms.files_of(tmp_path / "a" / "tiny") == forms.files_of(tmp_path / "b" / "tiny")
+    options = forms.meta(tmp_path / "a", "tiny")["build"]
+    assert options["features"] == "timm:test_vit" and options["weights"] == {"sha256": file_digest(tmp_path / "b.pth")}
+    capsys.readouterr()
+    built(digits, tmp_path / "a", *words, f"weights={tmp_path / 'b'}.pth", name="tiny")
+    assert "nothing to do" in capsys.readouterr().out
+    built(digits, tmp_path / "a", *words, f"weights={tmp_path / 'c'}.pth", name="tiny")
+    assert "nothing to do" not in capsys.readouterr().out
+    assert forms.meta(tmp_path / "a", "tiny")["build"]["weights"] == {"sha256": file_digest(tmp_path / "c.pth")}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from recipes.common.errors import DataError
 from sharding.datasets.samples import features
+from sharding.images import library_backbones
 from sharding.images.backbones import network, weights_file
 
 
@@ -144,7 +145,7 @@ def test_other_networks_give_what_their_last_layer_would_get(tmp_path: Path) -> 
     found = list(features.of_backbone(pictures, "mnasnet0_5", tmp_path / "w.pth", np.arange(2), 1))
     assert [batch.shape for batch in found] == [(2, 1280)]
     last = model.classifier[-1]
-    pixels = features._views((pictures, 256), np.arange(2))
+    pixels = features._views((pictures, 256, 260), np.arange(2))
     with torch.inference_mode():
         logits = model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255).numpy()
         np.testing.assert_allclose(last(torch.from_numpy(found[0])).numpy(), logits, rtol=1e-3, atol=1e-4)
@@ -156,3 +157,106 @@ def test_networks_that_are_refused(tmp_path: Path) -> None:
         network("resnet5000", tmp_path / "w.pth")
     with pytest.raises(DataError, match="features=resnet18 needs weights=FILE, a state dict of torchvision's resnet18"):
         weights_file(None, "resnet18")
+
+
+# ------------------------------------------------------------------------------------------------ networks of libraries
+def noise(count: int = 3) -> Few:
+    return Few(np.random.default_rng(0).integers(0, 255, (count, 40, 50, 3)).astype(np.uint8))
+
+
+def by_library(name: str, weights: Path) -> np.ndarray:
+    pictures = noise()
+    return np.concatenate(list(features.of_backbone(pictures, name, weights, np.arange(len(pictures)), 1)))
+
+
+def test_timm_networks_see_images_as_they_were_trained(tmp_path: Path) -> None:
+    """`timm:NAME` gives what timm's own model gives before its classifier, at the size, mean and standard deviation of
+    its configuration; twice the same bits, and the same from a safetensors and a torch file. The classifier may be in
+    the file or not; other entries must fit."""
+    import torch
+    from safetensors.torch import save_file
+
+    from sharding.images.torchvision_operators import define_missing
+
+    define_missing()
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=5).eval()
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({key: value for key, value in state.items() if not key.startswith("head.")}, tmp_path / "w.pth")
+    found = by_library("timm:test_vit", tmp_path / "w.safetensors")
+    for again in (tmp_path / "w.safetensors", tmp_path / "w.pth"):
+        assert by_library("timm:test_vit", again).tobytes() == found.tobytes()
+    pixels = features._views((noise(), 160, 168), np.arange(3))  # 160 of 160 / .95, mean and deviation .5
+    with torch.inference_mode():
+        batch_BCHW = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        own = model.forward_head(model.forward_features(batch_BCHW), pre_logits=True)
+    np.testing.assert_allclose(found, own.numpy(), rtol=1e-4, atol=1e-5)
+    torch.save({key: value for key, value in state.items() if key != "norm.weight"}, tmp_path / "less.pth")
+    with pytest.raises(DataError, match=r"^weights=\S+less\.pth are not those of timm:test_vit: [^\n]*norm\.weight"):
+        by_library("timm:test_vit", tmp_path / "less.pth")
+
+
+def test_torchvisions_networks_of_the_two_names_differ_by_their_pixels(tmp_path: Path) -> None:
+    """`torchvision:NAME` normalises by the configuration of its weights, at 224 of 256 here; `NAME`, as the paper, does
+    not."""
+    import torch
+
+    from sharding.images.torchvision_cpu import torchvision
+
+    model = torchvision.models.get_model("mnasnet0_5").eval()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    found = by_library("torchvision:mnasnet0_5", tmp_path / "w.pth")
+    pixels = features._views((noise(), 224, 232), np.arange(3))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        batch_BCHW = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        logits = model((batch_BCHW - mean) / std)
+        np.testing.assert_allclose(model.classifier[-1](torch.from_numpy(found)), logits, rtol=1e-3, atol=1e-4)
+
+
+def test_open_clips_image_tower_gives_features(tmp_path: Path) -> None:
+    """`open_clip:NAME` is encode_image of the model."""
+    import torch
+
+    from tests.helpers import tiny_clip
+
+    model, weights = tiny_clip.make(tmp_path)
+    found = by_library(f"open_clip:{tiny_clip.NAME}", weights)
+    pixels = torch.from_numpy(features._views((noise(), 32, 32), np.arange(3))).permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.visual.image_mean, model.visual.image_std))
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, model.encode_image((pixels - mean) / std), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("tim:test_vit", "features=tim:test_vit names no library; did you mean timm?"),
+        ("timm:test_vitt", "features=timm:test_vitt is no model of timm; did you mean test_vit"),
+        (
+            "torchvision:resnet5000",
+            "features=torchvision:resnet5000 is no network of torchvision; did you mean res",
+        ),
+        ("open_clip:ViT-B-31", "open_clip:ViT-B-31 is no model of open_clip; did you mean ViT-B-32?"),
+    ],
+)
+def test_networks_that_no_library_has(tmp_path: Path, name: str, sentence: str) -> None:
+    with pytest.raises(DataError) as refused:
+        by_library(name, tmp_path)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_network_of_a_library_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None are drawn at random, and where timm lacks the sentence says how to get it."""
+    with pytest.raises(
+        DataError, match=r"^features=timm:test_vit needs weights=FILE: features of an untrained network"
+    ):
+        weights_file(None, "timm:test_vit")
+    with pytest.raises(DataError, match=r"w does not exist; a state dict of timm:test_vit would be legal"):
+        weights_file(tmp_path / "w", "timm:test_vit")
+    monkeypatch.setattr(library_backbones, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"python -m pip install timm`"):
+        by_library("timm:test_vit", tmp_path)

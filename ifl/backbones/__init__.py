@@ -1,0 +1,1 @@
+"""Backbones of libraries, by their name in it."""
