@@ -65,7 +65,7 @@ def part(recipe: str, folder: str, stop_at: int) -> dict[str, Any]:
 
 def tensors(engine: Any) -> dict[str, np.ndarray]:
     """Parameters, buffers, and this rank's momentum (with ZeRO its piece), laid end to end."""
-    momenta = [state["momentum_buffer"].flatten() for state in engine._sgd.state.values()]
+    momenta = [state["momentum_buffer"].flatten() for state in engine.torch_optimizer.state.values()]
     return {
         **{name: value.numpy().copy() for name, value in engine.network.state_dict().items()},
         "momentum": torch.cat(momenta).numpy().copy(),

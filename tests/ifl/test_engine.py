@@ -197,7 +197,7 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
     )
     engine.backward(engine.forward(torch.ones(8, 3, 8, 8, dtype=torch.uint8)).logits_BK.square().sum(), last=True)
     engine.step()
-    momentum = next(iter(engine._sgd.state.values()))["momentum_buffer"]
+    momentum = next(iter(engine.torch_optimizer.state.values()))["momentum_buffer"]
     answers: dict[str, list[bool | int]] = {"as it is": [engine.finite(), engine.checksum()]}
     floats = {name: tensor for name, tensor in engine.network.state_dict().items() if tensor.is_floating_point()}
     for name, tensor in {**floats, "momentum": momentum}.items():

@@ -1,0 +1,75 @@
+"""How deep each parameter of a backbone lies, for learning rates that fall from layer to layer.
+
+A layer is a block: an item of a chain (`nn.Sequential`, `nn.ModuleList`) that is made of modules and is no chain
+itself. What comes before the first block is layer 0, the stem; what stands between blocks goes with the one before. A
+backbone of timm says itself which of its parameters form a layer, by `group_matcher`. Parts that a backbone names in
+its attribute `side_by_side` begin at one depth, above its `trunk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+Depths = dict[str, int]
+"""Parameters' names -> layers, from 0 at the image."""
+
+
+def depths_of(backbone: nn.Module) -> tuple[Depths, int]:
+    """Return the depths of a backbone's parameters, and the number of layers."""
+    inside = next((name for name, part in backbone.named_modules() if hasattr(type(part), "group_matcher")), None)
+    if sides := getattr(backbone, "side_by_side", ()):
+        depths = _below(backbone, sides)
+    elif inside is not None:
+        depths = _as_timm_says(backbone, inside)
+    else:
+        depths = _by_blocks(backbone)
+    return depths, 1 + max(depths.values(), default=-1)
+
+
+def _below(backbone: nn.Module, sides: Sequence[str]) -> Depths:
+    """Put the parts that lie side by side above the trunk, if there is one."""
+    trunk = getattr(backbone, "trunk", None)
+    below, layers = depths_of(trunk) if isinstance(trunk, nn.Module) else ({}, 0)
+    found = {f"trunk.{name}": depth for name, depth in below.items()}
+    for side in sides:
+        above, _ = depths_of(backbone.get_submodule(side))
+        found |= {f"{side}.{name}": layers + depth for name, depth in above.items()}
+    return found
+
+
+def _as_timm_says(backbone: nn.Module, inside: str) -> Depths:
+    """Group the parameters of the part `inside` as timm does; what is around it lies as high as its last layer."""
+    from timm.models import group_parameters
+
+    part = backbone.get_submodule(inside)
+    of_part: Depths = group_parameters(part, part.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    highest, prefix = max(of_part.values()), f"{inside}." if inside else ""
+    return {
+        name: of_part.get(name.removeprefix(prefix), highest) if name.startswith(prefix) else highest
+        for name, _ in backbone.named_parameters()
+    }
+
+
+def _by_blocks(backbone: nn.Module) -> Depths:
+    depths: Depths = {}
+    layer, block = 0, None
+    for name, _ in backbone.named_parameters():
+        its_block = _block_of(backbone, name)
+        if its_block not in (None, block):
+            layer, block = layer + bool(depths), its_block
+        depths[name] = layer
+    return depths
+
+
+def _block_of(backbone: nn.Module, name: str) -> str | None:
+    """Return the name of the block that a parameter belongs to; None where it is in none."""
+    words, above = name.split("."), backbone
+    for number, word in enumerate(words[:-1], 1):
+        part = above.get_submodule(word)
+        is_chain = isinstance(part, nn.Sequential | nn.ModuleList)
+        if isinstance(above, nn.Sequential | nn.ModuleList) and not is_chain and any(part.children()):
+            return ".".join(words[:number])
+        above = part
+    return None
