@@ -12,17 +12,19 @@ from collections.abc import Sequence
 
 from torch import nn
 
+CLASSIFIER = "<classifier>"
+"""A name that no pattern of timm finds: its layer is that of a classifier."""
 Depths = dict[str, int]
 """Parameters' names -> layers, from 0 at the image."""
 
 
 def depths_of(backbone: nn.Module) -> tuple[Depths, int]:
-    """Return the depths of a backbone's parameters, and the number of layers."""
+    """Return the depths of a backbone's parameters, and that of the classifier above it."""
     inside = next((name for name, part in backbone.named_modules() if hasattr(type(part), "group_matcher")), None)
     if sides := getattr(backbone, "side_by_side", ()):
         depths = _below(backbone, sides)
     elif inside is not None:
-        depths = _as_timm_says(backbone, inside)
+        return _as_timm_says(backbone, inside)
     else:
         depths = _by_blocks(backbone)
     return depths, 1 + max(depths.values(), default=-1)
@@ -39,17 +41,20 @@ def _below(backbone: nn.Module, sides: Sequence[str]) -> Depths:
     return found
 
 
-def _as_timm_says(backbone: nn.Module, inside: str) -> Depths:
-    """Group the parameters of the part `inside` as timm does; what is around it lies as high as its last layer."""
-    from timm.models import group_parameters
+def _as_timm_says(backbone: nn.Module, inside: str) -> tuple[Depths, int]:
+    """Group the parameters of the part `inside` as timm does.
 
-    part = backbone.get_submodule(inside)
-    of_part: Depths = group_parameters(part, part.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
-    highest, prefix = max(of_part.values()), f"{inside}." if inside else ""
-    return {
-        name: of_part.get(name.removeprefix(prefix), highest) if name.startswith(prefix) else highest
-        for name, _ in backbone.named_parameters()
-    }
+    What it has no layer for, such as a last norm, is as high as the classifier, and so is what is around the part.
+    """
+    from timm.models import group_with_matcher
+
+    part, prefix = backbone.get_submodule(inside), f"{inside}." if inside else ""
+    names = [name for name, _ in backbone.named_parameters()]
+    own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    matcher = part.group_matcher(coarse=False)  # type: ignore[operator]
+    layer_of: Depths = group_with_matcher(iter([(name, None) for name in [*own, CLASSIFIER]]), matcher, reverse=True)
+    head = layer_of[CLASSIFIER]
+    return {**dict.fromkeys(names, head), **{own[name]: layer_of[name] for name in own}}, head
 
 
 def _by_blocks(backbone: nn.Module) -> Depths:

@@ -10,6 +10,7 @@ import torch
 from ifl.optimisation.groups import Group
 from recipes.common.errors import RunError
 from recipes.schema import Optim
+from sharding.images.torchvision_operators import define_missing
 
 
 def make_optimiser(groups: Sequence[Group], optim: Optim, device: torch.device) -> torch.optim.Optimizer:
@@ -40,6 +41,7 @@ def make_optimiser(groups: Sequence[Group], optim: Optim, device: torch.device) 
         return torch.optim.SGD(of_torch, lr=optim.lr, momentum=momentum)
     if lacking := optim.lacking():
         raise RunError(lacking)
+    define_missing()
     from timm.optim.lars import Lars
 
     return Lars(of_torch, lr=optim.lr, momentum=momentum)
