@@ -9,6 +9,7 @@ its attribute `side_by_side` begin at one depth, above its `trunk`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 from torch import nn
 
@@ -46,13 +47,14 @@ def _as_timm_says(backbone: nn.Module, inside: str) -> tuple[Depths, int]:
 
     What it has no layer for, such as a last norm, is as high as the classifier, and so is what is around the part.
     """
-    from timm.models import group_with_matcher
+    from timm.models import group_parameters
 
     part, prefix = backbone.get_submodule(inside), f"{inside}." if inside else ""
     names = [name for name, _ in backbone.named_parameters()]
     own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
     matcher = part.group_matcher(coarse=False)  # type: ignore[operator]
-    layer_of: Depths = group_with_matcher(iter([(name, None) for name in [*own, CLASSIFIER]]), matcher, reverse=True)
+    named = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*own, CLASSIFIER]))
+    layer_of: Depths = group_parameters(named, matcher, reverse=True)
     head = layer_of[CLASSIFIER]
     return {**dict.fromkeys(names, head), **{own[name]: layer_of[name] for name in own}}, head
 
