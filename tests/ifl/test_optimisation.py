@@ -21,7 +21,7 @@ from ifl.optimisation.smoothing import smoothed
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import Optim, Schedule
+from recipes.schema import PROJECT, Optim, Schedule
 from sharding.images.torchvision_operators import define_missing
 from tests.helpers.ranks import my_rank, started
 from tests.helpers.shipped import METHODS
@@ -337,6 +337,16 @@ def test_values_follow_the_optimiser() -> None:
         assert resolve([*words[:3]]).optim.betas is None
     with pytest.raises(RecipeError, match=r"optim.momentum=0.5 is a value of optim.name=sgd and lars"):
         resolve(["optim.name=adamw", "optim.lr=.001", "optim.momentum=.5"])
+
+
+def test_the_page_s_example_is_legal() -> None:
+    """The command of docs/optimiser.md resolves, with a shipped backbone for the reader's, to what the page says."""
+    block = (PROJECT / "docs" / "optimiser.md").read_text().split("```text")[1].split("```")[0]
+    words = block.replace("\\", "").split()[2:]
+    recipe = resolve([word for word in words if not word.startswith("model.name=")])
+    optim = recipe.optim
+    assert (optim.name, optim.momentum, optim.decay, optim.layer_decay) == ("adamw", None, "weights", 0.75)
+    assert (optim.clip, optim.ema, recipe.schedule.by, recipe.schedule.warmup) == (1.0, 0.9998, "step", 5.0)
 
 
 def test_lars_without_timm_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
