@@ -38,11 +38,9 @@ from recipes.layers import (
 from recipes.messages import sentence
 from recipes.noted import Noted
 from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
-from recipes.schema import Optim, Recipe
+from recipes.schema import BETAS, EPS, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
-BETAS, EPS = (0.9, 0.999), 1e-8
-"""AdamW's (Loshchilov and Hutter, ICLR 2019), as torch has them."""
 FIRST = "first."
 """Words with this beginning are for the first stage."""
 OF_THE_FIRST = ("schedule", "optim", "augment", "batch", "ifl")

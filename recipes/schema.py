@@ -298,6 +298,10 @@ class Augment(Section):
         return self
 
 
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""AdamW's defaults (Loshchilov and Hutter, ICLR 2019), as torch has them."""
+
+
 class Optim(Section):
     name: Literal["sgd", "adamw", "lars"] = science(
         "sgd", "the optimiser: torch's SGD or AdamW, or timm's LARS; another than sgd needs an `lr` for it"
@@ -309,7 +313,7 @@ class Optim(Section):
     betas: tuple[Share, Share] | None = science(
         None,
         "adamw's decay of its means of gradients and of their squares; default: 0.9, 0.999",
-        examples=[[0.9, 0.999]],
+        examples=[list(BETAS)],
     )
     eps: float | None = science(None, "adamw's term in the denominator; default: 1e-8", gt=0)
     weight_decay: float = science(

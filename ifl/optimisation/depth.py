@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +54,7 @@ def _as_timm_says(backbone: nn.Module, inside: str) -> tuple[Depths, int]:
     names = [name for name, _ in backbone.named_parameters()]
     own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
     matcher = part.group_matcher(coarse=False)  # type: ignore[operator]
-    named = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*own, CLASSIFIER]))
+    named: Any = SimpleNamespace(named_parameters=lambda: ((name, None) for name in [*own, CLASSIFIER]))
     layer_of: Depths = group_parameters(named, matcher, reverse=True)
     head = layer_of[CLASSIFIER]
     return {**dict.fromkeys(names, head), **{own[name]: layer_of[name] for name in own}}, head

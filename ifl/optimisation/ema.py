@@ -28,7 +28,7 @@ class MovingAverage:
         every = network.named_parameters(remove_duplicate=False)
         first = {id(parameter): name for name, parameter in self._parameters.items()}
         self._names = {name: first[id(parameter)] for name, parameter in every if id(parameter) in first}
-        self._move = get_ema_multi_avg_fn(decay)
+        self._move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.tensors = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     def update(self) -> None:

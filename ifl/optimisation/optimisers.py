@@ -9,7 +9,7 @@ import torch
 
 from ifl.optimisation.groups import Group
 from recipes.common.errors import RunError
-from recipes.schema import Optim
+from recipes.schema import BETAS, EPS, Optim
 from sharding.images.torchvision_operators import define_missing
 
 
@@ -32,10 +32,9 @@ def make_optimiser(groups: Sequence[Group], optim: Optim, device: torch.device) 
         {"params": list(group.parameters.values()), "weight_decay": group.weight_decay} for group in groups
     ]
     if optim.name == "adamw":
-        usual = {"betas": optim.betas, "eps": optim.eps, "fused": True if device.type == "cuda" else None}
-        return torch.optim.AdamW(
-            of_torch, lr=optim.lr, **{key: value for key, value in usual.items() if value is not None}
-        )
+        fused = True if device.type == "cuda" else None
+        betas, eps = optim.betas or BETAS, optim.eps or EPS
+        return torch.optim.AdamW(of_torch, lr=optim.lr, betas=betas, eps=eps, fused=fused)
     momentum = optim.momentum or 0.0
     if optim.name == "sgd":
         return torch.optim.SGD(of_torch, lr=optim.lr, momentum=momentum)
