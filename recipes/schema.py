@@ -303,10 +303,10 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 class Optim(Section):
+    lr: float = science(0.1, "the highest learning rate, at the start or after the warm-up", gt=0)
     name: Literal["sgd", "adamw", "lars"] = science(
         "sgd", "the optimiser: torch's SGD or AdamW, or timm's LARS; another than sgd needs an `lr` for it"
     )
-    lr: float = science(0.1, "the highest learning rate, at the start or after the warm-up", gt=0)
     momentum: float | None = science(
         None, "momentum of sgd and lars; default: the preset's (paper 0, corrected .9)", ge=0, lt=1
     )

@@ -121,11 +121,9 @@ def _regime(runs: Sequence[Run]) -> str:
         found = [str(run.values.get(key, MISSING)) for run in runs]
         return max(dict.fromkeys(found), key=found.count)
 
-    name = usual("optim.name")
     return (
-        f"most trained for {usual('schedule.epochs')} epochs in batches of {usual('batch.size')} "
-        f"{'by ' + name if name == 'adamw' else 'with momentum ' + usual('optim.momentum')}, "
-        f"seeds {', '.join(map(str, sorted({run.seed for run in runs})))}"
+        f"most trained for {usual('schedule.epochs')} epochs in batches of {usual('batch.size')} with momentum "
+        f"{usual('optim.momentum')}, seeds {', '.join(map(str, sorted({run.seed for run in runs})))}"
     )
 
 
