@@ -15,6 +15,8 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +27,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ifl.method import Output
+from ifl.optimisation.ema import MovingAverage
+from ifl.optimisation.groups import groups_of
+from ifl.optimisation.optimisers import make_optimiser
 from ifl.supervision.node_events import DEVICE
 from ifl.supervision.node_report import Fault, NodeFault, node_name
 from recipes.common.addresses import free_port
@@ -34,6 +39,8 @@ from recipes.schema import Optim
 
 os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
+AVERAGE = "moving_average"
+"""Under this name the checkpoint holds it."""
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
@@ -117,25 +124,30 @@ class Engine:
         self, network: nn.Module, optim: Optim, batch: int, micro: int, accumulate: int, device: torch.device
     ) -> None:
         self.batch, self.device, self.zero = batch, device, optim.zero
-        trained = [parameter for parameter in network.to(device).parameters() if parameter.requires_grad]
-        self._sgd = torch.optim.SGD(
-            trained, lr=optim.lr, momentum=optim.momentum or 0.0, weight_decay=optim.weight_decay
-        )
+        groups = groups_of(network.to(device), optim)
+        self._scales = [group.lr_scale for group in groups]
+        self._trained = [parameter for group in groups for parameter in group.parameters.values()]
+        self._clip, self._last, self._largest_norm = optim.clip, False, torch.zeros((), device=device)
+        self.torch_optimizer = make_optimiser(groups, optim, device)
         config = {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulate,
             "zero_optimization": {
                 "stage": optim.zero,
-                "reduce_bucket_size": sum(map(torch.numel, trained)),
+                "reduce_bucket_size": sum(map(torch.numel, self._trained)),
             },  # its default would take 2 GB
             "zero_allow_untested_optimizer": True,
-            "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would silently scale most steps down
+            # DeepSpeed's default of 1.0 would silently scale most steps down. Without ZeRO `step` clips.
+            "gradient_clipping": optim.clip if optim.zero else 0.0,
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
             "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }
-        self.engine, self.optimizer, *_ = _deepspeed().initialize(model=network, optimizer=self._sgd, config=config)
+        self.engine, self.optimizer, *_ = _deepspeed().initialize(
+            model=network, optimizer=self.torch_optimizer, config=config
+        )
+        self.average = MovingAverage(network, optim.ema) if optim.ema else None
         self.ranks = self.engine.dp_world_size
         files = self.engine.checkpoint_engine
         files.save, files.makedirs, self.engine._copy_recovery_script = (
@@ -156,8 +168,23 @@ class Engine:
             self.engine.eval()
 
     def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """Set the learning rate: `lr` times each parameter group's own factor."""
+        for group, scale in zip(self.optimizer.param_groups, self._scales, strict=True):
+            group["lr"] = lr * scale
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Evaluate by the moving average of the parameters, where the recipe has one; nothing else changes."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.in_place():
+                yield
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return parameters and buffers as they are evaluated: with the moving average, if there is one."""
+        state = self.network.state_dict()
+        return state if self.average is None else self.average.laid_over(state)
 
     def forward(self, images: torch.Tensor) -> Output:
         features, logits, *parts = (tensor.float() for tensor in self.engine(images))
@@ -168,51 +195,64 @@ class Engine:
 
         DeepSpeed averages over the ranks, but the mean over the global batch is wanted. So the sum is scaled by R / B.
         """
+        self._last = last
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss_sum * (self.ranks / self.batch), scale_wrt_gas=False)
 
     def step(self) -> None:
-        """Make the optimizer's step after `backward(last=True)`; otherwise move on to the next micro-batch."""
+        """Make the optimizer's step after `backward(last=True)`; otherwise move on to the next micro-batch.
+
+        Gradients are clipped before by the norm of all of them together. With ZeRO DeepSpeed does that. Without, it
+        would take a norm that is not finite for a very large one, and go on.
+        """
+        if self._last and self._clip and not self.zero:
+            norm = torch.nn.utils.clip_grad_norm_(self._trained, self._clip)
+            self._largest_norm = torch.maximum(self._largest_norm, norm)
         self.engine.step()
+        if self._last and self.average is not None:
+            self.average.update()
 
     def finite(self) -> bool:
-        """Return whether this rank's parameters, buffers and optimizer state are all finite.
+        """Return whether this rank's parameters, their moving average, buffers and optimizer state are all finite.
 
         The gradients of all steps so far must have been finite, too: ZeRO skips other steps silently.
         """
-        kept = [value for state in self._sgd.state.values() for value in state.values()]
+        # `step` counts steps, and may lie on the CPU
+        states = self.torch_optimizer.state.values()
+        kept = [value for state in states for key, value in state.items() if key != "step"]
         held = [
             tensor.detach()
-            for tensor in (*self.network.state_dict().values(), *kept)
+            for tensor in (*self._held(), *kept, self._largest_norm)
             if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()
         ]
         return self.engine.skipped_steps == 0 and bool(
             torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all()
         )
 
+    def _held(self) -> list[torch.Tensor]:
+        """List parameters, buffers and the parameters' moving average."""
+        return [*self.network.state_dict().values(), *(self.average.tensors.values() if self.average else ())]
+
     def checksum(self) -> int:
-        """Return the sum of the parameters' and buffers' bits read as integers.
+        """Return the sum of the bits, read as integers, of parameters, buffers and the parameters' moving average.
 
         It is the same on all ranks, and any single change changes it.
         """
         return int(
             torch.stack(
-                [
-                    tensor.view(torch.int32).sum()
-                    for tensor in self.network.state_dict().values()
-                    if tensor.dtype == torch.float32
-                ]
+                [tensor.view(torch.int32).sum() for tensor in self._held() if tensor.dtype == torch.float32]
             ).sum()
         )
 
     def save(self) -> dict[str, memoryview]:
         """Return the files that this rank has to write, by their paths in a checkpoint's folder. A collective.
 
-        They hold parameters, buffers and optimizer state. Nothing is written here: DeepSpeed has barriers between its
-        writes, in which all would wait for the one whose disk refuses.
+        They hold parameters, their moving average, buffers and optimizer state. Nothing is written here: DeepSpeed has
+        barriers between its writes, in which all would wait for the one whose disk refuses.
         """
         self._files: dict[str, memoryview] = {}
-        self.engine.save_checkpoint(".", tag="engine", save_latest=False)
+        more = {AVERAGE: self.average.tensors} if self.average else {}
+        self.engine.save_checkpoint(".", tag="engine", client_state=more, save_latest=False)
         return self._files
 
     def _collect(self, state_dict: dict[str, Any], path: str) -> None:
@@ -223,19 +263,25 @@ class Engine:
     def load(self, folder: Path, ranks: int) -> None:
         """Put back what `ranks` ranks have saved. Every rank must call it."""
         cut_again = self.zero > 0 and ranks != self.ranks
-        path, _ = self.engine.load_checkpoint(str(folder), tag="engine", load_module_only=cut_again)
+        path, more = self.engine.load_checkpoint(str(folder), tag="engine", load_module_only=cut_again)
         if path is None:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
+        if self.average:
+            self.average.load(more[AVERAGE])
         if cut_again:
             self._load_shards(Path(path).parent, ranks)
 
     def _load_shards(self, folder: Path, ranks: int) -> None:
         """Put ZeRO's pieces on another number of ranks, which DeepSpeed cannot do.
 
-        ZeRO cuts parameters and momentum, laid end to end, into one piece a rank: the pieces are joined and cut again.
+        ZeRO lays the parameters of a group end to end and cuts them into one piece a rank, and so each tensor that the
+        optimizer keeps of them: the pieces are joined and cut again. Single numbers, such as AdamW's count of steps,
+        are the same on all ranks.
         """
         files = [folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(ranks)]
         shards = [torch.load(file, map_location="cpu", weights_only=False)["optimizer_state_dict"] for file in files]
+        stored = [shard["base_optimizer_state"] for shard in shards]
+        states = {}
         for group, piece in enumerate(self.optimizer.single_partition_of_fp32_groups):
 
             def mine(pieces: list[torch.Tensor], size: int = piece.numel()) -> torch.Tensor:
@@ -245,9 +291,12 @@ class Engine:
             assert torch.equal(mine([shard["single_partition_of_fp32_groups"][group] for shard in shards]), piece), (
                 "DeepSpeed lays its parameters out otherwise"
             )
-            momenta = [shard["base_optimizer_state"]["state"].get(group, {}).get("momentum_buffer") for shard in shards]
-            if momenta[0] is not None:
-                self._sgd.state[piece]["momentum_buffer"] = mine(momenta)
+            of_group = [state["state"].get(group, {}) for state in stored]
+            states[group] = {
+                key: mine([state[key] for state in of_group]) if torch.is_tensor(value) and value.dim() else value
+                for key, value in of_group[0].items()
+            }
+        self.torch_optimizer.load_state_dict({"state": states, "param_groups": stored[0]["param_groups"]})
 
 
 def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:

@@ -21,7 +21,7 @@ GROUPS = ("overall", "many", "medium", "few")
 PAGE = """\
 # {model}, trained by {method} on {data}
 
-Weights of the run `{run}`, {select}. Written from the run folder.
+Weights of the run `{run}`, {select}{averaged}. Written from the run folder.
 
 ## Data
 
@@ -89,6 +89,7 @@ def model_card(run: Path, select: str, recipe: Recipe, meta: Mapping[str, Any], 
         data=recipe.data.name,
         run=run.name,
         select={"last": "last epoch", "best": "best epoch on val"}[select],
+        averaged=f", the moving average with decay {recipe.optim.ema}" if recipe.optim.ema else "",
         train=recipe.train,
         classes=len(counts),
         images=sum(counts),

@@ -22,6 +22,7 @@ from ifl.method import BaseMethod, Rows, Targets, weighted_sum
 from ifl.mixup import lam_of_step, mix, partners
 from ifl.network.bn_statistics import RunningStatistics
 from ifl.network.drop_path import RowMasks
+from ifl.optimisation.smoothing import smoothed
 from ifl.saving.state import State, step_seed
 from ifl.step_reduction import MicroBatchSums, StepSync, StepTotals
 from ifl.supervision.stragglers import Stragglers
@@ -158,7 +159,8 @@ class TrainStep:
             images, targets = mix(images, labels_B, lam, partner_B)
 
         output = self.engine.forward(images)
-        losses_B = weighted_sum(lambda of_B: self.method.losses(output, rows._replace(labels=of_B)), targets)
+        with smoothed(self.recipe.optim.label_smoothing):
+            losses_B = weighted_sum(lambda of_B: self.method.losses(output, rows._replace(labels=of_B)), targets)
         distances_B = self.invariance.distances(output.features_BD, targets)
         self.invariance.score(ids_B, labels_B, output.logits_BK)
         self.reduction.add(

@@ -15,7 +15,6 @@ step's reduction, or in a collective, before anybody acts on it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ifl.distributed.consistency import check_equal, digest
 from ifl.evaluator import Predictions, accuracy, scores, write_predictions
 from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
+from ifl.optimisation.learning_rate import learning_rate
 from ifl.post_hoc import evaluate_untrained, finish
 from ifl.run_log import Reporter, RunLog, has_history, open_metrics
 from ifl.saving import checkpoint, provenance
@@ -35,14 +35,7 @@ from ifl.supervision.node_look import NodeLook
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stop import StopRequest
 from recipes.common.files import write_json
-from recipes.schema import Recipe, Schedule
-
-
-def learning_rate(epoch: int, schedule: Schedule, lr: float) -> float:
-    """Follow a cosine from `lr` to 0, or fall by gamma from each drop on; changed once an epoch."""
-    if schedule.decay == "steps":
-        return lr * schedule.gamma ** sum(drop <= epoch for drop in schedule.drops)
-    return lr * 0.5 * (1 + math.cos(math.pi * epoch / schedule.epochs))
+from recipes.schema import Recipe
 
 
 def train(
@@ -98,14 +91,14 @@ def train(
     while state.epoch < recipe.schedule.epochs:
         # ------------------------------------------------------------------------------------------- an epoch's steps
         epoch, began = state.epoch, time.monotonic()
-        lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr)
-        engine.set_lr(lr)
         invariance.begin_epoch(epoch)
         # The same plan on every rank, from which each reads its own rows; resuming is a matter of where to start.
         plan = plan_of(run, epoch, state.weights)
         batches = run.train_reader.read(plan, start=state.step)
         report.begin_epoch(state)
         while state.step < steps:
+            lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr, state.step, steps)
+            engine.set_lr(lr)
             totals = step.take(state, plan, batches, saver.due, stop.asked)
             heartbeat(f"epoch {epoch}, step {state.step}")
             state.count(recipe.batch.size, totals)
@@ -181,7 +174,8 @@ def predict_epoch(
         if stop.agreed():
             return None
         heartbeat(f"evaluating {name} after epoch {epoch}")
-        seen[name] = run.readers.evaluators[name].predict(run.model.engine, run.model.method, heartbeat)
+        with run.model.engine.averaged():
+            seen[name] = run.readers.evaluators[name].predict(run.model.engine, run.model.method, heartbeat)
     return seen
 
 

@@ -13,6 +13,8 @@ from recipes.yaml_io import load_yaml
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 """The folders of the suite's own code."""
+ALLOWS_ONLY = ("SMOOTHS",)
+"""Literals of methods that only allow a science value: a run without the value is the same with and without them."""
 FOLDERS = {"method": search_path.METHODS, "model": search_path.MODELS}
 
 
@@ -66,5 +68,5 @@ def _with_imports(path: Path | None, known: tuple[Path, ...] = ()) -> list[Path]
 
 def _content(path: Path) -> Any:
     if path.suffix == ".py":
-        return [path.name, meaning((PROJECT / path).read_bytes())]
+        return [path.name, meaning((PROJECT / path).read_bytes(), aside=ALLOWS_ONLY)]
     return [path.name, load_yaml(PROJECT / path)]

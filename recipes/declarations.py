@@ -11,6 +11,7 @@ literals:
                                evaluates the network as it starts
     ARGS = {"scale": 30.0}     arguments and their defaults; {"paper": 0.0, "corrected": 0.7} gives each preset its own
     COUNTS = True              its losses depend on the class counts, so `method.legacy_count_order` means something
+    SMOOTHS = True             its losses are softmax cross-entropies that take `optim.label_smoothing` in
     REFUSES = {"ifl": "why"}   what it cannot be combined with: ifl, mixup, legacy_count_order
     NEEDS = {"environments": "why"}   what it cannot do without: environments (two of IFL's), whole_groups (a rank sees
                                all rows of a batch-normalisation group, so there are no more ranks than groups), text
@@ -73,6 +74,7 @@ class Declaration:
     TRAINS: str = "all"
     ARGS: dict[str, Any] = field(default_factory=dict)
     COUNTS: bool = False
+    SMOOTHS: bool = False
     REFUSES: dict[str, str] = field(default_factory=dict)
     NEEDS: dict[str, str] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ def declared_in(path: Path) -> Declaration:
         ("FORM", [declared.FORM], FORMS),
         ("TRAINS", [declared.TRAINS], ("all", "head", "nothing")),
         ("COUNTS", [declared.COUNTS], (True, False)),
+        ("SMOOTHS", [declared.SMOOTHS], (True, False)),
         ("STREAMS", declared.STREAMS, STREAMS),
     ):
         _check_choice(path, key, value, legal)

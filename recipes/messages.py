@@ -68,7 +68,8 @@ def _example(parts: list[str]) -> str:
     """Return a legal list for the field of a key: its default, where that is one."""
     field = _section(parts[:-1]).model_fields[parts[-1]]
     texts = "str" in str(field.annotation)
-    usual = field.default if isinstance(field.default, list | tuple) and field.default else ["NAME"] if texts else [0.5]
+    examples = [field.default, *(field.examples or []), ["NAME"] if texts else [0.5]]
+    usual = next(value for value in examples if isinstance(value, list | tuple) and value)
     return f"[{','.join(map(str, usual))}]"
 
 

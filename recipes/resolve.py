@@ -37,8 +37,8 @@ from recipes.layers import (
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
-from recipes.rules import check, epoch_of, epochs_of, method_args
-from recipes.schema import Recipe
+from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
+from recipes.schema import BETAS, EPS, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
 FIRST = "first."
@@ -94,7 +94,9 @@ def merge(
         refuse_changes(command, file, axes)
     of_site = site_layers(site or {}, site_name, file.values.get("recipe"), axes.data)
     data = data_of(command, file, axes, of_site, said)
-    tree, origins = merged(layers_of(command, file, axes, of_site, data))
+    layers = layers_of(command, file, axes, of_site, data)
+    tree, origins = merged(layers)
+    _follow_optimiser(tree, origins, [layer.origin for layer in layers])
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), overlaid(of_site).get("data", {}).get("root"))
     _count_draws(tree, origins, data.said, axes)
@@ -115,6 +117,36 @@ def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described,
         )
     batch["draws_per_epoch"] = class_aware_draws(counts)
     origins[key] = f"the counts in {said.origin}"
+
+
+def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: Sequence[str]) -> None:
+    """Take out what weaker layers than the one that names the optimiser say for another; a preset's is for SGD.
+
+    Args:
+        tree: the merged values.
+        origins: the origin of each, by its dotted key.
+        order: the layers' origins, the weakest first.
+
+    Raises:
+        RecipeError: another optimiser than SGD has no learning rate that was meant for it.
+    """
+    optim = tree.get("optim")
+    name = optim.get("name") if isinstance(optim, dict) else None
+    if not isinstance(optim, dict) or name not in OPTIMISERS:
+        return
+    place = order.index(origins["optim.name"])
+
+    def is_for_another(key: str) -> bool:
+        origin = origins.get(f"optim.{key}")
+        return origin is None or "/presets/" in origin or order.index(origin) < place
+
+    optim |= {key: None for key, names in OPTIMISERS_OF.items() if name not in names and is_for_another(key)}
+    if name != "sgd" and is_for_another("lr"):
+        raise RecipeError(
+            f"optim.name={name} ({origins['optim.name']}) needs an optim.lr beside it, for "
+            f"{optim.get('lr', Optim().lr)} ({origins.get('optim.lr', 'the schema')}) is not meant for it: give both, "
+            "such as optim.lr=0.001"
+        )
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
@@ -238,14 +270,16 @@ def _written_out(recipe: Recipe) -> Recipe:
         values["data"]["workers"] = 2 if recipe.cluster == "local" else min(max(1, recipe.slurm.cpus_per_task - 1), 64)
     for section, choices in preset_values(recipe.preset).items():
         for key, choice in choices.items() if isinstance(choices, dict) and values[section] else ():
-            if values[section][key] is None:
+            if values[section][key] is None and (key != "momentum" or recipe.optim.name in OPTIMISERS_OF[key]):
                 values[section][key] = choice
+    if recipe.optim.name == "adamw":
+        values["optim"]["betas"], values["optim"]["eps"] = recipe.optim.betas or BETAS, recipe.optim.eps or EPS
     epochs = recipe.schedule.epochs
     if recipe.log.keep is not None:
         values["log"]["keep"] = [epoch_of(kept, epochs) for kept in recipe.log.keep]
     if recipe.ifl:
         values["ifl"]["milestones"] = epochs_of(recipe.ifl.milestones, epochs)
-    if recipe.schedule.decay == "steps":
+    if recipe.schedule.decay == "steps" and recipe.schedule.by == "epoch":
         values["schedule"]["drops"] = epochs_of(recipe.schedule.drops, epochs)
     if recipe.batch.replacement is None:
         # The reference's weighted streams are drawn with replacement, all but the class-aware one.

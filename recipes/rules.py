@@ -126,6 +126,53 @@ def drops(recipe: Recipe) -> str:
     return _misplaced("schedule.drops", schedule.drops, schedule.epochs, apart=False)
 
 
+def warmup(recipe: Recipe) -> str:
+    """Require that the learning rate's rise ends before the run."""
+    schedule = recipe.schedule
+    if schedule.warmup < schedule.epochs:
+        return ""
+    return f"schedule.warmup={schedule.warmup} must be less than schedule.epochs={schedule.epochs}"
+
+
+# ----------------------------------------------------------------------------------------------------------- optimiser
+OPTIMISERS = ("sgd", "adamw", "lars")
+OPTIMISERS_OF = {"momentum": ("sgd", "lars"), "betas": ("adamw",), "eps": ("adamw",)}
+"""Keys of `optim` that only some optimisers have."""
+
+
+def optimiser_keys(recipe: Recipe) -> str:
+    """Refuse what the optimiser does not have."""
+    optim = recipe.optim
+    for key, names in OPTIMISERS_OF.items():
+        value = getattr(optim, key)
+        if value is not None and optim.name not in names:
+            return (
+                f"optim.{key}={list(value) if isinstance(value, tuple) else value} is a value of "
+                f"optim.name={' and '.join(names)}, and this is {optim.name}: leave it out"
+            )
+    return ""
+
+
+def lars_whole(recipe: Recipe) -> str:
+    """Refuse LARS where no rank holds a whole layer."""
+    if recipe.optim.name != "lars" or not recipe.optim.zero:
+        return ""
+    return (
+        "optim.name=lars takes the norm of each layer, and optim.zero=1 lays all layers end to end and cuts them: "
+        "optim.zero=0 is legal"
+    )
+
+
+def label_smoothing(recipe: Recipe) -> str:
+    """Refuse smoothed labels where the method's loss has no place for them."""
+    if not recipe.optim.label_smoothing or _declared(recipe).SMOOTHS:
+        return ""
+    return (
+        f"optim.label_smoothing={recipe.optim.label_smoothing} needs a softmax cross-entropy, and the method "
+        f"{recipe.method.name} declares none (SMOOTHS = True in its file): optim.label_smoothing=0 is legal"
+    )
+
+
 # ------------------------------------------------------------------------------------------------- the method's demands
 def model_exists(recipe: Recipe) -> str:
     """Require that the backbone is a file of ifl/models."""
@@ -418,6 +465,10 @@ RULES = (
     Rule(milestones),
     Rule(class_means),
     Rule(drops),
+    Rule(warmup),
+    Rule(optimiser_keys),
+    Rule(lars_whole),
+    Rule(label_smoothing),
     Rule(arguments),
     Rule(divisible),
 )

@@ -113,6 +113,7 @@ Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(sbatch.mappin
 Name = Annotated[str, AfterValidator(_name)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -362,20 +363,66 @@ class Augment(Section):
         return self
 
 
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""AdamW's defaults (Loshchilov and Hutter, ICLR 2019), as torch has them."""
+
+
 class Optim(Section):
-    lr: float = science(0.1, "SGD learning rate at the start", gt=0)
-    momentum: float | None = science(None, "SGD momentum; default: the preset's (paper 0, corrected .9)", ge=0, lt=1)
-    weight_decay: float = science(5e-4, "on every parameter", ge=0)
+    lr: float = science(0.1, "the highest learning rate, at the start or after the warm-up", gt=0)
+    name: Literal["sgd", "adamw", "lars"] = science(
+        "sgd", "the optimiser: torch's SGD or AdamW, or timm's LARS; another than sgd needs an `lr` for it"
+    )
+    momentum: float | None = science(
+        None, "momentum of sgd and lars; default: the preset's (paper 0, corrected .9)", ge=0, lt=1
+    )
+    betas: tuple[Share, Share] | None = science(
+        None,
+        "adamw's decay of its means of gradients and of their squares; default: 0.9, 0.999",
+        examples=[list(BETAS)],
+    )
+    eps: float | None = science(None, "adamw's term in the denominator; default: 1e-8", gt=0)
+    weight_decay: float = science(
+        5e-4, "as a part of the gradient (sgd, lars), or apart from it and times the learning rate (adamw)", ge=0
+    )
+    decay: Literal["all", "weights"] = science(
+        "all", "on which parameters: all, or weights: not norms, biases and other vectors"
+    )
+    layer_decay: float = science(
+        1.0, "factor of the learning rate from each layer to the one below it, from the head's on; 1: off", gt=0, le=1
+    )
+    clip: float = science(0.0, "largest norm of all gradients, those of the mean over the global batch; 0: off", ge=0)
+    ema: float = science(
+        0.0,
+        "moving average of the parameters, this share of it kept at each step; it is evaluated and exported; 0: off",
+        ge=0,
+        lt=1,
+    )
+    label_smoothing: float = science(
+        0.0, "share of a label that all classes get alike, in methods with a softmax cross-entropy; 0: off", ge=0, lt=1
+    )
     precision: Literal["fp32", "bf16"] = science(
         "fp32", "bf16 means torch autocast with float32 parameters and reductions"
     )
     zero: Literal[0, 1] = operation(0, "DeepSpeed ZeRO stage; a run keeps the stage that it began with")
 
+    def lacking(self) -> str:
+        """Say in one sentence that the optimiser's package is not installed here; empty where it is."""
+        if self.name != "lars" or importlib.util.find_spec("timm"):
+            return ""
+        return (
+            "optim.name=lars needs the package timm, which is not installed: "
+            "`.venv/bin/python -m pip install timm`, or optim.name=sgd"
+        )
+
 
 class Schedule(Section):
-    epochs: int = science(100, "epochs; the learning rate moves once an epoch", ge=1, le=10000)
+    epochs: int = science(100, "epochs", ge=1, le=10000)
     decay: Literal["cosine", "steps"] = science(
         "cosine", "the learning rate falls along a cosine to 0, or by `gamma` at each of `drops`"
+    )
+    by: Literal["epoch", "step"] = science("epoch", "how often it falls: once an epoch, or at every step")
+    warmup: float = science(
+        0.0, "epochs, or a part of one, in which the learning rate rises from about 0, at every step", ge=0
     )
     drops: list[int | float] = science([0.6, 0.8], "fractions of the epochs (or whole epochs, 0-based) of decay: steps")
     gamma: float = science(0.1, "factor of each of the drops", gt=0, le=1)

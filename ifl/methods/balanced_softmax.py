@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ifl.method import BaseMethod, Output, Rows, Task
 
 COUNTS = True
+SMOOTHS = True
 TINY = 1e-12  # a class without samples has a logarithm, too
 
 

@@ -13,6 +13,7 @@ from ifl.method import BaseMethod, Output, Rows
 
 STREAMS = ("uniform", "class_inverse")
 FORM = "branches"
+SMOOTHS = True
 ARGS = {
     # epochs by which the move lags behind; the reference counts from 0 where BBN's formula counts from 1
     "lag": {"paper": 1, "corrected": 0},

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from ifl.method import BaseMethod, Output, Rows
 
+SMOOTHS = True
+
 
 class Method(BaseMethod):
     def losses(self, output: Output, rows: Rows) -> torch.Tensor:

@@ -8,6 +8,7 @@ from ifl.method import BaseMethod, Output, Rows
 from ifl.network.heads import ExpertHeads, expert_losses
 
 FORM = "experts"
+SMOOTHS = True
 ARGS = {
     "scale": 30.0,  # s, of the cosines
 }

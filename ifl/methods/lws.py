@@ -14,6 +14,7 @@ from ifl.method import BaseMethod, Output, Rows
 
 STREAMS = ("class_balanced",)
 TRAINS = "head"
+SMOOTHS = True
 ARGS = {
     # whether the backbone's batch normalisation is frozen, too; else its statistics drift to the balanced stream's
     "frozen_bn": {"paper": False, "corrected": True},

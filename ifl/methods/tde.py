@@ -14,6 +14,7 @@ from torch import nn
 
 from ifl.method import BaseMethod, Output, Rows
 
+SMOOTHS = True
 ARGS = {
     "heads": 2,  # parts of the feature, each normalised by itself
     "tau": 16.0,  # scale of the logits

@@ -31,6 +31,7 @@ class Experts(nn.Module):
         super().__init__()
         self.trunk, self.experts = trunk, nn.ModuleList(experts)
         self.feature_dim: int = dim * len(self.experts)
+        self.side_by_side = [f"experts.{number}" for number in range(len(self.experts))]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         shared_BCHW = self.trunk(images)
@@ -60,6 +61,7 @@ class Branches(nn.Module):
         super().__init__()
         self.trunk, self.cb_block, self.rb_block = trunk, cb_block, rb_block
         self.feature_dim: int = 2 * dim
+        self.side_by_side = ["cb_block", "rb_block"]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         shared_BCHW = self.trunk(images)

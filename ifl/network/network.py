@@ -103,6 +103,7 @@ class Twin(nn.Module):
         super().__init__()
         self.first, self.second = build(), build()
         self.feature_dim: int = 2 * feature_dim_of(self.first)
+        self.side_by_side = ["first", "second"]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.first(images), self.second(images)], dim=1)

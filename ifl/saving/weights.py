@@ -23,9 +23,9 @@ Weights = dict[str, torch.Tensor]
 
 
 def write_weights(path: Path, engine: Engine) -> str:
-    """Write the network, parameters and buffers, and return the file's sha256."""
+    """Write the network as it is evaluated, parameters and buffers, and return the file's sha256."""
     buffer = io.BytesIO()
-    torch.save(engine.network.state_dict(), buffer)
+    torch.save(engine.weights(), buffer)
     data = buffer.getvalue()
     write_whole(path, data)
     return hashlib.sha256(data).hexdigest()

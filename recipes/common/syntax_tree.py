@@ -5,16 +5,27 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 
-def meaning(source: bytes) -> Any:
+def meaning(source: bytes, aside: Collection[str] = ()) -> Any:
     """Return a file's syntax tree as lists without docstrings, the same under every Python that reads the file.
+
+    Args:
+        source: the file's content.
+        aside: names at top level to which an assignment does not count.
 
     Raises:
         SyntaxError: it is no Python.
     """
-    return _plain(ast.parse(source))
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.Assign) and _names(node) <= set(aside))]
+    return _plain(tree)
+
+
+def _names(node: ast.Assign) -> set[str]:
+    return {ast.unparse(target) for target in node.targets}
 
 
 def digest(value: Any) -> str:

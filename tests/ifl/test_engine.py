@@ -189,7 +189,7 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
     )
     engine = Engine(
         Network(backbone, torch.nn.Linear(4, 3), (0.5,) * 3, (0.25,) * 3),
-        Optim(momentum=0.9, zero=zero),
+        Optim(momentum=0.9, zero=zero, ema=0.5),
         8,
         8,
         1,
@@ -197,10 +197,11 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
     )
     engine.backward(engine.forward(torch.ones(8, 3, 8, 8, dtype=torch.uint8)).logits_BK.square().sum(), last=True)
     engine.step()
-    momentum = next(iter(engine._sgd.state.values()))["momentum_buffer"]
+    momentum = next(iter(engine.torch_optimizer.state.values()))["momentum_buffer"]
     answers: dict[str, list[bool | int]] = {"as it is": [engine.finite(), engine.checksum()]}
     floats = {name: tensor for name, tensor in engine.network.state_dict().items() if tensor.is_floating_point()}
-    for name, tensor in {**floats, "momentum": momentum}.items():
+    average = engine.average.tensors["head.weight"]
+    for name, tensor in {**floats, "momentum": momentum, "moving average": average}.items():
         flat = tensor.view(-1).numpy()
         for what, value in (
             ("nan", np.nan),
@@ -216,11 +217,11 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_one_value_of_any_tensor_is_seen(zero: int) -> None:
-    """A NaN or an infinity in the last place of any parameter, buffer or of the momentum is not finite; one flipped bit
-    of a parameter or buffer gives another checksum, and is finite."""
+    """A NaN or an infinity in the last place of any parameter, buffer, of the momentum or of the moving average is not
+    finite; one flipped bit of all but the momentum gives another checksum, and is finite."""
     answers = started(1).run(looks, zero)[0]
     sound = answers.pop("as it is")
-    assert sound[0] and answers.pop("as it was") == sound and len(answers) == 3 * 9
+    assert sound[0] and answers.pop("as it was") == sound and len(answers) == 3 * 10
     for what, (finite, checksum) in answers.items():
         assert finite == what.startswith("bit"), what
         assert (checksum != sound[1]) == ("momentum" not in what), what

@@ -17,10 +17,10 @@ from tests.helpers.paths import GOLDEN
 NAME = "glt_crt_ifl-digits_glt-glt-s0-e05518f1"
 
 
-def card(run: Path) -> str:
-    return model_card(
-        run, "last", load_resolved(run / "recipe.yaml"), json.loads((run / "meta.json").read_text()), INPUT
-    )
+def card(run: Path, ema: float = 0.0) -> str:
+    recipe = load_resolved(run / "recipe.yaml")
+    recipe.optim.ema = ema
+    return model_card(run, "last", recipe, json.loads((run / "meta.json").read_text()), INPUT)
 
 
 def test_the_numbers_are_the_tables_numbers() -> None:
@@ -50,6 +50,8 @@ def test_data_budget_and_first_stage_are_told() -> None:
     assert f"started from the weights of `{recipe.method.init_from}`" in said
     assert "The last epoch was taken, so no split chose the weights." in said
     science = json.loads(said.partition("```json\n")[2].partition("```")[0])
+    averaged = card(GOLDEN / "runs" / NAME, ema=0.99)
+    assert "last epoch, the moving average with decay 0.99." in averaged and "moving average" not in said
     assert science["optim"]["lr"] == recipe.optim.lr and "slurm" not in science
 
 

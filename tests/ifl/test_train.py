@@ -408,7 +408,7 @@ def test_a_flipped_bit_on_one_rank_is_found_within_the_digests_steps(
 
 def test_learning_rate_follows_the_papers_cosine() -> None:
     """.1 at epoch 0, .0345 at 60, .0095 at 80, next to 0 at the end of 100 epochs; one value an epoch."""
-    from ifl.train import learning_rate
+    from ifl.optimisation.learning_rate import learning_rate
 
     assert [round(learning_rate(epoch, Schedule(epochs=100), 0.1), 4) for epoch in (0, 50, 60, 80, 99)] == [
         0.1,
@@ -431,7 +431,7 @@ def test_learning_rate_falls_in_steps() -> None:
     """By gamma from each drop on, as torch's MultiStepLR: BBN's, RIDE's (.6, .8 by .1) and LDAM's (.8, .9 by .01); two
     drops in one epoch count twice.
     """
-    from ifl.train import learning_rate
+    from ifl.optimisation.learning_rate import learning_rate
 
     for drops, gamma in (([60, 80], 0.1), ([80, 90], 0.01), ([3, 3], 0.5), ([], 0.1)):
         sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)

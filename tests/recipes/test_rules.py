@@ -36,6 +36,16 @@ BROKEN = {
     ),
     "class_means": ("recipe=glt_ifl ifl.center_init=class_means ifl.milestones=[0,1]", "needs an epoch before"),
     "drops": ("schedule.decay=steps schedule.drops=[0.8,0.6]", "they must rise and lie before the last"),
+    "warmup": ("schedule.warmup=100", "schedule.warmup=100.0 must be less than schedule.epochs=100"),
+    "optimiser_keys": (
+        "optim.betas=[0.9,0.95]",
+        "optim.betas=[0.9, 0.95] is a value of optim.name=adamw, and this is sgd: leave it out",
+    ),
+    "lars_whole": ("optim.name=lars optim.lr=1 optim.zero=1", "optim.zero=0 is legal"),
+    "label_smoothing": (
+        "recipe=glt_focal optim.label_smoothing=0.1",
+        "optim.label_smoothing=0.1 needs a softmax cross-entropy, and the method focal declares none",
+    ),
     "arguments": ("method.args.scale=1", "unknown key method.args.scale: the method ce has no arguments"),
     "divisible": ("recipe=glt_ifl ifl.environments=3", "batch.bn=128 is no multiple of the 3 environments"),
 }

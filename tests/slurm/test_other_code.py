@@ -55,7 +55,9 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def test_digests_follow_what_code_does(project: Path, recipe: Recipe) -> None:
-    """Comments, docstrings and layout change no digest; a statement does, also one of a file that is imported."""
+    """Comments, docstrings, layout and the literal SMOOTHS change no digest; a statement does, also one of a file that
+    is imported.
+    """
     before = code_digests(recipe)
     assert set(before) == {"method", "model", "recipe"}
     (project / "ifl/methods/ce.py").write_text(
@@ -63,6 +65,9 @@ def test_digests_follow_what_code_does(project: Path, recipe: Recipe) -> None:
     )
     (project / "recipes/glt_baseline.yaml").write_text("# A comment.\nmethod:\n  name: ce\n")
     assert code_digests(recipe) == before
+    with open(project / "ifl/methods/ce.py", "a") as file:
+        file.write("SMOOTHS = True\n")
+    assert code_digests(recipe) == before, "what only allows another value"
     (project / "ifl/methods/shared.py").write_text("scale = 3\n")
     after = code_digests(recipe)
     assert after["method"] != before["method"] and (after["model"], after["recipe"]) == (

@@ -1,0 +1,1 @@
+"""How parameters move: optimisers, parameter groups, learning rate, and the moving average of weights."""
