@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ifl.backbones.weights import check_digest
 from ifl.distributed.comm import Comm
 from ifl.engine import Engine, is_first_on_node, name_of
 from ifl.engine import connect as join_ranks
@@ -252,7 +253,7 @@ def set_up(
     ranks = connect(recipe, folder, boot, trains, look)
     data = open_data(recipe, pipe)
     boot.part("network")
-    model = build_model(recipe, folder, ranks, data, fresh, parts)
+    model = build_model(recipe, folder, ranks, data, fresh, parts, trains)
     readers = build_readers(recipe, folder, ranks, data, model, trains, parts)
     return Setup(recipe=recipe, folder=folder, ranks=ranks, data=data, model=model, readers=readers)
 
@@ -290,17 +291,22 @@ def open_data(recipe: Recipe, pipe: str | None = None) -> Data:
     )
 
 
-def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: bool, parts: Parts) -> Model:
+def build_model(
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: bool, parts: Parts, trains: bool = True
+) -> Model:
     """Build network and method, a second stage's from its first stage's weights, and put them under DeepSpeed.
 
     Raises:
+        RunError: `model.weights` is not the file of the recipe, or does not fit the network.
         ValueError: `batch.bn` is 0 and the network has batch normalisation.
     """
     batch, comm, device = recipe.batch, ranks.comm, ranks.device
     groups = batch.size // batch.bn if batch.bn else 1
-    shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
-    rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
-    network, method = build_network(recipe, data.counts)
+    shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
+    rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda" or not batch.bn)
+    if recipe.model.weights and trains and not recipe.method.init_from:
+        check_digest(recipe.model.weights, recipe.model.weights_sha256)
+    network, method = build_network(recipe, data.counts, pretrained=fresh)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if batch.bn and comm.size > groups:
@@ -367,7 +373,7 @@ def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPl
         matched=batch.budget == "matched",
         replacement=bool(batch.replacement),
     )
-    shape = BatchShape(batch.size, batch.bn, len(weights), batch.bn_by == "env")
+    shape = BatchShape(batch.size, batch.group, len(weights), batch.bn_by == "env")
     window = ShardWindow(index.shard, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
     return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
 

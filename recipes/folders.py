@@ -10,8 +10,8 @@ from typing import Any
 from recipes.common.addresses import PIPE, is_remote, path_fault, root_fault
 from recipes.common.errors import RecipeError
 
-FOLDERS = ("runs", "data.root", "data.cache_folder")
-"""The fields that hold a folder."""
+FOLDERS = ("runs", "data.root", "data.cache_folder", "model.weights")
+"""The fields that hold a folder, or a file."""
 OLD = ".old-"
 """Before the number at the end of a run folder that `again=yes` set aside."""
 LIGHT = (

@@ -1,13 +1,16 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
-Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < presets/PRESET.yaml < site file
-(`slurm.` and what it says of data and runs; in it what holds for all < cluster < `for:`) < recipe < the recipe's `on:`
-blocks (PRESET < EDITION < small < NAME < NAME/EDITION) < command line.
+Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < the configuration of a network of timm
+or torchvision (for images of up to 64 pixels below these two) < presets/PRESET.yaml < site file (`slurm.` and what it
+says of data and runs; in it what holds for all < cluster < `for:`) < recipe < the recipe's `on:` blocks (PRESET <
+EDITION < small < NAME < NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +20,13 @@ import yaml
 from pydantic import ValidationError
 
 from recipes.common.errors import RecipeError
+from recipes.common.files import file_digest
 from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
 from recipes.declarations import declaration
 from recipes.folders import hide_command, make_absolute
 from recipes.identity import departures, science_values
 from recipes.layers import (
+    COMMAND,
     Axes,
     axes_of,
     data_of,
@@ -34,11 +39,12 @@ from recipes.layers import (
     recipe_file,
     refuse_changes,
     site_layers,
+    with_network,
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
 from recipes.rules import check, epoch_of, epochs_of, method_args
-from recipes.schema import Recipe
+from recipes.schema import Batch, Recipe
 from recipes.yaml_io import load_yaml
 
 FIRST = "first."
@@ -69,7 +75,7 @@ def resolve(
     words = list(words)
     first = first_words(words)
     tree, origins = merge(words, site, site_name, said)
-    recipe = _with_source(_validated(tree, origins), first, site, said)
+    recipe = _with_source(_with_weights(_validated(tree, origins), said), first, site, said)
     check(recipe)
     return _written_out(recipe)
 
@@ -94,7 +100,12 @@ def merge(
         refuse_changes(command, file, axes)
     of_site = site_layers(site or {}, site_name, file.values.get("recipe"), axes.data)
     data = data_of(command, file, axes, of_site, said)
-    tree, origins = merged(layers_of(command, file, axes, of_site, data))
+    layers, network = layers_of(command, file, axes, of_site, data), None
+    if not file.is_written_out:  # which says every value
+        layers, network = with_network(layers, data)
+    tree, origins = merged(layers)
+    if network and not network.normalises:
+        _free_groups(tree, origins)
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), overlaid(of_site).get("data", {}).get("root"))
     _count_draws(tree, origins, data.said, axes)
@@ -115,6 +126,55 @@ def _count_draws(tree: dict[str, Any], origins: dict[str, str], said: Described,
         )
     batch["draws_per_epoch"] = class_aware_draws(counts)
     origins[key] = f"the counts in {said.origin}"
+
+
+def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
+    """Make groups of batch normalisation plain micro batches, where the network has none and the command asks for none.
+
+    A micro batch is then as large as the groups were, so that mixup and IRM form groups as on other networks; where the
+    batch is no multiple of that, it is a rank's share.
+    """
+    batch, key = tree.setdefault("batch", {}), "batch.bn"
+    if not isinstance(batch, dict) or origins.get(key) == COMMAND or str(batch.get("bn")) == "0":
+        return
+    group, origin = batch.pop("bn", None), "the network, which has no batch normalisation"
+    sizes = [str(size) for size in (batch.get("size", Batch.model_fields["size"].default), group)]
+    divides = all(map(str.isdecimal, sizes)) and int(sizes[1]) > 0 and int(sizes[0]) % int(sizes[1]) == 0
+    if divides and batch.get("micro") is None:
+        batch["micro"], origins["batch.micro"] = group, f"batch.bn of {origins[key]}, for {origin}"
+    batch["bn"], origins[key] = 0, origin
+
+
+def _with_weights(recipe: Recipe, said: Described | None) -> Recipe:
+    """Write in what the file of pretrained weights holds, by its sha256.
+
+    A recipe that a run noted may be resolved where the file is not.
+
+    Raises:
+        RecipeError: the file is not there, or is not the one whose sha256 the recipe gives.
+    """
+    model = recipe.model
+    if model.weights is None or (isinstance(said, Noted) and model.weights_sha256):
+        return recipe
+    try:
+        state = os.stat(model.weights)
+        found = _digest(model.weights, state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise RecipeError(
+            f"model.weights={model.weights} cannot be read: {error.strerror}; python -m ifl.pretrained "
+            f"{model.name} out=FILE writes such a file where there is internet"
+        ) from None
+    if model.weights_sha256 not in (None, found):
+        raise RecipeError(
+            f"model.weights={model.weights} has the sha256 {found}, and model.weights_sha256={model.weights_sha256} is "
+            "asked for: put that file back, or leave the sha256 out for another run"
+        )
+    return recipe.model_copy(update={"model": model.model_copy(update={"weights_sha256": found})})
+
+
+@functools.cache  # a table has many recipes on one file
+def _digest(file: str, mtime_ns: int, size: int) -> str:
+    return file_digest(Path(file))
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
@@ -224,7 +284,12 @@ def _axis_words(recipe: Recipe, name: str) -> list[str]:
         f"cluster={recipe.cluster}",
         f"nodes={recipe.nodes}",
     ]
-    operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
+    operation = (
+        ("data.root", recipe.data.root),
+        ("runs", recipe.runs),
+        ("tasks_per_node", recipe.tasks_per_node),
+        ("model.weights", recipe.model.weights),
+    )
     return words + [f"{key}={value}" for key, value in operation if value is not None]
 
 

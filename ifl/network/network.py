@@ -9,12 +9,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from ifl.backbones.forms import cut_for
+from ifl.backbones.library import create
+from ifl.backbones.weights import load
 from ifl.method import BaseMethod, Task, load_file, load_method
+from ifl.network.branches import EXPERTS, Branches, Experts
 from ifl.network.hook_results import look_at_method, look_at_network
+from recipes.backbones.facts import library_of
 from recipes.common import search_path
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
-from recipes.schema import Recipe
+from recipes.schema import Model, Recipe
 
 
 def feature_dim_of(backbone: nn.Module) -> int:
@@ -84,19 +89,58 @@ class Twin(nn.Module):
         return torch.cat([self.first(images), self.second(images)], dim=1)
 
 
-def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Module:
-    """Build the backbone of the file NAME of ifl/models, or of a folder of GLT_PATH, in one of its forms.
+def build_backbone(model: Model, form: str = "plain", image_size: int | None = None) -> nn.Module:
+    """Build a backbone in one of its forms, with the weights of `model.weights` where that is given.
 
-    It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
+    It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D. It is a network of timm or
+    torchvision by name, or that of a file of ifl/models or of a folder of GLT_PATH.
 
     Args:
-        name: of the model.
+        model: the section of a recipe. `init` is `own`, or `torch`: all convolutions are drawn again as torch does by
+            default.
         form: plain, experts, branches or twin.
-        init: `own`, or `torch`: all convolutions are drawn again as torch does by default.
+        image_size: H = W, pixels, for networks whose parameters depend on it; None: their own.
 
     Raises:
-        RunError: the file cannot be imported, or gives no such network.
+        RunError: the library or the file gives no such network, or the weights do not fit it.
     """
+    backbone = _of_library(model, form, image_size) if library_of(model.name) else _of_file(model, form)
+    if model.init == "torch":
+        for layer in backbone.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
+    return backbone
+
+
+def _of_library(model: Model, form: str, image_size: int | None) -> nn.Module:
+    """Build a network of a library; each expert or branch is cut from a fresh one, so each starts by its own draws.
+
+    With weights all of them start from the same pretrained blocks.
+    """
+
+    def fresh() -> nn.Module:
+        return _with_weights(create(model.name, model.args, image_size), model)
+
+    if form == "plain":
+        return fresh()
+    if form == "twin":
+        return Twin(fresh)
+    whole = fresh()
+    cut, dim = cut_for(whole, model.name, form), feature_dim_of(whole)
+    ends = [cut.end(fresh(), form) for _ in range(EXPERTS if form == "experts" else 2)]
+    trunk = cut.trunk(whole, form)
+    return Experts(trunk, ends, dim) if form == "experts" else Branches(trunk, *ends, dim)
+
+
+def _with_weights(network: nn.Module, model: Model) -> nn.Module:
+    if model.weights:
+        load(network, model.name, model.weights, model.prefix)
+    return network
+
+
+def _of_file(model: Model, form: str) -> nn.Module:
+    """Build the network of a file of ifl/models, or of a folder of GLT_PATH."""
+    name = model.name
     build, file = getattr(load_file("models", name), "build", None), search_path.place(search_path.MODELS, name)
     if not callable(build):
         raise RunError(f"{file} has no function `build`, which gives the network")
@@ -109,17 +153,14 @@ def build_backbone(name: str, form: str = "plain", init: str = "own") -> nn.Modu
                 f"{file}: build() gave {type(backbone).__name__} with feature_dim {dim!r}: a torch "
                 "module is legal that says the length of its feature as the int `feature_dim`"
             )
-        return backbone
+        return _with_weights(backbone, model)
 
-    backbone = Twin(checked) if form == "twin" else checked() if form == "plain" else checked(form)
-    if init == "torch":
-        for layer in backbone.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.reset_parameters()
-    return backbone
+    return Twin(checked) if form == "twin" else checked() if form == "plain" else checked(form)
 
 
-def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
+def build_network(
+    recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool = False
+) -> tuple[Network, BaseMethod]:
     """Build the recipe's network, initialised with its seed, and its method.
 
     All that the files of both give is checked where it is used.
@@ -127,13 +168,17 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     Args:
         recipe: the resolved recipe.
         class_counts: int64 [K], of the training set.
+        pretrained: whether the backbone starts from `model.weights`, where the recipe has such and no first stage:
+            a checkpoint, an export and a first stage hold all weights themselves.
 
     Raises:
         RunError: one of them cannot be imported, or gives no network.
     """
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
-    backbone = build_backbone(recipe.model.name, declared.FORM, recipe.model.init)
+    reads = pretrained and not (recipe.method.init_from or recipe.method.eval_of)
+    model = recipe.model if reads else recipe.model.model_copy(update={"weights": None})
+    backbone = build_backbone(model, declared.FORM, recipe.data.image_size)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(

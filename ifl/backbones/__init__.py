@@ -1,0 +1,1 @@
+"""Networks of timm and torchvision by name: building, forms, weights."""
