@@ -212,6 +212,7 @@ class Setup:
             **noted(self.recipe.data.name, self.data.dataset.meta),
             **run_facts.of_the_data(self.data.dataset),
             **run_facts.own_recipes(self.recipe),
+            **run_facts.weights(self.recipe),
         }
 
     def fetched(self) -> dict[str, float]:
@@ -305,7 +306,7 @@ def build_model(
     shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
     rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda" or not batch.bn)
     if recipe.model.weights and trains and not recipe.method.init_from:
-        check_digest(recipe.model.weights, recipe.model.weights_sha256)
+        check_digest(recipe.model.weights, recipe.model.weights_sha256, needed=fresh)
     network, method = build_network(recipe, data.counts, pretrained=fresh)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))

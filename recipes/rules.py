@@ -170,6 +170,8 @@ def network_form(recipe: Recipe) -> str:
     form, forms = _declared(recipe).FORM, model_forms(recipe.model.name, recipe.model.args)
     if form in forms:
         return ""
+    if library_of(recipe.model.name):
+        return unfit(recipe.model.name, recipe.model.args, form, recipe.data.image_size)
     return (
         f"the method {recipe.method.name} needs a network of {form}, and model.name={recipe.model.name} comes as "
         f"{', '.join(forms)}"

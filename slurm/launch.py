@@ -74,7 +74,7 @@ OF_A_NETWORK = (
     *("data.image_size", "data.test_resize", "data.mean", "data.std"),
     *("batch.bn", "batch.micro"),
 )
-"""What may follow from the configuration of a network of timm or torchvision: `cluster=dry` says where it comes from."""
+"""What may follow from the configuration of a network of timm or torchvision: `cluster=dry` names its origin."""
 
 
 @dataclass(frozen=True)

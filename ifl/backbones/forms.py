@@ -1,7 +1,7 @@
 """A network of a library cut in two: a trunk, and an end that is made once for each expert or branch.
 
-As in the suite's own networks an expert is the last stage, and a branch the last block. A ViT has no stages: its experts
-are the last quarter of its blocks (at least one), with its own norm and pooling.
+As in the suite's own networks an expert is the last stage, and a branch the last block. A ViT has no stages: its
+experts are the last quarter of its blocks (at least one), with its own norm and pooling.
 
 Axes: B rows of a micro-batch, C channels, D feature of one end, N tokens.
 """
@@ -145,7 +145,7 @@ def _tv_resnet_end(network: Any, form: str) -> nn.Module:
 
 def _tv_convnext_trunk(network: Any, form: str) -> nn.Module:
     stages = network.features  # a stem, then stages with a down-sampling before each but the first
-    return stages[:-2] if form == STAGE else nn.Sequential(stages[:-1], stages[-1][:-1])  # type: ignore[no-any-return]
+    return stages[:-2] if form == STAGE else nn.Sequential(stages[:-1], stages[-1][:-1])
 
 
 def _tv_convnext_end(network: Any, form: str) -> nn.Module:

@@ -16,7 +16,7 @@ from recipes.common.errors import RunError, one_line
 from sharding.images.torchvision_operators import define_missing
 
 RESERVED = {
-    "pretrained": "nothing is downloaded at run time: model.weights=FILE is legal, which python -m ifl.pretrained makes",
+    "pretrained": "nothing is downloaded at run time: model.weights=FILE is legal, by python -m ifl.pretrained",
     "pretrained_cfg": "a tag of the name chooses it, as in timm:vit_base_patch16_clip_224.openai",
     "pretrained_cfg_overlay": "a tag of the name chooses it, as in timm:vit_base_patch16_clip_224.openai",
     "checkpoint_path": "model.weights=FILE is legal",
@@ -148,6 +148,5 @@ def _refuse(name: str, legal: list[str]) -> None:
     library, _, own = name.partition(":")
     close = difflib.get_close_matches(own, legal, n=4, cutoff=0.4) or legal[:4]
     raise RunError(
-        f"model.name={name} does not exist in {library}; near are "
-        f"{', '.join(f'{library}:{other}' for other in close)}"
+        f"model.name={name} does not exist in {library}; near are {', '.join(f'{library}:{other}' for other in close)}"
     )

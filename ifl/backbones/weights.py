@@ -23,18 +23,25 @@ MOST_NAMED = 3
 """Entries of a kind that a sentence names."""
 
 
-def check_digest(file: str, sha256: str | None) -> None:
+def check_digest(file: str, sha256: str | None, needed: bool = True) -> None:
     """Require that a file of weights is the one that the recipe was resolved with.
 
+    Args:
+        file: its place.
+        sha256: what the recipe says of it.
+        needed: whether it will be read; a run that goes on from a checkpoint does without it.
+
     Raises:
-        RunError: it is another, or gone.
+        RunError: it is another, or needed and gone.
     """
     if not Path(file).is_file():
-        raise RunError(f"model.weights={file} is not there: put the file back, or give where it is now")
+        if needed:
+            raise RunError(f"model.weights={file} is not there: put the file back, or give where it is now")
+        return
     if sha256 is not None and (found := file_digest(Path(file))) != sha256:
         raise RunError(
-            f"model.weights={file} has the sha256 {found[:16]}..., and this run began with one of {sha256[:16]}...: put "
-            "that file back, or start another run by the same command"
+            f"model.weights={file} has the sha256 {found[:16]}..., and this run began with one of {sha256[:16]}...: "
+            "put that file back, or start another run by the same command"
         )
 
 
@@ -119,7 +126,7 @@ def _fitted(network: nn.Module, name: str, given: Tensors, file: str) -> Tensors
             from torchvision.models.vision_transformer import interpolate_embeddings
 
             whole: Any = network
-            return dict(interpolate_embeddings(whole.image_size, whole.patch_size, given))  # type: ignore[arg-type]
+            return dict(interpolate_embeddings(whole.image_size, whole.patch_size, given))
     except Exception as error:  # a file of another layout
         raise RunError(
             one_line(f"model.weights={file} has not the layout of {name}: {type(error).__name__}: {error}")[:500]

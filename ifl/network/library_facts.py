@@ -83,7 +83,7 @@ def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int) -> str
     if isinstance(given, torch.Tensor) and tuple(given.shape) == wanted:
         return ""
     shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-    return f"{where} gives {shape}, and pooled features [B, D] = {list(wanted)} are legal: model.args must leave pooling on"
+    return f"{where} gives {shape}, and pooled features [B, D] = {list(wanted)} are legal: model.args must keep pooling"
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:

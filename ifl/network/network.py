@@ -127,9 +127,10 @@ def _of_library(model: Model, form: str, image_size: int | None) -> nn.Module:
         return Twin(fresh)
     whole = fresh()
     cut, dim = cut_for(whole, model.name, form), feature_dim_of(whole)
-    ends = [cut.end(fresh(), form) for _ in range(EXPERTS if form == "experts" else 2)]
     trunk = cut.trunk(whole, form)
-    return Experts(trunk, ends, dim) if form == "experts" else Branches(trunk, *ends, dim)
+    if form == "experts":
+        return Experts(trunk, [cut.end(fresh(), form) for _ in range(EXPERTS)], dim)
+    return Branches(trunk, cut.end(fresh(), form), cut.end(fresh(), form), dim)
 
 
 def _with_weights(network: nn.Module, model: Model) -> nn.Module:
@@ -158,9 +159,7 @@ def _of_file(model: Model, form: str) -> nn.Module:
     return Twin(checked) if form == "twin" else checked() if form == "plain" else checked(form)
 
 
-def build_network(
-    recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool = False
-) -> tuple[Network, BaseMethod]:
+def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool = False) -> tuple[Network, BaseMethod]:
     """Build the recipe's network, initialised with its seed, and its method.
 
     All that the files of both give is checked where it is used.

@@ -98,3 +98,9 @@ def own_recipes(recipe: Recipe) -> dict[str, Any]:
     files = {name: search_path.find_own(search_path.RECIPES, name) for name in names}
     values = {name: load_yaml(file) for name, file in files.items() if file}
     return {"recipe_values": values} if values else {}
+
+
+def weights(recipe: Recipe) -> dict[str, Any]:
+    """Return the file of pretrained weights that the run started from, and its sha256."""
+    model = recipe.model
+    return {"weights": {"file": model.weights, "sha256": model.weights_sha256}} if model.weights_sha256 else {}

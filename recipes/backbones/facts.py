@@ -6,6 +6,7 @@ user's cache folder, by library, version, name, arguments and code. Standard lib
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -101,7 +102,10 @@ def facts_of(name: str, args: Mapping[str, Any]) -> Facts:
     told = _answer(json.dumps({"name": name, "args": dict(args)}, sort_keys=True))
     if "fault" in told:
         raise RecipeError(told["fault"])
-    return Facts(**{key: tuple(value) if isinstance(value, list) else value for key, value in told["facts"].items()})
+    said: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in told["facts"].items()
+    }
+    return Facts(**said)
 
 
 def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int) -> str:
@@ -125,10 +129,8 @@ def _answer(question: str) -> dict[str, Any]:
     except (OSError, ValueError):
         told = _ask(question)
     if "fault" not in told:
-        try:
+        with contextlib.suppress(OSError):  # then it is asked again next time
             write_whole(kept, json.dumps(told))
-        except OSError:
-            pass  # asked again next time
     return told
 
 

@@ -49,7 +49,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)
-    backbone, counts = build_backbone(recipe.model.name), np.full(10, 100)
+    backbone, counts = build_backbone(recipe.model), np.full(10, 100)
     network = Network(
         backbone, load_method("ce", Task(counts, backbone.feature_dim, 1)).head(), recipe.data.mean, recipe.data.std
     )

@@ -17,6 +17,7 @@ from ifl.method import BaseMethod, Output, Rows, load_file
 from ifl.network.network import Network, build_backbone, build_network
 from recipes.common.errors import RunError
 from recipes.resolve import resolve
+from recipes.schema import Model
 from tests.helpers.paths import PROJECT
 
 METHOD = """
@@ -218,7 +219,7 @@ def test_a_twin_of_a_wrong_model_is_told_too(made: Made) -> None:
     made()
     sys.modules["ifl.models.my_model"].build = lambda: torch.nn.Identity()  # type: ignore[attr-defined]
     with pytest.raises(RunError, match=r"build\(\) gave Identity with feature_dim None"):
-        build_backbone("my_model", "twin")
+        build_backbone(Model(name="my_model"), "twin")
 
 
 @pytest.mark.parametrize(

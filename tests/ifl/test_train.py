@@ -41,7 +41,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     split = open_dataset(Path(root), "digits_glt").split("glt", "train")
     labels, size, group = split.index.label, r.batch.size, r.batch.bn or r.batch.size
     torch.manual_seed(r.seed)
-    backbone = build_backbone(r.model.name)
+    backbone = build_backbone(r.model)
     head = load_method("ce", Task(np.bincount(labels, minlength=10), backbone.feature_dim, 1)).head()
     network = Network(backbone, head, r.data.mean, r.data.std)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -123,7 +123,7 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     comm.gather_objects(None)
-    backbone = build_backbone(r.model.name)
+    backbone = build_backbone(r.model)
     network = Network(
         backbone,
         load_method("ce", Task(np.ones(10, dtype=np.int64), backbone.feature_dim, 1)).head(),
