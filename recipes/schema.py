@@ -80,7 +80,7 @@ def _argument(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         value = [part.strip() for part in value[1:-1].split(",") if part.strip()]
     if isinstance(value, list | tuple):
-        if any(isinstance(item, list | tuple | dict) for item in value):
+        if any(isinstance(item, list | tuple | dict) or str(item).startswith("[") for item in value):
             raise ValueError("a list of numbers or texts is legal, without lists in it")
         return [_argument(item) for item in value]
     if isinstance(value, str):

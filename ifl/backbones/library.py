@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ def create(name: str, args: Mapping[str, Any], image_size: int | None = None) ->
     define_missing()
     try:
         network = (_timm if library == "timm" else _torchvision)(name.partition(":")[2], dict(args), image_size)
-    except RunError:
+    except (RunError, NotImplementedError):  # the latter where a factory computes on the device `meta`
         raise
     except Exception as error:  # factories raise any type for an argument that they do not take
         given = ", ".join(f"{key}={value}" for key, value in args.items())
@@ -89,6 +89,15 @@ def create(name: str, args: Mapping[str, Any], image_size: int | None = None) ->
     return network
 
 
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network without memory for its parameters, to be looked at; with it where its factory needs numbers."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:
+        return build()
+
+
 def takes_size(network: nn.Module) -> bool:
     """Say whether a network's factory is told the side of the images."""
     return any(key in inspect.signature(type(network).__init__).parameters for key in _SIZES)
@@ -103,12 +112,13 @@ def _timm(name: str, args: dict[str, Any], image_size: int | None) -> nn.Module:
     tags = [full.partition(".")[2] for full in timm.list_pretrained(base)] if tag else []
     if tag and tag not in tags:
         _refuse(f"timm:{name}", [f"{base}.{other}" for other in tags] or [base])
-    if image_size is not None:
-        with torch.device("meta"):
-            shape = timm.create_model(name, pretrained=False, num_classes=0, **args)
-        if takes_size(shape):
-            args = {**args, "img_size": image_size}
-    network: Any = timm.create_model(name, pretrained=False, num_classes=0, **args)
+
+    def made(**size: int) -> nn.Module:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **args, **size)
+        return network
+
+    sized = image_size is not None and takes_size(without_memory(made))
+    network: Any = made(img_size=image_size) if image_size is not None and sized else made()
     network.feature_dim = int(getattr(network, "head_hidden_size", None) or network.num_features)
     return network  # type: ignore[no-any-return]
 

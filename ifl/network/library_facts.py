@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ifl.backbones.forms import forms_of
-from ifl.backbones.library import create
+from ifl.backbones.library import create, without_memory
 from ifl.network.network import build_backbone, feature_dim_of
 from recipes.backbones.facts import library_of, version_of
 from recipes.common.errors import RunError, one_line
@@ -33,8 +33,7 @@ def facts(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RunError: there is no such network, or it does not take the arguments.
     """
-    with torch.device("meta"):
-        network = create(name, args)
+    network = without_memory(lambda: create(name, args))
     size, resize, mean, std = _configuration(name, network)
     return {
         "image_size": size,

@@ -37,7 +37,7 @@ def fetch(name: str, out: Path, weights: str = "DEFAULT") -> str:
     """
     from safetensors.torch import save
 
-    from ifl.backbones.library import create
+    from ifl.backbones.library import create, without_memory
     from sharding.images.torchvision_operators import define_missing
 
     if library_of(name) not in LIBRARIES:
@@ -46,10 +46,7 @@ def fetch(name: str, out: Path, weights: str = "DEFAULT") -> str:
         )
     if sentence := lacking(library_of(name)):
         raise RunError(sentence)
-    import torch
-
-    with torch.device("meta"):
-        create(name, {})  # refuses what is not there
+    without_memory(lambda: create(name, {}))  # refuses what is not there
     define_missing()
     try:
         state = _fetched(name, weights)
