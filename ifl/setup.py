@@ -212,6 +212,7 @@ class Setup:
             **noted(self.recipe.data.name, self.data.dataset.meta),
             **run_facts.of_the_data(self.data.dataset),
             **run_facts.own_recipes(self.recipe),
+            **run_facts.network(self.recipe),
             **run_facts.weights(self.recipe),
         }
 

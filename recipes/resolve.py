@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from recipes.backbones.facts import remember
 from recipes.common.errors import RecipeError
 from recipes.common.files import file_digest
 from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
@@ -93,6 +94,8 @@ def merge(
     Raises:
         RecipeError: there is no such recipe, data set or preset, or what they hold cannot be merged.
     """
+    if isinstance(said, Noted):
+        remember(said.networks)
     command = parse_words(word for word in words if not word.startswith(FIRST))
     file = recipe_file(command.pop("recipe", "glt_baseline"), said)
     axes = axes_of(command, file.values)

@@ -113,7 +113,7 @@ def _timm(name: str, args: dict[str, Any], image_size: int | None) -> nn.Module:
     if tag and tag not in tags:
         _refuse(f"timm:{name}", [f"{base}.{other}" for other in tags] or [base])
 
-    def made(**size: int) -> nn.Module:
+    def made(**size: Any) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **args, **size)
         return network
 

@@ -89,6 +89,25 @@ def lacking(library: str) -> str:
     )
 
 
+def question(name: str, args: Mapping[str, Any]) -> str:
+    """Return what is asked of a network, as canonical JSON."""
+    return json.dumps({"name": name, "args": dict(args)}, sort_keys=True)
+
+
+_noted: dict[str, Mapping[str, Any]] = {}
+"""By question what runs noted: then a table is made where the library is not."""
+
+
+def remember(told: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take the answers that a run noted for what the library says, where it is not installed."""
+    _noted.update(told)
+
+
+def is_told(told: Any) -> bool:
+    """Say whether a value has the shape of a noted answer."""
+    return isinstance(told, Mapping) and set(told) == set(Facts.__dataclass_fields__)
+
+
 def facts_of(name: str, args: Mapping[str, Any]) -> Facts:
     """Return what the library says of a network.
 
@@ -99,7 +118,7 @@ def facts_of(name: str, args: Mapping[str, Any]) -> Facts:
     Raises:
         RecipeError: there is no such library or network, or it does not take the arguments; one sentence.
     """
-    told = _answer(json.dumps({"name": name, "args": dict(args)}, sort_keys=True))
+    told = _answer(question(name, args))
     if "fault" in told:
         raise RecipeError(told["fault"])
     said: dict[str, Any] = {
@@ -110,41 +129,41 @@ def facts_of(name: str, args: Mapping[str, Any]) -> Facts:
 
 def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int) -> str:
     """Say why a network cannot be built in a form or take images of a size; empty where it can."""
+    if question(name, args) in _noted and lacking(library_of(name)):
+        return ""  # it was built for the run
     asked = {"name": name, "args": dict(args), "form": form, "image_size": image_size}
     return str(_answer(json.dumps(asked, sort_keys=True)).get("fault", ""))
 
 
 @functools.cache  # a table has many recipes on one network
-def _answer(question: str) -> dict[str, Any]:
+def _answer(asked: str) -> dict[str, Any]:
     """Return the answer to a question, from the cache where it was given before; faults are asked again."""
-    library = library_of(json.loads(question)["name"])
-    if library not in LIBRARIES:
-        return {"fault": f"model.name={json.loads(question)['name']}: the libraries {', '.join(LIBRARIES)} are legal"}
+    library = library_of(json.loads(asked)["name"])
     if sentence := lacking(library):
-        return {"fault": sentence}
-    kept = _place(question, version_of(library))
+        return {"facts": _noted[asked]} if asked in _noted else {"fault": sentence}
+    kept = _place(asked, version_of(library))
     try:
         told: dict[str, Any] = json.loads(kept.read_text())
         return told
     except (OSError, ValueError):
-        told = _ask(question)
+        told = _ask(asked)
     if "fault" not in told:
         with contextlib.suppress(OSError):  # then it is asked again next time
             write_whole(kept, json.dumps(told))
     return told
 
 
-def _place(question: str, library_version: str) -> Path:
+def _place(asked: str, library_version: str) -> Path:
     """Return the file that keeps an answer; other code or another version gives another."""
     code = [path.read_bytes() for room in ("backbones", "network") for path in sorted(PROJECT.glob(f"ifl/{room}/*.py"))]
-    key = hashlib.sha256(b"\0".join([question.encode(), library_version.encode(), *code])).hexdigest()[:32]
+    key = hashlib.sha256(b"\0".join([asked.encode(), library_version.encode(), *code])).hexdigest()[:32]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "glt-suite" / "networks" / f"{key}.json"
 
 
-def _ask(question: str) -> dict[str, Any]:
+def _ask(asked: str) -> dict[str, Any]:
     """Ask the library in a process of its own."""
-    words = [sys.executable, "-m", ASKED, question]
+    words = [sys.executable, "-m", ASKED, asked]
     try:
         done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST_S)
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -153,5 +172,5 @@ def _ask(question: str) -> dict[str, Any]:
         why = f"no answer within {LONGEST_S} s"
     except (ValueError, IndexError):
         why = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1][:300]
-    name = json.loads(question)["name"]
+    name = json.loads(asked)["name"]
     return {"fault": f"model.name={name}: {library_of(name)} could not be asked about it: {why}"}

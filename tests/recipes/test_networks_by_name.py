@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from recipes.backbones import facts
 from recipes.common.errors import RecipeError
 from recipes.identity import science
+from recipes.noted import Noted, noted_in
 from recipes.resolve import dump, merge, resolve
 from recipes.schema import Recipe
 from recipes.yaml_io import read_texts
@@ -142,6 +144,20 @@ def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(facts, "version_of", lambda library: "")
     with pytest.raises(RecipeError, match=r"needs the package timm, which is not installed: .* -m pip install timm"):
         resolve([*VIT, "data=digits_glt"])
+
+
+def test_what_a_run_noted_resolves_its_recipe_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table is made on a machine without timm: what the library said stands in the run's meta.json."""
+    words = [*BY_NAME, "data=digits_glt"]
+    here = resolve(words)
+    asked = facts.question(here.model.name, here.model.args)
+    meta = {"network_facts": {asked: vars(facts.facts_of(here.model.name, here.model.args)), "odd": {"a": 1}}}
+    monkeypatch.setattr(facts, "version_of", lambda library: "")
+    monkeypatch.setattr(facts, "_noted", {})
+    facts._answer.cache_clear()
+    said = Noted.read(noted_in(json.loads(json.dumps(meta)), "glt").text)
+    assert list(said.networks) == [asked] and resolve(words, said=said).hash8 == here.hash8
+    facts._answer.cache_clear()
 
 
 def test_a_first_stage_has_the_second_s_network_and_weights(tmp_path: Path) -> None:
