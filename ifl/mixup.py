@@ -29,7 +29,7 @@ def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch
     which each mixes with the next. Axes: G rows of a group, N blocks of M rows.
 
     Args:
-        rows_B: the canonical rows of one batch-normalisation group that the rank holds, whole blocks of it.
+        rows_B: the canonical rows of one group of the batch that the rank holds, whole blocks of it.
         recipe: gives the seed, the group's size, the streams and the blocks.
         epoch: 0-based.
         step: of the epoch, 0-based.
@@ -37,7 +37,7 @@ def partners(rows_B: np.ndarray, recipe: Recipe, epoch: int, step: int) -> torch
     Returns:
         int64 [B]: the partner's place among these rows.
     """
-    group = recipe.batch.bn
+    group = recipe.batch.group
     first = int(rows_B[0]) // group * group  # the group's, not the rank's
     random_bits = torch.Generator().manual_seed(step_seed(recipe.seed, epoch, step, first))
     blocks_NM = torch.arange(group).view(recipe.streams, recipe.mixup_blocks, -1).transpose(0, 1).flatten(1)

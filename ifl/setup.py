@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ifl.backbones.weights import check_digest
 from ifl.clip.head_start import said_of_text, start_from_text
 from ifl.distributed.comm import Comm
 from ifl.engine import Engine, is_first_on_node, name_of
@@ -21,9 +22,10 @@ from ifl.evaluator import Evaluator
 from ifl.invariance.centers import Centers
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod
+from ifl.network.backbone import feature_dim_of
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.frozen_features import FrozenFeatures
-from ifl.network.network import Network, build_network, feature_dim_of
+from ifl.network.network import Network, build_network
 from ifl.saving import run_facts
 from ifl.saving.saver import Saver
 from ifl.saving.state import State
@@ -222,6 +224,8 @@ class Setup:
             **noted(self.recipe.data.name, self.data.dataset.meta),
             **run_facts.of_the_data(self.data.dataset),
             **run_facts.own_recipes(self.recipe),
+            **run_facts.network(self.recipe),
+            **run_facts.weights(self.recipe),
             **said_of_text(self.recipe, self.data.dataset.class_names),
         }
 
@@ -266,7 +270,7 @@ def set_up(
     boot.part("network")
     # The features that a second stage reads are those of its first stage's backbone, also where it goes on.
     once = trains and recipe.data.features == "once"
-    model = build_model(recipe, folder, ranks, data, fresh or once, parts)
+    model = build_model(recipe, folder, ranks, data, fresh or once, parts, trains)
     if once:
         boot.part("features")
     readers = build_readers(recipe, folder, ranks, data, model, trains, parts, boot.beat)
@@ -306,17 +310,22 @@ def open_data(recipe: Recipe, pipe: str | None = None) -> Data:
     )
 
 
-def build_model(recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: bool, parts: Parts) -> Model:
+def build_model(
+    recipe: Recipe, folder: Path, ranks: Ranks, data: Data, fresh: bool, parts: Parts, trains: bool = True
+) -> Model:
     """Build network and method, a second stage's from its first stage's weights, and put them under DeepSpeed.
 
     Raises:
+        RunError: `model.weights` is not the file of the recipe, or does not fit the network.
         ValueError: `batch.bn` is 0 and the network has batch normalisation.
     """
     batch, comm, device = recipe.batch, ranks.comm, ranks.device
     groups = batch.size // batch.bn if batch.bn else 1
-    shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
-    rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda")
-    network, method = build_network(recipe, data.counts)
+    shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
+    rank_rows = micro_batches(shape, comm.rank, comm.size, synchronised=device.type == "cuda" or not batch.bn)
+    if recipe.model.weights and trains and not recipe.method.init_from:
+        check_digest(recipe.model.weights, recipe.model.weights_sha256, needed=fresh)
+    network, method = build_network(recipe, data.counts, pretrained=fresh)
     if fresh and recipe.method.init_from:
         start_from(network, method, load_run(folder.parent / recipe.method.init_from, "last"))
     if fresh:
@@ -391,7 +400,7 @@ def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPl
         matched=batch.budget == "matched",
         replacement=bool(batch.replacement),
     )
-    shape = BatchShape(batch.size, batch.bn, len(weights), batch.bn_by == "env")
+    shape = BatchShape(batch.size, batch.group, len(weights), batch.bn_by == "env")
     window = ShardWindow(index.shard, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
     return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
 

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from recipes.backbones.facts import library_of, version_of
 from recipes.common import search_path
 from recipes.common.syntax_tree import digest, meaning
 from recipes.schema import PROJECT, Recipe
@@ -40,9 +41,13 @@ def _file(kind: str, name: str) -> Path | None:
 def code_digests(recipe: Recipe) -> dict[str, str]:
     """Return 16 hex digits of the sha256 of what each of `code_files` does.
 
-    Of a Python file that is its syntax tree without docstrings, of a recipe's its values.
+    Of a Python file that is its syntax tree without docstrings, of a recipe's its values, of a network of timm or
+    torchvision the library's version.
     """
-    return {word: digest(list(map(_content, paths)))[:16] for word, paths in code_files(recipe).items()}
+    found = {word: digest(list(map(_content, paths)))[:16] for word, paths in code_files(recipe).items()}
+    if library := library_of(recipe.model.name):
+        found["model"] = digest([library, version_of(library)])[:16]
+    return found
 
 
 def _with_imports(path: Path | None, known: tuple[Path, ...] = ()) -> list[Path]:

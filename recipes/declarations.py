@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from recipes.backbones.facts import facts_of, library_of
 from recipes.common import search_path
 from recipes.common.errors import RecipeError, UserError
 
@@ -139,12 +140,18 @@ def _check_argument(path: Path, key: Any, value: Any) -> None:
         )
 
 
-def model_forms(name: str) -> tuple[str, ...]:
+def model_forms(name: str, args: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """Return the forms in which a backbone comes: `FORMS` of its file, and always `twin`, two of it side by side.
 
+    Args:
+        name: of the model.
+        args: of the factory of a library's network.
+
     Raises:
-        RecipeError: there is no such file, it is no Python, or its FORMS are not legal.
+        RecipeError: there is no such file or network, it is no Python, or its FORMS are not legal.
     """
+    if library_of(name):
+        return facts_of(name, args or {}).forms
     return forms_in(search_path.named(search_path.MODELS, name, "model.name"))
 
 

@@ -6,6 +6,7 @@ same run, another file of that name is another one, and a table needs no file.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any
 from recipes.common.addresses import PIPE, is_remote, path_fault, root_fault
 from recipes.common.errors import RecipeError
 from recipes.common.files import file_digest
+from recipes.schema import Recipe
 
-FOLDERS = ("runs", "data.root", "data.cache_folder", "method.text")
+FOLDERS = ("runs", "data.root", "data.cache_folder", "method.text", "model.weights")
 """The fields that hold a folder or a file."""
-DIGESTS = {"method.text": "method.text_sha256"}
+DIGESTS = {"method.text": "method.text_sha256", "model.weights": "model.weights_sha256"}
 """The field of a file -> the field of its digest, in the same section."""
+MAKES = {"method.text": "ifl.clip NAME weights=FILE data=NAME", "model.weights": "ifl.pretrained NAME"}
+"""The field of a file -> the command that writes such a file; that of weights needs internet."""
 OLD = ".old-"
 """Before the number at the end of a run folder that `again=yes` set aside."""
 LIGHT = (
@@ -113,17 +117,24 @@ def hide_command(tree: dict[str, Any], origin: str, of_site: Any) -> None:
     data["root"] = PIPE
 
 
-def note_digests(values: dict[str, Any]) -> None:
-    """Write the digests of a recipe's files beside them.
+def with_digests(recipe: Recipe, noted: bool) -> Recipe:
+    """Return the recipe with the digests of its files beside them.
+
+    Args:
+        recipe: checked by the schema.
+        noted: whether a run noted it; then it may be resolved where the files are not.
 
     Raises:
         RecipeError: a file cannot be read, or is not the one whose digest stands there.
     """
-    for field, noted in DIGESTS.items():
-        section, _, key = field.rpartition(".")
-        of_section, digest_key = values[section], noted.rpartition(".")[2]
-        if of_section[key] is not None:
-            of_section[digest_key] = checked_digest(field, Path(of_section[key]), of_section[digest_key])
+    for field, of_digest in DIGESTS.items():
+        name, _, key = field.partition(".")
+        section, digest = getattr(recipe, name), of_digest.partition(".")[2]
+        place, known = getattr(section, key), getattr(section, digest)
+        if place is not None and not (noted and known):
+            found = checked_digest(field, Path(place), known)
+            recipe = recipe.model_copy(update={name: section.model_copy(update={digest: found})})
+    return recipe
 
 
 def checked_digest(field: str, path: Path, noted: str | None) -> str:
@@ -133,12 +144,20 @@ def checked_digest(field: str, path: Path, noted: str | None) -> str:
         RecipeError: it cannot be read, or is another file; the sentence names the field.
     """
     try:
-        found = file_digest(path)
+        state = path.stat()
+        found = _digest(path, state.st_mtime_ns, state.st_size)
     except OSError as error:
-        raise RecipeError(f"{field}={path} cannot be read: {error.strerror}") from None
+        raise RecipeError(
+            f"{field}={path} cannot be read: {error.strerror}; python -m {MAKES[field]} out=FILE writes such a file"
+        ) from None
     if noted not in (None, found):
         raise RecipeError(
             f"{field}={path} is not the file that the recipe was written with: its sha256 begins with {found[:12]}, "
             f"and that one's with {str(noted)[:12]}; that file, or a new run with {field}=FILE, is legal"
         )
     return found
+
+
+@functools.cache  # a table has many recipes on one file
+def _digest(path: Path, mtime_ns: int, size: int) -> str:
+    return file_digest(path)

@@ -10,7 +10,9 @@ from types import NoneType
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from recipes.backbones.facts import SMALL_PIXELS, Facts, facts_of, library_of
 from recipes.common import search_path
 from recipes.common.addresses import PIPE, is_remote, path_fault
 from recipes.common.cli import nearest, split_word
@@ -21,7 +23,7 @@ from recipes.folders import make_absolute
 from recipes.identity import section_in
 from recipes.noted import Noted
 from recipes.sbatch.options import spelled
-from recipes.schema import PROJECT, Recipe
+from recipes.schema import PROJECT, Model, Recipe
 from recipes.values import kinds
 from recipes.yaml_io import load_yaml, read_texts
 
@@ -251,6 +253,10 @@ def _axes_in(block: Any) -> set[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the layers
+COMMAND = "the command line"
+"""The origin of what was typed."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """Values of one origin, nested as the recipe's sections are; later layers win.
@@ -463,8 +469,45 @@ def layers_of(
         *site,
         Layer(file.origin, own, switches_ifl=True),
         *(Layer(f"on: {block}", blocks.get(block, {}), switches_ifl=True) for block in axes.blocks(data.kind)),
-        Layer("the command line", command, switches_ifl=True),
+        Layer(COMMAND, command, switches_ifl=True),
     ]
+
+
+def with_network(layers: Sequence[Layer], data: Data) -> tuple[list[Layer], Facts | None]:
+    """Add what a network of timm or torchvision says of itself: its image size, and its mean and std of pixels.
+
+    It is the weakest layer for small images, where the data set's own values win, and otherwise stands above the data
+    set's two. A network from a file of ifl/models says nothing.
+
+    Args:
+        layers: all others, the data set's two first.
+        data: what is known of the data set.
+
+    Returns:
+        All layers, and what the library said; None where there is nothing to ask.
+
+    Raises:
+        RecipeError: there is no such network, or `model.args` are not its own.
+    """
+    model = overlaid(layers).get("model")
+    if not isinstance(model, dict) or not library_of(model.get("name")):
+        return list(layers), None
+    try:
+        checked = Model.model_validate({"name": model["name"], "args": model.get("args") or {}})
+    except ValidationError:
+        return list(layers), None  # the schema says what is wrong with them
+    facts = facts_of(checked.name, checked.args)
+    said = overlaid(data.layers).get("data", {})
+    size = str(said.get("image_size", "")) if isinstance(said, dict) else ""
+    place = 0 if size.isdecimal() and int(size) <= SMALL_PIXELS else len(data.layers)
+    own = Layer(network_origin(checked.name, facts), facts.values)
+    return [*layers[:place], own, *layers[place:]], facts
+
+
+def network_origin(name: str, facts: Facts) -> str:
+    """Name a library's configuration of a network, for sentences."""
+    library, _, own = name.partition(":")
+    return f"the configuration of {own} in {library} {facts.version}"
 
 
 def merged(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipes.backbones.facts import is_told
 from recipes.dataset_values import Described, wrong_values
 
 
@@ -20,9 +21,11 @@ class Noted(Described):
     Attributes:
         recipes: the values of files that lie in a folder of the user's, by the recipe's name: the run's own, and that
             of the first stage.
+        networks: what a library said of the run's network, by what it was asked (recipes/backbones/facts.py).
     """
 
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -46,6 +49,7 @@ def noted_in(meta: Mapping[str, Any], train: str) -> Noted:
         train: the run's training edition, whose counts it has.
     """
     values, kind, recipes = (meta.get(key) for key in ("data_values", "data_kind", "recipe_values"))
+    networks = meta.get("network_facts")
     counts = meta.get("class_counts")
     legal = not wrong_values({"values": values or {}, **({} if kind is None else {"kind": kind})})
     return Noted(
@@ -54,4 +58,5 @@ def noted_in(meta: Mapping[str, Any], train: str) -> Noted:
         kind if legal else None,
         {train: counts} if isinstance(counts, list) and all(type(count) is int for count in counts) else {},
         {name: own for name, own in recipes.items() if isinstance(own, dict)} if isinstance(recipes, dict) else {},
+        {asked: told for asked, told in networks.items() if is_told(told)} if isinstance(networks, dict) else {},
     )

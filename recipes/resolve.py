@@ -1,8 +1,9 @@
 """From the words of a command to a resolved recipe, in which every value is written out.
 
-Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < presets/PRESET.yaml < site file
-(`slurm.` and what it says of data and runs; in it what holds for all < cluster < `for:`) < recipe < the recipe's `on:`
-blocks (PRESET < EDITION < small < NAME < NAME/EDITION) < command line.
+Merge order (later wins): schema < the data set's dataset.json < data/NAME.yaml < the configuration of a network of timm
+or torchvision (for images of up to 64 pixels below these two) < presets/PRESET.yaml < site file (`slurm.` and what it
+says of data and runs; in it what holds for all < cluster < `for:`) < recipe < the recipe's `on:` blocks (PRESET <
+EDITION < small < NAME < NAME/EDITION) < command line.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from recipes.backbones.facts import remember
 from recipes.common.errors import RecipeError
 from recipes.dataset_values import CLASS_AWARE, Described, class_aware_draws
 from recipes.declarations import declaration
-from recipes.folders import hide_command, make_absolute, note_digests
+from recipes.folders import hide_command, make_absolute, with_digests
 from recipes.identity import departures, science_values
 from recipes.layers import (
+    COMMAND,
     Axes,
     axes_of,
     data_of,
@@ -34,11 +37,12 @@ from recipes.layers import (
     recipe_file,
     refuse_changes,
     site_layers,
+    with_network,
 )
 from recipes.messages import sentence
 from recipes.noted import Noted
 from recipes.rules import OPTIMISERS, OPTIMISERS_OF, check, epoch_of, epochs_of, method_args
-from recipes.schema import BETAS, EPS, Optim, Recipe
+from recipes.schema import BETAS, EPS, Batch, Optim, Recipe
 from recipes.yaml_io import load_yaml
 
 FIRST = "first."
@@ -69,7 +73,7 @@ def resolve(
     words = list(words)
     first = first_words(words)
     tree, origins = merge(words, site, site_name, said)
-    recipe = _with_source(_validated(tree, origins), first, site, said)
+    recipe = _with_source(with_digests(_validated(tree, origins), isinstance(said, Noted)), first, site, said)
     check(recipe)
     return _written_out(recipe)
 
@@ -87,6 +91,8 @@ def merge(
     Raises:
         RecipeError: there is no such recipe, data set or preset, or what they hold cannot be merged.
     """
+    if isinstance(said, Noted):
+        remember(said.networks)
     command = parse_words(word for word in words if not word.startswith(FIRST))
     file = recipe_file(command.pop("recipe", "glt_baseline"), said)
     axes = axes_of(command, file.values)
@@ -94,9 +100,13 @@ def merge(
         refuse_changes(command, file, axes)
     of_site = site_layers(site or {}, site_name, file.values.get("recipe"), axes.data)
     data = data_of(command, file, axes, of_site, said)
-    layers = layers_of(command, file, axes, of_site, data)
+    layers, network = layers_of(command, file, axes, of_site, data), None
+    if not file.is_written_out:  # which says every value
+        layers, network = with_network(layers, data)
     tree, origins = merged(layers)
     _follow_optimiser(tree, origins, [layer.origin for layer in layers])
+    if network and not network.normalises:
+        _free_groups(tree, origins)
     make_absolute(tree)
     hide_command(tree, origins.get("data.root", ""), overlaid(of_site).get("data", {}).get("root"))
     _count_draws(tree, origins, data.said, axes)
@@ -147,6 +157,23 @@ def _follow_optimiser(tree: dict[str, Any], origins: Mapping[str, str], order: S
             f"{optim.get('lr', Optim().lr)} ({origins.get('optim.lr', 'the schema')}) is not meant for it: give both, "
             "such as optim.lr=0.001"
         )
+
+
+def _free_groups(tree: dict[str, Any], origins: dict[str, str]) -> None:
+    """Make groups of batch normalisation plain micro batches, where the network has none and the command asks for none.
+
+    A micro batch is then as large as the groups were, so that mixup and IRM form groups as on other networks; where the
+    batch is no multiple of that, it is a rank's share.
+    """
+    batch, key = tree.setdefault("batch", {}), "batch.bn"
+    if not isinstance(batch, dict) or origins.get(key) == COMMAND or str(batch.get("bn")) == "0":
+        return
+    group, origin = batch.pop("bn", None), "the network, which has no batch normalisation"
+    sizes = [str(size) for size in (batch.get("size", Batch.model_fields["size"].default), group)]
+    divides = all(map(str.isdecimal, sizes)) and int(sizes[1]) > 0 and int(sizes[0]) % int(sizes[1]) == 0
+    if divides and batch.get("micro") is None:
+        batch["micro"], origins["batch.micro"] = group, f"batch.bn of {origins[key]}, for {origin}"
+    batch["bn"], origins[key] = 0, origin
 
 
 def _validated(tree: dict[str, Any], origins: dict[str, str]) -> Recipe:
@@ -256,7 +283,12 @@ def _axis_words(recipe: Recipe, name: str) -> list[str]:
         f"cluster={recipe.cluster}",
         f"nodes={recipe.nodes}",
     ]
-    operation = (("data.root", recipe.data.root), ("runs", recipe.runs), ("tasks_per_node", recipe.tasks_per_node))
+    operation = (
+        ("data.root", recipe.data.root),
+        ("runs", recipe.runs),
+        ("tasks_per_node", recipe.tasks_per_node),
+        ("model.weights", recipe.model.weights),
+    )
     return words + [f"{key}={value}" for key, value in operation if value is not None]
 
 
@@ -286,7 +318,6 @@ def _written_out(recipe: Recipe) -> Recipe:
         is_weighted = recipe.ifl is not None or "class_inverse" in recipe.stream_names
         values["batch"]["replacement"] = recipe.preset == "paper" and is_weighted
     values["method"]["args"] = method_args(recipe)
-    note_digests(values)
     return Recipe.model_validate(values)
 
 

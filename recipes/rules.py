@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.backbones.facts import facts_of, library_of, unfit
 from recipes.common import search_path
 from recipes.common.cli import nearest
 from recipes.common.errors import RecipeError, TooManyTasks
@@ -65,8 +66,8 @@ def _declared(recipe: Recipe) -> Declaration:
 
 
 def _groups(recipe: Recipe) -> int:
-    """Count the batch-normalisation groups of a batch; a batch without groups counts as one."""
-    return recipe.batch.size // recipe.batch.bn if recipe.batch.bn else 1
+    """Count the groups of a batch, of batch normalisation or micro batches; one without groups counts as one."""
+    return recipe.batch.size // recipe.batch.group if recipe.batch.group else 1
 
 
 # -------------------------------------------------------------------------------------------------------------- epochs
@@ -175,8 +176,36 @@ def label_smoothing(recipe: Recipe) -> str:
 
 # ------------------------------------------------------------------------------------------------- the method's demands
 def model_exists(recipe: Recipe) -> str:
-    """Require that the backbone is a file of ifl/models."""
-    return search_path.fault(search_path.MODELS, recipe.model.name, "model.name")
+    """Require that the backbone is a file of ifl/models or a network of a library, and takes its arguments."""
+    model = recipe.model
+    if library_of(model.name):
+        facts_of(model.name, model.args)  # refuses what is not there
+        return ""
+    if model.args:
+        return (
+            f"model.args.{next(iter(model.args))} is for networks of libraries, and model.name="
+            f"{model.name} is a file, which holds what it is: leave it out"
+        )
+    return search_path.fault(search_path.MODELS, model.name, "model.name")
+
+
+def network_fits(recipe: Recipe) -> str:
+    """Require that a library's network takes the images, in the method's form, and groups as it needs them."""
+    model, batch = recipe.model, recipe.batch
+    if not library_of(model.name):
+        return ""
+    normalises = facts_of(model.name, model.args).normalises
+    if normalises and not batch.bn:
+        return (
+            f"batch.bn=0 is for a network without batch normalisation, and {model.name} has it: set batch.bn to the "
+            "samples of a group"
+        )
+    if batch.bn and not normalises:
+        return (
+            f"batch.bn={batch.bn} is for batch normalisation, which {model.name} has not: batch.bn=0 with "
+            f"batch.micro={batch.bn} is legal"
+        )
+    return unfit(model.name, model.args, _declared(recipe).FORM, recipe.data.image_size)
 
 
 def method_exists(recipe: Recipe) -> str:
@@ -186,9 +215,11 @@ def method_exists(recipe: Recipe) -> str:
 
 def network_form(recipe: Recipe) -> str:
     """Require that the backbone comes in the form that the method needs."""
-    form, forms = _declared(recipe).FORM, model_forms(recipe.model.name)
+    form, forms = _declared(recipe).FORM, model_forms(recipe.model.name, recipe.model.args)
     if form in forms:
         return ""
+    if library_of(recipe.model.name):
+        return unfit(recipe.model.name, recipe.model.args, form, recipe.data.image_size)
     return (
         f"the method {recipe.method.name} needs a network of {form}, and model.name={recipe.model.name} comes as "
         f"{', '.join(forms)}"
@@ -227,13 +258,14 @@ def environments(recipe: Recipe) -> str:
 
 
 def whole_groups(recipe: Recipe) -> str:
-    """Require at most a rank for each group where the method needs all rows of a batch-normalisation group."""
+    """Require at most a rank for each group where the method needs all rows of a group."""
     needs, groups = _declared(recipe).NEEDS, _groups(recipe)
     if "whole_groups" not in needs or recipe.tasks <= groups:
         return ""
     return (
         f"the method {recipe.method.name} cannot share a batch-normalisation group among ranks: "
         f"{needs['whole_groups']}; at most {groups} tasks are legal here"
+        f"{'' if recipe.batch.group else ', or batch.micro, which makes groups'}"
     )
 
 
@@ -293,11 +325,11 @@ def features_once(recipe: Recipe) -> str:
 # --------------------------------------------------------------------------------------------------------------- mixup
 def mixup_groups(recipe: Recipe) -> str:
     """Require groups where mixup forms pairs in them."""
-    if not recipe.augment.mixup or recipe.batch.bn:
+    if not recipe.augment.mixup or recipe.batch.group:
         return ""
     return (
         "mixup forms pairs inside a batch-normalisation group, so that a step is the same on any number of ranks, and "
-        "batch.bn=0 leaves none"
+        "batch.bn=0 leaves none: batch.micro is legal there, which makes groups"
     )
 
 
@@ -426,15 +458,16 @@ def divisible(recipe: Recipe) -> str:
     """Require that a batch and its groups divide among the environments."""
     batch, streams = recipe.batch, recipe.streams
     if batch.bn_by == "env":
-        if batch.bn and batch.size % (streams * batch.bn) == 0:
+        if batch.group and batch.size % (streams * batch.group) == 0:
             return ""
         return (
             f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x "
             f"batch.bn={batch.bn}"
         )
-    if (batch.bn or batch.size) % streams == 0:
+    if (batch.group or batch.size) % streams == 0:
         return ""
-    key = f"batch.bn={batch.bn}" if batch.bn else f"batch.size={batch.size}"
+    whole = f"batch.micro={batch.micro}" if batch.micro else f"batch.size={batch.size}"
+    key = f"batch.bn={batch.bn}" if batch.bn else whole
     return (
         f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
     )
@@ -471,5 +504,6 @@ RULES = (
     Rule(label_smoothing),
     Rule(arguments),
     Rule(divisible),
+    Rule(network_fits),
 )
 """All rules, in the order in which they are told."""

@@ -27,7 +27,7 @@ from pydantic import (
 from recipes.declarations import declaration
 from recipes.identity import hash8
 from recipes.sbatch import options as sbatch
-from recipes.values import as_typed
+from recipes.values import REAL, WHOLE, as_typed
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -67,9 +67,38 @@ def _name(value: str) -> str:
     return value
 
 
-def _sha256(value: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", value):
-        raise ValueError("64 hex digits are legal, a file's sha256")
+def _model_name(value: str) -> str:
+    if ":" not in value:
+        return _name(value)
+    if not re.fullmatch(r"(timm|torchvision|open_clip):[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", value):
+        raise ValueError("a file of ifl/models is legal, or timm:NETWORK, torchvision:NETWORK or open_clip:NETWORK")
+    return value
+
+
+def _argument(value: Any) -> Any:
+    """Read an argument of a network's factory: a number, true or false, a text, or a list of such."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        value = [part.strip() for part in value[1:-1].split(",") if part.strip()]
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, list | tuple | dict) or str(item).startswith("[") for item in value):
+            raise ValueError("a list of numbers or texts is legal, without lists in it")
+        return [_argument(item) for item in value]
+    if isinstance(value, str):
+        if not value.strip() or not value.isprintable() or len(value) > 200:
+            raise ValueError("a printable text of 1 to 200 characters is legal")
+        if WHOLE.fullmatch(value) or REAL.fullmatch(value):
+            return as_typed(value, float)
+        return {"true": True, "false": False}.get(value, value)
+    if value is not None and type(value) not in (bool, int, float):
+        raise ValueError("a number, true, false, a text or a list of such is legal")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is legal")
+    return value
+
+
+def _argument_name(value: str) -> str:
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,49}", value):
+        raise ValueError("an argument's name has lower-case letters, digits and _ only")
     return value
 
 
@@ -111,8 +140,13 @@ OptionName = Annotated[str, AfterValidator(sbatch.checked_name)]
 OptionValue = Annotated[Any, AfterValidator(sbatch.checked_value)]
 Options = Annotated[dict[OptionName, OptionValue], BeforeValidator(sbatch.mapping), AfterValidator(sbatch.given)]
 Name = Annotated[str, AfterValidator(_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Arguments = Annotated[
+    dict[Annotated[str, AfterValidator(_argument_name)], Annotated[Any, AfterValidator(_argument)]],
+    AfterValidator(lambda given: {key: value for key, value in given.items() if value is not None}),
+]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Unit = Annotated[float, Field(ge=0, le=1)]
-Sha256 = Annotated[str, AfterValidator(_sha256)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -212,13 +246,31 @@ class Data(Section):
 
 
 class Model(Section):
-    name: Name = science("resnext50_32x4d", "a file of ifl/models")
+    name: ModelName = science(
+        "resnext50_32x4d", "a file of ifl/models, or timm:NETWORK, torchvision:NETWORK or open_clip:NETWORK"
+    )
     init: Literal["own", "torch"] = science(
         "own",
         (
             "how its convolutions start: as the model's file says (those of the suite: He, fan-out), or torch: as "
             "torch leaves a new Conv2d, which the reference does in BBN"
         ),
+    )
+    args: Arguments = science(
+        {}, "arguments of the network's factory in its library; null leaves out what a weaker layer sets"
+    )
+    weights: str | None = operation(
+        None,
+        (
+            "file of pretrained weights: safetensors by its suffix, or a torch file of tensors alone; its content "
+            "counts as science, by weights_sha256"
+        ),
+    )
+    weights_sha256: Sha256 | None = science(
+        None, "what that file holds, written in when the recipe is resolved; given, another file is refused"
+    )
+    prefix: str | None = science(
+        None, "beginning of the entries' names in that file that is cut off, such as module. ; others are left out"
     )
     train: Literal["all", "head", "lora", "adapter", "norm"] = science(
         "all",
@@ -245,6 +297,14 @@ class Model(Section):
         ge=0,
         lt=1,
     )
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Model:
+        if self.init == "torch" and (self.weights or self.weights_sha256):
+            raise ValueError("model.init=torch and model.weights exclude each other: a network has one start")
+        if self.prefix and not (self.weights or self.weights_sha256):
+            raise ValueError(f"model.prefix={self.prefix} is for model.weights, which is not given")
+        return self
 
     @property
     def width(self) -> int:
@@ -438,6 +498,14 @@ class Batch(Section):
         ),
         ge=0,
     )
+    micro: int | None = science(
+        None,
+        (
+            "with batch.bn=0: samples of one micro batch, in which mixup and IRM form their groups; null: a rank's "
+            "whole share of the batch"
+        ),
+        ge=1,
+    )
     bn_by: Literal["mix", "env"] = science(
         "mix",
         (
@@ -466,7 +534,19 @@ class Batch(Section):
     def _groups(self) -> Batch:
         if self.bn and self.size % self.bn:
             raise ValueError(f"batch.size={self.size} is no multiple of batch.bn={self.bn}")
+        if self.micro is not None and self.bn:
+            raise ValueError(
+                f"batch.micro={self.micro} is for batch.bn=0: with batch normalisation a micro batch is a group, "
+                f"batch.bn={self.bn}"
+            )
+        if self.micro and self.size % self.micro:
+            raise ValueError(f"batch.size={self.size} is no multiple of batch.micro={self.micro}")
         return self
+
+    @property
+    def group(self) -> int:
+        """Rows of a group of the batch: of batch normalisation, else a micro batch; 0 where a rank takes its share."""
+        return self.bn or self.micro or 0
 
 
 class Slurm(Section):
@@ -645,12 +725,12 @@ class Recipe(Section):
 
     @property
     def mixup_blocks(self) -> int:
-        """The number of equal blocks of a batch-normalisation group inside which mixup draws partners.
+        """The number of equal blocks of a group of the batch inside which mixup draws partners.
 
         A block has 16 rows or more where the group has so many. Ranks that share a group hold whole blocks, so that a
         row and its partner are on one rank.
         """
-        return math.gcd(self.batch.bn // self.streams, max(1, self.batch.bn // 16))
+        return math.gcd(self.batch.group // self.streams, max(1, self.batch.group // 16))
 
     @property
     def kept_epochs(self) -> list[int]:

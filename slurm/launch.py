@@ -71,6 +71,11 @@ if TYPE_CHECKING:  # a command imports only what its mode needs, so that it answ
     from slurm.upkeep.removal import Tidy
 
 PROJECT = Path(__file__).resolve().parent.parent
+OF_A_NETWORK = (
+    *("data.image_size", "data.test_resize", "data.mean", "data.std"),
+    *("batch.bn", "batch.micro"),
+)
+"""What may follow from the configuration of a network of timm or torchvision: `cluster=dry` names its origin."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,11 @@ def _merged(command: Training, run: "Run") -> dict[str, str]:
 
 
 def _origins(command: Training) -> list[str]:
-    """Say which values come from the data sets' own dataset.json; of several runs, which data sets have such values."""
+    """Say which values come from the data sets' own dataset.json; of several runs, which data sets have such values.
+
+    With a network of a library also where its images' values come from.
+    """
+    from recipes.backbones.facts import library_of
     from recipes.common.addresses import is_remote
     from recipes.dataset_values import described
 
@@ -250,8 +259,10 @@ def _origins(command: Training) -> list[str]:
         return [f"values of {name} are in {origin}" for name, origin in saying.items()]
     origins = _merged(command, command.runs[0])
     keys: dict[str, list[str]] = {}
+    shown = OF_A_NETWORK if library_of(command.runs[0].recipe.model.name) else ()
     for key, origin in sorted(origins.items()):
-        if origin.endswith(tuple(saying.values())) and not any(other.startswith(f"{key}.") for other in origins):
+        told = key in shown or origin.endswith(tuple(saying.values()))
+        if told and not any(other.startswith(f"{key}.") for other in origins):
             keys.setdefault(origin, []).append(key)
     return [f"from {origin}: {', '.join(names)}" for origin, names in keys.items()]
 
@@ -377,8 +388,8 @@ def _check_batch(recipe: "Recipe") -> None:
     gpus = recipe.slurm.gpus != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
         batch = recipe.batch
-        shape = BatchShape(batch.size, batch.bn, recipe.streams, batch.bn_by == "env")
-        micro_batches(shape, 0, recipe.tasks, synchronised=gpus)
+        shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
+        micro_batches(shape, 0, recipe.tasks, synchronised=gpus or not batch.bn)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from recipes.backbones.facts import library_of
 from recipes.code_digest import FOLDERS, code_digests
 from recipes.common import search_path
 from recipes.common.errors import RecipeError
@@ -32,7 +33,7 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         began = json.loads((folder / "meta.json").read_text())["code"]
         now = code_digests(recipe)
         files = [
-            search_path.place(kind, getattr(recipe, word).name)
+            _place(kind, getattr(recipe, word).name)
             for word, kind in FOLDERS.items()
             if word in began and began[word] != now.get(word)
         ]
@@ -46,6 +47,12 @@ def other_code(recipe: Recipe, folder: Path) -> str:
         f"{'' if done else ', and a start goes on with this one'}: again=yes makes it anew and keeps the old one "
         "beside it"
     )
+
+
+def _place(kind: str, name: str) -> str:
+    """Return what a sentence calls a method's or model's file, or a library's network, whose version it may be."""
+    library = library_of(name)
+    return f"version of {library}" if library else search_path.place(kind, name)
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -1,1 +1,1 @@
-"""Backbones of libraries, by their name in it."""
+"""Networks of timm, torchvision and open_clip by name: building, forms, weights."""

@@ -34,20 +34,24 @@ class ImageTower(nn.Module):
         return features
 
 
-def open_clip_backbone(name: str, args: Mapping[str, Any], weights: Path | None) -> ImageTower:
+def open_clip_backbone(
+    name: str, args: Mapping[str, Any], image_size: int | None = None, weights: Path | None = None
+) -> ImageTower:
     """Build the image tower of a CLIP model with its projection.
 
     Source: CLIP, Radford et al., ICML 2021, section 3.1.2: images and texts are compared in the projected space.
 
     Args:
         name: as open_clip has it, such as `ViT-B-32`.
-        args: `open_clip_model`'s, such as force_image_size.
+        args: `open_clip_model`'s.
+        image_size: H = W, pixels; position embeddings of a checkpoint are brought to it. None: the model's own.
         weights: a checkpoint of both towers; None draws random ones from torch's global generator.
 
     Raises:
         DataError: as `open_clip_model`.
     """
-    model = open_clip_model(name, args, weights)
+    size = {} if image_size is None else {"force_image_size": image_size}
+    model = open_clip_model(name, {**args, **size}, weights)
     visual = model.visual
     assert isinstance(visual, nn.Module), "every model of open_clip has an image tower"
     return ImageTower(visual.train(), embed_dim(name), library().get_model_preprocess_cfg(model))

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from recipes.common.errors import RunError
+
 
 class RunningStatistics:
     """Running means and variances that do not depend on the number of ranks.
@@ -77,4 +79,31 @@ def synchronise_groups(network: nn.Module, ranks: int, groups: int, patience_s: 
         for g in range(groups)
     ]
     mine = process_groups[torch.distributed.get_rank() * groups // ranks]
-    nn.SyncBatchNorm.convert_sync_batchnorm(network, mine)  # in place: the network itself is not such a layer
+    convert_groups(network, mine)
+
+
+def convert_groups(network: nn.Module, group: Any = None) -> None:
+    """Make the batch normalisation of a network one over a process group, in place.
+
+    timm's layers that normalise and activate in one are converted by timm, which keeps what follows the normalisation.
+
+    Raises:
+        RunError: a layer is of a kind that would lose what else it does.
+    """
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    kinds = {type(layer) for layer in network.modules() if isinstance(layer, _BatchNorm)} - set(plain)
+    if not kinds:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network, group)  # in place: the network itself is not such a layer
+        return
+    if other := next((kind for kind in kinds if kind.__module__.partition(".")[0] != "timm"), None):
+        raise RunError(
+            f"{other.__module__}.{other.__name__} is batch normalisation of another kind than torch's, which ranks "
+            "cannot share: as many ranks as groups, or fewer, are legal"
+        )
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
+    if other := next((kind for kind in kinds if kind is not BatchNormAct2d), None):
+        raise RunError(
+            f"timm's {other.__name__} cannot be shared among ranks: as many ranks as groups, or fewer, are legal"
+        )
+    convert_sync_batchnorm(network, group)

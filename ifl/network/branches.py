@@ -14,18 +14,24 @@ EXPERTS = 3
 """E of RIDE and TADE."""
 
 
+def pooled(given: torch.Tensor) -> torch.Tensor:
+    """Return float [B, D]: the mean over height and width of [B, D, H'', W''], or an end's own pooled [B, D]."""
+    return given.mean(dim=(2, 3)) if given.dim() == 4 else given
+
+
 class Experts(nn.Module):
     """RIDE's backbone (Wang et al., ICLR 2021, section 3).
 
-    float [B, 3, H, W] -> the experts' pooled features one after the other, [B, E D], non-negative.
+    float [B, 3, H, W] -> the experts' pooled features one after the other, [B, E D]; non-negative where the experts end
+    in a ReLU, as those of the ResNets do. No method asks for that.
     """
 
     def __init__(self, trunk: nn.Module, experts: Iterable[nn.Module], dim: int) -> None:
         """Join the experts to their trunk.
 
         Args:
-            trunk: float [B, 3, H, W] -> [B, C, H', W'].
-            experts: each float [B, C, H', W'] -> [B, dim, H'', W''].
+            trunk: float [B, 3, H, W] -> [B, C, H', W'], or a ViT's tokens [B, N, C].
+            experts: each what the trunk gives -> float [B, dim, H'', W''], or pooled [B, dim].
             dim: D.
         """
         super().__init__()
@@ -35,7 +41,7 @@ class Experts(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         shared_BCHW = self.trunk(images)
-        return torch.cat([expert(shared_BCHW).mean(dim=(2, 3)) for expert in self.experts], dim=1)
+        return torch.cat([pooled(expert(shared_BCHW)) for expert in self.experts], dim=1)
 
 
 class Branches(nn.Module):
@@ -53,8 +59,8 @@ class Branches(nn.Module):
         """Join the branches to their trunk.
 
         Args:
-            trunk: float [B, 3, H, W] -> [B, C, H', W'].
-            cb_block: the conventional branch, float [B, C, H', W'] -> [B, dim, H'', W''].
+            trunk: float [B, 3, H, W] -> [B, C, H', W'], or a ViT's tokens [B, N, C].
+            cb_block: the conventional branch, what the trunk gives -> float [B, dim, H'', W''], or pooled [B, dim].
             rb_block: the re-balancing branch, the same.
             dim: D.
         """
@@ -66,10 +72,8 @@ class Branches(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         shared_BCHW = self.trunk(images)
         if not self.training:
-            return torch.cat(
-                [self.cb_block(shared_BCHW).mean(dim=(2, 3)), self.rb_block(shared_BCHW).mean(dim=(2, 3))], dim=1
-            )
+            return torch.cat([pooled(self.cb_block(shared_BCHW)), pooled(self.rb_block(shared_BCHW))], dim=1)
         assert len(images) % 2 == 0, f"{len(images)} rows are no pairs of a uniform and a class_inverse one"
         uniform, inverse = shared_BCHW.chunk(2)
-        pairs = torch.cat([self.cb_block(uniform).mean(dim=(2, 3)), self.rb_block(inverse).mean(dim=(2, 3))], dim=1)
+        pairs = torch.cat([pooled(self.cb_block(uniform)), pooled(self.rb_block(inverse))], dim=1)
         return torch.cat([pairs, pairs])

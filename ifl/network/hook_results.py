@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ifl.method import BaseMethod, Output, Rows
+from ifl.network.backbone import origin_of
 from recipes.common import search_path
 from recipes.common.errors import RunError
 
@@ -25,7 +26,7 @@ def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: st
     """Check all features and logits that a network gives.
 
     Args:
-        backbone: of the file `ifl/models/MODEL.py`.
+        backbone: of the file `ifl/models/MODEL.py`, or of a library.
         head: of the file `ifl/methods/METHOD.py`.
         model: its name.
         method: its name.
@@ -35,7 +36,8 @@ def look_at_network(backbone: nn.Module, head: nn.Module, model: str, method: st
 
     def features(images: torch.Tensor, given: Any) -> None:
         wanted = f"float [B, D] = [{len(images)}, {feature_dim}] is legal, with D its own feature_dim"
-        _check(f"{search_path.place(search_path.MODELS, model)}: the model", given, (len(images), feature_dim), wanted)
+        file = origin_of(model)
+        _check(f"{file}: the model", given, (len(images), feature_dim), wanted)
 
     def logits(features_BD: torch.Tensor, given: Any) -> None:
         first = given[0] if isinstance(given, tuple) and given else given

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ifl.method import BaseMethod, Task, load_file, load_method
+from ifl.method import BaseMethod, Task, load_method
 from ifl.network import adapters, lora
-from ifl.network.drop_path import RowMasks, depth_argument, drawn_by_row
+from ifl.network.backbone import build_backbone, feature_dim_of, origin_of
+from ifl.network.drop_path import RowMasks, drawn_by_row
 from ifl.network.hook_results import look_at_method, look_at_network
 from recipes.common import search_path
 from recipes.common.errors import RunError
 from recipes.declarations import declaration
 from recipes.schema import Model, Recipe
-
-
-def feature_dim_of(backbone: nn.Module) -> int:
-    """Return D, the length of a backbone's feature, which it says in its attribute `feature_dim`."""
-    return cast("int", backbone.feature_dim)
 
 
 class Network(nn.Module):
@@ -96,57 +91,7 @@ class Network(nn.Module):
         return self
 
 
-class Twin(nn.Module):
-    """Two networks of one kind side by side: [B, 3, H, W] -> their features one after the other, [B, 2 D]."""
-
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.first, self.second = build(), build()
-        self.feature_dim: int = 2 * feature_dim_of(self.first)
-        self.side_by_side = ["first", "second"]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.first(images), self.second(images)], dim=1)
-
-
-def build_backbone(name: str, form: str = "plain", init: str = "own", drop_path: float | None = None) -> nn.Module:
-    """Build the backbone of the file NAME of ifl/models, or of a folder of GLT_PATH, in one of its forms.
-
-    It maps float32 [B, 3, H, W] to [B, D], and has the attribute `feature_dim` = D.
-
-    Args:
-        name: of the model.
-        form: plain, experts, branches or twin.
-        init: `own`, or `torch`: all convolutions are drawn again as torch does by default.
-        drop_path: the rate of stochastic depth; None: the model's own.
-
-    Raises:
-        RunError: the file cannot be imported, or gives no such network.
-    """
-    build, file = getattr(load_file("models", name), "build", None), search_path.place(search_path.MODELS, name)
-    if not callable(build):
-        raise RunError(f"{file} has no function `build`, which gives the network")
-    depth = depth_argument(build, drop_path, f"{file}: build()")
-
-    def checked(*forms: str) -> nn.Module:
-        backbone = build(*forms, **depth)
-        dim = getattr(backbone, "feature_dim", None)
-        if not isinstance(backbone, nn.Module) or type(dim) is not int or dim < 1:
-            raise RunError(
-                f"{file}: build() gave {type(backbone).__name__} with feature_dim {dim!r}: a torch "
-                "module is legal that says the length of its feature as the int `feature_dim`"
-            )
-        return backbone
-
-    backbone = Twin(checked) if form == "twin" else checked() if form == "plain" else checked(form)
-    if init == "torch":
-        for layer in backbone.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.reset_parameters()
-    return backbone
-
-
-def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, BaseMethod]:
+def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool = False) -> tuple[Network, BaseMethod]:
     """Build the recipe's network, initialised with its seed, and its method.
 
     All that the files of both give is checked where it is used.
@@ -154,14 +99,17 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     Args:
         recipe: the resolved recipe.
         class_counts: int64 [K], of the training set.
+        pretrained: whether the backbone starts from `model.weights`, where the recipe has such and no first stage:
+            a checkpoint, an export and a first stage hold all weights themselves.
 
     Raises:
         RunError: one of them cannot be imported, or gives no network.
     """
     declared = declaration(recipe.method.name)
     torch.manual_seed(recipe.seed)
-    model = recipe.model
-    backbone = build_backbone(model.name, declared.FORM, model.init, model.drop_path)
+    reads = pretrained and not (recipe.method.init_from or recipe.method.eval_of)
+    model = recipe.model if reads else recipe.model.model_copy(update={"weights": None})
+    backbone = build_backbone(model, declared.FORM, recipe.data.image_size)
     if recipe.method.legacy_count_order:
         class_counts = class_counts[[int(name) for name in sorted(map(str, range(len(class_counts))))]]
     method = load_method(
@@ -177,7 +125,7 @@ def build_network(recipe: Recipe, class_counts: np.ndarray) -> tuple[Network, Ba
     look_at_method(method, recipe.method.name, len(class_counts))
     network = Network(backbone, head, recipe.data.mean, recipe.data.std)
     if model.drop_path:
-        network.row_masks = drawn_by_row(backbone, search_path.place(search_path.MODELS, model.name))
+        network.row_masks = drawn_by_row(backbone, origin_of(model.name))
     choose_trained(network, model, declared.TRAINS, bool(recipe.method.args.get("frozen_bn", False)))
     return network, method
 
@@ -199,7 +147,7 @@ def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool)
         RunError: the network has no layer that this is for, or peft is not installed.
     """
     backbone, what = network.backbone, model.train
-    file = search_path.place(search_path.MODELS, model.name)
+    file = origin_of(model.name)
     added: list[nn.Parameter] = []
     if what == "lora":
         added = lora.insert(backbone, model.width, model.scale, file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ifl.saving.provenance import PROJECT, git_in, uncommitted
+from recipes.backbones.facts import library_of, question
 from recipes.code_digest import FOLDERS, ROOMS, code_digests, code_files
 from recipes.common import search_path
 from recipes.resolve import source_of
@@ -98,3 +99,19 @@ def own_recipes(recipe: Recipe) -> dict[str, Any]:
     files = {name: search_path.find_own(search_path.RECIPES, name) for name in names}
     values = {name: load_yaml(file) for name, file in files.items() if file}
     return {"recipe_values": values} if values else {}
+
+
+def network(recipe: Recipe) -> dict[str, Any]:
+    """Return what the library said of the run's network, so that its recipe resolves where the library is not."""
+    model = recipe.model
+    if not library_of(model.name):
+        return {}
+    from ifl.network.library_facts import facts  # with torch, which the launcher does without
+
+    return {"network_facts": {question(model.name, model.args): facts(model.name, model.args)}}
+
+
+def weights(recipe: Recipe) -> dict[str, Any]:
+    """Return the file of pretrained weights that the run started from, and its sha256."""
+    model = recipe.model
+    return {"weights": {"file": model.weights, "sha256": model.weights_sha256}} if model.weights_sha256 else {}

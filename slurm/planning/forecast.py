@@ -117,7 +117,7 @@ def _hours(
             return [lacks] if len(todo) == 1 else []
         given, streams = fitted(recipe, runs, interruptions_h), recipe.streams if batch.bn_by == "mix" else 1
         alone, together = (
-            _step_s(given, batch.size, batch.bn, ranks, nodes, streams)
+            _step_s(given, batch.size, batch.group, ranks, nodes, streams)
             for ranks, nodes in ((1, 1), (recipe.tasks, recipe.nodes))
         )
         work_s = seen / batch.size * together + recipe.schedule.epochs * given.evaluate_s / recipe.tasks

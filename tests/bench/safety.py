@@ -38,8 +38,9 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
     from ifl.invariance.centers import Centers
     from ifl.invariance.class_sums import smaller_way
     from ifl.method import Task, load_method
+    from ifl.network.backbone import build_backbone
     from ifl.network.bn_statistics import RunningStatistics
-    from ifl.network.network import Network, build_backbone
+    from ifl.network.network import Network
     from ifl.saving import checkpoint
     from ifl.saving.state import State
     from ifl.step import refuse_pollution
@@ -49,7 +50,7 @@ def measured(folder: str, n: int) -> dict[str, list[float]]:
 
     recipe, comm = resolve(RECIPE), comms()[torch.distributed.get_world_size()]
     torch.manual_seed(0)
-    backbone, counts = build_backbone(recipe.model.name), np.full(10, 100)
+    backbone, counts = build_backbone(recipe.model), np.full(10, 100)
     network = Network(
         backbone, load_method("ce", Task(counts, backbone.feature_dim, 1)).head(), recipe.data.mean, recipe.data.std
     )

@@ -24,7 +24,7 @@ from sharding.images.open_clip_models import library
 
 def build():
     library().add_model_config(Path(__file__).parents[2] / "{name}.json")
-    return open_clip_backbone("{name}", {{}}, Path(__file__).parents[2] / "{name}.safetensors")
+    return open_clip_backbone("{name}", {{}}, None, Path(__file__).parents[2] / "{name}.safetensors")
 """
 """A user's model file: the image tower."""
 

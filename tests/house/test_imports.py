@@ -17,13 +17,13 @@ from tests.helpers.paths import PROJECT
 
 ROOMS = ("recipes", "sharding", "ifl", "slurm", "analysis")
 ORDER = {
-    "recipes": "common values declarations yaml_io identity sbatch schema messages rules folders "
+    "recipes": "common backbones values declarations yaml_io identity sbatch schema messages rules folders "
     "dataset_values noted layers resolve code_digest table_layout sweeps",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
     "reader features build verify describe coco_attributes",
-    "ifl": "metrics method distributed supervision optimisation engine network methods models backbones clip "
+    "ifl": "metrics method distributed supervision optimisation engine backbones network methods models clip "
     "invariance step_reduction saving mixup step run_log evaluator exported model_card setup post_hoc finished_run "
-    "train",
+    "train pretrained",
     "slurm": "environment starting monitoring nodes after_run site_file code_snapshot rendezvous scaling run_folder "
     "reuse job planning local cluster upkeep status launch",
     "analysis": "labels inputs stats tables claims sweeps figures report publishing __main__",

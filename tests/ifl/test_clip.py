@@ -306,12 +306,12 @@ def test_weights_of_another_model_are_refused(clip: tuple[Path, nn.Module, Path]
         {name: value for name, value in clip[1].state_dict().items() if name != "ln_final.weight"}, tmp_path / "w"
     )
     with pytest.raises(DataError, match=r"/w does not hold the weights of open_clip:tiny-clip: .*Missing[^\n]+weight"):
-        open_clip_backbone(tiny_clip.NAME, {}, tmp_path / "w")
+        open_clip_backbone(tiny_clip.NAME, {}, weights=tmp_path / "w")
     with pytest.raises(DataError, match=r"^the argument size of open_clip:tiny-clip is not legal; .*force_image_size"):
-        open_clip_backbone(tiny_clip.NAME, {"size": 3}, None)
+        open_clip_backbone(tiny_clip.NAME, {"size": 3})
 
 
 def test_where_open_clip_lacks_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip_models, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"python -m pip install open_clip_torch"):
-        open_clip_backbone("ViT-B-32", {}, None)
+        open_clip_backbone("ViT-B-32", {})

@@ -16,6 +16,7 @@ from ifl.network.heads import drw_weights, ldam_margins
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
+from recipes.schema import Model
 
 COUNTS = np.array([500, 120, 120, 40, 7])
 BALANCED = np.full(5, 60)
@@ -370,9 +371,10 @@ def test_bbn_is_judged_by_both_branches() -> None:
 
 def test_bbn_trains_branches_and_classifier_through_its_network() -> None:
     """On a network of branches each branch and its half of the classifier get a gradient, in the middle of training."""
-    from ifl.network.network import Network, build_backbone
+    from ifl.network.backbone import build_backbone
+    from ifl.network.network import Network
 
-    backbone = build_backbone("small_resnet", "branches")
+    backbone = build_backbone(Model(name="small_resnet"), "branches")
     method = method_of("bbn", dim=backbone.feature_dim)
     network = Network(backbone, method.head(), (0.5,) * 3, (0.25,) * 3)
     features, logits, *parts = network(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8))

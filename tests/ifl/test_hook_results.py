@@ -14,9 +14,11 @@ import torch
 import ifl.methods
 import ifl.models
 from ifl.method import BaseMethod, Output, Rows, load_file
-from ifl.network.network import Network, build_backbone, build_network
+from ifl.network.backbone import build_backbone
+from ifl.network.network import Network, build_network
 from recipes.common.errors import RunError
 from recipes.resolve import resolve
+from recipes.schema import Model
 from tests.helpers.paths import PROJECT
 
 METHOD = """
@@ -218,7 +220,7 @@ def test_a_twin_of_a_wrong_model_is_told_too(made: Made) -> None:
     made()
     sys.modules["ifl.models.my_model"].build = lambda: torch.nn.Identity()  # type: ignore[attr-defined]
     with pytest.raises(RunError, match=r"build\(\) gave Identity with feature_dim None"):
-        build_backbone("my_model", "twin")
+        build_backbone(Model(name="my_model"), "twin")
 
 
 @pytest.mark.parametrize(

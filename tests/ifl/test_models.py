@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from ifl.network.network import build_backbone, build_network
+from ifl.network.backbone import build_backbone
+from ifl.network.network import build_network
 from ifl.step import seed_torch
 from recipes.common.errors import PlanError
 from recipes.declarations import model_forms
 from recipes.resolve import resolve
+from recipes.schema import Model
 from tests.helpers.plans import micro_batches
 
 NETWORKS = ("small_resnet", "resnet50", "resnext50_32x4d")
@@ -86,7 +88,7 @@ def test_size_and_shape_of_each_form(name: str, form: str) -> None:
     """Each backbone has, in each of its forms, as many parameters as its layers come to, and gives non-negative
     features of the dimension it names, at two sizes of images."""
     assert form in model_forms(name)
-    network = build_backbone(name, form)
+    network = build_backbone(Model(name=name), form)
     assert sum(parameter.numel() for parameter in network.parameters()) == SIZES[name, form]
     assert network.feature_dim == DIMS[name][form]
     for side in (32, 64):
@@ -103,9 +105,9 @@ def test_forms_start_as_their_plain_network_does(name: str, form: str) -> None:
     drawn anew for each expert and branch, and every batch normalisation as the identity. The same seed gives the same
     network."""
     torch.manual_seed(5)
-    network = build_backbone(name, form)
+    network = build_backbone(Model(name=name), form)
     torch.manual_seed(5)
-    again = build_backbone(name, form)
+    again = build_backbone(Model(name=name), form)
     assert all(
         torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
     )
@@ -131,14 +133,14 @@ def test_start_of_torch_is_uniform_within_one_over_the_root_of_the_fan_in(form: 
     """With init=torch each convolution is drawn anew, in order, from U(-b, b) with b = fan-in^(-1/2), and nothing else
     differs from the model's own start."""
     torch.manual_seed(5)
-    own = build_backbone("small_resnet", form)
+    own = build_backbone(Model(name="small_resnet"), form)
     wanted = {}
     for name, module in own.named_modules():
         if isinstance(module, nn.Conv2d):
             bound = (module.in_channels * module.kernel_size[0] ** 2) ** -0.5
             wanted[f"{name}.weight"] = torch.empty_like(module.weight).uniform_(-bound, bound)
     torch.manual_seed(5)
-    found = build_backbone("small_resnet", form, "torch").state_dict()
+    found = build_backbone(Model(name="small_resnet", init="torch"), form).state_dict()
     assert wanted and found.keys() == own.state_dict().keys()
     for key, value in own.state_dict().items():
         torch.testing.assert_close(found[key], wanted.get(key, value), rtol=1e-6, atol=1e-9)
@@ -150,7 +152,7 @@ def test_experts_stand_side_by_side(name: str) -> None:
     """An expert's part of the features comes from its own last stages alone: changing one expert changes its third and
     no other.
     """
-    network = build_backbone(name, "experts").eval()
+    network = build_backbone(Model(name=name), "experts").eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before = network(images).chunk(3, dim=1)
@@ -166,7 +168,7 @@ def test_branches_pair_rows_in_training_and_see_all_in_evaluation(name: str) -> 
     """In training row i of the first half goes through the conventional branch, row i of the second half through the
     re-balancing one, and both rows of the pair get both features; each branch's batch normalisation sees its own half.
     In evaluation every row goes through both branches."""
-    network = build_backbone(name, "branches")
+    network = build_backbone(Model(name=name), "branches")
     images = torch.randn(6, 3, 32, 32)
     with torch.no_grad():
         shared = network.trunk(images)
@@ -194,7 +196,7 @@ def test_plain_network_is_torchvisions() -> None:
     from sharding.images.torchvision_cpu import torchvision
 
     torch.manual_seed(1)
-    own = build_backbone("resnet50").state_dict()
+    own = build_backbone(Model(name="resnet50")).state_dict()
     torch.manual_seed(1)
     theirs = torchvision.models.resnet50(weights=None).state_dict()
     assert set(theirs) - set(own) == {"fc.weight", "fc.bias"} and all(
@@ -205,7 +207,7 @@ def test_plain_network_is_torchvisions() -> None:
 def test_small_plain_network_is_as_it_was() -> None:
     """The small network draws the same weights in the same order as ever: a run made before it had forms repeats."""
     torch.manual_seed(0)
-    network = build_backbone("small_resnet")
+    network = build_backbone(Model(name="small_resnet"))
     torch.manual_seed(0)
     reset = [
         (3, 16, 3),

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ifl.method import Output, Rows, Task, load_method
-from ifl.network.network import Network, build_backbone
+from ifl.network.backbone import build_backbone
+from ifl.network.network import Network
 from ifl.optimisation.groups import groups_of
 from ifl.optimisation.learning_rate import learning_rate
 from ifl.optimisation.smoothing import smoothed

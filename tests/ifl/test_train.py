@@ -30,7 +30,8 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     the reader, the network, and (checked against formulas elsewhere) the move of the centers."""
     from ifl.invariance.centers import Centers
     from ifl.method import Output, Task, load_method
-    from ifl.network.network import Network, build_backbone
+    from ifl.network.backbone import build_backbone
+    from ifl.network.network import Network
     from sharding.open import open_dataset
     from sharding.plan.ranks import Draws
     from sharding.reader import MicroBatches, TrainView
@@ -41,7 +42,7 @@ def plain_loop(recipe: str, root: str) -> dict[str, Any]:
     split = open_dataset(Path(root), "digits_glt").split("glt", "train")
     labels, size, group = split.index.label, r.batch.size, r.batch.bn or r.batch.size
     torch.manual_seed(r.seed)
-    backbone = build_backbone(r.model.name)
+    backbone = build_backbone(r.model)
     head = load_method("ce", Task(np.bincount(labels, minlength=10), backbone.feature_dim, 1)).head()
     network = Network(backbone, head, r.data.mean, r.data.std)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -110,8 +111,9 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
     from ifl.distributed.comm import Comm
     from ifl.engine import Engine
     from ifl.method import Task, load_method
+    from ifl.network.backbone import build_backbone
     from ifl.network.bn_statistics import RunningStatistics
-    from ifl.network.network import Network, build_backbone
+    from ifl.network.network import Network
     from ifl.saving import checkpoint
 
     offer("plain")
@@ -123,7 +125,7 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     comm.gather_objects(None)
-    backbone = build_backbone(r.model.name)
+    backbone = build_backbone(r.model)
     network = Network(
         backbone,
         load_method("ce", Task(np.ones(10, dtype=np.int64), backbone.feature_dim, 1)).head(),

@@ -798,13 +798,16 @@ def test_what_the_design_calls_operation_is_operation() -> None:
         "data.cache_folder",
         "data.cache_gb",
         "method.text",  # its digest is science
+        "model.weights",  # a place; what lies there is model.weights_sha256
     }
     assert not any(marks[key] for key in marks if key in away or key.startswith(("slurm.", "log.")))
     assert all(
         marks[key]
         for key in marks.keys() - away
         if key == "preset" or key.startswith(("model.", "method.", "ifl.", "augment.", "schedule.", "batch."))
+        if key not in away
     )
+    assert marks["model.weights_sha256"]
     assert marks["optim.lr"] and marks["optim.precision"] and marks["data.image_size"] and marks["data.shuffle_window"]
     assert marks["data.decoder"] and marks["data.cache_short_side"], "what changes pixels is science"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from recipes import rules
@@ -47,6 +49,7 @@ BROKEN = {
         "optim.label_smoothing=0.1 needs a softmax cross-entropy, and the method focal declares none",
     ),
     "arguments": ("method.args.scale=1", "unknown key method.args.scale: the method ce has no arguments"),
+    "network_fits": ("batch.bn=0", "is for a network without batch normalisation, and resnext50_32x4d has it"),
     "divisible": ("recipe=glt_ifl ifl.environments=3", "batch.bn=128 is no multiple of the 3 environments"),
 }
 """Rule -> the words of a recipe that breaks it and no rule before it, and what the sentence says."""
@@ -55,7 +58,10 @@ BROKEN = {
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.fault.__name__)
 def test_each_rule_refuses(rule: rules.Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     if rule.fault is rules.network_form:  # every backbone of ours comes in every form
-        monkeypatch.setattr(rules, "model_forms", lambda name: ("plain",))
+        monkeypatch.setattr(rules, "model_forms", lambda name, args: ("plain",))
+    if rule.fault is rules.network_fits:  # a library's network, without asking one
+        monkeypatch.setattr(rules, "library_of", lambda name: "timm")
+        monkeypatch.setattr(rules, "facts_of", lambda name, args: SimpleNamespace(normalises=True))
     words, said = BROKEN[rule.fault.__name__]
     with pytest.raises(RecipeError) as refused:
         resolve(words.split())

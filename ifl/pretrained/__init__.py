@@ -1,0 +1,1 @@
+"""Fetches pretrained weights where there is internet: python -m ifl.pretrained."""

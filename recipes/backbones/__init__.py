@@ -1,0 +1,1 @@
+"""What the launcher knows of the networks of timm and torchvision, without importing them."""
