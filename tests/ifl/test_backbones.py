@@ -122,15 +122,18 @@ def test_a_vit_of_another_image_size_loads(tmp_path: Path) -> None:
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def test_torchvision_s_weights_load(tmp_path: Path) -> None:
-    """A state dict of torchvision's with its classifier loads by name, into a file of ifl/models too."""
+def test_torchvision_s_weights_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A state dict of torchvision's with its classifier loads by name, into a file of ifl/models too; that the
+    classifier is left out is said."""
     from sharding.images.torchvision_cpu import torchvision
 
     state = torchvision.models.resnet50(num_classes=7).state_dict()
     torch.save(state, file := tmp_path / "r50.pth")
+    capsys.readouterr()
     for name in ("torchvision:resnet50", "resnet50"):
         found = build_backbone(Model(name=name, weights=str(file))).state_dict()
         assert {*state} - {*found} == {"fc.weight", "fc.bias"}
+        assert f"{name} starts from {file}; left out of its classifier: fc.bias, fc.weight" in capsys.readouterr().out
         assert all(torch.equal(found[key], state[key]) for key in found)
 
 
