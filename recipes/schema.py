@@ -548,6 +548,11 @@ class Batch(Section):
         """Rows of a group of the batch: of batch normalisation, else a micro batch; 0 where a rank takes its share."""
         return self.bn or self.micro or 0
 
+    @property
+    def group_key(self) -> str:
+        """The key that says `group`, for sentences."""
+        return "batch.bn" if self.bn else "batch.micro"
+
 
 class Slurm(Section):
     """What the job asks SLURM for.

@@ -388,7 +388,7 @@ def _check_batch(recipe: "Recipe") -> None:
     gpus = recipe.slurm.gpus != 0 if recipe.cluster != "local" else shutil.which("nvidia-smi") is not None
     try:
         batch = recipe.batch
-        shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
+        shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env", batch.group_key)
         micro_batches(shape, 0, recipe.tasks, synchronised=gpus or not batch.bn)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None

@@ -88,6 +88,16 @@ def create(
                 f"cannot be built: {type(error).__name__}: {error}"
             )[:600]
         ) from None
+    _check(network, name, image_size)
+    return network
+
+
+def _check(network: nn.Module, name: str, image_size: int | None) -> None:
+    """Refuse a network that would not see all of its images, or whose statistics would depend on the ranks.
+
+    Raises:
+        RunError: it is such a one.
+    """
     patch: Any = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     sides = patch if isinstance(patch, tuple) else (patch,)
     padded = getattr(getattr(network, "patch_embed", None), "dynamic_img_pad", False)
@@ -103,7 +113,6 @@ def create(
                 f"model.name={name}: {path} ({type(module).__name__}) keeps running statistics that would depend on "
                 "the number of ranks; batch normalisation and layers without running statistics are legal"
             )
-    return network
 
 
 def _depth(name: str, rate: float | None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import cast
 
 import torch
@@ -91,8 +92,16 @@ def _of_library(model: Model, form: str, image_size: int | None) -> nn.Module:
 
 def _with_weights(network: nn.Module, model: Model) -> nn.Module:
     if model.weights:
-        load(network, model.name, model.weights, model.prefix)
+        left_out = load(network, model.name, model.weights, model.prefix)
+        _say(
+            f"{model.name} starts from {model.weights}; left out of its classifier: {', '.join(left_out) or 'nothing'}"
+        )
     return network
+
+
+@cache  # a network of several parts reads the file for each
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _of_file(model: Model, form: str) -> nn.Module:

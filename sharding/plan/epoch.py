@@ -32,12 +32,14 @@ class BatchShape:
         group: rows of a batch-normalisation group; 0 without batch normalisation, where the batch is one group.
         streams: S.
         by_stream: each group holds rows of a single stream, instead of the same mix in all groups.
+        key: the recipe's key of `group`, for sentences.
     """
 
     size: int
     group: int = 0
     streams: int = 1
     by_stream: bool = False
+    key: str = "batch.bn"
 
     @property
     def share(self) -> int:

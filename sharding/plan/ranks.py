@@ -33,7 +33,7 @@ def micro_batches(shape: BatchShape, rank: int, ranks: int, *, synchronised: boo
             raise PlanError(f"{ranks} ranks cannot share a batch of {shape.size}: at most {shape.size} are legal")
         return [np.array_split(rows, ranks)[rank]]
     groups = shape.size // shape.group
-    of_groups = f"the {groups} groups of {shape.group} rows (batch.bn, or batch.micro without)"
+    of_groups = f"the {groups} groups of {shape.key}={shape.group}"
     if ranks <= groups:
         if groups % ranks:
             legal = ", ".join(str(number) for number in range(1, groups + 1) if groups % number == 0)

@@ -122,15 +122,18 @@ def test_a_vit_of_another_image_size_loads(tmp_path: Path) -> None:
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def test_torchvision_s_weights_load(tmp_path: Path) -> None:
-    """A state dict of torchvision's with its classifier loads by name, into a file of ifl/models too."""
+def test_torchvision_s_weights_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A state dict of torchvision's with its classifier loads by name, into a file of ifl/models too; that the
+    classifier is left out is said."""
     from sharding.images.torchvision_cpu import torchvision
 
     state = torchvision.models.resnet50(num_classes=7).state_dict()
     torch.save(state, file := tmp_path / "r50.pth")
+    capsys.readouterr()
     for name in ("torchvision:resnet50", "resnet50"):
         found = build_backbone(Model(name=name, weights=str(file))).state_dict()
         assert {*state} - {*found} == {"fc.weight", "fc.bias"}
+        assert f"{name} starts from {file}; left out of its classifier: fc.bias, fc.weight" in capsys.readouterr().out
         assert all(torch.equal(found[key], state[key]) for key in found)
 
 
@@ -185,7 +188,7 @@ def test_fetching_writes_what_a_run_reads(tmp_path: Path, monkeypatch: pytest.Mo
     for words, wanted in (
         (["timm:resnet10t", f"out={file}"], "not be fetched: Name or service not known: run this where"),
         (["timm:resnet10", f"out={file}"], "near are timm:resnet10t"),
-        (["resnet50", f"out={file}"], "timm:NETWORK or torchvision:NETWORK is legal"),
+        (["resnet50", f"out={file}"], "timm:NETWORK or torchvision:NETWORK or open_clip:NETWORK is legal"),
         (["timm:resnet10t", "out=x.pt"], "out=x.pt is not legal"),
         (["timm:resnet10t", f"out={file}", "tag=a"], "tag is not legal"),
     ):
@@ -286,7 +289,7 @@ def test_other_weights_at_the_place_of_a_run_s_are_refused(mini_root: Path, tmp_
     assert mini.recipe_of(mini_root, tmp_path, *VIT, f"model.weights={copy}").run_name not in names
     with pytest.raises(RunError, match=r"this run began with one of [0-9a-f]{16}"):
         check_digest(str(copy), recipe.model.weights_sha256)
-    with pytest.raises(RecipeError, match="is asked for: put that file back"):
+    with pytest.raises(RecipeError, match="is not the file that the recipe was written with"):
         sha = f"model.weights_sha256={recipe.model.weights_sha256}"
         mini.recipe_of(mini_root, tmp_path, *VIT, f"model.weights={copy}", sha)
 

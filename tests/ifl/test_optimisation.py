@@ -22,7 +22,7 @@ from ifl.optimisation.smoothing import smoothed
 from recipes.common.errors import RecipeError
 from recipes.declarations import declaration
 from recipes.resolve import resolve
-from recipes.schema import PROJECT, Optim, Schedule
+from recipes.schema import PROJECT, Model, Optim, Schedule
 from sharding.images.torchvision_operators import define_missing
 from tests.helpers.ranks import my_rank, started
 from tests.helpers.shipped import METHODS
@@ -219,14 +219,14 @@ def test_what_does_not_decay_are_norms_and_biases(form: str) -> None:
     if form == "timm":
         net = whole(pytest.importorskip("timm").create_model("vit_tiny_patch16_224", num_classes=0, depth=2))
     else:
-        net = whole(build_backbone("small_resnet", form))
+        net = whole(build_backbone(Model(name="small_resnet"), form))
     names = [name for name, _ in net.named_parameters()]
     (usual,) = groups_of(net, Optim())
     assert list(usual.parameters) == names and (usual.weight_decay, usual.lr_scale) == (5e-4, 1.0)
     groups = groups_of(net, Optim(decay="weights", weight_decay=0.1))
     assert {name for group in groups if not group.weight_decay for name in group.parameters} == norms_and_biases(net)
     assert {group.weight_decay for group in groups} == {0.0, 0.1}
-    net.freeze_backbone(still=True)
+    net.freeze_backbone(nn.Module)
     (left,) = groups_of(net, Optim(layer_decay=0.5))
     assert list(left.parameters) == ["head.weight", "head.bias"] and left.lr_scale == 1
 
@@ -243,7 +243,7 @@ def test_what_does_not_decay_are_norms_and_biases(form: str) -> None:
 def test_each_layer_moves_less_than_the_one_above_it(form: str, above: set[str]) -> None:
     """The head moves by the rate itself, the last block by `layer_decay` of it, and so on down to the stem; parts side
     by side are equally deep."""
-    net = whole(build_backbone("small_resnet", form))
+    net = whole(build_backbone(Model(name="small_resnet"), form))
     scales = {name: group.lr_scale for group in groups_of(net, Optim(layer_decay=0.5)) for name in group.parameters}
     assert scales.keys() == dict(net.named_parameters()).keys()
     assert sorted(set(scales.values())) == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
