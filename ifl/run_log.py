@@ -21,6 +21,7 @@ from typing import Any
 from ifl.engine import open_monitor
 from ifl.saving.state import State
 from recipes.common.errors import RunError
+from recipes.common.files import named
 from recipes.common.json_text import whole_lines
 from recipes.schema import Recipe
 
@@ -37,8 +38,11 @@ class RunLog:
         """Append a line of `values`."""
 
     def offset(self) -> int:
-        """Return the bytes so far, made durable."""
+        """Return the bytes so far."""
         return 0
+
+    def sync(self) -> None:
+        """Make the lines so far durable."""
 
 
 class Metrics(RunLog):
@@ -62,8 +66,11 @@ class Metrics(RunLog):
         self._file.flush()
 
     def offset(self) -> int:
-        os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def sync(self) -> None:
+        with named(Path(self._file.name)):
+            os.fsync(self._file.fileno())
 
 
 class Reporter:

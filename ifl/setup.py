@@ -23,7 +23,7 @@ from ifl.method import BaseMethod
 from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.network import Network, build_network, feature_dim_of
 from ifl.saving import run_facts
-from ifl.saving.saver import Saver
+from ifl.saving.saver import Log, Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
 from ifl.step import TrainStep
@@ -410,19 +410,17 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
     )
 
 
-def make_saver(
-    run: Setup, steps: int, step: TrainStep, log_offset: Callable[[], int], heartbeat: Callable[[str], None]
-) -> Saver:
-    """Make the saver of this run; `steps`: of an epoch."""
+def make_saver(run: Setup, steps: int, step: TrainStep, log: Log, heartbeat: Callable[[str], None]) -> Saver:
+    """Make the saver of this run; `steps`: of an epoch. A collective."""
     return Saver(
         recipe=run.recipe,
         folder=run.folder,
         steps=steps,
         engine=run.model.engine,
         invariance=step.invariance,
-        comm=run.ranks.comm,
+        comm=run.ranks.comm.apart(run.ranks.patience_s),
         fence=run.ranks.fence,
-        log_offset=log_offset,
+        log=log,
         identity=run.identity,
         refuse_pollution=step.refuse_pollution,
         heartbeat=heartbeat,
