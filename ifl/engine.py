@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -132,7 +133,7 @@ class Engine:
             "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would silently scale most steps down
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
             "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
-            "checkpoint": {"tag_validation": "Fail"},
+            "checkpoint": {"tag_validation": "Ignore"},  # the one tag is a constant
             "steps_per_print": 2**62,
         }
         self.engine, self.optimizer, *_ = _deepspeed().initialize(model=network, optimizer=self._sgd, config=config)
@@ -179,19 +180,14 @@ class Engine:
         """Return whether this rank's parameters, buffers and optimizer state are all finite.
 
         The gradients of all steps so far must have been finite, too: ZeRO skips other steps silently.
-
-        A sum of squares that is finite shows it, many times as fast on a CPU as the largest value does; the squares of
-        finite numbers may overflow, so where it is not, that value decides.
         """
         kept = [value for state in self._sgd.state.values() for value in state.values()]
-        held = [
-            tensor.detach()
-            for tensor in (*self.network.state_dict().values(), *kept)
-            if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()
-        ]
-        return self.engine.skipped_steps == 0 and any(
-            bool(torch.stack(torch._foreach_norm(held, ord=order)).isfinite().all()) for order in (2, math.inf)
-        )
+        return self.skipped_steps == 0 and are_finite((*self.network.state_dict().values(), *kept))
+
+    @property
+    def skipped_steps(self) -> int:
+        """Return how many steps were left out because gradients were not finite."""
+        return int(self.engine.skipped_steps)
 
     def checksum(self) -> int:
         """Return the sum of the parameters' and buffers' bits read as integers.
@@ -253,6 +249,20 @@ class Engine:
             momenta = [shard["base_optimizer_state"]["state"].get(group, {}).get("momentum_buffer") for shard in shards]
             if momenta[0] is not None:
                 self._sgd.state[piece]["momentum_buffer"] = mine(momenta)
+
+
+def are_finite(values: Iterable[Any]) -> bool:
+    """Return whether all floating-point tensors among some values are finite.
+
+    A sum of squares that is finite shows it, many times as fast on a CPU as the largest value does; the squares of
+    finite numbers may overflow, so where it is not, that value decides.
+    """
+    held = [
+        value.detach() for value in values if torch.is_tensor(value) and value.is_floating_point() and value.numel()
+    ]
+    return not held or any(
+        bool(torch.stack(torch._foreach_norm(held, ord=order)).isfinite().all()) for order in (2, math.inf)
+    )
 
 
 def serialised(part: Any) -> memoryview:

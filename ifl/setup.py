@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from ifl.saving import run_facts
 from ifl.saving.saver import Log, Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
-from ifl.step import TrainStep
+from ifl.step import TrainStep, refuse_pollution
 from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
 from ifl.supervision.node_look import NodeLook
@@ -422,7 +423,7 @@ def make_saver(run: Setup, steps: int, step: TrainStep, log: Log, heartbeat: Cal
         fence=run.ranks.fence,
         log=log,
         identity=run.identity,
-        refuse_pollution=step.refuse_pollution,
+        refuse_pollution=functools.partial(refuse_pollution, lr=run.recipe.optim.lr),
         heartbeat=heartbeat,
     )
 

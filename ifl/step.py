@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,7 +34,17 @@ class Diverged(RuntimeError):
     """A loss, feature, batch statistic or gradient is not finite or out of range."""
 
 
-def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: float) -> None:
+class Held(Protocol):
+    """What may be kept: an engine, or a copy of one in host memory (ifl/saving/snapshot.py)."""
+
+    device: torch.device
+
+    def finite(self) -> bool:
+        """Say whether this rank's part of it is finite, and all gradients so far were."""
+        ...
+
+
+def refuse_pollution(engine: Held, comm: Comm, epoch: int, step: int, lr: float) -> None:
     """Stop on all ranks if on any of them parameters, buffers, optimizer state or gradients were not finite.
 
     A loss can be finite while its gradients are not. The step's reduction notices that one step later at best, so this

@@ -63,7 +63,8 @@ class Saver:
         log: metrics.jsonl. A checkpoint stores how long it is; a line tells of each save once it is committed.
         identity: what a checkpoint must say of its run (`Setup.identity`).
         fence: rank 0's claim on the run; None on other ranks.
-        refuse_pollution: stops the run, before anything is kept, if numbers are not finite any more.
+        refuse_pollution: raises, before a copy is written, if numbers of it are not finite; it is told the copy, the
+            ranks, the epoch and the step.
         heartbeat: told what comes next.
     """
 
@@ -76,7 +77,7 @@ class Saver:
     fence: Fence | None
     log: Log
     identity: Mapping[str, str]
-    refuse_pollution: Callable[[State], None]
+    refuse_pollution: Callable[[Snapshot, Comm, int, int], None]
     heartbeat: Callable[[str], None]
     _saved_at: float = field(default_factory=time.monotonic)
     _memory: HostMemory = field(default_factory=HostMemory)
@@ -95,7 +96,7 @@ class Saver:
 
         It is due, too, where the write under way has failed: the save that all ranks then make raises its error.
         """
-        log, step = self.recipe.log, state.epoch * self.steps + state.step + 1
+        log, step = self.recipe.log, self._count(state.epoch, state.step) + 1
         by_clock = time.monotonic() - self._saved_at > log.save_every_s
         by_step = log.save_every_steps is not None and step % log.save_every_steps == 0
         failed = self._write is not None and self._write.done() and self._write.exception() is not None
@@ -105,21 +106,22 @@ class Saver:
         """Begin to commit a checkpoint of where the run is; with `wait`, and before another, commit it. A collective.
 
         Raises:
-            Diverged: on all ranks, before anything is written, if numbers are not finite.
-            StorageError, Fenced, CheckpointError: of this save where it waits, or of the one before; see
-                `checkpoint.save`.
+            Diverged, StorageError, Fenced, CheckpointError: of this save where it waits, or of the one before.
         """
         began = time.monotonic()
         self.heartbeat(f"saving at epoch {state.epoch}, step {state.step}")
         self.wait()
-        self.refuse_pollution(state)
         packed = pack(state, self.invariance, **self.identity, metrics_offset=self.log.offset())
         copied = Snapshot(self.engine, packed if self.comm.rank == 0 else {}, self._memory)
-        step = state.epoch * self.steps + state.step
         needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
-        self._write = self._thread.submit(self._commit, copied, step, needs)
+        self._write = self._thread.submit(self._commit, copied, state.epoch, state.step, needs)
         blocked_s = time.monotonic() - began
-        self._line = {"kind": "saved", "epoch": state.epoch, "step": step, "blocked_s": round(blocked_s, 4)}
+        self._line = {
+            "kind": "saved",
+            "epoch": state.epoch,
+            "step": self._count(state.epoch, state.step),
+            "blocked_s": round(blocked_s, 4),
+        }
         if wait:
             self.wait()
         state.spend("save", time.monotonic() - began)
@@ -130,20 +132,26 @@ class Saver:
         """Wait until the checkpoint that is being written is committed. All ranks must call it.
 
         Raises:
+            Diverged: on all ranks; nothing was written, for numbers are not finite.
             StorageError, Fenced, CheckpointError: on all ranks; see `checkpoint.save`.
         """
         if self._write is not None:
             written_s, self._write = self._write.result(), None
             self.log.write(**self._line, written_s=round(written_s, 4))
 
-    def _commit(self, copied: Snapshot, step: int, needs: Mapping[str, str]) -> float:
+    def _count(self, epoch: int, step: int) -> int:
+        """Return the optimizer steps so far."""
+        return epoch * self.steps + step
+
+    def _commit(self, copied: Snapshot, epoch: int, step: int, needs: Mapping[str, str]) -> float:
         """Write and commit a copy, in the thread; return the seconds that it took."""
         began = time.monotonic()
+        self.refuse_pollution(copied, self.comm, epoch, step)
         checkpoint.save(
             self.folder / "ckpt",
             copied,
             copied.state,
-            step,
+            self._count(epoch, step),
             self.comm,
             needs=needs,
             fence=Guard(self.fence, self.log) if self.comm.rank == 0 else None,
