@@ -33,8 +33,10 @@ from ifl.supervision.fence import Fence
 from ifl.supervision.node_look import NodeLook
 from ifl.supervision.node_report import NodeReport
 from ifl.supervision.open_files import check_before_connecting, check_before_reading
+from ifl.supervision.profiling import NoProfile, Profile
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stragglers import Stragglers
+from ifl.supervision.waits import Waits
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
@@ -392,9 +394,16 @@ def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
     return Invariance(recipe.ifl, centers, labels, recipe.stream_names, run.ranks.comm, device)
 
 
-def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], None], parts: Parts) -> TrainStep:
-    """Make the training step of this run."""
+def make_step(
+    run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], None], parts: Parts, steps: int
+) -> TrainStep:
+    """Make the training step of this run; `steps`: of an epoch.
+
+    Raises:
+        RunError: steps are to be profiled that the run has not.
+    """
     recipe, ranks, model = run.recipe, run.ranks, run.model
+    profiled, total = recipe.log.profiled, steps * recipe.schedule.epochs
     class_sums = invariance.class_sums(recipe.batch.size, targets=2 if recipe.augment.mixup else 1)
     return TrainStep(
         recipe=recipe,
@@ -407,6 +416,8 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
         invariance=invariance,
         reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
         heartbeat=heartbeat,
+        waits=Waits(recipe.batch.size),
+        profile=Profile(profiled, total, run.folder / "log", ranks.comm, ranks.device) if profiled else NoProfile(),
         stragglers=ranks.stragglers,
     )
 

@@ -9,6 +9,7 @@ Axes: B rows of a micro-batch, D feature, G rows of the global batch, K classes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,7 +25,9 @@ from ifl.mixup import lam_of_step, mix, partners
 from ifl.network.bn_statistics import RunningStatistics
 from ifl.saving.state import State, step_seed
 from ifl.step_reduction import MicroBatchSums, StepSync, StepTotals
+from ifl.supervision.profiling import NoProfile
 from ifl.supervision.stragglers import Stragglers
+from ifl.supervision.waits import Waits
 from recipes.schema import Recipe
 from sharding.plan.epoch import EpochPlan
 from sharding.reader import Batch
@@ -81,6 +84,8 @@ class TrainStep:
         statistics: the running statistics of batch normalisation.
         reduction: what the ranks reduce once a step.
         heartbeat: called whenever a micro-batch has been read.
+        waits: told of the ranks' waits.
+        profile: marks the phases of the steps that are profiled.
         stragglers: told of the ranks' own times; None where nobody asks.
     """
 
@@ -94,6 +99,8 @@ class TrainStep:
     invariance: Invariance | Off
     reduction: StepSync
     heartbeat: Callable[[], None]
+    waits: Waits
+    profile: NoProfile
     stragglers: Stragglers | None = None
 
     def take(
@@ -123,17 +130,25 @@ class TrainStep:
         lam = self._lam(state)
         for micro, rows_B in enumerate(self.rank_rows):
             last = micro + 1 == len(self.rank_rows)
-            loss = self._forward(state, batches, rows_B, labels_G, lam)
+            with self.profile.phase("load"):
+                batch = self._load(batches)
+            with self.profile.phase("forward"):
+                loss = self._forward(state, batch, rows_B, labels_G, lam)
             if last:
-                self.reduction.start((state.epoch, state.step), save=save_due(state), stop=stop_asked())
-            self.engine.backward(loss, last)
+                with self.profile.phase("reduction"):
+                    self.reduction.start((state.epoch, state.step), save=save_due(state), stop=stop_asked())
+            with self.profile.phase("backward"):
+                self.engine.backward(loss, last)
             if not last:
                 self.engine.step()
-        totals = self.reduction.wait()
+        with self.profile.phase("reduction"):
+            totals = self.reduction.wait()
         if totals.bad:
             self._refuse(state, totals.bad)
-        self._update(state, totals, ids_G, labels_G)
+        with self.profile.phase("optimizer"):
+            self._update(state, totals, ids_G, labels_G)
         state.step += 1
+        self.waits.count(totals.own_ns, totals.data_ns)
         if self.stragglers:
             self.stragglers.count(totals.own_ns)
         return totals
@@ -145,19 +160,25 @@ class TrainStep:
             return 1.0
         return lam_of_step(alpha, step_seed(self.recipe.seed, state.epoch, state.step, self.recipe.batch.size))
 
+    def _load(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, ...]:
+        """Return the next micro-batch on the device: images, labels, ids, streams."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self.reduction.waited_for_data(time.perf_counter() - began)
+        self.heartbeat()
+        return tuple(column.to(self.engine.device, non_blocking=True) for column in batch)
+
     def _forward(
-        self, state: State, batches: Iterator[Batch], rows_B: np.ndarray, labels_G: torch.Tensor, lam: float
+        self, state: State, batch: tuple[torch.Tensor, ...], rows_B: np.ndarray, labels_G: torch.Tensor, lam: float
     ) -> torch.Tensor:
-        """Take the next micro-batch through the network and hand its sums to the reduction.
+        """Take a micro-batch through the network and hand its sums to the reduction.
 
         Returns:
             The sum of the rows' losses with the center term (scalar), of which gradients are taken.
         """
         # Methods may use torch's own random numbers: they depend on the rows, never on the rank that holds them.
         seed_torch(step_seed(self.recipe.seed, state.epoch, state.step, int(rows_B[0])), self.engine.device)
-        batch = next(batches)
-        self.heartbeat()
-        images, labels_B, ids_B, streams_B = (column.to(self.engine.device, non_blocking=True) for column in batch)
+        images, labels_B, ids_B, streams_B = batch
         rows = Rows(labels_B, ids_B, streams_B, state.epoch, labels_G)
         targets: Targets = [(1.0, labels_B)]
         if self.recipe.augment.mixup:

@@ -79,7 +79,6 @@ def train(
     comm, device, engine = run.ranks.comm, run.ranks.device, run.model.engine
     stop = StopRequest(stop_requested, comm, device)
     invariance = make_invariance(run, parts)
-    step = make_step(run, invariance, heartbeat, parts)
     boot.part("load")
     check_equal("recipe, data and decoder", str(run.identity), comm, device)
     history = has_history(folder)
@@ -87,7 +86,8 @@ def train(
     state = start(run, parts) if packed is None else resume(run, packed, invariance)
     steps = plan_of(run, state.epoch, state.weights).steps
     run_log = open_log(run, steps, packed, command)
-    report = Reporter(run_log, recipe, steps)
+    step = make_step(run, invariance, heartbeat, parts, steps)
+    report = Reporter(run_log, recipe, steps, step.waits)
     with make_saver(run, steps, step, run_log, heartbeat) as saver:
         if packed is None:
             saver.save(state, wait=True)  # from now on history without a checkpoint means that one was lost
@@ -106,10 +106,12 @@ def train(
             batches = run.train_reader.read(plan, start=state.step)
             report.begin_epoch(state)
             while state.step < steps:
+                step.profile.before(epoch * steps + state.step)
                 totals = step.take(state, plan, batches, saver.due, stop.asked)
                 heartbeat(f"epoch {epoch}, step {state.step}")
                 state.count(recipe.batch.size, totals)
                 report.after_step(state, lr, invariance.alpha)
+                report.write(state, "profile", **step.profile.after(epoch * steps + state.step))
                 compare_ranks(run, state, invariance, epoch * steps + state.step)
                 if totals.save or totals.stop:
                     saver.save(state, wait=totals.stop)

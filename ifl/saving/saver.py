@@ -122,7 +122,7 @@ class Saver:
             "step": self._count(state.epoch, state.step),
             "blocked_s": round(blocked_s, 4),
         }
-        if wait:
+        if wait or self.engine.skipped_steps:  # after such a step others may be sound, so it is refused here
             self.wait()
         state.spend("save", time.monotonic() - began)
         self.heartbeat(f"epoch {state.epoch}, step {state.step}")
