@@ -68,7 +68,8 @@ def _steps(value: str) -> str:
     found = re.fullmatch(r"([0-9]{1,12}):([0-9]{1,12})", value)
     if not found or not 0 < int(found[2]) - int(found[1]) <= MOST_PROFILED:
         raise ValueError(
-            f"FIRST:END is legal, such as 100:105 for the five steps from step 100 to step 105, at most {MOST_PROFILED}"
+            "two steps are legal, FIRST:END, such as 100:105 for the five from step 100 to step 105, "
+            f"{MOST_PROFILED} of them at most"
         )
     return value
 
