@@ -124,6 +124,7 @@ class TrainStep:
             Diverged: on all ranks, before any update: a number is not finite or out of range.
             Desynchronised: the ranks do not make the same step.
         """
+        self.profile.before(state.epoch * plan.steps + state.step)
         self.reduction.begin()
         ids_G = plan.batch(state.step)
         labels_G = torch.from_numpy(self.labels[ids_G]).to(self.engine.device)

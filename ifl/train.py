@@ -94,7 +94,6 @@ def train(
         seconds = boot.over()
         report.write(state, "boot", **run.runs_on, **run.looked, seconds=round(seconds, 2), parts=boot.parts)
         state.spend("boot", seconds)
-
         while state.epoch < recipe.schedule.epochs:
             # --------------------------------------------------------------------------------------- an epoch's steps
             epoch, began = state.epoch, time.monotonic()
@@ -106,7 +105,6 @@ def train(
             batches = run.train_reader.read(plan, start=state.step)
             report.begin_epoch(state)
             while state.step < steps:
-                step.profile.before(epoch * steps + state.step)
                 totals = step.take(state, plan, batches, saver.due, stop.asked)
                 heartbeat(f"epoch {epoch}, step {state.step}")
                 state.count(recipe.batch.size, totals)
