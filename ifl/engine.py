@@ -133,7 +133,7 @@ class Engine:
             "gradient_clipping": 0.0,  # DeepSpeed's default of 1.0 would silently scale most steps down
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
             "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
-            "checkpoint": {"tag_validation": "Ignore"},  # the one tag is a constant
+            "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }
         self.engine, self.optimizer, *_ = _deepspeed().initialize(model=network, optimizer=self._sgd, config=config)
@@ -205,17 +205,19 @@ class Engine:
         )
 
     def save(self) -> dict[str, memoryview]:
-        """Return the files that this rank has to write, by their paths in a checkpoint's folder. A collective."""
+        """Return the files that this rank has to write, by their paths in a checkpoint's folder."""
         return {path: serialised(part) for path, part in self.parts().items()}
 
     def parts(self) -> dict[str, Any]:
-        """Return what these files hold: parameters, buffers and optimizer state themselves. A collective.
+        """Return what these files hold: parameters, buffers and optimizer state themselves.
 
-        Nothing is written here: DeepSpeed has barriers between its writes, in which all would wait for the one whose
-        disk refuses.
+        Nothing is written here, and nobody waits for the others: the two calls are those of DeepSpeed's
+        `save_checkpoint` without its barriers, in which all would wait for the one whose disk refuses.
         """
         self._parts: dict[str, Any] = {}
-        self.engine.save_checkpoint(".", tag="engine", save_latest=False)
+        self.engine._save_checkpoint(".", "engine")
+        if self.engine.save_zero_checkpoint:
+            self.engine._save_zero_checkpoint(".", "engine")
         return self._parts
 
     def _collect(self, state_dict: dict[str, Any], path: str) -> None:

@@ -107,7 +107,7 @@ class Snapshot:
     """
 
     def __init__(self, engine: Engine, state: dict[str, Any], memory: HostMemory) -> None:
-        """Copy both into `memory`, until the next snapshot. A collective."""
+        """Copy both into `memory`, until the next snapshot."""
         self._kept, self._arrived = memory.take((engine.parts(), state))
         self._memory, self._skipped_steps = memory, engine.skipped_steps
         self.zero: int = engine.zero
