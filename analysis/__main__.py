@@ -54,7 +54,8 @@ the CSV has intervals and tests
 what stands behind each number
 
 `explain` prints what stands behind one cell: runs, seeds, commits, counts, interval, test, the paper's number.
-`progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, restarts.
+`progress` draws how one run goes, finished or not: losses, alpha, learning rate, images/s, waits, \
+restarts; it prints what log.profile measured.
 `light` copies what tables and figures need of each finished run, to lie beside a paper; \
 pictures only of the runs in `thumbnails`.
 `bundle` writes a zip for the reviewers of a paper's artifact: light runs, tables, recipes, environment, checklist; \
@@ -154,11 +155,12 @@ def _refuse_flags(options: dict[str, str], **legal: str) -> None:
 
 
 def _progress(words: list[str]) -> None:
-    """Draw the progress of one run."""
+    """Draw the progress of one run, and print what was profiled."""
     options = _parse(words, ("run", "out"), ("run", "out"))
     from analysis.figures.progress import write_progress
 
-    print(*write_progress(Path(options["run"]), Path(options["out"])), sep="\n")
+    files, profiled = write_progress(Path(options["run"]), Path(options["out"]))
+    print(*files, *([profiled] if profiled else []), sep="\n")
 
 
 def _light(words: list[str]) -> None:

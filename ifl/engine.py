@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -127,7 +127,7 @@ class Engine:
         groups = groups_of(network.to(device), optim)
         self._scales = [group.lr_scale for group in groups]
         self._trained = [parameter for group in groups for parameter in group.parameters.values()]
-        self._clip, self._last, self._largest_norm = optim.clip, False, torch.zeros((), device=device)
+        self._clip, self._last, self.largest_norm = optim.clip, False, torch.zeros((), device=device)
         self.torch_optimizer = make_optimiser(groups, optim, device)
         config = {
             "train_micro_batch_size_per_gpu": micro,
@@ -207,7 +207,7 @@ class Engine:
         """
         if self._last and self._clip and not self.zero:
             norm = torch.nn.utils.clip_grad_norm_(self._trained, self._clip)
-            self._largest_norm = torch.maximum(self._largest_norm, norm)
+            self.largest_norm = torch.maximum(self.largest_norm, norm)
         self.engine.step()
         if self._last and self.average is not None:
             self.average.update()
@@ -220,14 +220,12 @@ class Engine:
         # `step` counts steps, and may lie on the CPU
         states = self.torch_optimizer.state.values()
         kept = [value for state in states for key, value in state.items() if key != "step"]
-        held = [
-            tensor.detach()
-            for tensor in (*self._held(), *kept, self._largest_norm)
-            if torch.is_tensor(tensor) and tensor.is_floating_point() and tensor.numel()
-        ]
-        return self.engine.skipped_steps == 0 and bool(
-            torch.stack(torch._foreach_norm(held, ord=math.inf)).isfinite().all()
-        )
+        return self.skipped_steps == 0 and are_finite((*self._held(), *kept, self.largest_norm))
+
+    @property
+    def skipped_steps(self) -> int:
+        """Return how many steps were left out because gradients were not finite."""
+        return int(self.engine.skipped_steps)
 
     def _held(self) -> list[torch.Tensor]:
         """List parameters, buffers and the parameters' moving average."""
@@ -245,20 +243,24 @@ class Engine:
         )
 
     def save(self) -> dict[str, memoryview]:
-        """Return the files that this rank has to write, by their paths in a checkpoint's folder. A collective.
+        """Return the files that this rank has to write, by their paths in a checkpoint's folder."""
+        return {path: serialised(part) for path, part in self.parts().items()}
 
-        They hold parameters, their moving average, buffers and optimizer state. Nothing is written here: DeepSpeed has
-        barriers between its writes, in which all would wait for the one whose disk refuses.
+    def parts(self) -> dict[str, Any]:
+        """Return what these files hold: parameters, their moving average, buffers and optimizer state themselves.
+
+        Nothing is written here, and nobody waits for the others: the two calls are those of DeepSpeed's
+        `save_checkpoint` without its barriers, in which all would wait for the one whose disk refuses.
         """
-        self._files: dict[str, memoryview] = {}
+        self._parts: dict[str, Any] = {}
         more = {AVERAGE: self.average.tensors} if self.average else {}
-        self.engine.save_checkpoint(".", tag="engine", client_state=more, save_latest=False)
-        return self._files
+        self.engine._save_checkpoint(".", "engine", client_state=more)
+        if self.engine.save_zero_checkpoint:
+            self.engine._save_zero_checkpoint(".", "engine")
+        return self._parts
 
     def _collect(self, state_dict: dict[str, Any], path: str) -> None:
-        buffer = io.BytesIO()
-        torch.save(state_dict, buffer)
-        self._files[Path(path).as_posix()] = buffer.getbuffer()
+        self._parts[Path(path).as_posix()] = state_dict
 
     def load(self, folder: Path, ranks: int) -> None:
         """Put back what `ranks` ranks have saved. Every rank must call it."""
@@ -297,6 +299,27 @@ class Engine:
                 for key, value in of_group[0].items()
             }
         self.torch_optimizer.load_state_dict({"state": states, "param_groups": stored[0]["param_groups"]})
+
+
+def are_finite(values: Iterable[Any]) -> bool:
+    """Return whether all floating-point tensors among some values are finite.
+
+    A sum of squares that is finite shows it, many times as fast on a CPU as the largest value does; the squares of
+    finite numbers may overflow, so where it is not, that value decides.
+    """
+    held = [
+        value.detach() for value in values if torch.is_tensor(value) and value.is_floating_point() and value.numel()
+    ]
+    return not held or any(
+        bool(torch.stack(torch._foreach_norm(held, ord=order)).isfinite().all()) for order in (2, math.inf)
+    )
+
+
+def serialised(part: Any) -> memoryview:
+    """Return the bytes of a checkpoint's file."""
+    buffer = io.BytesIO()
+    torch.save(part, buffer)
+    return buffer.getbuffer()
 
 
 def open_monitor(settings: dict[str, dict[str, Any]]) -> Any:

@@ -20,7 +20,9 @@ from typing import Any
 
 from ifl.engine import open_monitor
 from ifl.saving.state import State
+from ifl.supervision.waits import Waits
 from recipes.common.errors import RunError
+from recipes.common.files import named
 from recipes.common.json_text import whole_lines
 from recipes.schema import Recipe
 
@@ -37,8 +39,11 @@ class RunLog:
         """Append a line of `values`."""
 
     def offset(self) -> int:
-        """Return the bytes so far, made durable."""
+        """Return the bytes so far."""
         return 0
+
+    def sync(self) -> None:
+        """Make the lines so far durable."""
 
 
 class Metrics(RunLog):
@@ -62,16 +67,19 @@ class Metrics(RunLog):
         self._file.flush()
 
     def offset(self) -> int:
-        os.fsync(self._file.fileno())
         return self._file.tell()
+
+    def sync(self) -> None:
+        with named(Path(self._file.name)):
+            os.fsync(self._file.fileno())
 
 
 class Reporter:
     """Writes a run's lines, each with the epoch and the step it belongs to."""
 
-    def __init__(self, run_log: RunLog, recipe: Recipe, steps: int) -> None:
-        """Report to `run_log`; an epoch has `steps` steps."""
-        self._run_log, self._steps = run_log, steps
+    def __init__(self, run_log: RunLog, recipe: Recipe, steps: int, waits: Waits) -> None:
+        """Report to `run_log`; an epoch has `steps` steps, and `waits` knows what the ranks waited for."""
+        self._run_log, self._steps, self._waits = run_log, steps, waits
         self._batch, self._every = recipe.batch.size, recipe.log.every
 
     def write(self, state: State, kind: str, **values: Any) -> None:
@@ -88,8 +96,8 @@ class Reporter:
         """Write a training line where one is due; the means are over the steps since the last one."""
         if (state.epoch * self._steps + state.step) % self._every == 0 or state.step == self._steps:
             images_per_s = (state.step - self._from) * self._batch / (time.monotonic() - self._began)
-            means = state.means(alpha)
-            self.write(state, "train", lr=lr, alpha=alpha, **means, images_per_s=round(images_per_s, 1))
+            said = {**state.means(alpha), "images_per_s": round(images_per_s, 1), **self._waits.taken()}
+            self.write(state, "train", lr=lr, alpha=alpha, **said)
             self.begin_epoch(state)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,19 @@ from ifl.network.bn_statistics import RunningStatistics, synchronise_groups
 from ifl.network.frozen_features import FrozenFeatures
 from ifl.network.network import Network, build_network
 from ifl.saving import run_facts
-from ifl.saving.saver import Saver
+from ifl.saving.saver import Log, Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from
-from ifl.step import TrainStep
+from ifl.step import TrainStep, refuse_pollution
 from ifl.step_reduction import StepSync
 from ifl.supervision.fence import Fence
 from ifl.supervision.node_look import NodeLook
 from ifl.supervision.node_report import NodeReport
 from ifl.supervision.open_files import check_before_connecting, check_before_reading
+from ifl.supervision.profiling import NoProfile, Profile
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stragglers import Stragglers
+from ifl.supervision.waits import Waits
 from ifl.supervision.watchdog import patience_s
 from recipes.common.addresses import is_remote
 from recipes.common.errors import DataError
@@ -422,9 +425,16 @@ def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:
     return Invariance(recipe.ifl, centers, labels, recipe.stream_names, run.ranks.comm, device)
 
 
-def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], None], parts: Parts) -> TrainStep:
-    """Make the training step of this run."""
+def make_step(
+    run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], None], parts: Parts, steps: int
+) -> TrainStep:
+    """Make the training step of this run; `steps`: of an epoch.
+
+    Raises:
+        RunError: steps are to be profiled that the run has not.
+    """
     recipe, ranks, model = run.recipe, run.ranks, run.model
+    profiled, total = recipe.log.profiled, steps * recipe.schedule.epochs
     class_sums = invariance.class_sums(recipe.batch.size, targets=2 if recipe.augment.mixup else 1)
     return TrainStep(
         recipe=recipe,
@@ -438,25 +448,25 @@ def make_step(run: Setup, invariance: Invariance | Off, heartbeat: Callable[[], 
         invariance=invariance,
         reduction=parts.reduction(ranks.comm, recipe.batch.size, class_sums, ranks.device),
         heartbeat=heartbeat,
+        waits=Waits(recipe.batch.size),
+        profile=Profile(profiled, total, run.folder / "log", ranks.comm, ranks.device) if profiled else NoProfile(),
         stragglers=ranks.stragglers,
     )
 
 
-def make_saver(
-    run: Setup, steps: int, step: TrainStep, log_offset: Callable[[], int], heartbeat: Callable[[str], None]
-) -> Saver:
-    """Make the saver of this run; `steps`: of an epoch."""
+def make_saver(run: Setup, steps: int, step: TrainStep, log: Log, heartbeat: Callable[[str], None]) -> Saver:
+    """Make the saver of this run; `steps`: of an epoch. A collective."""
     return Saver(
         recipe=run.recipe,
         folder=run.folder,
         steps=steps,
         engine=run.model.engine,
         invariance=step.invariance,
-        comm=run.ranks.comm,
+        comm=run.ranks.comm.apart(run.ranks.patience_s),
         fence=run.ranks.fence,
-        log_offset=log_offset,
+        log=log,
         identity=run.identity,
-        refuse_pollution=step.refuse_pollution,
+        refuse_pollution=functools.partial(refuse_pollution, lr=run.recipe.optim.lr),
         heartbeat=heartbeat,
     )
 

@@ -9,8 +9,10 @@ Axes: B rows of a micro-batch, D feature, G rows of the global batch, K classes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,7 +27,9 @@ from ifl.network.drop_path import RowMasks
 from ifl.optimisation.smoothing import smoothed
 from ifl.saving.state import State, step_seed
 from ifl.step_reduction import MicroBatchSums, StepSync, StepTotals
+from ifl.supervision.profiling import NoProfile
 from ifl.supervision.stragglers import Stragglers
+from ifl.supervision.waits import Waits
 from recipes.schema import Recipe
 from sharding.plan.epoch import EpochPlan
 from sharding.reader import Batch
@@ -35,7 +39,17 @@ class Diverged(RuntimeError):
     """A loss, feature, batch statistic or gradient is not finite or out of range."""
 
 
-def refuse_pollution(engine: Engine, comm: Comm, epoch: int, step: int, lr: float) -> None:
+class Held(Protocol):
+    """What may be kept: an engine, or a copy of one in host memory (ifl/saving/snapshot.py)."""
+
+    device: torch.device
+
+    def finite(self) -> bool:
+        """Say whether this rank's part of it is finite, and all gradients so far were."""
+        ...
+
+
+def refuse_pollution(engine: Held, comm: Comm, epoch: int, step: int, lr: float) -> None:
     """Stop on all ranks if on any of them parameters, buffers, optimizer state or gradients were not finite.
 
     A loss can be finite while its gradients are not. The step's reduction notices that one step later at best, so this
@@ -73,6 +87,8 @@ class TrainStep:
         row_masks: told the rows of each micro-batch, for stochastic depth.
         reduction: what the ranks reduce once a step.
         heartbeat: called whenever a micro-batch has been read.
+        waits: told of the ranks' waits.
+        profile: marks the phases of the steps that are profiled.
         stragglers: told of the ranks' own times; None where nobody asks.
     """
 
@@ -87,6 +103,8 @@ class TrainStep:
     invariance: Invariance | Off
     reduction: StepSync
     heartbeat: Callable[[], None]
+    waits: Waits
+    profile: NoProfile
     stragglers: Stragglers | None = None
 
     def take(
@@ -110,23 +128,32 @@ class TrainStep:
             Diverged: on all ranks, before any update: a number is not finite or out of range.
             Desynchronised: the ranks do not make the same step.
         """
+        self.profile.before(state.epoch * plan.steps + state.step)
         self.reduction.begin()
         ids_G = plan.batch(state.step)
         labels_G = torch.from_numpy(self.labels[ids_G]).to(self.engine.device)
         lam = self._lam(state)
         for micro, rows_B in enumerate(self.rank_rows):
             last = micro + 1 == len(self.rank_rows)
-            loss = self._forward(state, batches, rows_B, labels_G, lam)
+            with self.profile.phase("load"):
+                batch = self._load(batches)
+            with self.profile.phase("forward"):
+                loss = self._forward(state, batch, rows_B, labels_G, lam)
             if last:
-                self.reduction.start((state.epoch, state.step), save=save_due(state), stop=stop_asked())
-            self.engine.backward(loss, last)
+                with self.profile.phase("reduction"):
+                    self.reduction.start((state.epoch, state.step), save=save_due(state), stop=stop_asked())
+            with self.profile.phase("backward"):
+                self.engine.backward(loss, last)
             if not last:
                 self.engine.step()
-        totals = self.reduction.wait()
+        with self.profile.phase("reduction"):
+            totals = self.reduction.wait()
         if totals.bad:
             self._refuse(state, totals.bad)
-        self._update(state, totals, ids_G, labels_G)
+        with self.profile.phase("optimizer"):
+            self._update(state, totals, ids_G, labels_G)
         state.step += 1
+        self.waits.count(totals.own_ns, totals.data_ns)
         if self.stragglers:
             self.stragglers.count(totals.own_ns)
         return totals
@@ -138,10 +165,18 @@ class TrainStep:
             return 1.0
         return lam_of_step(alpha, step_seed(self.recipe.seed, state.epoch, state.step, self.recipe.batch.size))
 
+    def _load(self, batches: Iterator[Batch]) -> tuple[torch.Tensor, ...]:
+        """Return the next micro-batch on the device: images, labels, ids, streams."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self.reduction.waited_for_data(time.perf_counter() - began)
+        self.heartbeat()
+        return tuple(column.to(self.engine.device, non_blocking=True) for column in batch)
+
     def _forward(
-        self, state: State, batches: Iterator[Batch], rows_B: np.ndarray, labels_G: torch.Tensor, lam: float
+        self, state: State, batch: tuple[torch.Tensor, ...], rows_B: np.ndarray, labels_G: torch.Tensor, lam: float
     ) -> torch.Tensor:
-        """Take the next micro-batch through the network and hand its sums to the reduction.
+        """Take a micro-batch through the network and hand its sums to the reduction.
 
         Returns:
             The sum of the rows' losses with the center term (scalar), of which gradients are taken.
@@ -149,9 +184,7 @@ class TrainStep:
         # Methods may use torch's own random numbers: they depend on the rows, never on the rank that holds them.
         seed_torch(step_seed(self.recipe.seed, state.epoch, state.step, int(rows_B[0])), self.engine.device)
         self.row_masks.begin(self.recipe.seed, state.epoch, state.step, rows_B, self.recipe.batch.size)
-        batch = next(batches)
-        self.heartbeat()
-        images, labels_B, ids_B, streams_B = (column.to(self.engine.device, non_blocking=True) for column in batch)
+        images, labels_B, ids_B, streams_B = batch
         rows = Rows(labels_B, ids_B, streams_B, state.epoch, labels_G)
         targets: Targets = [(1.0, labels_B)]
         if self.recipe.augment.mixup:

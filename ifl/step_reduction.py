@@ -77,6 +77,7 @@ class StepTotals:
         class_sums: int64 [K, D + 1] as the centers' `move` takes them, or None.
         notes: float64 [G, C], the method's notes in canonical row order, or None.
         own_ns: of each rank its own nanoseconds an image in the step before; 0 where they are not known.
+        data_ns: of each rank the nanoseconds of that step in which it waited for its batches.
     """
 
     save: bool
@@ -89,10 +90,11 @@ class StepTotals:
     class_sums: torch.Tensor | None
     notes: torch.Tensor | None
     own_ns: list[int]
+    data_ns: list[int]
 
 
 class Field(IntEnum):
-    """The numbers at the beginning of the message; after them come each rank's place, and each rank's own time."""
+    """The numbers at the beginning of the message; after them come the numbers of `OfRank`, for all ranks each."""
 
     SAVE = 0
     STOP = 1
@@ -103,6 +105,14 @@ class Field(IntEnum):
     GROUPS = 6
 
 
+class OfRank(IntEnum):
+    """What each rank says of itself: where it is, its own time of the step before, and how long it waited for data."""
+
+    PLACE = 0
+    OWN = 1
+    DATA = 2
+
+
 class Message:
     """The int64 message of one step: a head of named numbers, then named tensors end to end.
 
@@ -111,20 +121,16 @@ class Message:
 
     def __init__(self, comm: Comm, device: torch.device) -> None:
         self._rank, self._size = comm.rank, comm.size
-        self._head = torch.zeros(len(Field) + 2 * comm.size, dtype=torch.int64, device=device)
+        self._head = torch.zeros(len(Field) + len(OfRank) * comm.size, dtype=torch.int64, device=device)
         self._tensors: dict[str, torch.Tensor] = {}
 
     def add(self, field: Field, value: torch.Tensor | int) -> None:
         """Add to a number of the head."""
         self._head[field] += value
 
-    def set_place(self, place: int) -> None:
-        """Write where this rank is, in the rank's own place."""
-        self._head[len(Field) + self._rank] = place
-
-    def set_own(self, own_ns: int) -> None:
-        """Write this rank's own time, in the rank's own place."""
-        self._head[len(Field) + self._size + self._rank] = own_ns
+    def set_own(self, field: OfRank, value: int) -> None:
+        """Write a number of this rank, in the rank's own place."""
+        self._head[len(Field) + field * self._size + self._rank] = value
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Append an int64 tensor of any shape, the same on all ranks."""
@@ -134,16 +140,16 @@ class Message:
         """Return int64, flat: what the ranks sum."""
         return torch.cat([self._head, *(tensor.flatten() for tensor in self._tensors.values())])
 
-    def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], list[int], list[int], dict[str, torch.Tensor]]:
-        """Cut the ranks' sum apart: the head's numbers, the ranks' places, their own times, the tensors in shape."""
+    def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], dict[OfRank, list[int]], dict[str, torch.Tensor]]:
+        """Cut the ranks' sum apart: the head's numbers, those of the ranks, the tensors in shape."""
         sizes = [len(self._head), *(tensor.numel() for tensor in self._tensors.values())]
         head, *rest = torch.split(summed, sizes)
         numbers = head.tolist()  # the one wait for the device
         tensors = {
             name: part.view(tensor.shape) for (name, tensor), part in zip(self._tensors.items(), rest, strict=True)
         }
-        places, own_ns = numbers[len(Field) : -self._size], numbers[-self._size :]
-        return dict(zip(Field, numbers[: len(Field)], strict=True)), places, own_ns, tensors
+        of_ranks = {field: numbers[len(Field) + field * self._size :][: self._size] for field in OfRank}
+        return dict(zip(Field, numbers[: len(Field)], strict=True)), of_ranks, tensors
 
 
 class StepSync:
@@ -160,7 +166,7 @@ class StepSync:
         """
         self.comm, self.batch, self.device = comm, batch, device
         self.class_sums = class_sums or NoClassSums()
-        self._own_time = OwnTime(device)
+        self._own_time, self._data_ns = OwnTime(device), 0
         self._reset()
 
     def _reset(self) -> None:
@@ -171,8 +177,14 @@ class StepSync:
 
     def begin(self) -> None:
         """Begin the clock of this rank's own part of a step; without it the step has no own time."""
-        self._message.set_own(self._own_time.taken_ns())
+        self._message.set_own(OfRank.OWN, self._own_time.taken_ns())
+        self._message.set_own(OfRank.DATA, self._data_ns)
         self._own_time.begin()
+        self._data_ns = 0
+
+    def waited_for_data(self, seconds: float) -> None:
+        """Note that this rank waited so long for a batch of the step."""
+        self._data_ns += int(1e9 * seconds)
 
     def add(self, part: MicroBatchSums) -> None:
         """Collect one micro-batch."""
@@ -211,7 +223,7 @@ class StepSync:
         """
         assert self._statistics is not None, "a step has at least one micro-batch"
         self._place = (place[0] << 32) + place[1] + 1
-        self._message.set_place(self._place)
+        self._message.set_own(OfRank.PLACE, self._place)
         self._message.add(Field.SAVE, int(save))
         self._message.add(Field.STOP, int(stop))
         self._message.put("statistics", self._statistics)
@@ -231,8 +243,8 @@ class StepSync:
         Raises:
             Desynchronised: not all ranks' parts are of this step.
         """
-        number, places, own_ns, tensors = self._message.read(self._pending.wait())
-        if set(places) != {self._place}:
+        number, of_ranks, tensors = self._message.read(self._pending.wait())
+        if set(places := of_ranks[OfRank.PLACE]) != {self._place}:
             raise Desynchronised(
                 f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "
                 "one of them left a collective out or made it twice"
@@ -248,7 +260,8 @@ class StepSync:
             statistics=to_float(tensors["statistics"], STATISTIC_BITS) / number[Field.GROUPS],
             class_sums=self.class_sums.finish(tensors.get("class sums")),
             notes=None if notes is None else to_float(notes, LOSS_BITS),
-            own_ns=own_ns,
+            own_ns=of_ranks[OfRank.OWN],
+            data_ns=of_ranks[OfRank.DATA],
         )
         self._reset()
         return totals

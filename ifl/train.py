@@ -72,7 +72,6 @@ def train(
     comm, device, engine = run.ranks.comm, run.ranks.device, run.model.engine
     stop = StopRequest(stop_requested, comm, device)
     invariance = make_invariance(run, parts)
-    step = make_step(run, invariance, heartbeat, parts)
     boot.part("load")
     check_equal("recipe, data and decoder", str(run.identity), comm, device)
     history = has_history(folder)
@@ -80,56 +79,58 @@ def train(
     state = start(run, parts) if packed is None else resume(run, packed, invariance)
     steps = plan_of(run, state.epoch, state.weights).steps
     run_log = open_log(run, steps, packed, command)
-    report = Reporter(run_log, recipe, steps)
-    saver = make_saver(run, steps, step, run_log.offset, heartbeat)
-    if packed is None:
-        saver.save(state)  # from now on history without a checkpoint means that one was lost
-    seconds = boot.over()
-    report.write(state, "boot", **run.runs_on, **run.looked, seconds=round(seconds, 2), parts=boot.parts)
-    state.spend("boot", seconds)
+    step = make_step(run, invariance, heartbeat, parts, steps)
+    report = Reporter(run_log, recipe, steps, step.waits)
+    with make_saver(run, steps, step, run_log, heartbeat) as saver:
+        if packed is None:
+            saver.save(state, wait=True)  # from now on history without a checkpoint means that one was lost
+        seconds = boot.over()
+        report.write(state, "boot", **run.runs_on, **run.looked, seconds=round(seconds, 2), parts=boot.parts)
+        state.spend("boot", seconds)
+        while state.epoch < recipe.schedule.epochs:
+            # --------------------------------------------------------------------------------------- an epoch's steps
+            epoch, began = state.epoch, time.monotonic()
+            invariance.begin_epoch(epoch)
+            # The same plan on every rank, from which each reads its own rows; resuming is a matter of where to start.
+            plan = plan_of(run, epoch, state.weights)
+            batches = run.train_reader.read(plan, start=state.step)
+            report.begin_epoch(state)
+            while state.step < steps:
+                lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr, state.step, steps)
+                engine.set_lr(lr)
+                totals = step.take(state, plan, batches, saver.due, stop.asked)
+                heartbeat(f"epoch {epoch}, step {state.step}")
+                state.count(recipe.batch.size, totals)
+                report.after_step(state, lr, invariance.alpha)
+                report.write(state, "profile", **step.profile.after(epoch * steps + state.step))
+                compare_ranks(run, state, invariance, epoch * steps + state.step)
+                if totals.save or totals.stop:
+                    saver.save(state, wait=totals.stop)
+                if totals.stop:
+                    return False
+            state.spend("train", time.monotonic() - began)
+            report.write(state, "fetched", **run.fetched())
 
-    while state.epoch < recipe.schedule.epochs:
-        # ------------------------------------------------------------------------------------------- an epoch's steps
-        epoch, began = state.epoch, time.monotonic()
-        invariance.begin_epoch(epoch)
-        # The same plan on every rank, from which each reads its own rows; resuming is a matter of where to start.
-        plan = plan_of(run, epoch, state.weights)
-        batches = run.train_reader.read(plan, start=state.step)
-        report.begin_epoch(state)
-        while state.step < steps:
-            lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr, state.step, steps)
-            engine.set_lr(lr)
-            totals = step.take(state, plan, batches, saver.due, stop.asked)
-            heartbeat(f"epoch {epoch}, step {state.step}")
-            state.count(recipe.batch.size, totals)
-            report.after_step(state, lr, invariance.alpha)
-            compare_ranks(run, state, invariance, epoch * steps + state.step)
-            if totals.save or totals.stop:
-                saver.save(state)
-            if totals.stop:
+            # --------------------------------------------------------------------------------------- the epoch's end
+            began, final = time.monotonic(), epoch + 1 == recipe.schedule.epochs
+            step.refuse_pollution(state)  # before the network is evaluated, and perhaps kept as the best
+            seen = predict_epoch(run, epoch, final, stop, heartbeat)
+            if seen is None:  # stopped: the steps of the epoch are kept, its evaluation is made again
+                saver.save(state, wait=True)
                 return False
-        state.spend("train", time.monotonic() - began)
-        report.write(state, "fetched", **run.fetched())
-
-        # ------------------------------------------------------------------------------------------- the epoch's end
-        began, final = time.monotonic(), epoch + 1 == recipe.schedule.epochs
-        step.refuse_pollution(state)  # before the network is evaluated, and perhaps kept as the best
-        seen = predict_epoch(run, epoch, final, stop, heartbeat)
-        if seen is None:  # stopped: the steps of the epoch are kept, its evaluation is made again
-            saver.save(state)
-            return False
-        keep_epoch(run, state, seen, final, report)
-        report.write(state, "centers", **invariance.travelled())
-        state.spend("evaluate", time.monotonic() - began)
-        if invariance.end_epoch(state) and comm.rank == 0:
-            write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, run.data.train_split)
-        state.epoch, state.step = epoch + 1, 0
-        heartbeat(f"epoch {epoch + 1}, step 0")
-        stopping = stop.agreed()  # the request may have come during the evaluation
-        if final or stopping or epoch in recipe.kept_epochs:
-            saver.save(state)
-        if stopping and not final:
-            return False
+            saver.wait()  # a commit clears away what it does not know, such as the best weights that come now
+            keep_epoch(run, state, seen, final, report)
+            report.write(state, "centers", **invariance.travelled())
+            state.spend("evaluate", time.monotonic() - began)
+            if invariance.end_epoch(state) and comm.rank == 0:
+                write_environment(folder / "env" / f"epoch-{epoch:03d}.npz", state.weights, run.data.train_split)
+            state.epoch, state.step = epoch + 1, 0
+            heartbeat(f"epoch {epoch + 1}, step 0")
+            stopping = stop.agreed()  # the request may have come during the evaluation
+            if final or stopping or epoch in recipe.kept_epochs:
+                saver.save(state, wait=final or stopping)
+            if stopping and not final:
+                return False
 
     return finish(run, state, stop, heartbeat)
 

@@ -30,6 +30,8 @@ from recipes.sbatch import options as sbatch
 from recipes.values import REAL, WHOLE, as_typed
 
 PROJECT = Path(__file__).resolve().parent.parent
+MOST_PROFILED = 100
+"""Steps of one profile: a trace takes about a megabyte for each."""
 
 
 def science(default: Any, doc: str, **limits: Any) -> Any:
@@ -57,6 +59,17 @@ def _features(value: str) -> str:
         raise ValueError(
             "only letters, digits and _ . , : = / @ + - & | * [ ] ( ) are legal, 200 at most, and it starts with a "
             "letter, a digit, [ or ("
+        )
+    return value
+
+
+def _steps(value: str) -> str:
+    """Check the steps of a profile."""
+    found = re.fullmatch(r"([0-9]{1,12}):([0-9]{1,12})", value)
+    if not found or not 0 < int(found[2]) - int(found[1]) <= MOST_PROFILED:
+        raise ValueError(
+            "two steps are legal, FIRST:END, such as 100:105 for the five from step 100 to step 105, "
+            f"{MOST_PROFILED} of them at most"
         )
     return value
 
@@ -132,6 +145,7 @@ def _memory(value: Any) -> Any:
 
 
 Plain = Annotated[str, AfterValidator(_plain)]
+Steps = Annotated[str, AfterValidator(_steps)]
 Features = Annotated[str, AfterValidator(_features)]
 Minutes = Annotated[int, BeforeValidator(_minutes)]
 Memory = Annotated[str, BeforeValidator(_memory)]
@@ -652,6 +666,13 @@ class Log(Section):
         ge=5,
         le=86400,
     )
+    profile: Steps | None = operation(
+        None,
+        (
+            "profile the steps FIRST:END, such as 100:105 for the five from step 100 to step 105: a trace of each rank "
+            "in log/, and the seconds of each phase in metrics.jsonl"
+        ),
+    )
     tensorboard: bool = operation(
         False,
         (
@@ -666,6 +687,14 @@ class Log(Section):
             "internet)"
         ),
     )
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """Return from how many optimizer steps on, and to how many, steps are profiled."""
+        if self.profile is None:
+            return None
+        first, end = map(int, self.profile.split(":"))
+        return first, end
 
     def lacking(self) -> str:
         """Name a package that a switch needs and that is not installed here, in one sentence; empty where none is."""

@@ -44,7 +44,20 @@ PANELS = (
     _Panel("alpha", (_Look("alpha"),)),
     _Panel("learning rate", (_Look("lr"),)),
     _Panel("images/s", (_Look("images_per_s"),)),
+    _Panel("s waited, a line", (_Look("data_wait_s", "for data"), _Look("rank_wait_s", "for ranks", BLUE, "--"))),
 )
+TRAINED = (
+    "loss",
+    "method_loss",
+    "center_loss",
+    "accuracy",
+    "lr",
+    "alpha",
+    "images_per_s",
+    "data_wait_s",
+    "rank_wait_s",
+)
+"""What is drawn of a training line; lines of older code have no waits."""
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
@@ -65,17 +78,14 @@ def curves_of(lines: list[dict[str, Any]], each: float) -> dict[str, list[tuple[
 
     Returns:
         {name: [(epochs trained, value)]}. Names are loss, method_loss, center_loss, accuracy (training, %), val
-        (accuracy, %), lr, alpha, images_per_s, and restarts, whose value is the number of ranks; the first start is
-        left out.
+        (accuracy, %), lr, alpha, images_per_s, data_wait_s, rank_wait_s, and restarts, whose value is the number of
+        ranks; the first start is left out.
     """
-    curves: dict[str, list[tuple[float, float]]] = {
-        name: []
-        for name in ("loss", "method_loss", "center_loss", "accuracy", "val", "lr", "alpha", "images_per_s", "restarts")
-    }
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in (*TRAINED, "val", "restarts")}
     for line in lines:
         at = line["step"] / each
         if line["kind"] == "train":
-            for name in ("loss", "method_loss", "center_loss", "accuracy", "lr", "alpha", "images_per_s"):
+            for name in TRAINED:
                 if isinstance(line.get(name), int | float):
                     curves[name].append((at, 100 * line[name] if name == "accuracy" else line[name]))
         elif (
@@ -104,7 +114,7 @@ def progress(run: Run) -> Figure:
             figure.text(0.5, 0.4, "nothing is trained yet", ha="center")
         across = min(3, len(shown)) or 1
         places: Iterable[Axes] = figure.subplots(down, across, squeeze=False).flat if shown else ()
-        for axes, panel, letter in itertools.zip_longest(places, shown, "abcdef"[: len(shown)]):
+        for axes, panel, letter in itertools.zip_longest(places, shown, "abcdefg"[: len(shown)]):
             if panel is None:
                 axes.remove()
                 continue
@@ -133,8 +143,29 @@ def progress(run: Run) -> Figure:
     return figure
 
 
-def write_progress(folder: Path, out: Path) -> list[Path]:
-    """Draw the run in `folder` into `out`, and return the files.
+def phase_tables(lines: Iterable[dict[str, Any]]) -> str:
+    """Return what `log.profile` measured of each rank, as text; empty where nothing was profiled."""
+    tables = []
+    for line in lines:
+        if line["kind"] != "profile":
+            continue
+        phases = list(line["ranks"][0])
+        rows = [[f"ms a step, steps {line['first']} to {line['first'] + line['steps']}", *phases]]
+        for rank, seconds in enumerate(line["ranks"]):
+            slowest = " (slowest)" if rank == line["slowest"] and len(line["ranks"]) > 1 else ""
+            rows.append([f"rank {rank}{slowest}", *(f"{1e3 * seconds[phase]:.2f}" for phase in phases)])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        tables += [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in rows
+        ]
+    return "\n".join(tables)
+
+
+def write_progress(folder: Path, out: Path) -> tuple[list[Path], str]:
+    """Draw the run in `folder` into `out`, and return the files, and what was profiled as text.
 
     Raises:
         ValueError: `folder` is not a run folder.
@@ -144,7 +175,7 @@ def write_progress(folder: Path, out: Path) -> list[Path]:
     except ValueError as error:
         raise ValueError(f"run={folder} is no run folder: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
-    return save_figure(progress(run), out, f"progress-{run.name}")
+    return save_figure(progress(run), out, f"progress-{run.name}"), phase_tables(run.metrics()[0])
 
 
 def _worth_drawing(name: str, points: list[tuple[float, float]]) -> bool:

@@ -49,6 +49,10 @@ class Comm:
         self.rank = dist.get_rank(self.group) if self.distributed else 0
         self.size = dist.get_world_size(self.group) if self.distributed else 1
 
+    def apart(self, patience_s: float) -> Comm:
+        """Return the same ranks for another thread: a group whose messages go from host to host. A collective."""
+        return Comm(dist.new_group(backend="gloo", timeout=timedelta(seconds=patience_s)) if self.distributed else None)
+
     def start_sum(self, tensor: torch.Tensor) -> Pending:
         """Start summing `tensor` over the ranks, in place."""
         if self.size == 1:

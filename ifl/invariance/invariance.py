@@ -190,8 +190,8 @@ class Invariance:
         return True
 
     def pack(self) -> dict[str, torch.Tensor | None]:
-        """Return what a checkpoint holds of it, on the CPU and equal on all ranks. A collective; changes nothing."""
-        return {"centers": self._centers.centers_KD.cpu(), "confidence": self._confidence.total(self._comm).cpu()}
+        """Return what a checkpoint holds of it, equal on all ranks. A collective; changes nothing."""
+        return {"centers": self._centers.centers_KD, "confidence": self._confidence.total(self._comm)}
 
     def unpack(self, packed: dict[str, Any], state: Progress) -> None:
         """Go on from what `pack` gave, with the class means of `state` on the device."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -21,14 +20,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from ifl.distributed.comm import Comm
-from ifl.engine import Engine
+from ifl.engine import Engine, serialised
 from ifl.saving.storage import storage_error
-from ifl.supervision.fence import Fence
 from recipes.common.errors import RunError
 from recipes.common.files import FULL, file_digest, sync_folder, write_json, write_synced, write_whole
 from recipes.common.json_text import parse_json
@@ -41,14 +39,38 @@ class CheckpointError(RunError):
     """The run cannot go on from what is on disk; the message says what is wrong and what to do."""
 
 
+class Savable(Protocol):
+    """What can be saved: an engine now, or the copy of one in host memory (ifl/saving/snapshot.py) later.
+
+    Attributes:
+        zero: ZeRO's stage.
+        device: where the ranks' messages about it are made.
+    """
+
+    zero: int
+    device: torch.device
+
+    def save(self) -> dict[str, memoryview]:
+        """Return the files that this rank has to write."""
+        ...
+
+
+class Claim(Protocol):
+    """A claim on the run, such as ifl/supervision/fence.py."""
+
+    def check(self) -> None:
+        """Raise where nothing may be committed."""
+        ...
+
+
 def save(
     folder: Path,
-    engine: Engine,
+    engine: Savable,
     state: dict[str, Any],
     step: int,
     comm: Comm,
     needs: Mapping[str, str] | None = None,
-    fence: Fence | None = None,
+    fence: Claim | None = None,
     milestones: Collection[int] = (),
 ) -> Path:
     """Commit a checkpoint under `folder`. A collective.
@@ -60,7 +82,7 @@ def save(
         step: optimizer steps so far, which name the checkpoint.
         comm: the ranks.
         needs: files of `folder` without which the checkpoint is useless, with their sha256.
-        fence: rank 0's claim on the run.
+        fence: asked by rank 0 whether it may commit.
         milestones: steps whose checkpoints are kept for good.
 
     Raises:
@@ -70,9 +92,7 @@ def save(
     """
     files = engine.save()
     if comm.rank == 0:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        files["suite.pt"] = buffer.getbuffer()
+        files["suite.pt"] = serialised(state)
     mine = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     parts = comm.gather_objects((mine, secrets.token_hex(4)), engine.device)
     entries = {name: entry for part, _ in parts for name, entry in part.items()}
@@ -129,7 +149,9 @@ def _give_its_name(temporary: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
-def _together(action: Callable[[], None], folder: Path, temporary: Path, size: int, engine: Engine, comm: Comm) -> None:
+def _together(
+    action: Callable[[], None], folder: Path, temporary: Path, size: int, engine: Savable, comm: Comm
+) -> None:
     """Do this rank's part of a save. A collective.
 
     If any rank could not do its own, remove what was written and raise the first one's error on all.

@@ -63,12 +63,11 @@ class State:
 
 
 def pack(state: State, invariance: Invariance | Off, **more: Any) -> dict[str, Any]:
-    """Return plain values and tensors on the CPU, equal on all ranks. A collective; changes nothing."""
+    """Return plain values and the tensors themselves, equal on all ranks. A collective; changes nothing."""
     return {
         **{key: value for key, value in vars(state).items() if key != "weights"},
         "seconds": dict(state.seconds),
-        "memory": {key: value.cpu() for key, value in state.memory.items()},
-        "weights": [None if w is None else torch.from_numpy(w.copy()) for w in state.weights],
+        "weights": [None if w is None else torch.from_numpy(w) for w in state.weights],
         **invariance.pack(),
         **more,
     }

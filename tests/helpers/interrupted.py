@@ -25,6 +25,8 @@ from tests.helpers.paths import PROJECT
 from tests.helpers.ranks import RankFailure, started
 
 LIMIT_S = 240.0
+TIMES = ("images_per_s", "data_wait_s", "rank_wait_s")
+"""Of a training line what no two runs share."""
 STEPS, EPOCHS = 14, 3
 WORDS = (
     "recipe=glt_randaug_ifl",
@@ -189,9 +191,7 @@ def ending(folder: Path) -> dict[str, Any]:
     best = json.loads((folder / "done").read_text())["best_epoch"]
     result |= _flat("best", torch.load(folder / "ckpt" / f"best-{best:04d}.pt", weights_only=True))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [
-        {k: v for k, v in line.items() if k != "images_per_s"} for line in lines if line["kind"] in ("train", "eval")
-    ]
+    kept = [{k: v for k, v in line.items() if k not in TIMES} for line in lines if line["kind"] in ("train", "eval")]
     steps = [(line["kind"], line.get("split"), line["step"]) for line in kept]
     assert len(steps) == len(set(steps)), "a step is twice in metrics.jsonl"
     return result | {f"line {kind} {split} {step}": line for (kind, split, step), line in zip(steps, kept, strict=True)}

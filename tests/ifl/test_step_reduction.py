@@ -201,7 +201,7 @@ def test_totals_are_the_sums_over_the_global_batch(size: int) -> None:
     )
     # every group is a micro-batch on any number of ranks, so all of it is equal to the last bit
     for key, value in _all_equal(1).items():
-        assert key == "own_ns" or np.array_equal(totals[key], value), key  # of which there is one for each rank
+        assert key in ("own_ns", "data_ns") or np.array_equal(totals[key], value), key  # these: one for each rank
     assert np.array_equal(_all_equal(size, gathers=True)["class_sums"], totals["class_sums"])
 
 

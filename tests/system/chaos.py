@@ -28,6 +28,7 @@ from recipes.resolve import resolve
 from slurm.monitoring import events, failure, run_state
 from tests.helpers import cables
 from tests.helpers import cluster as clusters
+from tests.helpers.interrupted import TIMES
 from tests.helpers.jobs import launched, result_of
 from tests.system import chaos_shell
 from tests.system.chaos_kinds import KINDS, Missed, Target, legal_kinds
@@ -100,7 +101,7 @@ def train_lines(text: Iterator[str] | set[str]) -> list[tuple[int, tuple]]:
     """Of each training line the step and the values that are a function of it."""
     lines = [json.loads(line) for line in text]
     return [
-        (line["step"], tuple((key, value) for key, value in sorted(line.items()) if key != "images_per_s"))
+        (line["step"], tuple((key, value) for key, value in sorted(line.items()) if key not in TIMES))
         for line in lines
         if line["kind"] == "train"
     ]
