@@ -76,6 +76,11 @@ LONG = [
     "make demo",
     "python slurm/launch.py recipe=glt_ifl data=digits_glt cluster=local nodes=2",
     "python -m sharding.build data=digits_glt out=data preview=out/digits_glt.png",
+    "python -m sharding.build data=fashion_glt out=data source=/usr/share/datasets/fashion-mnist "
+    "long_tail=examples/fashion_glt_counts.csv attributes=clusters attribute_tail=7:2:1",
+    "python slurm/launch.py recipe=glt_ifl data=fashion_glt model.name=timm:vit_tiny_patch16_224 "
+    "model.args.patch_size=7 model.args.depth=4 model.train=lora optim.name=adamw optim.lr=0.001 schedule.epochs=5 "
+    "cluster=local nodes=2",
     "python -m sharding.verify data/digits_glt",
     "python -m sharding.describe data/digits_glt out=out/digits_glt",
     "python -m analysis runs=runs out=out",
