@@ -235,6 +235,7 @@ def test_the_words_of_build_commands_are_legal(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.chdir(tmp_path)
     Path("out").mkdir()  # where a contact sheet goes
+    Path("examples").symlink_to(PROJECT / "examples")
     found = [command for command in commands() if "-m sharding.build" in command]
     assert len(found) >= 6
     for command in found:
