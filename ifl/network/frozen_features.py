@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +97,11 @@ class FrozenFeatures:
     def _about(self) -> dict[str, Any]:
         """Return what the features of all splits depend on."""
         data, model = self.recipe.data, self.recipe.model
-        package, by_name, _ = model.name.partition(":")
         return {
             "weights": digest_of_tensors(*self.network.backbone.state_dict().values()),
             "model": model.model_dump(exclude={"train", "rank", "alpha", "drop_path", "weights"}),
             "form": declaration(self.recipe.method.name).FORM,
-            "code": version(package) if by_name else code_digests(self.recipe).get("model", ""),
+            "code": code_digests(self.recipe).get("model", ""),
             "mean": data.mean,
             "std": data.std,
             "precision": self.recipe.optim.precision,

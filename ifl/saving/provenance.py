@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg", "timm")
+PACKAGES = (
+    *("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg"),
+    *("timm", "peft", "open_clip_torch"),
+)
 
 
 def commit() -> str:
