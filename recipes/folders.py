@@ -10,12 +10,14 @@ import functools
 import itertools
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.common.addresses import PIPE, is_remote, path_fault, root_fault
 from recipes.common.errors import RecipeError
 from recipes.common.files import file_digest
-from recipes.schema import Recipe
+
+if TYPE_CHECKING:  # the batch script runs this outside of a container, by a Python that has no pydantic
+    from recipes.schema import Recipe
 
 FOLDERS = ("runs", "data.root", "data.cache_folder", "method.text", "model.weights")
 """The fields that hold a folder or a file."""

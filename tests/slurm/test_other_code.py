@@ -177,7 +177,7 @@ def test_a_dry_run_shows_what_again_makes_anew(
     assert launch.main([*words, "again=yes"]) == 0
     shown = capsys.readouterr().out
     assert f"# {folder.name} is made anew, and what is there becomes {folder.name}.old-1\n" in shown
-    assert shown.endswith(f"\n  [0] {folder}  made anew\n  [1] {other}\n")
+    assert f"\n  [0] {folder}  made anew\n  [1] {other}\n\n# batch file of " in shown
     assert "# 2 runs to make, 2,000 training images" in shown
     assert launch.main(words) == 0
     shown = capsys.readouterr().out

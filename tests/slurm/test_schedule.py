@@ -152,8 +152,8 @@ def test_the_tree_shows_every_run_once(tmp_path: Path) -> None:
 
 
 def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
-    """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count) and the tree, and
-    makes no file.
+    """`cluster=dry` for several runs prints the site file, the cost (here there are no data to count), the tree and the
+    batch file of one, and makes no file.
     """
     result = launch(
         "data=digits_glt",
@@ -169,7 +169,9 @@ def test_dry_shows_the_tree_and_makes_nothing(tmp_path: Path) -> None:
     assert (
         lines[0] == "# site file: none"
         and "cost unknown" in lines[1]
-        and [len(line) - len(line.lstrip()) for line in lines[2:]] == [0, 2, 4]
+        and [len(line) - len(line.lstrip()) for line in lines[2:5]] == [0, 2, 4]
+        and lines[5] == ""
+        and lines[6].startswith("# batch file of glt_baseline-digits_glt-glt-s0-")
     )
 
 
