@@ -181,7 +181,8 @@ def test_a_dry_run_shows_what_again_makes_anew(
     assert "# 2 runs to make, 2,000 training images" in shown
     assert launch.main(words) == 0
     shown = capsys.readouterr().out
-    assert shown.endswith(f"\n{folder}  finished\n{other}\n") and "# 1 runs to make, 1,000 training images" in shown
+    assert f"\n{folder}  finished\n{other}\n\n# batch file of {other.name}" in shown
+    assert "# 1 runs to make, 1,000 training images" in shown
     assert (folder / "done").exists()
 
 
