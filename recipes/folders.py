@@ -123,20 +123,30 @@ def with_digests(recipe: Recipe, noted: bool) -> Recipe:
     """Return the recipe with the digests of its files beside them.
 
     Args:
-        recipe: checked by the schema.
+        recipe: resolved, but for them.
         noted: whether a run noted it; then it may be resolved where the files are not.
 
+    A run that has begun goes on from its checkpoints, so where the recipe has the digest the file may be gone.
+
     Raises:
-        RecipeError: a file cannot be read, or is not the one whose digest stands there.
+        RecipeError: a file cannot be read, is not the one whose digest stands there, or is not given beside it.
     """
     for field, of_digest in DIGESTS.items():
         name, _, key = field.partition(".")
         section, digest = getattr(recipe, name), of_digest.partition(".")[2]
         place, known = getattr(section, key), getattr(section, digest)
-        if place is not None and not (noted and known):
+        if known and (noted or (not (place and Path(place).exists()) and _has_begun(recipe))):
+            continue
+        if known and place is None:
+            raise RecipeError(f"{of_digest}={known} says what a file holds that is not given: {field}=FILE is legal")
+        if place is not None:
             found = checked_digest(field, Path(place), known)
             recipe = recipe.model_copy(update={name: section.model_copy(update={digest: found})})
     return recipe
+
+
+def _has_begun(recipe: Recipe) -> bool:
+    return (recipe.run_folder / "meta.json").exists()
 
 
 def checked_digest(field: str, path: Path, noted: str | None) -> str:

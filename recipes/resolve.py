@@ -73,9 +73,9 @@ def resolve(
     words = list(words)
     first = first_words(words)
     tree, origins = merge(words, site, site_name, said)
-    recipe = _with_source(with_digests(_validated(tree, origins), isinstance(said, Noted)), first, site, said)
+    recipe = _with_source(_validated(tree, origins), first, site, said)
     check(recipe)
-    return _written_out(recipe)
+    return with_digests(_written_out(recipe), isinstance(said, Noted))
 
 
 def merge(

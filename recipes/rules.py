@@ -189,6 +189,10 @@ def model_exists(recipe: Recipe) -> str:
     return search_path.fault(search_path.MODELS, model.name, "model.name")
 
 
+OF_THE_NETWORK = ("train", "rank", "drop_path")
+"""Keys of `model` that not every network allows."""
+
+
 def network_fits(recipe: Recipe) -> str:
     """Require that a library's network takes the images, in the method's form, and groups as it needs them."""
     model, batch = recipe.model, recipe.batch
@@ -205,7 +209,9 @@ def network_fits(recipe: Recipe) -> str:
             f"batch.bn={batch.bn} is for batch normalisation, which {model.name} has not: batch.bn=0 with "
             f"batch.micro={batch.bn} is legal"
         )
-    return unfit(model.name, model.args, _declared(recipe).FORM, recipe.data.image_size)
+    usual = type(model)()
+    more = {key: getattr(model, key) for key in OF_THE_NETWORK if getattr(model, key) != getattr(usual, key)}
+    return unfit(model.name, model.args, _declared(recipe).FORM, recipe.data.image_size, more)
 
 
 def method_exists(recipe: Recipe) -> str:
@@ -415,7 +421,7 @@ def class_vectors(recipe: Recipe) -> str:
             return (
                 f"the method {method.name} needs method.text=FILE: {needs['text']}; python -m ifl.clip makes the file"
             )
-        return "method.text_sha256 without method.text=FILE is no start: leave it out" if method.text_sha256 else ""
+        return ""
     for key, source in (("init_from", method.init_from), ("eval_of", method.eval_of)):
         if source:
             return (

@@ -316,9 +316,22 @@ class Model(Section):
     def _one_start(self) -> Model:
         if self.init == "torch" and (self.weights or self.weights_sha256):
             raise ValueError("model.init=torch and model.weights exclude each other: a network has one start")
+        if self.prefix and self.name.startswith("open_clip:"):
+            raise ValueError(
+                f"model.prefix={self.prefix} is not for open_clip, which reads its checkpoints itself: leave it out"
+            )
         if self.prefix and not (self.weights or self.weights_sha256):
             raise ValueError(f"model.prefix={self.prefix} is for model.weights, which is not given")
         return self
+
+    def lacking(self) -> str:
+        """Say in one sentence that a package is not installed here; empty where it is."""
+        if self.train != "lora" or importlib.util.find_spec("peft"):
+            return ""
+        return (
+            "model.train=lora needs the package peft, which is not installed: `.venv/bin/python -m pip install peft`, "
+            "or another value of model.train"
+        )
 
     @property
     def width(self) -> int:

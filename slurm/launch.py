@@ -180,7 +180,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         refuse_unknown(name for run in asked.runs for name in run.recipe.slurm.options)
     for run in asked.runs:
         _check_batch(run.recipe)
-        lacking = run.recipe.log.lacking() or run.recipe.optim.lacking()
+        lacking = run.recipe.log.lacking() or run.recipe.optim.lacking() or run.recipe.model.lacking()
         if lacking:
             raise RecipeError(lacking)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]

@@ -85,6 +85,8 @@ def cut_for(network: nn.Module, name: str, form: str) -> Cut:
 # ----------------------------------------------------------------------------------------------------------------- timm
 def _vit_blocks(network: Any, form: str) -> int:
     """Return how many blocks an end has."""
+    if not len(network.blocks):
+        raise RunError(f"a ViT without blocks has no {form}: model.args.depth=1 or more is legal")
     return max(1, len(network.blocks) // 4) if form == STAGE else 1
 
 

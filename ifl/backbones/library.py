@@ -70,7 +70,7 @@ def create(
         if key in RESERVED:
             raise RunError(f"model.args.{key} is not legal: {RESERVED[key]}")
     define_missing()
-    own, of_factory = name.partition(":")[2], {**args, **_depth(name, drop_path)}
+    own, of_factory = name.partition(":")[2], {**args, **_depth(name, args, drop_path)}
     try:
         if library == "open_clip":
             network: nn.Module = open_clip_backbone(own, of_factory, image_size, Path(towers) if towers else None)
@@ -98,7 +98,8 @@ def _check(network: nn.Module, name: str, image_size: int | None) -> None:
     Raises:
         RunError: it is such a one.
     """
-    patch: Any = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    inside = getattr(network, "patch_embed", getattr(network, "visual", None))
+    patch: Any = getattr(inside, "patch_size", None)
     sides = patch if isinstance(patch, tuple) else (patch,)
     padded = getattr(getattr(network, "patch_embed", None), "dynamic_img_pad", False)
     if image_size and patch and not padded and any(image_size % side for side in sides):
@@ -115,13 +116,15 @@ def _check(network: nn.Module, name: str, image_size: int | None) -> None:
             )
 
 
-def _depth(name: str, rate: float | None) -> dict[str, float]:
+def _depth(name: str, args: Mapping[str, Any], rate: float | None) -> dict[str, float]:
     """Return the rate of stochastic depth under the name that the library gives it; empty where None is asked for."""
     if rate is None:
         return {}
     own = {"timm": "drop_path_rate", "torchvision": "stochastic_depth_prob"}.get(library_of(name))
     if own is None:
         raise RunError(f"model.drop_path={rate}: {name} takes no such rate")
+    if own in args:
+        raise RunError(f"model.drop_path={rate} and model.args.{own}={args[own]} are one rate: one of the two is legal")
     return {own: rate}
 
 

@@ -34,6 +34,15 @@ class ImageTower(nn.Module):
         return features
 
 
+class VitTower(ImageTower):
+    """A tower that is a ViT."""
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Say which parameters form a layer, as timm's networks do: open_clip registers the projection first of all."""
+        blocks = [(r"^visual\.transformer\.resblocks\.(\d+)", None), (r"^visual\.(?:ln_post|proj)", (99999,))]
+        return {"stem": r"^visual\.(?:conv1|class_embedding|positional_embedding|ln_pre)", "blocks": blocks}
+
+
 def open_clip_backbone(
     name: str, args: Mapping[str, Any], image_size: int | None = None, weights: Path | None = None
 ) -> ImageTower:
@@ -54,4 +63,5 @@ def open_clip_backbone(
     model = open_clip_model(name, {**args, **size}, weights)
     visual = model.visual
     assert isinstance(visual, nn.Module), "every model of open_clip has an image tower"
-    return ImageTower(visual.train(), embed_dim(name), library().get_model_preprocess_cfg(model))
+    tower = VitTower if hasattr(visual, "transformer") else ImageTower
+    return tower(visual.train(), embed_dim(name), library().get_model_preprocess_cfg(model))

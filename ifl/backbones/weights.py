@@ -23,18 +23,18 @@ MOST_NAMED = 3
 """Entries of a kind that a sentence names."""
 
 
-def check_digest(file: str, sha256: str | None, needed: bool = True) -> None:
+def check_digest(file: str | None, sha256: str | None, needed: bool = True) -> None:
     """Require that a file of weights is the one that the recipe was resolved with.
 
     Args:
-        file: its place.
+        file: its place; None where the recipe has the digest alone.
         sha256: what the recipe says of it.
         needed: whether it will be read; a run that goes on from a checkpoint does without it.
 
     Raises:
         RunError: it is another, or needed and gone.
     """
-    if not Path(file).is_file():
+    if file is None or not Path(file).is_file():
         if needed:
             raise RunError(f"model.weights={file} is not there: put the file back, or give where it is now")
         return
@@ -72,7 +72,8 @@ def read(file: str, prefix: str | None = None) -> Tensors:
     for key in INSIDE:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
-    tensors = {name: value for name, value in held.items() if isinstance(value, torch.Tensor)} if held else {}
+    entries = held.items() if isinstance(held, dict) else ()
+    tensors = {name: value for name, value in entries if isinstance(name, str) and isinstance(value, torch.Tensor)}
     own = {name.removeprefix(prefix or ""): value for name, value in tensors.items() if name.startswith(prefix or "")}
     if own:
         return own

@@ -20,6 +20,8 @@ from ifl.backbones.forms import forms_of
 from ifl.backbones.library import create, without_memory
 from ifl.backbones.open_clip import ImageTower
 from ifl.network.backbone import build_backbone, feature_dim_of
+from ifl.network.drop_path import drawn_by_row
+from ifl.network.network import prepared
 from recipes.backbones.facts import library_of, version_of
 from recipes.common.errors import RunError, one_line
 from recipes.schema import Model
@@ -68,17 +70,26 @@ def _configuration(name: str, network: nn.Module) -> tuple[int, int, Any, Any]:
     return int(view.crop_size[0]), int(view.resize_size[0]), view.mean, view.std
 
 
-def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int) -> str:
-    """Say why a network cannot be built in a form or take images of a size; empty where it can."""
-    where = f"model.name={name} with data.image_size={image_size}"
+def unfit(model: Model, form: str, image_size: int) -> str:
+    """Say why a network cannot be built in a form, take images of a size or train so; empty where it can."""
+    name, where = model.name, f"model.name={model.name} with data.image_size={image_size}"
+
+    def tried() -> tuple[nn.Module, Any]:
+        network = build_backbone(model, form, image_size)
+        return network, network.eval()(torch.empty(2, 3, image_size, image_size))
+
     try:
-        with torch.device("meta"), torch.no_grad():
-            network = build_backbone(Model(name=name, args=dict(args)), form, image_size)
-            given = network.eval()(torch.empty(2, 3, image_size, image_size))
+        with torch.no_grad():
+            try:
+                with torch.device("meta"):
+                    network, given = tried()
+            except NotImplementedError:  # an operator that needs numbers
+                network, given = tried()
+        prepared(network, model)
+        if model.drop_path:
+            drawn_by_row(network, name)
     except RunError as error:
         return str(error)
-    except NotImplementedError:
-        return ""  # an operator without a shape rule: the run's first step says it
     except Exception as error:  # networks refuse sizes by any type
         return one_line(f"{where} ({form}) takes no such images: {type(error).__name__}: {error}")[:500]
     wanted = (2, feature_dim_of(network))
@@ -93,7 +104,8 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if "form" not in question:
             return {"facts": facts(question["name"], question["args"])}
-        sentence = unfit(question["name"], question["args"], question["form"], question["image_size"])
+        of_model = {key: value for key, value in question.items() if key not in ("form", "image_size")}
+        sentence = unfit(Model(**of_model), question["form"], question["image_size"])
         return {"fault": sentence} if sentence else {}
     except RunError as error:
         return {"fault": str(error)}

@@ -131,7 +131,7 @@ def build_network(recipe: Recipe, class_counts: np.ndarray, *, pretrained: bool 
 
 
 def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool) -> None:
-    """Add to the backbone what LoRA or AdaptFormer add, and choose what trains. The head always does.
+    """Prepare the backbone, and choose what trains. The head always does.
 
     A backbone that does not train at all is used as in evaluation, and so is the batch normalisation of one that trains
     by what is added. A method that trains the head alone says itself, by `frozen_bn`, whether the statistics stand;
@@ -146,21 +146,27 @@ def choose_trained(network: Network, model: Model, trains: str, frozen_bn: bool)
     Raises:
         RunError: the network has no layer that this is for, or peft is not installed.
     """
-    backbone, what = network.backbone, model.train
-    file = origin_of(model.name)
-    added: list[nn.Parameter] = []
-    if what == "lora":
-        added = lora.insert(backbone, model.width, model.scale, file)
-    elif what == "adapter":
-        added = adapters.insert(backbone, model.width, model.scale, file)
-    if what == "head":
+    chosen = prepared(network.backbone, model)
+    if model.train == "head":
         network.freeze_backbone(nn.Module)
     elif trains == "head":
         network.freeze_backbone(nn.Module if frozen_bn else None)
-    elif what == "norm":
-        network.freeze_backbone(None, normalisations(backbone, file))
-    elif added:
-        network.freeze_backbone(_BatchNorm, added)
+    elif chosen:
+        network.freeze_backbone(None if model.train == "norm" else _BatchNorm, chosen)
+
+
+def prepared(backbone: nn.Module, model: Model) -> list[nn.Parameter]:
+    """Add to a backbone what LoRA or AdaptFormer add, in place; returns what alone trains, nothing where all may.
+
+    Raises:
+        RunError: the network has no layer that this is for, or peft is not installed.
+    """
+    file = origin_of(model.name)
+    if model.train == "lora":
+        return lora.insert(backbone, model.width, model.scale, file)
+    if model.train == "adapter":
+        return adapters.insert(backbone, model.width, model.scale, file)
+    return normalisations(backbone, file) if model.train == "norm" else []
 
 
 def normalisations(backbone: nn.Module, file: str) -> list[nn.Parameter]:

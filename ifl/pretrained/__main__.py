@@ -23,9 +23,10 @@ from recipes.common.files import file_digest, write_whole
 from recipes.common.output import ends_told, go_on_unread
 
 SUFFIX = ".safetensors"
+DEFAULT = "DEFAULT"
 
 
-def fetch(name: str, out: Path, weights: str = "DEFAULT") -> str:
+def fetch(name: str, out: Path, weights: str = DEFAULT) -> str:
     """Fetch a network's weights, write them as safetensors, and return the file's sha256.
 
     Args:
@@ -47,6 +48,10 @@ def fetch(name: str, out: Path, weights: str = "DEFAULT") -> str:
         )
     if sentence := lacking(library_of(name)):
         raise RunError(sentence)
+    if library_of(name) == "timm" and weights != DEFAULT:
+        raise RunError(f"weights={weights} is not for timm: a tag of the name says which, as in {name}.TAG")
+    if not out.parent.is_dir():
+        raise RunError(f"out={out} is in no folder that is there: a file in one that is, is legal")
     without_memory(lambda: create(name, {}))  # refuses what is not there
     define_missing()
     try:
@@ -85,7 +90,7 @@ def main(words: Sequence[str]) -> int:
         print((__doc__ or "").strip())
         return 0 if words else 2
     name, given = words[0], dict(map(split_word, words[1:]))
-    out, weights = given.pop("out", ""), given.pop("weights", "DEFAULT")
+    out, weights = given.pop("out", ""), given.pop("weights", DEFAULT)
     try:
         if given or not out.endswith(SUFFIX):
             wrong = next(iter(given), f"out={out}")

@@ -129,11 +129,19 @@ def facts_of(name: str, args: Mapping[str, Any]) -> Facts:
     return Facts(**said)
 
 
-def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int) -> str:
-    """Say why a network cannot be built in a form or take images of a size; empty where it can."""
+def unfit(name: str, args: Mapping[str, Any], form: str, image_size: int, more: Mapping[str, Any] | None = None) -> str:
+    """Say why a network cannot be built in a form, take images of a size or train so; empty where it can.
+
+    Args:
+        name: LIBRARY:NETWORK.
+        args: of its factory.
+        form: of `declarations.FORMS`.
+        image_size: H = W, pixels.
+        more: other fields of the section `model` that it must allow, such as `train`.
+    """
     if question(name, args) in _noted and lacking(library_of(name)):
         return ""  # it was built for the run
-    asked = {"name": name, "args": dict(args), "form": form, "image_size": image_size}
+    asked = {"name": name, "args": dict(args), "form": form, "image_size": image_size, **(more or {})}
     return str(_answer(json.dumps(asked, sort_keys=True)).get("fault", ""))
 
 

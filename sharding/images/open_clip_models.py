@@ -59,6 +59,8 @@ def open_clip_model(name: str, args: Mapping[str, Any], weights: Path | None) ->
     given = {"pretrained_text": False, **args, "pretrained": None if weights is None else str(weights.absolute())}
     try:
         model: nn.Module = clip.create_model(name, **given)
+    except NotImplementedError:  # without memory for parameters not every model can be built
+        raise
     except Exception as error:  # for a wrong file or value the libraries raise errors of many types
         whose = f"{weights} does not hold the weights of" if weights else "the arguments do not build"
         raise DataError(one_line(f"{whose} open_clip:{name}: {str(error).strip() or type(error).__name__}")) from error

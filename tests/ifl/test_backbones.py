@@ -272,6 +272,14 @@ def test_a_vit_with_weights_trains_resumes_and_is_exported(mini_root: Path, tmp_
         assert [loaded.predict(split.read(i)).label for i in range(4)] == stored["prediction"][:4].tolist()
 
 
+@pytest.mark.parametrize("held", [[torch.zeros(2)], 3, "text", torch.zeros(3), {1: torch.zeros(2)}], ids=repr)
+def test_a_torch_file_without_named_tensors_is_refused(tmp_path: Path, held: object) -> None:
+    """Whatever else it holds, one sentence says so."""
+    torch.save(held, tmp_path / "w.pt")
+    with pytest.raises(RunError, match=r"holds no tensor$"):
+        read(str(tmp_path / "w.pt"))
+
+
 def test_other_weights_at_the_place_of_a_run_s_are_refused(mini_root: Path, tmp_path: Path) -> None:
     """The same content elsewhere is the same run; other content is another, and a run never takes it up."""
     state = whole(VIT_NAME, **VIT_ARGS).state_dict()
@@ -289,8 +297,16 @@ def test_other_weights_at_the_place_of_a_run_s_are_refused(mini_root: Path, tmp_
     assert mini.recipe_of(mini_root, tmp_path, *VIT, f"model.weights={copy}").run_name not in names
     with pytest.raises(RunError, match=r"this run began with one of [0-9a-f]{16}"):
         check_digest(str(copy), recipe.model.weights_sha256)
+    sha = f"model.weights_sha256={recipe.model.weights_sha256}"
+    with pytest.raises(RecipeError, match=r"says what a file holds that is not given: model\.weights=FILE is legal"):
+        mini.recipe_of(mini_root, tmp_path / "elsewhere", *VIT, sha)
+    with pytest.raises(RunError, match=r"^model\.weights=None is not there"):
+        check_digest(None, recipe.model.weights_sha256)
+    (tmp_path / recipe.run_name / "meta.json").write_text("{}")  # the run has begun: it goes on without the file
+    first.unlink()
+    gone_on = mini.recipe_of(mini_root, tmp_path, *VIT, f"model.weights={first}", sha)
+    assert gone_on.run_name == recipe.run_name
     with pytest.raises(RecipeError, match="is not the file that the recipe was written with"):
-        sha = f"model.weights_sha256={recipe.model.weights_sha256}"
         mini.recipe_of(mini_root, tmp_path, *VIT, f"model.weights={copy}", sha)
 
 

@@ -23,12 +23,16 @@ from ifl.clip import __main__ as command
 from ifl.clip.class_vectors import ClassVectors, read_vectors, write_vectors
 from ifl.clip.head_start import start_head
 from ifl.method import BaseMethod, Task, load_method
+from ifl.network.backbone import build_backbone
+from ifl.optimisation.depth import depths_of
 from recipes.common.errors import DataError, RecipeError, RunError
+from recipes.common.files import file_digest
 from recipes.declarations import declaration
 from recipes.resolve import dump, load_resolved, resolve
 from sharding.images import open_clip_models
 from sharding.open import open_dataset
 from tests.helpers import mini, tiny_clip
+from tests.helpers.libraries import asked_here
 from tests.helpers.ranks import started
 
 NAMES = ["0", "1", "2", "3"]
@@ -309,6 +313,33 @@ def test_weights_of_another_model_are_refused(clip: tuple[Path, nn.Module, Path]
         open_clip_backbone(tiny_clip.NAME, {}, weights=tmp_path / "w")
     with pytest.raises(DataError, match=r"^the argument size of open_clip:tiny-clip is not legal; .*force_image_size"):
         open_clip_backbone(tiny_clip.NAME, {"size": 3})
+
+
+def test_a_tower_by_name_is_open_clip_s(
+    clip: tuple[Path, nn.Module, Path], mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`model.name=open_clip:NAME` is planned without its weights, refuses what it cannot take, and gives the features
+    of open_clip's own `encode_image`; the projection moves as the last layer, and the file's prefix cannot be cut."""
+    folder, model, _ = clip
+    weights = folder / f"{tiny_clip.NAME}.safetensors"
+    asked_here(monkeypatch, tmp_path / "cache")
+    named = [f"model.name=open_clip:{tiny_clip.NAME}", f"model.weights={weights}", "batch.bn=0"]
+    recipe = mini.recipe_of(mini_root, tmp_path, *named)
+    assert recipe.model.weights_sha256 == file_digest(weights)
+    for words, said in (
+        (["data.image_size=12", "data.test_resize=12"], "cuts images into patches of 8x8 pixels"),
+        (["model.prefix=module."], r"model\.prefix=module\. is not for open_clip"),
+        (["model.drop_path=.1"], "takes no such rate"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            mini.recipe_of(mini_root, tmp_path, *named, *words)
+    tower = build_backbone(recipe.model, "plain", tiny_clip.SIDE).eval()
+    images = torch.rand(3, 3, tiny_clip.SIDE, tiny_clip.SIDE)
+    with torch.no_grad():
+        assert torch.equal(tower(images), model.encode_image(images))
+    depths, head = depths_of(tower)
+    assert depths["visual.conv1.weight"] == depths["visual.class_embedding"] == 0
+    assert depths["visual.proj"] == depths["visual.ln_post.weight"] == head - 1
 
 
 def test_where_open_clip_lacks_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
