@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 import traceback
 from collections import defaultdict
@@ -17,8 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.gpu.device import Device, is_out_of_memory
+from tests.bench.gpu.device import CLOCKS, Device, is_out_of_memory
 from tests.bench.gpu.scale import Scale
+
+ROUNDS = 0.3
+"""The share of a section's time that is kept for the rounds; what is not built by then is left out."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ class Cell:
     least: float | None = None
 
 
+class OutOfTime(Exception):
+    """Building a cell took all the time that there was."""
+
+
+@contextmanager
+def stopped_after(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` in what is done here, once it takes longer; a compilation is Python's work for most of it."""
+
+    def over(number: int, frame: Any) -> None:
+        raise OutOfTime(f"not done after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Bench:
     """A section's hands: device, sizes, folders, the clock, and the file in which its findings go."""
 
@@ -73,7 +97,7 @@ class Bench:
         """
         self.scale, self.scratch, self._out, self._deadline = scale, scratch, out, deadline
         self.device = Device(scale.gpu)
-        self._folders = 0
+        self._folders, self._whole_s = 0, self.left_s
 
     @property
     def data(self) -> Path:
@@ -141,7 +165,6 @@ class Bench:
                 traceback.print_exc()
             error.__traceback__ = None  # its frames hold the tensors
             self.leave_out(what, known)
-        finally:
             self.device.tidy()
 
     # -------------------------------------------------------------------------------------------------------- measuring
@@ -152,6 +175,7 @@ class Bench:
         building a cell and its first steps took at most, beside what was there before.
         """
         live, memory = self._built(cells)
+        clocks = [self.device.clocks()]
         values: dict[str, list[float]] = defaultdict(list)
         by_events: list[float] = []
         longest_s = 0.0
@@ -179,6 +203,7 @@ class Bench:
                     if theirs := values.get(peer.what):
                         self.ratio(cell.what, peer, [one / two for one, two in zip(found, theirs, strict=False)])
         if self.scale.gpu and by_events:
+            self.note(f"clocks ({CLOCKS}) before and after the rounds: {clocks[0]}; {self.device.clocks()}")
             self.note(
                 f"by the device's events the same steps took {median(by_events):.3f} of the host's time "
                 f"({min(by_events):.3f} to {max(by_events):.3f})"
@@ -188,10 +213,11 @@ class Bench:
         live: dict[Cell, Callable[[], object]] = {}
         memory: dict[str, float | None] = {}
         for cell in cells:
-            if self.left_s < cell.needs_s:
-                self.leave_out(cell.what, f"no time left: {self.left_s:.0f} s of {cell.needs_s:.0f} s")
+            left_s = self.left_s - ROUNDS * self._whole_s
+            if left_s < cell.needs_s:
+                self.leave_out(cell.what, f"no time left: {max(0.0, left_s):.0f} s, and it may need {cell.needs_s:.0f}")
                 continue
-            with self.guarded(cell.what):
+            with self.guarded(cell.what), stopped_after(max(1.0, left_s)):
                 before = self.device.held()
                 self.device.forget_peak()
                 step = cell.make()

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-CLOCKS = "clocks.sm,clocks.max.sm,power.draw,temperature.gpu,clocks_event_reasons.active"
-"""What nvidia-smi is asked for beside each section."""
+CLOCKS = "clocks.sm,clocks.max.sm,power.draw,temperature.gpu"
+"""What nvidia-smi is asked for right after a section's steps."""
 BLAS = ":4096:8"
 """cuBLAS gives the same bits every time with this workspace, which must be set before its first call."""
 
@@ -83,7 +83,7 @@ class Device:
     # ------------------------------------------------------------------------------------------------------- switches
     @contextmanager
     def searching(self, on: bool) -> Iterator[None]:
-        """Let cuDNN try its algorithms for each new shape, as a hand-tuned loop does; `on` False: as torch leaves it."""
+        """Let cuDNN try its algorithms for each new shape, as a hand-tuned loop does; `on` False: torch's default."""
         before = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = on
         try:
@@ -95,6 +95,7 @@ class Device:
     def repeatable(self, on: bool) -> Iterator[list[str]]:
         """Switch torch to algorithms that give the same bits every time, and list the operators that have none."""
         lacking: list[str] = []
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = BLAS
         cudnn = torch.backends.cudnn.deterministic
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -106,7 +107,7 @@ class Device:
                 torch.use_deterministic_algorithms(False)
                 torch.backends.cudnn.deterministic = cudnn
                 texts = {str(one.message).splitlines()[0] for one in said}
-                lacking += sorted(text for text in texts if "does not have a deterministic" in text)
+                lacking += sorted(text for text in texts if "deterministic" in text)
 
     @contextmanager
     def told_of_waits(self) -> Iterator[Counter[str]]:
@@ -122,7 +123,7 @@ class Device:
                 if self.gpu:
                     torch.cuda.set_sync_debug_mode("default")
                 for one in said:
-                    if "synchroniz" in str(one.message):
+                    if "called a synchronizing" in str(one.message):
                         places[f"{one.filename.partition('site-packages/')[2] or one.filename}:{one.lineno}"] += 1
 
     # ---------------------------------------------------------------------------------------------------------- facts

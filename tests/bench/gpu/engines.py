@@ -23,8 +23,12 @@ def section(bench: Bench) -> None:
         cells += [
             Cell(eager, _plain(bench, side, False), scale.batch, (Peer(compiled),)),
             Cell(base, _ours(bench, side), scale.batch, (Peer(eager, least=0.97), Peer(compiled))),
-            Cell(f"suite at {side}: ZeRO 1", _ours(bench, side, "optim.zero=1"), scale.batch, (Peer(base), Peer(eager))),
-            Cell(f"suite at {side}: ZeRO 0, fp32", _ours(bench, side, "optim.precision=fp32"), scale.batch, (Peer(base),)),
+            Cell(
+                f"suite at {side}: ZeRO 1", _ours(bench, side, "optim.zero=1"), scale.batch, (Peer(base), Peer(eager))
+            ),
+            Cell(
+                f"suite at {side}: ZeRO 0, fp32", _ours(bench, side, "optim.precision=fp32"), scale.batch, (Peer(base),)
+            ),
             Cell(
                 f"suite at {side}: groups of {scale.bn}, as recipes have them",
                 _ours(bench, side, f"batch.bn={scale.bn}"),

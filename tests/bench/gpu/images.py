@@ -1,4 +1,4 @@
-"""The data set of all sections, of ImageNet-GLT's form: JPEGs like ImageNet's for training, painted ones to be judged."""
+"""The data set of all sections, in ImageNet-GLT's form: JPEGs like ImageNet's to train on, painted ones to judge."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ def name_of(side: int, bf16: bool, channels_last: bool, compiled: bool) -> str:
 
 def section(bench: Bench) -> None:
     """Time them, the most telling ones first."""
-    scale, (small, large) = bench.scale, bench.scale.sides
+    scale, sides = bench.scale, bench.scale.sides
+    small, large = sides[0], sides[-1]
     forms = [
-        (small, True, True, True),
-        (large, True, True, True),
-        *((side, bf16, last, False) for bf16 in (True, False) for last in (True, False) for side in (small, large)),
+        *((side, True, True, True) for side in sides),
+        *((side, bf16, last, False) for bf16 in (True, False) for last in (True, False) for side in sides),
         (small, False, True, True),
         (small, True, False, True),
         (large, False, True, True),

@@ -31,7 +31,7 @@ def serve(name: str, scale: Scale, scratch: Path, out: Path, seconds: float) -> 
     try:
         bench.say("machine", **bench.device.facts())
         importlib.import_module(f"tests.bench.gpu.{name}").section(bench)
-        bench.say("end", clocks=bench.device.clocks())
+        bench.say("end")
     except BaseException as error:
         traceback.print_exc()
         said = next(iter(str(error).strip().splitlines()), "")
@@ -85,7 +85,6 @@ def recorded(out: Path, seconds: float, late: bool, code: int | None) -> dict[st
     return {
         "seconds": round(seconds, 1),
         "machine": next(iter(of("machine")), {}),
-        "clocks": end[0]["clocks"] if end else "",
         "rows": of("row"),
         "ratios": of("ratio"),
         "notes": [note["text"] for note in of("note")],

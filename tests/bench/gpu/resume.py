@@ -36,7 +36,9 @@ def _ask(bench: Bench, mode: str, precision: str, promised: bool) -> None:
     again, stopped = final(_trained(bench, precision)), final(_trained(bench, precision, stop=True))
     for what, other in (("a second run", again), ("a run stopped half-way", stopped)):
         unlike = same_bits(whole, other)
-        bench.row(f"arrays that differ, {what}: {mode}", f"of {len(whole)}", [len(unlike)], most=0 if promised else None)
+        bench.row(
+            f"arrays that differ, {what}: {mode}", f"of {len(whole)}", [len(unlike)], most=0 if promised else None
+        )
         if unlike:
             bench.note(f"{mode}, {what}, the first that differ: {', '.join(unlike[:4])}")
 
@@ -47,6 +49,7 @@ def _trained(bench: Bench, precision: str, stop: bool = False) -> Path:
     recipe = recipe_of(
         bench,
         *IFL,
+        f"data.workers={bench.workers if scale.gpu else 0}",
         f"optim.precision={precision}",
         f"batch.size={min(64, scale.batch)}",
         f"batch.bn={min(32, scale.bn)}",

@@ -13,7 +13,7 @@ class Scale:
         name: as the option `size=` has it.
         gpu: whether it runs on one.
         model: a file of ifl/models.
-        sides: pixels of the crops' sides; the first is that of the recipes, the second of the public figures.
+        sides: pixels of the crops' sides; the first is that of the recipes, the last of the public figures.
         batch, bn: images of a step, and those of a group of batch normalisation in a recipe's own choice.
         classes, images: of the data set; images of a class for training.
         real: JPEGs are like ImageNet's (tests/bench/loader/data.py); otherwise small painted pictures.
@@ -28,7 +28,7 @@ class Scale:
     name: str
     gpu: bool
     model: str
-    sides: tuple[int, int]
+    sides: tuple[int, ...]
     batch: int
     bn: int
     classes: int
@@ -59,7 +59,7 @@ FULL = Scale(
     warm=8,
     steps=12,
     rounds=7,
-    compile_s=75,
+    compile_s=60,
     workers=15,
     resumed=6,
 )
@@ -67,14 +67,14 @@ TOY = Scale(
     name="toy",
     gpu=False,
     model="small_resnet",
-    sides=(16, 24),
+    sides=(16,),
     batch=8,
     bn=4,
     classes=3,
     images=8,
     real=False,
     backend="eager",
-    features="resnet18",
+    features="squeezenet1_1",
     warm=1,
     steps=1,
     rounds=2,

@@ -29,7 +29,12 @@ def promised(entry: dict[str, Any]) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     if not rows:
         return []
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
 
 
 def _figures(entry: dict[str, Any]) -> list[str]:
@@ -63,7 +68,5 @@ def markdown(result: dict[str, Any]) -> str:
         )
         lines += [f"- {note}" for note in section["notes"]]
         lines += [f"- Left out: {gap['what']} ({gap['why']})" for gap in section["left_out"]]
-        if section["clocks"]:
-            lines += [f"- Clocks at the end: {section['clocks']}"]
         lines += [f"- {shown(section['seconds'])} s", ""]
     return "\n".join(lines)

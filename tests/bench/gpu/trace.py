@@ -28,8 +28,8 @@ WAITS = {
     "cudaHostAlloc",
     "cudaFreeHost",
 }
-"""Calls that return only when the device is done. cudaDeviceSynchronize is left out: the profiler and the bench call it,
-the suite never does."""
+"""Calls that return only when the device is done. cudaDeviceSynchronize is left out: the profiler and the bench call
+it, the suite never does."""
 ON_CPU = {"aten::_local_scalar_dense"}
 """On a CPU nothing waits; what would is counted."""
 
