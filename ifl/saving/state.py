@@ -67,6 +67,7 @@ def pack(state: State, invariance: Invariance | Off, **more: Any) -> dict[str, A
     return {
         **{key: value for key, value in vars(state).items() if key != "weights"},
         "seconds": dict(state.seconds),
+        "class_means": None if state.class_means is None else state.class_means.cpu(),
         "memory": {key: value.cpu() for key, value in state.memory.items()},
         "weights": [None if w is None else torch.from_numpy(w.copy()) for w in state.weights],
         **invariance.pack(),
