@@ -6,6 +6,8 @@ host has asked for more.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -30,7 +32,8 @@ class FirstNumbers:
     def __init__(self, device: torch.device) -> None:
         """Prepare to read from `device`."""
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        stream: Any = torch.cuda.Stream  # which comes without types
+        self._stream = stream(device) if device.type == "cuda" else None
 
     def begin(self, pending: Pending, count: int) -> None:
         """Ask for the first `count` numbers of a flat sum that is under way, before more is asked of the device."""
