@@ -140,11 +140,10 @@ class Engine:
             # DeepSpeed's default of 1.0 would silently scale most steps down. Without ZeRO `step` clips.
             "gradient_clipping": optim.clip if optim.zero else 0.0,
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
-            # Without the empty list ZeRO adds up and reduces the weights' gradients in bf16, whatever the line above says.
             "torch_autocast": {
                 "enabled": optim.precision == "bf16",
                 "dtype": "bfloat16",
-                "lower_precision_safe_modules": [],
+                "lower_precision_safe_modules": [],  # else ZeRO rounds the gradients of their weights to bf16
             },
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,

@@ -158,10 +158,12 @@ def test_a_trace_of_a_gpu_is_read_right() -> None:
         event("cuda_runtime", "cudaStreamSynchronize", 170, 100),
         event("cuda_driver", "cuStreamSynchronize", 400, 100),
         event("cuda_runtime", "cudaDeviceSynchronize", 900, 100),
+        event("cuda_runtime", "cudaMalloc", 910, 10),
     ]
     trace = Trace(events, wall_s=1000e-6, steps=1)
     assert trace.idle == pytest.approx(1 - 80 / 1000)
     assert trace.waits == {"cudaStreamSynchronize": 1, "cuStreamSynchronize": 1}
+    assert trace.allocations == {"cudaMalloc": 1}
 
 
 def test_without_a_gpu_the_whole_size_says_so() -> None:

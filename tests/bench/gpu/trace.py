@@ -23,13 +23,11 @@ WAITS = {
     "cuEventSynchronize",
     "cuCtxSynchronize",
     "cudaMemcpy",
-    "cudaMalloc",
-    "cudaFree",
-    "cudaHostAlloc",
-    "cudaFreeHost",
 }
 """Calls that return only when the device is done. cudaDeviceSynchronize is left out: the profiler and the bench call
 it, the suite never does."""
+ALLOCATES = {"cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaFreeHost"}
+"""Calls that take memory, or give it back, and wait, too; once the caches of torch are warm there should be none."""
 ON_CPU = {"aten::_local_scalar_dense"}
 """On a CPU nothing waits; what would is counted."""
 
@@ -55,6 +53,13 @@ class Trace:
         kinds = BUSY if gpu else {"cpu_op"}
         busy = ((event["ts"], event["ts"] + event["dur"]) for event in self.events if event.get("cat") in kinds)
         return max(0.0, 1 - covered(busy) / 1e6 / self.wall_s)
+
+    @property
+    def allocations(self) -> Counter[str]:
+        """How often memory was taken or given back, by the call's name, over all steps and threads."""
+        return Counter(
+            event["name"] for event in self.events if event.get("cat") in CALLS and event["name"] in ALLOCATES
+        )
 
     @property
     def waits(self) -> Counter[str]:

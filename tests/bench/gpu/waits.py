@@ -13,7 +13,7 @@ def section(bench: Bench) -> None:
     """Trace steps that the loader feeds, with and without IFL, and compare."""
     scale, found, steps = bench.scale, {}, bench.scale.steps
     for what, words in (("baseline", ()), ("IFL", IFL)):
-        ours = Ours(bench, *words, f"batch.bn={scale.bn}", "data.workers=1", held=False)
+        ours = Ours(bench, *words, f"batch.bn={scale.bn}", f"data.workers={bench.workers}", held=False)
         for _ in range(scale.warm + 1):
             ours.take()
         traced(bench.device, ours.take, 1, bench.scratch)  # the profiler's own start
@@ -21,10 +21,11 @@ def section(bench: Bench) -> None:
         found[what] = [sum(trace.waits.values()) / steps for trace in traces]
         bench.row(f"waits of a step: {what}", "calls", found[what])
         bench.row(f"idle share of the device: {what}", "%", [100 * trace.idle for trace in traces])
-        by_name = Counter[str]()
+        waits, allocations = Counter[str](), Counter[str]()
         for trace in traces:
-            by_name += trace.waits
-        bench.note(f"{what}, calls that wait in {steps * len(traces)} steps: {_listed(by_name)}")
+            waits, allocations = waits + trace.waits, allocations + trace.allocations
+        bench.note(f"{what}, calls that wait in {steps * len(traces)} steps: {_listed(waits)}")
+        bench.note(f"{what}, calls that take or give back memory in these: {_listed(allocations)}")
         with bench.device.told_of_waits() as places:
             for _ in range(steps):
                 ours.take()
