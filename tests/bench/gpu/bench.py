@@ -22,7 +22,7 @@ from tests.bench.gpu.device import CLOCKS, Device, is_out_of_memory
 from tests.bench.gpu.scale import Scale
 
 ROUNDS = 0.3
-"""The share of a section's time that is kept for the rounds; what is not built by then is left out."""
+"""The share of a section's time in which nothing is built any more; what is not built by then is left out."""
 
 
 @dataclass(frozen=True)
@@ -168,19 +168,23 @@ class Bench:
             self.device.tidy()
 
     # -------------------------------------------------------------------------------------------------------- measuring
-    def measure(self, cells: Sequence[Cell]) -> None:
+    def measure(self, cells: Sequence[Cell], kept: float = 0.0) -> None:
         """Build the cells, then time them in turns, and write rows in images/s and their ratios.
 
         The order is turned round each time, so that whoever comes first or last is not always the same. Memory is what
         building a cell and its first steps took at most, beside what was there before.
+
+        Args:
+            cells: in the order in which they are built.
+            kept: the share of the section's time for what it does afterwards.
         """
-        live, memory = self._built(cells)
+        live, memory = self._built(cells, kept)
         clocks = [self.device.clocks()]
         values: dict[str, list[float]] = defaultdict(list)
         by_events: list[float] = []
         longest_s = 0.0
         for number in range(self.scale.rounds):
-            if number and self.left_s < 1.2 * longest_s:
+            if number and self.left_s - kept * self._whole_s < 1.2 * longest_s:
                 self.note(f"{number} rounds of {self.scale.rounds}: no time was left for more")
                 break
             began = time.monotonic()
@@ -209,11 +213,13 @@ class Bench:
                 f"({min(by_events):.3f} to {max(by_events):.3f})"
             )
 
-    def _built(self, cells: Sequence[Cell]) -> tuple[dict[Cell, Callable[[], object]], dict[str, float | None]]:
+    def _built(
+        self, cells: Sequence[Cell], kept: float
+    ) -> tuple[dict[Cell, Callable[[], object]], dict[str, float | None]]:
         live: dict[Cell, Callable[[], object]] = {}
         memory: dict[str, float | None] = {}
         for cell in cells:
-            left_s = self.left_s - ROUNDS * self._whole_s
+            left_s = self.left_s - (ROUNDS + kept) * self._whole_s
             if left_s < cell.needs_s:
                 self.leave_out(cell.what, f"no time left: {max(0.0, left_s):.0f} s, and it may need {cell.needs_s:.0f}")
                 continue

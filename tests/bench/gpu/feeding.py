@@ -38,7 +38,7 @@ def section(bench: Bench) -> None:
     feed = _kept(steps, plain, lambda: _plain_on_loader(bench, side, ways[last]).take)
     cells.append(Cell(plain, feed, scale.batch, (Peer(f"suite at {side}: {last}"),), warm=ahead))
     bench.note(f"{workers} loader workers; a turn begins with {ahead} steps that do not count")
-    bench.measure(cells)
+    bench.measure(cells, kept=0.3)
     _idle(bench, steps, ahead)
 
 
