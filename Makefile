@@ -1,7 +1,7 @@
 # The two commands of a fresh machine: `make demo` (the main job on the bundled data, ends with its table), `make test`.
 # `make system` (as root, on Debian) installs what pip cannot bring.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check test-full bench system venv wheelhouse cluster cluster-down chaos clean
+.PHONY: help demo test test-fast check test-full bench bench-gpu system venv wheelhouse cluster cluster-down chaos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,6 +13,7 @@ help:
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
 	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
+	@echo "make bench-gpu  on one GPU: step, IFL, loader, waits, memory and resuming against a plain loop (minutes=15 only=engines,waits)"
 	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX, Chromium and Fashion-MNIST"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"
 	@echo "make chaos      hit jobs on such a cluster at random moments and compare what they end with (faults=20 seed=0 kinds=kill,cut)"
@@ -47,6 +48,9 @@ test-full: venv
 
 bench: venv
 	$(BIN)/python -m tests.bench.loader.run rounds=$(or $(rounds),5) $(if $(only),only=$(only))
+
+bench-gpu: venv
+	$(BIN)/python -m tests.bench.gpu minutes=$(or $(minutes),15) $(if $(only),only=$(only))
 
 system:
 	apt-get update

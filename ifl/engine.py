@@ -140,7 +140,11 @@ class Engine:
             # DeepSpeed's default of 1.0 would silently scale most steps down. Without ZeRO `step` clips.
             "gradient_clipping": optim.clip if optim.zero else 0.0,
             "communication_data_type": "fp32",  # bf16 gradients lose accuracy as ranks are added
-            "torch_autocast": {"enabled": optim.precision == "bf16", "dtype": "bfloat16"},
+            "torch_autocast": {
+                "enabled": optim.precision == "bf16",
+                "dtype": "bfloat16",
+                "lower_precision_safe_modules": [],  # else ZeRO rounds the gradients of their weights to bf16
+            },
             "checkpoint": {"tag_validation": "Fail"},
             "steps_per_print": 2**62,
         }

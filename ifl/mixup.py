@@ -12,6 +12,7 @@ import random
 import numpy as np
 import torch
 
+from ifl.distributed.transfers import to_device
 from ifl.method import Targets
 from ifl.saving.state import step_seed
 from recipes.schema import Recipe
@@ -61,5 +62,5 @@ def mix(
     Returns:
         The images, float32 of the same shape, and each row's two labels with their weights.
     """
-    partner_B, pixels = partner_B.to(labels_B.device), images.float()
+    partner_B, pixels = to_device(partner_B, labels_B.device), images.float()
     return lam * pixels + (1 - lam) * pixels[partner_B], [(lam, labels_B), (1 - lam, labels_B[partner_B])]

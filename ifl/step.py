@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ifl.distributed.comm import Comm
+from ifl.distributed.transfers import to_device
 from ifl.engine import Engine
 from ifl.invariance.invariance import Invariance, Off
 from ifl.method import BaseMethod, Rows, Targets, weighted_sum
@@ -131,7 +132,7 @@ class TrainStep:
         self.profile.before(state.epoch * plan.steps + state.step)
         self.reduction.begin()
         ids_G = plan.batch(state.step)
-        labels_G = torch.from_numpy(self.labels[ids_G]).to(self.engine.device)
+        labels_G = to_device(self.labels[ids_G], self.engine.device)
         lam = self._lam(state)
         for micro, rows_B in enumerate(self.rank_rows):
             last = micro + 1 == len(self.rank_rows)
@@ -232,7 +233,7 @@ class TrainStep:
         self.statistics.update(totals.statistics)
         self.invariance.after_step(state, totals.class_sums, labels_G)
         if totals.notes is not None:
-            self.method.remember(torch.from_numpy(ids_G).to(self.engine.device), labels_G, totals.notes)
+            self.method.remember(to_device(ids_G, self.engine.device), labels_G, totals.notes)
             state.memory = self.method.memory
 
     def refuse_pollution(self, state: State) -> None:

@@ -20,6 +20,7 @@ import torch
 from ifl.distributed.comm import Comm
 from ifl.distributed.consistency import ranks_of
 from ifl.distributed.fixed_point import to_fixed, to_float
+from ifl.distributed.transfers import FirstNumbers, to_device
 from ifl.invariance.class_sums import ClassSums, NoClassSums
 from ifl.method import Targets
 from ifl.supervision.stragglers import OwnTime
@@ -140,11 +141,22 @@ class Message:
         """Return int64, flat: what the ranks sum."""
         return torch.cat([self._head, *(tensor.flatten() for tensor in self._tensors.values())])
 
-    def read(self, summed: torch.Tensor) -> tuple[dict[Field, int], dict[OfRank, list[int]], dict[str, torch.Tensor]]:
-        """Cut the ranks' sum apart: the head's numbers, those of the ranks, the tensors in shape."""
+    @property
+    def numbers(self) -> int:
+        """How many numbers the head has; they come first."""
+        return len(self._head)
+
+    def read(
+        self, numbers: list[int], summed: torch.Tensor
+    ) -> tuple[dict[Field, int], dict[OfRank, list[int]], dict[str, torch.Tensor]]:
+        """Cut the ranks' sum apart: the head's numbers, those of the ranks, the tensors in shape.
+
+        Args:
+            numbers: the head's, summed.
+            summed: int64, flat: all of the sum.
+        """
         sizes = [len(self._head), *(tensor.numel() for tensor in self._tensors.values())]
-        head, *rest = torch.split(summed, sizes)
-        numbers = head.tolist()  # the one wait for the device
+        _, *rest = torch.split(summed, sizes)
         tensors = {
             name: part.view(tensor.shape) for (name, tensor), part in zip(self._tensors.items(), rest, strict=True)
         }
@@ -167,6 +179,7 @@ class StepSync:
         self.comm, self.batch, self.device = comm, batch, device
         self.class_sums = class_sums or NoClassSums()
         self._own_time, self._data_ns = OwnTime(device), 0
+        self._first = FirstNumbers(device)
         self._reset()
 
     def _reset(self) -> None:
@@ -211,7 +224,7 @@ class StepSync:
         self._message.add(Field.BAD, bad)
         if self._notes is None:
             self._notes = fixed.new_zeros(self.batch, fixed.shape[1])
-        self._notes[torch.from_numpy(rows_B).to(self.device)] = fixed
+        self._notes[to_device(rows_B, self.device)] = fixed
 
     def start(self, place: tuple[int, int], save: bool, stop: bool) -> None:
         """Send this rank's part on its way.
@@ -236,6 +249,7 @@ class StepSync:
             self._message.put("notes", self._notes)
         self._own_time.end(self._rows)
         self._pending = self.comm.start_sum(self._message.packed())
+        self._first.begin(self._pending, self._message.numbers)
 
     def wait(self) -> StepTotals:
         """Return the totals, and be ready for the next step.
@@ -243,7 +257,8 @@ class StepSync:
         Raises:
             Desynchronised: not all ranks' parts are of this step.
         """
-        number, of_ranks, tensors = self._message.read(self._pending.wait())
+        numbers = self._first.tolist()  # the one wait for the device
+        number, of_ranks, tensors = self._message.read(numbers, self._pending.wait())
         if set(places := of_ranks[OfRank.PLACE]) != {self._place}:
             raise Desynchronised(
                 f"rank {self.comm.rank} reduced with others that are not where it is: {_standing(places)}; "

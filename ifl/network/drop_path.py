@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ifl.distributed.transfers import to_device
 from recipes.common.errors import RunError
 from sharding.plan.philox import unit_floats
 
@@ -62,7 +63,7 @@ class DropPath(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or not self.rate:
             return x
-        kept_B = torch.from_numpy(self.masks.kept(self.layer, self.rate)).to(x.device, x.dtype) / (1 - self.rate)
+        kept_B = to_device(self.masks.kept(self.layer, self.rate), x.device).to(x.dtype) / (1 - self.rate)
         return x * kept_B.view(-1, *[1] * (x.dim() - 1))
 
 

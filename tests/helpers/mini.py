@@ -159,7 +159,7 @@ def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
 def final(folder: Path) -> dict[str, np.ndarray]:
     """Return all tensors of the newest checkpoint (network, optimizer, centers, weights, memory) and predictions."""
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
-    stored = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", weights_only=False)
+    stored = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)
     found = _tensors(
         {
             "network": stored["module"],

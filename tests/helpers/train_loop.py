@@ -142,7 +142,8 @@ def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     """Return all tensors of the newest checkpoint (centers, weights, and the network's of DeepSpeed's file)."""
     newest = sorted(folder.glob("ckpt/step-*"))[-1]
     suite = torch.load(newest / "suite.pt", weights_only=True)
-    network = torch.load(newest / "engine" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    file = newest / "engine" / "mp_rank_00_model_states.pt"
+    network = torch.load(file, map_location="cpu", weights_only=False)["module"]
     result = {f"network.{key}": value.numpy() for key, value in network.items()}
     if suite["centers"] is not None:
         result["centers"] = suite["centers"].numpy()

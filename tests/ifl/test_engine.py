@@ -216,6 +216,31 @@ def looks(zero: int) -> dict[str, list[bool | int]]:
     return answers
 
 
+def stepped(zero: int) -> list[float]:
+    """In a rank: the parameters after a step of two micro-batches in bf16."""
+    from ifl.engine import Engine
+    from ifl.network.network import Network
+    from recipes.schema import Optim
+
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    network = Network(backbone, torch.nn.Linear(4, 3, bias=False), (0.5,) * 3, (0.25,) * 3)
+    optim = Optim(lr=0.3, momentum=0.0, precision="bf16", zero=zero)
+    engine = Engine(network, optim, 8, 4, 2, torch.device("cpu"))
+    engine.set_lr(0.3)
+    for last in (False, True):
+        images = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+        engine.backward(engine.forward(images).logits_BK.square().sum(), last)
+        engine.step()
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).tolist()
+
+
+def test_zero_1_rounds_no_gradient_to_bf16() -> None:
+    """With precision=bf16 the gradients that micro-batches add up, and ranks reduce, stay float32: a step by ZeRO 1
+    has the same bits as one without ZeRO."""
+    assert started(1).run(stepped, 1)[0] == started(1).run(stepped, 0)[0]
+
+
 @pytest.mark.parametrize("zero", [0, 1])
 def test_one_value_of_any_tensor_is_seen(zero: int) -> None:
     """A NaN or an infinity in the last place of any parameter, buffer, of the momentum or of the moving average is not
