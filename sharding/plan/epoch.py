@@ -146,7 +146,7 @@ def plan_epoch(
         draws: what each of the S streams draws, all the same number.
         shape: the global batch.
         key: the run's seed and the epoch; the stream's number is added to it.
-        window: None shuffles the whole epoch and keeps O(N) ids; a window keeps O(shards) and the ids of one window.
+        window: None shuffles the whole epoch and keeps 4 bytes a draw; a window keeps O(shards) and some windows' ids.
 
     Raises:
         PlanError: the batch cannot be divided among the streams, or weights are not legal.
@@ -187,4 +187,4 @@ def _taken(order: Order, first: int, last: int) -> np.ndarray:
         part = order.block(number)[place - begin : place - begin + last - first]
         parts.append(part)
         first += len(part)
-    return np.concatenate(parts)
+    return np.concatenate(parts, dtype=np.int64)
