@@ -9,7 +9,7 @@ import numpy as np
 
 # The purposes for which an epoch's random words are used; each has its own Philox key.
 DRAW, ORDER, SHARDS = 0, 1, 2
-CHUNK = 1 << 20
+CHUNK = 1 << 16
 """Numbers that are worked on at a time, where all of them would take memory."""
 
 

@@ -132,7 +132,10 @@ def _counts(draw: StreamDraw, key: DrawKey, last: int) -> Iterator[np.ndarray]:
     """Yield how often each id is drawn by its weight, int64, a chunk of ids at a time; `last`: the last not of 0."""
     total = collections.deque(_edges(draw), maxlen=1)[0][-1]
     check_sum(total)
-    uniforms = philox.unit_floats(philox.random_words(draw.draws if draw.replacement else 1, key, philox.DRAW))
+    words = philox.random_words(draw.draws if draw.replacement else 1, key, philox.DRAW)
+    uniforms = words.view(np.float64)  # in their own memory
+    for start in range(0, len(words), philox.CHUNK):
+        uniforms[start : start + philox.CHUNK] = philox.unit_floats(words[start : start + philox.CHUNK])
     if draw.replacement:
         uniforms *= total
         uniforms.sort()  # counting the draws below each edge; searching for each draw would miss the caches

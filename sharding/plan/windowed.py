@@ -59,7 +59,8 @@ class WindowedShuffle:
     shards: list[np.ndarray] | None
 
     def __init__(self, draw: StreamDraw, key: DrawKey, window: ShardWindow) -> None:
-        bounds = np.searchsorted(window.shards, np.arange(int(window.shards[-1]) + 2))
+        shards = np.arange(int(window.shards[-1]) + 2, dtype=window.shards.dtype)  # of another type it would copy N
+        bounds = np.searchsorted(window.shards, shards)
         number = len(bounds) - 1
         self._draw, self._key, self._bounds, self._window = draw, key, bounds, window.size
         self._made: dict[int, np.ndarray] = {}
