@@ -69,7 +69,7 @@ def order_of(words: Callable[[], np.ndarray]) -> np.ndarray:
     Args:
         words: makes the words, uint64 [n]; called once more if some of these bits are equal.
     """
-    numbers = words()
+    part = numbers = words()
     bits = max(len(numbers) - 1, 1).bit_length()
     low, places = np.uint64((1 << bits) - 1), np.empty(len(numbers), narrow(len(numbers)))
     for first in range(0, len(numbers), CHUNK):
@@ -77,18 +77,23 @@ def order_of(words: Callable[[], np.ndarray]) -> np.ndarray:
         part &= ~low
         part |= np.arange(first, first + len(part), dtype=np.uint64)
     numbers.sort()
-    tied = []
-    for first in range(0, len(numbers), CHUNK):
-        part = numbers[first : first + CHUNK + 1]  # with the next part's first
-        places[first : first + CHUNK] = part[:CHUNK] & low
-        tied.append(first + np.flatnonzero((part[1:] ^ part[:-1]) <= low))
-    del numbers
-    before = np.concatenate([*tied, np.empty(0, np.int64)])
+    before = _tied(numbers, low, places)
+    del numbers, part
     if len(before):
         among, made = np.union1d(before, before + 1), words()
         run = np.cumsum(~np.isin(among - 1, before))
         places[among] = places[among][np.lexsort((places[among], made[places[among]], run))]
     return places
+
+
+def _tied(numbers: np.ndarray, low: np.uint64, places: np.ndarray) -> np.ndarray:
+    """Fill in the places, the bits `low`, and return where a number and the next have equal bits above, int64."""
+    tied = [np.empty(0, np.int64)]
+    for first in range(0, len(numbers), CHUNK):
+        part = numbers[first : first + CHUNK + 1]  # with the next part's first
+        places[first : first + CHUNK] = part[:CHUNK] & low
+        tied.append(first + np.flatnonzero((part[1:] ^ part[:-1]) <= low))
+    return np.concatenate(tied)
 
 
 def narrow(largest: int) -> type[np.signedinteger]:
