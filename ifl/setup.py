@@ -56,9 +56,10 @@ from sharding.format.dataset import Dataset, Split
 from sharding.images import decoders
 from sharding.images.transforms import origin
 from sharding.open import open_dataset
-from sharding.plan.epoch import BatchShape, EpochPlan, plan_epoch, stream_draws
-from sharding.plan.philox import DrawKey
+from sharding.plan.ahead import Planner
+from sharding.plan.epoch import BatchShape, EpochPlan, stream_draws
 from sharding.plan.ranks import micro_batches, rank_draws
+from sharding.plan.sampling import StreamDraw
 from sharding.plan.windowed import ShardWindow
 from sharding.reader import Batch, Cache, EvalView, MicroBatches, Reader, Source, TrainView
 
@@ -393,19 +394,22 @@ def _check_files(recipe: Recipe, splits: dict[str, Split]) -> None:
     check_before_reading(_workers(recipe), (max(shards) if _workers(recipe) else sum(shards)) + caches)
 
 
-def plan_of(run: Setup, epoch: int, weights: list[np.ndarray | None]) -> EpochPlan:
-    """Return the plan of an epoch; `weights` float64 [N] of each stream, or None for uniform."""
+def make_planner(run: Setup) -> Planner:
+    """Make what plans the run's epochs, ahead of their time where it can."""
     recipe, batch, index = run.recipe, run.recipe.batch, run.data.train_split.index
-    draws = stream_draws(
-        weights,
-        len(index.label),
-        draws_per_epoch=batch.draws_per_epoch,
-        matched=batch.budget == "matched",
-        replacement=bool(batch.replacement),
-    )
-    shape = BatchShape(batch.size, batch.group, len(weights), batch.bn_by == "env")
+
+    def draws(weights: Sequence[np.ndarray | None]) -> tuple[StreamDraw, ...]:
+        return stream_draws(
+            weights,
+            len(index),
+            draws_per_epoch=batch.draws_per_epoch,
+            matched=batch.budget == "matched",
+            replacement=bool(batch.replacement),
+        )
+
+    shape = BatchShape(batch.size, batch.group, recipe.streams, batch.bn_by == "env")
     window = ShardWindow(index.shard, recipe.data.shuffle_window) if recipe.data.shuffle_window else None
-    return plan_epoch(draws, shape, DrawKey(recipe.seed, epoch), window)
+    return Planner(draws, shape, recipe.seed, window)
 
 
 def make_invariance(run: Setup, parts: Parts) -> Invariance | Off:

@@ -30,7 +30,7 @@ from ifl.run_log import Reporter, RunLog, has_history, open_metrics
 from ifl.saving import checkpoint, provenance
 from ifl.saving.best_epoch import save_best, write_environment
 from ifl.saving.state import State, unpack
-from ifl.setup import USUAL_PARTS, Parts, Setup, make_invariance, make_saver, make_step, plan_of, set_up
+from ifl.setup import USUAL_PARTS, Parts, Setup, make_invariance, make_planner, make_saver, make_step, set_up
 from ifl.supervision.node_look import NodeLook
 from ifl.supervision.startup_timer import Boot
 from ifl.supervision.stop import StopRequest
@@ -77,7 +77,8 @@ def train(
     history = has_history(folder)
     packed = checkpoint.load_newest(folder / "ckpt", engine, comm, history=history, run_identity=run.identity)
     state = start(run, parts) if packed is None else resume(run, packed, invariance)
-    steps = plan_of(run, state.epoch, state.weights).steps
+    planner = make_planner(run)
+    steps = planner.plan(state.epoch, state.weights).steps
     run_log = open_log(run, steps, packed, command)
     step = make_step(run, invariance, heartbeat, parts, steps)
     report = Reporter(run_log, recipe, steps, step.waits)
@@ -92,8 +93,10 @@ def train(
             epoch, began = state.epoch, time.monotonic()
             invariance.begin_epoch(epoch)
             # The same plan on every rank, from which each reads its own rows; resuming is a matter of where to start.
-            plan = plan_of(run, epoch, state.weights)
+            plan = planner.plan(epoch, state.weights)
             batches = run.train_reader.read(plan, start=state.step)
+            if epoch + 1 < recipe.schedule.epochs:  # meanwhile, as far as it is known
+                planner.begin(epoch + 1, state.weights, unknown=invariance.renews)
             report.begin_epoch(state)
             while state.step < steps:
                 lr = learning_rate(epoch, recipe.schedule, recipe.optim.lr, state.step, steps)

@@ -51,11 +51,13 @@ class Off:
     Attributes:
         alpha: weight of the center term in this epoch.
         needs_features: whether this epoch's steps add features up by class.
+        renews: the streams that get new weights at this epoch's end.
         centers_KD: float32 [K, D], or None.
     """
 
     alpha = 0.0
     needs_features = False
+    renews = range(0)
     centers_KD: torch.Tensor | None = None
 
     def class_sums(self, batch: int, targets: int) -> ClassSums:
@@ -117,6 +119,13 @@ class Invariance:
     @property
     def needs_features(self) -> bool:
         return bool(self.alpha) or self._averages
+
+    @property
+    def renews(self) -> range:
+        if not self._scores:
+            return range(0)
+        first = self._streams.index("environment")  # which stays uniform
+        return range(first + 1, first + self._ifl.environments)
 
     def class_sums(self, batch: int, targets: int) -> ClassSums:
         """Choose how the ranks' features come together, for batches of `batch` rows with `targets` labels each."""

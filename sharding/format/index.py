@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from recipes.common.retries import retried
 
 INDEX_FILE = "index.npz"
 FORMAT = "glt-index-1"
+CHUNK = 1 << 16
+"""Entries whose text is looked at together; as Python's strings all of them would take several times the index."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: the file's bytes must not depend on the clock
 
 # field -> (little-endian dtype, "U" = text; length: N samples or S shards; bytes per entry, None = one value)
@@ -58,6 +60,7 @@ class Index:
         shard_name: text [S].
         shard_size: int64 [S], bytes of the tar.
         shard_sha256: uint8 [S, 32].
+        copied: whether the arrays are copied, or handed over.
 
     Raises:
         DataError: shapes or ranges do not fit together.
@@ -75,11 +78,12 @@ class Index:
     shard_name: np.ndarray
     shard_size: np.ndarray
     shard_sha256: np.ndarray
+    copied: InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, copied: bool) -> None:
         lengths = {"N": len(self.key), "S": len(self.shard_name)}
         for name, (_, axis, width) in _LAYOUT.items():
-            array = _column(name, getattr(self, name))
+            array = _column(name, getattr(self, name), copied)
             shape = (lengths[axis],) if width is None else (lengths[axis], width)
             if array.shape != shape:
                 raise DataError(f"index field {name!r} has shape {array.shape}; {shape} would be legal")
@@ -108,7 +112,7 @@ class Index:
         Raises:
             DataError: shapes or ranges do not fit together.
         """
-        return cls(**{name: _column(name, values) for name, values in columns.items()})
+        return cls(**{name: _column(name, values) for name, values in columns.items()}, copied=False)
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -120,20 +124,23 @@ class Index:
         digest = hashlib.sha256(FORMAT.encode())
         for name, (dtype, _, _) in _LAYOUT.items():
             array = getattr(self, name)
-            # text as UTF-8 after its length: numpy's bytes would depend on the longest entry
-            data = (
-                b"".join(b"%d:%s" % (len(t), t) for t in (s.encode() for s in array.tolist()))
-                if dtype == "U"
-                else np.ascontiguousarray(array).tobytes()
-            )
-            digest.update(f"|{name} {dtype} {array.shape} {len(data)}|".encode())
-            digest.update(data)
+            parts = [_bytes_of(array[first : first + CHUNK]) for first in range(0, len(array), CHUNK)]
+            digest.update(f"|{name} {dtype} {array.shape} {sum(map(len, parts))}|".encode())
+            for part in parts:
+                digest.update(part)
         return digest.hexdigest()
 
 
-def _column(name: str, values: ArrayLike) -> np.ndarray:
+def _bytes_of(array: np.ndarray) -> bytes:
+    """Return values as bytes, text as UTF-8 after its length: numpy's bytes would depend on the longest entry."""
+    if array.dtype.kind != "U":
+        return array.tobytes()
+    return b"".join(b"%d:%s" % (len(text), text) for text in (one.encode() for one in array.tolist()))
+
+
+def _column(name: str, values: ArrayLike, copied: bool = True) -> np.ndarray:
     dtype = _LAYOUT[name][0]
-    return np.array(values, dtype=np.str_ if dtype == "U" else dtype)
+    return np.array(values, dtype=np.str_ if dtype == "U" else dtype, copy=True if copied else None)
 
 
 def save_index(folder: Path, index: Index) -> Path:
@@ -164,7 +171,7 @@ def load_index(folder: Path, name: str = INDEX_FILE) -> Index:
         missing = [name for name in _LAYOUT if name not in arrays]
         if missing:
             raise DataError(f"it lacks {', '.join(missing)}")
-        return Index(**{name: arrays[name] for name in _LAYOUT})
+        return Index(**{name: arrays[name] for name in _LAYOUT}, copied=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing, so {Path(folder)} is not a finished split") from None
     except (ValueError, TypeError, OverflowError) as error:  # DataErrors, and values that numpy cannot make an array of

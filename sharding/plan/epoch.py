@@ -12,8 +12,9 @@ is part of the augmentation's random key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -135,7 +136,11 @@ def stream_draws(
 
 
 def plan_epoch(
-    draws: Sequence[StreamDraw], shape: BatchShape, key: DrawKey, window: ShardWindow | None = None
+    draws: Sequence[StreamDraw],
+    shape: BatchShape,
+    key: DrawKey,
+    window: ShardWindow | None = None,
+    made: Mapping[int, Order] = MappingProxyType({}),
 ) -> EpochPlan:
     """Plan one epoch.
 
@@ -146,7 +151,8 @@ def plan_epoch(
         draws: what each of the S streams draws, all the same number.
         shape: the global batch.
         key: the run's seed and the epoch; the stream's number is added to it.
-        window: None shuffles the whole epoch and keeps O(N) ids; a window keeps O(shards) and the ids of one window.
+        window: None shuffles the whole epoch and keeps 4 bytes a draw; a window keeps O(shards) and some windows' ids.
+        made: the orders of streams, by their numbers, where they were made before.
 
     Raises:
         PlanError: the batch cannot be divided among the streams, or weights are not legal.
@@ -154,7 +160,10 @@ def plan_epoch(
     shape.check()
     number = draws[0].draws
     assert len(draws) == shape.streams and all(draw.draws == number for draw in draws)
-    orders = tuple(_order(draw, key.of_stream(stream), window) for stream, draw in enumerate(draws))
+    orders = tuple(
+        made[stream] if stream in made else stream_order(draw, key.of_stream(stream), window)
+        for stream, draw in enumerate(draws)
+    )
     cuts = 1 if shape.by_stream or not shape.group else shape.size // shape.group
     return EpochPlan(-(-number // shape.share), shape.row_streams(), key.epoch, orders, cuts)
 
@@ -170,10 +179,11 @@ def draw_ids(draw: StreamDraw, key: DrawKey, window: ShardWindow | None = None) 
     Raises:
         PlanError: the weights are not legal.
     """
-    return _taken(_order(draw, key, window), 0, draw.draws)
+    return _taken(stream_order(draw, key, window), 0, draw.draws)
 
 
-def _order(draw: StreamDraw, key: DrawKey, window: ShardWindow | None) -> Order:
+def stream_order(draw: StreamDraw, key: DrawKey, window: ShardWindow | None = None) -> Order:
+    """Return the order in which one stream draws in one epoch; arguments and errors are those of `draw_ids`."""
     return FullShuffle(draw, key) if window is None else WindowedShuffle(draw, key, window)
 
 
@@ -187,4 +197,4 @@ def _taken(order: Order, first: int, last: int) -> np.ndarray:
         part = order.block(number)[place - begin : place - begin + last - first]
         parts.append(part)
         first += len(part)
-    return np.concatenate(parts)
+    return np.concatenate(parts, dtype=np.int64)

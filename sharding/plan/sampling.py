@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,12 +48,12 @@ class Order(Protocol):
         ...
 
     def block(self, number: int) -> np.ndarray:
-        """Return the ids of a block in order, int64."""
+        """Return the ids of a block in order, int32 or int64."""
         ...
 
 
 class FullShuffle:
-    """The order of an epoch that is shuffled as a whole; it keeps O(N) ids in memory.
+    """The order of an epoch that is shuffled as a whole; it keeps 4 bytes a draw, and takes 16 while it is made.
 
     Raises:
         PlanError: the weights are not legal.
@@ -61,15 +63,13 @@ class FullShuffle:
 
     def __init__(self, draw: StreamDraw, key: DrawKey) -> None:
         self.ends = np.array([draw.draws])
-        words = philox.random_words(draw.draws if draw.replacement else 1, key, philox.DRAW)
-        counts = draw_counts(draw, philox.unit_floats(words))
-        self._ids = philox.shuffled(
-            np.repeat(np.arange(draw.samples, dtype=np.int64), counts),
-            philox.random_words(draw.draws, key, philox.ORDER),
-        )
+        drawn = drawn_ids(draw, key)
+        self._ids = philox.random_order(draw.draws, key, philox.ORDER)
+        if drawn is not None:
+            self._ids = drawn[self._ids]
 
     def block(self, number: int) -> np.ndarray:
-        """Return all ids, int64 [draws]; `number` is 0."""
+        """Return all ids, int32 or int64 [draws]; `number` is 0."""
         assert number == 0
         return self._ids
 
@@ -97,41 +97,84 @@ def check_sum(total: float) -> None:
         raise PlanError("weights must add up to a finite number")
 
 
-def draw_counts(draw: StreamDraw, uniforms: np.ndarray) -> np.ndarray:
-    """Return how often each id is drawn: int64 [N], whose sum is `draw.draws`.
+def drawn_ids(draw: StreamDraw, key: DrawKey) -> np.ndarray | None:
+    """Return the ids that are drawn, ascending: int32 or int64 [draws]; None if each is drawn once.
 
     Args:
         draw: what the stream draws.
-        uniforms: float64 in [0, 1): one for each draw with replacement, else a single one.
+        key: seed, epoch and stream.
 
     Raises:
         PlanError: the weights are not legal.
     """
-    weights = np.ones(draw.samples) if draw.weights is None else draw.weights
-    check_length(weights, draw.samples)
-    check_values(weights, draw.samples)
-    if not weights.any():
-        raise bad_weights(draw.samples)
-    # cumsum adds from left to right on every machine; sum() may not.
-    edges = np.cumsum(weights, dtype=np.float64)
-    check_sum(edges[-1])
+    weights, last = draw.weights, draw.samples - 1
+    if weights is not None:
+        check_length(weights, draw.samples)
+        check_values(weights, draw.samples)
+        if not weights.any():
+            raise bad_weights(draw.samples)
+        last -= int(np.argmax(weights[::-1] != 0))
+        if (weights == weights[0]).all():  # equal weights are the uniform stream, which is exact in integers
+            check_sum(float(np.cumsum(weights)[-1]))
+            weights = None
+    if weights is None and not draw.replacement and draw.draws == draw.samples:
+        return None
+    even = weights is None and not draw.replacement
+    ids, first, filled = np.empty(draw.draws, philox.narrow(draw.samples)), 0, 0
+    for counts in _even_counts(draw, key) if even else _counts(draw, key, last):
+        part = np.repeat(np.arange(first, first + len(counts)), counts)
+        ids[filled : filled + len(part)] = part
+        first, filled = first + len(counts), filled + len(part)
+    return ids
+
+
+def _counts(draw: StreamDraw, key: DrawKey, last: int) -> Iterator[np.ndarray]:
+    """Yield how often each id is drawn by its weight, int64, a chunk of ids at a time; `last`: the last not of 0."""
+    total = collections.deque(_edges(draw), maxlen=1)[0][-1]
+    check_sum(total)
+    words = philox.random_words(draw.draws if draw.replacement else 1, key, philox.DRAW)
+    uniforms = words.view(np.float64)  # in their own memory
+    for start in range(0, len(words), philox.CHUNK):
+        uniforms[start : start + philox.CHUNK] = philox.unit_floats(words[start : start + philox.CHUNK])
     if draw.replacement:
-        # Count the draws below each edge. They are sorted first, because searching for each one would miss the caches.
-        points = np.searchsorted(np.sort(uniforms * edges[-1]), edges, side="left")
-        points[np.flatnonzero(weights)[-1] :] = draw.draws  # u * total may round up to the total itself
-        return np.diff(points, prepend=0)
-    # Systematic sampling: the number of grid points u + j below each edge. A uniform stream is exact in integers.
-    if np.all(weights == weights[0]):
-        whole, rest = divmod(draw.draws, draw.samples)
-        counts = np.full(draw.samples, whole, dtype=np.int64)
-        counts[_extra(draw.samples, rest, uniforms)] += 1
-        return counts
-    points = np.ceil(edges * (draw.draws / edges[-1]) - uniforms[0]).astype(np.int64)
-    points[np.flatnonzero(weights)[-1] :] = draw.draws
-    return np.diff(np.clip(points, 0, draw.draws), prepend=0)
+        uniforms *= total
+        uniforms.sort()  # counting the draws below each edge; searching for each draw would miss the caches
+    first, before = 0, 0
+    for edges in _edges(draw):
+        # Without replacement by systematic sampling: the number of grid points u + j below each edge.
+        points = (
+            np.searchsorted(uniforms, edges, side="left")
+            if draw.replacement
+            else np.ceil(edges * (draw.draws / total) - uniforms[0]).astype(np.int64).clip(0, draw.draws)
+        )
+        points[max(last - first, 0) :] = draw.draws  # u * total may round up to the total itself
+        yield np.diff(points, prepend=before)
+        first, before = first + len(edges), int(points[-1])
 
 
-def _extra(samples: int, rest: int, uniforms: np.ndarray) -> np.ndarray:
-    """Choose `rest` ids at random: those with the smallest words of a generator that the uniform seeds."""
-    words = np.random.Philox(key=int(uniforms[0] * 2**53)).random_raw(samples)
-    return np.argsort(words, kind="stable")[:rest]
+def _edges(draw: StreamDraw) -> Iterator[np.ndarray]:
+    """Yield the sum of the weights up to each sample's end, float64, a chunk of samples at a time.
+
+    They are added from left to right on every machine, which `sum` does not promise.
+    """
+    total = np.zeros(1)
+    for first in range(0, draw.samples, philox.CHUNK):
+        number = min(philox.CHUNK, draw.samples - first)
+        part = np.ones(number) if draw.weights is None else draw.weights[first : first + number]
+        edges = np.cumsum(np.concatenate([total, part]))[1:]
+        total = edges[-1:]
+        yield edges
+
+
+def _even_counts(draw: StreamDraw, key: DrawKey) -> Iterator[np.ndarray]:
+    """Yield how often each id of a uniform stream is drawn without replacement, a chunk of ids at a time.
+
+    Those that are drawn once more have the smallest words of a generator that the epoch's uniform seeds.
+    """
+    whole, rest = divmod(draw.draws, draw.samples)
+    more = np.zeros(draw.samples, dtype=bool)
+    if rest:
+        uniform = philox.unit_floats(philox.random_words(1, key, philox.DRAW))[0]
+        more[philox.order_of(lambda: np.random.Philox(key=int(uniform * 2**53)).random_raw(draw.samples))[:rest]] = True
+    for first in range(0, draw.samples, philox.CHUNK):
+        yield whole + more[first : first + philox.CHUNK].astype(np.int64)

@@ -59,13 +59,12 @@ class WindowedShuffle:
     shards: list[np.ndarray] | None
 
     def __init__(self, draw: StreamDraw, key: DrawKey, window: ShardWindow) -> None:
-        bounds = np.searchsorted(window.shards, np.arange(int(window.shards[-1]) + 2))
+        shards = np.arange(int(window.shards[-1]) + 2, dtype=window.shards.dtype)  # of another type it would copy N
+        bounds = np.searchsorted(window.shards, shards)
         number = len(bounds) - 1
         self._draw, self._key, self._bounds, self._window = draw, key, bounds, window.size
         self._made: dict[int, np.ndarray] = {}
-        order = philox.shuffled(
-            np.arange(number), philox.random_words(number, key.of_stream(0), philox.SHARDS)
-        )  # the same for all streams
+        order = philox.random_order(number, key.of_stream(0), philox.SHARDS)  # the same for all streams
         self._windows = [order[first : first + window.size] for first in range(0, number, window.size)]
         self.shards = self._windows
         uniform = _ShardWeights(bounds[1:].astype(np.float64), draw.samples - 1, True)
@@ -96,7 +95,9 @@ class WindowedShuffle:
             for shard in self._windows[number].tolist()
         ]
         ids = np.concatenate(parts)
-        return philox.shuffled(ids, philox.random_words(len(ids), self._key, philox.ORDER, number * self._window + 1))
+        order = philox.random_order(len(ids), self._key, philox.ORDER, number * self._window + 1)
+        shuffled: np.ndarray = ids[order]
+        return shuffled
 
     def _drawn_with_replacement(self) -> np.ndarray:
         """Return how many of the independent draws fall into each shard, int64 [shards]."""
@@ -111,7 +112,7 @@ class WindowedShuffle:
     def _uniform_blocks(self) -> Iterator[np.ndarray]:
         generator, left = philox.bit_generator(self._key, philox.DRAW), self._draw.draws
         while left:
-            yield philox.unit_floats(generator.random_raw(min(left, self.BLOCK)))
+            yield np.sort(philox.unit_floats(generator.random_raw(min(left, self.BLOCK))))  # so searches are neighbours
             left -= min(left, self.BLOCK)
 
     def _points_at(self, edges: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -143,8 +144,8 @@ class WindowedShuffle:
             return np.bincount(np.minimum(hit, inside[-1]) if drawn else hit, minlength=end - begin)
         if self._weights is None:
             counts = np.full(end - begin, self._draw.draws // int(self._bounds[-1]))
-            words = philox.random_words(end - begin, self._key, philox.DRAW, shard + 1)
-            counts[np.argsort(words, kind="stable")[: drawn - counts.sum()]] += 1
+            more = drawn - int(counts.sum())
+            counts[philox.random_order(end - begin, self._key, philox.DRAW, shard + 1)[:more]] += 1
             return counts
         first = self._points[shard - 1] if shard else 0
         return np.diff(self._points_at(edges, np.arange(begin + 1, end + 1)), prepend=first)
