@@ -221,7 +221,9 @@ def index_of_shard(path: Path) -> Index:
 def joined(shards: Sequence[Index]) -> Index:
     """Join the indices of a split's shards, in their order, into the split's index."""
     first = np.cumsum([0, *(len(index.shard_name) for index in shards)])
-    columns = {field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)}
+    columns: dict[str, Any] = {
+        field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)
+    }
     columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first[:-1], strict=True)])
     return Index(**columns)
 
