@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "simplejpeg", "timm")
+PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "pylibjxl", "simplejpeg", "timm")
 
 
 def commit() -> str:
