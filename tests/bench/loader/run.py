@@ -168,7 +168,7 @@ def main(words: list[str]) -> None:
         root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""}
     )
     versions = ", ".join(
-        f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")
+        f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "pylibjxl", "simplejpeg", "webdataset")
     )
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     for name in wanted:
