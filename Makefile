@@ -12,7 +12,7 @@ help:
 	@echo "make test-fast  its pure parts (about a minute)"
 	@echo "make check      linter, formatter and type checker (under a minute)"
 	@echo "make test-full  also the long tests (about an hour; as root, with what make system installs)"
-	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata and ffcv, each in its own environment (rounds=5 only=224,access)"
+	@echo "make bench      the loader beside webdataset, ImageFolder, mosaicml-streaming, litdata, DALI, SPDL and ffcv, each in its own environment (rounds=5 only=224,access)"
 	@echo "make bench-gpu  on one GPU: step, IFL, loader, waits, memory and resuming against a plain loop (minutes=15 only=engines,waits)"
 	@echo "make system     Debian packages (as root): git, and for reports and all tests SLURM, LaTeX, Chromium and Fashion-MNIST"
 	@echo "make cluster    a private SLURM of four nodes on this machine (as root); make cluster-down ends it"

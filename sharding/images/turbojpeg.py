@@ -1,8 +1,9 @@
 """TurboJPEG 3 of libjpeg-turbo through ctypes: decodes a region of a JPEG and skips the rest.
 
-The library is not available as a wheel. It is searched in the environment's lib/ (conda's libjpeg-turbo 3), by the
-system's loader (a module or package; Debian 12's is too old), and at the path in the environment variable
-GLT_TURBOJPEG.
+There is no wheel of the library alone. pylibjxl's, which is pinned and for x86-64, has all of it in its one compiled
+module (3.1.3 in 0.5.0) and shows its functions; the rest of pylibjxl is not imported. Elsewhere the library is searched
+in the environment's lib/ (conda's libjpeg-turbo 3) and by the system's loader (a module or package; Debian 12's is too
+old). The environment variable GLT_TURBOJPEG names another.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes.util
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -87,19 +90,25 @@ def find_turbojpeg() -> tuple[TurboJpeg, str]:
     Raises:
         ImportError: it was not found; the text gives the reason.
     """
-    if named := os.environ.get("GLT_TURBOJPEG"):
-        places = [named]
-    else:
-        places = sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*")))
-        if of_system := ctypes.util.find_library("turbojpeg"):
-            places.append(of_system)
     problems = []
-    for place in places:
+    for place in _places():
         try:
             return TurboJpeg(place), _version(place)
         except OSError as error:
             problems.append(str(error))
     raise ImportError("; ".join(problems) or "no library libturbojpeg was found")
+
+
+def _places() -> Iterator[str]:
+    """Yield the paths and names to load the library by, the pinned one first; none is asked for before it is tried."""
+    if named := os.environ.get("GLT_TURBOJPEG"):
+        yield named
+        return
+    if (wheel := find_spec("pylibjxl")) is not None and wheel.origin is not None:
+        yield from sorted(map(str, Path(wheel.origin).parent.glob("_pylibjxl*.so")))
+    yield from sorted(map(str, (Path(sys.prefix) / "lib").glob("libturbojpeg.so*")))
+    if of_system := ctypes.util.find_library("turbojpeg"):  # it starts compilers and linkers to find out
+        yield of_system
 
 
 def _version(place: str) -> str:

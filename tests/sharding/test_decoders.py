@@ -1,13 +1,14 @@
 """Whatever decodes a run's images, their pixels are the same, and all ranks use the same decoder.
 
 Tried are the decoders that this machine has: `python -m pytest tests/sharding/test_decoders.py -v` says which.
-(TurboJPEG 3 is also found by GLT_TURBOJPEG.)
+(GLT_TURBOJPEG names another TurboJPEG 3 than the wheel's.)
 """
 
 from __future__ import annotations
 
 import ctypes.util
 import io
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,44 @@ def test_damaged_but_legal_files_go_to_pillow(name: str) -> None:
     assert np.array_equal(whole(fast.opened(odd)), whole(decoder("pillow").opened(odd)))
 
 
+def pixels_or_refusal(name: str, data: bytes, box: turbojpeg.Box | None = None) -> np.ndarray | str:
+    """The pixels of a box, or all; else the sentence that refuses the file."""
+    try:
+        picture = decoder(name).opened(data)
+        return whole(picture) if box is None else picture.region(box)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_damage_comes_out_as_with_pillow(name: str) -> None:
+    """Bytes changed anywhere and ends cut off: what Pillow decodes has its pixels, as a whole and in part, and what it
+    refuses is refused in its words."""
+    rng, counts = np.random.default_rng(0), [0, 0]
+    for draw in range(300):
+        width, height = ((40, 30), (83, 70))[draw % 2]
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        data = bytearray(jpeg(Image.fromarray(noise), **list(STYLES.values())[draw % len(STYLES)]))
+        if draw % 5 == 4:
+            del data[int(rng.integers(len(data))) :]
+        else:
+            for at in rng.integers(len(data), size=2):
+                data[at] = int(rng.integers(256))
+        reference = pixels_or_refusal("pillow", bytes(data))
+        mine = pixels_or_refusal(name, bytes(data))
+        counts[isinstance(reference, str)] += 1
+        if isinstance(reference, str):
+            assert mine == reference
+            continue
+        assert np.array_equal(mine, reference)
+        top, left = (int(rng.integers(side)) for side in reference.shape[:2])
+        bottom, right = reference.shape[0] - top // 2, reference.shape[1] - left // 2
+        assert np.array_equal(
+            pixels_or_refusal(name, bytes(data), (left, top, right, bottom)), reference[top:bottom, left:right]
+        )
+    assert min(counts) > 50
+
+
 def test_resize_is_pillows_to_two_grey_levels() -> None:
     """Down and up, of any shape: no value differs by more than 2 of 255, on average by less than .1."""
     differences = []
@@ -207,12 +246,29 @@ def test_a_decoder_that_is_not_here_is_named_with_the_reason(monkeypatch: pytest
         decoder("turbojpeg")
 
 
-def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The chain goes on without torchvision, and the provenance says what is not there."""
+def test_the_pinned_packages_bring_region_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pylibjxl has a wheel it is what `make venv` makes the first of the chain, before any library of the
+    system's, and meta.json will name its version."""
+    monkeypatch.delenv("GLT_TURBOJPEG", raising=False)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: pytest.fail("the system was asked"))
+    if (platform.machine(), sys.platform) == ("x86_64", "linux"):
+        turbo, digest = find_turbojpeg()
+        assert digest == turbojpeg._version(next(turbojpeg._places())) and "pylibjxl" in turbo._library._name
+        assert provenance._version("pylibjxl") != "not installed"
+
+
+def test_packages_that_are_not_installed_are_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The chain goes on without TurboJPEG and torchvision, and the provenance says what is not there."""
+    monkeypatch.delenv("GLT_TURBOJPEG", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(turbojpeg, "find_spec", lambda name: None)
     monkeypatch.setattr(decoders, "find_spec", lambda name: None)
     decoders._made.cache_clear()
     try:
-        assert "torchvision" not in available() and "pillow" in available()
+        assert available() == ["simplejpeg", "pillow"]
+        with pytest.raises(DataError, match=r"turbojpeg is not .* .no library libturbojpeg was found.; it"):
+            decoder("turbojpeg")
         with pytest.raises(
             DataError, match=r"^data.decoder=torchvision is not on this machine .torchvision is not installed.; it has"
         ):

@@ -12,11 +12,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from tests.bench.loader.environments import PROJECT, install, python_of
 from tests.bench.loader.measure import pss_mb, voice
-from tests.bench.loader.pipelines import BATCH, WORKERS, usual
+from tests.bench.loader.pipelines import BATCH, WORKERS, spdl, usual
 
 COUNTS = (10_000, 100_000, 1_000_000)
 BATCHES = 8
@@ -42,10 +44,18 @@ def imagefolder(folder: Path, samples: int) -> None:
     from sharding.images.torchvision_cpu import torchvision
 
     images = torchvision.datasets.ImageFolder(folder.parents[1] / "tree", usual(112))
-    known = images.samples
-    # A text of its own for each, as its scan of a folder gives.
-    images.samples = [(f"{path[:-4]}.jpg", label) for path, label in (known[i % len(known)] for i in range(samples))]
+    images.samples = [(path, int(path.split("/")[-2])) for path in _files(folder, samples)]
     said(iter(torch.utils.data.DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS)))
+
+
+def threads(folder: Path, samples: int) -> None:
+    said(iter(spdl(folder, 112, _files(folder, samples))()))
+
+
+def _files(folder: Path, samples: int) -> list[str]:
+    """A text of its own for each entry, as a scan of a folder gives."""
+    known = sorted(map(str, folder.parents[1].glob("tree/*/*.jpg")))
+    return [f"{known[i % len(known)][:-4]}.jpg" for i in range(samples)]
 
 
 def said(batches: object) -> None:
@@ -55,14 +65,16 @@ def said(batches: object) -> None:
         pass
     memory = pss_mb()
     own = memory.pop(os.getpid())
-    say({"main": own, "worker": sum(memory.values()) / len(memory), "all": own + sum(memory.values())})
+    say({"main": own, "worker": sum(memory.values()) / max(1, len(memory)), "all": own + sum(memory.values())})
 
 
-WAYS = {
-    "ours, shuffled whole": lambda folder, samples: ours(folder, samples, 0),
-    "ours, window of 16 shards": lambda folder, samples: ours(folder, samples, 16),
-    "ImageFolder + DataLoader": imagefolder,
+WAYS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
+    "ours, shuffled whole": ("", lambda folder, samples: ours(folder, samples, 0)),
+    "ours, window of 16 shards": ("", lambda folder, samples: ours(folder, samples, 16)),
+    "ImageFolder + DataLoader": ("", imagefolder),
+    "SPDL, Pillow, 2 threads": ("spdl", threads),
 }
+"""By name: the peer whose environment is used, and what reads a split's folder of so many samples."""
 
 
 def section(root: Path, rounds: int) -> None:
@@ -71,10 +83,13 @@ def section(root: Path, rounds: int) -> None:
         f"\n**memory**: MB (PSS) of one rank with {WORKERS} workers after {BATCHES} batches, by the number of samples\n"
     )
     print("| loader | samples | main process | each worker | together |\n|---|---|---|---|---|")
-    for way in WAYS:
+    for way, (peer, _) in WAYS.items():
+        if peer and (reason := install(peer)):
+            print(f"| {way} | not measured: {reason} | | | |")
+            continue
         for samples in COUNTS:
             words = [
-                sys.executable,
+                str(python_of(peer)),
                 "-m",
                 "tests.bench.loader.memory",
                 way,
@@ -82,7 +97,11 @@ def section(root: Path, rounds: int) -> None:
                 str(samples),
             ]
             done = subprocess.run(
-                words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True
+                words,
+                env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
             )
             found = json.loads(done.stdout)
             print(
@@ -92,4 +111,4 @@ def section(root: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    WAYS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    WAYS[sys.argv[1]][1](Path(sys.argv[2]), int(sys.argv[3]))

@@ -251,6 +251,97 @@ def ffcv_prepare(folder: Path) -> None:
             ).from_indexed_dataset(images)
 
 
+def dali(folder: Path, size: int) -> Batches:
+    """On CPUs, as its documentation trains on ImageNet: it decodes the crop's region alone."""
+    import sharding.images.torchvision_cpu  # noqa: F401, before torch's plugin
+
+    # isort: split
+    from nvidia.dali import fn, pipeline_def
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
+    def crops() -> tuple:
+        files, labels = fn.readers.file(file_root=str(folder / "tree"), random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(files, random_area=(0.08, 1), random_aspect_ratio=(3 / 4, 4 / 3))
+        images = fn.resize(images, size=(size, size))
+        return fn.flip(images, horizontal=fn.random.coin_flip()), labels
+
+    loader = DALIGenericIterator(
+        [crops()], ["image", "label"], reader_name="files", last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
+    )
+    return lambda: ((batch["image"].permute(0, 3, 1, 2), batch["label"]) for (batch,) in loader)
+
+
+def spdl(folder: Path, size: int, files: list[str] | None = None) -> Batches:
+    """Threads of one process, with Pillow and torchvision's transforms: a DataLoader that was moved to it. `files`:
+    instead of the folder's, as CLASS/NAME.
+    """
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
+    import torch
+    from PIL import Image
+
+    transform = usual(size)
+
+    def crop(path: str) -> tuple:
+        with Image.open(path) as image:
+            return transform(image.convert("RGB")), int(path.split("/")[-2])
+
+    def batch(crops: list[tuple]) -> tuple:
+        images, labels = zip(*crops, strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    return _threads(files or _files(folder), crop, batch)
+
+
+def spdl_ffmpeg(folder: Path, size: int) -> Batches:
+    """The same with its own decoder, FFmpeg, which crops, resizes and flips too. (Debian's FFmpeg must be there.)"""
+    import sharding.images.torchvision_cpu  # noqa: F401, before torchvision
+
+    # isort: split
+    import spdl.io
+    import torch
+    from torchvision.transforms import v2
+
+    draw = v2.RandomResizedCrop(size)
+
+    def crop(path: str) -> tuple:
+        packets = spdl.io.demux_image(path)
+        shape = torch.empty(1).expand(3, packets.codec.height, packets.codec.width)
+        box = draw.make_params([shape])
+        flip = "hflip," if torch.rand(1) < 0.5 else ""
+        steps = "crop={width}:{height}:{left}:{top}:exact=1".format(**box)
+        steps += f",scale={size}:{size}:flags=bilinear,{flip}format=rgb24"
+        return spdl.io.decode_packets(packets, filter_desc=steps), int(path.split("/")[-2])
+
+    def batch(crops: list[tuple]) -> tuple:
+        frames, labels = zip(*crops, strict=True)
+        images = spdl.io.to_torch(spdl.io.convert_frames(list(frames)))
+        return images.permute(0, 3, 1, 2), torch.tensor(labels)
+
+    return _threads(_files(folder), crop, batch)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(map(str, folder.glob("tree/*/*.jpg")))
+
+
+def _threads(files: list[str], crop: Callable[[str], tuple], batch: Callable[[list], tuple]) -> Batches:
+    from spdl.pipeline import PipelineBuilder
+
+    rng = np.random.default_rng(0)
+
+    def epoch() -> Iterator[tuple]:
+        builder = PipelineBuilder().add_source(files[i] for i in rng.permutation(len(files)))
+        builder = builder.pipe(crop, concurrency=WORKERS).aggregate(BATCH).pipe(batch).add_sink()
+        pipeline = builder.build(num_threads=WORKERS)
+        with pipeline.auto_stop():
+            yield from pipeline
+
+    return epoch
+
+
 # ---------------------------------------------------------------------------------------------------------------- floor
 class Crops:
     """Files in memory -> the pixels of their crops: nothing is read, assembled or sent. `size` None: decoded and no
@@ -329,6 +420,9 @@ MAKERS: dict[str, tuple[str, Callable[[Path, int], Batches]]] = {
     "ImageFolder + DataLoader": ("", imagefolder),
     "mosaicml-streaming": ("streaming", streaming),
     "litdata": ("litdata", litdata),
+    "DALI on CPUs": ("dali", dali),
+    "SPDL, Pillow": ("spdl", spdl),
+    "SPDL, FFmpeg": ("spdl", spdl_ffmpeg),
     "ffcv, jpg": ("ffcv", lambda folder, size: ffcv(folder, size, "jpg")),
     "ffcv, raw 256": ("ffcv", lambda folder, size: ffcv(folder.parent / "short256", size, "raw")),
 }
@@ -344,6 +438,8 @@ PREPARE: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def prepare(peer: str, root: Path) -> None:
+    if peer not in PREPARE:  # it reads the files as they are
+        return
     name, write = PREPARE[peer]
     for folder in (root / kind for kind in SETS):
         if not (folder / f"{name}.made").exists():

@@ -1,12 +1,12 @@
 """The loader beside what people would use instead: same files, same crops, two workers, in turns.
 
     python -m tests.bench.loader.run [data=out/bench-loader] [images=2000] [rounds=5]
-    [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory,small]
+    [only=224,112,short256,randaug,randaug224,pixels,policy,access,memory,small] [rows='ours, turbojpeg|DALI on CPUs']
 
-`data` gets the images and each peer's own form of them, and is used again. Each loader is a process of its own that
-warms up with an epoch; then they take turns, an epoch of `images` at a time, and a row's figure is the median of its
-rounds. Only ratios inside one table count: by images/s, and in brackets by the cores' time for an image, which other
-work on the machine hardly moves. About 20 minutes on two cores.
+`data` gets the images and each peer's own form of them, and is used again. `rows` leaves a table these rows alone.
+Each loader is a process of its own that warms up with an epoch; then they take turns, an epoch of `images` at a time,
+and a row's figure is the median of its rounds. Only ratios inside one table count: by images/s, and in brackets by the
+cores' time for an image, which other work on the machine hardly moves. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def ready(root: Path, images: int, wanted: set[str]) -> dict[str, str]:
     return reasons
 
 
-def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
-    kind, size, rows = TABLES[name]
+def table(root: Path, name: str, rows: tuple[str, ...], rounds: int, reasons: dict[str, str]) -> None:
+    kind, size, _ = TABLES[name]
     loaders = {row: Loader(row, root / kind, size) for row in rows if MAKERS[row][0] not in reasons}
     for number in range(rounds):
         # Each round in an order of its own: other work on the machine comes and goes, and would hit the same neighbours
@@ -158,22 +158,25 @@ def table(root: Path, name: str, rounds: int, reasons: dict[str, str]) -> None:
 
 def main(words: list[str]) -> None:
     values = {key: value for key, _, value in (word.partition("=") for word in words)}
-    unknown = set(values) - {"data", "images", "rounds", "only"}
+    unknown = set(values) - {"data", "images", "rounds", "only", "rows"}
+    alone = values["rows"].split("|") if "rows" in values else [*MAKERS]
     wanted = values["only"].split(",") if "only" in values else [*TABLES, *SECTIONS]
-    if unknown or not set(wanted) <= {*TABLES, *SECTIONS}:
-        sys.exit(f"legal are data=FOLDER, images=N, rounds=N and only= some of {','.join([*TABLES, *SECTIONS])}")
+    if unknown or not set(wanted) <= {*TABLES, *SECTIONS} or not set(alone) <= {*MAKERS}:
+        sys.exit(
+            f"legal are data=FOLDER, images=N, rounds=N, only= some of {','.join([*TABLES, *SECTIONS])} and "
+            f"rows= some of {'|'.join(MAKERS)}"
+        )
+    tables = {name: tuple(row for row in TABLES[name][2] if row in alone) for name in wanted if name in TABLES}
     root, rounds = (PROJECT / values.get("data", "out/bench-loader")).resolve(), int(values.get("rounds", 5))
     images = int(values.get("images", data.IMAGES))
-    reasons = ready(
-        root, images, {MAKERS[row][0] for name in wanted if name in TABLES for row in TABLES[name][2]} - {""}
-    )
+    reasons = ready(root, images, {MAKERS[row][0] for rows in tables.values() for row in rows} - {""})
     versions = ", ".join(
-        f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "simplejpeg", "webdataset")
+        f"{name} {version(name)}" for name in ("torch", "torchvision", "pillow", "pylibjxl", "simplejpeg", "webdataset")
     )
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     for name in wanted:
         if name in TABLES:
-            table(root, name, rounds, reasons)
+            table(root, name, tables[name], rounds, reasons)
         else:
             SECTIONS[name](root, rounds)
 
