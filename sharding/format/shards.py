@@ -225,7 +225,7 @@ def joined(shards: Sequence[Index]) -> Index:
         field.name: np.concatenate([getattr(index, field.name) for index in shards]) for field in fields(Index)
     }
     columns["shard"] = np.concatenate([index.shard + before for index, before in zip(shards, first[:-1], strict=True)])
-    return Index(**columns)
+    return Index.of_columns(**columns)
 
 
 def _canonical(value: Any) -> bytes:

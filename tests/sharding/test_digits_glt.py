@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -128,7 +129,7 @@ def test_fingerprint_follows_content(dataset: Dataset, tmp_path: Path) -> None:
     index = dataset.split("glt", "val").index
     save_index(tmp_path, index)
     assert load_index(tmp_path).fingerprint == index.fingerprint
-    fields = {name: getattr(index, name) for name in index.__dataclass_fields__}
+    fields = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
     for name, array in fields.items():
         if name == "shard":
             continue  # val has one shard: there is no other legal value
