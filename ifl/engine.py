@@ -181,6 +181,16 @@ class Engine:
             with self.average.in_place():
                 yield
 
+    @contextmanager
+    def holding(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Evaluate by other weights of the network for a while; afterwards it has the bits of its own again."""
+        own = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(own)
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return parameters and buffers as they are evaluated: with the moving average, if there is one."""
         state = self.network.state_dict()
