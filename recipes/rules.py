@@ -328,13 +328,13 @@ def evaluator(recipe: Recipe) -> str:
         return ""
     if recipe.cluster in ("slurm", "here"):
         return (
-            f"log.eval=job starts its process on this machine, and not yet with cluster={recipe.cluster}: cluster=local "
-            "is legal, and log.eval=inline anywhere"
+            f"log.eval=job starts its process on this machine, and not yet with cluster={recipe.cluster}: "
+            "cluster=local is legal, and log.eval=inline anywhere"
         )
     if recipe.data.features == "once":
         return (
-            "log.eval=job evaluates images, and data.features=once reads features, of which an evaluation costs next to "
-            "nothing: log.eval=inline is legal"
+            "log.eval=job evaluates images, and data.features=once reads features, of which an evaluation costs next "
+            "to nothing: log.eval=inline is legal"
         )
     return ""
 
