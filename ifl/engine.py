@@ -184,7 +184,8 @@ class Engine:
     @contextmanager
     def holding(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
         """Evaluate by other weights of the network for a while; afterwards it has the bits of its own again."""
-        own = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        own = self.network.state_dict()
+        own.update({name: tensor.clone() for name, tensor in own.items()})  # beside them are torch's own versions
         self.network.load_state_dict(weights)
         try:
             yield

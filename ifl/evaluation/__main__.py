@@ -98,11 +98,13 @@ def _newest_start(folder: Path) -> str:
     return ""
 
 
-def main(folder: Path) -> int:
-    """Serve a run; returns the exit code, 0 where the evaluator was not needed any more."""
-    from ifl.supervision.signals import watch
+def main(folder: Path, asked: Callable[[], bool]) -> int:
+    """Serve a run; returns the exit code, 0 where the evaluator was not needed any more.
 
-    asked = watch()  # before the long imports
+    Args:
+        folder: the run folder.
+        asked: says whether this process was asked to stop.
+    """
     claim = Claim(folder)
 
     def beat(*_: object) -> None:
@@ -124,7 +126,9 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    code = main(Path(sys.argv[1]))
+    from ifl.supervision.signals import watch
+
+    code = main(Path(sys.argv[1]), watch())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # without waiting for loader workers or process groups
