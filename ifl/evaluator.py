@@ -19,11 +19,6 @@ from sharding.cache.prefetcher import Prefetcher
 from sharding.reader import Reader, Source, evaluation_draws
 
 EVAL_BATCH = 256
-"""Samples that are read at once."""
-CPU_PIECE = 64
-"""Samples that a CPU takes through the network at once: 1.5 times as fast as a whole batch, whose activations leave its
-caches. A batch is cut evenly, so pieces have more than half as many (or are the whole batch): with very few samples
-libraries may add up in another order, and confidences would differ in their last bits."""
 
 Predictions = dict[str, np.ndarray]
 """The columns of preds/*/SPLIT.npz, by name."""
@@ -53,7 +48,7 @@ class Evaluator:
     def _sources(self) -> np.ndarray:
         return source_numbers(self.split.index.source)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(self, engine: Engine, method: BaseMethod, heartbeat: Callable[[], None] = lambda: None) -> Predictions:
         """Return the contents of preds/*/SPLIT.npz, equal on all ranks. A collective.
 
@@ -72,9 +67,7 @@ class Evaluator:
         draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
         batches = self.reader.read(draws)
         for batch in self.fetcher.all(batches) if self.fetcher else batches:
-            pieces = -(-len(batch.ids) // CPU_PIECE) if self.device.type == "cpu" else 1
-            parts = batch.images.to(self.device).tensor_split(pieces)
-            logits_BK = torch.cat([method.predict(engine.forward(part)) for part in parts])
+            logits_BK = method.predict(engine.predict(batch.images.to(self.device)))
             confidence, prediction = logits_BK.float().softmax(1).max(1)
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence
