@@ -42,7 +42,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 AVERAGE = "moving_average"
 """Under this name the checkpoint holds it."""
 CPU_PIECE = 32
-"""Samples that a CPU takes through the network at once for predictions in float32: up to 1.5 times as fast as a batch of
+"""Samples that a CPU takes through the network at once for predictions in float32: up to 1.5 times as fast as with
 256, whose activations leave its caches. Even pieces have more than half as many (or are the whole batch): with fewer
 than 16 samples libraries add up in another order, and confidences may differ in their last bits."""
 RENDEZVOUS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
