@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.common.errors import DataError, RunError
-from recipes.common.files import write_json
+from recipes.common.files import write_json, write_whole
 from recipes.common.json_text import read_object
 
 Weights = tuple[int, str]
@@ -98,15 +98,20 @@ class Claim:
             self._touched_s = time.monotonic()
 
     def leave(self) -> None:
-        """Take the claim away, if it is still this one's."""
+        """Give the claim up, if it is still this one's."""
         with contextlib.suppress(Replaced, OSError):
             self.check()
-            self._path.unlink()
+            withdraw(self._path.parent.parent)
+
+
+def expect(run: Path) -> None:
+    """Forget an earlier start's evaluator: a new one is on its way."""
+    (run / "eval" / CLAIM).unlink(missing_ok=True)
 
 
 def withdraw(run: Path) -> None:
-    """Take away the claim of an evaluator that has ended: its trainer need not wait for it."""
-    (run / "eval" / CLAIM).unlink(missing_ok=True)
+    """Empty the claim of an evaluator that has ended: its trainer need not wait for it."""
+    write_whole(run / "eval" / CLAIM, "")
 
 
 class Presence:
@@ -122,11 +127,13 @@ class Presence:
         """Say whether one gets on: false once it has left, or was silent for too long."""
         try:
             with open(self._path, "rb") as file:  # opening it asks a network file system anew
-                touched = os.fstat(file.fileno()).st_mtime_ns
-        except OSError:
+                status = os.fstat(file.fileno())
+        except FileNotFoundError:
             touched = None
-        if touched is None and self._seen is not None:
-            return False
+        else:
+            if not status.st_size:
+                return False
+            touched = status.st_mtime_ns
         if touched != self._seen:
             self._seen, self._since_s = touched, time.monotonic()
         return time.monotonic() - self._since_s <= self._patience_s

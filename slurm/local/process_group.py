@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from ifl.evaluation.verdicts import withdraw
+from ifl.evaluation.verdicts import expect, withdraw
 from ifl.supervision.signals import LAUNCHER, REQUESTS
 from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
@@ -132,7 +132,8 @@ class LocalRun:
     def _look_at_evaluator(self) -> None:
         """Tell the user, and the ranks, where the evaluator has ended before them."""
         if self._evaluator and self._evaluator.poll() is not None and not is_finished(self.folder):
-            withdraw(self.folder)
+            with contextlib.suppress(OSError):  # of a full disk the ranks hear by themselves
+                withdraw(self.folder)
             log = self.folder / "log" / EVALUATOR_LOG
             self.bar.write(
                 f"the evaluator ended with {self._evaluator.returncode} (see {log}): the run evaluates by itself",
@@ -267,7 +268,7 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
 
 def _start_evaluator(run: Run, ended: int, threads: int) -> subprocess.Popen[bytes]:
     """Start the run's evaluator, after any claim of an earlier one is gone; the run can do without it."""
-    withdraw(run.folder)
+    expect(run.folder)
     return _process(run, ["ifl.evaluation", str(run.folder)], EVALUATOR_LOG, threads, {LAUNCHER: ended}, [ended])
 
 

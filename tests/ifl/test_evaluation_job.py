@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from ifl.evaluation.verdicts import Claim, Presence, Replaced, Verdicts, withdraw
+from ifl.evaluation.verdicts import Claim, Presence, Replaced, Verdicts, expect, withdraw
 from ifl.run_log import Metrics
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
@@ -60,7 +60,7 @@ def test_a_run_with_an_evaluator_is_the_same_run(undisturbed: dict[str, Any], ti
     evaluated = [line["step"] for line in lines(folder) if line["kind"] == "eval"]
     steps = [line["step"] for line in lines(folder) if line["kind"] in ("train", "eval")]
     assert evaluated == sorted(evaluated) and steps == sorted(steps)
-    assert not (folder / "eval" / "evaluator.json").exists()
+    assert not (folder / "eval" / "evaluator.json").read_bytes()
 
 
 def _beside(runs: Path) -> list[Any]:
@@ -99,15 +99,16 @@ def test_an_evaluator_that_never_comes(undisturbed: dict[str, Any], tiny_root: P
 
 def _evaluator_of(launch: Launch) -> int:
     """Return the process id of a command's evaluator, once it has claimed the run."""
-    while not list(launch.runs.glob("*/eval/evaluator.json")):
-        assert launch.process.poll() is None, launch.text
-        time.sleep(0.005)
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (path / "cmdline").read_text().split("\0")
-            if "ifl.evaluation" in words and str(launch.folder) in words:
-                return int(path.name)
-    raise AssertionError("there is no evaluator")
+    while launch.process.poll() is None:
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, StopIteration):
+                words = (path / "cmdline").read_text().split("\0")
+                if "ifl.evaluation" in words and str(launch.folder) in words:
+                    while not (launch.folder / "eval" / "evaluator.json").exists():
+                        time.sleep(0.005)
+                    return int(path.name)
+        time.sleep(0.02)
+    raise AssertionError(launch.text)
 
 
 @pytest.mark.full
@@ -190,7 +191,8 @@ def test_the_newest_evaluator_has_the_run(tmp_path: Path) -> None:
     older.leave()
     newer.check()
     newer.leave()
-    assert not list((tmp_path / "eval").iterdir())
+    with pytest.raises(Replaced):
+        newer.check()
 
 
 def test_who_is_thought_to_be_there(tmp_path: Path) -> None:
@@ -208,7 +210,9 @@ def test_who_is_thought_to_be_there(tmp_path: Path) -> None:
     claim.beat()
     assert presence.there()
     withdraw(tmp_path)
-    assert not presence.there()
+    assert not presence.there() and not Presence(tmp_path, patience_s).there()
+    expect(tmp_path)
+    assert Presence(tmp_path, patience_s).there()
 
 
 def test_lines_wait_for_the_place_before_them(tmp_path: Path) -> None:
