@@ -48,7 +48,7 @@ class Evaluator:
     def _sources(self) -> np.ndarray:
         return source_numbers(self.split.index.source)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(self, engine: Engine, method: BaseMethod, heartbeat: Callable[[], None] = lambda: None) -> Predictions:
         """Return the contents of preds/*/SPLIT.npz, equal on all ranks. A collective.
 
@@ -67,7 +67,7 @@ class Evaluator:
         draws = evaluation_draws(samples, self.comm.rank, self.comm.size, EVAL_BATCH)
         batches = self.reader.read(draws)
         for batch in self.fetcher.all(batches) if self.fetcher else batches:
-            logits_BK = method.predict(engine.forward(batch.images.to(self.device)))
+            logits_BK = method.predict(engine.predict(batch.images.to(self.device)))
             confidence, prediction = logits_BK.float().softmax(1).max(1)
             end = done + len(batch.ids)
             rows[0, done:end], rows[1, done:end], rows[2, done:end] = batch.ids.to(self.device), prediction, confidence

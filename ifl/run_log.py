@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from recipes.schema import Recipe
 
 Event = tuple[str, float, int]
 """Name, value, optimizer step."""
+Line = dict[str, Any]
+"""A line of metrics.jsonl."""
 NEEDED = {"kind", "step"}
 """Keys of every line of metrics.jsonl."""
 
@@ -37,6 +39,16 @@ class RunLog:
 
     def write(self, **values: Any) -> None:
         """Append a line of `values`."""
+
+    def keep_place(self, epoch: int) -> None:
+        """Keep a place for lines about an epoch that are not known yet; lines that come after it are held back."""
+
+    def fill_place(self, epoch: int, lines: Sequence[Line]) -> None:
+        """Put the lines into the place that was kept for them, and those that waited for it behind it."""
+
+    def held(self) -> list[int | Line]:
+        """Return what is held back, in its order: lines, and the epochs whose places are kept."""
+        return []
 
     def offset(self) -> int:
         """Return the bytes so far."""
@@ -49,10 +61,10 @@ class RunLog:
 class Metrics(RunLog):
     """metrics.jsonl: one JSON object a line, appended by rank 0.
 
-    A checkpoint stores `offset`; resuming cuts off what came after, so no step is there twice.
+    A checkpoint stores `offset` and `held`; resuming cuts off what came after, so no step is there twice.
     """
 
-    def __init__(self, path: Path, offset: int) -> None:
+    def __init__(self, path: Path, offset: int, held: Sequence[int | Line] = ()) -> None:
         path.touch()
         if path.stat().st_size < offset:
             print(
@@ -61,8 +73,29 @@ class Metrics(RunLog):
             )
         os.truncate(path, min(offset, path.stat().st_size))
         self._file = open(path, "a")  # noqa: SIM115 (open as long as the run)
+        self._held = list(held)
 
     def write(self, **values: Any) -> None:
+        self._held.append(values)
+        self._release()
+
+    def keep_place(self, epoch: int) -> None:
+        self._held.append(epoch)
+
+    def fill_place(self, epoch: int, lines: Sequence[Line]) -> None:
+        place = self._held.index(epoch)
+        self._held[place : place + 1] = lines
+        self._release()
+
+    def held(self) -> list[int | Line]:
+        return list(self._held)
+
+    def _release(self) -> None:
+        """Append the lines before the first place that is kept."""
+        while self._held and isinstance(self._held[0], dict):
+            self._append(self._held.pop(0))
+
+    def _append(self, values: Any) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
@@ -88,6 +121,15 @@ class Reporter:
             step = state.epoch * self._steps + state.step
             self._run_log.write(kind=kind, epoch=state.epoch, step=step, **values)
 
+    def keep_place(self, epoch: int) -> None:
+        """Keep the place of an epoch's scores."""
+        self._run_log.keep_place(epoch)
+
+    def fill_place(self, epoch: int, found: Mapping[str, Line]) -> None:
+        """Write an epoch's scores, by split, into the place that was kept for them."""
+        head = {"kind": "eval", "epoch": epoch, "step": (epoch + 1) * self._steps}
+        self._run_log.fill_place(epoch, [{**head, "split": name, **scores} for name, scores in found.items()])
+
     def begin_epoch(self, state: State) -> None:
         """Start the clock that images are counted by."""
         self._from, self._began = state.step, time.monotonic()
@@ -101,13 +143,15 @@ class Reporter:
             self.begin_epoch(state)
 
 
-def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
+def open_metrics(recipe: Recipe, folder: Path, offset: int, held: Sequence[int | Line] = ()) -> Metrics:
     """Open the metrics file of a run folder, cut off at `offset` bytes, and the monitors that the recipe switches on.
+
+    `held` is what was held back.
 
     Raises:
         RunError: a package is not installed, or Weights & Biases does not start.
     """
-    metrics = Metrics(folder / "metrics.jsonl", offset)
+    metrics = Metrics(folder / "metrics.jsonl", offset, held)
     if not recipe.log.tensorboard and recipe.log.wandb is None:
         return metrics
     if lacking := recipe.log.lacking():
@@ -140,7 +184,7 @@ def open_metrics(recipe: Recipe, folder: Path, offset: int) -> Metrics:
             f"log.wandb={recipe.log.wandb}: Weights & Biases does not start ({reason}); "
             "WANDB_MODE=offline works without an account and without internet"
         ) from error
-    return Monitored(folder / "metrics.jsonl", offset, monitor)
+    return Monitored(folder / "metrics.jsonl", offset, monitor, held)
 
 
 class Monitored(Metrics):
@@ -149,15 +193,15 @@ class Monitored(Metrics):
     TensorBoard starts from nothing, so it is first told the lines that are there already.
     """
 
-    def __init__(self, path: Path, offset: int, monitor: Any) -> None:
-        super().__init__(path, offset)
+    def __init__(self, path: Path, offset: int, monitor: Any, held: Sequence[int | Line] = ()) -> None:
+        super().__init__(path, offset, held)
         self._monitor = monitor
         if monitor.tb_monitor is not None:
             lines = [line for line in whole_lines(path.read_bytes()) if line.keys() >= NEEDED]
             monitor.tb_monitor.write_events([event for line in lines for event in events(line)])
 
-    def write(self, **values: Any) -> None:
-        super().write(**values)
+    def _append(self, values: Any) -> None:
+        super()._append(values)
         self._monitor.write_events(list(events(values)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ class Ranks:
         patience_s: how long a rank waits for the others in a collective, seconds.
         nodes: what was seen of the nodes; empty where nobody looked.
         stragglers: told of the ranks' own times; None where nobody looked.
+        tell: called on rank 0 with what others should know of the run: an event's name and its values.
     """
 
     device: torch.device
@@ -99,6 +100,7 @@ class Ranks:
     patience_s: float
     nodes: Sequence[NodeReport] = ()
     stragglers: Stragglers | None = None
+    tell: Callable[..., object] = lambda event, **values: None
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,8 @@ def connect(recipe: Recipe, folder: Path, boot: Boot, trains: bool, look: NodeLo
         stragglers = look.stragglers(comm, nodes)
     boot.part("data")
     fence = Fence(folder) if comm.rank == 0 else None
-    return Ranks(device=device, comm=comm, fence=fence, patience_s=patience, nodes=nodes, stragglers=stragglers)
+    found = Ranks(device=device, comm=comm, fence=fence, patience_s=patience, nodes=nodes, stragglers=stragglers)
+    return replace(found, tell=look.tell) if look else found
 
 
 def open_data(recipe: Recipe, pipe: str | None = None) -> Data:

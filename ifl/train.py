@@ -6,6 +6,7 @@ Each task has its own class, and the loop says when it is done:
 * `TrainStep` (step.py) makes one step: forward, backward, the one reduction over the ranks, all updates;
 * `Invariance` (invariance/invariance.py) is IFL, and `Off` its twin that does nothing: nobody asks which one is there;
 * `Saver` (saving/saver.py) knows when a checkpoint is due, and commits it;
+* `Judge` (evaluation/judge.py) evaluates each epoch, or takes the verdicts of an evaluator beside the run;
 * `StopRequest` (supervision/stop.py) hears the signal to stop; the ranks agree on it and leave together;
 * `State` (saving/state.py) is where the run is: with the engine's files, all that a checkpoint must hold.
 
@@ -21,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from ifl.distributed.consistency import check_equal, digest
-from ifl.evaluator import Predictions, accuracy, scores, write_predictions
+from ifl.evaluation.judge import Judge
 from ifl.invariance.invariance import Invariance, Off
 from ifl.invariance.streams import first_weights
 from ifl.optimisation.learning_rate import learning_rate
 from ifl.post_hoc import evaluate_untrained, finish
 from ifl.run_log import Reporter, RunLog, has_history, open_metrics
 from ifl.saving import checkpoint, provenance
-from ifl.saving.best_epoch import save_best, write_environment
+from ifl.saving.best_epoch import write_environment
 from ifl.saving.state import State, unpack
 from ifl.setup import USUAL_PARTS, Parts, Setup, make_invariance, make_planner, make_saver, make_step, set_up
 from ifl.supervision.node_look import NodeLook
@@ -83,6 +84,7 @@ def train(
     step = make_step(run, invariance, heartbeat, parts, steps)
     report = Reporter(run_log, recipe, steps, step.waits)
     with make_saver(run, steps, step, run_log, heartbeat) as saver:
+        judge = Judge(run, state, report, saver, stop, heartbeat)
         if packed is None:
             saver.save(state, wait=True)  # from now on history without a checkpoint means that one was lost
         seconds = boot.over()
@@ -107,6 +109,7 @@ def train(
                 report.after_step(state, lr, invariance.alpha)
                 report.write(state, "profile", **step.profile.after(epoch * steps + state.step))
                 compare_ranks(run, state, invariance, epoch * steps + state.step)
+                judge.look(state)
                 if totals.save or totals.stop:
                     saver.save(state, wait=totals.stop)
                 if totals.stop:
@@ -117,12 +120,9 @@ def train(
             # --------------------------------------------------------------------------------------- the epoch's end
             began, final = time.monotonic(), epoch + 1 == recipe.schedule.epochs
             step.refuse_pollution(state)  # before the network is evaluated, and perhaps kept as the best
-            seen = predict_epoch(run, epoch, final, stop, heartbeat)
-            if seen is None:  # stopped: the steps of the epoch are kept, its evaluation is made again
+            if not judge.epoch_over(state, final):  # stopped: the epoch's steps are kept, its evaluation is made again
                 saver.save(state, wait=True)
                 return False
-            saver.wait()  # a commit clears away what it does not know, such as the best weights that come now
-            keep_epoch(run, state, seen, final, report)
             report.write(state, "centers", **invariance.travelled())
             state.spend("evaluate", time.monotonic() - began)
             if invariance.end_epoch(state) and comm.rank == 0:
@@ -157,7 +157,8 @@ def open_log(run: Setup, steps: int, packed: dict[str, Any] | None, command: Seq
         return RunLog()
     if packed is None:
         write_json(run.folder / "meta.json", provenance.meta(run.facts(steps), command))
-    return open_metrics(run.recipe, run.folder, packed["metrics_offset"] if packed else 0)
+    offset, held = (packed["metrics_offset"], packed.get("metrics_held", ())) if packed else (0, ())
+    return open_metrics(run.recipe, run.folder, offset, held)
 
 
 def compare_ranks(run: Setup, state: State, invariance: Invariance | Off, done: int) -> None:
@@ -166,32 +167,3 @@ def compare_ranks(run: Setup, state: State, invariance: Invariance | Off, done: 
         held = digest(invariance.centers_KD, *state.weights, state.class_means, *state.memory.values())
         what = f"parameters, centers and weights after step {done}"
         check_equal(what, f"{run.model.engine.checksum()} {held}", run.ranks.comm, run.ranks.device)
-
-
-def predict_epoch(
-    run: Setup, epoch: int, final: bool, stop: StopRequest, heartbeat: Callable[..., None]
-) -> dict[str, Predictions] | None:
-    """Predict val, and the test splits where they are due; None if a stop was agreed before all were done."""
-    due = final or (epoch + 1) % run.recipe.log.eval_test_every == 0
-    seen = {}
-    for name in ["val", *(run.data.tests if due else [])]:
-        if stop.agreed():
-            return None
-        heartbeat(f"evaluating {name} after epoch {epoch}")
-        with run.model.engine.averaged():
-            seen[name] = run.readers.evaluators[name].predict(run.model.engine, run.model.method, heartbeat)
-    return seen
-
-
-def keep_epoch(run: Setup, state: State, seen: dict[str, Predictions], final: bool, report: Reporter) -> None:
-    """Log an epoch's scores, keep its weights if it is the best on val, and write the last epoch's predictions."""
-    comm, fence = run.ranks.comm, run.ranks.fence
-    for name, predictions in seen.items():
-        report.write(state, "eval", split=name, **scores(predictions))
-        if name == "val" and accuracy(predictions) > state.best_accuracy:  # the first epoch on ties
-            state.best_epoch, state.best_accuracy = state.epoch, accuracy(predictions)
-            written = save_best(run.folder / "ckpt", run.model.engine, state.epoch) if comm.rank == 0 else None
-            state.best_sha256 = comm.from_first(written, run.ranks.device)
-        if final and fence:
-            fence.check()
-            write_predictions(run.folder / "preds" / "last", name, predictions)

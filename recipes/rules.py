@@ -328,6 +328,23 @@ def features_once(recipe: Recipe) -> str:
     return ""
 
 
+def evaluator(recipe: Recipe) -> str:
+    """Refuse an evaluator where nobody starts one, and where it would have other inputs than the run's ranks."""
+    if recipe.log.eval == "inline":
+        return ""
+    if recipe.cluster in ("slurm", "here"):
+        return (
+            f"log.eval=job starts its process on this machine, and not yet with cluster={recipe.cluster}: "
+            "cluster=local is legal, and log.eval=inline anywhere"
+        )
+    if recipe.data.features == "once":
+        return (
+            "log.eval=job evaluates images, and data.features=once reads features, of which an evaluation costs next "
+            "to nothing: log.eval=inline is legal"
+        )
+    return ""
+
+
 # --------------------------------------------------------------------------------------------------------------- mixup
 def mixup_groups(recipe: Recipe) -> str:
     """Require groups where mixup forms pairs in them."""
@@ -492,6 +509,7 @@ RULES = (
     Rule(depth_of_fixed),
     Rule(center_term_alone),
     Rule(features_once),
+    Rule(evaluator),
     Rule(mixup_groups),
     Rule(mixup_shares, TooManyTasks),
     Rule(mixup_environments),

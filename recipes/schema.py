@@ -656,6 +656,16 @@ class Log(Section):
     eval_test_every: int = operation(
         10, "epochs between two looks at the test splits (for figure 5; they select nothing)", ge=1
     )
+    eval: Literal["inline", "job"] = operation(
+        "inline",
+        (
+            "who evaluates the epochs; inline: the run's own ranks, which wait; job: a process of its own, while the "
+            "run goes on"
+        ),
+    )
+    eval_wait_s: float = operation(
+        60.0, "seconds without a sign of that process after which the run evaluates by itself", ge=1, le=86400
+    )
     save_every_s: float = operation(
         600.0, "seconds between two checkpoints, besides those at the last epoch and on a signal", gt=0
     )

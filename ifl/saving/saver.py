@@ -33,6 +33,8 @@ class Log(Protocol):
 
     def offset(self) -> int: ...
 
+    def held(self) -> list[Any]: ...
+
     def sync(self) -> None: ...
 
 
@@ -60,7 +62,8 @@ class Saver:
         folder: the run folder.
         steps: of an epoch.
         comm: the ranks as the threads speak to them.
-        log: metrics.jsonl. A checkpoint stores how long it is; a line tells of each save once it is committed.
+        log: metrics.jsonl. A checkpoint stores how long it is, and the lines that are held back; a line tells of each
+            save once it is committed.
         identity: what a checkpoint must say of its run (`Setup.identity`).
         fence: rank 0's claim on the run; None on other ranks.
         refuse_pollution: raises, before a copy is written, if numbers of it are not finite; it is told the copy, the
@@ -111,9 +114,11 @@ class Saver:
         began = time.monotonic()
         self.heartbeat(f"saving at epoch {state.epoch}, step {state.step}")
         self.wait()
-        packed = pack(state, self.invariance, **self.identity, metrics_offset=self.log.offset())
+        lines = {"metrics_offset": self.log.offset(), "metrics_held": self.log.held()}
+        packed = pack(state, self.invariance, **self.identity, **lines)
         copied = Snapshot(self.engine, packed if self.comm.rank == 0 else {}, self._memory)
-        needs = {best_name(state.best_epoch): state.best_sha256} if state.best_epoch >= 0 else {}
+        best = [(state.best_epoch, state.best_sha256)] if state.best_epoch >= 0 else []
+        needs = {best_name(epoch): sha256 for epoch, sha256 in [*best, *state.unjudged]}
         self._write = self._thread.submit(self._commit, copied, state.epoch, state.step, needs)
         blocked_s = time.monotonic() - began
         self._line = {

@@ -24,6 +24,7 @@ class State:
         best_epoch: the first epoch of the highest validation accuracy; -1 before there is one.
         best_accuracy: that epoch's validation accuracy, in 0..1.
         best_sha256: of that epoch's weights' file.
+        unjudged: epochs that have no verdict yet, oldest first, with the sha256 of their weights' file (log.eval=job).
         memory: what the method carries (see ifl/method.py).
         class_means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
         images: drawn in the steps since the last training line of metrics.jsonl.
@@ -37,6 +38,7 @@ class State:
     best_epoch: int = -1
     best_accuracy: float = -1.0
     best_sha256: str = ""
+    unjudged: list[tuple[int, str]] = field(default_factory=list)
     memory: dict[str, torch.Tensor] = field(default_factory=dict)
     class_means: torch.Tensor | None = None
     images: int = 0
@@ -75,6 +77,7 @@ def pack(state: State, invariance: Invariance | Off, **more: Any) -> dict[str, A
 
 def unpack(packed: dict[str, Any], invariance: Invariance | Off) -> State:
     """Return the state, and put centers and confidence back in place."""
+    packed = {"unjudged": [], **packed}  # which older code does not know
     state = State(**{key: packed[key] for key in vars(State()) if key != "weights"})
     state.weights = [None if w is None else w.numpy() for w in packed["weights"]]
     invariance.unpack(packed, state)

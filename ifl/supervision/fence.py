@@ -25,6 +25,9 @@ class Fenced(RunError):
 class Fence:
     """This start's claim on a run folder; rank 0 holds it.
 
+    Attributes:
+        token: names this start.
+
     Raises:
         Fenced: a later start of the same SLURM job has claimed the folder already.
     """
@@ -37,10 +40,11 @@ class Fence:
             else None
         )
         self._path = folder / "FENCE"
+        self.token = secrets.token_hex(8)
         self._claim = {
             "job": job,
             "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            "token": secrets.token_hex(8),
+            "token": self.token,
         }
         held = self._read_claim() or {}
         if job and held.get("job") == job and held["restart"] > self._claim["restart"]:

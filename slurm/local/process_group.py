@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from ifl.evaluation.verdicts import expect, withdraw
 from ifl.supervision.signals import LAUNCHER, REQUESTS
 from recipes.common.addresses import free_port, with_command
 from recipes.common.errors import RecipeError
@@ -24,6 +25,7 @@ from recipes.schema import PROJECT
 from slurm.environment import clean
 from slurm.job import FAILED, FINISHED, STOPPED
 from slurm.monitoring.events import newest_step, read
+from slurm.monitoring.run_state import is_finished
 from slurm.planning.schedule import Run
 from slurm.run_folder import prepare
 
@@ -31,6 +33,7 @@ LOCK_S = 1.0
 """How long the folder's lock is asked for: a status view holds it for an instant too."""
 LEAVE_S = 60.0
 """How long ranks whose launcher is gone may take to save and leave before a new start is refused."""
+EVALUATOR_LOG = "evaluator.log"
 LAST_WORDS_S = 1.0
 """After the first rank has failed the others may be about to say why as well; then they are ended."""
 
@@ -60,6 +63,7 @@ class LocalRun:
         self.code: int | None = None
         self._failed_at: float | None = None
         self._seen: dict[str, Any] = {}  # what the bar shows beside the steps
+        self._evaluator: subprocess.Popen[bytes] | None = None
         self._lock = open(run.folder / "lock", "a+", errors="replace")  # noqa: SIM115 (held as long as the run)
         ended, self._alive = os.pipe()  # the ranks see its end when this process ends
         try:
@@ -77,11 +81,16 @@ class LocalRun:
 
     def _begin(self, run: Run, ended: int, cores: int) -> list[subprocess.Popen[bytes]]:
         """Start the processes; `ended` is the pipe by which ranks see that this process has ended."""
-        return _start(run, self._lock, ended, max(1, cores // run.recipe.tasks))
+        threads = max(1, cores // run.recipe.tasks)
+        ranks = _start(run, self._lock, ended, threads)
+        if run.recipe.log.eval == "job" and run.recipe.trains:
+            self._evaluator = _start_evaluator(run, ended, threads)
+        return ranks
 
     def poll(self) -> int | None:
         """Draw what is new, and return `code`. The first rank that fails ends the others: they would wait for it."""
         self._draw()
+        self._look_at_evaluator()
         codes = [process.poll() for process in self._processes]
         if self._failed_at is None and any(code not in (None, FINISHED, STOPPED) for code in codes):
             self._failed_at = time.monotonic()
@@ -100,7 +109,7 @@ class LocalRun:
 
     def pause(self, paused: bool) -> None:
         """Stop all ranks and their loader workers, or let them go on."""
-        for process in self._processes:
+        for process in [*self._processes, *([self._evaluator] if self._evaluator else [])]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
@@ -110,12 +119,27 @@ class LocalRun:
             if process.poll() is None:
                 self._kill(process)
             process.wait()
+        if self._evaluator:
+            self._evaluator.kill()  # what it writes is whole or not there, and it judges again what it lost
+            self._evaluator.wait()
         os.close(self._alive)
         release(self._lock)
         self._lock.close()
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
+
+    def _look_at_evaluator(self) -> None:
+        """Tell the user, and the ranks, where the evaluator has ended before them."""
+        if self._evaluator and self._evaluator.poll() is not None and not is_finished(self.folder):
+            with contextlib.suppress(OSError):  # of a full disk the ranks hear by themselves
+                withdraw(self.folder)
+            log = self.folder / "log" / EVALUATOR_LOG
+            self.bar.write(
+                f"the evaluator ended with {self._evaluator.returncode} (see {log}): the run evaluates by itself",
+                file=sys.stderr,
+            )
+            self._evaluator = None
 
     def _draw(self) -> None:
         for line in next(self._lines):
@@ -226,9 +250,8 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
     group of its own, so that what a terminal or shell sends to this process's group does not reach them: they see by
     the pipe `ended` that this process has ended.
     """
-    port, folder, tasks = free_port(), run.folder, run.recipe.tasks
+    port, tasks = free_port(), run.recipe.tasks
     processes: list[subprocess.Popen[bytes]] = []
-    (folder / "log").mkdir(exist_ok=True)
     for rank in range(tasks):
         variables = {
             "RANK": rank,
@@ -238,27 +261,40 @@ def _start(run: Run, lock: IO[str], ended: int, threads: int) -> list[subprocess
             "MASTER_PORT": port,
             LAUNCHER: ended,
         }
-        environment = {
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            **with_command(clean(), run.pipe),
-            **{key: str(value) for key, value in variables.items()},
-            "PYTHONUNBUFFERED": "1",
-        }
-        with open(folder / "log" / f"rank-{rank}.log", "a") as log, blocked():
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "slurm.job", str(folder), *run.command],
-                    cwd=PROJECT,
-                    env=environment,
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[lock.fileno(), ended],
-                    process_group=0,
-                )
-            )
+        words = ["slurm.job", str(run.folder), *run.command]
+        processes.append(_process(run, words, f"rank-{rank}.log", threads, variables, [lock.fileno(), ended]))
     return processes
+
+
+def _start_evaluator(run: Run, ended: int, threads: int) -> subprocess.Popen[bytes]:
+    """Start the run's evaluator, after any claim of an earlier one is gone; the run can do without it."""
+    expect(run.folder)
+    return _process(run, ["ifl.evaluation", str(run.folder)], EVALUATOR_LOG, threads, {LAUNCHER: ended}, [ended])
+
+
+def _process(
+    run: Run, words: list[str], log_name: str, threads: int, variables: dict[str, Any], files: list[int]
+) -> subprocess.Popen[bytes]:
+    """Start a module with further environment variables and open files; its output goes to log/."""
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **with_command(clean(), run.pipe),
+        **{key: str(value) for key, value in variables.items()},
+        "PYTHONUNBUFFERED": "1",
+    }
+    (run.folder / "log").mkdir(exist_ok=True)
+    with open(run.folder / "log" / log_name, "a") as log, blocked():
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=PROJECT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            pass_fds=files,
+            process_group=0,
+        )
 
 
 @contextlib.contextmanager

@@ -30,8 +30,8 @@ OF: "dict[str, dict[str, Kind]]" = {
 """What an event of a kind says besides, that others decide by."""
 BESIDE = ("notified", "notice refused", "archived", "archive refused")
 """Events of what was done about a run when it had ended: they say nothing of its state, and nobody decides by them."""
-REMARKS = ("node", "slow")
-"""Events about a node: they say nothing of where the run is."""
+REMARKS = ("node", "slow", "evaluator")
+"""Events about a node or an evaluator: they say nothing of where the run is."""
 LAUNCHER = "local."
 """The incarnation of what a command notes from outside of the run's job, though perhaps inside of another job."""
 HELD = "GLT_HELD"

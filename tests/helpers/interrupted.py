@@ -139,17 +139,23 @@ Start = Callable[..., Launch]
 GoOn = Callable[..., tuple[bool, str]]
 
 
-def in_ranks(root: Path, runs: Path) -> tuple[bool, str]:
+def in_ranks(root: Path, runs: Path, *words: str, stop_at: int | None = None) -> tuple[bool, str]:
     """Go on with the run of `WORDS` in two ranks that exist already: a command spends most of its time on imports.
+
+    Args:
+        root: of the data.
+        runs: where the run folder is.
+        words: more than `WORDS`.
+        stop_at: the step at which a rank asks to stop.
 
     Returns:
         Whether the run is finished, and what was printed.
     """
-    recipe = resolve([*WORDS, f"data.root={root}", f"runs={runs}"])
+    recipe = resolve([*WORDS, f"data.root={root}", f"runs={runs}", *words])
     prepare(recipe, recipe.run_folder)
     ranks = started(2)
     try:
-        answers = ranks.run(trained, str(recipe.run_folder))
+        answers = ranks.run(trained, str(recipe.run_folder), stop_at)
     except RankFailure as failure:
         return False, str(failure)
     return answers == [True, True], f"{answers}\n{ranks.said(0)}"

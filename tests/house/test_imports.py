@@ -22,8 +22,8 @@ ORDER = {
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
     "reader features build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision optimisation engine backbones network methods models clip "
-    "invariance step_reduction saving mixup step run_log evaluator exported model_card setup post_hoc finished_run "
-    "train pretrained",
+    "invariance step_reduction saving mixup step run_log evaluator exported model_card setup evaluation post_hoc "
+    "finished_run train pretrained",
     "slurm": "environment starting monitoring nodes after_run site_file code_snapshot rendezvous scaling run_folder "
     "reuse job planning local cluster upkeep status launch",
     "analysis": "labels inputs stats tables claims sweeps figures report publishing __main__",

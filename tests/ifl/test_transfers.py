@@ -16,7 +16,6 @@ from ifl.distributed.comm import Comm, Pending
 from ifl.invariance.centers import Centers
 from ifl.invariance.class_sums import AddedUp, Gathered
 from ifl.method import Output, Rows, Task, load_method
-from ifl.saving.state import State, pack
 from ifl.step_reduction import MicroBatchSums, StepSync
 from recipes.declarations import declaration
 from tests.helpers.mini import METHODS
@@ -123,20 +122,6 @@ def test_values_go_to_a_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch) -> 
         asked.clear()
         assert transfers.to_device(values, GPU).tolist() == [0, 1, 2]
         assert asked == ["pinned", (GPU, {"non_blocking": True})]
-
-
-def test_a_checkpoint_holds_nothing_of_the_device() -> None:
-    """Class means, which are added up on the device, are brought to the host when the state is packed."""
-    from ifl.invariance.invariance import Off
-
-    brought = torch.zeros(2)
-
-    class OnDevice:
-        def cpu(self) -> torch.Tensor:
-            return brought
-
-    assert pack(State(class_means=OnDevice()), Off())["class_means"] is brought  # type: ignore[arg-type]
-    assert pack(State(), Off())["class_means"] is None
 
 
 ASKS = {"irm": "which environments are in a group", "lff": "which samples came twice"}
