@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ifl.optimisation.learning_rate import learning_rate
-from ifl.setup import USUAL_PARTS, make_invariance, make_step, plan_of, set_up
+from ifl.setup import USUAL_PARTS, make_invariance, make_planner, make_step, set_up
 from ifl.supervision.startup_timer import Boot
 from ifl.train import start
 from recipes.resolve import resolve
@@ -75,10 +75,10 @@ class Ours:
         self.recipe = recipe_of(bench, *words, side=side)
         self.run = set_up(self.recipe, self.recipe.run_folder, Boot(lambda said: None), fresh=True)
         self.invariance = make_invariance(self.run, USUAL_PARTS)
-        self._step = make_step(self.run, self.invariance, lambda: None, USUAL_PARTS)
-        self._state = start(self.run, USUAL_PARTS)
+        self._state, self._planner = start(self.run, USUAL_PARTS), make_planner(self.run)
         self._micro = len(self.run.model.rank_rows)
         self._begin(0)
+        self._step = make_step(self.run, self.invariance, lambda: None, USUAL_PARTS, self._plan.steps)
         self._round = 0
         if held:
             first = list(itertools.islice(self._batches, HELD * self._micro))
@@ -88,7 +88,7 @@ class Ours:
     def _begin(self, epoch: int) -> None:
         self._state.epoch, self._state.step = epoch, 0
         self.invariance.begin_epoch(epoch)
-        self._plan = plan_of(self.run, epoch, self._state.weights)
+        self._plan = self._planner.plan(epoch, self._state.weights)
         self._batches: Iterator[Any] = iter(self.run.train_reader.read(self._plan, start=0))
 
     @property
