@@ -532,20 +532,13 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
     Raises:
         DataError: the cache's folder cannot be used, or its bytes do not hold the test crops.
     """
-    data, augment = recipe.data, recipe.augment
+    data = recipe.data
     caches: dict[str, Cache | None] = dict.fromkeys(splits)
     if data.cache == "decoded":
         caches |= _pixel_caches(recipe, decoder, splits)
     elif not data.workers and are_small(splits.values()):  # workers would each keep them once more
         caches |= {name: OwnPixels(split) for name, split in splits.items()}
-    train = TrainView(
-        data.image_size,
-        augment.crop_scale,
-        augment.hflip,
-        augment.randaug,
-        data.cache_short_side,
-        augment.randaug_pixels,
-    )
+    train = TrainView.of(data, recipe.augment)
     test = EvalView(data.image_size, data.test_resize)
     return {
         name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])

@@ -24,6 +24,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from recipes.common.errors import DataError, RunError, UserError, one_line
 from recipes.common.process_limits import memory_of_job
+from recipes.schema import Augment, Data
 from sharding.format.dataset import Split
 from sharding.images import decoders
 from sharding.images.decoders import Decoder, Pixels, whole
@@ -91,6 +92,12 @@ class TrainView:
     randaug: bool = False
     short_side: int | None = None
     randaug_pixels: str = "own"
+
+    @classmethod
+    def of(cls, data: Data, augment: Augment) -> TrainView:
+        """Return what the two sections of a recipe say."""
+        pixels, short_side = augment.randaug_pixels, data.cache_short_side
+        return cls(data.image_size, augment.crop_scale, augment.hflip, augment.randaug, short_side, pixels)
 
     def stages(self, draws: Draws, cache: Cache | None) -> list[Stage]:
         """Return the stages from `image` to `pixels`; the cache keeps whole pictures."""

@@ -126,18 +126,11 @@ class FrozenFeatures:
         return {name: self._views(own, name, split) for name, split in splits.items()}
 
     def _views(self, folder: Path, name: str, split: Split) -> list[View]:
-        data, augment = self.recipe.data, self.recipe.augment
+        data = self.recipe.data
         view: TrainView | EvalView = EvalView(data.image_size, data.test_resize)
         numbers, made_by = [-1], ""
         if name == "train" and data.feature_views:
-            view = TrainView(
-                data.image_size,
-                augment.crop_scale,
-                augment.hflip,
-                augment.randaug,
-                data.cache_short_side,
-                augment.randaug_pixels,
-            )
+            view = TrainView.of(data, self.recipe.augment)
             numbers = list(range(data.feature_views))
             made_by = digest([meaning(Path(str(module.__file__)).read_bytes()) for module in (dice, randaug)])
         kind = digest_of({"split": split.index.fingerprint, "view": repr(view), "made_by": made_by})[:12]

@@ -19,6 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ifl.distributed.comm import Comm
+from ifl.supervision.stragglers import mark
 from recipes.common.errors import RunError
 
 OWN = ("load", "forward")
@@ -95,20 +96,13 @@ class Profile(NoProfile):
 
     @contextlib.contextmanager
     def _marked(self, name: str) -> Iterator[None]:
-        began = self._mark()
+        began = mark(self._device)
         with record_function(f"phase {name}"):
             yield
-        self._marks.append((name, began, self._mark()))
+        self._marks.append((name, began, mark(self._device)))
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         return NOTHING if self._profile is None else self._marked(name)
-
-    def _mark(self) -> Any:
-        if not self._on_device:
-            return time.perf_counter()
-        event: Any = torch.Event(self._device, enable_timing=True)
-        event.record()
-        return event
 
     def _seconds(self, profiled: profile, wall_s: float, steps: int) -> dict[str, float]:
         """Return the seconds a step of each phase, and in which the device (without one, this rank) did nothing."""

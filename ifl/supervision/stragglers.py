@@ -27,12 +27,12 @@ class OwnTime:
 
     def begin(self) -> None:
         """Begin a step's own part."""
-        self._marks = [self._mark()]
+        self._marks = [mark(self._device)]
 
     def end(self, rows: int) -> None:
         """End it; `rows` is the number of its images."""
         if self._marks:
-            self._marks[1:], self._rows = [self._mark()], rows
+            self._marks[1:], self._rows = [mark(self._device)], rows
 
     def taken_ns(self) -> int:
         """Return the nanoseconds an image of the step that was ended last; 0 where none was.
@@ -45,12 +45,14 @@ class OwnTime:
         taken_s = began.elapsed_time(ended) / 1e3 if self._on_device else ended - began
         return max(1, int(1e9 * taken_s / self._rows))
 
-    def _mark(self) -> Any:
-        if not self._on_device:
-            return time.perf_counter()
-        event: Any = torch.Event(self._device, enable_timing=True)
-        event.record()
-        return event
+
+def mark(device: torch.device) -> Any:
+    """Return the moment: on a GPU an event behind the work queued so far, elsewhere seconds of the clock."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event: Any = torch.Event(device, enable_timing=True)
+    event.record()
+    return event
 
 
 class Stragglers:
