@@ -332,7 +332,7 @@ def evaluator(recipe: Recipe) -> str:
     """Refuse an evaluator where nobody starts one, and where it would have other inputs than the run's ranks."""
     if recipe.log.eval == "inline":
         return ""
-    if recipe.cluster in ("slurm", "here"):
+    if recipe.cluster != "local":
         return (
             f"log.eval=job starts its process on this machine, and not yet with cluster={recipe.cluster}: "
             "cluster=local is legal, and log.eval=inline anywhere"

@@ -73,7 +73,7 @@ class Comm:
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.start_gather(tensor).wait()
 
-    def gather_objects(self, value: Any, device: torch.device | str = "cpu") -> list[Any]:
+    def gather_objects(self, value: Any, device: torch.device | str) -> list[Any]:
         """Return every rank's plain value, in rank order, on all ranks."""
         data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
         sizes = self.gather(torch.tensor([len(data)], device=device)).flatten().tolist()
@@ -81,6 +81,6 @@ class Comm:
         rows = self.gather(padded).cpu()
         return [pickle.loads(row[:size].numpy().tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
-    def from_first(self, value: Any, device: torch.device | str = "cpu") -> Any:
+    def from_first(self, value: Any, device: torch.device | str) -> Any:
         """Return rank 0's plain value on all ranks."""
         return self.gather_objects(value if self.rank == 0 else None, device)[0]

@@ -159,7 +159,8 @@ class Judge:
             if self.comm.rank == 0:
                 self._take(state)
             mine = (state.unjudged, state.best_epoch, state.best_accuracy, state.best_sha256)
-            every = self.comm.gather_objects((mine, self._is_there(state, most), self.stop.asked()))
+            said = (mine, self._is_there(state, most), self.stop.asked())
+            every = self.comm.gather_objects(said, self.run.ranks.device)
             state.unjudged, state.best_epoch, state.best_accuracy, state.best_sha256 = every[0][0]
             if len(state.unjudged) <= most:
                 self._waits = bool(state.unjudged)
@@ -193,6 +194,7 @@ class Judge:
             seen = self._predict(epoch)
         if seen is not None:
             self._accept(state, verdict_on(seen))
+            self._ask(state)  # an evaluator that comes back does not judge these any more
         return seen is not None
 
 

@@ -128,7 +128,7 @@ class Presence:
         try:
             with open(self._path, "rb") as file:  # opening it asks a network file system anew
                 status = os.fstat(file.fileno())
-        except FileNotFoundError:
+        except OSError:  # a run can do without, whatever the disk says
             touched = None
         else:
             if not status.st_size:

@@ -23,6 +23,7 @@ from ifl.saving.best_epoch import best_name
 from ifl.saving.snapshot import HostMemory, Snapshot
 from ifl.saving.state import State, pack
 from ifl.supervision.fence import Fence
+from ifl.supervision.watchdog import SAVER
 from recipes.schema import Recipe
 
 
@@ -84,7 +85,7 @@ class Saver:
     heartbeat: Callable[[str], None]
     _saved_at: float = field(default_factory=time.monotonic)
     _memory: HostMemory = field(default_factory=HostMemory)
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "saver"))
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, SAVER))
     _write: Future[float] | None = None
     _line: dict[str, Any] = field(default_factory=dict)
 

@@ -23,32 +23,33 @@ class HostMemory:
     """
 
     def __init__(self) -> None:
-        self._rooms: dict[Memory, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._rooms: dict[Memory, torch.Tensor] = {}
 
     @property
     def size(self) -> int:
         """Return how many bytes the last copies have."""
-        return sum(room.numel() for _, room in self._rooms.values())
+        return sum(room.numel() for room in self._rooms.values())
 
     def take(self, value: Any) -> tuple[Any, torch.Event | None]:
         """Copy the bytes of all tensors in nested plain values; the copies before are overwritten.
 
         Returns:
-            The values, for `copied`, and on a GPU the event to wait for before it.
+            The values, for `copied`, and on a GPU the event to wait for before it; until then they must be kept.
         """
-        rooms: dict[Memory, tuple[torch.Tensor, torch.Tensor]] = {}
+        sources: dict[Memory, torch.Tensor] = {}
+        rooms: dict[Memory, torch.Tensor] = {}
 
         def noted(tensor: torch.Tensor) -> torch.Tensor:
             memory = memory_of(tensor)
             if memory not in rooms:
-                rooms[memory] = self._rooms.get(memory) or _room_for(tensor)
+                sources[memory] = _bytes_of(tensor)
+                rooms[memory] = self._rooms[memory] if memory in self._rooms else _room_for(sources[memory])
             return tensor
 
         kept, self._rooms = mapped(value, noted), rooms
         if rooms:
-            sources, targets = zip(*rooms.values(), strict=True)
-            torch._foreach_copy_(list(targets), list(sources), non_blocking=True)
-        device = next((source.device for source, _ in rooms.values() if source.device.type == "cuda"), None)
+            torch._foreach_copy_(list(rooms.values()), list(sources.values()), non_blocking=True)
+        device = next((source.device for source in sources.values() if source.device.type == "cuda"), None)
         if device is None:
             return kept, None
         arrived = torch.Event(device)
@@ -63,7 +64,7 @@ class HostMemory:
         return mapped(kept, self._copy_of)
 
     def _copy_of(self, tensor: torch.Tensor) -> torch.Tensor:
-        room = self._rooms[memory_of(tensor)][1].untyped_storage()
+        room = self._rooms[memory_of(tensor)].untyped_storage()
         same = torch.empty(0, dtype=tensor.dtype)
         same.set_(room, tensor.storage_offset(), tensor.size(), tensor.stride())
         if isinstance(tensor, torch.nn.Parameter):
@@ -77,10 +78,13 @@ def memory_of(tensor: torch.Tensor) -> Memory:
     return storage.data_ptr(), storage.nbytes()
 
 
-def _room_for(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all bytes of a tensor's memory, which stays its own as long as they are kept, and room for them."""
-    source = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
-    return source, torch.empty(source.shape, dtype=torch.uint8, pin_memory=source.device.type == "cuda")
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return all bytes of a tensor's memory, uint8."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _room_for(source: torch.Tensor) -> torch.Tensor:
+    return torch.empty(source.shape, dtype=torch.uint8, pin_memory=source.device.type == "cuda")
 
 
 def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

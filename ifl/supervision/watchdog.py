@@ -31,6 +31,9 @@ FOR_A_BATCH = (
     os.path.join("torch", "utils", "data", "dataloader.py"),
     os.path.join("sharding", "cache", "prefetcher.py"),
 )
+FOR_A_THREAD = (os.path.join("concurrent", "futures"),)
+SAVER = "saver"
+"""What the names of the threads that write checkpoints begin with."""
 WAITING = (os.path.join("torch", "distributed"), os.path.join("ifl", "distributed", "comm.py"))
 
 
@@ -131,11 +134,18 @@ class Watchdog:
         self._leaving.note(message)
 
     def _speak(self) -> None:
-        others = ", waiting for the other ranks" if waits_for_others(sys._current_frames().get(self._watched)) else ""
+        others = ", waiting for the other ranks" if self._waits_for_others() else ""
         message = f"Stuck: rank {self._rank} made no progress for {self._silent_s:.0f} s in {self._section}{others}"
         print(message, file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         self._on_stuck(message)
+
+    def _waits_for_others(self) -> bool:
+        """Say whether the watched thread is in a collective, or waits for the saver's thread, which is."""
+        frames = sys._current_frames()
+        watched = frames.get(self._watched)
+        savers = (frames.get(thread.ident or 0) for thread in threading.enumerate() if thread.name.startswith(SAVER))
+        return waits_for_others(watched) or (_is_in(watched, FOR_A_THREAD) and any(map(waits_for_others, savers)))
 
 
 def waits_for_others(frame: FrameType | None) -> bool:

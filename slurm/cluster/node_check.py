@@ -108,7 +108,7 @@ class CheckJob:
         writers = [rank for report in reports if report.folder for rank in report.ranks]
         if comm.rank in writers[:1]:
             write_json(Path(self.folder) / RESULT, {"nodes": [report.plain() for report in reports]})
-        comm.gather_objects(None)  # nobody leaves before it is there
+        comm.gather_objects(None, "cpu")  # nobody leaves before it is there
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ class LocalRun:
             of_epoch: int = read_object(self.folder / "meta.json", {"steps_per_epoch": int})["steps_per_epoch"]
             self.steps = self.bar.total = of_epoch * self.recipe.schedule.epochs
             self.bar.set_description(self.recipe.recipe)
+        if line["kind"] == "saved":  # of a step that is some time past
+            return
         if self.step == 0 and line["step"]:
             self.bar.initial = line["step"] if line["kind"] == "boot" else 0  # a resumed run's ETA counts from here
         if line["kind"] == "train":

@@ -73,7 +73,7 @@ def restarted_total(before: int, after: int) -> np.ndarray | None:
         mine = _share(before, comm.rank, None)
         _add(table, mine[: len(mine) // 2])
         stored = table.total(comm)
-    stored = comm_of(4).from_first(stored)  # the file
+    stored = comm_of(4).from_first(stored, "cpu")  # the file
     if (comm := comm_of(after)) is None:
         return None
     table = ConfidenceTable(SAMPLES)

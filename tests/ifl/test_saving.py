@@ -148,7 +148,7 @@ def refused(folder: str, refusal: int) -> list[str]:
     state, comm = State(), Comm()
     if comm.rank == 0:
         place.mkdir()
-    comm.gather_objects(None)
+    comm.gather_objects(None, "cpu")
 
     def refuse(path: Path, data: Any) -> None:
         if path.name == "suite.pt":

@@ -178,8 +178,8 @@ def compared(odd: int | None, element: int = 4, size: int = 4) -> str | None:
 def exchanged() -> tuple[list[Any], Any]:
     """In a rank: plain values of unequal size from all ranks, and rank 0's."""
     rank = my_rank()
-    return comm_of(4).gather_objects({"rank": rank, "text": "x" * 1000 * rank}), comm_of(4).from_first(
-        [rank] * 5 if rank == 0 else None
+    return comm_of(4).gather_objects({"rank": rank, "text": "x" * 1000 * rank}, "cpu"), comm_of(4).from_first(
+        [rank] * 5 if rank == 0 else None, "cpu"
     )
 
 

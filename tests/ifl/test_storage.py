@@ -112,7 +112,7 @@ def _mortal() -> Any:
     from ifl.distributed.comm import Comm
 
     class Mortal(Comm):
-        def gather_objects(self, value: Any, device: Any = "cpu", alive: bool = True) -> list[Any]:
+        def gather_objects(self, value: Any, device: Any, alive: bool = True) -> list[Any]:
             parts = super().gather_objects((alive, value), device)
             if not all(there for there, _ in parts):
                 raise Killed
@@ -126,7 +126,7 @@ def _content(engine: Any) -> str:
     from ifl.distributed.comm import Comm
 
     files = {name: hashlib.sha256(data).hexdigest() for name, data in engine.save().items()}
-    return hashlib.sha256(json.dumps(Comm().gather_objects(files), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(Comm().gather_objects(files, "cpu"), sort_keys=True).encode()).hexdigest()
 
 
 def _known(epoch: int) -> dict[str, str]:
@@ -142,7 +142,7 @@ def _checkpoints(folder: Path, zero: int = 0) -> dict[int, str]:
     comm, engine, contents = Comm(), small_engine(zero=zero), {}
     if comm.rank == 0:
         folder.mkdir(parents=True)
-    comm.gather_objects(None)
+    comm.gather_objects(None, "cpu")
     for step in (4, 8):
         train_steps(engine, 4)
         if comm.rank == 0:
@@ -171,13 +171,13 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         ckpt = place / str(number) / "ckpt"
         if comm.rank == 0:
             shutil.copytree(place / "source", ckpt)
-        comm.gather_objects(None)
+        comm.gather_objects(None, "cpu")
         disk, outcome = Disk(ckpt, number if comm.rank == victim else -1, refusal), "saved"
         try:
             with disk.failing():
                 if comm.rank == 0:
                     write_whole(ckpt / BEST.format(12), b"best" * 100)
-                mortal.gather_objects(None)
+                mortal.gather_objects(None, "cpu")
                 checkpoint.save(
                     ckpt, engine, {"step": 12, "tensor": torch.arange(12)}, step, mortal, _known(12), milestones=[4]
                 )
@@ -187,8 +187,8 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
             outcome = "killed"
             if len(disk.calls) >= number and comm.rank == victim:
                 with contextlib.suppress(Killed):
-                    mortal.gather_objects(None, alive=False)
-        calls, done = comm.gather_objects((disk.calls, disk.done))[victim]
+                    mortal.gather_objects(None, "cpu", alive=False)
+        calls, done = comm.gather_objects((disk.calls, disk.done), "cpu")[victim]
         if len(calls) < number:
             return (
                 complaints if number > (5 if victim else 20) else [f"only {number - 1} calls were seen: {calls}"]
@@ -198,7 +198,7 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
             if not right:
                 complaints.append(f"call {number} ({calls[number - 1]}): {what}")
 
-        outcomes = comm.gather_objects(outcome)
+        outcomes = comm.gather_objects(outcome, "cpu")
         check(len(set(outcomes)) == 1, f"the ranks ended differently: {outcomes}")
         if outcome not in ("saved", "killed"):
             check(
@@ -226,7 +226,7 @@ def failing_saves(folder: str, victim: int, refusal: int | None, again: bool, ze
         check(
             checkpoint.load_newest(ckpt, other, comm, history=True)["step"] == 13, "the next checkpoint was not found"
         )
-        comm.gather_objects(None)
+        comm.gather_objects(None, "cpu")
     return [*complaints, "a save never came to its end"], 200
 
 
@@ -243,7 +243,8 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
     shutil.copytree(Path(folder) / f"source-{zero}", view)
     other = small_engine(seed=6, zero=zero)
     newest = view / "step-000000008"
-    names = comm.from_first([str(path.relative_to(view)) for path in sorted(newest.rglob("*")) if path.is_file()])
+    files = [str(path.relative_to(view)) for path in sorted(newest.rglob("*")) if path.is_file()]
+    names = comm.from_first(files, "cpu")
     for rank in range(comm.size):
         for name in names:
             if f"zero_pp_rank_{1 - rank}_" in name:
@@ -263,7 +264,7 @@ def damaged_views(folder: str, offsets: int, cuts: int, zero: int) -> tuple[list
                     complaints.append(f"{kind} {offset} of {name} on rank {rank}: step {state['step']}")
                 if comm.rank == rank:
                     (view / name).write_bytes(whole)
-    comm.gather_objects(None)
+    comm.gather_objects(None, "cpu")
     if checkpoint.load_newest(view, other, comm, history=True)["step"] != 8:
         complaints.append("undamaged, the newest is not taken")
     return complaints, count

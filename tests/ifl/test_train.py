@@ -124,7 +124,7 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    comm.gather_objects(None)
+    comm.gather_objects(None, "cpu")
     backbone = build_backbone(r.model)
     network = Network(
         backbone,
@@ -138,7 +138,7 @@ def newest_of_damaged(recipe: str, folder: str, damaged: str) -> list[str | int]
     if comm.rank == 0:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    comm.gather_objects(None)
+    comm.gather_objects(None, "cpu")
     return [int(names[-1][5:]), int(names[-2][5:]), state["epoch"] * STEPS + state["step"]]
 
 

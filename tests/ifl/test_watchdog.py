@@ -10,13 +10,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ifl.supervision.watchdog import boot_limit_s, patience_s
+from ifl.supervision.watchdog import SAVER, Watchdog, boot_limit_s, patience_s
 from recipes.schema import Log
 from tests.helpers.interrupted import Launch, Start, ending
 from tests.helpers.paths import FAULTS, PROJECT
@@ -243,3 +246,37 @@ def test_a_reduction_left_out_ends_the_run(
     assert len(said) == 1 and re.search(
         rf"^Desynchronised: rank {rank} reduced with others .*rank {rank} in epoch \d+, step \d+", said[0]
     ), said
+
+
+def test_a_rank_that_waits_for_its_saver_in_a_collective_waits_for_the_others() -> None:
+    """The saver's thread speaks to the other ranks' ones; one that is on the disk waits for nobody."""
+    begun, over = threading.Event(), threading.Event()
+    code = compile(
+        "def call(begun, over):\n    begun.set()\n    over.wait()\n", "/x/torch/distributed/calls.py", "exec"
+    )
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+
+    def on_the_disk(begun: threading.Event, over: threading.Event) -> None:
+        begun.set()
+        over.wait()
+
+    for call, waits in ((namespace["call"], True), (on_the_disk, False)):
+        begun.clear()
+        over.clear()
+        watchdog = Watchdog.__new__(Watchdog)
+        with ThreadPoolExecutor(1, SAVER) as pool:
+            write = pool.submit(call, begun, over)
+            main = threading.Thread(target=write.result)
+            main.start()
+            begun.wait(10)
+            while "concurrent" not in stack_of(main.ident):
+                time.sleep(0.001)
+            watchdog._watched = main.ident or 0
+            found = watchdog._waits_for_others()
+            over.set()
+        assert found is waits
+
+
+def stack_of(ident: int | None) -> str:
+    return "".join(traceback.format_stack(sys._current_frames()[ident or 0]))
