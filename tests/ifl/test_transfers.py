@@ -152,7 +152,8 @@ def test_a_method_s_step_stays_on_its_device(name: str) -> None:
             method.remember(labels_B, labels_B, notes.double())
 
     if name in ASKS:
-        with pytest.raises((NotImplementedError, RuntimeError), match=r"(?i)meta|data-dependent"):
+        # By which operator: mixed devices, say, would be another error.
+        with pytest.raises(NotImplementedError, match=r"^aten::_unique2: "):
             step()
     else:
         step()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ifl.supervision.profiling import busy_us
 from tests.bench.gpu.device import Device
 
 BUSY = {"kernel", "gpu_memcpy", "gpu_memset"}
@@ -52,7 +53,7 @@ class Trace:
         gpu = any(event.get("cat") in CALLS for event in self.events)
         kinds = BUSY if gpu else {"cpu_op"}
         busy = ((event["ts"], event["ts"] + event["dur"]) for event in self.events if event.get("cat") in kinds)
-        return max(0.0, 1 - covered(busy) / 1e6 / self.wall_s)
+        return max(0.0, 1 - busy_us(busy) / 1e6 / self.wall_s)
 
     @property
     def allocations(self) -> Counter[str]:
@@ -70,15 +71,6 @@ class Trace:
             if (event.get("cat") in CALLS and event["name"].removesuffix("_v2") in WAITS)
             or (event.get("cat") == "cpu_op" and event["name"] in ON_CPU)
         )
-
-
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for begin, stop in sorted(intervals):
-        total += max(0.0, stop - max(begin, end))
-        end = max(end, stop)
-    return total
 
 
 def traced(device: Device, step: Callable[[], object], steps: int, folder: Path) -> Trace:
