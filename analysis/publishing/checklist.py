@@ -8,6 +8,7 @@ from analysis.inputs.runs import Run
 from analysis.stats.bootstrap import ALPHA, LEVEL, RESAMPLES
 from analysis.tables import ledger
 from analysis.tables.cells import Table
+from analysis.tables.presentation import seeds_text
 
 SELECTION = {
     "last": "the predictions after the last epoch: nothing was selected",
@@ -121,9 +122,8 @@ def versions(runs: Sequence[Run]) -> list[str]:
 def _seeds(table: Table) -> str:
     """Say which seeds a table asks for, and how many runs its cells have."""
     counts = sorted({len(cell.runs) for line in table.cells for cell in line})
-    asked = ", ".join(map(str, table.layout.seeds))
     between = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"seeds {asked} asked for; runs behind a number: {between}"
+    return f"{seeds_text(table.layout)} asked for; runs behind a number: {between}"
 
 
 def _data(runs: Sequence[Run]) -> list[str]:

@@ -93,7 +93,7 @@ def _search(
     layout: Layout, row: Row, source: Source, runs: Sequence[Run], val: Mapping[str, float], grid: Grid | None
 ) -> Search:
     search = Search()
-    of_row = [run for run in _runs_of(layout, row, source, runs) if run.seed in layout.seeds]
+    of_row = [run for run in _runs_of(layout, row, source, runs) if run.seed in layout.seeds_of(row)]
     for label, members in _grouped(layout, row, source, of_row, grid).items():
         counted = [run for run in members if run.finished and run.name in val]
         search.notes += [
@@ -196,7 +196,8 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
     unequal = "; ".join(f"{_values(budget)}: {', '.join(labels)}" for budget, labels in sorted(budgets.items()))
     made = {}
     for (index, source), search in searches.items():
-        label, where = layout.full_label(layout.rows[index]), f"data={source[0]} train={source[1]}"
+        row = layout.rows[index]
+        label, where = layout.full_label(row), f"data={source[0]} train={source[1]}"
         choice = search.choice
         notes = [f"{label}: {note} ({where})" for note in search.notes]
         if choice is None:
@@ -210,7 +211,7 @@ def chosen_rows(layout: Layout, searches: Searches) -> dict[tuple[int, Source], 
             f"seed {seeds} ({where})",
         )
         runs = [run for _, run in sorted(choice.runs.items())]
-        lacking = [str(seed) for seed in layout.seeds if seed not in choice.runs]
+        lacking = [str(seed) for seed in layout.seeds_of(row) if seed not in choice.runs]
         if lacking:
             notes.append(f"{label}: no run of seed {', '.join(lacking)} with {choice.label} ({where})")
         if len(budgets) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,12 +110,20 @@ def few_seeds_remark(table: Table) -> str:
 def heading(table: Table) -> str:
     """Say in one line what the numbers are."""
     layout = table.layout
-    spread = "; mean ± standard deviation over seeds" if len(layout.seeds) > 1 else ""
-    seeds = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
-    for own in sorted({tuple(row.seeds) for row in layout.rows if row.seeds}):
-        seeds += f" ({', '.join(map(str, own))} in {sum(row.seeds == list(own) for row in layout.rows)} rows)"
+    several = any(len(layout.seeds_of(row)) > 1 for row in layout.rows)
+    spread = "; mean ± standard deviation over seeds" if several else ""
     groups = f"; {GROUPINGS[table.grouping]}" if table.grouping else ""
-    return f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds}{spread}{groups}"
+    return (
+        f"{layout.name}: percent; preset {layout.preset}, {layout.select} epoch, {seeds_text(layout)}{spread}{groups}"
+    )
+
+
+def seeds_text(layout: Layout) -> str:
+    """Say which seeds a table averages, its rows' own among them."""
+    text = f"seed{'s' * (len(layout.seeds) > 1)} {', '.join(map(str, layout.seeds))}"
+    for own, rows in sorted(Counter(tuple(row.seeds) for row in layout.rows if row.seeds).items()):
+        text += f" ({', '.join(map(str, own))} in {rows} row{'s' * (rows > 1)})"
+    return text
 
 
 def header_levels(column: Column, titles: Mapping[str, str] = {}) -> tuple[str, str, str]:

@@ -125,7 +125,7 @@ def test_the_checklist_answers_from_the_runs(anonymous: Path) -> None:
     with zipfile.ZipFile(anonymous) as bundle:
         said = bundle.read("CHECKLIST.md").decode()
         names = set(bundle.namelist())
-    assert "- digits_overall: seeds 0 asked for; runs behind a number: 0 to 1." in said
+    assert "- digits_overall: seed 0 asked for; runs behind a number: 0 to 1." in said
     assert "95% percentile intervals of 1,000 bootstrap resamples" in said and "nothing was selected" in said
     assert "are not in the bundle: 1 runs, 1 starts" in said and "Licence of digits_glt: CC-BY-4.0." in said
     assert "Licence of the code: Apache-2.0" in said and "of the 6 runs are in none of the tables" in said

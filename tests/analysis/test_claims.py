@@ -16,9 +16,11 @@ from analysis.claims.verdicts import Judged, judge
 from analysis.figures.catalogue import draw_all
 from analysis.inputs.frame import tidy
 from analysis.inputs.runs import load_runs
+from analysis.publishing import checklist
 from analysis.stats.crossed import difference
 from analysis.tables import comparison, published
 from analysis.tables.cells import Cell, Table, fill_table
+from analysis.tables.presentation import seeds_text
 from recipes.table_layout import Column, Layout
 from tests.helpers.claims import write_claim_runs
 from tests.helpers.shipped import layout_of
@@ -242,6 +244,8 @@ def test_seeds_of_the_command_are_those_of_all_rows(tmp_path: Path) -> None:
     own, replaced = (fill_table(each, runs, *tidy(runs)) for each in (made, made.with_seeds([0])))
     assert any("Baseline: no run of seed 1, 2, 3" in note for note in own.notes)
     assert not any("of seed" in note for note in replaced.notes)
+    assert seeds_text(made) == "seeds 0, 1, 2 (0, 1, 2, 3 in 1 row)" and seeds_text(replaced.layout) == "seed 0"
+    assert checklist._seeds(own) == "seeds 0, 1, 2 (0, 1, 2, 3 in 1 row) asked for; runs behind a number: 0 to 1"
 
 
 # --- published noise -------------------------------------------------------------------------------

@@ -102,7 +102,9 @@ def by_the_engine(cases: list[tuple[int, dict[str, Any]]], ranks: int) -> list[d
 
 
 def by_torch(values: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The same loop, written with torch alone: parameters, and their moving average."""
+    """In a rank, for threads of another number add up in another order: the same loop, written with torch alone;
+    parameters, and their moving average.
+    """
     net, optim = network(), Optim(**values)
     scales = {"backbone.0": 0.5, "backbone.1": 0.5, "head": 1.0}  # one layer under the head: no block is in the chain
     groups = [
@@ -143,7 +145,7 @@ def test_steps_are_those_of_torchs_own_loop() -> None:
     for ranks in (1, 2):
         ends = started(ranks).run(by_the_engine, [(zero, OPTIMISERS[name]) for zero, name in cases], ranks)
         for place, (zero, name) in enumerate(cases):
-            wanted = by_torch(OPTIMISERS[name])
+            [wanted] = started(1).run(by_torch, OPTIMISERS[name])
             for rank in range(ranks):
                 for key, value in wanted.items():
                     found = ends[rank][place][key]
