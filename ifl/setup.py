@@ -55,6 +55,8 @@ from sharding.cache.remote_shards import NodeCache
 from sharding.format.dataset import Dataset, Split
 from sharding.images import decoders
 from sharding.images.transforms import origin
+from sharding.on_device import nvjpeg
+from sharding.on_device.device_images import DeviceImages
 from sharding.open import open_dataset
 from sharding.plan.ahead import Planner
 from sharding.plan.epoch import BatchShape, EpochPlan, stream_draws
@@ -364,6 +366,8 @@ def build_readers(
     if once:
         frozen = FrozenFeatures(recipe, model.network, data.dataset, decoder, ranks.comm, device, beat)
         crops = frozen.of(splits)
+    elif decoder == nvjpeg.NAME:
+        crops = device_views(recipe, splits, device)
     else:
         crops = views(recipe, decoder, splits)
     evaluators = {
@@ -487,8 +491,11 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
     stored = comm.from_first(
         read_object(begun, {"decoder": str})["decoder"] if comm.rank == 0 and begun.exists() else None, device
     )
-    offers, pinned = comm.gather_objects(decoders.available(), device), recipe.data.decoder
-    if trains and stored is not None and stored not in decoders.ORDER:
+    pinned = recipe.data.decoder
+    on_device = nvjpeg.NAME in (pinned, stored)
+    reason = nvjpeg.lacking(device) if on_device else ""
+    offers = comm.gather_objects([*decoders.available(), *([nvjpeg.NAME] if on_device and not reason else [])], device)
+    if trains and stored is not None and stored not in (*decoders.ORDER, nvjpeg.NAME):
         raise DataError(
             f"{folder} was begun by older code (its decoder is {stored!r}), whose pixels this code does not "
             "make to the bit: go on with the commit that its meta.json names, or move it away to start anew"
@@ -505,7 +512,7 @@ def _agreed_decoder(recipe: Recipe, folder: Path, ranks: Ranks, trains: bool) ->
         f"data.decoder={pinned} is asked for"
         if pinned
         else f"{folder.name} began with the decoder {stored}, and keeps it"
-    )
+    ) + (f" ({reason})" if reason else "")
     return decoders.agreed(offers, pinned or stored, why)
 
 
@@ -523,6 +530,17 @@ def opened(recipe: Recipe, pipe: str | None = None) -> Dataset:
     return open_dataset(recipe.data_root, data.name, data.cache_folder, data.cache_gb, share=_share(recipe), pipe=pipe)
 
 
+def device_views(recipe: Recipe, splits: dict[str, Split], device: torch.device) -> dict[str, DeviceImages]:
+    """Return the training crops (`train`) and test crops of splits, which are made on `device`."""
+    return {name: DeviceImages(split, _view(recipe, name), device) for name, split in splits.items()}
+
+
+def _view(recipe: Recipe, split: str) -> TrainView | EvalView:
+    """Return how the samples of a split of that name are viewed."""
+    data = recipe.data
+    return TrainView.of(data, recipe.augment) if split == "train" else EvalView(data.image_size, data.test_resize)
+
+
 def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, MicroBatches]:
     """Return the training crops (`train`) and test crops of splits.
 
@@ -538,10 +556,8 @@ def views(recipe: Recipe, decoder: str, splits: dict[str, Split]) -> dict[str, M
         caches |= _pixel_caches(recipe, decoder, splits)
     elif not data.workers and are_small(splits.values()):  # workers would each keep them once more
         caches |= {name: OwnPixels(split) for name, split in splits.items()}
-    train = TrainView.of(data, recipe.augment)
-    test = EvalView(data.image_size, data.test_resize)
     return {
-        name: MicroBatches(split, train if name == "train" else test, decoder=decoder, cache=caches[name])
+        name: MicroBatches(split, _view(recipe, name), decoder=decoder, cache=caches[name])
         for name, split in splits.items()
     }
 

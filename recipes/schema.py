@@ -183,8 +183,12 @@ class Data(Section):
             "command; default: data/ in the project"
         ),
     )
-    decoder: Literal["turbojpeg", "torchvision", "simplejpeg", "pillow"] | None = science(
-        None, "what decodes JPEGs; default: the first of these that all ranks have, which a run then keeps"
+    decoder: Literal["turbojpeg", "torchvision", "simplejpeg", "pillow", "nvjpeg"] | None = science(
+        None,
+        (
+            "what decodes JPEGs; default: the first of these that all ranks have, which a run then keeps; nvjpeg, only "
+            "where it is asked for: on each rank's GPU, with crop, resizing and RandAug there"
+        ),
     )
     cache: Literal["none", "decoded"] = operation(
         "none",
@@ -248,6 +252,18 @@ class Data(Section):
         ge=0,
         le=64,
     )
+
+    @model_validator(mode="after")
+    def _decodes_on_one_side(self) -> Data:
+        if self.decoder == "nvjpeg":
+            for key, why in (
+                ("cache", "=decoded: a cache on the host would keep what is decoded on the device"),
+                ("cache_short_side", ": nvjpeg cuts its crops from whole images"),
+                ("features", "=once: each image is read once there, and on the host"),
+            ):
+                if getattr(self, key) not in (None, "none"):
+                    raise ValueError(f"data.decoder=nvjpeg does not go with data.{key}{why}")
+        return self
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Data:

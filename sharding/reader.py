@@ -14,7 +14,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from sharding.images.dice import draw_rng
 from sharding.images.transforms import eval_pixels, shrunk, train_pixels
 from sharding.loader_workers import LESS, Fork, Handover, begun, check_workers, own_name, quiet_worker
 from sharding.plan.ranks import Draws
-from sharding.transport import Piped, Transport, say
+from sharding.transport import Piped, Tensors, Transport, say
 
 Sample = dict[str, Any]
 Stage = Callable[[Iterator[Sample]], Iterator[Sample]]
@@ -263,8 +263,17 @@ class Source(Protocol):
         """Whose samples are read."""
         ...
 
-    def __getitem__(self, draws: Draws) -> Batch:
-        """Return the batch of some draws."""
+    def __getitem__(self, draws: Draws) -> Tensors:
+        """Return the batch of some draws: a `Batch`, or what an `Unfinished` source makes one of."""
+        ...
+
+
+@runtime_checkable
+class Unfinished(Protocol):
+    """A source whose batches come from the workers unfinished; see `sharding.on_device.device_images.DeviceImages`."""
+
+    def finished(self, batches: Iterator[Tensors]) -> Iterator[Batch]:
+        """Yield the batches of unfinished ones, in order; called in the rank's own process."""
         ...
 
 
@@ -276,7 +285,7 @@ class Reader:
         self._dataset, self._pin_memory, self._persistent = dataset, pin_memory, persistent
         self._loader = self._with(workers)
 
-    def _with(self, workers: int) -> DataLoader[Batch | Piped | UserError]:
+    def _with(self, workers: int) -> DataLoader[Tensors | Piped | UserError]:
         return DataLoader(
             _ErrorsAsItems(self._dataset, Transport(workers, self._dataset.split.files)),
             batch_size=None,
@@ -305,10 +314,12 @@ class Reader:
             say(f"no loader worker can be started here ({error.strerror}): this process loads by itself, more slowly")
             self._loader = self._with(0)
             batches = begun(self._loader)
-        return _until_error(batches)
+        if isinstance(self._dataset, Unfinished):
+            return self._dataset.finished(_until_error(batches, lambda *tensors: tensors))
+        return _until_error(batches, Batch)
 
 
-class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
+class _ErrorsAsItems(torch.utils.data.Dataset[Tensors | Piped | UserError]):
     """Returns errors, of the data or others, instead of raising them.
 
     An exception raised in a worker would reach its rank only as the text of a traceback.
@@ -317,7 +328,7 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
     def __init__(self, dataset: Source, transport: Transport) -> None:
         self._dataset, self._transport = dataset, transport
 
-    def __getitem__(self, draws: Draws) -> Batch | Piped | UserError:
+    def __getitem__(self, draws: Draws) -> Tensors | Piped | UserError:
         try:
             batch = self._dataset[draws]
             in_worker = torch.utils.data.get_worker_info() is not None
@@ -332,8 +343,8 @@ class _ErrorsAsItems(torch.utils.data.Dataset[Batch | Piped | UserError]):
             return RunError(one_line(f"{own_name()} failed at a batch of {len(draws.ids)} images: {said}"))
 
 
-def _until_error(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch]:
-    """Yield the batches up to the first error, and raise that."""
+def _until_error(batches: Iterator[Any], made: Callable[..., Value]) -> Iterator[Value]:
+    """Yield the batches up to the first error, and raise that; a batch in a pipe is `made` of its tensors."""
     while True:
         check_workers()
         try:
@@ -348,7 +359,7 @@ def _until_error(batches: Iterator[Batch | Piped | UserError]) -> Iterator[Batch
                 raise batch
             finally:
                 del batch  # its traceback refers to this frame, a cycle that keeps the workers alive (see `Handover`)
-        yield Batch(*batch.tensors()) if isinstance(batch, Piped) else batch
+        yield made(*batch.tensors()) if isinstance(batch, Piped) else batch
 
 
 def _unchanged(value: Value) -> Value:

@@ -13,7 +13,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    *("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "pylibjxl", "simplejpeg"),
+    *("torch", "torchvision", "deepspeed", "webdataset", "numpy", "pillow", "pylibjxl", "simplejpeg", "torchcodec"),
     *("timm", "peft", "open_clip_torch"),
 )
 

@@ -162,7 +162,7 @@ def _torchvision() -> Decoder:
 
     import sharding.images.torchvision_cpu  # noqa: F401, without which the next line may fail
 
-    decode_jpeg(torch.frombuffer(bytearray(_tiny_jpeg()), dtype=torch.uint8), ImageReadMode.RGB)
+    decode_jpeg(torch.frombuffer(bytearray(tiny_jpeg()), dtype=torch.uint8), ImageReadMode.RGB)
 
     def opened(data: bytes) -> Picture:
         try:
@@ -181,7 +181,8 @@ def _torchvision() -> Decoder:
     return Decoder("torchvision", version("torchvision"), opened)
 
 
-def _tiny_jpeg() -> bytes:
+def tiny_jpeg() -> bytes:
+    """Return the file of a black image of 8 x 8 pixels, to try a decoder with."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG")
     return buffer.getvalue()

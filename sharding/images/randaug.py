@@ -64,14 +64,22 @@ GREY = (128, 128, 128)
 _TRANSLATE = 150 / 331
 
 
+Place = tuple[int, int]
+"""x and y of a pixel."""
+
+
 class Operation(NamedTuple):
-    """One row of the table above: ``apply(image, value, dice)`` maps RGB to RGB of the same size."""
+    """One row of the table above: ``apply(image, value, place)`` maps RGB to RGB of the same size.
+
+    ``placed`` says that it has a place; of the others it is the upper left corner, and means nothing.
+    """
 
     name: str
     start: float
     stop: float
     mirrored: bool
-    apply: Callable[[Image.Image, float, Dice], Image.Image]
+    placed: bool
+    apply: Callable[[Image.Image, float, Place], Image.Image]
 
     def magnitude(self, level: int) -> float:
         """Return the unsigned value at ``level`` (0..9), in the unit that the table names."""
@@ -84,6 +92,18 @@ class Choice(NamedTuple):
     operation: Operation
     level: int
     applied: bool
+
+
+class Drawn(NamedTuple):
+    """An operation with all that is random about it: its signed value, in the table's unit, and its place."""
+
+    operation: Operation
+    value: float
+    place: Place
+
+    def applied(self, image: Image.Image) -> Image.Image:
+        """Apply it to an RGB image, and return a new RGB image of equal size."""
+        return self.operation.apply(image, self.value, self.place)
 
 
 class Details(NamedTuple):
@@ -107,10 +127,13 @@ class Details(NamedTuple):
     def rotated(self, image: Image.Image, degrees: float) -> Image.Image:
         return image.rotate(degrees, self.rotation, fillcolor=GREY)
 
-    def cut_out(self, image: Image.Image, side: float, dice: Dice) -> Image.Image:
+    def square(self, side: float, centre: Place) -> tuple[int, int, int]:
+        """Return Cutout's square: left and top, which may lie outside of the image, and its side in pixels."""
         pixels = round(side) // self.side_step * self.side_step
-        left = dice.integer(image.width) - pixels // 2
-        top = dice.integer(image.height) - pixels // 2
+        return centre[0] - pixels // 2, centre[1] - pixels // 2, pixels
+
+    def cut_out(self, image: Image.Image, side: float, centre: Place) -> Image.Image:
+        left, top, pixels = self.square(side, centre)
         result = image.copy()
         result.paste(self.hidden, (left, top, left + pixels, top + pixels))  # Pillow clips the box
         return result
@@ -126,36 +149,38 @@ def _translated(image: Image.Image, x: float, y: float) -> Image.Image:
 
 
 def _enhance(name: str, enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    return Operation(name, 0, 0.9, True, lambda im, v, _: enhancer(im).enhance(1 + v))
+    return Operation(name, 0, 0.9, True, False, lambda im, v, _: enhancer(im).enhance(1 + v))
 
 
 def _operations(details: Details) -> tuple[Operation, ...]:
     """Return all rows of the table. Their order is part of what a seed means: operation k of a pair is row k."""
     return (
-        Operation("ShearX", 0, 0.3, True, lambda im, v, _: details.sheared(im, v, 0)),
-        Operation("ShearY", 0, 0.3, True, lambda im, v, _: details.sheared(im, 0, v)),
-        Operation("TranslateX", 0, _TRANSLATE, True, lambda im, v, _: _translated(im, v * im.width, 0)),
-        Operation("TranslateY", 0, _TRANSLATE, True, lambda im, v, _: _translated(im, 0, v * im.height)),
-        Operation("Rotate", 0, 30, False, lambda im, v, _: details.rotated(im, v)),
+        Operation("ShearX", 0, 0.3, True, False, lambda im, v, _: details.sheared(im, v, 0)),
+        Operation("ShearY", 0, 0.3, True, False, lambda im, v, _: details.sheared(im, 0, v)),
+        Operation("TranslateX", 0, _TRANSLATE, True, False, lambda im, v, _: _translated(im, v * im.width, 0)),
+        Operation("TranslateY", 0, _TRANSLATE, True, False, lambda im, v, _: _translated(im, 0, v * im.height)),
+        Operation("Rotate", 0, 30, False, False, lambda im, v, _: details.rotated(im, v)),
         _enhance("Color", ImageEnhance.Color),
         _enhance("Contrast", ImageEnhance.Contrast),
         _enhance("Brightness", ImageEnhance.Brightness),
         _enhance("Sharpness", ImageEnhance.Sharpness),
-        Operation("Posterize", 8, 4, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
+        Operation("Posterize", 8, 4, False, False, lambda im, v, _: ImageOps.posterize(im, round(v))),
         # i < v is i < ceil(v)
-        Operation("Solarize", 256, 0, False, lambda im, v, _: ImageOps.solarize(im, math.ceil(v))),
-        Operation("Cutout", 0, 20, False, details.cut_out),
-        Operation("AutoContrast", 0, 0, False, lambda im, *_: ImageOps.autocontrast(im)),
-        Operation("Equalize", 0, 0, False, lambda im, *_: ImageOps.equalize(im)),
-        Operation("Invert", 0, 0, False, lambda im, *_: ImageOps.invert(im)),
+        Operation("Solarize", 256, 0, False, False, lambda im, v, _: ImageOps.solarize(im, math.ceil(v))),
+        Operation("Cutout", 0, 20, False, True, details.cut_out),
+        Operation("AutoContrast", 0, 0, False, False, lambda im, *_: ImageOps.autocontrast(im)),
+        Operation("Equalize", 0, 0, False, False, lambda im, *_: ImageOps.equalize(im)),
+        Operation("Invert", 0, 0, False, False, lambda im, *_: ImageOps.invert(im)),
     )
 
 
-_OWN = Details(shear=Image.Resampling.BILINEAR, rotation=Image.Resampling.BILINEAR, hidden=GREY, side_step=1)
-_PACKAGE = Details(
-    shear=Image.Resampling.BICUBIC, rotation=Image.Resampling.NEAREST, hidden=(125, 122, 113), side_step=2
-)
-POLICIES: dict[str, tuple[Operation, ...]] = {"own": _operations(_OWN), "package": _operations(_PACKAGE)}
+DETAILS = {
+    "own": Details(shear=Image.Resampling.BILINEAR, rotation=Image.Resampling.BILINEAR, hidden=GREY, side_step=1),
+    "package": Details(
+        shear=Image.Resampling.BICUBIC, rotation=Image.Resampling.NEAREST, hidden=(125, 122, 113), side_step=2
+    ),
+}
+POLICIES: dict[str, tuple[Operation, ...]] = {name: _operations(details) for name, details in DETAILS.items()}
 """The operations by `augment.randaug_pixels`."""
 
 
@@ -164,10 +189,15 @@ def apply_operation(image: Image.Image, operation: Operation, level: int, dice: 
 
     ``dice`` gives the sign of a mirrored operation and the place of Cutout.
     """
+    return draw_strength(operation, level, dice, image.size).applied(image)
+
+
+def draw_strength(operation: Operation, level: int, dice: Dice, size: tuple[int, int]) -> Drawn:
+    """Draw the sign and the place of an operation at ``level`` (0..9), for an image of ``size``, width and height."""
     value = operation.magnitude(level)
     if operation.mirrored and dice.coin():
         value = -value
-    return operation.apply(image, value, dice)
+    return Drawn(operation, value, (dice.integer(size[0]), dice.integer(size[1])) if operation.placed else (0, 0))
 
 
 def draw_pair(dice: Dice, operations: Sequence[Operation] = POLICIES["own"]) -> tuple[Choice, Choice]:
@@ -182,13 +212,21 @@ def draw_pair(dice: Dice, operations: Sequence[Operation] = POLICIES["own"]) -> 
     return choice(first), choice(second)
 
 
+def draw_operations(dice: Dice, size: tuple[int, int], pixels: str = "own") -> list[Drawn]:
+    """Draw what is applied to an image of ``size``, width and height: none, one or two operations, in their order.
+
+    ``pixels`` is a key of POLICIES.
+    """
+    pair = draw_pair(dice, POLICIES[pixels])
+    return [draw_strength(operation, level, dice, size) for operation, level, applied in pair if applied]
+
+
 def apply_policy(image: Image.Image, dice: Dice, pixels: str = "own") -> Image.Image:
     """Apply a freshly drawn pair to an RGB image of any size; mode and size stay.
 
     All randomness comes from ``dice``. ``image`` itself is never changed; it is returned if neither half is applied.
     ``pixels`` is a key of POLICIES.
     """
-    for operation, level, applied in draw_pair(dice, POLICIES[pixels]):
-        if applied:
-            image = apply_operation(image, operation, level, dice)
+    for drawn in draw_operations(dice, image.size, pixels):
+        image = drawn.applied(image)
     return image

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from sharding.images import decoders, turbojpeg
 from sharding.images.decoders import Picture, Pixels, whole
 from sharding.images.dice import Dice
 from sharding.images.randaug import apply_policy
+from sharding.images.turbojpeg import Box
 
 
 def origin(decoder: str) -> str:
@@ -82,12 +84,10 @@ def train_pixels(
     Raises:
         ValueError: `crop_scale` is not such a range.
     """
-    if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise ValueError(f"crop_scale {crop_scale} is not within 0 < low <= high <= 1")
+    box, flipped = draw_crop(*picture.size, rng, crop_scale, hflip)
     # Crop first, then resize: no pixel from outside of the box is blended in.
-    pixels = resized(picture.region(crop_box(*picture.size, rng, crop_scale)), size, size)
-    # Draw the coin even without flips, so that switching flips on changes nothing else.
-    if rng.coin() and hflip:
+    pixels = resized(picture.region(box), size, size)
+    if flipped:
         pixels = torch.from_numpy(np.array(pixels)).flip(1).numpy()  # twenty times as fast as numpy's reversed copy
     if randaug:
         pixels = np.asarray(apply_policy(Image.fromarray(pixels), rng, randaug_pixels))
@@ -111,15 +111,45 @@ def eval_pixels(picture: Picture, *, size: int, resize: int) -> np.ndarray:
     Raises:
         ValueError: `resize` is smaller than `size`.
     """
+    window = central_window(*picture.size, size, resize)
+    left, top, right, bottom = window.box
+    x, y = window.left, window.top
+    if (window.width, window.height) == (right - left, bottom - top):
+        return picture.region((left + x, top + y, left + x + size, top + y + size))
+    return resized(picture.region(window.box), window.width, window.height)[y : y + size, x : x + size]
+
+
+class Window(NamedTuple):
+    """A square view as it is cut from a picture: a box is resized, and a square of the result is kept.
+
+    Attributes:
+        box: of the picture.
+        width: to which the box is resized, pixels.
+        height: likewise.
+        left: of the square in the resized box, pixels.
+        top: likewise.
+    """
+
+    box: Box
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def central_window(width: int, height: int, size: int, resize: int) -> Window:
+    """Return where the test view of a picture of `width` x `height` pixels lies; the others as for `eval_pixels`.
+
+    Raises:
+        ValueError: `resize` is smaller than `size`.
+    """
     if resize < size:
         raise ValueError(f"resize {resize} is smaller than the crop of {size} pixels")
-    picture = middle(picture)
-    short = min(picture.size)
-    width, height = (resize * side // short for side in picture.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    if short == resize:
-        return picture.region((left, top, left + size, top + size))
-    return resized(whole(picture), width, height)[top : top + size, left : left + size]
+    x, y = (max(0, side - LONGEST * min(width, height)) // 2 for side in (width, height))
+    box = x, y, width - x, height - y
+    sides = width - 2 * x, height - 2 * y
+    wide, high = (resize * side // min(sides) for side in sides)
+    return Window(box, wide, high, round((wide - size) / 2), round((high - size) / 2))
 
 
 LONGEST = 64
@@ -129,11 +159,16 @@ Photos are far below it. Without it a 65500x1 image, a file of 17 kB, would take
 """
 
 
-def middle(picture: Picture) -> Picture:
-    """Return the picture; if it is longer than `LONGEST`, its central part of that length (or one pixel more)."""
-    width, height = picture.size
-    x, y = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
-    return Pixels(picture.region((x, y, width - x, height - y))) if x or y else picture
+def draw_crop(width: int, height: int, rng: Dice, scale: tuple[float, float], hflip: bool) -> tuple[Box, bool]:
+    """Draw the box that a training view keeps, and whether it is mirrored; the arguments as for `train_pixels`.
+
+    Raises:
+        ValueError: `scale` is not within 0 < low <= high <= 1.
+    """
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"crop_scale {scale} is not within 0 < low <= high <= 1")
+    # Draw the coin even without flips, so that switching flips on changes nothing else.
+    return crop_box(width, height, rng, scale), rng.coin() and hflip
 
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)
@@ -141,7 +176,7 @@ LOG_RATIOS = (math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1]))
 CROP_ATTEMPTS = 10
 
 
-def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> tuple[int, int, int, int]:
+def crop_box(width: int, height: int, rng: Dice, scale: tuple[float, float]) -> Box:
     """Draw the (left, top, right, bottom) in pixels that a random resized crop keeps.
 
     The area is uniform in `scale` times the image's, the aspect ratio log-uniform in 3/4 .. 4/3, the place uniform. A

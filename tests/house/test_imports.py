@@ -20,7 +20,7 @@ ORDER = {
     "recipes": "common backbones values declarations yaml_io identity sbatch schema messages rules folders "
     "dataset_values noted layers resolve code_digest table_layout sweeps",
     "sharding": "progress format plan images cache building open sources datasets checks loader_workers transport "
-    "reader features build verify describe coco_attributes",
+    "reader on_device features build verify describe coco_attributes",
     "ifl": "metrics method distributed supervision optimisation engine backbones network methods models clip "
     "invariance step_reduction saving mixup step run_log evaluator exported model_card setup evaluation post_hoc "
     "finished_run train pretrained",

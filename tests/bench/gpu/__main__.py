@@ -8,7 +8,8 @@ One GPU, 16 cores, 15 minutes. Everything is a ratio to a named peer in the same
 * engines: the suite's step with DeepSpeed's ZeRO 0 and 1 against that loop;
 * ifl_step: a step with IFL against the baseline's;
 * waits: how often the host waits for the device in a step, by the profiler's trace, and where in the code;
-* feeding: each decoder and the decoded cache against batches that lie on the device, and the device's idle share;
+* feeding: each decoder, on the host and on the device, with RandAug, too, and the decoded cache against batches that
+  lie on the device, and the device's idle share;
 * features: images/s of data.features=once and of the builder's network;
 * resume: whether runs are equal to the last bit, with torch's deterministic algorithms and without;
 * nccl: the collectives on one rank.
@@ -34,11 +35,11 @@ from tests.bench.gpu.scale import SCALES, Scale
 
 SECTIONS = {
     "images": 40,
-    "networks": 270,
+    "networks": 240,
     "engines": 230,
     "ifl_step": 55,
     "waits": 45,
-    "feeding": 130,
+    "feeding": 160,
     "features": 45,
     "resume": 70,
     "nccl": 15,
