@@ -155,12 +155,12 @@ def _refuse_flags(options: dict[str, str], **legal: str) -> None:
 
 
 def _progress(words: list[str]) -> None:
-    """Draw the progress of one run, and print what was profiled."""
+    """Draw the progress of one run, and print what was waited for and profiled."""
     options = _parse(words, ("run", "out"), ("run", "out"))
     from analysis.figures.progress import write_progress
 
-    files, profiled = write_progress(Path(options["run"]), Path(options["out"]))
-    print(*files, *([profiled] if profiled else []), sep="\n")
+    files, said = write_progress(Path(options["run"]), Path(options["out"]))
+    print(*files, *([said] if said else []), sep="\n")
 
 
 def _light(words: list[str]) -> None:

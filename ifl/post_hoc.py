@@ -17,6 +17,8 @@ from ifl.evaluator import scores, write_predictions
 from ifl.run_log import Metrics, RunLog
 from ifl.saving import provenance
 from ifl.saving.best_epoch import best_name, load_best
+from ifl.saving.kept_weights import know
+from ifl.saving.saver import Saver
 from ifl.saving.state import State
 from ifl.saving.weights import load_run, start_from, write_weights
 from ifl.setup import Setup, set_up
@@ -26,6 +28,7 @@ from recipes.common.files import write_json
 from recipes.schema import Recipe
 
 SILENT = RunLog()
+LAST = "last.pt"
 
 
 def predict_all(
@@ -98,31 +101,41 @@ def _keep_start(run: Setup) -> dict[str, Any]:
         What `done` says of them: the last are the best.
     """
     shutil.copytree(run.folder / "preds" / "last", run.folder / "preds" / "best", dirs_exist_ok=True)
-    kept = ["last.pt", write_weights(run.folder / "ckpt" / "last.pt", run.model.engine)]
+    kept = [LAST, write_weights(run.folder / "ckpt" / LAST, run.model.engine.weights())]
     return {"weights": {"last": kept, "best": kept}}
 
 
-def finish(run: Setup, state: State, stop: StopRequest, heartbeat: Callable[..., None]) -> bool:
+def finish(run: Setup, state: State, saver: Saver, stop: StopRequest, heartbeat: Callable[..., None]) -> bool:
     """End a run that has trained all its epochs: predict by the best epoch's weights, and write `done`. A collective.
+
+    Meanwhile the last checkpoint and the last weights are written; `done` waits for them.
 
     Returns:
         False if a stop was agreed before all predictions were there.
     """
-    folder, comm, began = run.folder, run.ranks.comm, time.monotonic()
-    last = write_weights(folder / "ckpt" / "last.pt", run.model.engine) if comm.rank == 0 else ""
+    folder, comm, device, began = run.folder, run.ranks.comm, run.ranks.device, time.monotonic()
+    know(vars(state), saver.written(comm, device))
+    saver.weights.begin(LAST)
+    finished = True
     if state.best_epoch == run.recipe.schedule.epochs - 1:
         if comm.rank == 0:
             shutil.copytree(folder / "preds" / "last", folder / "preds" / "best", dirs_exist_ok=True)
     else:
         load_best(folder / "ckpt", run.model.engine, state)
-        if not predict_all(run, folder / "preds" / "best", heartbeat, stop):
-            return False
+        finished = predict_all(run, folder / "preds" / "best", heartbeat, stop)
     state.spend("evaluate", time.monotonic() - began)
+    began = time.monotonic()
+    heartbeat("saving the last weights")
+    saver.wait()
+    last = saver.written(comm, device)[LAST]
+    state.spend("save", time.monotonic() - began)
+    if not finished:
+        return False
     if run.ranks.fence:
         run.ranks.fence.check()
         done = {
             "epochs": state.epoch,
-            "weights": {"last": ["last.pt", last], "best": [best_name(state.best_epoch), state.best_sha256]},
+            "weights": {"last": [LAST, last], "best": [best_name(state.best_epoch), state.best_sha256]},
             "best_epoch": state.best_epoch,
             "best_val_accuracy": state.best_accuracy,
             "seconds": {part: round(value, 2) for part, value in state.seconds.items()},

@@ -137,8 +137,10 @@ class Reporter:
     def after_step(self, state: State, lr: float, alpha: float) -> None:
         """Write a training line where one is due; the means are over the steps since the last one."""
         if (state.epoch * self._steps + state.step) % self._every == 0 or state.step == self._steps:
-            images_per_s = (state.step - self._from) * self._batch / (time.monotonic() - self._began)
-            said = {**state.means(alpha), "images_per_s": round(images_per_s, 1), **self._waits.taken()}
+            seconds = time.monotonic() - self._began
+            images_per_s = (state.step - self._from) * self._batch / seconds
+            speed = {"images_per_s": round(images_per_s, 1), "seconds": round(seconds, 4)}
+            said = {**state.means(alpha), **speed, **self._waits.taken()}
             self.write(state, "train", lr=lr, alpha=alpha, **said)
             self.begin_epoch(state)
 

@@ -131,11 +131,11 @@ def train(
             heartbeat(f"epoch {epoch + 1}, step 0")
             stopping = stop.agreed()  # the request may have come during the evaluation
             if final or stopping or epoch in recipe.kept_epochs:
-                saver.save(state, wait=final or stopping)
+                saver.save(state, wait=stopping)
             if stopping and not final:
                 return False
 
-    return finish(run, state, stop, heartbeat)
+        return finish(run, state, saver, stop, heartbeat)
 
 
 def start(run: Setup, parts: Parts) -> State:

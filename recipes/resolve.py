@@ -235,11 +235,11 @@ def _with_source(
         try:
             values["method"][key] = resolve([*source_words(recipe, name), *first], site, said=said).run_name
         except RecipeError as error:
-            raise type(error)(_of_the_first(str(error)) if first else str(error)) from None
+            raise type(error)(of_the_first(str(error)) if first else str(error)) from None
     return Recipe.model_validate(values)
 
 
-def _of_the_first(sentence: str) -> str:
+def of_the_first(sentence: str) -> str:
     """Return what is said of a first stage with the keys as a command gives them, `first.KEY`."""
     return re.sub(rf"(?<![\w./])(?=({'|'.join(OF_THE_FIRST)})(\.[a-z]|=))", FIRST, sentence)
 

@@ -481,19 +481,22 @@ def divisible(recipe: Recipe) -> str:
     """Require that a batch and its groups divide among the environments."""
     batch, streams = recipe.batch, recipe.streams
     if batch.bn_by == "env":
-        if batch.group and batch.size % (streams * batch.group) == 0:
+        if not batch.group:
+            return (
+                "batch.bn_by=env gives each group one environment, and batch.bn=0 leaves no groups: batch.micro is "
+                "legal there, which makes groups, or batch.bn_by=mix"
+            )
+        if batch.size % (streams * batch.group) == 0:
             return ""
         return (
             f"batch.size={batch.size} with batch.bn_by=env is no multiple of {streams} environments x "
-            f"batch.bn={batch.bn}"
+            f"{batch.group_key}={batch.group}"
         )
     if (batch.group or batch.size) % streams == 0:
         return ""
-    whole = f"batch.micro={batch.micro}" if batch.micro else f"batch.size={batch.size}"
-    key = f"batch.bn={batch.bn}" if batch.bn else whole
-    return (
-        f"{key} is no multiple of the {streams} environments; for 3 environments batch.size=258 batch.bn=129 is legal"
-    )
+    key = f"{batch.group_key}={batch.group}" if batch.group else f"batch.size={batch.size}"
+    advice = f"batch.size=258 {batch.group_key}=129" if batch.group else "batch.size=258"
+    return f"{key} is no multiple of the {streams} environments; for 3 environments {advice} is legal"
 
 
 RULES = (

@@ -145,6 +145,7 @@ def _memory(value: Any) -> Any:
 
 
 Plain = Annotated[str, AfterValidator(_plain)]
+Modules = Annotated[list[Plain], BeforeValidator(lambda value: [] if value is None else value)]
 Steps = Annotated[str, AfterValidator(_steps)]
 Features = Annotated[str, AfterValidator(_features)]
 Minutes = Annotated[int, BeforeValidator(_minutes)]
@@ -619,7 +620,7 @@ class Slurm(Section):
     cpus_per_task: int = operation(8, "CPU cores of a task", ge=1)
     mem: Memory | None = operation(None, "memory of a node: 480G, 512M, a number of GB, or 0 for all that it has")
     signal_delay_s: int = operation(120, "warning before the time limit, seconds", ge=1)
-    modules: list[Plain] = operation([], "environment modules that the batch script loads, in this order")
+    modules: Modules = operation([], "environment modules that the batch script loads, in this order; null: none")
     arrays: bool = operation(True, "several runs of one command are job arrays; false: each is a job of its own")
     options: Options = operation(
         {},

@@ -19,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recipes.common import search_path
 from recipes.common.cli import nearest
-from recipes.common.errors import one_line
+from recipes.common.errors import RecipeError, one_line
 from recipes.identity import science_keys
 from recipes.messages import sentence
+from recipes.resolve import FIRST, first_words, of_the_first
 from recipes.schema import Recipe
 from recipes.yaml_io import read_yaml
 
@@ -120,7 +121,8 @@ class Row(_Strict):
     same method without IFL."""
     budget: Literal["paper", "matched"] = "paper"
     set: dict[str, Any] = {}
-    """Values over the recipe's own, by their dotted keys: any that are science."""
+    """Values over the recipe's own, by their dotted keys: any that are science; with `first.` before it, those of its
+    first stage that a command may set."""
     seeds: list[int] | None = Field(default=None, min_length=1)
     """The row's own seeds, where they are not the table's."""
 
@@ -144,11 +146,18 @@ class Row(_Strict):
     @field_validator("set")
     @classmethod
     def _legal(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for key, value in values.items():
+        for name, value in values.items():
+            try:
+                first_words([f"{name}={value}"])
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+            key = name
+            while key.startswith(FIRST):
+                key = key.removeprefix(FIRST)
             if key in OF_THE_TABLE:
-                raise ValueError(f"{key} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
+                raise ValueError(f"{name} is said by the table's own keys (recipe, budget, preset, seeds, columns)")
             if fault := ((key, value) != ("ifl", None) and key_fault(key)) or value_fault(key, value, "set"):
-                raise ValueError(fault)
+                raise ValueError(fault if key == name else of_the_first(fault))
         return values
 
 

@@ -183,6 +183,7 @@ def parse(words: Sequence[str], site: "Site") -> "Reuse | Build | Tidy | NodeChe
         lacking = run.recipe.log.lacking() or run.recipe.optim.lacking() or run.recipe.model.lacking()
         if lacking:
             raise RecipeError(lacking)
+        _check_profile(run)
     runs = [replace(run, command=tuple(sys.argv)) for run in marked(asked.runs, site.own.get("archive"))]
     return Training(runs, asked.at_once, site, words, asked.said, asked.pack)
 
@@ -392,6 +393,25 @@ def _check_batch(recipe: "Recipe") -> None:
         micro_batches(shape, 0, recipe.tasks, synchronised=gpus or not batch.bn)
     except PlanError as error:
         raise RecipeError(f"nodes={recipe.nodes} with {recipe.tasks // recipe.nodes} tasks a node: {error}") from None
+
+
+def _check_profile(run: "Run") -> None:
+    """Refuse to profile steps that a run has not, where its data are here to be counted; else its ranks do."""
+    profiled = run.recipe.log.profiled
+    if profiled is None or not run.recipe.trains or not run.is_to_make:
+        return
+    from slurm.planning.cost import steps_of
+
+    try:
+        steps = steps_of(run)
+    except DataError:
+        return
+    if profiled[1] > steps:
+        epochs = run.recipe.schedule.epochs
+        raise RecipeError(
+            f"log.profile={run.recipe.log.profile}: {run.folder.name} has {steps} steps, {epochs} epochs of "
+            f"{steps // epochs}, so up to {steps} is legal"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@
 
 First a line for each command of several runs (a table, seeds, a grid): how many of them are done, running, queued and
 failed, and the hours until all are done if as many stay under way. Then one line a run: state, epoch, step, restarts,
-device, images/s, time left, last validation accuracy, log. Elements of a job array that only wait are one line. States:
+device, images/s, time left, last validation accuracy, log. Elements of a job array that only wait are one line. Below
+stands what a user should know of nodes, and which running runs wait a tenth of their time or more. States:
 
   running     queued (waiting or requeued)     finished
   stuck       running, but nothing was written for so long that the ranks themselves should have ended it
@@ -145,7 +146,8 @@ class Look:
             if self.page:
                 self._write(self.page, together, lines)
             else:
-                about = (*about_nodes(folders), other_commits(folders))
+                waiting = [f"{line.name} {what}" for line in lines for what in line.waits]
+                about = (*about_nodes(folders), *waiting, other_commits(folders))
                 shown = [*map(str, together), table(lines, sys.stdout.isatty()), *about]
                 print(clear + "\n".join(filter(None, shown)), flush=True)
             if self.every_s is None:

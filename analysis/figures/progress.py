@@ -58,6 +58,9 @@ TRAINED = (
     "rank_wait_s",
 )
 """What is drawn of a training line; lines of older code have no waits."""
+WAITS = {"data_wait_s": "for data", "rank_wait_s": "for the slowest rank, as a mean over the ranks"}
+NOTABLE_WAIT = 0.1
+"""A smaller share of the time is not told."""
 
 
 def steps_of_epoch(lines: list[dict[str, Any]]) -> float:
@@ -164,8 +167,18 @@ def phase_tables(lines: Iterable[dict[str, Any]]) -> str:
     return "\n".join(tables)
 
 
+def waits(lines: Iterable[dict[str, Any]]) -> str:
+    """Return which share of its time a run waited, as text; empty where it is not notable, or older code trained it."""
+    keys = ("seconds", *WAITS)
+    trained = [line for line in lines if line["kind"] == "train"]
+    told = [line for line in trained if all(isinstance(line.get(key), int | float) for key in keys)]
+    seconds = sum(line["seconds"] for line in told)
+    shares = [(sum(line[key] for line in told) / seconds, what) for key, what in WAITS.items() if seconds]
+    return "\n".join(f"waited {share:.0%} of the time {what}" for share, what in shares if share >= NOTABLE_WAIT)
+
+
 def write_progress(folder: Path, out: Path) -> tuple[list[Path], str]:
-    """Draw the run in `folder` into `out`, and return the files, and what was profiled as text.
+    """Draw the run in `folder` into `out`, and return the files, and as text what was waited for and profiled.
 
     Raises:
         ValueError: `folder` is not a run folder.
@@ -175,7 +188,9 @@ def write_progress(folder: Path, out: Path) -> tuple[list[Path], str]:
     except ValueError as error:
         raise ValueError(f"run={folder} is no run folder: {error}") from None
     out.mkdir(parents=True, exist_ok=True)
-    return save_figure(progress(run), out, f"progress-{run.name}"), phase_tables(run.metrics()[0])
+    lines, _ = run.metrics()
+    said = filter(None, (waits(lines), phase_tables(lines)))
+    return save_figure(progress(run), out, f"progress-{run.name}"), "\n".join(said)
 
 
 def _worth_drawing(name: str, points: list[tuple[float, float]]) -> bool:

@@ -20,7 +20,7 @@ from recipes.common.json_text import parse_json, whole_lines
 from recipes.folders import is_run_name
 from recipes.identity import departures, science_values
 from recipes.noted import NOTHING, Noted, noted_in
-from recipes.resolve import as_it_ran, resolve
+from recipes.resolve import as_it_ran, resolve, source_of
 from recipes.schema import Recipe
 from recipes.table_layout import known_data
 from recipes.yaml_io import load_yaml
@@ -108,6 +108,18 @@ class Run:
     def is_current(self, words: Sequence[str]) -> bool:
         """Say whether it is a run of what a command means today; no where that cannot be resolved here."""
         return self.hash == self._hash_of(words)
+
+    def builds_on_that_of(self, words: Sequence[str]) -> bool:
+        """Say whether it builds on the same run, of its own seed, as a run that a command launches.
+
+        No where that command cannot be resolved here.
+        """
+        try:
+            other = _current_recipe(tuple(words), self.noted.text)
+        except (RecipeError, ValidationError):
+            return False
+        mine = self.values.get("method.init_from") or self.values.get("method.eval_of")
+        return mine == (source_of(other) or "").replace(f"-{other.data.name}-{other.train}-s{other.seed}-", "-", 1)
 
     def _hash_of(self, words: Sequence[str]) -> str:
         try:

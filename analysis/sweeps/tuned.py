@@ -10,6 +10,7 @@ import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from analysis.sweeps.values import differing_keys, order_of, texts
 from analysis.tables.cells import RowRuns, what_differs
 from analysis.tables.matching import Source
 from recipes.common.errors import RecipeError
+from recipes.resolve import FIRST
 from recipes.sweeps.grid import Grid, read_grid
 from recipes.table_layout import PROTOCOLS, Layout, Row
 
@@ -141,9 +143,14 @@ def _runs_of(layout: Layout, row: Row, source: Source, runs: Sequence[Run]) -> l
     alike = [run for run in runs if (run.recipe, run.data, run.train, run.budget, run.preset) == axes]
     siblings = [other for other in layout.rows if (other.recipe, other.budget) == (row.recipe, row.budget)]
 
+    def has(run: Run, values: dict[str, Any], other: Row) -> bool:
+        if any(key.startswith(FIRST) for key in other.set) and not run.builds_on_that_of(layout.words(other, source)):
+            return False
+        return all(values.get(key) == value for key, value in other.set.items() if not key.startswith(FIRST))
+
     def owner(run: Run) -> Row | None:
         own = run.values
-        fitting = [other for other in siblings if all(own.get(key) == value for key, value in other.set.items())]
+        fitting = [other for other in siblings if has(run, own, other)]
         return max(fitting, key=lambda other: len(other.set), default=None)
 
     return [run for run in alike if owner(run) == row]

@@ -37,6 +37,10 @@ RESERVED = {
     "input_size": "it is data.image_size",
 }
 """Arguments of the factories that `model.args` cannot give, and why."""
+KNOWN = ("resnet50", "resnet50d", "vit_small_patch16_224", "vit_b_16", "convnext_tiny")
+"""Names that a user hears of where none is near what was typed."""
+LISTED = {"timm": "`timm.list_models()`", "torchvision": "`torchvision.models.list_models()`"}
+"""What prints all names of a library."""
 _SIZES = ("img_size", "image_size", "input_size")
 """What factories call the side of the images."""
 
@@ -195,7 +199,18 @@ def classifier_of(network: nn.Module) -> str:
 
 def _refuse(name: str, legal: list[str]) -> None:
     library, _, own = name.partition(":")
-    close = difflib.get_close_matches(own, legal, n=4, cutoff=0.4) or legal[:4]
-    raise RunError(
-        f"model.name={name} does not exist in {library}; near are {', '.join(f'{library}:{other}' for other in close)}"
-    )
+    shown = near(own, legal)
+    if shown:
+        rest = f"near are {', '.join(f'{library}:{other}' for other in shown)}"
+    else:
+        known = ", ".join(f"{library}:{other}" for other in KNOWN if other in legal)
+        rest = f"none of its {len(legal)} names is near, of which are {known}; {LISTED[library]} lists all"
+    raise RunError(f"model.name={name} does not exist in {library}; {rest}")
+
+
+def near(own: str, legal: list[str]) -> list[str]:
+    """Return up to four of the legal names that look like one that is not legal, or begin with it or hold it."""
+    word = own.lower()
+    close = difflib.get_close_matches(word, legal, n=4, cutoff=0.6)
+    holding = sorted((other for other in legal if word in other), key=lambda other: (other.find(word), len(other)))
+    return list(dict.fromkeys([*close, *holding]))[:4]

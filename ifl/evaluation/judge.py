@@ -1,12 +1,12 @@
 """What follows from an epoch's end: its scores in the log, the best epoch so far, predictions of the last one.
 
-With `log.eval=inline` the ranks predict, and the run waits. With `log.eval=job` rank 0 writes the epoch's weights, and
-the run goes on while an evaluator (ifl/evaluation/__main__.py) judges them. Rank 0 takes the verdicts, in the order of
-the epochs, as they come between two steps; the lines of metrics.jsonl that come after a verdict's place wait for it.
-So both give the same lines in the same order, and the same best epoch. Nothing else of a step depends on a verdict, so
-the other ranks hear of them at the end of an epoch alone. There all agree, too, whether the evaluator is too far behind
-and waited for, or is not there: then they judge its weights themselves. The last epoch is always predicted by the
-ranks, which have nothing else to do.
+With `log.eval=inline` the ranks predict, and the run waits. With `log.eval=job` the thread that saves writes the
+epoch's weights, and the run goes on while an evaluator (ifl/evaluation/__main__.py) judges them. Rank 0 takes the
+verdicts, in the order of the epochs, as they come between two steps; the lines of metrics.jsonl that come after a
+verdict's place wait for it. So both give the same lines in the same order, and the same best epoch. Nothing else of a
+step depends on a verdict, so the other ranks hear of them at the end of an epoch alone. There all agree, too, whether
+the evaluator is too far behind and waited for, or is not there: then they judge its weights themselves. The last epoch
+is always predicted by the ranks, which have nothing else to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from ifl.evaluation.verdicts import Presence, Verdicts
 from ifl.evaluator import Predictions, accuracy, scores, write_predictions
 from ifl.run_log import Reporter
-from ifl.saving.best_epoch import best_name, save_best
+from ifl.saving.best_epoch import best_name
+from ifl.saving.kept_weights import know, known
 from ifl.saving.saver import Saver
 from ifl.saving.state import State
 from ifl.saving.weights import read_weights
@@ -51,7 +52,7 @@ class Judge:
             run: what it is made of.
             state: whose `unjudged` and best epoch change with the verdicts.
             report: the run's lines.
-            saver: is writing nothing when weights are put beside the checkpoints.
+            saver: writes the weights that are kept, and what is asked of the evaluator once they are there.
             stop: asked before each split, and while the run waits.
             heartbeat: told what comes next.
         """
@@ -60,6 +61,7 @@ class Judge:
         self.apart, self._patience_s = log.eval == "job", log.eval_wait_s
         self._verdicts, self._presence = Verdicts(run.folder), Presence(run.folder, log.eval_wait_s)
         self._looked_s, self._was_there = 0.0, True
+        self._asked: list[tuple[int, str]] | None = None
         self._waits = bool(state.unjudged)  # the same on all ranks, whose lists may be longer than rank 0's
         self._ask(state)
 
@@ -82,7 +84,6 @@ class Judge:
             seen = self._predict(state.epoch)
         if seen is None:
             return False
-        self.saver.wait()  # a commit clears away what it does not know, such as the best weights that come now
         if not self._settle(state, 0):
             return False
         self._keep(state, seen, final)
@@ -110,33 +111,33 @@ class Judge:
             self.report.write(state, "eval", split=name, **scores(predictions))
             if name == "val" and accuracy(predictions) > state.best_accuracy:
                 state.best_epoch, state.best_accuracy = state.epoch, accuracy(predictions)
-                state.best_sha256 = self._write_weights(state.epoch)
+                state.best_sha256 = ""  # until it is written
+                self.saver.weights.begin(best_name(state.epoch))
             if final and fence:
                 fence.check()
                 write_predictions(self.run.folder / "preds" / "last", name, predictions)
 
-    def _write_weights(self, epoch: int) -> str:
-        """Write the weights of the epoch that is over, and return their digest. A collective."""
-        written = save_best(self.run.folder / "ckpt", self.run.model.engine, epoch) if self.comm.rank == 0 else None
-        digest: str = self.comm.from_first(written, self.run.ranks.device)
-        return digest
-
     # ----------------------------------------------------------------------------------------------- by the evaluator
     def _hand_over(self, state: State) -> None:
-        """Put the weights of the epoch that is over where the evaluator finds them. A collective."""
-        self.saver.wait()  # see epoch_over
-        state.unjudged = [*state.unjudged, (state.epoch, self._write_weights(state.epoch))]
+        """Begin to put the weights of the epoch that is over where the evaluator finds them."""
+        self.saver.weights.begin(best_name(state.epoch))
+        state.unjudged = [*state.unjudged, (state.epoch, "")]
         self.report.keep_place(state.epoch)
         self._waits = True
         self._ask(state)
 
     def _ask(self, state: State) -> None:
-        if self.apart and self.run.ranks.fence:
-            self.run.ranks.fence.check()
-            self._verdicts.want(state.unjudged, self.run.ranks.fence.token)
+        """Ask for the verdicts that are missing, once the weights are there."""
+        fence, unjudged = self.run.ranks.fence, list(state.unjudged)
+        if not self.apart or fence is None or unjudged == self._asked:
+            return
+        self._asked = unjudged
+        token, digests = fence.token, self.saver.weights.digests
+        self.saver.weights.then(lambda: self._verdicts.want(known(unjudged, digests), token))
 
     def _take(self, state: State) -> None:
         self._looked_s = time.monotonic()
+        know(vars(state), self.saver.weights.digests)
         while state.unjudged and (verdict := self._verdicts.read(*state.unjudged[0])):
             self._accept(state, verdict)
 
@@ -169,6 +170,8 @@ class Judge:
                 return False
             if every[0][1]:
                 self.heartbeat(f"waiting for the verdict on epoch {state.unjudged[0][0]}")
+                if self.run.ranks.fence:
+                    self.run.ranks.fence.check()
                 self._ask(state)
                 time.sleep(PAUSE_S)
             elif not self._judge_here(state):
@@ -189,6 +192,7 @@ class Judge:
 
     def _judge_here(self, state: State) -> bool:
         """Judge the oldest weights that wait by the ranks. A collective; False if a stop was agreed before it ended."""
+        know(vars(state), self.saver.written(self.comm, self.run.ranks.device))
         epoch, sha256 = state.unjudged[0]
         with self.run.model.engine.holding(read_weights(self.run.folder / "ckpt" / best_name(epoch), sha256)):
             seen = self._predict(epoch)

@@ -9,7 +9,7 @@ import numpy as np
 from ifl.engine import Engine
 from ifl.saving.state import State
 from ifl.saving.storage import write_arrays
-from ifl.saving.weights import read_weights, write_weights
+from ifl.saving.weights import read_weights
 from sharding.format.dataset import Split
 from sharding.images.decoders import decoder
 from sharding.images.transforms import eval_pixels
@@ -18,15 +18,11 @@ EXTREMES, THUMB_CLASSES, THUMB_SIDE = 6, 10, 32
 
 
 def best_name(epoch: int) -> str:
-    return f"best-{epoch:04d}.pt"
+    """Return the name of an epoch's weights.
 
-
-def save_best(folder: Path, engine: Engine, epoch: int) -> str:
-    """Write the network of a new best epoch, and return the file's sha256.
-
-    The epoch is in the name, so a run that is killed now and resumed from before finds its older best unharmed.
+    The epoch is in it, so a run that is killed now and resumed from before finds its older best unharmed.
     """
-    return write_weights(folder / best_name(epoch), engine)
+    return f"best-{epoch:04d}.pt"
 
 
 def load_best(folder: Path, engine: Engine, state: State) -> None:

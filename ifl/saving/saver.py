@@ -3,7 +3,8 @@
 A save copies what it holds into host memory and lets the run go on; a thread of each rank serialises, writes, syncs and
 commits the copy (ifl/saving/checkpoint.py). The threads have a process group for themselves, so their messages never
 meet those of the steps, and what one of them could not do all of them know. The next save waits for them, and so does
-whatever ends the run. An error of theirs ends the run at the next step, on all ranks.
+whatever ends the run. An error of theirs ends the run at the next step, on all ranks. Rank 0's thread writes the files
+of weights beside the checkpoints, too (ifl/saving/kept_weights.py).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ifl.distributed.comm import Comm
 from ifl.engine import Engine
 from ifl.invariance.invariance import Invariance, Off
 from ifl.saving import checkpoint
 from ifl.saving.best_epoch import best_name
+from ifl.saving.kept_weights import KeptWeights, know
 from ifl.saving.snapshot import HostMemory, Snapshot
 from ifl.saving.state import State, pack
 from ifl.supervision.fence import Fence
@@ -56,7 +60,7 @@ class Guard:
 
 @dataclass
 class Saver:
-    """Saves a run's checkpoints. As a context it ends when nothing is being written any more.
+    """Saves a run's checkpoints and weights. As a context it ends when nothing is being written any more.
 
     Attributes:
         recipe: says how often, and which epochs are kept for good.
@@ -70,6 +74,7 @@ class Saver:
         refuse_pollution: raises, before a copy is written, if numbers of it are not finite; it is told the copy, the
             ranks, the epoch and the step.
         heartbeat: told what comes next.
+        weights: the files of weights beside the checkpoints.
     """
 
     recipe: Recipe
@@ -89,6 +94,9 @@ class Saver:
     _write: Future[float] | None = None
     _line: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.weights = KeptWeights(self.folder, self.engine, self._thread, self.comm.rank == 0, self.fence)
+
     def __enter__(self) -> Saver:
         return self
 
@@ -98,13 +106,14 @@ class Saver:
     def due(self, state: State) -> bool:
         """Say whether a checkpoint is due after the step that `state` is in. Rank 0's clock decides for all.
 
-        It is due, too, where the write under way has failed: the save that all ranks then make raises its error.
+        It is due, too, where the write under way has failed, or one of weights: the save that all ranks then make
+        raises its error, or is refused with it.
         """
         log, step = self.recipe.log, self._count(state.epoch, state.step) + 1
         by_clock = time.monotonic() - self._saved_at > log.save_every_s
         by_step = log.save_every_steps is not None and step % log.save_every_steps == 0
         failed = self._write is not None and self._write.done() and self._write.exception() is not None
-        return ((by_clock or by_step) and self.comm.rank == 0) or failed
+        return ((by_clock or by_step) and self.comm.rank == 0) or failed or self.weights.error is not None
 
     def save(self, state: State, wait: bool = False) -> None:
         """Begin to commit a checkpoint of where the run is; with `wait`, and before another, commit it. A collective.
@@ -118,9 +127,7 @@ class Saver:
         lines = {"metrics_offset": self.log.offset(), "metrics_held": self.log.held()}
         packed = pack(state, self.invariance, **self.identity, **lines)
         copied = Snapshot(self.engine, packed if self.comm.rank == 0 else {}, self._memory)
-        best = [(state.best_epoch, state.best_sha256)] if state.best_epoch >= 0 else []
-        needs = {best_name(epoch): sha256 for epoch, sha256 in [*best, *state.unjudged]}
-        self._write = self._thread.submit(self._commit, copied, state.epoch, state.step, needs)
+        self._write = self._thread.submit(self._commit, copied, state.epoch, state.step)
         blocked_s = time.monotonic() - began
         self._line = {
             "kind": "saved",
@@ -145,14 +152,36 @@ class Saver:
             written_s, self._write = self._write.result(), None
             self.log.write(**self._line, written_s=round(written_s, 4))
 
+    def written(self, comm: Comm, device: torch.device) -> dict[str, str]:
+        """Wait until the weights beside the checkpoints are written. A collective of these ranks.
+
+        Returns:
+            The sha256 of the files that this start has written, by their names, on all ranks.
+
+        Raises:
+            StorageError, Fenced: on all ranks, if one of the files was refused.
+        """
+        self.weights.wait()
+        error, digests = comm.from_first((self.weights.error, self.weights.digests), device)
+        if error:
+            raise error
+        return dict(digests)
+
     def _count(self, epoch: int, step: int) -> int:
         """Return the optimizer steps so far."""
         return epoch * self.steps + step
 
-    def _commit(self, copied: Snapshot, epoch: int, step: int, needs: Mapping[str, str]) -> float:
+    def _commit(self, copied: Snapshot, epoch: int, step: int) -> float:
         """Write and commit a copy, in the thread; return the seconds that it took."""
         began = time.monotonic()
+        if error := self.comm.from_first(self.weights.error, copied.device):
+            raise error
         self.refuse_pollution(copied, self.comm, epoch, step)
+        needs = {}
+        if self.comm.rank == 0:  # the weights that were begun before the copy was made are written by now
+            know(copied.state, self.weights.digests)
+            best = [(copied.state["best_epoch"], copied.state["best_sha256"])]
+            needs = {best_name(epoch): sha256 for epoch, sha256 in [*best, *copied.state["unjudged"]] if epoch >= 0}
         checkpoint.save(
             self.folder / "ckpt",
             copied,

@@ -23,8 +23,9 @@ class State:
         weights: float64 [N] of each stream, or None for uniform.
         best_epoch: the first epoch of the highest validation accuracy; -1 before there is one.
         best_accuracy: that epoch's validation accuracy, in 0..1.
-        best_sha256: of that epoch's weights' file.
-        unjudged: epochs that have no verdict yet, oldest first, with the sha256 of their weights' file (log.eval=job).
+        best_sha256: of that epoch's weights' file; empty while it is written, and where a rank was not told of it.
+        unjudged: epochs that have no verdict yet, oldest first, with the sha256 of their weights' file as above
+            (log.eval=job).
         memory: what the method carries (see ifl/method.py).
         class_means: float64 [K, D + 1], features and counts added up for centers that start from class means, or None.
         images: drawn in the steps since the last training line of metrics.jsonl.

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ifl.engine import Engine
 from ifl.method import BaseMethod
 from ifl.saving.checkpoint import CheckpointError
 from recipes.common.files import file_digest, write_whole
@@ -22,10 +21,10 @@ from recipes.common.json_text import OF_A_RUN, read_object
 Weights = dict[str, torch.Tensor]
 
 
-def write_weights(path: Path, engine: Engine) -> str:
-    """Write the network as it is evaluated, parameters and buffers, and return the file's sha256."""
+def write_weights(path: Path, weights: Weights) -> str:
+    """Write a network as it is evaluated (`Engine.weights`), and return the file's sha256."""
     buffer = io.BytesIO()
-    torch.save(engine.weights(), buffer)
+    torch.save(weights, buffer)
     data = buffer.getvalue()
     write_whole(path, data)
     return hashlib.sha256(data).hexdigest()

@@ -71,6 +71,10 @@ class BatchShape:
                 f"the batch must be a multiple of both, and {rule}"
             )
 
+    def steps(self, draws: int) -> int:
+        """Return the steps in which each stream draws so many ids; the last batch is filled up."""
+        return -(-draws // self.share)
+
     def row_streams(self) -> np.ndarray:
         """Return the stream of each row, int64 [B], in canonical row order."""
         group = self.group or self.size
@@ -114,6 +118,11 @@ class EpochPlan:
         return np.stack([self.batch(step) for step in range(self.steps)])
 
 
+def draws_of_a_stream(samples: int, streams: int, draws_per_epoch: float, matched: bool) -> int:
+    """Return how many ids each stream draws in an epoch; the arguments are those of `stream_draws`."""
+    return max(1, round(draws_per_epoch * samples / (streams if matched else 1)))
+
+
 def stream_draws(
     weights: Sequence[np.ndarray | None],
     samples: int,
@@ -131,7 +140,7 @@ def stream_draws(
         matched: whether all streams together draw as much as a single one would.
         replacement: whether the draws are independent.
     """
-    draws = max(1, round(draws_per_epoch * samples / (len(weights) if matched else 1)))
+    draws = draws_of_a_stream(samples, len(weights), draws_per_epoch, matched)
     return tuple(StreamDraw(weight, samples, draws, replacement) for weight in weights)
 
 
@@ -165,7 +174,7 @@ def plan_epoch(
         for stream, draw in enumerate(draws)
     )
     cuts = 1 if shape.by_stream or not shape.group else shape.size // shape.group
-    return EpochPlan(-(-number // shape.share), shape.row_streams(), key.epoch, orders, cuts)
+    return EpochPlan(shape.steps(number), shape.row_streams(), key.epoch, orders, cuts)
 
 
 def draw_ids(draw: StreamDraw, key: DrawKey, window: ShardWindow | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -122,10 +123,22 @@ def drawn_ids(draw: StreamDraw, key: DrawKey) -> np.ndarray | None:
     even = weights is None and not draw.replacement
     ids, first, filled = np.empty(draw.draws, philox.narrow(draw.samples)), 0, 0
     for counts in _even_counts(draw, key) if even else _counts(draw, key, last):
-        part = np.repeat(np.arange(first, first + len(counts)), counts)
-        ids[filled : filled + len(part)] = part
-        first, filled = first + len(counts), filled + len(part)
+        for begin, end in _pieces(counts):
+            part = np.repeat(np.arange(first + begin, first + end), counts[begin:end])
+            ids[filled : filled + len(part)] = part
+            filled += len(part)
+        first += len(counts)
     return ids
+
+
+def _pieces(counts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield bounds between which the counts add up to a chunk, and the last of them more.
+
+    A few ids may have most of the draws, and `np.repeat` lets no other thread work meanwhile.
+    """
+    ends = np.cumsum(counts)
+    cuts = np.searchsorted(ends, np.arange(philox.CHUNK, ends[-1], philox.CHUNK)) + 1
+    yield from itertools.pairwise(np.unique([0, *cuts.tolist(), len(counts)]).tolist())
 
 
 def _counts(draw: StreamDraw, key: DrawKey, last: int) -> Iterator[np.ndarray]:

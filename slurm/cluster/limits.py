@@ -9,6 +9,7 @@ import getpass
 import re
 import subprocess
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from recipes.schema import Slurm
 from slurm import environment
@@ -18,19 +19,29 @@ ARRAY_SIZE = 1001
 ANSWER_S = 20
 
 
+class Limit(NamedTuple):
+    """A limit of jobs in the queue.
+
+    Attributes:
+        jobs: the most of them.
+        of: who says so, for a sentence; requests that meet the same one have the same words here.
+    """
+
+    jobs: int
+    of: str
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What one user may submit.
+    """What one user may submit by requests of a kind.
 
     Attributes:
         array_size: the most elements of an array, which are numbered from 0; 0 where there are no arrays.
-        jobs: the most jobs in the queue; None where SLURM does not say.
-        of: who says so, for a sentence.
+        of_jobs: the limits of jobs in the queue; empty where SLURM does not say.
     """
 
     array_size: int = ARRAY_SIZE
-    jobs: int | None = None
-    of: str = ""
+    of_jobs: tuple[Limit, ...] = ()
 
 
 def limits(slurm: Slurm) -> Limits:
@@ -41,14 +52,13 @@ def limits(slurm: Slurm) -> Limits:
     rows = _association(slurm, found[1] if found else "")
     quality = slurm.qos or next((row[-1] for row in rows if row[-1]), "")
     told = [
-        (int(row[place]), f"the association's {name}")
+        Limit(int(row[place]), f"the association's {name} (account {', partition '.join(filter(None, row[1:3]))})")
         for row in rows
         for place, name in OF_AN_ASSOCIATION
         if row[place]
     ]
-    told += [(jobs, f"MaxSubmitJobsPerUser of qos {quality}") for jobs in _quality_of_service(quality)]
-    jobs, of = min(told, default=(None, ""))
-    return Limits(min(map(int, sizes), default=ARRAY_SIZE), jobs, of)
+    told += [Limit(jobs, f"MaxSubmitJobsPerUser of qos {quality}") for jobs in _quality_of_service(quality)]
+    return Limits(min(map(int, sizes), default=ARRAY_SIZE), tuple(told))
 
 
 OF_AN_ASSOCIATION = ((3, "MaxSubmitJobs"), (4, "GrpSubmitJobs"))

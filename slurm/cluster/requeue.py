@@ -101,6 +101,18 @@ def _job(job: str) -> "Mapping[str, str]":
     return dict(reversed(said))  # the first of a name counts: the user's comment comes late
 
 
+def _is_cancelled(known: "Mapping[str, str]") -> bool:
+    return known.get("JobState", "").startswith("CANCELLED")
+
+
+def _stay_cancelled(job: str, folders: "Sequence[Path]") -> None:
+    """Note that the runs of a job stay cancelled, which were to go on."""
+    for folder in folders:
+        append_event(folder, "verdict", verdict="cancelled")
+        _follow(folder, "cancelled")
+    print(f"job {job} was cancelled meanwhile, and stays so", file=sys.stderr, flush=True)
+
+
 def _ends(folder: Path, job: str) -> "list[str]":
     """Return srun's lines about tasks of this start that ended badly; it knows those that could not say why, too."""
     log = folder / "log" / f"{job}_0_log.err"
@@ -118,7 +130,7 @@ def judge(folder: Path, code: int, job: str, **values: bool) -> "tuple[Verdict, 
     """Decide about the run and note it, with `values`; returns the verdict, and whether it is on disk."""
     known = _job(job)
     state = known.get("JobState", "UNKNOWN")
-    verdict = decide(folder, cancelled=state.startswith("CANCELLED"))
+    verdict = decide(folder, cancelled=_is_cancelled(known))
     if int(known.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")) and verdict == "requeue":
         # SLURM took this start for dead and has begun another: requeued, that one would be thrown out.
         verdict = "superseded"
@@ -158,15 +170,22 @@ def after(folder: Path, verdict: "Verdict", noted: bool) -> None:
 def put_back(job: str, folders: "Sequence[Path]") -> None:
     """Put a job back into the queue, without the nodes that its runs are to be left without, and wait for the end.
 
-    Where SLURM refuses, note it for the runs and return.
+    Where SLURM refuses, note it for the runs and return; so where the user has cancelled it since the verdict, while
+    the run's end was told.
     """
+    known = _job(job)
+    if _is_cancelled(known):
+        _stay_cancelled(job, folders)
+        return
     of_nodes = [folder for folder in folders if any(map(is_of_nodes, since_submitted(read(folder))))]
-    known = _job(job) if of_nodes else {}
     lists = [left_out(folder, known, "requeue").wanted for folder in of_nodes]
     wanted = next((nodes for nodes in lists if nodes is not None), None)
     if wanted is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which SLURM ends this script once the job is requeued
     refused, _, reason = _ask("scontrol", "requeue", job)
+    if refused and _is_cancelled(_job(job)):
+        _stay_cancelled(job, folders)
+        return
     if refused and "pending" not in reason.lower():  # pending: SLURM was first
         for folder in folders:
             append_event(folder, "verdict", verdict="requeue refused", reason=reason)

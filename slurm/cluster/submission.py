@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,7 +220,14 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
     steps = schedule(left, finished, queued, None if together else at_once)
     if not together:
         return _Plan(steps, plain_jobs(steps), settled, jobs)
-    allowed = limits(left[0].recipe.slurm)
+    asked: dict[tuple[str | None, ...], Limits] = {}
+
+    def allowed(run: Run) -> Limits:  # runs may differ in their accounts, by the site file's `for:`
+        slurm = run.recipe.slurm
+        key = slurm.account, slurm.qos, slurm.partition
+        return asked[key] if key in asked else asked.setdefault(key, limits(slurm))
+
+    size = min(allowed(run).array_size for run in left)
     under_way = [folder for folder in queued if folder in {run.folder for run in runs}]
     planned = arrays(
         runs,
@@ -228,7 +235,7 @@ def _plan(runs: Sequence[Run], at_once: int | None, pack: int, site: Site) -> _P
         lambda run: _request(run, site),
         at_once,
         under_way,
-        allowed.array_size,
+        size,
         pack,
     )
     live = sum(job.state not in ENDED for job in (known or {}).values())
@@ -245,18 +252,36 @@ def _request(run: Run, site: Site) -> str:
     return repr(({**parameters(run.recipe, None, Path(), own.setup), "job_name": ""}, own.own, folders_of(run.recipe)))
 
 
-def _fitting(planned: Sequence[Array], allowed: Limits, live: int) -> tuple[list[Array], str]:
-    """Return what there is room for in the queue, from the beginning, and a sentence on the rest."""
-    asked = sum(array.jobs for array in planned)
-    room = asked if allowed.jobs is None else max(0, allowed.jobs - live)
-    if asked <= room:
-        return list(planned), ""
-    fitting, free = [], room
+def _fitting(planned: Sequence[Array], allowed: Callable[[Run], Limits], live: int) -> tuple[list[Array], str]:
+    """Return what there is room for in the queue, from the beginning, and a sentence on the rest.
+
+    Nothing is submitted that would wait for a run that is left out. All jobs that are there count for each limit.
+    """
+    fitting: list[Array] = []
+    left_out: set[Path] = set()
+    taken: dict[str, int] = {}
+    met: dict[str, int] = {}
     for array in planned:
-        if free > 0:
-            fitting.append(array.first(free))
-        free -= array.jobs
+        of_jobs = allowed(array.runs[0]).of_jobs
+        ready = [
+            number
+            for number in array.numbers
+            if not any(need in left_out for run in array.elements[number] for need in run.needs)
+        ]
+        rooms = {limit: max(0, limit.jobs - live - taken.get(limit.of, 0)) for limit in of_jobs}
+        room = min(rooms.values(), default=len(ready))
+        kept = replace(array, numbers=tuple(ready[:room]))
+        met |= {limit.of: limit.jobs for limit, free in rooms.items() if free == room < len(ready)}
+        taken |= {limit.of: taken.get(limit.of, 0) + kept.jobs for limit in of_jobs}
+        left_out |= {run.folder for run in array.runs} - {run.folder for run in kept.runs}
+        if kept.jobs:
+            after = tuple(folder for folder in kept.after if folder not in left_out)
+            fitting.append(replace(kept, after=after))
+    if not left_out:
+        return list(planned), ""
+    submitted, asked = (sum(array.jobs for array in arrays) for arrays in (fitting, planned))
+    lets = " and ".join(f"{of} lets you have {jobs}" for of, jobs in met.items())
     return fitting, (
-        f"{room} of {asked} jobs are submitted: {allowed.of} lets you have {allowed.jobs} in the queue, and {live} are "
-        "there; the same command goes on with the others when there is room"
+        f"{submitted} of {asked} jobs are submitted: {lets} in the queue, and {live} are there; the same command goes "
+        "on with the others when there is room"
     )

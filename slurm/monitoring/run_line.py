@@ -10,6 +10,7 @@ from typing import Any
 
 from slurm.monitoring.events import LAUNCHER, append_event, read
 from slurm.monitoring.run_state import LIVE, Job, is_over, job_of, meta_of, metric_lines, recipe_of, state_of
+from slurm.monitoring.waits import waits
 
 COLOURS = {
     "finished": 32,
@@ -42,6 +43,8 @@ class Status:
     epochs: int = 0
     whole_s: float | None = None
     """What all its epochs take at its rate, in seconds."""
+    waits: tuple[str, ...] = ()
+    """What it waits for while it runs, where that is notable."""
 
     @property
     def array(self) -> str | None:
@@ -91,6 +94,7 @@ def status_of(folder: Path, jobs: Mapping[str, Job] | None) -> Status:
         job_of(folder, events, jobs or {}) or (_submitted(events) if state in LIVE else None),
         epochs or recipe.get("schedule", {}).get("epochs", 0),
         whole,
+        waits(lines) if state == "running" else (),
     )
 
 

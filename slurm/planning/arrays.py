@@ -41,10 +41,6 @@ class Array:
         """How many jobs SLURM counts for it."""
         return len(self.numbers)
 
-    def first(self, jobs: int) -> Array:
-        """Return it with only so many of its elements."""
-        return replace(self, numbers=self.numbers[:jobs])
-
 
 def arrays(
     runs: Sequence[Run],

@@ -75,6 +75,20 @@ def images_of(run: Run) -> int:
     return round(recipe.schedule.epochs * recipe.batch.draws_per_epoch * share * dataset.samples(recipe.train, "train"))
 
 
+def steps_of(run: Run) -> int:
+    """Return a training run's optimizer steps, those of all its epochs.
+
+    Raises:
+        DataError: the data set cannot be read.
+    """
+    from sharding.plan.epoch import BatchShape, draws_of_a_stream
+
+    recipe, batch = run.recipe, run.recipe.batch
+    samples = opened(recipe.data_root, recipe.data.name, run.pipe).samples(recipe.train, "train")
+    draws = draws_of_a_stream(samples, recipe.streams, batch.draws_per_epoch, batch.budget == "matched")
+    return recipe.schedule.epochs * BatchShape(batch.size, streams=recipe.streams).steps(draws)
+
+
 @cache
 def opened(root: str, name: str, pipe: str | None) -> Dataset:
     """Open a data set, once in a command however many runs are on it; `pipe` as in `Run`.

@@ -111,7 +111,9 @@ def requested_runs(words: Sequence[str], site: Site) -> Requested:
     points = grid.points if grid else (NO_POINT,)
     for command in _seed_by_seed(commands):
         fits = functools.partial(_fitting if layout else _as_it_is, site=site)
-        named |= _add_points(runs, [(fits([*command, *point.words]), point) for point in points], rest, site)
+        of_row = [word for word in command if word.startswith(FIRST)] if layout else []  # by its `set`
+        made = [(fits([*command, *point.words]), point) for point in points]
+        named |= _add_points(runs, made, [*of_row, *rest], site)
     if grid:
         rows = len(layout.rows) if layout else 0
         said = (*said, *announcement(grid, list(named.values()), rows, len(runs) - len(named)))
@@ -168,7 +170,7 @@ def _add_points(
     Args:
         runs: those that there are already.
         made: recipe and remark of each, and its point.
-        words: the user's part of the command.
+        words: the user's part of the command, and what a table's row sets of its first stage.
         site: this machine's site file.
 
     Returns:

@@ -520,6 +520,19 @@ def test_progress_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         main(["progress", "rn=x"])
 
 
+def test_progress_tells_of_notable_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a tenth of the time on, over all lines that say how long they took; and nothing of what older code wrote."""
+    path = write_rich_run(tmp_path, "glt_ifl")
+    lines = metric_lines(True, 0.6)
+    for line in lines:
+        if line["kind"] == "train":
+            line |= {"seconds": 2.0, "data_wait_s": 0.5 if line["epoch"] % 2 else 0.1, "rank_wait_s": 0.19}
+    lines.append({"kind": "train", "epoch": 6, "step": 61, "seconds": "?", "data_wait_s": 9.0, "rank_wait_s": 9.0})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    main(["progress", f"run={path}", f"out={tmp_path / 'out'}"])
+    assert capsys.readouterr().out.splitlines()[2:] == ["waited 15% of the time for data"]
+
+
 # ---------------------------------------------------------------------------------------------------------- the gallery
 def test_gallery_has_every_figure_of_the_issue(tables: list[Table], tmp_path: Path) -> None:
     """Every kind of figure, under its own name, with a caption; and no text lies over another in those that have

@@ -235,3 +235,18 @@ def test_a_layout_names_a_try_by_set(tmp_path: Path) -> None:
     runs, _ = load_runs(tmp_path)
     for table in (fill_table(made, runs, *tidy(runs)), choose(tmp_path, made)[0]):
         assert [line[0].values for line in table.cells] == [(0.5,), (0.8,)]
+
+
+def test_a_layout_tells_runs_apart_by_their_first_stage(tmp_path: Path) -> None:
+    """`first.KEY` in `set:` of a row takes the runs on that first stage, of all seeds, in the table and in tuning."""
+    for seed in (0, 3):
+        tried(tmp_path, 5, recipe="glt_crt", seed=seed)
+        tried(tmp_path, 5, "first.schedule.epochs=5", recipe="glt_crt", seed=seed, cbl=MOST)
+    file = tmp_path / "mine.yaml"
+    plain = {**BASE, "recipe": "glt_crt"}
+    rows = [plain, {**plain, "label": "short", "set": {"first.schedule.epochs": 5}}]
+    file.write_text(yaml.safe_dump({"preset": "paper", "seeds": [0, 3], "rows": rows, "columns": TABLE_COLUMNS}))
+    made = load_layout(file)
+    runs, _ = load_runs(tmp_path)
+    for table in (fill_table(made, runs, *tidy(runs)), choose(tmp_path, made)[0]):
+        assert [line[0].values for line in table.cells] == [(0.5, 0.5), (0.8, 0.8)]

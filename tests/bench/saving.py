@@ -3,8 +3,9 @@
 
 A network of `mb` megabytes with its momentum, without the loader. In each of n rounds rank 0, which has all to write,
 copies as many bytes from one array to another, both used before; then the ranks save, and the thread writes (without
-fsync, which the tests' ranks leave out) while nothing else is done. Median and the middle half, and the ratio of the
-two in each round.
+fsync, which the tests' ranks leave out) while nothing else is done. Then rank 0 writes the network's weights as a new
+best epoch's, which are half of the bytes: at once, as it did once, and by the thread. Median and the middle half, and
+the ratio of blocked time and copy in each round.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -51,6 +53,9 @@ class Lines:
     def offset(self) -> int:
         return 0
 
+    def held(self) -> list[Any]:
+        return []
+
     def sync(self) -> None:
         pass
 
@@ -61,6 +66,7 @@ def measured(folder: str, mb: int, n: int) -> dict[str, list[float]]:
     from ifl.invariance.invariance import Off
     from ifl.saving.saver import Saver
     from ifl.saving.state import State
+    from ifl.saving.weights import write_weights
     from ifl.step import refuse_pollution
     from recipes.resolve import resolve
     from recipes.schema import Optim
@@ -81,8 +87,9 @@ def measured(folder: str, mb: int, n: int) -> dict[str, list[float]]:
         refuse_pollution=functools.partial(refuse_pollution, lr=0.1),
         heartbeat=lambda section: None,
     )
-    result: dict[str, list[float]] = {"copy": [], "blocked": [], "written": []}
-    state = State()
+    names = ("copy", "blocked", "written", "weights at once", "weights blocked", "weights written")
+    result: dict[str, list[float]] = {name: [] for name in names}
+    state, beside = State(), Path(folder) / "ckpt" / "beside.pt"
     with saver:
         for number in range(n + 2):  # the first two find new memory
             engine.backward(engine.forward(torch.randn(8, SIDE)).features_BD.sum() * 1e-9, last=True)
@@ -96,7 +103,21 @@ def measured(folder: str, mb: int, n: int) -> dict[str, list[float]]:
                 result["copy"].append(copied_ms)
                 result["blocked"].append(1e3 * lines.kept[-1]["blocked_s"])
                 result["written"].append(1e3 * lines.kept[-1]["written_s"])
+            if comm.rank == 0:
+                at_once_ms = _took_ms(lambda: write_weights(beside, engine.weights()))
+                blocked_ms = _took_ms(lambda: saver.weights.begin("last.pt"))
+                written_ms = blocked_ms + _took_ms(saver.weights.wait)
+                if number > 1:
+                    result["weights at once"].append(at_once_ms)
+                    result["weights blocked"].append(blocked_ms)
+                    result["weights written"].append(written_ms)
     return {**result, "mb": [saver._memory.size / 1e6]}
+
+
+def _took_ms(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _copied_ms(size: int) -> float:
@@ -116,7 +137,7 @@ def main(mb: int = 100, n: int = 15, ranks: int = 2) -> None:
         blocked / copied for blocked, copied in zip(found["blocked"], found["copy"], strict=True)
     ]
     print(f"{found['mb'][0]:.0f} MB, {ranks} rank{'s' * (ranks > 1)}, n = {n}: median (middle half)")
-    for name in ("copy", "blocked", "written", "blocked, in copies"):
+    for name in [*(name for name in found if name not in ("mb", "blocked, in copies")), "blocked, in copies"]:
         low, _, high = quantiles(found[name], n=4)
         unit = "" if name.endswith("copies") else " ms"
         print(f"{name:20} {median(found[name]):8.2f}{unit} ({low:.2f} to {high:.2f})")

@@ -6,6 +6,7 @@ The runs are those of the tests of interruptions; an evaluator stands beside two
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -45,14 +46,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_a_run_with_an_evaluator_is_the_same_run(undisturbed: dict[str, Any], tiny_root: Path, tmp_path: Path) -> None:
     """Checkpoint, best epoch, weights, predictions and scores are those of log.eval=inline, bit for bit, and the lines
     stand in an order of epochs; the verdicts are the evaluator's, which leaves when the run is finished."""
-    evaluator: list[Any] = []
-    waiting = threading.Thread(target=lambda: evaluator.append(_beside(tmp_path)))
-    waiting.start()
-    finished, text = in_ranks(tiny_root, tmp_path, JOB)
-    waiting.join()
-    assert finished, text
-    assert evaluator == [[0]]
-    folder = next(tmp_path.glob("glt_randaug_ifl-*"))
+    folder = _with_an_evaluator(tiny_root, tmp_path)
     assert ending(folder) == undisturbed
     assert sorted(path.name for path in (folder / "eval").glob("epoch-*")) == [
         f"epoch-{epoch:03d}.json" for epoch in range(EPOCHS - 1)
@@ -61,6 +55,38 @@ def test_a_run_with_an_evaluator_is_the_same_run(undisturbed: dict[str, Any], ti
     steps = [line["step"] for line in lines(folder) if line["kind"] in ("train", "eval")]
     assert evaluated == sorted(evaluated) and steps == sorted(steps)
     assert not (folder / "eval" / "evaluator.json").read_bytes()
+
+
+def _with_an_evaluator(root: Path, runs: Path, *words: str) -> Path:
+    """Train with an evaluator beside the ranks, and return the run's folder."""
+    evaluator: list[Any] = []
+    waiting = threading.Thread(target=lambda: evaluator.append(_beside(runs)))
+    waiting.start()
+    finished, text = in_ranks(root, runs, JOB, *words)
+    waiting.join()
+    assert finished, text
+    assert evaluator == [[0]]
+    return next(runs.glob("glt_randaug_ifl-*"))
+
+
+def test_an_evaluator_judges_the_moving_average(tiny_root: Path, tmp_path: Path) -> None:
+    """With `optim.ema` the weights that it is given are the average and not the parameters, to the bit, and the run is
+    that of log.eval=inline."""
+    words = ("optim.ema=0.9", "schedule.epochs=2", "log.keep=[0]")
+    finished, text = in_ranks(tiny_root, tmp_path / "inline", *words)
+    assert finished, text
+    folder = _with_an_evaluator(tiny_root, tmp_path / "job", *words)
+    assert ending(folder) == ending(next((tmp_path / "inline").glob("glt_randaug_ifl-*")))
+    checkpoint = folder / "ckpt" / f"step-{STEPS:09d}"
+    judged = torch.load(checkpoint / "best-0000.pt", weights_only=True)
+    verdict = Verdicts(folder).read(0, hashlib.sha256((checkpoint / "best-0000.pt").read_bytes()).hexdigest())
+    scored = [line for line in lines(folder) if line["kind"] == "eval" and line["epoch"] == 0]
+    assert verdict is not None and verdict["scores"]["val"].items() <= scored[0].items() and scored[0]["split"] == "val"
+    engine = torch.load(checkpoint / "engine" / "mp_rank_00_model_states.pt", weights_only=False)
+    average, own = engine["moving_average"], engine["module"]
+    assert average and all(torch.equal(judged[name], tensor) for name, tensor in average.items())
+    assert not any(torch.equal(own[name], tensor) for name, tensor in average.items())
+    assert all(torch.equal(judged[name], own[name]) for name in own.keys() - average.keys())
 
 
 def _beside(runs: Path) -> list[Any]:

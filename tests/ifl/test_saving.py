@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from recipes.common.errors import RunError
 from tests.helpers.interrupted import small_engine, train_steps
 from tests.helpers.ranks import started
 from tests.ifl.test_storage import Disk
@@ -236,3 +237,118 @@ def test_a_kill_in_the_threads_write_leaves_the_last_checkpoint(tmp_path: Path) 
     """Killed at every fifth call of its disk while the steps go on, a process leaves a whole checkpoint: the one
     before, or the new one with its boundary's bits."""
     assert started(1).run(killed_in_the_thread, str(tmp_path))[0] == []
+
+
+# --------------------------------------------------------------------------------------- weights beside the checkpoints
+@contextlib.contextmanager
+def _before_weights(action: Callable[[], object]) -> Iterator[None]:
+    """Do something before each file of weights is written."""
+    from ifl.saving import kept_weights
+
+    original = kept_weights.write_weights
+    kept_weights.write_weights = lambda path, weights: (action(), original(path, weights))[1]
+    try:
+        yield
+    finally:
+        kept_weights.write_weights = original
+
+
+def weights_of_a_boundary(folder: str) -> dict[str, bool]:
+    """In a rank, with a moving average, whose weights take .1 s to write: what is there, and what it holds."""
+    import io
+    from types import SimpleNamespace
+
+    import torch
+
+    from ifl.distributed.comm import Comm
+    from ifl.optimisation.ema import MovingAverage
+    from ifl.saving.state import State
+
+    comm, engine, state, seen = Comm(), small_engine(), State(), {}
+    ckpt = Path(folder) / "ckpt"
+    engine.average = MovingAverage(engine.network, 0.5)
+    train_steps(engine, 2)
+    torch.save(engine.weights(), there := io.BytesIO())
+    digest = comm.from_first(hashlib.sha256(there.getvalue()).hexdigest(), "cpu")
+    with _before_weights(lambda: time.sleep(0.1)), _saver(Path(folder), engine) as saver:
+        saver.weights.begin("best-0000.pt")
+        state.best_epoch, state.step = 0, 2
+        seen["the run goes on"] = not (ckpt / "best-0000.pt").exists()
+        saver.save(state)
+        train_steps(engine, 2)
+        seen["two are never copied at once"] = saver.weights.begin("last.pt") is None and (
+            comm.rank > 0 or (ckpt / "best-0000.pt").exists()
+        )
+        saver.wait()
+        held = torch.load(ckpt / "step-000000002" / "suite.pt", weights_only=True)
+        seen["the checkpoint names them"] = held["best_epoch"] == 0 and held["best_sha256"] == digest
+        seen["and holds them"] = _sha256(ckpt / "step-000000002" / "best-0000.pt") == digest
+        names = saver.written(comm, torch.device("cpu"))
+        seen["all ranks know"] = names["best-0000.pt"] == digest and names.keys() == {"best-0000.pt", "last.pt"}
+        seen["later ones are others"] = _sha256(ckpt / "last.pt") == names["last.pt"] != digest
+        comm.gather_objects(None, "cpu")
+
+        def lost() -> None:
+            raise RunError("another start has the run")
+
+        if comm.rank == 0:
+            saver.weights._fence = SimpleNamespace(check=lost)
+        saver.weights.begin("best-0001.pt")
+        try:
+            saver.written(comm, torch.device("cpu"))
+        except RunError as error:
+            seen["a start that lost the run writes none"] = str(error) == "another start has the run"
+        comm.gather_objects(None, "cpu")
+    return seen | {"nothing else is there": not (ckpt / "best-0001.pt").exists()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_weights_are_those_of_their_boundary_and_there_before_a_checkpoint_needs_them(tmp_path: Path) -> None:
+    """On two ranks: weights that are begun have the bytes of the network as it was evaluated then, whatever comes
+    after; the next checkpoint waits for them, names and holds them; a start that has lost the run writes none."""
+    for seen in started(2).run(weights_of_a_boundary, str(tmp_path)):
+        assert len(seen) == 8 and all(seen.values()), seen
+
+
+def weights_refused(folder: str, refusal: int) -> list[str]:
+    """In a rank: what each call says once rank 0's disk has refused weights, and what is there then."""
+    from ifl.distributed.comm import Comm
+    from ifl.saving.state import State
+    from ifl.saving.storage import StorageError
+
+    place, engine, state, said = Path(folder) / str(refusal), small_engine(), State(), []
+    comm = Comm()
+    if comm.rank == 0:
+        place.mkdir()
+    comm.gather_objects(None, "cpu")
+
+    def refuse() -> None:
+        raise OSError(refusal, os.strerror(refusal), "the disk")
+
+    with _saver(place, engine) as saver:
+        saver.save(state, wait=True)
+        with _before_weights(refuse):
+            saver.weights.begin("best-0000.pt")
+            saver.weights.wait()
+        asks = comm.gather_objects(saver.due(state), "cpu")
+        said.append(str(asks))
+        state.step, state.best_epoch = 1, 0
+        for call in (lambda: saver.save(state, wait=True), lambda: saver.written(comm, engine.device)):
+            try:
+                call()
+            except StorageError as error:
+                said.append(str(error))
+    return [*said, *sorted(path.name for path in (place / "ckpt").iterdir())]
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EIO])
+def test_refused_weights_end_the_run_as_a_refused_checkpoint_does(tmp_path: Path, refusal: int) -> None:
+    """Rank 0 asks for a save at its next step, and both ranks raise one sentence; the checkpoint before is there."""
+    first, second = started(2).run(weights_refused, str(tmp_path), refusal)
+    asks, by_the_save, by_the_end, *there = first
+    assert first == second and asks == "[True, False]" and by_the_save == by_the_end and there == ["step-000000000"]
+    assert "the newest checkpoint is step-000000000" in by_the_save
+    assert "the disk cannot be written" in by_the_save or "needs" in by_the_save or "the disk;" in by_the_save

@@ -107,6 +107,12 @@ REFUSED = [
     (["model.name=timm:vit_tiny_patch16_22"], "does not exist in timm; near are timm:vit_tiny_patch16_224"),
     (["model.name=timm:vit_tiny_patch16_224.nope"], "near are timm:vit_tiny_patch16_224.augreg"),
     (["model.name=torchvision:convnext_tin"], "near are torchvision:convnext_tiny"),
+    (["model.name=timm:swin"], "near are timm:swin"),
+    (["model.name=timm:nope"], "names is near, of which are timm:resnet50, timm:resnet50d, timm:vit_small_patch16_224"),
+    (
+        ["model.name=torchvision:nope"],
+        "torchvision:vit_b_16, torchvision:convnext_tiny; `torchvision.models.list_models()`",
+    ),
     (["model.name=hub:x"], "timm:NETWORK, torchvision:NETWORK or open_clip:NETWORK"),
     (["model.name=torchvision:googlenet"], "no linear layer at its end alone"),
     ([*CONVNEXT, "model.args.foo=3"], "unexpected keyword argument 'foo'"),

@@ -288,9 +288,27 @@ def test_refusals_name_key_value_and_nearest(words: list[str], sentence: str) ->
     assert sentence in refused(*words)
 
 
-def test_three_environments_as_advised_are_legal() -> None:
-    """The advice that the refusal of three environments gives works."""
-    assert resolve(["ifl.environments=3", "batch.size=258", "batch.bn=129"]).streams == 3
+@pytest.mark.parametrize(
+    "words, advice",
+    [
+        ([], ["batch.size=258", "batch.bn=129"]),
+        (["batch.bn=0"], ["batch.size=258"]),
+        (["batch.bn=0", "batch.micro=32"], ["batch.size=258", "batch.micro=129"]),
+    ],
+)
+def test_three_environments_as_advised_are_legal(words: list[str], advice: list[str]) -> None:
+    """The advice that the refusal of three environments gives works, and names no groups that a network without batch
+    normalisation has not."""
+    assert refused("ifl.environments=3", *words).endswith(f"for 3 environments {' '.join(advice)} is legal")
+    assert resolve(["ifl.environments=3", *words, *advice]).streams == 3
+
+
+def test_one_environment_to_a_group_needs_groups() -> None:
+    """Without batch normalisation there are none, but of micro batches, which the sentence names."""
+    words = ["recipe=glt_ifl", "batch.bn_by=env", "batch.bn=0"]
+    assert "batch.bn=0 leaves no groups: batch.micro is legal there" in refused(*words)
+    assert "is no multiple of 2 environments x batch.micro=256" in refused(*words, "batch.size=256", "batch.micro=256")
+    assert resolve([*words, "batch.size=256", "batch.micro=64"]).batch.group == 64
 
 
 @pytest.mark.parametrize("path", [path for path, _ in LEAVES], ids=".".join)

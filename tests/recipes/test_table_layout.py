@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from recipes.table_layout import Layout, available, data_names, find_layout, load_layout, open_tables
 from tests.helpers import shipped
@@ -119,6 +120,10 @@ def test_a_file_elsewhere_is_a_table(tmp_path: Path) -> None:
         ({"seed": 3}, "seed is said by the table's own keys"),
         ({"batch.budget": "matched"}, "batch.budget is said by the table's own keys"),
         ({"optim": {"lr": 0.1}}, "optim is no science key of a recipe"),
+        ({"first.optim.lrr": 0.1}, "first.optim.lrr is no science key of a recipe; did you mean first.optim.lr?"),
+        ({"first.optim.lr": -1}, "first.optim.lr=-1 (set): input should be greater than 0"),
+        ({"first.model.name": "resnet50"}, "first.model.name=resnet50 is not legal: of a first stage schedule, optim"),
+        ({"first.batch.budget": "paper"}, "first.batch.budget is said by the table's own keys"),
     ],
 )
 def test_values_of_a_row_are_checked_when_it_is_read(tmp_path: Path, values: dict[str, Any], sentence: str) -> None:
@@ -126,6 +131,21 @@ def test_values_of_a_row_are_checked_when_it_is_read(tmp_path: Path, values: dic
     with pytest.raises(ValueError) as error:
         layout_in(tmp_path, [row(set=values)], [CLT], ["digits_glt"])
     assert sentence in str(error.value) and "rows.0.set" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_row_sets_its_first_stage(tmp_path: Path) -> None:
+    """`first.KEY` is a word of the row's command, and the run's hash is another; where there is no first stage the
+    command is refused."""
+    values: dict[str, Any] = {"first.optim.lr": 0.05, "optim.lr": 0.2}
+    rows = [row(recipe="glt_crt"), row(recipe="glt_crt", set=values), row(set=dict(values))]
+    made = layout_in(tmp_path, rows, [CLT], ["digits_glt"])
+    first = ["data=digits_glt", "preset=corrected"]
+    plain, own = (resolve(made.words(one, ("digits_glt", "glt"))) for one in made.rows[:2])
+    assert own.optim.lr == 0.2 and plain.method.init_from == resolve(first).run_name
+    assert own.method.init_from == resolve([*first, "optim.lr=0.05"]).run_name
+    assert len({plain.hash8, own.hash8, resolve([*first, "recipe=glt_crt", "optim.lr=0.2"]).hash8}) == 3
+    with pytest.raises(RecipeError, match=r"first\.optim\.lr=0\.05 is not legal: the recipe glt_baseline has no first"):
+        resolve(made.words(made.rows[2], ("digits_glt", "glt")))
 
 
 def test_rows_of_one_recipe_differ_by_their_values(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recipes.common.errors import PlanError
-from sharding.plan import ahead, epoch, philox
+from sharding.plan import ahead, epoch, philox, sampling
 from sharding.plan.ahead import Planner
 from sharding.plan.epoch import BatchShape, stream_draws
 from sharding.plan.philox import DrawKey
@@ -73,6 +73,24 @@ def test_what_was_made_of_other_weights_is_made_again(made_in: list[tuple[int, i
     assert next(made for made in made_in if made[2] == "MainThread") == (5, 2, "MainThread")
     one.begin(6, WEIGHTS)
     assert np.array_equal(one.plan(7, WEIGHTS).ids, ids_at_once(7, WEIGHTS))
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_no_call_of_a_plan_that_keeps_pythons_lock_is_long(replacement: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`np.repeat` does: where few samples have most of the draws it makes a chunk of them at a time, and the ids are
+    those of one call."""
+    chunk, samples = 1 << 8, 5000
+    monkeypatch.setattr(philox, "CHUNK", chunk)
+    weights = np.ones(samples)
+    weights[1000:1100] = 40.0
+    weights[2000] = 300.0
+    draw = sampling.StreamDraw(weights, samples, 3 * samples, replacement)
+    key, repeat, made = DrawKey(SEED, 1), np.repeat, []
+    counts = np.concatenate(list(sampling._counts(draw, key, samples - 1)))
+    monkeypatch.setattr(np, "repeat", lambda *args: made.append(repeat(*args)) or made[-1])
+    assert np.array_equal(sampling.drawn_ids(draw, key), repeat(np.arange(samples), counts))
+    assert counts.max() > chunk and sum(map(len, made)) == draw.draws
+    assert max(map(len, made)) <= chunk + counts.max() and len(made) > samples / chunk + 15
 
 
 def test_the_last_plan_is_kept(made_in: list[tuple[int, int, str]]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from recipes.common.errors import RecipeError
 from recipes.resolve import resolve
 from slurm import launch as launcher
-from slurm.cluster import batch_job, limits, needs, packed, requeue
+from slurm.cluster import batch_job, limits, needs, packed, requeue, submission
 from slurm.cluster.array_job import array_job, write_elements
 from slurm.monitoring import events, run_state
 from slurm.planning.arrays import Array, arrays, numbers_text
@@ -228,7 +228,7 @@ def test_a_failed_run_of_a_pack_counts_alone(tmp_path: Path, monkeypatch: pytest
             assert [packed.end_run(folder, code) for folder, code in ((good, 0), (stopped, 99))] == [0, 99]
         packed.end_run(bad, 1)
         asked.clear()
-        said.append((packed.end_job(element), asked == [["requeue", "7_0"]]))
+        said.append((packed.end_job(element), [words for words in asked if words[0] != "show"] == [["requeue", "7_0"]]))
     assert said == [(1, True), (1, True), (1, False)]
     assert [path.name for path in (bad / "log").glob("*.over")] == ["7_0.over"]
     assert not list(stopped.glob("log/*.over")) and not list(good.glob("log/*.over"))
@@ -320,6 +320,45 @@ def test_the_users_limit_leaves_what_fits(command: Callable[..., Launched], tiny
     assert third[0] == 0 and "5 of 7 jobs" in third[1]
 
 
+def test_each_account_has_its_own_limit(tmp_path: Path) -> None:
+    """Each array meets the limits of its own request; a limit that two accounts meet, as a quality of service's, counts
+    the jobs of both; a second stage whose first is left out is left out, too, and nothing waits for what is."""
+    words = ["data=digits_glt", f"runs={tmp_path}"]
+
+    def run(account: str, seed: int, *needs: Run) -> Run:
+        recipe = resolve([*words, f"seed={seed}", f"slurm.account={account}"])
+        return Run(recipe, tuple(need.folder for need in needs))
+
+    a, b = [run("a", seed) for seed in range(3)], [run("b", seed) for seed in range(3, 6)]
+    second = [run("b", seed, need) for seed, need in zip(range(6, 9), a, strict=True)]
+    behind = tuple(one.folder for one in a)
+    planned = [
+        Array(tuple((one,) for one in a), (0, 1, 2)),
+        Array(tuple((one,) for one in b), (0, 1, 2), behind),
+        Array(tuple((one,) for one in second), (0, 1, 2), behind),
+    ]
+
+    def kept(live: int, **jobs: int) -> tuple[list[tuple[int, ...]], str]:
+        def allowed(one: Run) -> limits.Limits:
+            own = [name for name in (str(one.recipe.slurm.account), "qos") if name in jobs]
+            return limits.Limits(of_jobs=tuple(limits.Limit(jobs[name], name) for name in own))
+
+        fitting, said = submission._fitting(planned, allowed, live)
+        left = {one.folder for array in planned for one in array.runs} - {o.folder for f in fitting for o in f.runs}
+        assert not any(left & {*array.after} for array in fitting)
+        return [array.numbers for array in fitting], said
+
+    everything = [(0, 1, 2)] * 3
+    assert kept(9) == (everything, "") and kept(1, a=4, b=7) == (everything, "")
+    found, said = kept(1, a=3, b=7)
+    assert found == [(0, 1), (0, 1, 2), (0, 1)]
+    assert said.startswith("7 of 9 jobs are submitted: a lets you have 3 in the queue, and 1 are there")
+    assert kept(0, b=4)[0] == [(0, 1, 2), (0, 1, 2), (0,)]
+    assert kept(0, a=0, b=2)[0] == [(0, 1)]
+    found, said = kept(0, a=2, qos=4)
+    assert found == [(0, 1), (0, 1)] and "a lets you have 2 and qos lets you have 4 in the queue" in said
+
+
 def test_an_array_whose_id_is_not_told_is_not_submitted_twice(
     command: Callable[..., Launched], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,7 +412,7 @@ def test_limits_are_those_of_the_request(
     stub(tmp_path, "scontrol", "echo 'ClusterName = c'; echo 'SchedulerParameters = a,max_array_tasks=7,b'")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = limits.limits(resolve(["data=digits_glt", *words]).slurm)
-    assert (found.array_size, found.jobs) == (7, jobs)
+    assert (found.array_size, min((limit.jobs for limit in found.of_jobs), default=None)) == (7, jobs)
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert limits.limits(resolve(["data=digits_glt"]).slurm) == limits.Limits()
 

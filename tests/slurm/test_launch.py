@@ -321,6 +321,46 @@ def test_refusals_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_steps_that_a_run_has_not_cannot_be_profiled(tiny_root: Path, tmp_path: Path) -> None:
+    """Where the data are here the launcher says so, with the number of steps; where they are not the command goes on
+    to whatever says that."""
+    words = [
+        "recipe=glt_baseline",
+        "data=digits_glt",
+        "batch.size=32",
+        "batch.bn=16",
+        "schedule.epochs=2",
+        "cluster=dry",
+    ]
+    here = [*words, f"data.root={tiny_root}", f"runs={tmp_path / 'runs'}"]
+    sentence = refused(*here, "log.profile=10:15")
+    name = resolve(here).run_name
+    assert sentence == f"log.profile=10:15: {name} has 14 steps, 2 epochs of 7, so up to 14 is legal"
+    assert launch(*here, "log.profile=10:14").returncode == 0
+    assert launch(*words, "log.profile=10:15", f"data.root={tmp_path}").returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", ["glt_baseline", "glt_ifl", "glt_bbn"])
+@pytest.mark.parametrize("budget", ["paper", "matched"])
+def test_steps_are_counted_as_they_are_planned(recipe: str, budget: str, tiny_root: Path) -> None:
+    """The launcher's count is that of the plans, for one stream and several."""
+    from sharding.open import open_dataset
+    from sharding.plan.epoch import BatchShape, plan_epoch, stream_draws
+    from sharding.plan.philox import DrawKey
+    from slurm.planning.cost import steps_of
+
+    words = [f"recipe={recipe}", "data=digits_glt", f"data.root={tiny_root}", f"batch.budget={budget}"]
+    resolved = resolve([*words, "batch.draws_per_epoch=1.3"])
+    batch, samples = resolved.batch, open_dataset(str(tiny_root), "digits_glt").samples("glt", "train")
+    draws = stream_draws(
+        [None] * resolved.streams, samples, draws_per_epoch=batch.draws_per_epoch, matched=budget == "matched"
+    )
+    shape = BatchShape(batch.size, batch.group, resolved.streams)
+    planned = plan_epoch(draws, shape, DrawKey(0, 0)).steps * resolved.schedule.epochs
+    assert steps_of(Run(resolved)) == planned > 0
+
+
 @pytest.mark.parametrize("cluster", ["local", "slurm"])
 @pytest.mark.parametrize("data", ["digits_glt", "imagenet_glt"])
 def test_missing_data_name_the_command_that_builds_them(cluster: str, data: str, tmp_path: Path) -> None:

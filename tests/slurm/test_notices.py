@@ -339,6 +339,43 @@ def test_a_job_that_cannot_come_back_is_given_up(tmp_path: Path, monkeypatch: py
     assert last["text"] == "table=t: all of 2 runs have ended, 1 given up, 1 waiting"
 
 
+@pytest.mark.parametrize("when", ["before the requeue", "while SLURM is asked"])
+def test_a_job_that_is_cancelled_while_its_failure_is_told_stays_cancelled(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not put back, for SLURM would take a cancelled job, and nobody is told that it was given up: the run's
+    state and its command's count say that it was cancelled."""
+    words, file = teller(tmp_path)
+    run, other = run_in(tmp_path / "runs", "first"), run_in(tmp_path / "runs", "second")
+    commands.note_launch([run, other], ["launch.py", "table=t"])
+    commands.note_end(other, "finished")
+    hand_over(tmp_path / "runs", {"notify": Notify(command=tuple(words))})
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    cancels = f"touch {tmp_path}/cancelled"
+    stub(
+        tmp_path,
+        "scontrol",
+        f'if [ "$1" = show ]; then [ -e {tmp_path}/cancelled ] && echo JobState=CANCELLED || echo JobState=RUNNING; '
+        f"else {cancels}; touch {tmp_path}/requeued; echo Job is completing >&2; exit 1; fi",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def told_slowly(*words: Any, over: bool) -> None:
+        ending.after(*words, over)
+        if when == "before the requeue":
+            (tmp_path / "cancelled").touch()
+
+    monkeypatch.setattr(ending, "start", told_slowly)
+    events.append_event(run, "start")
+    events.append_event(run, "failed", rank=0, error="E: once")
+    assert requeue.main(run, 1) == 1
+    assert (tmp_path / "requeued").exists() == (when != "before the requeue")
+    verdicts = [event["verdict"] for event in events.read(run) if event["event"] == "verdict"]
+    assert verdicts == ["requeue", "cancelled"]
+    assert [one["event"] for one in told(file)] == ["failed", "all ended"]
+    assert told(file)[-1]["ends"] == {"finished": 1, "cancelled": 1}
+
+
 @pytest.mark.parametrize("folder", ["runs", "a b's $(touch canary)"])
 def test_a_job_that_starts_again_after_the_end_does_what_was_not_done(tmp_path: Path, folder: str) -> None:
     """Where SLURM starts the job of a finished run again its batch script tells the end that was not told, before

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recipes.common.errors import RecipeError
 from recipes.resolve import dump, resolve
@@ -163,6 +164,25 @@ def test_a_first_stage_takes_over_what_must_agree(tmp_path: Path) -> None:
         assert (recipe.schedule.epochs, recipe.optim.lr, recipe.augment.hflip) == (epochs, lr, hflip)
     assert first.remark.startswith("as the first stage of glt_crt, with ")
     assert "model.name=resnet50 (small_resnet)" in first.remark and "schedule.epochs=7 (60)" in first.remark
+
+
+def test_a_row_of_a_table_sets_its_first_stage(tmp_path: Path) -> None:
+    """Two rows of one recipe with other first stages are four runs, each second stage behind its own; a word that says
+    how runs go still reaches all of them."""
+    file = tmp_path / "stages.yaml"
+    rows = [
+        {"group": "A", "recipe": "glt_crt", "label": "cRT"},
+        {"group": "A", "recipe": "glt_crt", "label": "longer", "set": {"first.schedule.epochs": 7, "optim.lr": 0.3}},
+    ]
+    column = {"data": "digits_glt", "train": "glt", "protocol": "clt", "subset": "overall", "metric": "accuracy"}
+    file.write_text(yaml.safe_dump({"preset": "corrected", "seeds": [1], "rows": rows, "columns": [column]}))
+    found = runs_of(f"table={file}", "log.every=9", runs=tmp_path / "runs")
+    assert [run.recipe.recipe for run in found] == ["glt_baseline", "glt_crt"] * 2
+    assert [run.needs for run in found] == [(), (found[0].folder,), (), (found[2].folder,)]
+    assert [run.recipe.schedule.epochs for run in found[::2]] == [resolve(["data=digits_glt"]).schedule.epochs, 7]
+    assert [run.recipe.optim.lr for run in found] == [0.1, 0.1, 0.1, 0.3]
+    assert {run.recipe.log.every for run in found} == {9} and len({run.folder for run in found}) == 4
+    assert not found[0].remark and "schedule.epochs=7" in found[2].remark
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,21 @@ def test_what_is_special_wins(site: Any) -> None:
         assert file.for_run(resolve([*ON, f"recipe={recipe}"])).setup == (f"echo {setup}",)
 
 
+def test_null_takes_modules_away(site: Any) -> None:
+    """In a cluster or a block of `for:` null means none, as for the other keys."""
+    values = {
+        "modules": ["gcc/12.2"],
+        "clusters": {"alpha": {}, "beta": {"modules": None}},
+        "for": {"recipe/glt_ifl": {"modules": None}},
+    }
+    for cluster, recipe, wanted in (
+        ("alpha", "glt_baseline", ["gcc/12.2"]),
+        ("alpha", "glt_ifl", []),
+        ("beta", "glt_baseline", []),
+    ):
+        assert resolve([*ON, f"recipe={recipe}"], site(values, cluster).slurm).slurm.modules == wanted
+
+
 def test_keys_of_other_modules_stand_in_clusters_and_for_too(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader is handed what the layers say together, once for the file and once for a run; null takes a key away."""
     monkeypatch.setattr(site_file, "READERS", {"container": lambda value, path: (value, path.name)})

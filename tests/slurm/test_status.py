@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import time
@@ -14,7 +15,7 @@ import pytest
 from recipes.common.errors import StatusError
 from slurm import status
 from slurm.cluster import requeue
-from slurm.monitoring import events, failure, run_state
+from slurm.monitoring import events, failure, run_line, run_state
 from tests.helpers.launching import stub
 
 
@@ -441,6 +442,36 @@ def test_status_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     (run / "meta.json").write_text('{"wor')
     assert status.main([f"runs={tmp_path}"]) == 0
     assert status.main(["watch=often"]) == 2 and "watch=often is no number of seconds" in capsys.readouterr().err
+
+
+def test_a_running_run_that_waits_a_tenth_of_its_time_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest lines of its newest start count; shares below a tenth, runs that run no more, and lines of older code
+    say nothing."""
+    run = tmp_path / "a-run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("schedule: {epochs: 4}\nbatch: {size: 32}")
+    (run / "meta.json").write_text('{"world": 1, "steps_per_epoch": 10}')
+
+    def shown(lines: list[dict[str, object]], state: str) -> str:
+        monkeypatch.setattr(run_line, "state_of", lambda *_: state)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert status.main([f"runs={tmp_path}"]) == 0
+        return capsys.readouterr().out
+
+    def trained(data_s: float, ranks_s: float, **more: object) -> dict[str, object]:
+        return {"kind": "train", "step": 5, "images_per_s": 64.0, "data_wait_s": data_s, "rank_wait_s": ranks_s, **more}
+
+    boot: dict[str, object] = {"kind": "boot", "device": "cpu", "seconds": 3.0}
+    waits = [boot, *[trained(9.0, 9.0, seconds=10.0)] * 30, boot, trained(9.9, 0, seconds=10.0)]
+    waits += [trained(2.0, 1.5, seconds=10.0), trained(4.0, 0.7, seconds=10.0)] * 5
+    told = shown(waits, "running")
+    assert "a-run waits 30% of the time for data: docs/loading.md\n" in told
+    assert "a-run waits 11% of the time for the slowest rank, as a mean over the ranks: docs/nodes.md\n" in told
+    assert " waits " not in shown(waits, "finished")
+    assert " waits " not in shown([boot, trained(0.99, 0.99, seconds=10.0)], "running")
+    assert " waits " not in shown([boot, trained(9.0, 9.0)], "running")
 
 
 def test_a_later_evaluation_has_a_state_though_it_takes_no_steps(tmp_path: Path) -> None:
