@@ -30,8 +30,9 @@ class RunningStatistics:
         self.normalises = any(isinstance(layer, _BatchNorm) for layer in layers)
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
-                # It counts micro-batches, which differ with the number of ranks, so it is not a state.
-                layer.register_buffer("num_batches_tracked", layer.num_batches_tracked, persistent=False)
+                # It counts micro-batches, which differ with the number of ranks, so it is not a state; and counting
+                # would take an operation a layer.
+                layer.register_buffer("num_batches_tracked", None)
         self._device = next(network.parameters()).device
         self._buffers, momenta = [], []
         for layer in layers:

@@ -57,7 +57,12 @@ class Network(nn.Module):
         them end to end.
         """
         pixels = images.contiguous(memory_format=torch.channels_last).float()
-        given: torch.Tensor = self.backbone((pixels - self.mean) / self.std)
+        # As pictures: a CPU's vectors would else hold no more than the three numbers of a pixel, a quarter as fast.
+        mean, std = (
+            of_channel.expand_as(pixels[:1]).contiguous(memory_format=torch.channels_last)
+            for of_channel in (self.mean, self.std)
+        )
+        given: torch.Tensor = self.backbone((pixels - mean).div_(std))
         return given
 
     @property

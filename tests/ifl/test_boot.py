@@ -31,7 +31,15 @@ UNUSED = {
     "hypothesis",
     "submitit",
     "tensorboard",
+    "torch.utils.tensorboard",
+    "torch.onnx",
     "wandb",
+    "cv2",
+    "huggingface_hub",
+    "safetensors",
+    "mlcroissant",
+    "requests",
+    "analysis",
 }
 """What a plain run has no need of: torch.compile and what it needs, libraries of networks, other rooms' packages."""
 NAME_ALL = """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ifl.models.small_resnet import Block
 from ifl.network.backbone import build_backbone
 from ifl.network.network import build_network
 from ifl.step import seed_torch
@@ -256,6 +257,40 @@ def test_parameters_lie_as_deepspeed_sends_them_and_pixels_as_convolutions_read_
     network.backbone.stem[0].register_forward_hook(lambda _, given, out: seen.extend([*given, out]))
     network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in seen] == [True, True]
+
+
+def test_pixels_are_normalised_by_their_channels_numbers() -> None:
+    """Whole pictures of mean and deviation give the bits of one number for each channel, at sides of any length, and
+    the batch stays as it was."""
+    recipe = resolve(["data=digits_glt", "cluster=local"])
+    network, _ = build_network(recipe, np.arange(10, 0, -1))
+    network.backbone = nn.Identity()
+    images = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for given in (images, images.float()):
+        before = given.clone()
+        assert torch.equal(network.features(given), (images.float() - network.mean) / network.std)
+        assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize("c_in, stride", [(8, 1), (4, 2)])
+def test_a_small_block_overwrites_nothing_that_a_gradient_needs(c_in: int, stride: int) -> None:
+    """Output, statistics and all gradients have the bits of the same block without an operation in place, and what the
+    block was given is unchanged."""
+
+    def plainly(block: Block, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(block.bn1(block.conv1(x)))
+        return torch.relu(block.bn2(block.conv2(y)) + block.shortcut(x))
+
+    found = []
+    for form in (plainly, Block.forward):
+        torch.manual_seed(0)
+        block, x = Block(c_in, 8, stride), torch.randn(4, c_in, 6, 6, requires_grad=True)
+        given = x.detach().clone()
+        out = form(block, x)
+        (out * torch.randn(out.shape)).sum().backward()
+        assert torch.equal(x.detach(), given)
+        found.append([out, x.grad, *(parameter.grad for parameter in block.parameters()), *block.buffers()])
+    assert len(found[0]) > 10 and all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 def test_seeding_gives_the_numbers_of_torchs_own() -> None:
