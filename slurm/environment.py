@@ -84,7 +84,7 @@ def for_sbatch(options: "Collection[str]") -> "dict[str, str]":
 def overriding(options: "Collection[str]") -> "list[str]":
     """Name the SBATCH_ variables that would beat the file, or that the launcher must own."""
     names = {*OURS, *(name for option in options for name in BESIDE.get(option, (option.upper(),)))}
-    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name.removeprefix("SBATCH_") in names)
+    return sorted(name for name in os.environ if name.startswith("SBATCH_") and name[len("SBATCH_") :] in names)
 
 
 def remarks(options: "Collection[str]") -> "list[str]":
