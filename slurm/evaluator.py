@@ -7,6 +7,7 @@ others are the evaluator's: it looks again and again whether the start that it i
 is not, for that start may have had no time to dismiss it. The launcher has written its batch file.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -43,10 +44,8 @@ OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICE
 def begin(folder: Path) -> int:
     """Submit the run's evaluator, from within the run's job, in the place of any that an earlier start left."""
     dismiss(folder)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         (folder / FOLDER / "evaluator.json").unlink()  # an earlier one's claim: a new one is on its way
-    except FileNotFoundError:
-        pass
     file = folder / FOLDER / FILE
     decided = re.findall(r"^#SBATCH --([a-z0-9-]+)", file.read_text(), re.MULTILINE)
     variables = environment.for_sbatch([name.replace("-", "_") for name in decided])
@@ -120,10 +119,8 @@ def _do_without(folder: Path, text: str) -> None:
     """Note why the run has no evaluator, and let its ranks not wait for one."""
     print(text, file=sys.stderr, flush=True)
     append_event(folder, "evaluator", text=f"{text}: this run evaluates by itself")
-    try:
+    with contextlib.suppress(OSError):  # a full disk: they notice that it is silent
         (folder / FOLDER / "evaluator.json").write_text("")
-    except OSError:  # a full disk: they notice that it is silent
-        pass
 
 
 def _ask(*words: str) -> "tuple[int, str, str]":
@@ -132,11 +129,8 @@ def _ask(*words: str) -> "tuple[int, str, str]":
 
 
 def _run(variables: "Mapping[str, str]", *words: str) -> "tuple[int, str, str]":
-    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            words, env=variables, stdout=pipe, stderr=pipe, universal_newlines=True, timeout=ANSWER_S, check=False
-        )
+        done = environment.ask(words, ANSWER_S, variables)
     except FileNotFoundError:
         return 1, "", f"this node has no {words[0]}"
     except subprocess.TimeoutExpired:

@@ -6,8 +6,8 @@ lie and what nodes keep of them, `runs:`, and further keys, such as `container:`
 shows all.
 
 Under `clusters:` the same keys stand once more for each cluster, of which `site=NAME` or `default:` chooses one, and
-under `for:` for a data set, a recipe, evaluators, builds or a stage of them. The file's own values are below the cluster's, and
-these below those of `for:`; what is special comes last.
+under `for:` for a data set, a recipe, evaluators, builds or a stage of them. The file's own values are below the
+cluster's, and these below those of `for:`; what is special comes last.
 
 Only this file may hold shell: a recipe comes from others too, and must not be able to run any. Local runs do not use
 `setup`. `recipe=RUN_FOLDER` repeats a run with the `slurm.` values and the data root that are written out in its
