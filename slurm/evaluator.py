@@ -1,7 +1,8 @@
 """The job of a run's evaluator (`log.eval=job`): the run's own job submits it, start by start, and takes it back.
 
-`python -m slurm.evaluator begin|needed|watch|again RUN_FOLDER` is what batch scripts call, by the node's own Python.
-`begin` is the run's, just before its ranks start; that start's end (slurm/cluster/requeue.py) dismisses what it began.
+`python -m slurm.evaluator begin|end|needed|watch|again RUN_FOLDER` is what batch scripts call, by the node's own Python.
+`begin` is the run's, just before its ranks start; that start's end (slurm/cluster/requeue.py) dismisses what it began,
+and `end` does where SLURM ends the batch script, which then decides nothing.
 So a run that waits has no evaluator in the queue, and each element of an array, and each packed run, has its own. The
 others are the evaluator's: it looks again and again whether the start that it is for is still on, and leaves where it
 is not, for that start may have had no time to dismiss it. The launcher has written its batch file.
@@ -54,6 +55,15 @@ def begin(folder: Path) -> int:
     if refused:
         _do_without(folder, f"sbatch refused the evaluator ({(reason.splitlines() or [f'code {refused}'])[-1]})")
     return refused
+
+
+def end(folder: Path) -> int:
+    """Dismiss the run's evaluator where SLURM ends the start's batch script, unless a newer start has begun another."""
+    job, _, restarts = incarnation().rpartition(".")
+    known = _job(_ask("scontrol", "show", "job", "-o", job)[1])
+    if known.get("JobState") not in ON or known.get("Restarts") == restarts:
+        dismiss(folder)
+    return 0
 
 
 def dismiss(folder: Path) -> None:
@@ -144,4 +154,6 @@ def _job(text: str) -> "Mapping[str, str]":
 
 
 if __name__ == "__main__":
-    sys.exit({"begin": begin, "needed": needed, "watch": watch, "again": again}[sys.argv[1]](Path(sys.argv[2])))
+    sys.exit(
+        {"begin": begin, "end": end, "needed": needed, "watch": watch, "again": again}[sys.argv[1]](Path(sys.argv[2]))
+    )

@@ -128,12 +128,16 @@ def batch_job(
 
 
 def begins_evaluator(recipe: Recipe, folder: Path | None, start: RankStart) -> tuple[str, ...]:
-    """Return the shell line that submits the run's evaluator beside the ranks' start; for the arguments `parameters`.
+    """Return the shell lines that submit the run's evaluator beside the ranks' start; for the arguments `parameters`.
 
-    Nothing waits for it: where SLURM is slow to answer, the ranks start all the same.
+    Nothing waits for it: where SLURM is slow to answer, the ranks start all the same. A job that is cancelled or put
+    back gets SIGTERM, which ends a script before it decides anything; then the evaluator goes first.
     """
+    if not recipe.has_evaluator:
+        return ()
     own = '"$run"' if folder is None else shlex.quote(str(folder))
-    return (f"{start.outside} -m slurm.evaluator begin {own} & evaluator=$!",) if recipe.has_evaluator else ()
+    words = f"{start.outside} -m slurm.evaluator"
+    return (f"trap {shlex.quote(f'{words} end {own}; exit 143')} TERM", f"{words} begin {own} & evaluator=$!")
 
 
 class EvaluatorJob(BatchJob):

@@ -121,6 +121,7 @@ def test_the_runs_job_submits_it_and_takes_it_back(tmp_path: Path) -> None:
     }
     for kind, text in texts.items():
         own = runs[0].folder if kind == "plain" else '"$run"'
+        assert "-m slurm.evaluator end" in text.partition("-m slurm.evaluator begin")[0]
         order = [f"-m slurm.evaluator begin {own} & evaluator=$!\n", "\nsrun ", '\nwait "$evaluator"\n']
         end = f"-m slurm.cluster.packed run {own} $code" if kind == "packed" else f"-m slurm.cluster.requeue {own}"
         places = [text.index(words) for words in [*order, end]]
@@ -175,6 +176,7 @@ def test_a_refused_evaluator_is_not_waited_for(node: Path, run: Path, monkeypatc
     assert noted(run) == ["sbatch refused the evaluator (sbatch: error: QOS limit): this run evaluates by itself"]
     assert (run / "eval" / "evaluator.json").read_bytes() == b""
     (node / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(node))
     assert evaluator.begin(run) == 1
     assert "(this node has no sbatch)" in noted(run)[1]
     assert run_state.state_of(run, events.read(run), {}) == "new"
@@ -193,6 +195,20 @@ def test_the_end_of_a_start_takes_it_back(node: Path, run: Path, verdict: requeu
     (node / "done").unlink(missing_ok=True)
     requeue.after(run, verdict, True)
     assert not (node / "done").exists(), "of a run that has no evaluator, nobody is asked"
+
+
+@pytest.mark.parametrize(
+    ("said", "stays"),
+    [("JobState=CANCELLED Restarts=1", False), ("JobState=PENDING Restarts=2", False), (None, False)]
+    + [("JobState=RUNNING Restarts=1", False), ("JobState=RUNNING Restarts=2", True)],
+)
+def test_a_script_that_slurm_ends_takes_it_back(node: Path, run: Path, said: str | None, stays: bool) -> None:
+    """So it goes when a job is cancelled or put back; but not that of a start which runs elsewhere by now."""
+    (node / "queue").write_text(f"6|{run}/eval/evaluator.sh\n")
+    if said:
+        (node / "said").write_text(said)
+    assert evaluator.end(run) == 0
+    assert (node / "done").exists() != stays
 
 
 # --------------------------------------------------------------------------------------------------------- on its node

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from recipes.resolve import resolve
+from slurm import evaluator, status
 from slurm.monitoring import events, run_state
 from tests.helpers import cluster as clusters
 from tests.helpers.interrupted import ending
@@ -53,9 +54,9 @@ def evaluators() -> list[str]:
     return [job for job, said in jobs if said.name.endswith(".eval") and said.state not in run_state.ENDED]
 
 
-def started(talking: clusters.Cluster, words: list[str]) -> tuple[str, Path]:
+def started(variables: dict[str, str], words: list[str]) -> tuple[str, Path]:
     """Launch a run; returns its job and its folder."""
-    job = re.search(r"job: (\d+)", launched(words, talking.environment))[1]
+    job = re.search(r"job: (\d+)", launched(words, variables))[1]
     return job, resolve(words).run_folder
 
 
@@ -75,7 +76,7 @@ def test_a_run_with_its_evaluator_is_the_same_run(
     """All epochs but the last are judged by the evaluator's job; lines, best epoch, predictions and tensors are those
     of an inline run. The evaluator comes into the queue with the run's start, is not taken for the run, and leaves."""
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=low", JOB]
-    job, folder = started(talking, words)
+    job, folder = started(talking.environment, words)
     wait(lambda: evaluators() or (folder / "done").exists(), 60, "the evaluator", talking, folder)
     assert len(evaluators()) == 1
     state = run_state.queue() or {}
@@ -95,7 +96,7 @@ def test_preempted_runs_and_evaluators(
     """A job of higher priority takes all nodes from run and evaluator, then the evaluator is killed, then it alone is
     thrown out: each comes back, no second evaluator is left, and the run's end is the undisturbed one."""
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=lowgrace", JOB]
-    _, folder = started(talking, [*words, "log.eval_wait_s=600"])
+    _, folder = started(talking.environment, [*words, "log.eval_wait_s=600"])
     wait(lambda: len(verdicts(folder)) >= 1, 120, "the first verdict", talking, folder)
     assert talking.run("sbatch", "-p", "high", "-N", "4", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
     starts = lambda: [event["event"] for event in events.read(folder)].count("start")  # noqa: E731
@@ -130,31 +131,47 @@ def process_of_evaluator(talking: clusters.Cluster, folder: Path) -> int:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("how", ["cancelled", "cancelled while both wait", "node-death"])
-def test_a_run_that_has_ended_leaves_no_evaluator(
+@pytest.mark.parametrize("how", ["scancel", "cancel=RUN", "while it waits", "requeued by hand", "without a word"])
+def test_a_start_that_is_over_leaves_no_evaluator(
     talking: clusters.Cluster, tiny_root: Path, tmp_path: Path, how: str
 ) -> None:
-    """A cancelled run takes its evaluator out of the queue, also one that still waits for a node; a run that waits has
-    none; one whose batch script could do nothing is missed by the evaluator itself."""
+    """A cancelled run takes its evaluator out of the queue, also one that still waits for a node, and so does one whose
+    job is put back by hand: a run that waits has none. A batch script that is killed with all that it would have done is
+    missed by the evaluator itself."""
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=low", JOB, "schedule.epochs=90"]
-    job, folder = started(talking, words)
+    variables = dict(talking.environment)
+    if how == "while it waits":
+        (tmp_path / "site.yaml").write_text("for: {evaluator: {partition: high}}")
+        variables["GLT_SITE"] = str(tmp_path / "site.yaml")
+        assert talking.run("scontrol", "update", "PartitionName=high", "State=DOWN").returncode == 0
+    job, folder = started(variables, words)
     wait(lambda: reached(folder, 3) and evaluators(), 90, "the third step", talking, folder)
-    if how == "cancelled while both wait":
+    patience_s = 15  # srun's end, the batch script's own words, and five seconds that SLURM gives them
+    if how == "cancel=RUN":
+        assert "is being cancelled" in status.cancel(folder)
+    elif how == "requeued by hand":
         assert talking.run("scontrol", "update", "PartitionName=low", "State=DOWN").returncode == 0
         assert talking.run("scontrol", "requeue", job).returncode == 0
-        wait(lambda: not evaluators(), 20, "no evaluator of a run that waits", talking, folder)
-        assert run_state.state_of(folder, events.read(folder), run_state.queue()) == "queued"
-        talking.run("scontrol", "update", "PartitionName=low", "State=UP")
-        wait(lambda: evaluators(), 60, "the evaluator of the second start", talking, folder)
-    if how == "node-death":  # the batch script is gone with all it would have said
-        scripts = [pid for pid in clusters.of_steps(talking.folder / "slurm.conf") if is_script(pid, folder)]
-        clusters.send(scripts, signal.SIGKILL)
-    talking.run("scancel", job)
-    wait(lambda: not evaluators(), 60, "the end of the evaluator", talking, folder)
+    elif how == "without a word":
+        scripts = [pid for pid in clusters.of_steps(talking.folder / "slurm.conf") if is_script(pid)]
+        assert len(scripts) == 2
+        talking.run("scancel", "--signal=KILL", "--batch", job)
+        talking.run("scancel", job)
+        patience_s = evaluator.LOOK_S + 15
+    else:
+        assert talking.run("scancel", job).returncode == 0
+    try:
+        wait(lambda: not evaluators(), patience_s, "the end of the evaluator", talking, folder)
+    finally:
+        for name in ("low", "high"):
+            talking.run("scontrol", "update", f"PartitionName={name}", "State=UP")
+        talking.run("scancel", job)
+    if how == "requeued by hand":
+        assert "verdict" not in [event["event"] for event in events.read(folder)]
 
 
-def is_script(pid: int, folder: Path) -> bool:
-    """Say whether a process is the batch script of the run's job."""
+def is_script(pid: int) -> bool:
+    """Say whether a process is a job's batch script."""
     words = words_of(pid)
     return len(words) == 2 and words[0].endswith("bash") and words[1].endswith("slurm_script")
 
