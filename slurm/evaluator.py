@@ -1,8 +1,8 @@
 """The job of a run's evaluator (`log.eval=job`): the run's own job submits it, start by start, and takes it back.
 
-`python -m slurm.evaluator begin|end|needed|watch|again RUN_FOLDER` is what batch scripts call, by the node's own Python.
-`begin` is the run's, just before its ranks start; that start's end (slurm/cluster/requeue.py) dismisses what it began,
-and `end` does where SLURM ends the batch script, which then decides nothing.
+`python -m slurm.evaluator begin|end|needed|watch|again RUN_FOLDER` is what batch scripts call, by the node's own
+Python. `begin` is the run's, just before its ranks start; that start's end (slurm/cluster/requeue.py) dismisses what it
+began, and `end` does where SLURM ends the batch script, which then decides nothing.
 So a run that waits has no evaluator in the queue, and each element of an array, and each packed run, has its own. The
 others are the evaluator's: it looks again and again whether the start that it is for is still on, and leaves where it
 is not, for that start may have had no time to dismiss it. The launcher has written its batch file.

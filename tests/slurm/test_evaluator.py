@@ -199,8 +199,10 @@ def test_the_end_of_a_start_takes_it_back(node: Path, run: Path, verdict: requeu
 
 @pytest.mark.parametrize(
     ("said", "stays"),
-    [("JobState=CANCELLED Restarts=1", False), ("JobState=PENDING Restarts=2", False), (None, False)]
-    + [("JobState=RUNNING Restarts=1", False), ("JobState=RUNNING Restarts=2", True)],
+    [
+        *[("JobState=CANCELLED Restarts=1", False), ("JobState=PENDING Restarts=2", False), (None, False)],
+        *[("JobState=RUNNING Restarts=1", False), ("JobState=RUNNING Restarts=2", True)],
+    ],
 )
 def test_a_script_that_slurm_ends_takes_it_back(node: Path, run: Path, said: str | None, stays: bool) -> None:
     """So it goes when a job is cancelled or put back; but not that of a start which runs elsewhere by now."""

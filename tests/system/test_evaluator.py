@@ -136,8 +136,8 @@ def test_a_start_that_is_over_leaves_no_evaluator(
     talking: clusters.Cluster, tiny_root: Path, tmp_path: Path, how: str
 ) -> None:
     """A cancelled run takes its evaluator out of the queue, also one that still waits for a node, and so does one whose
-    job is put back by hand: a run that waits has none. A batch script that is killed with all that it would have done is
-    missed by the evaluator itself."""
+    job is put back by hand: a run that waits has none. A batch script that is killed with all that it would have done
+    is missed by the evaluator itself."""
     words = [*WORDS, f"data.root={tiny_root}", f"runs={tmp_path}", "slurm.partition=low", JOB, "schedule.epochs=90"]
     variables = dict(talking.environment)
     if how == "while it waits":
