@@ -19,6 +19,7 @@ from slurm.cluster.array_job import array_job
 from slurm.cluster.held_allocation import Allocation, evaluator_script, step_script
 from slurm.cluster.sbatch import batch_job, evaluator_job
 from slurm.monitoring import events, run_state
+from slurm.nodes.remarks import remarks
 from slurm.planning.arrays import Array
 from slurm.planning.schedule import Run
 from slurm.site_file import Site
@@ -180,6 +181,10 @@ def test_a_refused_evaluator_is_not_waited_for(node: Path, run: Path, monkeypatc
     assert evaluator.begin(run) == 1
     assert "(this node has no sbatch)" in noted(run)[1]
     assert run_state.state_of(run, events.read(run), {}) == "new"
+    events.append_event(run, "start")
+    assert remarks("a run", events.read(run)) == [f"a run: {noted(run)[1]}"], "the status command tells it"
+    events.append_event(run, "start", incarnation="7.2")
+    assert remarks("a run", events.read(run)) == []
 
 
 @pytest.mark.parametrize(
