@@ -129,7 +129,7 @@ class Chaos:
         self.totals: Counter[str] = Counter()
         self.base = [*WORDS, f"seed={seed}", f"data.root={_tiny(place)}"]
         quiet = [*self.base, f"runs={place}/quiet", "cluster=local"]
-        launched(quiet)
+        launched(quiet, seconds=900)
         folder = resolve(quiet).run_folder
         self.base.append(f"log.eval={judge}")
         self.wanted = result_of(folder)
